@@ -1,0 +1,1 @@
+//! A lease's subnets as the datastore's keys spell them.

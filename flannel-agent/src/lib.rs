@@ -1,0 +1,10 @@
+//! flannel's node daemon with a BPF dataplane.
+//!
+//! The lease's way: [`lease`] (datastore) -> [`dataplane::desired`] (what the kernel should look like) ->
+//! [`dataplane::kernel`] (the floor) and [`dataplane::bpf`] (the accelerator). [`daemon`] is the story.
+
+pub mod config;
+pub mod dataplane;
+pub mod lease;
+pub mod mac;
+pub mod uplink;

@@ -1,0 +1,19 @@
+//! What a packet needs to know of the lease that its destination lies in.
+
+/// A peer's lease, found by longest prefix in `LEASES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The peer's public IPv4 address: outer destination.
+    pub public_ip: [u8; 4],
+    /// MAC of the peer's vxlan device: inner destination MAC. A kernel peer drops frames to another.
+    pub vtep_mac: [u8; 6],
+    /// Reserved, 0.
+    pub flags: u16,
+}
+
+const _: () = assert!(size_of::<Lease>() == 12 && align_of::<Lease>() == 2);
+
+#[cfg(feature = "user")]
+// SAFETY: repr(C), no padding (asserted above: 4 + 6 + 2), every bit pattern is valid.
+unsafe impl aya::Pod for Lease {}

@@ -1,0 +1,11 @@
+//! What the BPF programs and the agent agree on: map names and layouts ([`abi`], [`lease`], [`node`]),
+//! and the list of everything that can happen to a packet ([`outcome`]).
+//!
+//! Addresses, ports and MACs are byte arrays in wire order; everything else is in the machine's order, as
+//! the kernel's own interfaces have it.
+#![no_std]
+
+pub mod abi;
+pub mod lease;
+pub mod node;
+pub mod outcome;

@@ -1,0 +1,29 @@
+//! The node's own facts, as the programs need them.
+
+/// The single value of `CONFIG`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// [`crate::abi::LAYOUT`] of the agent that wrote the maps.
+    pub layout: u32,
+    /// ifindex of `flannel.<VNI>`.
+    pub overlay_ifindex: u32,
+    /// ifindex of the uplink, the interface that carries the outer packets.
+    pub uplink_ifindex: u32,
+    /// VXLAN network identifier, 24 bits.
+    pub vni: u32,
+    /// MTU of the uplink in bytes: the outer IP packet must fit.
+    pub uplink_mtu: u32,
+    /// Our IPv4 address on the uplink: outer source, and the outer destination we accept.
+    pub local_ip: [u8; 4],
+    /// MAC of our `flannel.<VNI>`: the inner destination MAC we accept.
+    pub vtep_mac: [u8; 6],
+    /// UDP destination port of the overlay, wire order.
+    pub port: [u8; 2],
+}
+
+const _: () = assert!(size_of::<Node>() == 32 && align_of::<Node>() == 4);
+
+#[cfg(feature = "user")]
+// SAFETY: repr(C), no padding (asserted above: 5 * 4 + 4 + 6 + 2), every bit pattern is valid.
+unsafe impl aya::Pod for Node {}

@@ -1,0 +1,145 @@
+//! Everything that can happen to a packet in a BPF program: one append-only list, from which the BPF enum,
+//! the counters' names and the documentation come.
+//!
+//! A program run ends in exactly one [`Outcome`], counted once in `METRICS` under ([`Outcome`], [`Hook`]).
+//! The enums are the map's key, so that `bpftool map dump` prints their names.
+
+/// What becomes of the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A program carried it all the way.
+    Carried,
+    /// Handed, untouched, to the kernel's own vxlan device: the floor.
+    Floor,
+    /// Not the overlay's business; passed on untouched.
+    Foreign,
+    /// Dropped here.
+    Dropped,
+}
+
+macro_rules! outcomes {
+    ($($number:literal $variant:ident $name:literal $verdict:ident $help:literal,)+) => {
+        /// How a program run ended. Numbers are stable: append only.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Outcome {
+            $(#[doc = $help] $variant = $number,)+
+        }
+
+        impl Outcome {
+            /// Every outcome, in order of number.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// Short name, as counters and logs show it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+
+            /// What becomes of a packet with this outcome.
+            #[must_use]
+            pub const fn verdict(self) -> Verdict {
+                match self { $(Self::$variant => Verdict::$verdict),+ }
+            }
+
+            /// One sentence for the person who reads the counter.
+            #[must_use]
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$variant => $help),+ }
+            }
+        }
+    };
+}
+
+outcomes! {
+    0 Encapsulated "encapsulated" Carried "Wrapped in VXLAN and sent to the peer's public address.",
+    1 Decapsulated "decapsulated" Carried "VXLAN stripped and the inner frame received on the vxlan device.",
+    2 NotVxlan "not-vxlan" Foreign "Other traffic of the uplink: not UDP to our address and VXLAN port.",
+    3 NotIp "not-ip" Floor "The inner frame is neither IPv4 nor IPv6.",
+    4 Truncated "truncated" Floor "A header ends before its length.",
+    5 NoConfig "no-config" Floor "The agent has not written CONFIG yet.",
+    6 NoLease "no-lease" Floor "No lease holds the inner destination.",
+    7 ForeignVtep "foreign-vtep" Floor "The inner destination MAC is not the one the lease (egress) or our device (ingress) has.",
+    8 TooBig "too-big" Floor "With the outer headers the packet, or a segment of it, exceeds the uplink's MTU.",
+    9 GsoUnknown "gso-unknown" Floor "An aggregate whose segments are neither TCP nor UDP.",
+    10 NoRoom "no-room" Floor "The kernel refused to grow or shrink the packet.",
+    11 ForeignVni "foreign-vni" Floor "VXLAN of another network.",
+    12 VxlanFlags "vxlan-flags" Floor "VXLAN flags other than a plain VNI (RFC 7348 section 5).",
+    13 OuterOptions "outer-options" Floor "The outer IPv4 header has options.",
+    14 OuterFragment "outer-fragment" Floor "The outer packet is a fragment: reassembled by the stack first.",
+    15 OuterChecksum "outer-checksum" Floor "The outer UDP checksum is set, or the IPv4 header checksum is wrong: judged by the stack.",
+    16 OuterLength "outer-length" Floor "The outer IPv4 and UDP lengths disagree with each other or the frame.",
+    17 OuterCongested "outer-congested" Floor "Outer ECN says congestion experienced: merged into the inner header by the kernel.",
+    18 GsoAggregate "gso-aggregate" Floor "A received aggregate: decapsulated by the kernel device, which keeps segmentation right.",
+    19 InnerIpv6 "inner-ipv6" Floor "An IPv6 frame: carried by the kernel's v6 device.",
+    20 WriteFailed "write-failed" Dropped "Headers could not be written after the packet had been resized.",
+}
+
+/// The place where a program runs.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hook {
+    /// Program `overlay_egress`: egress of `flannel.<VNI>`.
+    OverlayEgress = 0,
+    /// Program `underlay_ingress`: ingress of the uplink.
+    UnderlayIngress = 1,
+}
+
+impl Hook {
+    /// Every hook, in order of number.
+    pub const ALL: &'static [Self] = &[Self::OverlayEgress, Self::UnderlayIngress];
+
+    /// Name of the program at this hook: BPF function, pin and counter label.
+    #[must_use]
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::OverlayEgress => "overlay_egress",
+            Self::UnderlayIngress => "underlay_ingress",
+        }
+    }
+}
+
+/// Key of `METRICS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MetricsKey {
+    /// How the run ended.
+    pub outcome: Outcome,
+    /// Where the program ran.
+    pub hook: Hook,
+}
+
+/// Value of `METRICS`, one per CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Runs; an aggregate (GSO, GRO) counts once.
+    pub packets: u64,
+    /// Bytes of the frame as the program met it, link-layer header included.
+    pub bytes: u64,
+}
+
+const _: () = assert!(size_of::<MetricsKey>() == 8 && size_of::<Traffic>() == 16);
+
+#[cfg(feature = "user")]
+// SAFETY: repr(C), two u64 without padding, every bit pattern is valid.
+unsafe impl aya::Pod for Traffic {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_positions_and_names_are_unique() {
+        for (position, outcome) in Outcome::ALL.iter().enumerate() {
+            assert_eq!(*outcome as usize, position, "{} is out of place", outcome.name());
+            assert!(outcome.help().ends_with('.'), "{}", outcome.name());
+            for other in &Outcome::ALL[..position] {
+                assert_ne!(other.name(), outcome.name());
+            }
+        }
+        for (position, hook) in Hook::ALL.iter().enumerate() {
+            assert_eq!(*hook as usize, position);
+        }
+    }
+}
