@@ -3,8 +3,12 @@
 //! The lease's way: [`lease`] (datastore) -> [`dataplane::desired`] (what the kernel should look like) ->
 //! [`dataplane::kernel`] (the floor) and [`dataplane::bpf`] (the accelerator). [`daemon`] is the story.
 
+pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod dataplane;
 pub mod lease;
 pub mod mac;
+pub mod signals;
+pub mod subnet_file;
 pub mod uplink;

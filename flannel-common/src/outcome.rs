@@ -30,6 +30,12 @@ macro_rules! outcomes {
             /// Every outcome, in order of number.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
+            /// The outcome with this number, if this version knows it.
+            #[must_use]
+            pub fn from_number(number: u32) -> Option<Self> {
+                Self::ALL.get(number as usize).copied()
+            }
+
             /// Short name, as counters and logs show it.
             #[must_use]
             pub const fn name(self) -> &'static str {
@@ -88,6 +94,12 @@ pub enum Hook {
 impl Hook {
     /// Every hook, in order of number.
     pub const ALL: &'static [Self] = &[Self::OverlayEgress, Self::UnderlayIngress];
+
+    /// The hook with this number, if this version knows it.
+    #[must_use]
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.get(number as usize).copied()
+    }
 
     /// Name of the program at this hook: BPF function, pin and counter label.
     #[must_use]

@@ -1,0 +1,250 @@
+//! The command line: flanneld's flags and `FLANNELD_*` variables, and our own.
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser, ValueEnum};
+
+/// A node's share of the overlay network: takes a pod subnet and makes it reach the others.
+///
+/// Every flag may be written with one dash or two, with its value behind a space or an equals sign, and may
+/// be given as environment variable FLANNELD_ + upper case with underscores; a flag wins over the variable.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "flannel-agent", version, max_term_width = 100)]
+pub struct Flags {
+    /// etcd endpoints, separated by commas.
+    #[arg(long, env = "FLANNELD_ETCD_ENDPOINTS", value_delimiter = ',', value_name = "URLS",
+          default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379")]
+    pub etcd_endpoints: Vec<String>,
+    /// etcd folder of the network: its key `config`, its leases below `subnets/`.
+    #[arg(long, env = "FLANNELD_ETCD_PREFIX", value_name = "KEY", default_value = "/coreos.com/network")]
+    pub etcd_prefix: String,
+    /// Client key for etcd (PEM file).
+    #[arg(long, env = "FLANNELD_ETCD_KEYFILE", value_name = "FILE", default_value = "", hide_default_value = true)]
+    pub etcd_keyfile: String,
+    /// Client certificate for etcd (PEM file).
+    #[arg(long, env = "FLANNELD_ETCD_CERTFILE", value_name = "FILE", default_value = "", hide_default_value = true)]
+    pub etcd_certfile: String,
+    /// Certificate authority of etcd (PEM file).
+    #[arg(long, env = "FLANNELD_ETCD_CAFILE", value_name = "FILE", default_value = "", hide_default_value = true)]
+    pub etcd_cafile: String,
+    /// etcd user.
+    #[arg(long, env = "FLANNELD_ETCD_USERNAME", value_name = "USER", default_value = "", hide_default_value = true)]
+    pub etcd_username: String,
+    /// Password of the etcd user.
+    #[arg(long, env = "FLANNELD_ETCD_PASSWORD", value_name = "PASSWORD", default_value = "",
+          hide_default_value = true, hide_env_values = true)]
+    pub etcd_password: String,
+
+    /// Uplink, by interface name or address; repeat to try several in order. Default: the default route's.
+    #[arg(long, env = "FLANNELD_IFACE", value_delimiter = ',', value_name = "NAME|ADDRESS")]
+    pub iface: Vec<String>,
+    /// Uplink, by regular expression on name or address; repeatable.
+    #[arg(long, env = "FLANNELD_IFACE_REGEX", value_name = "REGEX")]
+    pub iface_regex: Vec<String>,
+    /// Uplink, by an address that is reached through it.
+    #[arg(long, env = "FLANNELD_IFACE_CAN_REACH", value_name = "ADDRESS", default_value = "", hide_default_value = true)]
+    pub iface_can_reach: String,
+    /// IPv4 address that peers send to, if not the uplink's own.
+    #[arg(long, env = "FLANNELD_PUBLIC_IP", value_name = "ADDRESS")]
+    pub public_ip: Option<Ipv4Addr>,
+    /// IPv6 address that peers send to, if not the uplink's own.
+    #[arg(long, env = "FLANNELD_PUBLIC_IPV6", value_name = "ADDRESS")]
+    pub public_ipv6: Option<Ipv6Addr>,
+
+    /// File that tells others our subnet.
+    #[arg(long, env = "FLANNELD_SUBNET_FILE", value_name = "FILE", default_value = "/run/flannel/subnet.env")]
+    pub subnet_file: PathBuf,
+    /// Minutes before its end at which the lease is renewed.
+    #[arg(long, env = "FLANNELD_SUBNET_LEASE_RENEW_MARGIN", value_name = "MINUTES", default_value_t = 60,
+          value_parser = clap::value_parser!(u64).range(1..=1440))]
+    pub subnet_lease_renew_margin: u64,
+
+    /// Network configuration file in Kubernetes.
+    #[arg(long, env = "FLANNELD_NET_CONFIG_PATH", value_name = "FILE", default_value = "/etc/kube-flannel/net-conf.json")]
+    pub net_config_path: PathBuf,
+    /// Take subnets from Kubernetes instead of etcd.
+    #[arg(long, env = "FLANNELD_KUBE_SUBNET_MGR", num_args = 0..=1, require_equals = true, action = ArgAction::Set,
+          default_value_t = false, default_missing_value = "true", value_name = "BOOL")]
+    pub kube_subnet_mgr: bool,
+    /// Kubernetes API server.
+    #[arg(long, env = "FLANNELD_KUBE_API_URL", value_name = "URL", default_value = "", hide_default_value = true)]
+    pub kube_api_url: String,
+    /// kubeconfig file.
+    #[arg(long, env = "FLANNELD_KUBECONFIG_FILE", value_name = "FILE", default_value = "", hide_default_value = true)]
+    pub kubeconfig_file: String,
+    /// Prefix of the node annotations.
+    #[arg(long, env = "FLANNELD_KUBE_ANNOTATION_PREFIX", value_name = "PREFIX", default_value = "flannel.alpha.coreos.com")]
+    pub kube_annotation_prefix: String,
+    /// Whether to clear the node's NetworkUnavailable condition.
+    #[arg(long, env = "FLANNELD_SET_NODE_NETWORK_UNAVAILABLE", num_args = 0..=1, require_equals = true,
+          action = ArgAction::Set, default_value_t = true, default_missing_value = "true", value_name = "BOOL")]
+    pub set_node_network_unavailable: bool,
+
+    /// Masquerade traffic that leaves the overlay.
+    #[arg(long, env = "FLANNELD_IP_MASQ", num_args = 0..=1, require_equals = true, action = ArgAction::Set,
+          default_value_t = false, default_missing_value = "true", value_name = "BOOL")]
+    pub ip_masq: bool,
+    /// Masquerade without random source ports.
+    #[arg(long, env = "FLANNELD_IP_MASQ_FULLY_RANDOM_DISABLE", num_args = 0..=1, require_equals = true,
+          action = ArgAction::Set, default_value_t = false, default_missing_value = "true", value_name = "BOOL")]
+    pub ip_masq_fully_random_disable: bool,
+    /// Answer for the rest of our subnet with a blackhole route.
+    #[arg(long, env = "FLANNELD_IP_BLACKHOLE_ROUTE", num_args = 0..=1, require_equals = true,
+          action = ArgAction::Set, default_value_t = false, default_missing_value = "true", value_name = "BOOL")]
+    pub ip_blackhole_route: bool,
+    /// Seconds between checks of the firewall rules.
+    #[arg(long, env = "FLANNELD_IPTABLES_RESYNC", value_name = "SECONDS", default_value_t = 5)]
+    pub iptables_resync: u64,
+    /// Accept forwarded overlay traffic in the firewall.
+    #[arg(long, env = "FLANNELD_IPTABLES_FORWARD_RULES", num_args = 0..=1, require_equals = true,
+          action = ArgAction::Set, default_value_t = true, default_missing_value = "true", value_name = "BOOL")]
+    pub iptables_forward_rules: bool,
+
+    /// Address of the health endpoint.
+    #[arg(long, env = "FLANNELD_HEALTHZ_IP", value_name = "ADDRESS", default_value = "0.0.0.0")]
+    pub healthz_ip: String,
+    /// Port of the health endpoint; 0 is off.
+    #[arg(long, env = "FLANNELD_HEALTHZ_PORT", value_name = "PORT", default_value_t = 0)]
+    pub healthz_port: u16,
+
+    /// Verbosity: 0 says what changes, 2 says why, 6 shows every packet that a BPF program meets.
+    #[arg(short = 'v', long = "v", env = "FLANNELD_V", value_name = "LEVEL", default_value_t = 0)]
+    pub verbosity: u8,
+    /// Accepted for flanneld's sake; has no effect.
+    #[arg(long, env = "FLANNELD_VMODULE", value_name = "PATTERNS", hide = true)]
+    pub vmodule: Option<String>,
+    /// Accepted for flanneld's sake; has no effect.
+    #[arg(long = "log_backtrace_at", env = "FLANNELD_LOG_BACKTRACE_AT", value_name = "PLACE", hide = true)]
+    pub log_backtrace_at: Option<String>,
+
+    /// Who moves packets. auto: BPF if it loads, else the kernel's vxlan device. bpf: fail rather than fall
+    /// back. netlink: the kernel's vxlan device alone. Default: the network's Backend.Dataplane, else auto.
+    #[arg(long, env = "FLANNELD_DATAPLANE", value_name = "MODE")]
+    pub dataplane: Option<Mode>,
+    /// BPF filesystem for programs and maps; mounted if it is not.
+    #[arg(long, env = "FLANNELD_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+}
+
+/// Who moves packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// BPF if it loads, else the floor, with a warning that says what is missing.
+    #[default]
+    Auto,
+    /// BPF, or fail.
+    Bpf,
+    /// The floor alone.
+    Netlink,
+}
+
+impl Flags {
+    /// Parses a command line, program name first; prints help, version and errors as clap does.
+    pub fn parse_from_go(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::try_parse_from(args.into_iter().map(two_dashes))
+    }
+
+    /// Flags that were given and that this version does not act on. Going on without them would be a
+    /// different network from the one that was asked for.
+    #[must_use]
+    pub fn unsupported(&self) -> Vec<&'static str> {
+        let given = [
+            ("etcd-keyfile", !self.etcd_keyfile.is_empty()),
+            ("etcd-certfile", !self.etcd_certfile.is_empty()),
+            ("etcd-cafile", !self.etcd_cafile.is_empty()),
+            ("etcd-username", !self.etcd_username.is_empty()),
+            ("etcd-password", !self.etcd_password.is_empty()),
+            ("iface-regex", !self.iface_regex.is_empty()),
+            ("iface-can-reach", !self.iface_can_reach.is_empty()),
+            ("kube-subnet-mgr", self.kube_subnet_mgr),
+            ("ip-masq", self.ip_masq),
+            ("ip-blackhole-route", self.ip_blackhole_route),
+            ("healthz-port", self.healthz_port != 0),
+        ];
+        given.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect()
+    }
+
+    /// The log filter that the verbosity stands for (klog's levels: 0 info, 2 and up debug, 6 and up trace).
+    #[must_use]
+    pub const fn log_level(&self) -> &'static str {
+        match self.verbosity {
+            0 | 1 => "info",
+            2..=5 => "flannel_agent=debug,info",
+            _ => "flannel_agent=trace,flannel_ebpf=debug,info",
+        }
+    }
+
+    /// Whether BPF programs log every run.
+    #[must_use]
+    pub const fn log_packets(&self) -> bool {
+        self.verbosity >= 6
+    }
+}
+
+/// Go's flag package takes `-name`; clap wants `--name`.
+fn two_dashes(arg: OsString) -> OsString {
+    match arg.to_str().map(str::as_bytes) {
+        Some([b'-', first, _, ..]) if first.is_ascii_alphabetic() => {
+            let mut long = OsString::from("-");
+            long.push(arg);
+            long
+        }
+        _ => arg,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Flags, clap::Error> {
+        Flags::parse_from_go(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        use clap::CommandFactory as _;
+        Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn go_spellings_are_understood() {
+        let expected = ["http://a:1".to_owned(), "http://b:2".to_owned()];
+        for line in [
+            "flannel-agent -etcd-endpoints http://a:1,http://b:2 -ip-masq -v 4",
+            "flannel-agent -etcd-endpoints=http://a:1,http://b:2 -ip-masq=true -v=4",
+            "flannel-agent --etcd-endpoints http://a:1,http://b:2 --ip-masq --v=4",
+            "flannel-agent --etcd-endpoints=http://a:1,http://b:2 --ip-masq=true --v 4",
+        ] {
+            let flags = parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+            assert_eq!(flags.etcd_endpoints, expected, "{line}");
+            assert!(flags.ip_masq, "{line}");
+            assert_eq!(flags.verbosity, 4, "{line}");
+        }
+        assert!(!parse("flannel-agent -iptables-forward-rules=false").unwrap().iptables_forward_rules);
+    }
+
+    #[test]
+    fn repeated_interfaces_keep_their_order() {
+        let flags = parse("flannel-agent -iface eth1 -iface=192.168.1.5").unwrap();
+        assert_eq!(flags.iface, ["eth1", "192.168.1.5"]);
+    }
+
+    #[test]
+    fn defaults_are_flanneld_s() {
+        let flags = parse("flannel-agent").unwrap();
+        assert_eq!(flags.etcd_endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
+        assert_eq!(flags.etcd_prefix, "/coreos.com/network");
+        assert_eq!(flags.subnet_file.to_str(), Some("/run/flannel/subnet.env"));
+        assert_eq!(flags.subnet_lease_renew_margin, 60);
+        assert_eq!(flags.unsupported(), [""; 0]);
+    }
+
+    #[test]
+    fn what_this_version_cannot_do_is_named() {
+        let flags = parse("flannel-agent -ip-masq -kube-subnet-mgr -healthz-port 300").unwrap();
+        assert_eq!(flags.unsupported(), ["kube-subnet-mgr", "ip-masq", "healthz-port"]);
+    }
+}

@@ -1,0 +1,181 @@
+//! The accelerator: BPF programs that encapsulate and decapsulate on top of the floor.
+//!
+//! Programs, maps and links are pinned under `<bpffs>/flannel/<VNI>/`, so that they outlive the agent; the
+//! next one adopts the maps, replaces the programs atomically and goes on.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::{Context as _, Result};
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, LpmTrie, MapData};
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use flannel_common::abi;
+use flannel_common::lease::Lease;
+use flannel_common::node::Node;
+use flannel_common::outcome::Hook;
+use ipnet::{IpNet, Ipv4Net};
+use tokio::task::JoinHandle;
+
+use crate::dataplane::desired::{Changes, Peer};
+
+pub mod attach;
+pub mod counters;
+pub mod logs;
+pub mod pins;
+
+use attach::Mechanism;
+use pins::Pins;
+
+/// The compiled programs.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flannel-ebpf"));
+
+/// Loaded programs and their maps.
+pub struct Bpf {
+    ebpf: Ebpf,
+    pins: Pins,
+    config: Array<MapData, Node>,
+    leases: LpmTrie<MapData, [u8; 4], Lease>,
+    /// What `LEASES` holds.
+    current: BTreeMap<Ipv4Net, Lease>,
+    /// What the previous agent's programs were attached to.
+    previous: Option<Node>,
+    logs: Option<JoinHandle<()>>,
+}
+
+impl Bpf {
+    /// Loads the programs, on the pinned maps of an earlier agent if they have our layout. With `debug`,
+    /// every program run is logged.
+    ///
+    /// # Errors
+    /// No bpffs, no privilege, or a kernel that refuses map or program: the verifier's words are included.
+    pub fn load(pins: Pins, debug: bool) -> Result<Self> {
+        let previous = pins.prepare()?;
+        // Logging that is off costs nothing: the verifier removes it.
+        let level = if debug { aya_log::Level::Debug as u8 } else { 0 };
+        let mut loader = EbpfLoader::new();
+        loader.override_global(aya_log::LEVEL, &level, true).verifier_log_level(VerifierLogLevel::STATS);
+        for name in abi::PINNED_MAPS {
+            loader.map_pin_path(name, pins.path(name));
+        }
+        let mut ebpf = loader.load(OBJECT).context("loading the BPF maps")?;
+        for hook in Hook::ALL {
+            program(&mut ebpf, *hook)?
+                .load()
+                .with_context(|| format!("loading the BPF program {}", hook.program()))?;
+        }
+        let config = Array::try_from(take(&mut ebpf, abi::CONFIG)?)?;
+        let leases = LpmTrie::try_from(take(&mut ebpf, abi::LEASES)?)?;
+        let current = entries(&leases)?;
+        Ok(Self { ebpf, pins, config, leases, current, previous, logs: None })
+    }
+
+    /// Tells the programs who and where we are.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn configure(&mut self, node: &Node) -> Result<()> {
+        self.config.set(0, node, 0).context("writing the node's facts to the BPF map CONFIG")
+    }
+
+    /// Puts the programs on their hooks, replacing those of an earlier agent without a gap.
+    ///
+    /// # Errors
+    /// The kernel refuses; what is attached already stays, the floor carries the rest.
+    pub fn attach(&mut self, overlay: &str, uplink: &str, node: &Node) -> Result<Mechanism> {
+        let adopt = self.previous.is_some_and(|previous| {
+            (previous.overlay_ifindex, previous.uplink_ifindex) == (node.overlay_ifindex, node.uplink_ifindex)
+        });
+        let mut mechanism = Mechanism::Tcx;
+        // Decapsulate before encapsulating: peers may send as soon as they can.
+        for (hook, interface) in [
+            (Hook::UnderlayIngress, uplink),
+            (Hook::OverlayEgress, overlay),
+        ] {
+            let program = program(&mut self.ebpf, hook)?;
+            mechanism = attach::attach(program, hook, interface, adopt, &self.pins)
+                .with_context(|| format!("attaching {} to {interface}", hook.program()))?;
+            self.pins.replace(hook.program(), |path| Ok(program.pin(path)?))?;
+        }
+        Ok(mechanism)
+    }
+
+    /// Makes `LEASES` hold exactly these peers.
+    ///
+    /// # Errors
+    /// The map cannot be written; what was written stays, the floor carries the rest.
+    pub fn apply(&mut self, peers: &[Peer]) -> Result<usize> {
+        let desired = leases_of(peers);
+        let changes = Changes::between(&self.current, &desired);
+        for (subnet, lease) in &changes.set {
+            self.leases.insert(&key(*subnet), lease, 0).with_context(|| format!("lease {subnet} into LEASES"))?;
+            self.current.insert(*subnet, *lease);
+        }
+        for (subnet, _) in &changes.remove {
+            self.leases.remove(&key(*subnet)).with_context(|| format!("lease {subnet} out of LEASES"))?;
+            self.current.remove(subnet);
+        }
+        Ok(changes.set.len() + changes.remove.len())
+    }
+
+    /// Forwards what the programs log to the agent's log.
+    ///
+    /// # Errors
+    /// The programs were loaded without logging.
+    pub fn log(&mut self) -> Result<()> {
+        self.logs = Some(logs::forward(&mut self.ebpf)?);
+        Ok(())
+    }
+
+    /// The loaded programs and maps, for those who look on: tests.
+    pub fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+}
+
+/// Takes an earlier agent's programs off their hooks and removes their pins: the floor carries everything.
+///
+/// # Errors
+/// A pin cannot be removed.
+pub fn detach(overlay: &str, uplink: &str, pins: &Pins) -> Result<()> {
+    attach::detach_clsact(Hook::OverlayEgress, overlay);
+    attach::detach_clsact(Hook::UnderlayIngress, uplink);
+    pins.remove_all()
+}
+
+/// The peers as `LEASES` has them: IPv4 subnets behind IPv4 addresses.
+fn leases_of(peers: &[Peer]) -> BTreeMap<Ipv4Net, Lease> {
+    let lease = |peer: &Peer| match (peer.subnet, peer.public_ip) {
+        (IpNet::V4(subnet), IpAddr::V4(public_ip)) => Some((
+            subnet,
+            Lease { public_ip: public_ip.octets(), vtep_mac: peer.vtep_mac.0, flags: 0 },
+        )),
+        _ => None,
+    };
+    peers.iter().filter_map(lease).collect()
+}
+
+fn key(subnet: Ipv4Net) -> Key<[u8; 4]> {
+    Key::new(subnet.prefix_len().into(), subnet.network().octets())
+}
+
+fn entries(leases: &LpmTrie<MapData, [u8; 4], Lease>) -> Result<BTreeMap<Ipv4Net, Lease>> {
+    leases
+        .iter()
+        .map(|entry| {
+            let (key, lease) = entry.context("reading LEASES")?;
+            Ok((Ipv4Net::new(Ipv4Addr::from(key.data()), u8::try_from(key.prefix_len())?)?, lease))
+        })
+        .collect()
+}
+
+fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {
+    let name = hook.program();
+    let program = ebpf.program_mut(name).with_context(|| format!("no program {name} in the object"))?;
+    Ok(program.try_into()?)
+}
+
+fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
+    ebpf.take_map(name).with_context(|| format!("no map {name} in the object"))
+}

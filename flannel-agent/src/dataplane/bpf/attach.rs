@@ -1,0 +1,128 @@
+//! Hooks: tcx where the kernel has it (Linux 6.6), else a classifier on the clsact qdisc (Linux 4.5).
+//!
+//! Probed by trying: an old kernel answers a tcx link with EINVAL.
+
+use std::fmt;
+
+use anyhow::Result;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
+use aya::programs::{Link as _, LinkOrder, ProgramError, SchedClassifier, TcAttachType, tc};
+use flannel_common::outcome::Hook;
+use tracing::debug;
+
+use super::pins::Pins;
+
+/// Our filter's place on the clsact qdisc, fixed so that the next agent finds it: the overlay's port as
+/// priority makes it easy to recognise in `tc filter show`.
+const PRIORITY: u16 = 8472;
+const HANDLE: TcHandle = TcHandle::new(0, 1);
+
+/// How a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    /// A tcx link, pinned.
+    Tcx,
+    /// A filter on the clsact qdisc; it lives as long as the interface.
+    Clsact,
+}
+
+impl fmt::Display for Mechanism {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        })
+    }
+}
+
+/// Attaches the program, in place of an earlier agent's. `adopt`: the pinned link is on this interface.
+pub(super) fn attach(
+    program: &mut SchedClassifier,
+    hook: Hook,
+    interface: &str,
+    adopt: bool,
+    pins: &Pins,
+) -> Result<Mechanism> {
+    if adopt && update_link(program, hook, pins)? {
+        return Ok(Mechanism::Tcx);
+    }
+    match tcx(program, hook, interface, pins) {
+        Err(error) if lacks_tcx(&error) => {
+            debug!(interface, "the kernel has no tcx; using clsact");
+            clsact(program, hook, interface)
+        }
+        attached => attached,
+    }
+}
+
+/// Puts the program on an earlier agent's link: no packet is missed.
+fn update_link(program: &mut SchedClassifier, hook: Hook, pins: &Pins) -> Result<bool> {
+    let Ok(pinned) = PinnedLink::from_pin(pins.path(&link_name(hook))) else { return Ok(false) };
+    let updated = program.attach_to_link(FdLink::from(pinned).try_into()?);
+    // Fails on a link whose interface is gone (ENOLINK): attach anew then.
+    Ok(updated.inspect_err(|error| debug!(%error, "pinned link cannot be used again")).is_ok())
+}
+
+fn tcx(program: &mut SchedClassifier, hook: Hook, interface: &str, pins: &Pins) -> Result<Mechanism> {
+    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let id = program.attach_with_options(interface, direction(hook), options)?;
+    let link: FdLink = program.take_link(id)?.try_into()?;
+    pins.replace(&link_name(hook), |path| Ok(drop(link.pin(path)?)))?;
+    Ok(Mechanism::Tcx)
+}
+
+fn lacks_tcx(error: &anyhow::Error) -> bool {
+    match error.downcast_ref() {
+        Some(ProgramError::SyscallError(error)) => error.io_error.raw_os_error() == Some(libc::EINVAL),
+        _ => false,
+    }
+}
+
+/// Attaches by clsact, whatever else the kernel has.
+///
+/// # Errors
+/// The qdisc or the filter is refused.
+pub fn clsact(program: &mut SchedClassifier, hook: Hook, interface: &str) -> Result<Mechanism> {
+    match tc::qdisc_add_clsact(interface) {
+        // The netlink error's text is all that is left of EEXIST.
+        Err(error) => debug!(interface, %error, "clsact is there already, or the next step says why not"),
+        Ok(()) => debug!(interface, "clsact added"),
+    }
+    let there = filter(hook, interface)?;
+    let id = match program.attach_to_link(there) {
+        Ok(id) => id,
+        Err(_) => program.attach_with_options(
+            interface,
+            direction(hook),
+            TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: HANDLE, classid: None }),
+        )?,
+    };
+    // Dropping the link would detach the program: it is to stay when the agent goes.
+    std::mem::forget(program.take_link(id)?);
+    Ok(Mechanism::Clsact)
+}
+
+/// Takes an earlier agent's filter away, if there is one. (A tcx link goes with its pin.)
+pub(super) fn detach_clsact(hook: Hook, interface: &str) {
+    if let Ok(filter) = filter(hook, interface)
+        && filter.detach().is_ok()
+    {
+        debug!(interface, program = hook.program(), "removed the filter of an earlier agent");
+    }
+}
+
+fn filter(hook: Hook, interface: &str) -> std::io::Result<SchedClassifierLink> {
+    SchedClassifierLink::attached(interface, direction(hook), PRIORITY, HANDLE, None)
+}
+
+fn link_name(hook: Hook) -> String {
+    format!("{}_link", hook.program())
+}
+
+const fn direction(hook: Hook) -> TcAttachType {
+    match hook {
+        Hook::OverlayEgress => TcAttachType::Egress,
+        Hook::UnderlayIngress => TcAttachType::Ingress,
+    }
+}

@@ -1,0 +1,43 @@
+//! `METRICS` for people and programs: how many packets ended how, at which hook.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use aya::maps::{Map, MapData, PerCpuHashMap};
+use flannel_common::abi;
+use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
+
+use super::pins::Pins;
+
+/// Traffic by outcome and hook, summed over all CPUs. What never happened is absent.
+pub type Counters = BTreeMap<MetricsKey, Traffic>;
+
+/// Reads the pinned counters of an overlay; no agent need run.
+///
+/// # Errors
+/// No programs have been loaded for this overlay, or the map is not readable.
+pub fn read(pins: &Pins) -> Result<Counters> {
+    let path = pins.path(abi::METRICS);
+    let data = MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
+    sum(&PerCpuHashMap::try_from(Map::from_map_data(data)?)?)
+}
+
+/// Sums a counter map over all CPUs.
+///
+/// # Errors
+/// The map is not readable.
+pub fn sum<T: std::borrow::Borrow<MapData>>(map: &PerCpuHashMap<T, [u32; 2], Traffic>) -> Result<Counters> {
+    let mut counters = Counters::new();
+    for entry in map.iter() {
+        let ([outcome, hook], per_cpu) = entry.context("reading METRICS")?;
+        // Numbers that we do not know are a later version's.
+        if let (Some(outcome), Some(hook)) = (Outcome::from_number(outcome), Hook::from_number(hook)) {
+            let total = per_cpu.iter().fold(Traffic::default(), |sum, cpu| Traffic {
+                packets: sum.packets + cpu.packets,
+                bytes: sum.bytes + cpu.bytes,
+            });
+            counters.insert(MetricsKey { outcome, hook }, total);
+        }
+    }
+    Ok(counters)
+}

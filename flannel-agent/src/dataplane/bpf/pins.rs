@@ -1,0 +1,100 @@
+//! Where programs, maps and links outlive the agent.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use aya::maps::{Array, Map, MapData};
+use flannel_common::abi;
+use flannel_common::node::Node;
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use tracing::{info, warn};
+
+/// The folder of one overlay's pins.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    bpffs: PathBuf,
+    dir: PathBuf,
+}
+
+impl Pins {
+    /// The pins of the overlay `vni` below the BPF filesystem at `bpffs`.
+    #[must_use]
+    pub fn new(bpffs: &Path, vni: u32) -> Self {
+        let dir = bpffs.join(abi::PIN_DIR).join(vni.to_string());
+        Self { bpffs: bpffs.to_owned(), dir }
+    }
+
+    /// Where the object of this name is pinned.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Mounts the BPF filesystem if need be, makes the folder, and removes maps that we would misread.
+    /// Returns what the previous agent knew of the node, if its maps stay.
+    pub(super) fn prepare(&self) -> Result<Option<Node>> {
+        self.mount()?;
+        fs::create_dir_all(&self.dir).with_context(|| format!("creating {}", self.dir.display()))?;
+        match self.pinned_node() {
+            Some(node) if node.layout == abi::LAYOUT => Ok(Some(node)),
+            other => {
+                if let Some(Node { layout, .. }) = other {
+                    info!(layout, ours = abi::LAYOUT, "pinned maps of another layout are rebuilt");
+                }
+                abi::PINNED_MAPS.iter().try_for_each(|name| remove(&self.path(name)))?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Pins something in place of what has this name.
+    pub(super) fn replace(&self, name: &str, pin: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let path = self.path(name);
+        remove(&path)?;
+        pin(&path).with_context(|| format!("pinning {}", path.display()))
+    }
+
+    /// Removes every pin: what is attached by pinned links alone detaches.
+    ///
+    /// # Errors
+    /// A pin cannot be removed.
+    pub fn remove_all(&self) -> Result<()> {
+        let Ok(pins) = fs::read_dir(&self.dir) else { return Ok(()) };
+        for pin in pins {
+            remove(&pin?.path())?;
+        }
+        fs::remove_dir(&self.dir).with_context(|| format!("removing {}", self.dir.display()))
+    }
+
+    fn pinned_node(&self) -> Option<Node> {
+        let data = MapData::from_pin(self.path(abi::CONFIG)).ok()?;
+        let map = Map::from_map_data(data).ok()?;
+        // A value of another size is refused here.
+        Array::<_, Node>::try_from(map).ok()?.get(&0, 0).ok()
+    }
+
+    fn mount(&self) -> Result<()> {
+        let path = self.bpffs.as_path();
+        if statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC) {
+            return Ok(());
+        }
+        fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
+        mount(Some("bpf"), path, Some("bpf"), MsFlags::empty(), Some("mode=0700")).with_context(|| {
+            let path = path.display();
+            format!("{path} is no BPF filesystem and none can be mounted there (mount -t bpf bpf {path})")
+        })?;
+        warn!(path = %path.display(), "mounted a BPF filesystem; it was missing");
+        Ok(())
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,45 @@
+//! The maps, named and laid out as `flannel-common` says.
+
+use aya_ebpf::btf_maps::{Array, LpmTrie, PerCpuHashMap, lpm_trie::Key};
+use aya_ebpf::macros::btf_map;
+use flannel_common::abi::MAX_LEASES;
+use flannel_common::lease::Lease;
+use flannel_common::node::Node;
+use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
+
+#[btf_map]
+static CONFIG: Array<Node, 1> = Array::new();
+
+#[btf_map]
+static LEASES: LpmTrie<[u8; 4], Lease, MAX_LEASES> = LpmTrie::new();
+
+#[btf_map]
+static METRICS: PerCpuHashMap<MetricsKey, Traffic, { Outcome::ALL.len() * Hook::ALL.len() }> =
+    PerCpuHashMap::new();
+
+/// The node's own facts.
+#[inline(always)]
+pub fn node() -> Result<&'static Node, Outcome> {
+    CONFIG.get(0).filter(|node| node.layout != 0).ok_or(Outcome::NoConfig)
+}
+
+/// The lease that holds this pod address.
+#[inline(always)]
+pub fn lease(address: [u8; 4]) -> Result<&'static Lease, Outcome> {
+    LEASES.get(&Key::new(32, address)).ok_or(Outcome::NoLease)
+}
+
+/// Counts one program run.
+#[inline(always)]
+pub fn count(key: MetricsKey, bytes: u64) {
+    if let Some(traffic) = METRICS.get_ptr_mut(key) {
+        // SAFETY: the helper returned this CPU's slot; programs at one hook do not interrupt each other.
+        unsafe {
+            (*traffic).packets += 1;
+            (*traffic).bytes += bytes;
+        }
+    } else {
+        // A map without room for every (outcome, hook) cannot be: its size is their product.
+        let _ = METRICS.insert(key, Traffic { packets: 1, bytes }, 0);
+    }
+}

@@ -1,0 +1,172 @@
+//! The outer headers: IPv4, UDP and VXLAN (RFC 7348 section 5), as bytes. Pure; tested on the host.
+
+use network_types::eth::EthHdr;
+use network_types::ip::{IpProto, Ipv4Hdr};
+use network_types::udp::UdpHdr;
+use network_types::vxlan::VxlanHdr;
+
+use crate::packet::Header;
+
+/// Bytes of outer headers between the outer Ethernet header and the inner frame.
+pub const LEN: usize = Ipv4Hdr::LEN + UdpHdr::LEN + VxlanHdr::LEN;
+
+/// What encapsulation puts behind the outer Ethernet header: outer headers and inner Ethernet header.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Headers {
+    ip: Ipv4Hdr,
+    udp: UdpHdr,
+    vxlan: VxlanHdr,
+    inner: EthHdr,
+}
+
+// SAFETY: headers one behind the other, without padding (asserted below), aligned to 2 at most.
+unsafe impl Header for Headers {}
+const _: () = assert!(size_of::<Headers>() == LEN + EthHdr::LEN);
+
+/// The ECN field of the type-of-service byte (RFC 3168 section 5).
+pub const ECN: u8 = 0b11;
+/// ECN code point: congestion experienced.
+pub const CONGESTED: u8 = 0b11;
+
+/// Time to live of outer packets, as `ttl auto` of the kernel device gives it.
+const TTL: u8 = 64;
+
+/// What the outer headers say.
+pub struct Outer {
+    /// Our address on the underlay.
+    pub source: [u8; 4],
+    /// The peer's public address.
+    pub destination: [u8; 4],
+    /// UDP source port, from the inner flow, so that the underlay can spread flows.
+    pub source_port: u16,
+    /// UDP destination port, wire order.
+    pub port: [u8; 2],
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// ECN code point of the inner packet, copied (RFC 6040 section 4.1, normal mode).
+    pub ecn: u8,
+    /// IPv4 identification.
+    pub identification: u16,
+}
+
+impl Outer {
+    /// The headers in front of an inner packet whose frame has `frame_len` bytes. The UDP checksum is 0, as
+    /// flannel's peers send it: hardware that computes one for an encapsulated packet has corrupted it before
+    /// (flannel issues 1279 and 2152).
+    #[inline(always)]
+    pub fn before(&self, inner: &EthHdr, frame_len: u16) -> Headers {
+        let udp_len = frame_len + (UdpHdr::LEN + VxlanHdr::LEN) as u16;
+        Headers {
+            ip: self.ipv4(udp_len + Ipv4Hdr::LEN as u16),
+            udp: UdpHdr {
+                src: self.source_port.to_be_bytes(),
+                dst: self.port,
+                len: udp_len.to_be_bytes(),
+                check: [0; 2],
+            },
+            vxlan: VxlanHdr::new(self.vni),
+            inner: *inner,
+        }
+    }
+
+    #[inline(always)]
+    fn ipv4(&self, tot_len: u16) -> Ipv4Hdr {
+        let mut ip = Ipv4Hdr {
+            vihl: 0x45,
+            tos: self.ecn,
+            tot_len: tot_len.to_be_bytes(),
+            id: self.identification.to_be_bytes(),
+            frags: [0; 2],
+            ttl: TTL,
+            proto: IpProto::Udp as u8,
+            check: [0; 2],
+            src_addr: self.source,
+            dst_addr: self.destination,
+        };
+        ip.check = checksum(&ip).to_be_bytes();
+        ip
+    }
+}
+
+/// The Internet checksum (RFC 1071) over an IPv4 header without options: the value for its checksum field
+/// if that is 0, and 0 if the field is right.
+#[inline(always)]
+#[must_use]
+pub fn checksum(ip: &Ipv4Hdr) -> u16 {
+    let word = |high, low| u32::from(u16::from_be_bytes([high, low]));
+    let halves = |[a, b, c, d]: [u8; 4]| word(a, b) + word(c, d);
+    let mut sum = word(ip.vihl, ip.tos) + word(ip.ttl, ip.proto) + halves(ip.src_addr) + halves(ip.dst_addr);
+    for [high, low] in [ip.tot_len, ip.id, ip.frags, ip.check] {
+        sum += word(high, low);
+    }
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    !(sum as u16)
+}
+
+/// UDP source port of a flow, spread like the kernel's (`udp_flow_src_port`) over the default local port
+/// range.
+#[inline(always)]
+#[must_use]
+pub fn source_port(flow_hash: u32) -> u16 {
+    const FIRST: u16 = 32768;
+    const LAST: u16 = 60999;
+    // The upper half decides below: let the lower half have a say in it.
+    let hash = flow_hash ^ (flow_hash << 16);
+    FIRST + ((u64::from(hash) * u64::from(LAST - FIRST + 1)) >> 32) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outer() -> Outer {
+        Outer {
+            source: [192, 168, 64, 1],
+            destination: [192, 168, 64, 2],
+            source_port: 40000,
+            port: 8472u16.to_be_bytes(),
+            vni: 1,
+            ecn: 0b10,
+            identification: 0x1234,
+        }
+    }
+
+    #[test]
+    fn headers_are_those_of_the_rfc() {
+        let inner = EthHdr { dst_addr: [2; 6], src_addr: [4; 6], ether_type: 0x0800_u16.to_be() };
+        let headers = outer().before(&inner, 100);
+        // SAFETY: plain bytes without padding (asserted above).
+        let bytes: [u8; LEN + EthHdr::LEN] = unsafe { core::mem::transmute(headers) };
+        #[rustfmt::skip]
+        let expected = [
+            0x45, 0x02, 0, 136, 0x12, 0x34, 0, 0, 64, 17, 0, 0, 192, 168, 64, 1, 192, 168, 64, 2,
+            0x9c, 0x40, 0x21, 0x18, 0, 116, 0, 0,
+            0x08, 0, 0, 0, 0, 0, 1, 0,
+            2, 2, 2, 2, 2, 2, 4, 4, 4, 4, 4, 4, 0x08, 0x00,
+        ];
+        assert_eq!(bytes[..10], expected[..10]);
+        assert_eq!(bytes[12..], expected[12..]);
+    }
+
+    #[test]
+    fn the_checksum_of_a_header_with_its_checksum_is_zero() {
+        for tot_len in [0, 20, 136, 1500, u16::MAX] {
+            let mut ip = outer().ipv4(tot_len);
+            assert_eq!(checksum(&ip), 0, "length {tot_len}");
+            ip.ttl -= 1;
+            assert_ne!(checksum(&ip), 0, "length {tot_len}");
+        }
+    }
+
+    #[test]
+    fn source_ports_stay_in_the_local_range_and_spread() {
+        assert_eq!(source_port(0), 32768);
+        assert_eq!(source_port(0xffff_0000), 60999);
+        let ports: std::collections::BTreeSet<u16> =
+            (0..1000u32).map(|flow| source_port(flow.wrapping_mul(0x9e37_79b9))).collect();
+        assert!(ports.iter().all(|port| (32768..=60999).contains(port)));
+        assert!(ports.len() > 900, "only {} ports for 1000 flows", ports.len());
+    }
+}

@@ -1,0 +1,23 @@
+//! Egress of `flannel.<VNI>`: the host routed a packet into the overlay; wrap it and send it to its node.
+
+use flannel_common::outcome::Outcome;
+
+use crate::maps;
+use crate::packet::Packet;
+use crate::stage::{deliver, encap, parse};
+use crate::verdict::Carried;
+
+/// One packet from the host stack to the peer.
+#[inline(always)]
+pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
+    let node = maps::node()?;
+    let inner = parse::inner_at(packet, 0)?;
+    let lease = maps::lease(inner.ip.dst_addr)?;
+    if inner.frame.dst_addr != lease.vtep_mac {
+        // Somebody's own neighbour entry: the FDB knows where it leads, we do not.
+        return Err(Outcome::ForeignVtep);
+    }
+    encap::fits(packet, &inner, node)?;
+    encap::push(packet, &inner, node, lease)?;
+    Ok(deliver::to_uplink(node))
+}

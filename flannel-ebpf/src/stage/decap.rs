@@ -1,0 +1,20 @@
+//! Decapsulation: take the outer headers away.
+
+use aya_ebpf::bindings::BPF_F_ADJ_ROOM_FIXED_GSO;
+use flannel_common::outcome::Outcome;
+use network_types::eth::EthHdr;
+
+use crate::outer;
+use crate::packet::Packet;
+
+/// Removes everything in front of the inner frame.
+///
+/// # Errors
+/// [`Outcome::NoRoom`] with the packet as it was; [`Outcome::WriteFailed`] with the packet lost.
+#[inline(always)]
+pub fn pop(packet: &Packet<'_>, inner: &EthHdr) -> Result<(), Outcome> {
+    let ethernet = *inner;
+    // The bytes behind the Ethernet header go; what remains in front is the outer one, overwritten next.
+    packet.adjust(-((outer::LEN + EthHdr::LEN) as i32), BPF_F_ADJ_ROOM_FIXED_GSO.into())?;
+    packet.write(0, &ethernet)
+}

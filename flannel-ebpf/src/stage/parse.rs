@@ -1,0 +1,129 @@
+//! Reading headers: what is this packet, and is it for us.
+
+use flannel_common::node::Node;
+use flannel_common::outcome::Outcome;
+use network_types::eth::{EthHdr, EtherType};
+use network_types::ip::{IpProto, Ipv4Hdr};
+use network_types::udp::UdpHdr;
+use network_types::vxlan::VxlanHdr;
+
+use crate::outer;
+use crate::packet::Packet;
+
+/// IP protocol number of TCP.
+pub const TCP: u8 = IpProto::Tcp as u8;
+/// IP protocol number of UDP.
+pub const UDP: u8 = IpProto::Udp as u8;
+
+const IPV4: u16 = EtherType::Ipv4 as u16;
+const IPV6: u16 = EtherType::Ipv6 as u16;
+/// Version 4, header of 5 words: no options.
+const PLAIN_IPV4: u8 = 0x45;
+/// More-fragments flag and fragment offset (RFC 791 section 3.1), wire order.
+const FRAGMENT: [u8; 2] = [0x3f, 0xff];
+/// Only the VNI flag (RFC 7348 section 5).
+const PLAIN_VXLAN: u8 = 0x08;
+
+/// The frame that VXLAN carries, and its IP header.
+pub struct Inner<'a> {
+    /// Its Ethernet header.
+    pub frame: &'a EthHdr,
+    /// Its IPv4 header.
+    pub ip: &'a Ipv4Hdr,
+}
+
+impl Inner<'_> {
+    /// Length of the IPv4 header in bytes, options included.
+    #[inline(always)]
+    pub fn ip_header_len(&self) -> usize {
+        usize::from(self.ip.vihl & 0x0f) * 4
+    }
+}
+
+/// Reads the inner frame that starts at `offset`.
+///
+/// # Errors
+/// [`Outcome::Truncated`], [`Outcome::InnerIpv6`], [`Outcome::NotIp`].
+#[inline(always)]
+pub fn inner_at<'a>(packet: &'a Packet<'_>, offset: usize) -> Result<Inner<'a>, Outcome> {
+    packet.pull((offset + EthHdr::LEN + Ipv4Hdr::LEN) as u32);
+    let frame: &EthHdr = packet.header(offset)?;
+    match frame.ether_type {
+        IPV4 if packet.is_untagged() => {}
+        IPV6 if packet.is_untagged() => return Err(Outcome::InnerIpv6),
+        _ => return Err(Outcome::NotIp),
+    }
+    let ip: &Ipv4Hdr = packet.header(offset + EthHdr::LEN)?;
+    if ip.vihl >> 4 != 4 {
+        return Err(Outcome::NotIp);
+    }
+    Ok(Inner { frame, ip })
+}
+
+/// Whether this frame of the uplink is a plain VXLAN packet for us.
+///
+/// # Errors
+/// [`Outcome::NotVxlan`] for what is none of our business, else the oddity that only the kernel handles.
+#[inline(always)]
+pub fn outer(packet: &Packet<'_>, node: &Node) -> Result<(), Outcome> {
+    packet.pull((EthHdr::LEN + outer::LEN) as u32);
+    let ip = outer_ipv4(packet, node)?;
+    let udp: &UdpHdr = packet.header(EthHdr::LEN + Ipv4Hdr::LEN)?;
+    if udp.dst != node.port {
+        return Err(Outcome::NotVxlan);
+    }
+    if packet.gso_size() != 0 {
+        // Before Linux 7.x a GSO packet decapsulated here is re-segmented wrongly later.
+        return Err(Outcome::GsoAggregate);
+    }
+    lengths(packet, ip, udp)?;
+    if udp.check != [0; 2] || outer::checksum(ip) != 0 {
+        return Err(Outcome::OuterChecksum);
+    }
+    if ip.tos & outer::ECN == outer::CONGESTED {
+        return Err(Outcome::OuterCongested);
+    }
+    vxlan(packet, node)
+}
+
+#[inline(always)]
+fn outer_ipv4<'a>(packet: &'a Packet<'_>, node: &Node) -> Result<&'a Ipv4Hdr, Outcome> {
+    let ethernet: &EthHdr = packet.header(0).map_err(|_| Outcome::NotVxlan)?;
+    if ethernet.ether_type != IPV4 || !packet.is_for_host() {
+        return Err(Outcome::NotVxlan);
+    }
+    let ip: &Ipv4Hdr = packet.header(EthHdr::LEN).map_err(|_| Outcome::NotVxlan)?;
+    if ip.proto != UDP || ip.dst_addr != node.local_ip {
+        return Err(Outcome::NotVxlan);
+    }
+    if ip.vihl != PLAIN_IPV4 {
+        return Err(Outcome::OuterOptions);
+    }
+    if ip.frags[0] & FRAGMENT[0] != 0 || ip.frags[1] & FRAGMENT[1] != 0 {
+        return Err(Outcome::OuterFragment);
+    }
+    Ok(ip)
+}
+
+/// Frame, IP and UDP must agree on where the packet ends (an Ethernet trailer is the kernel's to trim).
+#[inline(always)]
+fn lengths(packet: &Packet<'_>, ip: &Ipv4Hdr, udp: &UdpHdr) -> Result<(), Outcome> {
+    let ip_len = u32::from(u16::from_be_bytes(ip.tot_len));
+    let udp_len = u32::from(u16::from_be_bytes(udp.len));
+    if ip_len + EthHdr::LEN as u32 != packet.frame_len() || udp_len + Ipv4Hdr::LEN as u32 != ip_len {
+        return Err(Outcome::OuterLength);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn vxlan(packet: &Packet<'_>, node: &Node) -> Result<(), Outcome> {
+    let vxlan: &VxlanHdr = packet.header(EthHdr::LEN + Ipv4Hdr::LEN + UdpHdr::LEN)?;
+    if vxlan.flags != PLAIN_VXLAN {
+        return Err(Outcome::VxlanFlags);
+    }
+    if vxlan.vni() != node.vni {
+        return Err(Outcome::ForeignVni);
+    }
+    Ok(())
+}
