@@ -25,6 +25,8 @@ use crate::uplink::{self, Uplink, UplinkOptions};
 const ENCAPSULATION: u32 = 50;
 /// How long to wait between attempts at what cannot be done yet.
 const RETRY: Duration = Duration::from_secs(1);
+/// The least time between renewals.
+const LEAST_RENEWAL: Duration = Duration::from_secs(60);
 /// How often the kernel's entries are read back and repaired.
 const RESYNC: Duration = Duration::from_secs(60);
 /// Lease updates in flight between datastore and dataplane (flanneld's EVENT_QUEUE_DEPTH).
@@ -231,7 +233,9 @@ fn report(errors: Vec<anyhow::Error>, resync: &mut tokio::time::Interval) {
 }
 
 fn renewal_of(lease: &OwnLease, margin: Duration) -> Option<Instant> {
-    lease.term.map(|term| term.ends.checked_sub(margin).unwrap_or_else(Instant::now))
+    // A margin as long as the lease must not mean renewing all the time.
+    let soonest = Instant::now() + LEAST_RENEWAL;
+    lease.term.map(|term| term.ends.checked_sub(margin).map_or(soonest, |due| due.max(soonest)))
 }
 
 /// At that time, or never.
