@@ -7,4 +7,5 @@ pub mod config;
 pub mod dataplane;
 pub mod lease;
 pub mod mac;
+pub mod subnet_file;
 pub mod uplink;
