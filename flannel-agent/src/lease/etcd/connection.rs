@@ -3,10 +3,11 @@
 //! etcd-client can balance over several members, but then hands requests to a member that is down, too; flannel's
 //! default endpoints have one that nearly always is.
 
+use std::error::Error as _;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::bail;
 use etcd_client::{Client, ConnectOptions};
 
 /// Longest wait for an answer, connecting included.
@@ -51,18 +52,23 @@ impl Connection {
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let mut failure = anyhow!("no etcd endpoint is configured: give --etcd-endpoints");
-        for _ in &self.endpoints {
+        // A kept connection may have broken unnoticed while idle: its member gets a second try at the end.
+        let tries = self.endpoints.len() + usize::from(self.lock().client.is_some());
+        let mut failures = Vec::new();
+        for _ in 0..tries {
             let (endpoint, generation) = self.endpoint();
             let attempt = async { operation(self.client(&endpoint, generation).await?).await };
-            failure = match tokio::time::timeout(REQUEST_TIMEOUT, attempt).await {
+            failures.push(match tokio::time::timeout(REQUEST_TIMEOUT, attempt).await {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) => anyhow!(error).context(format!("asking {endpoint}")),
-                Err(_) => anyhow!("{endpoint} did not answer within {REQUEST_TIMEOUT:?}"),
-            };
+                Ok(Err(error)) => format!("{endpoint}: {}", plain(&error)),
+                Err(_) => format!("{endpoint}: no answer within {} s", REQUEST_TIMEOUT.as_secs()),
+            });
             self.give_up(generation);
         }
-        Err(failure).with_context(|| format!("{doing}: no etcd member could do it"))
+        if failures.is_empty() {
+            bail!("{doing}: no etcd endpoint is configured; give --etcd-endpoints");
+        }
+        bail!("{doing}: no etcd member could do it; check --etcd-endpoints: {}", failures.join("; "))
     }
 
     /// Leaves the member that the last request went to, for instance when its stream broke.
@@ -100,6 +106,15 @@ impl Connection {
     fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
         // Nothing that holds the lock can panic half-way through a change.
         self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// What went wrong in a few words: etcd's own message, or the last cause, such as "Connection refused".
+pub(super) fn plain(error: &etcd_client::Error) -> String {
+    let etcd_client::Error::GRpcStatus(status) = error else { return error.to_string() };
+    match std::iter::successors(status.source(), |cause| (*cause).source()).last() {
+        Some(cause) => format!("{}: {cause}", status.message()),
+        None => status.message().to_owned(),
     }
 }
 

@@ -8,6 +8,7 @@ use etcd_client::{Event, EventType, WatchResponse};
 use tokio::sync::mpsc;
 
 use super::backoff::Backoff;
+use super::connection::plain;
 use super::store::Store;
 use crate::lease::{LeaseUpdate, RawLease};
 
@@ -41,7 +42,7 @@ async fn follow(store: &Store, updates: &Updates, outage: &mut Outage) -> anyhow
         return Ok(());
     }
     loop {
-        let response = events.message().await.context("watching the leases")?;
+        let response = events.message().await.map_err(|error| anyhow!(plain(&error)))?;
         let response = response.context("etcd ended the watch")?;
         refuse_canceled(&response)?;
         outage.over();
@@ -65,7 +66,7 @@ fn refuse_canceled(response: &WatchResponse) -> anyhow::Result<()> {
         bail!("etcd compacted its history up to revision {} before we read it", response.compact_revision());
     }
     if response.canceled() {
-        return Err(anyhow!("etcd canceled the watch: {}", response.cancel_reason()));
+        bail!("etcd canceled the watch: {}", response.cancel_reason());
     }
     Ok(())
 }

