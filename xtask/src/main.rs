@@ -1,2 +1,56 @@
-//! Chores.
-fn main() {}
+//! The project's chores, one subcommand each: `cargo xtask --help`.
+
+mod lint;
+mod phase;
+mod setup;
+mod test;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// The project's chores.
+///
+/// Every chore first looks for the tools it needs. As root on Debian or Ubuntu it installs what is
+/// missing; elsewhere it lists what is missing, and the commands that get it, and stops.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Only find or install the tools: the BPF toolchain, bpf-linker, what the tests call
+    Setup,
+    /// Lint, build the agent, run every test (needs root: nodes are network namespaces)
+    Test(test::Args),
+    /// Formatting, clippy for the host and for BPF, documentation; warnings are errors
+    Lint,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().chore) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            phase::error(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(chore: Chore) -> Result<()> {
+    let bpf = setup::ensure()?;
+    match chore {
+        Chore::Setup => {
+            phase::note(&format!("everything is there; BPF programs are built by `{}`", bpf.name));
+            Ok(())
+        }
+        Chore::Test(args) => test::run(&args, &bpf),
+        Chore::Lint => lint::run(&bpf),
+    }
+}

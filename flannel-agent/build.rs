@@ -1,0 +1,51 @@
+//! Builds the BPF programs into `OUT_DIR/flannel-ebpf`, which the agent embeds.
+
+use std::env;
+
+use anyhow::{Result, anyhow, bail};
+use aya_build::{Package, Toolchain};
+
+#[path = "../xtask/src/toolchain.rs"]
+mod toolchain;
+
+const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../flannel-ebpf");
+/// What the programs are made of besides their own folder, which aya-build watches.
+const INPUTS: [&str; 3] = ["../flannel-common", "../Cargo.toml", "../Cargo.lock"];
+
+fn main() {
+    // `cargo::error` is one line on the user's screen; a failed `main` prints the script's whole output.
+    if let Err(error) = build() {
+        println!("cargo::error={}", format!("{error:#}").replace('\n', " "));
+    }
+}
+
+fn build() -> Result<()> {
+    for input in INPUTS {
+        println!("cargo::rerun-if-changed={input}");
+    }
+    println!("cargo::rerun-if-env-changed={}", toolchain::OVERRIDE);
+    let chosen = choose()?;
+    // aya-build makes a warning of every line that cargo prints; the compiler's own warnings stay.
+    set("CARGO_TERM_QUIET", "true");
+    if !chosen.nightly {
+        set("RUSTC_BOOTSTRAP", "1");
+    }
+    let package = Package { name: "flannel-ebpf", root_dir: PROGRAMS, ..Package::default() };
+    aya_build::build_ebpf([package], Toolchain::Custom(&chosen.name))
+}
+
+/// For the cargo that aya-build runs.
+fn set(name: &str, value: &str) {
+    // SAFETY: this script has one thread; aya-build starts its own when the variables are set.
+    unsafe { env::set_var(name, value) };
+}
+
+fn choose() -> Result<toolchain::Toolchain> {
+    let chosen = toolchain::find().map_err(|reasons| {
+        anyhow!("no toolchain can build the BPF programs ({reasons}): run `cargo xtask setup`")
+    })?;
+    if toolchain::program("bpf-linker").is_none() {
+        bail!("bpf-linker, which links the BPF programs, is not installed: run `cargo xtask setup`");
+    }
+    Ok(chosen)
+}

@@ -1,0 +1,54 @@
+//! Where things are, and cargo's commands as every chore runs them.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::toolchain::Toolchain;
+
+/// The crate of the BPF programs.
+pub(crate) const PROGRAMS: &str = "flannel-ebpf";
+
+/// The workspace's folder.
+pub(crate) fn root() -> &'static Path {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().unwrap_or(xtask)
+}
+
+/// The folder of cargo's output: this program runs from `<target>/debug/xtask`.
+pub(crate) fn target() -> Result<PathBuf> {
+    let program = env::current_exe().context("cannot find this program's own file")?;
+    let folder = program.ancestors().nth(2).context("this program does not run from cargo's folders")?;
+    Ok(folder.to_owned())
+}
+
+/// Where `cargo build -p flannel-agent` leaves the agent.
+pub(crate) fn agent() -> Result<PathBuf> {
+    Ok(target()?.join("debug/flannel-agent"))
+}
+
+/// Cargo, of the toolchain that runs this chore, in the workspace.
+pub(crate) fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(root());
+    command
+}
+
+/// Cargo of the toolchain for the BPF programs, told to use the target and flags that aya-build uses.
+pub(crate) fn cargo_bpf(chore: &str, toolchain: &Toolchain) -> Result<Command> {
+    let mut command = Command::new("rustup");
+    command.args(["run", &toolchain.name, "cargo", chore, "--package", PROGRAMS]);
+    command.args(["--lib", "--bins", "--release"]);
+    command.args(["--target", "bpfel-unknown-none", "-Z", "build-std=core"]);
+    // A folder of its own: another compiler would make cargo rebuild what the host's left there.
+    command.arg("--target-dir").arg(target()?.join("bpf"));
+    let flags =
+        format!("--cfg=bpf_target_arch=\"{}\"\x1f-Cdebuginfo=2\x1f-Clink-arg=--btf", env::consts::ARCH);
+    command.env("CARGO_ENCODED_RUSTFLAGS", flags).current_dir(root());
+    if !toolchain.nightly {
+        command.env("RUSTC_BOOTSTRAP", "1");
+    }
+    Ok(command)
+}
