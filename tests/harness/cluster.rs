@@ -12,8 +12,10 @@ use anyhow::Result;
 
 use crate::agent::{Agent, AgentBuilder};
 use crate::etcd::Etcd;
+use crate::failure;
 use crate::netns::NetNs;
 use crate::owner::new_tag;
+use crate::parallel::in_parallel;
 use crate::pod::Pod;
 use crate::require::{require_commands, require_root};
 use crate::workdir::Workdir;
@@ -52,6 +54,7 @@ impl Cluster {
 
     /// Any topology.
     pub fn build(topology: Topology) -> Result<Self> {
+        failure::forget();
         require_root()?;
         require_commands(&["ip", "bridge"])?;
         let tag = new_tag()?;
@@ -112,6 +115,11 @@ impl Cluster {
 
     /// One more pod on each node, in the nodes' order.
     pub fn one_pod_each(&self) -> Result<Vec<Pod>> {
-        self.nodes.iter().map(Node::add_pod).collect()
+        Ok(self.pods_each(1)?.into_iter().flatten().collect())
+    }
+
+    /// `n` more pods on each node: the first index is the node's.
+    pub fn pods_each(&self, n: usize) -> Result<Vec<Vec<Pod>>> {
+        in_parallel(self.nodes.iter().collect(), |node| (0..n).map(|_| node.add_pod()).collect())
     }
 }

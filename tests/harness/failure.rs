@@ -36,6 +36,11 @@ pub fn declare() {
     FAILED.set(true);
 }
 
+/// What fails from now on belongs to a new test, which may share this thread.
+pub(crate) fn forget() {
+    FAILED.set(false);
+}
+
 /// Whether the current thread's test has failed, by panic or by an error.
 pub fn declared() -> bool {
     thread::panicking() || FAILED.get()

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 
 use crate::cluster::Node;
 use crate::firewall::firewall;
+use crate::parallel::in_parallel;
 use crate::subnet_env::{Net, SubnetEnv};
 
 /// The pods' network.
@@ -24,30 +25,13 @@ struct Lease<'a> {
 /// Joins the nodes by the kernel's vxlan device, as flanneld's vxlan backend does, and writes each `subnet.env`.
 pub fn vxlan(nodes: &[Node]) -> Result<()> {
     let leases = leases(nodes)?;
-    for own in &leases {
-        own.write_subnet_env(own.node.mtu() - VXLAN_OVERHEAD)?;
-        own.add_device().with_context(|| format!("set up kernel vxlan on {}", own.node.name()))?;
-        let peers: Vec<_> = leases.iter().filter(|peer| peer.subnet != own.subnet).collect();
-        let lines: Vec<_> = peers.iter().flat_map(|peer| peer.overlay_lines()).collect();
-        own.node.netns().ip(&lines)?;
-        let lines: Vec<_> = peers.iter().map(|peer| peer.fdb_line()).collect();
-        own.node.netns().batch("bridge", &lines)?;
-        own.firewall()?;
-    }
-    Ok(())
+    in_parallel(leases.iter().collect(), |own: &Lease<'_>| own.join_overlay(&leases)).map(drop)
 }
 
 /// Joins nodes of one segment by plain routes, as flanneld's host-gw backend does, and writes each `subnet.env`.
 pub fn host_gw(nodes: &[Node]) -> Result<()> {
     let leases = leases(nodes)?;
-    for own in &leases {
-        own.write_subnet_env(own.node.mtu())?;
-        let peers = leases.iter().filter(|peer| peer.subnet != own.subnet);
-        let lines: Vec<_> = peers.map(Lease::direct_line).collect();
-        own.node.netns().ip(&lines).with_context(|| format!("set up host-gw on {}", own.node.name()))?;
-        own.firewall()?;
-    }
-    Ok(())
+    in_parallel(leases.iter().collect(), |own: &Lease<'_>| own.join_directly(&leases)).map(drop)
 }
 
 /// The first node has 10.244.1.0/24, the second 10.244.2.0/24.
@@ -61,6 +45,28 @@ fn leases(nodes: &[Node]) -> Result<Vec<Lease<'_>>> {
 }
 
 impl Lease<'_> {
+    fn join_overlay(&self, all: &[Lease<'_>]) -> Result<()> {
+        self.write_subnet_env(self.node.mtu() - VXLAN_OVERHEAD)?;
+        self.add_device().with_context(|| format!("set up kernel vxlan on {}", self.node.name()))?;
+        let lines: Vec<_> = self.peers(all).flat_map(Lease::overlay_lines).collect();
+        self.node.netns().ip(&lines)?;
+        let lines: Vec<_> = self.peers(all).map(Lease::fdb_line).collect();
+        self.node.netns().batch("bridge", &lines)?;
+        self.firewall()
+    }
+
+    fn join_directly(&self, all: &[Lease<'_>]) -> Result<()> {
+        self.write_subnet_env(self.node.mtu())?;
+        let lines: Vec<_> = self.peers(all).map(Lease::direct_line).collect();
+        self.node.netns().ip(&lines).with_context(|| format!("set up host-gw on {}", self.node.name()))?;
+        self.firewall()
+    }
+
+    fn peers<'a>(&self, all: &'a [Lease<'a>]) -> impl Iterator<Item = &'a Lease<'a>> {
+        let own = self.subnet;
+        all.iter().filter(move |peer| peer.subnet != own)
+    }
+
     fn write_subnet_env(&self, mtu: u32) -> Result<()> {
         let [a, b, c, _] = self.subnet.addr.octets();
         let subnet = Net { addr: Ipv4Addr::new(a, b, c, 1), len: self.subnet.len };

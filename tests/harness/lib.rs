@@ -37,6 +37,7 @@ pub mod traffic;
 pub mod wait;
 
 mod owner;
+mod parallel;
 mod workdir;
 
 pub use agent::{Agent, AgentBuilder};

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::topology::Topology;
 use crate::netns::NetNs;
+use crate::parallel::in_parallel;
 
 /// The last address of a segment is its gateway.
 const GATEWAY: u8 = 254;
@@ -42,9 +43,10 @@ pub(super) fn wire(tag: &str, topology: &Topology) -> Result<Wiring> {
         switch_on_fabric(fabric, topology, &places)?;
     }
     let nodes = nodes.into_iter().zip(labels).zip(&places).enumerate();
-    let nodes =
-        nodes.map(|(i, ((netns, label), place))| switch_on_node(i, netns, label, *place, topology.mtu));
-    Ok(Wiring { nodes: nodes.collect::<Result<_>>()?, fabric, mgmt })
+    let nodes = in_parallel(nodes.collect(), |(i, ((netns, label), place))| {
+        switch_on_node(i, netns, label, *place, topology.mtu)
+    })?;
+    Ok(Wiring { nodes, fabric, mgmt })
 }
 
 fn namespaces(tag: &str, labels: &[String], cable: bool) -> Result<(Vec<NetNs>, Option<NetNs>, NetNs)> {
