@@ -1,0 +1,111 @@
+//! Node daemons under test.
+
+mod binary;
+mod builder;
+mod notify;
+
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
+
+use crate::cluster::Node;
+use crate::process::Daemon;
+use crate::subnet_env::SubnetEnv;
+use crate::wait::eventually;
+use crate::workdir::Workdir;
+pub use binary::agent_binary;
+pub use builder::AgentBuilder;
+use builder::Start;
+use notify::Notify;
+
+const READY_LIMIT: Duration = Duration::from_secs(20);
+const TERM_LIMIT: Duration = Duration::from_secs(5);
+
+/// A running node daemon. Dropping it kills it; if the test failed its log's end is printed.
+#[derive(Debug)]
+pub struct Agent {
+    daemon: Daemon,
+    notify: Notify,
+    start: Start,
+    _workdir: Arc<Workdir>,
+}
+
+impl Agent {
+    /// An agent for a node, with the node's files and no datastore yet.
+    pub fn builder(node: &Node) -> AgentBuilder {
+        AgentBuilder::new(node)
+    }
+
+    fn launch(start: Start, workdir: Arc<Workdir>) -> Result<Self> {
+        let notify = Notify::bind(&start.socket)?;
+        let daemon = Daemon::start(&start.name, start.command()?, &start.log)?;
+        Ok(Self { daemon, notify, start, _workdir: workdir })
+    }
+
+    /// Waits until it has said that it is ready, as it says to systemd, and its `subnet.env` can be read.
+    pub fn wait_ready(&mut self) -> Result<SubnetEnv> {
+        let Self { daemon, notify, start, .. } = self;
+        let mut ended = Ok(());
+        let what = format!("{} is ready", start.name);
+        let ready = eventually(&what, READY_LIMIT, || {
+            ended = daemon.ensure_running();
+            if ended.is_err() { Ok(()) } else { notify.ensure_ready() }
+        });
+        ended?;
+        ready.with_context(|| self.daemon.tail())?;
+        SubnetEnv::read(&self.start.subnet_file)
+    }
+
+    /// Fails, with the log's end, if it has ended.
+    pub fn ensure_running(&mut self) -> Result<()> {
+        self.daemon.ensure_running()
+    }
+
+    /// Asks it to end and waits until it has.
+    pub fn term(&mut self) -> Result<ExitStatus> {
+        self.daemon.signal(Signal::SIGTERM)?;
+        self.wait_exit(TERM_LIMIT)
+    }
+
+    /// Waits until it ends by itself.
+    pub fn wait_exit(&mut self, limit: Duration) -> Result<ExitStatus> {
+        self.daemon.wait(limit)
+    }
+
+    /// Kills it, as the kernel does when memory runs out.
+    pub fn kill(&mut self) -> Result<()> {
+        self.daemon.kill()
+    }
+
+    /// Kills it if need be, starts it again with the same flags, and waits until it is ready.
+    pub fn restart(&mut self) -> Result<SubnetEnv> {
+        self.restart_with(|_| {})
+    }
+
+    /// [`Agent::restart`] with other flags.
+    pub fn restart_with(&mut self, change: impl FnOnce(&mut Vec<String>)) -> Result<SubnetEnv> {
+        self.kill()?;
+        change(&mut self.start.args);
+        self.notify = Notify::bind(&self.start.socket)?;
+        self.daemon = Daemon::start(&self.start.name, self.start.command()?, &self.start.log)?;
+        self.wait_ready()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.daemon.signal(signal)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.daemon.pid()
+    }
+
+    /// All it has written to standard output and standard error, over restarts too.
+    pub fn log(&self) -> String {
+        self.daemon.log()
+    }
+}

@@ -1,0 +1,101 @@
+//! How a node daemon is to be started.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::{Agent, agent_binary};
+use crate::cluster::Node;
+use crate::etcd::Etcd;
+use crate::netns::NetNs;
+use crate::workdir::Workdir;
+
+/// Flags, environment and program of a node daemon.
+#[derive(Debug)]
+pub struct AgentBuilder {
+    start: Start,
+    bpffs: Result<PathBuf, String>,
+    wants_bpffs: bool,
+    workdir: Arc<Workdir>,
+}
+
+/// All that is needed to start the daemon, again too.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) name: String,
+    pub(super) netns: Arc<NetNs>,
+    pub(super) program: Option<PathBuf>,
+    pub(super) args: Vec<String>,
+    pub(super) env: Vec<(String, String)>,
+    pub(super) subnet_file: PathBuf,
+    pub(super) log: PathBuf,
+    pub(super) socket: PathBuf,
+}
+
+impl AgentBuilder {
+    pub(super) fn new(node: &Node) -> Self {
+        let subnet_file = node.subnet_file();
+        let start = Start {
+            name: format!("the agent of {}", node.name()),
+            netns: Arc::clone(node.netns()),
+            program: None,
+            args: vec![format!("--subnet-file={}", subnet_file.display())],
+            env: Vec::new(),
+            subnet_file,
+            log: node.dir().join("agent.log"),
+            socket: node.dir().join("notify"),
+        };
+        let bpffs = node.bpffs().map(ToOwned::to_owned).map_err(|error| format!("{error:#}"));
+        Self { start, bpffs, wants_bpffs: true, workdir: Arc::clone(&node.workdir) }
+    }
+
+    /// Uses this etcd server.
+    pub fn etcd(self, etcd: &Etcd) -> Self {
+        self.arg(format!("--etcd-endpoints={}", etcd.endpoint()))
+    }
+
+    /// Adds a flag: `--ip-masq`, `--dataplane=netlink`.
+    pub fn arg(mut self, arg: impl Into<String>) -> Self {
+        self.start.args.push(arg.into());
+        self
+    }
+
+    /// Sets an environment variable.
+    pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.start.env.push((key.into(), value.into()));
+        self
+    }
+
+    /// Gives it no `--bpffs` flag.
+    pub fn without_bpffs(mut self) -> Self {
+        self.wants_bpffs = false;
+        self
+    }
+
+    /// Starts a real flanneld instead, as a peer; it knows only flannel's own flags.
+    pub fn flanneld(mut self, program: impl Into<PathBuf>) -> Self {
+        self.start.program = Some(program.into());
+        self.without_bpffs()
+    }
+
+    /// Starts it. [`Agent::wait_ready`] waits until it has done its work.
+    pub fn start(mut self) -> Result<Agent> {
+        if self.wants_bpffs {
+            let bpffs = self.bpffs.map_err(anyhow::Error::msg)?;
+            self.start.args.push(format!("--bpffs={}", bpffs.display()));
+        }
+        Agent::launch(self.start, self.workdir)
+    }
+}
+
+impl Start {
+    pub(super) fn command(&self) -> Result<Command> {
+        let program = self.program.clone().map_or_else(agent_binary, Ok)?;
+        let mut command = self.netns.command(program);
+        command.args(&self.args).env("NOTIFY_SOCKET", &self.socket);
+        command.envs(self.env.iter().map(|(key, value)| (key, value)));
+        Ok(command)
+    }
+}

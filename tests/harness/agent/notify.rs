@@ -1,0 +1,46 @@
+//! The daemon's side of systemd's readiness protocol.
+
+use std::io::ErrorKind;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::{fs, io};
+
+use anyhow::{Context as _, Result, bail};
+
+/// A socket on which a daemon says `READY=1`.
+#[derive(Debug)]
+pub(super) struct Notify {
+    socket: UnixDatagram,
+    ready: bool,
+}
+
+impl Notify {
+    /// A new socket at the path, so that what an earlier process said does not count.
+    pub(super) fn bind(path: &Path) -> Result<Self> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).context("remove a socket");
+            }
+            _ => {}
+        }
+        let socket = UnixDatagram::bind(path).with_context(|| format!("bind {}", path.display()))?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket, ready: false })
+    }
+
+    pub(super) fn ensure_ready(&mut self) -> Result<()> {
+        while let Some(message) = self.receive().context("read a readiness message")? {
+            self.ready |= message.lines().any(|line| line == "READY=1");
+        }
+        if self.ready { Ok(()) } else { bail!("it has not said READY=1") }
+    }
+
+    fn receive(&self) -> io::Result<Option<String>> {
+        let mut buffer = [0; 4096];
+        match self.socket.recv(&mut buffer) {
+            Ok(length) => Ok(Some(String::from_utf8_lossy(&buffer[..length]).into_owned())),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What an independent decoder sees in a capture.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use tempfile::NamedTempFile;
+
+use super::{Frame, pcap};
+use crate::process::{LIMIT, finish};
+use crate::workdir::temp_file;
+
+/// A capture that has ended.
+#[derive(Debug)]
+pub struct Capture {
+    frames: Vec<Frame>,
+    file: NamedTempFile,
+}
+
+impl Capture {
+    pub(super) fn save(frames: Vec<Frame>) -> Result<Self> {
+        let file = temp_file(".pcap")?;
+        pcap::write(file.as_file(), &frames).context("write a pcap file")?;
+        Ok(Self { frames, file })
+    }
+
+    /// The packets.
+    pub fn frames(&self) -> &[Frame] {
+        &self.frames
+    }
+
+    /// The pcap file; it goes when the capture is dropped.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// tshark's JSON for the packets that a display filter selects.
+    pub fn json(&self, filter: &str) -> Result<Vec<Value>> {
+        let output = self.tshark(filter, &["-T", "json"])?;
+        let packets: Vec<Value> = serde_json::from_str(&output).context("tshark printed no JSON")?;
+        Ok(packets.into_iter().map(|mut packet| packet["_source"]["layers"].take()).collect())
+    }
+
+    /// Chosen fields of the packets that a display filter selects. What occurs in the outer and in the inner
+    /// packet has both values, joined by a comma.
+    pub fn fields(&self, filter: &str, fields: &[&str]) -> Result<Vec<Vec<String>>> {
+        let mut args = vec!["-T", "fields"];
+        args.extend(fields.iter().flat_map(|field| ["-e", field]));
+        let output = self.tshark(filter, &args)?;
+        Ok(output.lines().map(|line| line.split('\t').map(ToOwned::to_owned).collect()).collect())
+    }
+
+    /// How many packets a display filter selects.
+    pub fn count(&self, filter: &str) -> Result<usize> {
+        Ok(self.fields(filter, &["frame.number"])?.len())
+    }
+
+    fn tshark(&self, filter: &str, args: &[&str]) -> Result<String> {
+        let mut command = Command::new("tshark");
+        command
+            .arg("-n")
+            .arg("-r")
+            .arg(self.path())
+            .args(["-d", "udp.port==8472,vxlan", "-Y", filter])
+            .args(args);
+        finish(&mut command, "", LIMIT)
+    }
+}

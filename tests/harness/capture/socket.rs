@@ -1,0 +1,83 @@
+//! The packet socket a capture reads from.
+
+use std::ffi::CString;
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::time::SystemTime;
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::TimeVal;
+
+use super::Frame;
+
+const RECEIVE_BUFFER: usize = 64 << 20;
+const TIMEOUT_US: i64 = 20_000;
+
+/// In the calling thread's namespace.
+pub(super) fn open(interface: &str) -> Result<OwnedFd> {
+    let name = CString::new(interface).context("an interface name has no zero byte")?;
+    // SAFETY: the name ends in a zero byte and lives through the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    ensure!(index != 0, "there is no interface {interface}");
+    // Protocol 0 receives nothing until bind: a socket for all protocols would first see all interfaces.
+    // SAFETY: socket() takes integers only.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    ensure!(fd >= 0, "open a packet socket: {}", io::Error::last_os_error());
+    // SAFETY: the descriptor is new and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).context("enlarge the receive buffer")?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(0, TIMEOUT_US)).context("set a timeout")?;
+    bind(&socket, index)?;
+    Ok(socket)
+}
+
+fn bind(socket: &OwnedFd, index: u32) -> Result<()> {
+    let mut address = empty_address();
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_ifindex = index.cast_signed();
+    let length = size_of::<libc::sockaddr_ll>() as u32;
+    // SAFETY: the pointer is to a sockaddr_ll that lives through the call, and the length is its.
+    let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
+    ensure!(bound == 0, "bind a packet socket: {}", io::Error::last_os_error());
+    Ok(())
+}
+
+/// The next packet; none if there is none now, or none has come for a moment where `wait` says to wait.
+pub(super) fn receive(socket: &OwnedFd, buffer: &mut [u8], wait: bool) -> Result<Option<Frame>> {
+    let mut from = empty_address();
+    let mut from_length = size_of::<libc::sockaddr_ll>() as u32;
+    let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
+    let (data, room) = (buffer.as_mut_ptr().cast(), buffer.len());
+    // SAFETY: the kernel writes at most `room` bytes to the buffer and at most `from_length` to the address.
+    let length = unsafe {
+        libc::recvfrom(socket.as_raw_fd(), data, room, flags, (&raw mut from).cast(), &raw mut from_length)
+    };
+    let Ok(length) = usize::try_from(length) else {
+        let error = io::Error::last_os_error();
+        let harmless = matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR | libc::ENETDOWN));
+        return if harmless { Ok(None) } else { Err(error).context("read a packet socket") };
+    };
+    let outgoing = from.sll_pkttype == libc::PACKET_OUTGOING;
+    Ok(Some(Frame { time: SystemTime::now(), outgoing, bytes: buffer[..length].to_vec() }))
+}
+
+/// Packets for which there was no room.
+pub(super) fn missed(socket: &OwnedFd) -> Result<u32> {
+    let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+    let mut length = size_of::<libc::tpacket_stats>() as u32;
+    let (value, level) = ((&raw mut statistics).cast(), libc::SOL_PACKET);
+    // SAFETY: the kernel writes at most `length` bytes to the statistics, which are that long.
+    let got = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, libc::PACKET_STATISTICS, value, &raw mut length)
+    };
+    ensure!(got == 0, "read a packet socket's statistics: {}", io::Error::last_os_error());
+    Ok(statistics.tp_drops)
+}
+
+fn empty_address() -> libc::sockaddr_ll {
+    // SAFETY: all zeroes is a valid sockaddr_ll.
+    unsafe { mem::zeroed() }
+}

@@ -1,0 +1,157 @@
+//! A node: a namespace with an uplink, a management interface, and the files of its daemon.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+use super::wiring::Wired;
+use crate::netns::NetNs;
+use crate::pod::{self, Pod};
+use crate::subnet_env::SubnetEnv;
+use crate::traffic::Host;
+use crate::workdir::{self, Workdir};
+
+/// A node of a [`super::Cluster`].
+#[derive(Debug)]
+pub struct Node {
+    label: String,
+    netns: Arc<NetNs>,
+    ip: Ipv4Addr,
+    ip6: Ipv6Addr,
+    mtu: u32,
+    dir: PathBuf,
+    bpffs: OnceLock<PathBuf>,
+    bridge: Mutex<Option<SubnetEnv>>,
+    pods: Mutex<u16>,
+    pub(crate) workdir: Arc<Workdir>,
+}
+
+/// Counters of an interface since it was made.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Counters {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Packets that were dropped.
+    pub dropped: u64,
+}
+
+impl Node {
+    pub(super) fn new(wired: Wired, workdir: &Arc<Workdir>) -> Result<Self> {
+        let Wired { label, netns, ip, ip6, mtu } = wired;
+        Ok(Self {
+            dir: workdir.subdir(&label)?,
+            label,
+            netns: Arc::new(netns),
+            ip,
+            ip6,
+            mtu,
+            bpffs: OnceLock::new(),
+            bridge: Mutex::default(),
+            pods: Mutex::default(),
+            workdir: Arc::clone(workdir),
+        })
+    }
+
+    /// `node1`, `node2` and so on.
+    pub fn name(&self) -> &str {
+        &self.label
+    }
+
+    /// Its namespace.
+    pub fn netns(&self) -> &Arc<NetNs> {
+        &self.netns
+    }
+
+    /// Its address on the underlay.
+    pub fn ip(&self) -> Ipv4Addr {
+        self.ip
+    }
+
+    /// Its IPv6 address on the underlay.
+    pub fn ip6(&self) -> Ipv6Addr {
+        self.ip6
+    }
+
+    /// The MTU of its uplink `eth0`.
+    pub fn mtu(&self) -> u32 {
+        self.mtu
+    }
+
+    /// The folder with its logs and files.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where its daemon writes `subnet.env`.
+    pub fn subnet_file(&self) -> PathBuf {
+        self.dir.join("subnet.env")
+    }
+
+    /// Reads its `subnet.env`.
+    pub fn subnet_env(&self) -> Result<SubnetEnv> {
+        SubnetEnv::read(&self.subnet_file())
+    }
+
+    /// The folder of its own BPF file system, mounted when first asked for.
+    pub fn bpffs(&self) -> Result<&Path> {
+        if self.bpffs.get().is_none() {
+            let path = self.dir.join("bpf");
+            workdir::mount_bpffs(&path)?;
+            return Ok(self.bpffs.get_or_init(|| path));
+        }
+        self.bpffs.get().map(PathBuf::as_path).context("the bpffs is mounted")
+    }
+
+    /// Runs a command line in the namespace and gives its standard output.
+    pub fn exec(&self, line: &str) -> Result<String> {
+        self.netns.exec(line)
+    }
+
+    /// What an interface has received and sent.
+    pub fn counters(&self, interface: &str) -> Result<(Counters, Counters)> {
+        let links = self.netns.exec_json(&format!("ip -j -s link show dev {interface}"))?;
+        let part = |way: &str| Counters::deserialize(&links[0]["stats64"][way]).context("read counters");
+        Ok((part("rx")?, part("tx")?))
+    }
+
+    /// Makes the pods' bridge `cni0` with the gateway address and MTU of a subnet, as the CNI plugin does.
+    pub fn bridge(&self, subnet: &SubnetEnv) -> Result<()> {
+        let mut bridge = self.bridge.lock().unwrap_or_else(PoisonError::into_inner);
+        pod::make_bridge(&self.netns, subnet)?;
+        *bridge = Some(subnet.clone());
+        Ok(())
+    }
+
+    /// Adds a pod; the bridge is made from `subnet.env` if there is none yet.
+    pub fn add_pod(&self) -> Result<Pod> {
+        let subnet = self.bridged_subnet().with_context(|| format!("add a pod to {}", self.label))?;
+        let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        *pods += 1;
+        Pod::plug(&self.netns, &subnet, *pods)
+    }
+
+    fn bridged_subnet(&self) -> Result<SubnetEnv> {
+        let known = self.bridge.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(subnet) = known {
+            return Ok(subnet);
+        }
+        let subnet = self.subnet_env()?;
+        self.bridge(&subnet)?;
+        Ok(subnet)
+    }
+}
+
+impl Host for Node {
+    fn netns(&self) -> &NetNs {
+        &self.netns
+    }
+
+    fn ip(&self) -> IpAddr {
+        IpAddr::V4(self.ip)
+    }
+}

@@ -1,0 +1,184 @@
+//! Reads and writes over etcd's JSON gateway: a hundred times faster than a process of etcdctl for each.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use super::base64::{decode, encode};
+use crate::netns::NetNs;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+const OPS_PER_TXN: usize = 1000;
+
+/// A key as etcd holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The key.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+    /// The etcd lease it is attached to; 0 is none, as with a reservation.
+    pub lease: i64,
+    /// The revision at which it was last written.
+    pub mod_revision: i64,
+    /// How often it has been written since it was created.
+    pub version: i64,
+}
+
+/// A client of one etcd server.
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    netns: Option<Arc<NetNs>>,
+    address: SocketAddr,
+}
+
+impl Gateway {
+    pub(super) fn new(netns: Option<Arc<NetNs>>, address: SocketAddr) -> Self {
+        Self { netns, address }
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(super) fn health(&self) -> Result<()> {
+        let health = self.request("GET", "/health", "")?;
+        ensure!(health["health"] == "true", "{health}");
+        Ok(())
+    }
+
+    /// Writes a key without a lease.
+    pub fn put(&self, key: &str, value: &str) -> Result<()> {
+        self.post("kv/put", &json!({"key": encode(key), "value": encode(value)})).map(drop)
+    }
+
+    /// Writes a key with a lease of so many seconds; gives the lease.
+    pub fn put_for(&self, key: &str, value: &str, seconds: u32) -> Result<i64> {
+        let lease = number(&self.post("lease/grant", &json!({"TTL": seconds}))?["ID"]);
+        self.post("kv/put", &json!({"key": encode(key), "value": encode(value), "lease": lease}))?;
+        Ok(lease)
+    }
+
+    /// Writes many keys, a thousand at a time.
+    pub fn put_all(&self, entries: &[(String, String)]) -> Result<()> {
+        for chunk in entries.chunks(OPS_PER_TXN) {
+            let put = |(key, value): &(String, String)| json!({"requestPut": {"key": encode(key), "value": encode(value)}});
+            let puts: Vec<_> = chunk.iter().map(put).collect();
+            self.post("kv/txn", &json!({"success": puts}))?;
+        }
+        Ok(())
+    }
+
+    /// Reads a key.
+    pub fn entry(&self, key: &str) -> Result<Option<Entry>> {
+        let found = self.post("kv/range", &json!({"key": encode(key)}))?;
+        Ok(entries(&found)?.pop())
+    }
+
+    /// Reads all keys that begin with a prefix, in order.
+    pub fn prefix(&self, prefix: &str) -> Result<Vec<Entry>> {
+        let range = json!({"key": encode(prefix), "range_end": encode(&after(prefix)?)});
+        entries(&self.post("kv/range", &range)?)
+    }
+
+    /// Removes a key; it is an error if there is none.
+    pub fn delete(&self, key: &str) -> Result<()> {
+        let answer = self.post("kv/deleterange", &json!({"key": encode(key)}))?;
+        ensure!(number(&answer["deleted"]) == 1, "there is no key {key}");
+        Ok(())
+    }
+
+    /// Removes all keys that begin with a prefix and gives their number.
+    pub fn delete_prefix(&self, prefix: &str) -> Result<i64> {
+        let range = json!({"key": encode(prefix), "range_end": encode(&after(prefix)?)});
+        Ok(number(&self.post("kv/deleterange", &range)?["deleted"]))
+    }
+
+    /// Ends a lease now; its keys go with it.
+    pub fn revoke(&self, lease: i64) -> Result<()> {
+        self.post("lease/revoke", &json!({"ID": lease})).map(drop)
+    }
+
+    /// How many seconds a lease has left; -1 if it has ended.
+    pub fn seconds_left(&self, lease: i64) -> Result<i64> {
+        Ok(number(&self.post("lease/timetolive", &json!({"ID": lease}))?["TTL"]))
+    }
+
+    /// The store's revision.
+    pub fn revision(&self) -> Result<i64> {
+        Ok(number(&self.post("kv/range", &json!({"key": encode("\0")}))?["header"]["revision"]))
+    }
+
+    /// Forgets all history up to now.
+    pub fn compact(&self) -> Result<()> {
+        let revision = self.revision()?;
+        self.post("kv/compaction", &json!({"revision": revision, "physical": true})).map(drop)
+    }
+
+    /// Any call of etcd's v3 JSON API.
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        self.request("POST", &format!("/v3/{path}"), &body.to_string())
+    }
+
+    fn request(&self, method: &str, path: &str, body: &str) -> Result<Value> {
+        self.exchange(method, path, body).with_context(|| format!("{method} {path} at etcd {}", self.address))
+    }
+
+    fn exchange(&self, method: &str, path: &str, body: &str) -> Result<Value> {
+        let mut stream = self.connect()?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
+        // With HTTP/1.0 the answer is not chunked and ends with the connection.
+        let length = body.len();
+        let request =
+            format!("{method} {path} HTTP/1.0\r\nHost: etcd\r\nContent-Length: {length}\r\n\r\n{body}");
+        stream.write_all(request.as_bytes())?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        let answer = String::from_utf8_lossy(&answer);
+        let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
+        let status = head.split(' ').nth(1).unwrap_or_default();
+        ensure!(status == "200", "status {status}: {}", body.trim());
+        serde_json::from_str(body).context("the answer is not JSON")
+    }
+
+    fn connect(&self) -> Result<TcpStream> {
+        let connect = || TcpStream::connect_timeout(&self.address, TIMEOUT).context("connect");
+        match &self.netns {
+            Some(netns) => netns.run(connect),
+            None => connect(),
+        }
+    }
+}
+
+fn entries(answer: &Value) -> Result<Vec<Entry>> {
+    let found = answer["kvs"].as_array().map_or(&[][..], Vec::as_slice);
+    found.iter().map(entry).collect()
+}
+
+fn entry(kv: &Value) -> Result<Entry> {
+    Ok(Entry {
+        key: decode(kv["key"].as_str().unwrap_or_default())?,
+        value: decode(kv["value"].as_str().unwrap_or_default())?,
+        lease: number(&kv["lease"]),
+        mod_revision: number(&kv["mod_revision"]),
+        version: number(&kv["version"]),
+    })
+}
+
+/// 64-bit numbers come as text, and a zero does not come at all.
+fn number(value: &Value) -> i64 {
+    value.as_str().and_then(|text| text.parse().ok()).or(value.as_i64()).unwrap_or(0)
+}
+
+/// The first key after all that begin with the prefix.
+fn after(prefix: &str) -> Result<String> {
+    let last =
+        prefix.chars().next_back().filter(char::is_ascii).context("the prefix ends in no ASCII letter")?;
+    let next = char::from(last as u8 + 1);
+    Ok(format!("{}{next}", &prefix[..prefix.len() - 1]))
+}

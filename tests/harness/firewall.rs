@@ -1,0 +1,39 @@
+//! The iptables rules flanneld keeps on a node, so that they stand in every variant of a comparison.
+
+use anyhow::{Context as _, Result};
+
+use crate::cluster::Node;
+use crate::netns::NetNs;
+
+/// Installs flanneld's rules with iptables, in its order. `subnet` is the node's, `network` the cluster's.
+pub fn firewall(node: &Node, subnet: &str, network: &str) -> Result<()> {
+    install(node.netns(), subnet, network)
+        .with_context(|| format!("install flannel's rules on {}", node.name()))
+}
+
+fn install(netns: &NetNs, subnet: &str, network: &str) -> Result<()> {
+    netns.exec_with("iptables-restore", &rules(subnet, network)).map(drop)
+}
+
+fn rules(subnet: &str, network: &str) -> String {
+    let masq = r#"-m comment --comment "flanneld masq""#;
+    let forward = r#"-m comment --comment "flanneld forward""#;
+    format!(
+        "*nat\n\
+        :FLANNEL-POSTRTG - [0:0]\n\
+        -A POSTROUTING {masq} -j FLANNEL-POSTRTG\n\
+        -A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 {masq} -j RETURN\n\
+        -A FLANNEL-POSTRTG -s {subnet} -d {network} {masq} -j RETURN\n\
+        -A FLANNEL-POSTRTG -s {network} -d {subnet} {masq} -j RETURN\n\
+        -A FLANNEL-POSTRTG ! -s {network} -d {subnet} {masq} -j RETURN\n\
+        -A FLANNEL-POSTRTG -s {network} ! -d 224.0.0.0/4 {masq} -j MASQUERADE --random-fully\n\
+        -A FLANNEL-POSTRTG ! -s {network} -d {network} {masq} -j MASQUERADE --random-fully\n\
+        COMMIT\n\
+        *filter\n\
+        :FLANNEL-FWD - [0:0]\n\
+        -A FORWARD {forward} -j FLANNEL-FWD\n\
+        -A FLANNEL-FWD -s {network} {forward} -j ACCEPT\n\
+        -A FLANNEL-FWD -d {network} {forward} -j ACCEPT\n\
+        COMMIT\n"
+    )
+}

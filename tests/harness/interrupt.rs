@@ -1,0 +1,40 @@
+//! Ctrl-C for programs that hold a cluster: wait for it, then let the guards take everything down.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use nix::libc::c_int;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+use crate::wait::eventually;
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+
+extern "C" fn note(_signal: c_int) {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+/// From now on SIGINT, SIGTERM and SIGHUP are noted instead of ending the process. Call before making a cluster.
+pub fn catch() -> Result<()> {
+    let action = SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        // SAFETY: the handler only stores to an atomic, which is async-signal-safe.
+        unsafe { sigaction(signal, &action) }.with_context(|| format!("handle {signal}"))?;
+    }
+    Ok(())
+}
+
+/// Whether a signal has come since [`catch`].
+pub fn came() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// Returns when a signal has come.
+pub fn wait() -> Result<()> {
+    eventually("a signal", FOREVER, || {
+        ensure!(came(), "none yet");
+        Ok(())
+    })
+}

@@ -1,0 +1,37 @@
+//! Sockets born in a namespace. They stay there whichever thread uses them, and none of them waits for ever.
+
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::NetNs;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+impl NetNs {
+    /// A UDP socket with a read timeout of some seconds; port 0 is any free one.
+    pub fn udp_bind(&self, ip: IpAddr, port: u16) -> Result<UdpSocket> {
+        let socket = self
+            .run(|| Ok(UdpSocket::bind((ip, port))?))
+            .with_context(|| format!("bind UDP {ip} port {port} in {}", self.name))?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
+        Ok(socket)
+    }
+
+    /// A TCP listener; port 0 is any free one.
+    pub fn tcp_listen(&self, ip: IpAddr, port: u16) -> Result<TcpListener> {
+        self.run(|| Ok(TcpListener::bind((ip, port))?))
+            .with_context(|| format!("listen on TCP {ip} port {port} in {}", self.name))
+    }
+
+    /// A TCP connection with timeouts of some seconds for connecting, reading and writing.
+    pub fn tcp_connect(&self, to: SocketAddr) -> Result<TcpStream> {
+        let stream = self
+            .run(|| Ok(TcpStream::connect_timeout(&to, TIMEOUT)?))
+            .with_context(|| format!("connect to TCP {to} from {}", self.name))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
+        Ok(stream)
+    }
+}

@@ -1,0 +1,119 @@
+//! Pods: namespaces behind the bridge `cni0` of their node.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Context as _, Result};
+
+use crate::netns::NetNs;
+use crate::subnet_env::{Net, SubnetEnv};
+use crate::traffic::{At, Host};
+
+/// The name of the bridge that pods are plugged into.
+pub const BRIDGE: &str = "cni0";
+
+/// A pod; dropped, it is unplugged and gone.
+#[derive(Debug)]
+pub struct Pod {
+    netns: NetNs,
+    addresses: Vec<IpAddr>,
+    port: String,
+}
+
+impl Pod {
+    /// The pod with this number: .2 of the subnet is number 1.
+    pub(crate) fn plug(node: &NetNs, subnet: &SubnetEnv, number: u16) -> Result<Self> {
+        let netns = NetNs::create(&format!("{}-pod{number}", node.name()))?;
+        let port = format!("veth{number}");
+        node.ip(&[
+            format!("link add {port} mtu {} type veth peer name eth0 netns {}", subnet.mtu, netns.name()),
+            format!("link set {port} master {BRIDGE} up"),
+            format!("link set {port} type bridge_slave hairpin on"),
+        ])?;
+        let mut addresses = Vec::new();
+        let mut lines = vec!["link set lo up".to_owned(), format!("link set eth0 mtu {} up", subnet.mtu)];
+        for gateway in subnet.gateways() {
+            let address = offset(gateway.addr, number)?;
+            lines.push(format!("addr add {address}/{} dev eth0", gateway.len));
+            lines.push(format!("route add default via {}", gateway.addr));
+            addresses.push(address);
+        }
+        netns.ip(&lines)?;
+        Ok(Self { netns, addresses, port })
+    }
+
+    /// Two pods of no node with one cable between them: the best a packet can do on this machine.
+    pub fn cabled_pair() -> Result<(Self, Self)> {
+        let (left, right) = (NetNs::new("left")?, NetNs::new("right")?);
+        left.ip(&[format!("link add eth0 type veth peer name eth0 netns {}", right.name())])?;
+        let pod = |netns: NetNs, last| {
+            let address = Ipv4Addr::new(10, 244, 0, last);
+            let addr = format!("addr add {address}/24 dev eth0");
+            netns.ip(&["link set lo up", addr.as_str(), "link set eth0 up"])?;
+            Ok::<_, anyhow::Error>(Self {
+                netns,
+                addresses: vec![IpAddr::V4(address)],
+                port: "eth0".to_owned(),
+            })
+        };
+        Ok((pod(left, 1)?, pod(right, 2)?))
+    }
+
+    /// Its namespace.
+    pub fn netns(&self) -> &NetNs {
+        &self.netns
+    }
+
+    /// The name of its port in the node's namespace.
+    pub fn port(&self) -> &str {
+        &self.port
+    }
+
+    /// Its first address: IPv4 where the cluster has it.
+    pub fn ip(&self) -> IpAddr {
+        self.addresses[0]
+    }
+
+    /// All its addresses.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// The pod at its IPv6 address.
+    pub fn v6(&self) -> Result<At<'_>> {
+        let address = self.addresses.iter().find(|address| address.is_ipv6());
+        let ip = address.copied().with_context(|| format!("{} has no IPv6 address", self.netns.name()))?;
+        Ok(At { netns: &self.netns, ip })
+    }
+
+    /// Runs a command line in the namespace and gives its standard output.
+    pub fn exec(&self, line: &str) -> Result<String> {
+        self.netns.exec(line)
+    }
+}
+
+impl Host for Pod {
+    fn netns(&self) -> &NetNs {
+        &self.netns
+    }
+
+    fn ip(&self) -> IpAddr {
+        self.ip()
+    }
+}
+
+pub(crate) fn make_bridge(node: &NetNs, subnet: &SubnetEnv) -> Result<()> {
+    let mut lines = vec![format!("link add {BRIDGE} mtu {} type bridge", subnet.mtu)];
+    lines.extend(
+        subnet.gateways().iter().map(|Net { addr, len }| format!("addr add {addr}/{len} dev {BRIDGE}")),
+    );
+    lines.push(format!("link set {BRIDGE} up"));
+    node.ip(&lines)
+}
+
+fn offset(gateway: IpAddr, by: u16) -> Result<IpAddr> {
+    let sum = match gateway {
+        IpAddr::V4(v4) => u32::from(v4).checked_add(by.into()).map(|sum| Ipv4Addr::from(sum).into()),
+        IpAddr::V6(v6) => u128::from(v6).checked_add(by.into()).map(|sum| Ipv6Addr::from(sum).into()),
+    };
+    sum.context("the subnet has no more addresses")
+}

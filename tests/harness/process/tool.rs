@@ -1,0 +1,66 @@
+//! Commands that run to their end.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use super::PidFd;
+use crate::require;
+
+/// How long a command may take where nothing else is said.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// Runs a command to its end and gives its standard output; it is killed after `limit`.
+///
+/// The error has the command line and what the command said. Input and output go through memory files:
+/// no pipe can fill up, and no thread is needed to empty one.
+pub fn finish(command: &mut Command, input: &str, limit: Duration) -> Result<String> {
+    let line = line_of(command);
+    run(command, input, limit).with_context(|| format!("`{line}`"))
+}
+
+fn run(command: &mut Command, input: &str, limit: Duration) -> Result<String> {
+    let mut stdin = memory_file()?;
+    stdin.write_all(input.as_bytes())?;
+    stdin.rewind()?;
+    let (stdout, stderr) = (memory_file()?, memory_file()?);
+    command.stdin(stdin).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
+    let spawned = command.spawn();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = spawned.map_err(|error| explain(command, error))?;
+    if let Err(late) = PidFd::open(child.id()).and_then(|handle| handle.wait(limit)) {
+        child.kill()?;
+        child.wait()?;
+        bail!("{late:#}: {}", text(stderr)?.trim());
+    }
+    let status = child.wait()?;
+    let (stdout, stderr) = (text(stdout)?, text(stderr)?);
+    if status.success() { Ok(stdout) } else { bail!("{status}: {}{}", stderr.trim(), stdout.trim()) }
+}
+
+fn memory_file() -> Result<File> {
+    Ok(memfd_create("test-bed", MFdFlags::MFD_CLOEXEC).context("make a memory file")?.into())
+}
+
+fn text(mut file: File) -> Result<String> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+pub(super) fn explain(command: &Command, error: std::io::Error) -> anyhow::Error {
+    match error.kind() {
+        ErrorKind::NotFound => anyhow!(require::hint(&command.get_program().to_string_lossy())),
+        _ => error.into(),
+    }
+}
+
+pub(super) fn line_of(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,73 @@
+//! Many datagrams per system call, so that the sockets are not what is measured.
+
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd as _;
+use std::{mem, ptr};
+
+use anyhow::{Context as _, Result};
+
+const COUNT: usize = 64;
+
+/// Buffers of equal size for `sendmmsg` and `recvmmsg`.
+pub(super) struct Batch {
+    size: usize,
+    data: Vec<u8>,
+}
+
+impl Batch {
+    pub(super) fn new(size: usize) -> Self {
+        Self { size, data: vec![0; size * COUNT] }
+    }
+
+    /// Puts the same bytes into every buffer.
+    pub(super) fn fill(&mut self, bytes: &[u8]) {
+        for buffer in self.data.chunks_mut(self.size.max(1)) {
+            buffer.copy_from_slice(bytes);
+        }
+    }
+
+    /// Sends all; gives how many went out, 0 when the way is full.
+    pub(super) fn send(&mut self, socket: &UdpSocket) -> Result<usize> {
+        let mut buffers = self.buffers();
+        let mut messages = headers(&mut buffers);
+        // SAFETY: `messages` holds COUNT headers, whose buffers `self` owns and is borrowed for.
+        let count = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), COUNT as u32, 0) };
+        accept(count, &[libc::ENOBUFS, libc::EAGAIN, libc::EINTR, libc::ECONNREFUSED]).context("send a batch")
+    }
+
+    /// Waits for one datagram at least and takes what is there; gives the lengths, none after the socket's timeout.
+    pub(super) fn receive(&mut self, socket: &UdpSocket) -> Result<Vec<usize>> {
+        let mut buffers = self.buffers();
+        let mut messages = headers(&mut buffers);
+        let (first, flags, timeout) = (messages.as_mut_ptr(), libc::MSG_WAITFORONE, ptr::null_mut());
+        // SAFETY: as for sending; the kernel writes into the buffers within their lengths.
+        let count = unsafe { libc::recvmmsg(socket.as_raw_fd(), first, COUNT as u32, flags, timeout) };
+        let count = accept(count, &[libc::EAGAIN, libc::EINTR]).context("receive a batch")?;
+        Ok(messages[..count].iter().map(|message| message.msg_len as usize).collect())
+    }
+
+    fn buffers(&mut self) -> [libc::iovec; COUNT] {
+        let (size, base) = (self.size, self.data.as_mut_ptr());
+        std::array::from_fn(|i| libc::iovec { iov_base: base.wrapping_add(i * size).cast(), iov_len: size })
+    }
+}
+
+fn headers(buffers: &mut [libc::iovec; COUNT]) -> [libc::mmsghdr; COUNT] {
+    std::array::from_fn(|i| {
+        // SAFETY: all zeroes is a header with no address, no buffers and no control data.
+        let mut message: libc::mmsghdr = unsafe { mem::zeroed() };
+        message.msg_hdr.msg_iov = &raw mut buffers[i];
+        message.msg_hdr.msg_iovlen = 1;
+        message
+    })
+}
+
+fn accept(count: i32, harmless: &[i32]) -> io::Result<usize> {
+    let error = io::Error::last_os_error();
+    match usize::try_from(count) {
+        Ok(count) => Ok(count),
+        Err(_) if error.raw_os_error().is_some_and(|code| harmless.contains(&code)) => Ok(0),
+        Err(_) => Err(error),
+    }
+}

@@ -1,0 +1,81 @@
+//! As many datagrams as go through.
+
+use std::net::UdpSocket;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
+
+use super::batch::Batch;
+use super::{Host, Pattern};
+
+const RECEIVE_BUFFER: usize = 32 << 20;
+/// The receiver stops when the sender has, and nothing came for this long.
+const QUIET: Duration = Duration::from_millis(50);
+
+/// What arrived of a flood.
+#[derive(Debug, Clone, Copy)]
+pub struct Received {
+    /// Datagrams that were sent.
+    pub sent: u64,
+    /// Datagrams that arrived.
+    pub packets: u64,
+    /// From the first that arrived to the last.
+    pub seconds: f64,
+}
+
+impl Received {
+    /// Datagrams received per second.
+    pub fn per_second(&self) -> f64 {
+        if self.seconds > 0.0 { self.packets as f64 / self.seconds } else { 0.0 }
+    }
+}
+
+/// Sends datagrams of `payload` bytes as fast as it can for `duration`, and counts them where they arrive.
+pub fn udp_flood(from: &dyn Host, to: &dyn Host, payload: usize, duration: Duration) -> Result<Received> {
+    let sink = to.netns().udp_bind(to.ip(), 0)?;
+    setsockopt(&sink, RcvBufForce, &RECEIVE_BUFFER).context("enlarge the receive buffer")?;
+    sink.set_read_timeout(Some(QUIET))?;
+    let source = from.netns().udp_bind(from.ip(), 0)?;
+    source.connect(sink.local_addr()?)?;
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let receiver = scope.spawn(|| receive(&sink, payload, &over));
+        let sent = send(&source, payload, duration);
+        over.store(true, Ordering::Relaxed);
+        let (packets, seconds) = receiver.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        anyhow::Ok(Received { sent: sent?, packets, seconds })
+    })
+    .with_context(|| format!("flood from {} to {}", from.ip(), to.ip()))
+}
+
+fn send(socket: &UdpSocket, payload: usize, duration: Duration) -> Result<u64> {
+    let mut batch = Batch::new(payload);
+    batch.fill(&Pattern::bytes(1, payload));
+    let (start, mut sent) = (Instant::now(), 0);
+    while start.elapsed() < duration {
+        sent += batch.send(socket)? as u64;
+    }
+    Ok(sent)
+}
+
+fn receive(socket: &UdpSocket, payload: usize, over: &AtomicBool) -> Result<(u64, f64)> {
+    // One byte more than expected, so that a longer datagram is seen to be longer.
+    let mut batch = Batch::new(payload + 1);
+    let (mut packets, mut first, mut last) = (0, None, Instant::now());
+    loop {
+        let lengths = batch.receive(socket)?;
+        if !lengths.is_empty() {
+            last = Instant::now();
+            let fitting = lengths.iter().filter(|length| **length == payload).count() as u64;
+            // The clock starts when the first batch is in, so that batch is not part of the rate.
+            packets += first.map_or(0, |_| fitting);
+            first.get_or_insert(last);
+        } else if over.load(Ordering::Relaxed) {
+            return Ok((packets, first.map_or(0.0, |first| (last - first).as_secs_f64())));
+        }
+    }
+}

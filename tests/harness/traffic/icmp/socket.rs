@@ -1,0 +1,67 @@
+//! A raw ICMP socket.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+
+use anyhow::{Context as _, Result};
+use nix::sys::socket::{MsgFlags, SockaddrStorage, bind, recvfrom, sendto, setsockopt, sockopt};
+use nix::sys::time::TimeVal;
+
+use super::Ping;
+
+/// A socket of the address's family, bound to it, in the calling thread's namespace.
+pub(super) fn open(ip: IpAddr, ping: &Ping) -> Result<OwnedFd> {
+    let (domain, protocol) = if ip.is_ipv4() {
+        (libc::AF_INET, libc::IPPROTO_ICMP)
+    } else {
+        (libc::AF_INET6, libc::IPPROTO_ICMPV6)
+    };
+    // SAFETY: socket() takes integers only.
+    let fd = unsafe { libc::socket(domain, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error()).context("open a raw socket");
+    }
+    // SAFETY: the descriptor is new and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(ip, 0)))
+        .with_context(|| format!("bind {ip}"))?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &timeval(ping.timeout)).context("set a timeout")?;
+    if ip.is_ipv4() {
+        set(&socket, libc::IPPROTO_IP, libc::IP_TTL, ping.ttl.into())?;
+        set(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, discovery(ping))?;
+    } else {
+        set(&socket, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, ping.ttl.into())?;
+        set(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, discovery(ping))?;
+    }
+    Ok(socket)
+}
+
+/// PROBE sets "don't fragment" and forgets what routers told before; the values are the same for IPv6.
+fn discovery(ping: &Ping) -> i32 {
+    if ping.dont_fragment { libc::IP_PMTUDISC_PROBE } else { libc::IP_PMTUDISC_DONT }
+}
+
+fn timeval(limit: std::time::Duration) -> TimeVal {
+    TimeVal::new(limit.as_secs().cast_signed(), limit.subsec_micros().into())
+}
+
+fn set(socket: &OwnedFd, level: i32, option: i32, value: i32) -> Result<()> {
+    let (pointer, length) = ((&raw const value).cast(), size_of::<i32>() as u32);
+    // SAFETY: the pointer is to an i32 that lives through the call, and the length is an i32's.
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, pointer, length) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()).context("set an option of a raw socket") }
+}
+
+pub(super) fn send(socket: &OwnedFd, message: &[u8], to: SocketAddr) -> io::Result<()> {
+    sendto(socket.as_raw_fd(), message, &SockaddrStorage::from(to), MsgFlags::empty())?;
+    Ok(())
+}
+
+pub(super) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, IpAddr)> {
+    let (length, from) = recvfrom::<SockaddrStorage>(socket.as_raw_fd(), buffer)?;
+    let v4 = from.and_then(|from| from.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip())));
+    let v6 = from.and_then(|from| from.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())));
+    let by = v4.or(v6).ok_or_else(|| io::Error::other("a packet without a sender"))?;
+    Ok((length, by))
+}

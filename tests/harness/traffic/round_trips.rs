@@ -1,0 +1,51 @@
+//! How often a small datagram goes there and back, one at a time.
+
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::Host;
+
+const POLL: Duration = Duration::from_millis(50);
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Round trips per second of one-byte datagrams, over `duration`. One that is lost is an error.
+pub fn udp_round_trips(from: &dyn Host, to: &dyn Host, duration: Duration) -> Result<f64> {
+    let server = to.netns().udp_bind(to.ip(), 0)?;
+    server.set_read_timeout(Some(POLL))?;
+    let client = from.netns().udp_bind(from.ip(), 0)?;
+    client.set_read_timeout(Some(TIMEOUT))?;
+    client.connect(server.local_addr()?)?;
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| echo(&server, &over));
+        let rate = count(&client, duration);
+        over.store(true, Ordering::Relaxed);
+        rate
+    })
+    .with_context(|| format!("round trips from {} to {}", from.ip(), to.ip()))
+}
+
+fn echo(server: &UdpSocket, over: &AtomicBool) {
+    let mut buffer = [0; 16];
+    while !over.load(Ordering::Relaxed) {
+        if let Ok((length, client)) = server.recv_from(&mut buffer) {
+            // A lost answer shows at the client.
+            let _ = server.send_to(&buffer[..length], client);
+        }
+    }
+}
+
+fn count(client: &UdpSocket, duration: Duration) -> Result<f64> {
+    let (start, mut trips, mut buffer) = (Instant::now(), 0u32, [0; 16]);
+    while start.elapsed() < duration {
+        client.send(&[trips as u8])?;
+        client.recv(&mut buffer).with_context(|| format!("round trip {trips}"))?;
+        ensure!(buffer[0] == trips as u8, "round trip {trips}: a wrong answer");
+        trips += 1;
+    }
+    Ok(f64::from(trips) / start.elapsed().as_secs_f64())
+}

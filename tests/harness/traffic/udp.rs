@@ -1,0 +1,80 @@
+//! Single datagrams, there and back.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{Host, Pattern};
+
+const TIMEOUT: Duration = Duration::from_secs(1);
+const LARGEST: usize = 65_535;
+
+/// Sends one datagram of `size` bytes and its echo back, checking every byte and both addresses.
+pub fn udp_echo(from: &dyn Host, to: &dyn Host, size: usize) -> Result<()> {
+    UdpSession::open(from, to)?.echo(size)
+}
+
+/// A flow that is kept: the same two ports for every datagram.
+#[derive(Debug)]
+pub struct UdpSession {
+    client: UdpSocket,
+    server: UdpSocket,
+    seed: u64,
+}
+
+impl UdpSession {
+    /// Binds both ends; nothing is sent yet.
+    pub fn open(from: &dyn Host, to: &dyn Host) -> Result<Self> {
+        Self::open_to(from, to, 0)
+    }
+
+    /// [`UdpSession::open`] to a port of choice.
+    pub fn open_to(from: &dyn Host, to: &dyn Host, port: u16) -> Result<Self> {
+        let client = from.netns().udp_bind(from.ip(), 0)?;
+        let server = to.netns().udp_bind(to.ip(), port)?;
+        client.set_read_timeout(Some(TIMEOUT))?;
+        server.set_read_timeout(Some(TIMEOUT))?;
+        let seed = u64::from(client.local_addr()?.port());
+        Ok(Self { client, server, seed })
+    }
+
+    /// The client's address.
+    pub fn client(&self) -> Result<SocketAddr> {
+        Ok(self.client.local_addr()?)
+    }
+
+    /// The server's address.
+    pub fn server(&self) -> Result<SocketAddr> {
+        Ok(self.server.local_addr()?)
+    }
+
+    /// One datagram to the server and one back.
+    pub fn echo(&mut self, size: usize) -> Result<()> {
+        self.request(size)?;
+        self.answer(size)
+    }
+
+    /// One datagram from client to server.
+    pub fn request(&mut self, size: usize) -> Result<()> {
+        self.seed += 1;
+        pass(&self.client, &self.server, self.seed, size).context("the request")
+    }
+
+    /// One datagram from server to client.
+    pub fn answer(&mut self, size: usize) -> Result<()> {
+        self.seed += 1;
+        pass(&self.server, &self.client, self.seed, size).context("the answer")
+    }
+}
+
+fn pass(from: &UdpSocket, to: &UdpSocket, seed: u64, size: usize) -> Result<()> {
+    let (source, target) = (from.local_addr()?, to.local_addr()?);
+    let way = || format!("UDP of {size} bytes from {source} to {target}");
+    from.send_to(&Pattern::bytes(seed, size), target).with_context(way)?;
+    let mut buffer = vec![0; LARGEST];
+    let (length, seen) = to.recv_from(&mut buffer).with_context(way)?;
+    ensure!(seen == source, "{}: it arrived from {seen}", way());
+    ensure!(length == size, "{}: {length} bytes arrived", way());
+    Pattern::new(seed).verify(&buffer[..length]).with_context(way)
+}
