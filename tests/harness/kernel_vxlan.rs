@@ -81,7 +81,7 @@ impl Lease<'_> {
         self.node.netns().ip(&[
             format!(
                 "link add {DEVICE} address {mac} mtu {mtu} type vxlan id 1 local {ip} dev eth0 \
-                 srcport 0 0 dstport 8472 nolearning"
+                 srcport 0 0 dstport 8472 nolearning noudpcsum"
             ),
             format!("addr add {base}/32 dev {DEVICE}"),
             format!("link set {DEVICE} up"),
