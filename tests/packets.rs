@@ -2,7 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use etherparse::{EtherType, Ethernet2Header, IpFragOffset, IpNumber, Ipv4Dscp, Ipv4Ecn, Ipv4Header, UdpHeader};
+use etherparse::{
+    EtherType, Ethernet2Header, IpFragOffset, IpNumber, Ipv4Dscp, Ipv4Ecn, Ipv4Header, UdpHeader,
+};
 
 /// UDP destination port of the overlay in these tests.
 pub const PORT: u16 = 8472;

@@ -62,7 +62,8 @@ impl Programs {
 
     /// Programs whose agent has not written its facts yet.
     pub fn unconfigured() -> Self {
-        let mut ebpf = EbpfLoader::new().load(OBJECT).expect("loading BPF needs root: run `cargo xtask test` as root");
+        let mut ebpf =
+            EbpfLoader::new().load(OBJECT).expect("loading BPF needs root: run `cargo xtask test` as root");
         for hook in Hook::ALL {
             let program: &mut SchedClassifier = ebpf.program_mut(hook.program()).unwrap().try_into().unwrap();
             program.load().unwrap_or_else(|error| panic!("{}: {error:#?}", hook.program()));
@@ -86,7 +87,9 @@ impl Programs {
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
         options.ctx_in = Some(&context);
-        let result = program.test_run(options).unwrap_or_else(|error| panic!("a frame of {} bytes: {error}", frame.len()));
+        let result = program
+            .test_run(options)
+            .unwrap_or_else(|error| panic!("a frame of {} bytes: {error}", frame.len()));
         out.truncate(result.data_size_out as usize);
         let action = i32::from_ne_bytes(result.return_value.to_ne_bytes());
         Run { action, packet: out, outcome: self.counted_since(&before, hook, frame.len()) }

@@ -14,27 +14,62 @@ use clap::{ArgAction, Parser, ValueEnum};
 #[command(name = "flannel-agent", version, max_term_width = 100)]
 pub struct Flags {
     /// etcd endpoints, separated by commas.
-    #[arg(long, env = "FLANNELD_ETCD_ENDPOINTS", value_delimiter = ',', value_name = "URLS",
-          default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379")]
+    #[arg(
+        long,
+        env = "FLANNELD_ETCD_ENDPOINTS",
+        value_delimiter = ',',
+        value_name = "URLS",
+        default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379"
+    )]
     pub etcd_endpoints: Vec<String>,
     /// etcd folder of the network: its key `config`, its leases below `subnets/`.
     #[arg(long, env = "FLANNELD_ETCD_PREFIX", value_name = "KEY", default_value = "/coreos.com/network")]
     pub etcd_prefix: String,
     /// Client key for etcd (PEM file).
-    #[arg(long, env = "FLANNELD_ETCD_KEYFILE", value_name = "FILE", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        env = "FLANNELD_ETCD_KEYFILE",
+        value_name = "FILE",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub etcd_keyfile: String,
     /// Client certificate for etcd (PEM file).
-    #[arg(long, env = "FLANNELD_ETCD_CERTFILE", value_name = "FILE", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        env = "FLANNELD_ETCD_CERTFILE",
+        value_name = "FILE",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub etcd_certfile: String,
     /// Certificate authority of etcd (PEM file).
-    #[arg(long, env = "FLANNELD_ETCD_CAFILE", value_name = "FILE", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        env = "FLANNELD_ETCD_CAFILE",
+        value_name = "FILE",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub etcd_cafile: String,
     /// etcd user.
-    #[arg(long, env = "FLANNELD_ETCD_USERNAME", value_name = "USER", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        env = "FLANNELD_ETCD_USERNAME",
+        value_name = "USER",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub etcd_username: String,
     /// Password of the etcd user.
-    #[arg(long, env = "FLANNELD_ETCD_PASSWORD", value_name = "PASSWORD", default_value = "",
-          hide_default_value = true, hide_env_values = true)]
+    #[arg(
+        long,
+        env = "FLANNELD_ETCD_PASSWORD",
+        value_name = "PASSWORD",
+        default_value = "",
+        hide_default_value = true,
+        hide_env_values = true
+    )]
     pub etcd_password: String,
 
     /// Uplink, by interface name or address; repeat to try several in order. Default: the default route's.
@@ -44,7 +79,13 @@ pub struct Flags {
     #[arg(long, env = "FLANNELD_IFACE_REGEX", value_name = "REGEX")]
     pub iface_regex: Vec<String>,
     /// Uplink, by an address that is reached through it.
-    #[arg(long, env = "FLANNELD_IFACE_CAN_REACH", value_name = "ADDRESS", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        env = "FLANNELD_IFACE_CAN_REACH",
+        value_name = "ADDRESS",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub iface_can_reach: String,
     /// IPv4 address that peers send to, if not the uplink's own.
     #[arg(long, env = "FLANNELD_PUBLIC_IP", value_name = "ADDRESS")]
@@ -54,7 +95,12 @@ pub struct Flags {
     pub public_ipv6: Option<Ipv6Addr>,
 
     /// File that tells others our subnet.
-    #[arg(long, env = "FLANNELD_SUBNET_FILE", value_name = "FILE", default_value = "/run/flannel/subnet.env")]
+    #[arg(
+        long,
+        env = "FLANNELD_SUBNET_FILE",
+        value_name = "FILE",
+        default_value = "/run/flannel/subnet.env"
+    )]
     pub subnet_file: PathBuf,
     /// Minutes before its end at which the lease is renewed.
     #[arg(long, env = "FLANNELD_SUBNET_LEASE_RENEW_MARGIN", value_name = "MINUTES", default_value_t = 60,
@@ -62,20 +108,42 @@ pub struct Flags {
     pub subnet_lease_renew_margin: u64,
 
     /// Network configuration file in Kubernetes.
-    #[arg(long, env = "FLANNELD_NET_CONFIG_PATH", value_name = "FILE", default_value = "/etc/kube-flannel/net-conf.json")]
+    #[arg(
+        long,
+        env = "FLANNELD_NET_CONFIG_PATH",
+        value_name = "FILE",
+        default_value = "/etc/kube-flannel/net-conf.json"
+    )]
     pub net_config_path: PathBuf,
     /// Take subnets from Kubernetes instead of etcd.
     #[arg(long, env = "FLANNELD_KUBE_SUBNET_MGR", num_args = 0..=1, require_equals = true, action = ArgAction::Set,
           default_value_t = false, default_missing_value = "true", value_name = "BOOL")]
     pub kube_subnet_mgr: bool,
     /// Kubernetes API server.
-    #[arg(long, env = "FLANNELD_KUBE_API_URL", value_name = "URL", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        env = "FLANNELD_KUBE_API_URL",
+        value_name = "URL",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub kube_api_url: String,
     /// kubeconfig file.
-    #[arg(long, env = "FLANNELD_KUBECONFIG_FILE", value_name = "FILE", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        env = "FLANNELD_KUBECONFIG_FILE",
+        value_name = "FILE",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub kubeconfig_file: String,
     /// Prefix of the node annotations.
-    #[arg(long, env = "FLANNELD_KUBE_ANNOTATION_PREFIX", value_name = "PREFIX", default_value = "flannel.alpha.coreos.com")]
+    #[arg(
+        long,
+        env = "FLANNELD_KUBE_ANNOTATION_PREFIX",
+        value_name = "PREFIX",
+        default_value = "flannel.alpha.coreos.com"
+    )]
     pub kube_annotation_prefix: String,
     /// Whether to clear the node's NetworkUnavailable condition.
     #[arg(long, env = "FLANNELD_SET_NODE_NETWORK_UNAVAILABLE", num_args = 0..=1, require_equals = true,

@@ -41,7 +41,10 @@ const QUEUE: usize = 5000;
 pub async fn run(flags: Flags) -> Result<()> {
     let unsupported = flags.unsupported();
     if !unsupported.is_empty() {
-        bail!("this version does not have --{} yet; it would be a different network without", unsupported.join(", --"));
+        bail!(
+            "this version does not have --{} yet; it would be a different network without",
+            unsupported.join(", --")
+        );
     }
     let mut stop = Stop::on_signals()?;
     let finished = tokio::select! {
@@ -157,13 +160,18 @@ fn attributes(uplink: &Uplink, vxlan: &VxlanConfig, dataplane: &Dataplane) -> Re
 }
 
 /// Makes the subnet ours on this machine and tells those who wait for it.
-async fn publish(flags: &Flags, config: &NetworkConfig, dataplane: &Dataplane, lease: &OwnLease) -> Result<()> {
+async fn publish(
+    flags: &Flags,
+    config: &NetworkConfig,
+    dataplane: &Dataplane,
+    lease: &OwnLease,
+) -> Result<()> {
     let subnet = lease.subnet.v4.context("a lease without an IPv4 subnet")?;
     dataplane.set_address(IpNet::V4(subnet)).await?;
     let text = subnet_file::render(config, flags.ip_masq, lease.subnet, dataplane.device().mtu);
     let path = flags.subnet_file.as_path();
     subnet_file::write(path, &text).with_context(|| format!("writing the subnet file {}", path.display()))?;
-    let status = format!("{} on {}", lease.subnet, dataplane.name());
+    let status = format!("{subnet} on {}", dataplane.name());
     // Not under systemd is not an error.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&status)]);
     Ok(())

@@ -64,7 +64,14 @@ mod tests {
     fn text_round_trip() {
         let mac: Mac = "c6:D2:32:6f:8f:44".parse().unwrap();
         assert_eq!(mac.to_string(), "c6:d2:32:6f:8f:44");
-        for bad in ["", "c6:d2:32:6f:8f", "c6:d2:32:6f:8f:44:01", "c6:d2:32:6f:8f:4", "c6:d2:32:6f:8f:zz", "+1:d2:32:6f:8f:44"] {
+        for bad in [
+            "",
+            "c6:d2:32:6f:8f",
+            "c6:d2:32:6f:8f:44:01",
+            "c6:d2:32:6f:8f:4",
+            "c6:d2:32:6f:8f:zz",
+            "+1:d2:32:6f:8f:44",
+        ] {
             assert!(bad.parse::<Mac>().is_err(), "{bad}");
         }
     }

@@ -59,6 +59,11 @@ impl Agent {
         SubnetEnv::read(&self.start.subnet_file)
     }
 
+    /// What it said of itself when it became ready, as `systemctl status` would show it.
+    pub fn status(&self) -> &str {
+        self.notify.status().unwrap_or("")
+    }
+
     /// Fails, with the log's end, if it has ended.
     pub fn ensure_running(&mut self) -> Result<()> {
         self.daemon.ensure_running()

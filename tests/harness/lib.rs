@@ -27,6 +27,7 @@ pub mod failure;
 pub mod firewall;
 pub mod interrupt;
 pub mod kernel_vxlan;
+pub mod metrics;
 pub mod netns;
 pub mod pod;
 pub mod process;

@@ -6,8 +6,8 @@ use etherparse::{EtherType, IpNumber, Ipv4Header, SlicedPacket};
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::{
-    INNER_PEER_IP, INNER_PEER_MAC, OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Programs, Untouched, VNI, all_untouched, carried,
-    untouched,
+    INNER_PEER_IP, INNER_PEER_MAC, OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Programs, Untouched, VNI,
+    all_untouched, carried, untouched,
 };
 use crate::packets::{Ipv4, PORT, frame, ipv4, udp};
 
@@ -49,7 +49,10 @@ fn unwrapped(packet: &[u8], peer: [u8; 4], ecn: u8) -> Vec<u8> {
 #[test]
 fn wraps_whatever_is_for_a_leased_subnet() {
     let icmp = ipv4(POD, REMOTE, IpNumber::ICMP, vec![8, 0, 0, 0, 0, 1, 0, 1]);
-    let empty = Ipv4 { header: Ipv4Header::new(0, 1, IpNumber(253), POD.octets(), REMOTE.octets()).unwrap(), payload: vec![] };
+    let empty = Ipv4 {
+        header: Ipv4Header::new(0, 1, IpNumber(253), POD.octets(), REMOTE.octets()).unwrap(),
+        payload: vec![],
+    };
     let table = [
         ("UDP", to_peer(&to_remote(b"payload"))),
         ("ICMP", to_peer(&icmp)),
@@ -106,17 +109,35 @@ fn leaves_the_rest_to_the_kernel_device() {
     let table = vec![
         untouched("IPv6", frame(PEER_MAC, OUR_MAC, EtherType::IPV6, &[0x60; 60]), Outcome::InnerIpv6),
         untouched("ARP", frame(PEER_MAC, OUR_MAC, EtherType::ARP, &[0; 28]), Outcome::NotIp),
-        untouched("VLAN tag", frame(PEER_MAC, OUR_MAC, EtherType::VLAN_TAGGED_FRAME, &good[10..]), Outcome::NotIp),
+        untouched(
+            "VLAN tag",
+            frame(PEER_MAC, OUR_MAC, EtherType::VLAN_TAGGED_FRAME, &good[10..]),
+            Outcome::NotIp,
+        ),
         untouched("IP version 6 under IPv4's EtherType", with(14, 0x65), Outcome::NotIp),
         untouched("nobody's subnet", to([10, 1, 99, 1]), Outcome::NoLease),
         untouched("our own subnet", to([10, 1, 90, 9]), Outcome::NoLease),
         untouched("multicast", to([224, 0, 0, 1]), Outcome::NoLease),
         untouched("broadcast", to([255, 255, 255, 255]), Outcome::NoLease),
         untouched("another MAC than the lease's", with(5, 0x77), Outcome::ForeignVtep),
-        untouched("broadcast MAC", frame([0xff; 6], OUR_MAC, EtherType::IPV4, &good[14..]), Outcome::ForeignVtep),
+        untouched(
+            "broadcast MAC",
+            frame([0xff; 6], OUR_MAC, EtherType::IPV4, &good[14..]),
+            Outcome::ForeignVtep,
+        ),
         untouched("one byte too long", of_length(1465), Outcome::TooBig),
-        aggregate("UDP segments of one byte too many", IpNumber::UDP, 1500 - 36 - 14 - 20 - 8 + 1, Outcome::TooBig),
-        aggregate("TCP segments of one byte too many", IpNumber::TCP, 1500 - 36 - 14 - 20 - 20 + 1, Outcome::TooBig),
+        aggregate(
+            "UDP segments of one byte too many",
+            IpNumber::UDP,
+            1500 - 36 - 14 - 20 - 8 + 1,
+            Outcome::TooBig,
+        ),
+        aggregate(
+            "TCP segments of one byte too many",
+            IpNumber::TCP,
+            1500 - 36 - 14 - 20 - 20 + 1,
+            Outcome::TooBig,
+        ),
         // (The kernel feeds no frame that ends inside its IP header: tests/network sends some for real.)
         Untouched {
             description: "an aggregate that ends inside its TCP header",

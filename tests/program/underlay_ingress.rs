@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 use etherparse::{EtherType, IpNumber};
 use flannel_common::outcome::{Hook, Outcome};
 
-use super::{OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Programs, Untouched, VNI, all_untouched, carried, untouched};
+use super::{
+    OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Programs, Untouched, VNI, all_untouched, carried, untouched,
+};
 use crate::packets::{Ipv4, PORT, frame, ipv4, udp, vxlan};
 
 /// A test run receives on the loopback interface, whose address is all zeroes: frames to it are for us.
@@ -13,7 +15,8 @@ const HOST_MAC: [u8; 6] = [0; 6];
 const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
 fn inner() -> Vec<u8> {
-    let packet = ipv4([10, 1, 15, 7].into(), [10, 1, 90, 2].into(), IpNumber::UDP, udp(53, 40000, b"payload"));
+    let packet =
+        ipv4([10, 1, 15, 7].into(), [10, 1, 90, 2].into(), IpNumber::UDP, udp(53, 40000, b"payload"));
     frame(OUR_MAC, PEER_MAC, EtherType::IPV4, &packet.bytes())
 }
 
@@ -40,13 +43,19 @@ fn with(at: usize, byte: u8) -> Vec<u8> {
 
 #[test]
 fn strips_what_a_peer_sent() {
-    let smallest = frame(OUR_MAC, PEER_MAC, EtherType::IPV4, &ipv4([10, 1, 15, 7].into(), [10, 1, 90, 2].into(), IpNumber(253), vec![]).bytes());
+    let smallest = frame(
+        OUR_MAC,
+        PEER_MAC,
+        EtherType::IPV4,
+        &ipv4([10, 1, 15, 7].into(), [10, 1, 90, 2].into(), IpNumber(253), vec![]).bytes(),
+    );
     let longest = {
         let packet = ipv4([10, 1, 15, 7].into(), [10, 1, 90, 2].into(), IpNumber::UDP, udp(1, 2, &[7; 1422]));
         frame(OUR_MAC, PEER_MAC, EtherType::IPV4, &packet.bytes())
     };
     let fragment = {
-        let packet = ipv4([10, 1, 15, 7].into(), [10, 1, 90, 2].into(), IpNumber::UDP, vec![3; 32]).fragment(10, true);
+        let packet =
+            ipv4([10, 1, 15, 7].into(), [10, 1, 90, 2].into(), IpNumber::UDP, vec![3; 32]).fragment(10, true);
         frame(OUR_MAC, PEER_MAC, EtherType::IPV4, &packet.bytes())
     };
     let mut programs = Programs::load();
@@ -82,11 +91,19 @@ fn lets_the_host_s_own_traffic_pass() {
     let table = vec![
         untouched("ARP", frame(HOST_MAC, ROUTER_MAC, EtherType::ARP, &[0; 28]), Outcome::NotVxlan),
         untouched("IPv6", frame(HOST_MAC, ROUTER_MAC, EtherType::IPV6, &[0x60; 60]), Outcome::NotVxlan),
-        untouched("VLAN tag", frame(HOST_MAC, ROUTER_MAC, EtherType::VLAN_TAGGED_FRAME, &[0; 80]), Outcome::NotVxlan),
+        untouched(
+            "VLAN tag",
+            frame(HOST_MAC, ROUTER_MAC, EtherType::VLAN_TAGGED_FRAME, &[0; 80]),
+            Outcome::NotVxlan,
+        ),
         untouched("TCP", arrives(&tcp), Outcome::NotVxlan),
         untouched("another UDP port", with(37, 0x19), Outcome::NotVxlan),
         untouched("VXLAN to another address", arrives(&to_other), Outcome::NotVxlan),
-        untouched("another host's frame", frame(ROUTER_MAC, OUR_MAC, EtherType::IPV4, &good.bytes()), Outcome::NotVxlan),
+        untouched(
+            "another host's frame",
+            frame(ROUTER_MAC, OUR_MAC, EtherType::IPV4, &good.bytes()),
+            Outcome::NotVxlan,
+        ),
     ];
     all_untouched(&mut Programs::load(), Hook::UnderlayIngress, table);
 }
@@ -102,21 +119,42 @@ fn leaves_the_odd_ones_to_the_kernel_device() {
     let short = |payload: &[u8]| arrives(&outer(payload));
     let table = vec![
         untouched("another network", arrives(&outer(&vxlan(8, 2, &inner()))), Outcome::ForeignVni),
-        untouched("a VNI that differs in its upper byte", arrives(&outer(&vxlan(8, 0x10001, &inner()))), Outcome::ForeignVni),
+        untouched(
+            "a VNI that differs in its upper byte",
+            arrives(&outer(&vxlan(8, 0x10001, &inner()))),
+            Outcome::ForeignVni,
+        ),
         untouched("no VNI flag", arrives(&outer(&vxlan(0, VNI, &inner()))), Outcome::VxlanFlags),
         untouched("group policy", arrives(&outer(&vxlan(0x88, VNI, &inner()))), Outcome::VxlanFlags),
         untouched("outer options", arrives(&outer_good.clone().options([1, 1, 1, 0])), Outcome::OuterOptions),
-        untouched("first outer fragment", arrives(&outer_good.clone().fragment(0, true)), Outcome::OuterFragment),
-        untouched("later outer fragment", arrives(&outer_good.clone().fragment(185, false)), Outcome::OuterFragment),
+        untouched(
+            "first outer fragment",
+            arrives(&outer_good.clone().fragment(0, true)),
+            Outcome::OuterFragment,
+        ),
+        untouched(
+            "later outer fragment",
+            arrives(&outer_good.clone().fragment(185, false)),
+            Outcome::OuterFragment,
+        ),
         untouched("outer UDP checksum", with(41, 1), Outcome::OuterChecksum),
         untouched("wrong outer IP checksum", wrong_checksum, Outcome::OuterChecksum),
         untouched("trailing bytes", [good.as_slice(), &[0; 4]].concat(), Outcome::OuterLength),
         untouched("frame cut short", good[..good.len() - 1].to_vec(), Outcome::OuterLength),
         untouched("UDP shorter than IP", with(39, good[39] - 1), Outcome::OuterLength),
         untouched("congestion experienced", arrives(&outer_good.clone().tos(0, 3)), Outcome::OuterCongested),
-        Untouched { description: "aggregate", frame: good.clone(), gso_size: 20, outcome: Outcome::GsoAggregate },
+        Untouched {
+            description: "aggregate",
+            frame: good.clone(),
+            gso_size: 20,
+            outcome: Outcome::GsoAggregate,
+        },
         untouched("no VXLAN header", short(&[8, 0, 0]), Outcome::Truncated),
-        untouched("no UDP header", arrives(&ipv4(PEER_IP.into(), OUR_IP.into(), IpNumber::UDP, vec![0; 4])), Outcome::Truncated),
+        untouched(
+            "no UDP header",
+            arrives(&ipv4(PEER_IP.into(), OUR_IP.into(), IpNumber::UDP, vec![0; 4])),
+            Outcome::Truncated,
+        ),
         untouched("no inner frame", short(&vxlan(8, VNI, &[])), Outcome::Truncated),
         untouched("half an inner IP header", short(&vxlan(8, VNI, &inner()[..14 + 10])), Outcome::Truncated),
         untouched("for another VTEP", to_mac(ROUTER_MAC), Outcome::ForeignVtep),

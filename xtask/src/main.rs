@@ -2,6 +2,7 @@
 
 mod lint;
 mod phase;
+mod run;
 mod setup;
 mod test;
 mod toolchain;
@@ -27,6 +28,8 @@ struct Cli {
 enum Chore {
     /// Only find or install the tools: the BPF toolchain, bpf-linker, what the tests call
     Setup,
+    /// A cluster on this machine: nodes, etcd, agents, pods; proves that it works, then stays up for you
+    Run(run::Args),
     /// Lint, build the agent, run every test (needs root: nodes are network namespaces)
     Test(test::Args),
     /// Formatting, clippy for the host and for BPF, documentation; warnings are errors
@@ -34,7 +37,7 @@ enum Chore {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().chore) {
+    match execute(Cli::parse().chore) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             phase::error(&format!("{error:#}"));
@@ -43,13 +46,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(chore: Chore) -> Result<()> {
+fn execute(chore: Chore) -> Result<()> {
     let bpf = setup::ensure()?;
     match chore {
         Chore::Setup => {
             phase::note(&format!("everything is there; BPF programs are built by `{}`", bpf.name));
             Ok(())
         }
+        Chore::Run(args) => run::run(&args),
         Chore::Test(args) => test::run(&args, &bpf),
         Chore::Lint => lint::run(&bpf),
     }

@@ -87,10 +87,7 @@ impl Bpf {
         });
         let mut mechanism = Mechanism::Tcx;
         // Decapsulate before encapsulating: peers may send as soon as they can.
-        for (hook, interface) in [
-            (Hook::UnderlayIngress, uplink),
-            (Hook::OverlayEgress, overlay),
-        ] {
+        for (hook, interface) in [(Hook::UnderlayIngress, uplink), (Hook::OverlayEgress, overlay)] {
             let program = program(&mut self.ebpf, hook)?;
             mechanism = attach::attach(program, hook, interface, adopt, &self.pins)
                 .with_context(|| format!("attaching {} to {interface}", hook.program()))?;
@@ -107,7 +104,9 @@ impl Bpf {
         let desired = leases_of(peers);
         let changes = Changes::between(&self.current, &desired);
         for (subnet, lease) in &changes.set {
-            self.leases.insert(&key(*subnet), lease, 0).with_context(|| format!("lease {subnet} into LEASES"))?;
+            self.leases
+                .insert(&key(*subnet), lease, 0)
+                .with_context(|| format!("lease {subnet} into LEASES"))?;
             self.current.insert(*subnet, *lease);
         }
         for (subnet, _) in &changes.remove {
@@ -144,10 +143,9 @@ pub fn detach(overlay: &str, uplink: &str, pins: &Pins) -> Result<()> {
 /// The peers as `LEASES` has them: IPv4 subnets behind IPv4 addresses.
 fn leases_of(peers: &[Peer]) -> BTreeMap<Ipv4Net, Lease> {
     let lease = |peer: &Peer| match (peer.subnet, peer.public_ip) {
-        (IpNet::V4(subnet), IpAddr::V4(public_ip)) => Some((
-            subnet,
-            Lease { public_ip: public_ip.octets(), vtep_mac: peer.vtep_mac.0, flags: 0 },
-        )),
+        (IpNet::V4(subnet), IpAddr::V4(public_ip)) => {
+            Some((subnet, Lease { public_ip: public_ip.octets(), vtep_mac: peer.vtep_mac.0, flags: 0 }))
+        }
         _ => None,
     };
     peers.iter().filter_map(lease).collect()

@@ -3,10 +3,10 @@
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 
-use crate::{maps, outer};
 use crate::packet::Packet;
 use crate::stage::{decap, deliver, parse};
 use crate::verdict::Carried;
+use crate::{maps, outer};
 
 /// One packet from the underlay to the host stack, as if `flannel.<VNI>` had received it.
 #[inline(always)]

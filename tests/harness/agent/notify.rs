@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 pub(super) struct Notify {
     socket: UnixDatagram,
     ready: bool,
+    status: Option<String>,
 }
 
 impl Notify {
@@ -25,14 +26,21 @@ impl Notify {
         }
         let socket = UnixDatagram::bind(path).with_context(|| format!("bind {}", path.display()))?;
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, ready: false })
+        Ok(Self { socket, ready: false, status: None })
     }
 
     pub(super) fn ensure_ready(&mut self) -> Result<()> {
         while let Some(message) = self.receive().context("read a readiness message")? {
             self.ready |= message.lines().any(|line| line == "READY=1");
+            let status = message.lines().find_map(|line| line.strip_prefix("STATUS="));
+            self.status = status.map(str::to_owned).or(self.status.take());
         }
         if self.ready { Ok(()) } else { bail!("it has not said READY=1") }
+    }
+
+    /// What it last said of itself.
+    pub(super) fn status(&self) -> Option<&str> {
+        self.status.as_deref()
     }
 
     fn receive(&self) -> io::Result<Option<String>> {

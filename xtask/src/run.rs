@@ -1,0 +1,96 @@
+//! `cargo xtask run`: a cluster on this machine, or the agent on the machine itself.
+
+mod machine;
+mod show;
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use flannel_tests::{Cluster, Pod, failure, interrupt, traffic};
+
+use crate::phase;
+use crate::workspace::cargo;
+
+const CONFIG: &str = r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#;
+const PODS_PER_NODE: usize = 2;
+/// Seconds of TCP.
+const BULK: u32 = 2;
+const FLOOD: Duration = Duration::from_secs(2);
+/// Bytes of UDP payload.
+const SMALL: usize = 64;
+
+/// What to run.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// End after the proof, with status 0 or 1
+    #[arg(long)]
+    once: bool,
+    /// Number of nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=100))]
+    nodes: u8,
+    /// Run the agent on this machine instead of a cluster, with these flags
+    #[arg(last = true, value_name = "FLAGS")]
+    flags: Option<Vec<String>>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    phase::run("build of the agent", &mut cargo(["build", "--package", "flannel-agent"]))?;
+    if let Some(flags) = &args.flags {
+        return machine::run(flags);
+    }
+    interrupt::catch()?;
+    cluster(args).inspect_err(|_| failure::declare())
+}
+
+fn cluster(args: &Args) -> Result<()> {
+    let cluster = phase::measured("nodes on one underlay", || Cluster::segment(args.nodes.into()))?;
+    let etcd = phase::measured("etcd", || {
+        let etcd = cluster.start_etcd()?;
+        etcd.configure(CONFIG)?;
+        Ok(etcd)
+    })?;
+    let agents = phase::measured("agents", || cluster.start_agents(&etcd))?;
+    let pods = phase::measured("pods", || cluster.pods_each(PODS_PER_NODE))?;
+    show::nodes(&cluster, &agents)?;
+    let proof = prove(&cluster, &pods);
+    if proof.is_ok() && !args.once && !interrupt::came() {
+        show::hints(&cluster, &etcd, &pods)?;
+        interrupt::wait()?;
+    }
+    phase::measured("removal of everything", || {
+        drop((pods, agents, etcd, cluster));
+        Ok(())
+    })?;
+    proof
+}
+
+/// Every pod reaches every other; how fast, and by what way.
+fn prove(cluster: &Cluster, pods: &[Vec<Pod>]) -> Result<()> {
+    let all: Vec<&Pod> = pods.iter().flatten().collect();
+    phase::measured("every pod reaches every other", || reach_each_other(&all))?;
+    let [Some(from), Some(to)] = [0, 1].map(|node| pods.get(node).and_then(|pods| pods.first())) else {
+        bail!("fewer than two nodes have pods");
+    };
+    if !interrupt::came() {
+        let tcp = phase::measured("TCP between two nodes", || traffic::iperf3_tcp(from, to, BULK))?;
+        let udp = phase::measured("UDP between two nodes", || traffic::udp_flood(from, to, SMALL, FLOOD))?;
+        show::speed(tcp, SMALL, udp.per_second());
+    }
+    show::metrics(cluster)
+}
+
+fn reach_each_other(pods: &[&Pod]) -> Result<()> {
+    let pairs = pods.iter().flat_map(|from| pods.iter().map(move |to| (*from, *to)));
+    let pairs: Vec<_> = pairs.filter(|(from, to)| from.addresses() != to.addresses()).collect();
+    let mut failed = Vec::new();
+    for (from, to) in &pairs {
+        if interrupt::came() {
+            bail!("interrupted");
+        }
+        if let Err(error) = traffic::ping(*from, to.addresses()[0]) {
+            failed.push(format!("{} -> {}: {error:#}", from.addresses()[0], to.addresses()[0]));
+        }
+    }
+    phase::note(&format!("{} of {} pairs", pairs.len() - failed.len(), pairs.len()));
+    if failed.is_empty() { Ok(()) } else { bail!("no answer: {}", failed.join("; ")) }
+}

@@ -1,0 +1,17 @@
+//! The agent on the machine itself, in place of this process.
+
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::phase;
+use crate::workspace::agent;
+
+/// Becomes the agent: its exit status and its signals are ours.
+pub(crate) fn run(flags: &[String]) -> Result<()> {
+    let agent = agent()?;
+    phase::note(&format!("{} {}", agent.display(), flags.join(" ")));
+    let error = Command::new(&agent).args(flags).exec();
+    Err(error).with_context(|| format!("cannot run {}", agent.display()))
+}

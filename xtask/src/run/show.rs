@@ -1,0 +1,70 @@
+//! What the cluster shows of itself.
+
+use anyhow::Result;
+use flannel_tests::{Agent, Cluster, Etcd, Pod, metrics};
+
+/// The VNI of the cluster's network: the default.
+const VNI: u32 = 1;
+
+/// The nodes, and what their agents say.
+pub(crate) fn nodes(cluster: &Cluster, agents: &[Agent]) -> Result<()> {
+    println!("\n{:<8} {:<18} {:<16} {:<6} dataplane", "node", "subnet", "public IP", "MTU");
+    for (node, agent) in cluster.nodes().iter().zip(agents) {
+        let (subnet, dataplane) = agent.status().split_once(" on ").unwrap_or_default();
+        println!(
+            "{:<8} {subnet:<18} {:<16} {:<6} {dataplane}",
+            node.name(),
+            node.ip(),
+            node.subnet_env()?.mtu
+        );
+    }
+    println!();
+    Ok(())
+}
+
+/// What was measured between two pods on different nodes.
+pub(crate) fn speed(tcp_bits: f64, payload: usize, udp_packets: f64) {
+    println!("\nbetween two pods on different nodes, all on this machine's CPUs:");
+    println!("  TCP bulk              {:>8.2} Gbit/s", tcp_bits / 1e9);
+    println!("  UDP, {payload} bytes         {:>8.0} packets/s received", udp_packets);
+}
+
+/// How program runs ended, by node.
+pub(crate) fn metrics(cluster: &Cluster) -> Result<()> {
+    println!("\n{:<8} {:<16} {:<16} {:>12} {:>16}", "node", "hook", "outcome", "packets", "bytes");
+    for node in cluster.nodes() {
+        for metric in metrics::read(node.bpffs()?, VNI)? {
+            let metrics::Metric { hook, outcome, packets, bytes } = metric;
+            println!("{:<8} {hook:<16} {outcome:<16} {packets:>12} {bytes:>16}", node.name());
+        }
+    }
+    println!("(an aggregate of segments counts as one packet)\n");
+    Ok(())
+}
+
+/// How to look around.
+pub(crate) fn hints(cluster: &Cluster, etcd: &Etcd, pods: &[Vec<Pod>]) -> Result<()> {
+    let [node, peer, ..] = cluster.nodes() else { return Ok(()) };
+    let [Some(pod), Some(target)] = [0, 1].map(|index| pods.get(index).and_then(|pods| pods.first())) else {
+        return Ok(());
+    };
+    let [node_ns, peer_ns] = [node, peer].map(|node| node.netns().name());
+    let (pod, target) = (pod.netns().name(), target.addresses()[0]);
+    let maps = node.bpffs()?.join(format!("flannel/{VNI}"));
+    let maps = maps.display();
+    println!("look around (every node and pod is a network namespace: `ip netns`):");
+    println!("  enter a pod        ip netns exec {pod} bash");
+    println!("  reach another      ip netns exec {pod} ping {target}");
+    println!("  leases             bpftool map dump pinned {maps}/LEASES");
+    println!("  counters           bpftool map dump pinned {maps}/METRICS");
+    println!("  the wire           ip netns exec {peer_ns} tcpdump -ni eth0 udp port 8472");
+    println!("  the floor          ip -n {node_ns} route; bridge -n {node_ns} fdb show dev flannel.1");
+    println!("  agent logs         {}/*/agent.log", cluster.dir().display());
+    println!(
+        "  datastore          ip netns exec {} etcdctl --endpoints {} get --prefix /coreos.com/network",
+        cluster.mgmt().name(),
+        etcd.endpoint()
+    );
+    println!("Ctrl-C removes everything.");
+    Ok(())
+}
