@@ -1,1 +1,4 @@
-fn main() {}
+//! The integration suite: one binary, run by `cargo xtask test`.
+
+mod packets;
+mod program;

@@ -15,6 +15,7 @@ use crate::dataplane::bpf::pins::Pins;
 use crate::dataplane::kernel::{DeviceSpec, Kernel};
 use crate::dataplane::{Dataplane, Settings};
 use crate::lease::etcd::{EtcdManager, EtcdOptions};
+use crate::lease::pick::PublicIps;
 use crate::lease::set::LeaseSet;
 use crate::lease::{LeaseAttrs, LeaseUpdate, OwnLease, SubnetManager, VxlanData};
 use crate::signals::Stop;
@@ -25,6 +26,8 @@ use crate::uplink::{self, Uplink, UplinkOptions};
 const ENCAPSULATION: u32 = 50;
 /// How long to wait between attempts at what cannot be done yet.
 const RETRY: Duration = Duration::from_secs(1);
+/// The least time between renewals.
+const LEAST_RENEWAL: Duration = Duration::from_secs(60);
 /// How often the kernel's entries are read back and repaired.
 const RESYNC: Duration = Duration::from_secs(60);
 /// Lease updates in flight between datastore and dataplane (flanneld's EVENT_QUEUE_DEPTH).
@@ -55,7 +58,7 @@ async fn serve(flags: &Flags) -> Result<()> {
     let store = EtcdManager::new(EtcdOptions {
         endpoints: flags.etcd_endpoints.clone(),
         prefix: flags.etcd_prefix.clone(),
-    })?;
+    });
     let kernel = Kernel::new()?;
     let config = patiently("reading the network configuration", || store.network_config()).await;
     let vxlan = served(&config)?;
@@ -114,7 +117,7 @@ fn settings(flags: &Flags, vxlan: &VxlanConfig, uplink: &Uplink) -> Result<Setti
         device: DeviceSpec {
             name: format!("flannel.{}", vxlan.vni),
             vni: vxlan.vni,
-            port: vxlan.port(),
+            port: vxlan.udp_port(),
             uplink_index: uplink.index,
             local: uplink.local_ip.into(),
             mtu: vxlan.mtu.unwrap_or(uplink.mtu).saturating_sub(ENCAPSULATION),
@@ -157,7 +160,9 @@ fn attributes(uplink: &Uplink, vxlan: &VxlanConfig, dataplane: &Dataplane) -> Re
 async fn publish(flags: &Flags, config: &NetworkConfig, dataplane: &Dataplane, lease: &OwnLease) -> Result<()> {
     let subnet = lease.subnet.v4.context("a lease without an IPv4 subnet")?;
     dataplane.set_address(IpNet::V4(subnet)).await?;
-    subnet_file::write(&flags.subnet_file, config, flags.ip_masq, &lease.subnet, dataplane.device().mtu)?;
+    let text = subnet_file::render(config, flags.ip_masq, lease.subnet, dataplane.device().mtu);
+    let path = flags.subnet_file.as_path();
+    subnet_file::write(path, &text).with_context(|| format!("writing the subnet file {}", path.display()))?;
     let status = format!("{} on {}", lease.subnet, dataplane.name());
     // Not under systemd is not an error.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&status)]);
@@ -180,6 +185,7 @@ async fn follow(
     let watch = store.watch(sender);
     tokio::pin!(watch);
     let mut leases = LeaseSet::new(config, lease.subnet);
+    let us = PublicIps::from(&lease.attrs);
     let mut resync = tokio::time::interval_at(Instant::now() + RESYNC, RESYNC);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut renewal = renewal_of(&lease, margin);
@@ -189,6 +195,9 @@ async fn follow(
             Some(update) = updates.recv() => {
                 take_in(&mut leases, update, &mut updates);
                 report(dataplane.apply(&leases.peers()).await, &mut resync);
+                if !leases.own().is_some_and(|holder| holder.same_node(&us)) {
+                    return;
+                }
             }
             _ = resync.tick() => report(dataplane.resync(&leases.peers()).await, &mut resync),
             () = at(renewal) => match store.renew(&lease).await {
@@ -203,9 +212,6 @@ async fn follow(
                     renewal = Some(Instant::now() + RETRY);
                 }
             },
-        }
-        if leases.own_is_lost() {
-            return;
         }
     }
 }
@@ -231,7 +237,9 @@ fn report(errors: Vec<anyhow::Error>, resync: &mut tokio::time::Interval) {
 }
 
 fn renewal_of(lease: &OwnLease, margin: Duration) -> Option<Instant> {
-    lease.term.map(|term| term.ends.checked_sub(margin).unwrap_or_else(Instant::now))
+    // A margin as long as the lease must not mean renewing all the time.
+    let soonest = Instant::now() + LEAST_RENEWAL;
+    lease.term.map(|term| term.ends.checked_sub(margin).map_or(soonest, |due| due.max(soonest)))
 }
 
 /// At that time, or never.

@@ -7,7 +7,6 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
@@ -29,8 +28,9 @@ pub const TTL: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct LeaseAttrs {
-    /// The node's IPv4 address on the underlay.
-    #[serde(rename = "PublicIP")]
+    /// The node's IPv4 address on the underlay. Without one the text is `0.0.0.0`, Go's zero value: flannel
+    /// can read nothing else there.
+    #[serde(rename = "PublicIP", default, with = "zero_is_none")]
     pub public_ip: Option<Ipv4Addr>,
     /// The node's IPv6 address on the underlay.
     #[serde(rename = "PublicIPv6", default)]
@@ -44,6 +44,25 @@ pub struct LeaseAttrs {
     /// The backend's data for IPv6.
     #[serde(rename = "BackendV6Data", default, skip_serializing_if = "Option::is_none")]
     pub backend_v6_data: Option<Box<RawValue>>,
+}
+
+mod zero_is_none {
+    use super::{Deserialize, Ipv4Addr};
+
+    pub(super) fn serialize<S>(address: &Option<Ipv4Addr>, serializer: S) -> Result<S::Ok, S::Error>
+    where
+        S: serde::Serializer,
+    {
+        serializer.collect_str(&address.unwrap_or(Ipv4Addr::UNSPECIFIED))
+    }
+
+    pub(super) fn deserialize<'de, D>(deserializer: D) -> Result<Option<Ipv4Addr>, D::Error>
+    where
+        D: serde::Deserializer<'de>,
+    {
+        let address = Option::<Ipv4Addr>::deserialize(deserializer)?;
+        Ok(address.filter(|address| !address.is_unspecified()))
+    }
 }
 
 /// `BackendData` of a vxlan lease.
@@ -110,7 +129,7 @@ pub trait SubnetManager {
     ///
     /// # Errors
     /// The datastore cannot be reached, has no configuration, or it is wrong: the message names key and value.
-    fn network_config(&self) -> impl Future<Output = anyhow::Result<NetworkConfig>>;
+    fn network_config(&self) -> impl Future<Output = anyhow::Result<NetworkConfig>> + Send;
 
     /// Takes a subnet: the lease with our public IP, else `previous` if it fits, else a free one.
     ///
@@ -121,16 +140,15 @@ pub trait SubnetManager {
         config: &NetworkConfig,
         attrs: &LeaseAttrs,
         previous: Option<SubnetKey>,
-    ) -> impl Future<Output = anyhow::Result<OwnLease>>;
+    ) -> impl Future<Output = anyhow::Result<OwnLease>> + Send;
 
     /// Prolongs our lease. `Ok(None)`: the datastore no longer has it, or another node does.
     ///
     /// # Errors
     /// The datastore cannot be reached.
-    fn renew(&self, lease: &OwnLease) -> impl Future<Output = anyhow::Result<Option<OwnLease>>>;
+    fn renew(&self, lease: &OwnLease) -> impl Future<Output = anyhow::Result<Option<OwnLease>>> + Send;
 
     /// Delivers a snapshot, then events, then a snapshot again after every gap, until `updates` is closed.
     /// Outages are logged and retried in here.
-    fn watch(&self, updates: mpsc::Sender<LeaseUpdate>) -> impl Future<Output = ()>;
+    fn watch(&self, updates: mpsc::Sender<LeaseUpdate>) -> impl Future<Output = ()> + Send;
 }
-

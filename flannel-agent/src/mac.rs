@@ -35,7 +35,8 @@ impl FromStr for Mac {
         let mut bytes = [0; 6];
         let mut parts = text.split(':');
         for byte in &mut bytes {
-            let part = parts.next().filter(|part| part.len() == 2).ok_or_else(refused)?;
+            let hex = |part: &&str| part.len() == 2 && part.bytes().all(|digit| digit.is_ascii_hexdigit());
+            let part = parts.next().filter(hex).ok_or_else(refused)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| refused())?;
         }
         if parts.next().is_some() { Err(refused()) } else { Ok(Self(bytes)) }

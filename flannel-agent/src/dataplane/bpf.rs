@@ -16,7 +16,6 @@ use flannel_common::lease::Lease;
 use flannel_common::node::Node;
 use flannel_common::outcome::Hook;
 use ipnet::{IpNet, Ipv4Net};
-use tokio::task::JoinHandle;
 
 use crate::dataplane::desired::{Changes, Peer};
 
@@ -41,7 +40,6 @@ pub struct Bpf {
     current: BTreeMap<Ipv4Net, Lease>,
     /// What the previous agent's programs were attached to.
     previous: Option<Node>,
-    logs: Option<JoinHandle<()>>,
 }
 
 impl Bpf {
@@ -68,7 +66,7 @@ impl Bpf {
         let config = Array::try_from(take(&mut ebpf, abi::CONFIG)?)?;
         let leases = LpmTrie::try_from(take(&mut ebpf, abi::LEASES)?)?;
         let current = entries(&leases)?;
-        Ok(Self { ebpf, pins, config, leases, current, previous, logs: None })
+        Ok(Self { ebpf, pins, config, leases, current, previous })
     }
 
     /// Tells the programs who and where we are.
@@ -124,8 +122,7 @@ impl Bpf {
     /// # Errors
     /// The programs were loaded without logging.
     pub fn log(&mut self) -> Result<()> {
-        self.logs = Some(logs::forward(&mut self.ebpf)?);
-        Ok(())
+        logs::forward(&mut self.ebpf)
     }
 
     /// The loaded programs and maps, for those who look on: tests.

@@ -1,0 +1,150 @@
+//! The subnets that a network is cut into. Addresses are numbers here, so that both families share the code.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use super::ConfigError;
+
+/// The subnets that nodes may hold, from [`SubnetRange::min`] to [`SubnetRange::max`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubnetRange {
+    /// The whole network, host bits zero.
+    pub network: IpNet,
+    /// Prefix length of each node's subnet.
+    pub subnet_len: u8,
+    /// Base address of the first subnet.
+    pub min: IpAddr,
+    /// Base address of the last subnet.
+    pub max: IpAddr,
+}
+
+impl SubnetRange {
+    /// How many subnets there are.
+    #[must_use]
+    pub fn count(&self) -> u128 {
+        (number(self.max) - number(self.min)) / self.subnet_size() + 1
+    }
+
+    /// Addresses per subnet.
+    #[must_use]
+    pub fn subnet_size(&self) -> u128 {
+        1 << (self.network.max_prefix_len() - self.subnet_len)
+    }
+
+    /// Whether `subnet` is one of these subnets: its length, and its base from min to max.
+    #[must_use]
+    pub fn fits(&self, subnet: IpNet) -> bool {
+        subnet.prefix_len() == self.subnet_len
+            && self.network.contains(&subnet)
+            && (self.min..=self.max).contains(&subnet.network())
+    }
+
+    /// The subnet of this range whose base has this number; `None` if no such address exists.
+    #[must_use]
+    pub fn subnet_at(&self, base: u128) -> Option<IpNet> {
+        IpNet::new(address(base, self.network)?, self.subnet_len).ok()
+    }
+}
+
+/// An address as a number, its first byte the most significant.
+#[must_use]
+pub fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(u32::from(v4)),
+        IpAddr::V6(v6) => u128::from(v6),
+    }
+}
+
+/// The address of `family`'s family with this number.
+fn address(number: u128, family: IpNet) -> Option<IpAddr> {
+    match family {
+        IpNet::V4(_) => u32::try_from(number).ok().map(|v4| Ipv4Addr::from(v4).into()),
+        IpNet::V6(_) => Some(Ipv6Addr::from(number).into()),
+    }
+}
+
+/// What the configuration says about one family; absent means default, and so do zeroes, as with flannel.
+pub(super) struct Wanted {
+    pub network: IpNet,
+    pub subnet_len: Option<u8>,
+    pub min: Option<IpAddr>,
+    pub max: Option<IpAddr>,
+}
+
+/// How the keys of a family are called and what flannel's defaults are.
+pub(super) struct Family {
+    prefix: &'static str,
+    /// Longest subnet: it has to hold a tunnel and a bridge device.
+    len_max: u8,
+    /// Subnet length wherever at least four such subnets fit into the network.
+    len_default: u8,
+}
+
+pub(super) const IPV4: Family = Family { prefix: "", len_max: 30, len_default: 24 };
+pub(super) const IPV6: Family = Family { prefix: "IPv6", len_max: 126, len_default: 64 };
+
+impl Family {
+    pub(super) fn resolve(&self, wanted: &Wanted) -> Result<SubnetRange, ConfigError> {
+        let network = wanted.network;
+        if network.prefix_len() == 0 && network.addr().is_unspecified() {
+            return Err(ConfigError::bad(&self.key("Network"), network, "a network smaller than everything"));
+        }
+        let subnet_len = self.subnet_len(network, wanted.subnet_len)?;
+        let size = 1u128 << (network.max_prefix_len() - subnet_len);
+        // The first subnet is skipped: its base address is the network's own.
+        let first = number(network.network()) + size;
+        let last = number(network.broadcast()) - (size - 1);
+        let min = self.bound("SubnetMin", network, subnet_len, wanted.min, first)?;
+        let max = self.bound("SubnetMax", network, subnet_len, wanted.max, last)?;
+        if max < min {
+            let allowed = format!("an address not below {}, which is {min}", self.key("SubnetMin"));
+            return Err(ConfigError::bad(&self.key("SubnetMax"), max, allowed));
+        }
+        Ok(SubnetRange { network, subnet_len, min, max })
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// At least four subnets must fit, for the first is not used.
+    fn subnet_len(&self, network: IpNet, wanted: Option<u8>) -> Result<u8, ConfigError> {
+        let shortest = network.prefix_len().saturating_add(2);
+        if shortest > self.len_max {
+            let allowed = format!("a network of at least four subnets, /{} or larger", self.len_max - 2);
+            return Err(ConfigError::bad(&self.key("Network"), network, allowed));
+        }
+        match wanted.filter(|len| *len != 0) {
+            None => Ok(shortest.max(self.len_default)),
+            Some(len) if (shortest..=self.len_max).contains(&len) => Ok(len),
+            Some(len) => {
+                let allowed =
+                    format!("{shortest} to {}, so that four subnets fit into {network}", self.len_max);
+                Err(ConfigError::bad(&self.key("SubnetLen"), len, allowed))
+            }
+        }
+    }
+
+    fn bound(
+        &self,
+        name: &str,
+        network: IpNet,
+        subnet_len: u8,
+        wanted: Option<IpAddr>,
+        default: u128,
+    ) -> Result<IpAddr, ConfigError> {
+        let bound = wanted.filter(|bound| !bound.is_unspecified()).or_else(|| address(default, network));
+        let on_boundary = |bound: &IpAddr| {
+            network.contains(bound) && IpNet::new(*bound, subnet_len).is_ok_and(|net| net.network() == *bound)
+        };
+        match bound.filter(on_boundary) {
+            Some(bound) => Ok(bound),
+            None => {
+                let value = bound.map_or_else(String::new, |bound| bound.to_string());
+                let allowed = format!("the base address of a /{subnet_len} inside {network}");
+                Err(ConfigError::bad(&self.key(name), value, allowed))
+            }
+        }
+    }
+}

@@ -1,0 +1,167 @@
+use super::*;
+
+fn parse(text: &str) -> NetworkConfig {
+    NetworkConfig::parse(text).unwrap()
+}
+
+fn v4(text: &str) -> SubnetRange {
+    parse(text).ipv4.unwrap()
+}
+
+fn refusal(text: &str) -> String {
+    NetworkConfig::parse(text).unwrap_err().to_string()
+}
+
+#[test]
+fn ten_to_ninety_nine_has_1425_subnets() {
+    let config = parse(
+        r#"{ "Network": "10.0.0.0/8", "SubnetLen": 20, "SubnetMin": "10.10.0.0", "SubnetMax": "10.99.0.0",
+             "Backend": { "Type": "udp", "Port": 7890 } }"#,
+    );
+    let range = config.ipv4.unwrap();
+    assert_eq!(range.count(), 1425);
+    assert_eq!(range.subnet_size(), 4096);
+    assert!(range.fits("10.12.16.0/20".parse().unwrap()));
+    assert_eq!(config.backend, Backend::Other("udp".to_owned()));
+    assert_eq!((config.ipv6, config.nftables), (None, false));
+}
+
+#[test]
+fn ten_to_ninety_of_10_1_has_81_subnets() {
+    let range = v4(
+        r#"{ "Network": "10.1.0.0/16", "SubnetLen": 24, "SubnetMin": "10.1.10.0", "SubnetMax": "10.1.90.0",
+             "Backend": { "Type": "vxlan" } }"#,
+    );
+    assert_eq!(range.count(), 81);
+}
+
+#[test]
+fn most_configs_have_only_network_and_backend() {
+    let config = parse(r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan" } }"#);
+    let range = config.ipv4.unwrap();
+    assert_eq!((range.min.to_string(), range.max.to_string()), ("10.1.1.0".into(), "10.1.255.0".into()));
+    assert_eq!(range.subnet_len, 24);
+    let Backend::Vxlan(vxlan) = config.backend else { panic!("not vxlan") };
+    assert_eq!(vxlan, VxlanConfig::default());
+    assert_eq!((vxlan.vni, vxlan.udp_port()), (1, 8472));
+}
+
+#[test]
+fn direct_routing_in_the_seeds_spelling() {
+    let config =
+        parse(r#"{ "Network": "10.244.0.0/16", "Backend": { "Type": "vxlan", "Directrouting": true } }"#);
+    assert!(matches!(config.backend, Backend::Vxlan(VxlanConfig { direct_routing: true, .. })));
+}
+
+#[test]
+fn every_key_in_any_case() {
+    let config = parse(
+        r#"{ "network": "10.5.7.9/16", "ENABLEIPV6": true, "ipv6network": "fd44:0:0:40::/56", "enableNFTables": true,
+             "Unknown": [1], "SubnetLen": 20, "subnetlen": 26, "SubnetMin": null,
+             "backend": { "type": "vxlan", "vni": 7, "port": 4789, "mtu": 1480, "gbp": true, "learning": true,
+                          "directRouting": true, "dataplane": "netlink", "FlowCache": false } }"#,
+    );
+    let ipv4 = config.ipv4.unwrap();
+    assert_eq!((ipv4.network.to_string(), ipv4.subnet_len), ("10.5.0.0/16".into(), 26));
+    let ipv6 = config.ipv6.unwrap();
+    assert_eq!((ipv6.min.to_string(), ipv6.max.to_string()), ("fd44:0:0:1::".into(), "fd44:0:0:ff::".into()));
+    assert!(config.nftables);
+    let vxlan = VxlanConfig {
+        vni: 7,
+        port: Some(4789),
+        mtu: Some(1480),
+        gbp: true,
+        learning: true,
+        direct_routing: true,
+        dataplane: Some("netlink".into()),
+    };
+    assert_eq!(config.backend, Backend::Vxlan(vxlan));
+}
+
+#[test]
+fn defaults_follow_the_size_of_the_network() {
+    for (network, len, min, max) in [
+        ("10.0.0.0/8", 24, "10.0.1.0", "10.255.255.0"),
+        ("10.3.0.0/22", 24, "10.3.1.0", "10.3.3.0"),
+        ("10.3.0.0/23", 25, "10.3.0.128", "10.3.1.128"),
+        ("10.3.0.0/28", 30, "10.3.0.4", "10.3.0.12"),
+        ("255.255.0.0/16", 24, "255.255.1.0", "255.255.255.0"),
+    ] {
+        let range = v4(&format!(r#"{{"Network": "{network}", "SubnetMin": "0.0.0.0", "SubnetLen": 0}}"#));
+        assert_eq!(range.subnet_len, len, "{network}");
+        assert_eq!((range.min.to_string(), range.max.to_string()), (min.into(), max.into()), "{network}");
+    }
+    for (network, len, min) in [
+        ("fc00::/48", 64, "fc00:0:0:1::"),
+        ("fc00::/62", 64, "fc00:0:0:1::"),
+        ("fc00::/63", 65, "fc00::8000:0:0:0"),
+        ("fc00::/124", 126, "fc00::4"),
+    ] {
+        let text = format!(r#"{{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "{network}"}}"#);
+        let range = parse(&text).ipv6.unwrap();
+        assert_eq!((range.subnet_len, range.min.to_string()), (len, min.to_string()), "{network}");
+    }
+}
+
+#[test]
+fn a_missing_backend_is_udp_and_port_zero_is_the_kernels() {
+    assert_eq!(parse(r#"{"Network": "10.1.0.0/16"}"#).backend, Backend::Other("udp".into()));
+    let config = parse(r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan", "Port": 0, "MTU": 0}}"#);
+    assert_eq!(config.backend, Backend::Vxlan(VxlanConfig::default()));
+}
+
+#[test]
+fn refusals_name_key_value_and_what_is_allowed() {
+    for (text, message) in [
+        ("[]", "the network config is not a JSON object: invalid type: sequence"),
+        ("{", "the network config is not a JSON object: EOF"),
+        ("{}", "Network is missing; allowed: an IPv4 network"),
+        (r#"{"Network": "10.1.0.0"}"#, "Network is \"10.1.0.0\"; allowed: an IPv4 network"),
+        (r#"{"Network": 10}"#, "Network is 10; allowed"),
+        (r#"{"Network": "fd00::/48"}"#, "Network is \"fd00::/48\"; allowed: an IPv4 network"),
+        (r#"{"Network": "0.0.0.0/0"}"#, "Network is 0.0.0.0/0; allowed"),
+        (
+            r#"{"Network": "10.1.0.0/29"}"#,
+            "Network is 10.1.0.0/29; allowed: a network of at least four subnets, /28",
+        ),
+        (r#"{"Network": "10.1.0.0/32"}"#, "Network is 10.1.0.0/32; allowed"),
+        (r#"{"Network": "10.1.0.0/16", "SubnetLen": 31}"#, "SubnetLen is 31; allowed: 18 to 30"),
+        (r#"{"Network": "10.1.0.0/16", "SubnetLen": 17}"#, "SubnetLen is 17; allowed: 18 to 30"),
+        (
+            r#"{"Network": "10.1.0.0/16", "SubnetLen": 240}"#,
+            "SubnetLen is 240; allowed: a whole number from 0",
+        ),
+        (r#"{"Network": "10.1.0.0/16", "SubnetLen": -1}"#, "SubnetLen is -1; allowed: a whole number from 0"),
+        (r#"{"Network": "10.1.0.0/16", "SubnetLen": "24"}"#, "SubnetLen is \"24\"; allowed"),
+        (
+            r#"{"Network": "10.1.0.0/16", "SubnetMin": "10.2.0.0"}"#,
+            "SubnetMin is 10.2.0.0; allowed: the base address of a /24 inside 10.1.0.0/16",
+        ),
+        (r#"{"Network": "10.1.0.0/16", "SubnetMin": "10.1.5.1"}"#, "SubnetMin is 10.1.5.1; allowed"),
+        (r#"{"Network": "10.1.0.0/16", "SubnetMax": "10.1.5.128"}"#, "SubnetMax is 10.1.5.128; allowed"),
+        (
+            r#"{"Network": "10.1.0.0/16", "SubnetMin": "10.1.9.0", "SubnetMax": "10.1.5.0"}"#,
+            "SubnetMax is 10.1.5.0; allowed: an address not below SubnetMin, which is 10.1.9.0",
+        ),
+        (r#"{"Network": "10.1.0.0/16", "EnableIPv6": true}"#, "IPv6Network is missing"),
+        (
+            r#"{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fc00::/48", "IPv6SubnetLen": 127}"#,
+            "IPv6SubnetLen is 127; allowed: 50 to 126",
+        ),
+        (r#"{"EnableIPv4": false}"#, "EnableIPv4 is false and EnableIPv6 is not true"),
+        (r#"{"EnableIPv4": "no"}"#, "EnableIPv4 is \"no\"; allowed: true or false"),
+        (r#"{"Network": "10.1.0.0/16", "Backend": "vxlan"}"#, "Backend is \"vxlan\"; allowed: a JSON object"),
+        (r#"{"Network": "10.1.0.0/16", "Backend": {}}"#, "Type is missing"),
+        (
+            r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan", "VNI": 16777216}}"#,
+            "VNI is 16777216; allowed: a whole number from 0 to 16777215",
+        ),
+        (
+            r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan", "Port": 70000}}"#,
+            "Port is 70000; allowed: a whole number from 0 to 65535",
+        ),
+    ] {
+        let said = refusal(text);
+        assert!(said.starts_with(message), "{text}\n said {said}\n want {message}");
+    }
+}

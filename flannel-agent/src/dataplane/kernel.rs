@@ -1,0 +1,128 @@
+//! The floor: what flanneld would program, so that the kernel alone carries pod traffic.
+//!
+//! Routes, neighbours and FDB entries are read back ([`Kernel::actual`]), compared with what should be there
+//! ([`Floor::changes_to`]) and only then written ([`Kernel::apply`]). Linux 4.20 or newer: dumps are filtered
+//! per device by the kernel (`NETLINK_GET_STRICT_CHK`).
+
+mod address;
+mod batch;
+pub mod device;
+mod entry;
+mod fdb;
+mod neighbour;
+mod route;
+#[cfg(test)]
+mod tests;
+
+use anyhow::{Context, Result};
+use ipnet::IpNet;
+use rtnetlink::Handle;
+use rtnetlink::packet_route::AddressFamily;
+use std::net::IpAddr;
+use tokio::sync::Mutex;
+
+use self::batch::Batch;
+pub use self::device::{Device, DeviceSpec};
+use self::entry::{Entry, Job};
+use super::desired::{Floor, FloorChanges};
+
+/// The kernel of the network namespace that it was opened in.
+#[derive(Debug)]
+pub struct Kernel {
+    handle: Handle,
+    batch: Batch,
+    /// The kernel runs one dump per socket and refuses a second one with EBUSY.
+    dumping: Mutex<()>,
+}
+
+impl Kernel {
+    /// Opens the netlink sockets and hands them to the runtime.
+    ///
+    /// # Errors
+    /// If a socket cannot be opened, or the kernel is older than Linux 4.20.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn new() -> Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()
+            .context("opening a netlink socket (Linux 4.20 or newer is needed)")?;
+        tokio::spawn(connection);
+        Ok(Self { handle, batch: Batch::open()?, dumping: Mutex::default() })
+    }
+
+    /// For other requests than those below. Await one dump before the next: a second dump at the same time is
+    /// refused with EBUSY.
+    #[must_use]
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Sees to it that the vxlan device is there, up, and as `spec` says.
+    ///
+    /// A device of that name is adopted when it fits, otherwise replaced by a new one with the same MAC.
+    ///
+    /// # Errors
+    /// If the kernel refuses: no permission, VNI and port taken by another device, port taken by another program.
+    pub async fn ensure_device(&self, spec: &DeviceSpec) -> Result<Device> {
+        let _dumping = self.dumping.lock().await;
+        device::ensure(&self.handle, spec).await
+    }
+
+    /// Gives the device this address of global scope, and no other of its family except link-local ones.
+    ///
+    /// # Errors
+    /// If the kernel refuses to list, add or remove an address.
+    pub async fn ensure_address(&self, device: &Device, address: IpNet) -> Result<()> {
+        let _dumping = self.dumping.lock().await;
+        address::ensure(&self.handle, device.index, address).await
+    }
+
+    /// What the device carries now, of the kind that flanneld writes; anything else on it stays out of sight.
+    ///
+    /// # Errors
+    /// If the device is gone, or a dump fails.
+    pub async fn actual(&self, device: &Device) -> Result<Floor> {
+        let _dumping = self.dumping.lock().await;
+        device::expect(&self.handle, device).await?;
+        Ok(Floor {
+            routes: route::dump(&self.handle, device.index).await.context("listing routes")?,
+            neighbours: neighbour::dump(&self.handle, device.index).await.context("listing neighbours")?,
+            fdb: fdb::dump(&self.handle, device.index).await.context("listing FDB entries")?,
+        })
+    }
+
+    /// Writes the changes, in an order that leaves no gap; what fails is reported and does not stop the rest.
+    ///
+    /// Removing what is not there is a success.
+    pub async fn apply(&self, device: &Device, changes: &FloorChanges) -> Vec<anyhow::Error> {
+        self.batch.run(device.index, &in_order(changes)).await
+    }
+}
+
+/// New ways are complete before old ones go: neighbour and FDB entry, then the route that leads there. Stale
+/// routes go before what they point to.
+fn in_order(FloorChanges { routes, neighbours, fdb }: &FloorChanges) -> Vec<Job> {
+    let mut jobs = Vec::new();
+    jobs.extend(neighbours.set.iter().map(|entry| Job::Set(Entry::neighbour(entry))));
+    jobs.extend(fdb.set.iter().map(|entry| Job::Set(Entry::fdb(entry))));
+    jobs.extend(routes.set.iter().map(|entry| Job::Set(Entry::route(entry))));
+    jobs.extend(routes.remove.iter().map(|entry| Job::Remove(Entry::route(entry))));
+    jobs.extend(neighbours.remove.iter().map(|entry| Job::Remove(Entry::neighbour(entry))));
+    jobs.extend(fdb.remove.iter().map(|entry| Job::Remove(Entry::fdb(entry))));
+    jobs
+}
+
+/// The errno of a refused request, 0 for any other failure.
+fn errno(error: &rtnetlink::Error) -> i32 {
+    match error {
+        rtnetlink::Error::NetlinkError(refused) => -refused.raw_code(),
+        _ => 0,
+    }
+}
+
+fn family_of(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}

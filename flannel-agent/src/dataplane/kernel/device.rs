@@ -1,0 +1,196 @@
+//! The vxlan device: made, adopted, or made anew with the MAC that peers know.
+
+mod link;
+
+use std::fs;
+use std::io::{ErrorKind, Read};
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::{Handle, LinkUnspec, LinkVxlan};
+use tracing::{info, warn};
+
+use self::link::{Link, Vxlan};
+use super::errno;
+use crate::mac::Mac;
+
+/// How the vxlan device should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceSpec {
+    /// `flannel.<VNI>`, or `flannel-v6.<VNI>` for an IPv6 underlay; at most 15 bytes.
+    pub name: String,
+    /// VXLAN network identifier, 24 bits.
+    pub vni: u32,
+    /// UDP port of all nodes, host byte order.
+    pub port: u16,
+    /// Index of the interface that carries the encapsulated packets.
+    pub uplink_index: u32,
+    /// Source address of the encapsulated packets.
+    pub local: IpAddr,
+    /// MTU of the overlay in bytes: the uplink's less the encapsulation (50 over IPv4, 70 over IPv6).
+    pub mtu: u32,
+    /// Group policy extension: marks travel with the packets.
+    pub gbp: bool,
+    /// Learn FDB entries from received packets.
+    pub learning: bool,
+    /// The MAC that peers know; without one an existing device keeps its own, and a new one gets a random one.
+    pub mac: Option<Mac>,
+}
+
+/// The vxlan device as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Interface index.
+    pub index: u32,
+    /// Its Ethernet address, which peers need to know.
+    pub mac: Mac,
+    /// MTU in bytes.
+    pub mtu: u32,
+}
+
+/// See [`super::Kernel::ensure_device`].
+pub(super) async fn ensure(handle: &Handle, spec: &DeviceSpec) -> Result<Device> {
+    let found = link::by_name(handle, &spec.name).await?;
+    let mac = spec.mac.or(found.as_ref().and_then(|link| link.mac)).map_or_else(random_mac, Ok)?;
+    let link = match found {
+        Some(link) => adopt_or_replace(handle, spec, mac, link).await?,
+        None => create(handle, spec, mac).await?,
+    };
+    ignore_router_advertisements(&spec.name);
+    let link = bring_up(handle, spec, mac, link).await?;
+    ensure!(
+        link.mac == Some(mac),
+        "{} has MAC {:?} although {mac} was set: {UDEV_HINT}",
+        spec.name,
+        link.mac
+    );
+    Ok(Device { index: link.index, mac, mtu: link.mtu })
+}
+
+/// Makes sure that the device has not been deleted, which a dump would not tell: rtnetlink drops the error at
+/// the end of a dump.
+pub(super) async fn expect(handle: &Handle, device: &Device) -> Result<()> {
+    let found = link::by_index(handle, device.index).await?;
+    found.map(drop).with_context(|| format!("the vxlan device (index {}) is gone", device.index))
+}
+
+/// flannel issue 1795.
+const UDEV_HINT: &str = "is another program changing it, such as systemd-udevd with MACAddressPolicy=persistent? \
+                         A .link file with MACAddressPolicy=none for flannel* stops that";
+
+async fn adopt_or_replace(handle: &Handle, spec: &DeviceSpec, mac: Mac, link: Link) -> Result<Link> {
+    let Some(difference) = difference(spec, &link) else {
+        info!(device = spec.name, %mac, "adopting the existing vxlan device");
+        return Ok(link);
+    };
+    warn!(device = spec.name, difference, %mac, "the existing device does not fit; making it anew with its MAC");
+    let deleted = handle.link().del(link.index).execute().await;
+    deleted.with_context(|| format!("deleting {}, which does not fit: {difference}", spec.name))?;
+    create(handle, spec, mac).await
+}
+
+/// What cannot be changed on a living device and is not as it should be.
+fn difference(spec: &DeviceSpec, link: &Link) -> Option<String> {
+    let Some(vxlan) = &link.vxlan else { return Some("it is no vxlan device".to_owned()) };
+    let Vxlan { vni, port, uplink_index, local, gbp, learning, checksum } = vxlan;
+    let local = local.map_or_else(|| "none".to_owned(), |ip| ip.to_string());
+    let options = [
+        ("VNI", vni.to_string(), spec.vni.to_string()),
+        ("port", port.to_string(), spec.port.to_string()),
+        ("uplink index", uplink_index.to_string(), spec.uplink_index.to_string()),
+        ("local address", local, spec.local.to_string()),
+        ("GBP", gbp.to_string(), spec.gbp.to_string()),
+        ("learning", learning.to_string(), spec.learning.to_string()),
+        ("outer UDP checksum", checksum.to_string(), false.to_string()),
+    ];
+    let wrong = options.into_iter().filter(|(_, is, should)| is != should);
+    let wrong: Vec<_> = wrong.map(|(what, is, should)| format!("{what} {is} instead of {should}")).collect();
+    (!wrong.is_empty()).then(|| wrong.join(", "))
+}
+
+async fn create(handle: &Handle, spec: &DeviceSpec, mac: Mac) -> Result<Link> {
+    let added = handle.link().add(message(spec, mac)).execute().await;
+    match added {
+        Err(error) if errno(&error) == libc::EEXIST => Err(taken(handle, spec).await),
+        added => added.with_context(|| format!("creating vxlan device {}", spec.name)),
+    }?;
+    info!(device = spec.name, vni = spec.vni, port = spec.port, %mac, "created the vxlan device");
+    link::by_name(handle, &spec.name)
+        .await?
+        .with_context(|| format!("{} vanished after its creation", spec.name))
+}
+
+/// As flanneld makes it. The outer UDP checksum stays zero: offloads have corrupted others (flannel issue 1279).
+fn message(spec: &DeviceSpec, mac: Mac) -> LinkMessage {
+    let vxlan = LinkVxlan::new(&spec.name, spec.vni)
+        .dev(spec.uplink_index)
+        .port(spec.port)
+        .learning(spec.learning)
+        .udp_csum(false)
+        .address(mac.0.to_vec())
+        .mtu(spec.mtu);
+    let vxlan = match spec.local {
+        IpAddr::V4(local) => vxlan.local(local),
+        IpAddr::V6(local) => vxlan.local6(local),
+    };
+    if spec.gbp { vxlan.gbp().build() } else { vxlan.build() }
+}
+
+/// There was no device of this name, so it is VNI and port that exist already.
+async fn taken(handle: &Handle, spec: &DeviceSpec) -> anyhow::Error {
+    let DeviceSpec { name, vni, port, .. } = spec;
+    let rival = link::vxlan_with(handle, *vni, *port).await.ok().flatten();
+    let rival = rival.unwrap_or_else(|| "another device".to_owned());
+    anyhow!(
+        "creating vxlan device {name}: {rival} already has VNI {vni} on UDP port {port}. Remove it \
+         (`ip link del {rival}`) if nothing needs it, or give flannel another VNI or Port in its Backend config"
+    )
+}
+
+/// Sets what can be changed on a living device, and only what is not so already.
+async fn bring_up(handle: &Handle, spec: &DeviceSpec, mac: Mac, link: Link) -> Result<Link> {
+    if link.up && link.mtu == spec.mtu && link.mac == Some(mac) {
+        return Ok(link);
+    }
+    let change = LinkUnspec::new_with_index(link.index).mtu(spec.mtu);
+    let change = change.address(mac.0.to_vec()).up().build();
+    handle.link().change(change).execute().await.map_err(|error| not_up(spec, error))?;
+    link::by_name(handle, &spec.name).await?.with_context(|| format!("{} vanished", spec.name))
+}
+
+fn not_up(spec: &DeviceSpec, error: rtnetlink::Error) -> anyhow::Error {
+    let DeviceSpec { name, mtu, port, .. } = spec;
+    let context = match errno(&error) {
+        libc::EADDRINUSE => format!(
+            "setting {name} up: UDP port {port} is taken, by another program (`ss -ulnp`) or by a vxlan device \
+             with other options such as GBP (`ip -d link show type vxlan`). Stop it or choose another Port"
+        ),
+        libc::EINVAL => format!("setting {name} up with MTU {mtu} (does it exceed the uplink's less 50?)"),
+        _ => format!("setting {name} up with MTU {mtu}"),
+    };
+    anyhow::Error::new(error).context(context)
+}
+
+/// The overlay has no routers. Without IPv6, or with a read-only /proc/sys as in an unprivileged container,
+/// the kernel's default stays, as it does with flanneld.
+fn ignore_router_advertisements(device: &str) {
+    match fs::write(format!("/proc/sys/net/ipv6/conf/{device}/accept_ra"), "0") {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            info!(device, %error, "accept_ra cannot be set to 0 and stays as it is");
+        }
+        _ => {}
+    }
+}
+
+/// A random MAC, locally administered and unicast.
+fn random_mac() -> Result<Mac> {
+    let mut bytes = [0; 6];
+    let read = fs::File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes));
+    read.context("reading a random MAC from /dev/urandom")?;
+    bytes[0] = bytes[0] & !1 | 2;
+    Ok(Mac(bytes))
+}
+
+#[cfg(test)]
+mod tests;

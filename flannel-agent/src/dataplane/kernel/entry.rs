@@ -1,0 +1,105 @@
+//! One kernel object of the floor, and the netlink message that sets or removes it.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+
+use super::{fdb, neighbour, route};
+use crate::mac::Mac;
+
+/// What there is one of per peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    Route { subnet: IpNet, gateway: IpAddr },
+    Neighbour { gateway: IpAddr, mac: Mac },
+    Fdb { mac: Mac, destination: IpAddr },
+}
+
+/// What to do with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Job {
+    Set(Entry),
+    Remove(Entry),
+}
+
+impl Entry {
+    pub(super) fn route(&(subnet, gateway): &(IpNet, IpAddr)) -> Self {
+        Self::Route { subnet, gateway }
+    }
+
+    pub(super) fn neighbour(&(gateway, mac): &(IpAddr, Mac)) -> Self {
+        Self::Neighbour { gateway, mac }
+    }
+
+    pub(super) fn fdb(&(mac, destination): &(Mac, IpAddr)) -> Self {
+        Self::Fdb { mac, destination }
+    }
+
+    fn set(self, device: u32) -> RouteNetlinkMessage {
+        match self {
+            Self::Route { subnet, gateway } => {
+                RouteNetlinkMessage::NewRoute(route::message(device, subnet, gateway))
+            }
+            Self::Neighbour { gateway, mac } => {
+                RouteNetlinkMessage::NewNeighbour(neighbour::message(device, gateway, mac))
+            }
+            Self::Fdb { mac, destination } => {
+                RouteNetlinkMessage::NewNeighbour(fdb::message(device, mac, Some(destination)))
+            }
+        }
+    }
+
+    /// An FDB entry is named by its MAC alone, so that it goes even if someone changed its destination.
+    fn remove(self, device: u32) -> RouteNetlinkMessage {
+        match self {
+            Self::Route { subnet, gateway } => {
+                RouteNetlinkMessage::DelRoute(route::message(device, subnet, gateway))
+            }
+            Self::Neighbour { gateway, mac } => {
+                RouteNetlinkMessage::DelNeighbour(neighbour::message(device, gateway, mac))
+            }
+            Self::Fdb { mac, .. } => RouteNetlinkMessage::DelNeighbour(fdb::message(device, mac, None)),
+        }
+    }
+}
+
+impl Job {
+    /// The request for this device; setting replaces what is there.
+    pub(super) fn message(self, device: u32) -> NetlinkMessage<RouteNetlinkMessage> {
+        let (payload, verb) = match self {
+            Self::Set(entry) => (entry.set(device), NLM_F_CREATE | NLM_F_REPLACE),
+            Self::Remove(entry) => (entry.remove(device), 0),
+        };
+        let mut message = NetlinkMessage::from(payload);
+        message.header.flags = NLM_F_REQUEST | NLM_F_ACK | verb;
+        message
+    }
+
+    /// Whether the errno means that there was nothing to remove (ENODEV: not even the device).
+    pub(super) fn tolerates(self, errno: i32) -> bool {
+        let absent = matches!(errno, libc::ESRCH | libc::ENOENT | libc::ENODEV);
+        absent && matches!(self, Self::Remove(_))
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Route { subnet, gateway } => write!(f, "route {subnet} via {gateway}"),
+            Self::Neighbour { gateway, mac } => write!(f, "neighbour {gateway} at {mac}"),
+            Self::Fdb { mac, destination } => write!(f, "FDB entry {mac} to {destination}"),
+        }
+    }
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Set(entry) => write!(f, "setting {entry}"),
+            Self::Remove(entry) => write!(f, "removing {entry}"),
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! FDB entries of the vxlan device: which node has this VTEP MAC (`bridge fdb`).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use futures::{TryStreamExt, future};
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAttribute, NeighbourFlags, NeighbourHeader, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::{Error, Handle};
+
+use super::neighbour;
+use crate::mac::Mac;
+
+/// The FDB entry for a VTEP MAC on the device with this index; its destination is not
+/// needed to remove it.
+pub(super) fn message(device: u32, mac: Mac, destination: Option<IpAddr>) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header = NeighbourHeader {
+        family: AddressFamily::Bridge,
+        ifindex: device,
+        state: NeighbourState::Permanent,
+        flags: NeighbourFlags::Own,
+        ..NeighbourHeader::default()
+    };
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+    message.attributes.extend(destination.map(|ip| NeighbourAttribute::Destination(ip.into())));
+    message
+}
+
+/// Every permanent entry of the device with a destination.
+///
+/// One per MAC: the kernel appends destinations only to multicast MACs and to the all-zero one.
+pub(super) async fn dump(handle: &Handle, device: u32) -> Result<BTreeMap<Mac, IpAddr>, Error> {
+    let mut request = handle.neighbours().get().set_address_family(AddressFamily::Bridge);
+    request.message_mut().header.ifindex = device;
+    request.execute().try_filter_map(|entry| future::ok(read(&entry, device))).try_collect().await
+}
+
+fn read(entry: &NeighbourMessage, device: u32) -> Option<(Mac, IpAddr)> {
+    let permanent = u16::from(entry.header.state) & u16::from(NeighbourState::Permanent) != 0;
+    let ours =
+        entry.header.ifindex == device && permanent && entry.header.flags.contains(NeighbourFlags::Own);
+    let mac = neighbour::mac(entry).filter(|mac| ours && is_station(*mac))?;
+    Some((mac, neighbour::destination(entry)?))
+}
+
+/// Whether the MAC can be a node's: the all-zero one is the device's default destination, and one with the
+/// group bit set is multicast.
+fn is_station(Mac(bytes): Mac) -> bool {
+    bytes != [0; 6] && bytes[0] & 1 == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    const MAC: Mac = Mac([0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x44]);
+    const NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 64, 3));
+
+    #[test]
+    fn only_entries_that_lead_to_a_node_are_read() {
+        let entry = message(7, MAC, Some(NODE));
+        assert_eq!(read(&entry, 7), Some((MAC, NODE)));
+        assert_eq!(read(&entry, 8), None);
+        assert_eq!(read(&message(7, Mac([0; 6]), Some(NODE)), 7), None);
+        assert_eq!(read(&message(7, Mac([0x33, 0x33, 0, 0, 0, 1]), Some(NODE)), 7), None);
+        assert_eq!(read(&message(7, MAC, None), 7), None);
+        let mut learned = entry;
+        learned.header.state = NeighbourState::Reachable;
+        assert_eq!(read(&learned, 7), None);
+    }
+}

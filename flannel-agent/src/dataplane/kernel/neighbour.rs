@@ -1,0 +1,96 @@
+//! Permanent neighbours: which VTEP MAC has the gateway of a peer's subnet (`ip neigh`).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use futures::{TryStreamExt, future};
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourHeader, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::route::RouteType;
+use rtnetlink::{Error, Handle};
+
+use super::family_of;
+use crate::mac::Mac;
+
+/// The neighbour entry for a gateway on the device with this index.
+pub(super) fn message(device: u32, gateway: IpAddr, mac: Mac) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header = NeighbourHeader {
+        family: family_of(gateway),
+        ifindex: device,
+        state: NeighbourState::Permanent,
+        kind: RouteType::Unicast,
+        ..NeighbourHeader::default()
+    };
+    message.attributes = vec![
+        NeighbourAttribute::Destination(gateway.into()),
+        NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()),
+    ];
+    message
+}
+
+/// Every permanent neighbour on the device.
+pub(super) async fn dump(handle: &Handle, device: u32) -> Result<BTreeMap<IpAddr, Mac>, Error> {
+    let mut neighbours = dump_family(handle, device, AddressFamily::Inet).await?;
+    neighbours.extend(dump_family(handle, device, AddressFamily::Inet6).await?);
+    Ok(neighbours)
+}
+
+async fn dump_family(
+    handle: &Handle,
+    device: u32,
+    family: AddressFamily,
+) -> Result<BTreeMap<IpAddr, Mac>, Error> {
+    let mut request = handle.neighbours().get().set_address_family(family);
+    request.message_mut().attributes.push(NeighbourAttribute::IfIndex(device));
+    request.execute().try_filter_map(|entry| future::ok(read(&entry, device))).try_collect().await
+}
+
+fn read(entry: &NeighbourMessage, device: u32) -> Option<(IpAddr, Mac)> {
+    let ours = entry.header.ifindex == device && entry.header.state == NeighbourState::Permanent;
+    if !ours { None } else { Some((destination(entry)?, mac(entry)?)) }
+}
+
+/// The address in the entry. FDB entries have it too, with bytes whose meaning only their number tells.
+pub(super) fn destination(entry: &NeighbourMessage) -> Option<IpAddr> {
+    entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some((*address).into()),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some((*address).into()),
+        NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => from_bytes(bytes),
+        _ => None,
+    })
+}
+
+fn from_bytes(bytes: &[u8]) -> Option<IpAddr> {
+    let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from).ok();
+    four.or_else(|| <[u8; 16]>::try_from(bytes).map(IpAddr::from).ok())
+}
+
+/// The Ethernet address in the entry.
+pub(super) fn mac(entry: &NeighbourMessage) -> Option<Mac> {
+    entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok().map(Mac),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_permanent_neighbours_of_the_device_are_read() {
+        let (gateway, mac) = ("10.1.15.0".parse().unwrap(), "c6:d2:32:6f:8f:44".parse().unwrap());
+        let entry = message(7, gateway, mac);
+        assert_eq!(read(&entry, 7), Some((gateway, mac)));
+        assert_eq!(read(&entry, 8), None);
+        let mut learned = entry.clone();
+        learned.header.state = NeighbourState::Reachable;
+        assert_eq!(read(&learned, 7), None);
+        let mut unresolved = entry;
+        unresolved.attributes.pop();
+        assert_eq!(read(&unresolved, 7), None);
+    }
+}

@@ -1,0 +1,67 @@
+//! Leases in etcd, in flannel's layout: `<prefix>/config` and `<prefix>/subnets/<key>`.
+
+mod acquire;
+mod backoff;
+mod connection;
+mod renew;
+mod store;
+mod watch;
+
+use anyhow::Context;
+use tokio::sync::mpsc;
+
+use super::{LeaseAttrs, LeaseUpdate, OwnLease, SubnetKey, SubnetManager};
+use crate::config::NetworkConfig;
+use connection::Connection;
+use store::Store;
+
+/// How to reach etcd.
+#[derive(Clone, Debug)]
+pub struct EtcdOptions {
+    /// The members' client URLs, such as `http://127.0.0.1:2379`. One is used at a time; any failure moves on
+    /// to the next.
+    pub endpoints: Vec<String>,
+    /// Directory of our keys, such as `/coreos.com/network`.
+    pub prefix: String,
+}
+
+/// The datastore etcd. Connects when first asked for something, and again after every failure.
+pub struct EtcdManager {
+    store: Store,
+}
+
+impl EtcdManager {
+    /// A manager for this etcd, which need not be up yet.
+    #[must_use]
+    pub fn new(options: EtcdOptions) -> Self {
+        let prefix = options.prefix.trim_end_matches('/').to_owned();
+        Self { store: Store { connection: Connection::new(options.endpoints), prefix } }
+    }
+}
+
+impl SubnetManager for EtcdManager {
+    async fn network_config(&self) -> anyhow::Result<NetworkConfig> {
+        let text = self.store.config().await?;
+        let key = self.store.config_key();
+        NetworkConfig::parse(&text).with_context(|| {
+            format!("the network config in etcd's key {key} cannot be used; correct it there")
+        })
+    }
+
+    async fn acquire(
+        &self,
+        config: &NetworkConfig,
+        attrs: &LeaseAttrs,
+        previous: Option<SubnetKey>,
+    ) -> anyhow::Result<OwnLease> {
+        acquire::acquire(&self.store, config, attrs, previous).await
+    }
+
+    async fn renew(&self, lease: &OwnLease) -> anyhow::Result<Option<OwnLease>> {
+        renew::renew(&self.store, lease).await
+    }
+
+    async fn watch(&self, updates: mpsc::Sender<LeaseUpdate>) {
+        watch::watch(&self.store, updates).await;
+    }
+}

@@ -1,0 +1,115 @@
+//! The leases of the cluster as this node sees them: what the datastore says, judged entry by entry.
+//!
+//! Pure. A refused entry changes nothing: neither the other leases nor the good value that its key had.
+
+mod judge;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use super::pick::PublicIps;
+use super::{LeaseUpdate, RawLease, SubnetKey};
+use crate::config::NetworkConfig;
+use crate::dataplane::desired::Peer;
+
+pub use judge::Reason;
+use judge::{Judge, Verdict};
+
+/// The leases in force, and our own among them.
+#[derive(Debug)]
+pub struct LeaseSet {
+    judge: Judge,
+    peers: BTreeMap<SubnetKey, Vec<Peer>>,
+    own: Option<PublicIps>,
+    /// Refused values by key, so that each is reported once.
+    refused: BTreeMap<String, Vec<u8>>,
+}
+
+/// An entry of the datastore that is not used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The entry's key, below `subnets/`.
+    pub key: String,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "lease {} not used: {}", self.key, self.reason)
+    }
+}
+
+impl LeaseSet {
+    /// An empty set for the node that holds `own`.
+    #[must_use]
+    pub fn new(config: &NetworkConfig, own: SubnetKey) -> Self {
+        let judge = Judge::new(config, own);
+        Self { judge, peers: BTreeMap::new(), own: None, refused: BTreeMap::new() }
+    }
+
+    /// Takes in what the datastore says. Returns the entries refused, each once per key and value.
+    pub fn apply(&mut self, update: LeaseUpdate) -> Vec<Refusal> {
+        match update {
+            LeaseUpdate::Snapshot(leases) => {
+                self.keep_only(&leases);
+                leases.into_iter().filter_map(|lease| self.put(lease)).collect()
+            }
+            LeaseUpdate::Put(lease) => self.put(lease).into_iter().collect(),
+            LeaseUpdate::Delete(key) => {
+                self.delete(&key);
+                Vec::new()
+            }
+        }
+    }
+
+    /// The other nodes, one entry per address family, sorted by lease.
+    #[must_use]
+    pub fn peers(&self) -> Vec<Peer> {
+        self.peers.values().flatten().cloned().collect()
+    }
+
+    /// Who holds our own subnet; `None` if the datastore does not have that lease, and before the first snapshot.
+    #[must_use]
+    pub fn own(&self) -> Option<PublicIps> {
+        self.own
+    }
+
+    fn keep_only(&mut self, leases: &[RawLease]) {
+        let present: BTreeSet<&str> = leases.iter().map(|lease| lease.key.as_str()).collect();
+        let keys: BTreeSet<SubnetKey> = present.iter().filter_map(|key| key.parse().ok()).collect();
+        self.peers.retain(|key, _| keys.contains(key));
+        self.own = self.own.filter(|_| keys.contains(&self.judge.own));
+        self.refused.retain(|key, _| present.contains(key.as_str()));
+    }
+
+    fn put(&mut self, lease: RawLease) -> Option<Refusal> {
+        if self.refused.get(&lease.key) == Some(&lease.value) {
+            return None;
+        }
+        match self.judge.judge(&lease) {
+            Ok(Verdict::Own(holder)) => self.own = Some(holder),
+            Ok(Verdict::Peer(key, peers)) => {
+                self.peers.insert(key, peers);
+            }
+            Err(reason) => {
+                self.refused.insert(lease.key.clone(), lease.value);
+                return Some(Refusal { key: lease.key, reason });
+            }
+        }
+        self.refused.remove(&lease.key);
+        None
+    }
+
+    fn delete(&mut self, key: &str) {
+        self.refused.remove(key);
+        let Ok(key) = key.parse::<SubnetKey>() else { return };
+        self.peers.remove(&key);
+        if key == self.judge.own {
+            self.own = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,252 @@
+use super::*;
+use crate::lease::key::KeyError;
+
+const OWN: &str = "10.5.1.0-24";
+const PEER: &str = "10.5.2.0-24";
+const MAC: &str = "c6:d2:32:6f:8f:44";
+
+fn config(text: &str) -> NetworkConfig {
+    NetworkConfig::parse(text).unwrap()
+}
+
+fn set() -> LeaseSet {
+    LeaseSet::new(
+        &config(r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#),
+        OWN.parse().unwrap(),
+    )
+}
+
+fn dual_set() -> LeaseSet {
+    let config = config(
+        r#"{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd44::/48", "Backend": {"Type": "vxlan"}}"#,
+    );
+    LeaseSet::new(&config, "10.5.1.0-24&fd44:0:0:1::-64".parse().unwrap())
+}
+
+fn value(ip: &str, mac: &str) -> String {
+    format!(
+        r#"{{"PublicIP":"{ip}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
+    )
+}
+
+fn lease(key: &str, value: &str) -> RawLease {
+    RawLease { key: key.to_owned(), value: value.as_bytes().to_vec() }
+}
+
+fn put(key: &str, value: &str) -> LeaseUpdate {
+    LeaseUpdate::Put(lease(key, value))
+}
+
+/// Peers as text: subnet, address, MAC.
+fn peers(set: &LeaseSet) -> Vec<String> {
+    set.peers().iter().map(|peer| format!("{} {} {}", peer.subnet, peer.public_ip, peer.vtep_mac)).collect()
+}
+
+fn own_ip(set: &LeaseSet) -> Option<String> {
+    set.own().and_then(|holder| holder.v4).map(|ip| ip.to_string())
+}
+
+#[test]
+fn entries_are_refused_one_by_one() {
+    let overlaps = || Reason::OverlapsOwn { own: OWN.parse().unwrap() };
+    let good = value("192.168.0.2", MAC);
+    for (key, text, reason) in [
+        ("garbage", good.as_str(), Reason::Key(KeyError::Form("garbage".into()))),
+        (
+            "10.5.3.1-24",
+            &good,
+            Reason::Key(KeyError::HostBits {
+                key: "10.5.3.1-24".into(),
+                subnet: "10.5.3.0/24".parse().unwrap(),
+            }),
+        ),
+        (
+            "10.6.3.0-24",
+            &good,
+            Reason::OutsideNetwork {
+                subnet: "10.6.3.0/24".parse().unwrap(),
+                network: "10.5.0.0/16".parse().unwrap(),
+            },
+        ),
+        ("10.5.1.0-25", &good, overlaps()),
+        ("10.5.0.0-16", &good, overlaps()),
+        ("0.0.0.0-0", &good, overlaps()),
+        ("0.0.0.0-0&fd44:0:0:4b::-64", &good, Reason::OtherFamily),
+        (PEER, "", Reason::Value("EOF while parsing a value at line 1 column 0".into())),
+        (
+            PEER,
+            "\"text\"",
+            Reason::Value(
+                "invalid type: string \"text\", expected struct LeaseAttrs at line 1 column 6".into(),
+            ),
+        ),
+        (
+            PEER,
+            r#"{"PublicIP":"nowhere"}"#,
+            Reason::Value("invalid IPv4 address syntax at line 1 column 21".into()),
+        ),
+        (
+            PEER,
+            r#"{"PublicIP":"192.168.0.2","PublicIPv6":null,"BackendType":"host-gw"}"#,
+            Reason::OtherBackend { theirs: "host-gw".into(), ours: "vxlan".into() },
+        ),
+        (
+            PEER,
+            r#"{"PublicIP":"192.168.0.2","PublicIPv6":null}"#,
+            Reason::OtherBackend { theirs: String::new(), ours: "vxlan".into() },
+        ),
+        (PEER, &value("0.0.0.0", MAC), Reason::NoPublicIp("PublicIP")),
+        (PEER, &value("224.0.0.1", MAC), Reason::NoPublicIp("PublicIP")),
+        (
+            PEER,
+            r#"{"BackendType":"vxlan","BackendData":{"VtepMAC":"c6:d2:32:6f:8f:44"}}"#,
+            Reason::NoPublicIp("PublicIP"),
+        ),
+        (
+            PEER,
+            r#"{"PublicIP":"192.168.0.2","BackendType":"vxlan"}"#,
+            Reason::NoVtepMac { field: "BackendData", problem: "BackendData is missing".into() },
+        ),
+        (
+            PEER,
+            r#"{"PublicIP":"192.168.0.2","BackendType":"vxlan","BackendData":{"VNI":1}}"#,
+            Reason::NoVtepMac {
+                field: "BackendData",
+                problem: "missing field `VtepMAC` at line 1 column 9".into(),
+            },
+        ),
+        (
+            PEER,
+            &value("192.168.0.2", "01:00:5e:00:00:01"),
+            Reason::NoVtepMac {
+                field: "BackendData",
+                problem: "01:00:5e:00:00:01 is not the address of one device".into(),
+            },
+        ),
+        (
+            PEER,
+            r#"{"PublicIP":"192.168.0.2","BackendType":"vxlan","BackendData":{"VNI":2,"VtepMAC":"c6:d2:32:6f:8f:44"}}"#,
+            Reason::OtherVni { theirs: 2, ours: 1 },
+        ),
+    ] {
+        let mut set = set();
+        set.apply(put("10.5.9.0-24", &value("192.168.0.9", MAC)));
+        let refusals = set.apply(put(key, text));
+        assert_eq!(refusals, [Refusal { key: key.into(), reason }], "{key} {text}");
+        assert_eq!(peers(&set), [format!("10.5.9.0/24 192.168.0.9 {MAC}")], "{key} {text}");
+    }
+}
+
+#[test]
+fn a_refusal_names_the_lease_and_the_reason() {
+    let refusals = set().apply(put("10.6.3.0-24", ""));
+    let said = refusals[0].to_string();
+    assert_eq!(said, "lease 10.6.3.0-24 not used: 10.6.3.0/24 is outside the network 10.5.0.0/16");
+}
+
+#[test]
+fn an_older_flannels_value_has_no_vni() {
+    let mut set = set();
+    let old =
+        r#"{"PublicIP":"192.168.0.2","BackendType":"vxlan","BackendData":{"VtepMAC":"c6:d2:32:6f:8f:44"}}"#;
+    assert_eq!(set.apply(put(PEER, old)), []);
+    assert_eq!(peers(&set), [format!("10.5.2.0/24 192.168.0.2 {MAC}")]);
+}
+
+#[test]
+fn a_bad_value_leaves_the_good_lease() {
+    let mut set = set();
+    set.apply(put(PEER, &value("192.168.0.2", MAC)));
+    let before = peers(&set);
+    assert_eq!(set.apply(put(PEER, "{")).len(), 1);
+    assert_eq!(peers(&set), before);
+    set.apply(LeaseUpdate::Snapshot(vec![lease(PEER, "{")]));
+    assert_eq!(peers(&set), before);
+    set.apply(put(PEER, &value("192.168.0.3", MAC)));
+    assert_eq!(peers(&set), [format!("10.5.2.0/24 192.168.0.3 {MAC}")]);
+    set.apply(LeaseUpdate::Delete(PEER.into()));
+    assert_eq!(peers(&set), [""; 0]);
+}
+
+#[test]
+fn each_refused_value_is_reported_once() {
+    let mut set = set();
+    let bad = |text: &str| LeaseUpdate::Snapshot(vec![lease("junk", text), lease(PEER, text)]);
+    assert_eq!(set.apply(bad("1")).len(), 2);
+    assert_eq!(set.apply(bad("1")).len(), 0);
+    assert_eq!(set.apply(put(PEER, "1")).len(), 0);
+    assert_eq!(set.apply(put(PEER, "2")).len(), 1);
+    assert_eq!(set.apply(put(PEER, &value("192.168.0.2", MAC))).len(), 0);
+    assert_eq!(set.apply(put(PEER, "2")).len(), 1);
+    set.apply(LeaseUpdate::Delete("junk".into()));
+    assert_eq!(set.apply(put("junk", "1")).len(), 1);
+}
+
+#[test]
+fn what_a_snapshot_lacks_is_gone() {
+    let mut set = set();
+    let first = vec![lease(OWN, &value("192.168.0.1", MAC)), lease(PEER, &value("192.168.0.2", MAC))];
+    set.apply(LeaseUpdate::Snapshot(first.clone()));
+    assert_eq!(own_ip(&set).as_deref(), Some("192.168.0.1"));
+    let once = peers(&set);
+    set.apply(LeaseUpdate::Snapshot(first));
+    assert_eq!(peers(&set), once);
+    set.apply(LeaseUpdate::Snapshot(vec![lease("10.5.3.0-24", &value("192.168.0.3", MAC))]));
+    assert_eq!(peers(&set), [format!("10.5.3.0/24 192.168.0.3 {MAC}")]);
+    assert_eq!(set.own(), None);
+}
+
+#[test]
+fn the_last_event_counts_and_keys_do_not_mix() {
+    let (first, second) = (value("192.168.0.2", MAC), value("192.168.0.3", MAC));
+    let delete = || LeaseUpdate::Delete(PEER.into());
+    for (events, expected) in [
+        (vec![put(PEER, &first), put(PEER, &second)], vec!["10.5.2.0/24 192.168.0.3"]),
+        (vec![put(PEER, &second), put(PEER, &first), put(PEER, &first)], vec!["10.5.2.0/24 192.168.0.2"]),
+        (vec![put(PEER, &first), delete(), delete()], vec![]),
+        (vec![delete(), put(PEER, &first)], vec!["10.5.2.0/24 192.168.0.2"]),
+        (
+            vec![put("10.5.4.0-24", &second), put(PEER, &first), LeaseUpdate::Delete("junk".into())],
+            vec!["10.5.2.0/24 192.168.0.2", "10.5.4.0/24 192.168.0.3"],
+        ),
+    ] {
+        let mut set = set();
+        for event in events {
+            assert_eq!(set.apply(event), []);
+        }
+        let expected: Vec<String> = expected.into_iter().map(|peer| format!("{peer} {MAC}")).collect();
+        assert_eq!(peers(&set), expected);
+    }
+}
+
+#[test]
+fn the_own_lease_is_watched_and_is_no_peer() {
+    let mut set = set();
+    assert_eq!(set.own(), None);
+    set.apply(put(OWN, &value("192.168.0.1", MAC)));
+    assert_eq!((own_ip(&set).as_deref(), set.peers().len()), (Some("192.168.0.1"), 0));
+    assert_eq!(set.apply(put(OWN, "{")).len(), 1);
+    assert_eq!(own_ip(&set).as_deref(), Some("192.168.0.1"));
+    set.apply(put(OWN, &value("192.168.0.7", MAC)));
+    assert_eq!(own_ip(&set).as_deref(), Some("192.168.0.7"));
+    set.apply(LeaseUpdate::Delete(OWN.into()));
+    assert_eq!(set.own(), None);
+}
+
+#[test]
+fn a_dual_stack_lease_is_a_peer_in_both_families() {
+    let mut set = dual_set();
+    let both = r#"{"PublicIP":"192.168.0.2","PublicIPv6":"fd00::2","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"},"BackendV6Data":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:45"}}"#;
+    assert_eq!(set.apply(put("10.5.2.0-24&fd44:0:0:2::-64", both)), []);
+    assert_eq!(
+        peers(&set),
+        ["10.5.2.0/24 192.168.0.2 c6:d2:32:6f:8f:44", "fd44:0:0:2::/64 fd00::2 c6:d2:32:6f:8f:45"]
+    );
+    let refusals = set.apply(put("10.5.3.0-24&fd44:0:0:3::-64", &value("192.168.0.3", MAC)));
+    assert_eq!(refusals[0].reason, Reason::NoPublicIp("PublicIPv6"));
+    let refusals = set.apply(put("10.5.4.0-24&fd44:0:0:1::-64", both));
+    assert!(matches!(refusals[0].reason, Reason::OverlapsOwn { .. }));
+    // A node from before IPv6 was enabled.
+    assert_eq!(set.apply(put("10.5.5.0-24", &value("192.168.0.5", MAC))), []);
+    assert_eq!(set.peers().len(), 3);
+}

@@ -1,0 +1,120 @@
+//! subnet.env: what the CNI plugin and mk-docker-opts.sh read (format: flannel's pkg/subnet `WriteSubnetFile`).
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use tempfile::NamedTempFile;
+
+use crate::config::NetworkConfig;
+use crate::lease::SubnetKey;
+
+/// The file's text. Each subnet is given as its gateway: the first address after the base. `mtu` is in bytes.
+#[must_use]
+pub fn render(config: &NetworkConfig, ip_masq: bool, own: SubnetKey, mtu: u32) -> String {
+    let mut lines = Vec::new();
+    if let (Some(range), Some(subnet)) = (config.ipv4, own.v4) {
+        let gateway = Ipv4Addr::from_bits(subnet.network().to_bits() | 1);
+        lines.push(format!("FLANNEL_NETWORK={}", range.network));
+        lines.push(format!("FLANNEL_SUBNET={gateway}/{}", subnet.prefix_len()));
+    }
+    if let (Some(range), Some(subnet)) = (config.ipv6, own.v6) {
+        let gateway = Ipv6Addr::from_bits(subnet.network().to_bits() | 1);
+        lines.push(format!("FLANNEL_IPV6_NETWORK={}", range.network));
+        lines.push(format!("FLANNEL_IPV6_SUBNET={gateway}/{}", subnet.prefix_len()));
+    }
+    lines.push(format!("FLANNEL_MTU={mtu}"));
+    lines.push(format!("FLANNEL_IPMASQ={ip_masq}\n"));
+    lines.join("\n")
+}
+
+/// Replaces the file in one step, so that a reader sees the old text or the new one. Makes its directory.
+///
+/// # Errors
+/// The directory or the file cannot be written.
+pub fn write(path: &Path, text: &str) -> io::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(dir)?;
+    let mut file = NamedTempFile::new_in(dir)?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().set_permissions(Permissions::from_mode(0o644))?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    // The new name survives a power cut only once the directory is on disk.
+    File::open(dir)?.sync_all()
+}
+
+/// The subnet of an earlier run; `None` if the file is absent or does not say one.
+#[must_use]
+pub fn read_previous(path: &Path) -> Option<SubnetKey> {
+    let text = fs::read_to_string(path).ok()?;
+    let value =
+        |key: &str| text.lines().rev().find_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
+    let key = SubnetKey {
+        v4: value("FLANNEL_SUBNET").and_then(|net| net.parse::<Ipv4Net>().ok()).map(|net| net.trunc()),
+        v6: value("FLANNEL_IPV6_SUBNET").and_then(|net| net.parse::<Ipv6Net>().ok()).map(|net| net.trunc()),
+    };
+    Some(key).filter(|key| key.nets().next().is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V4: &str = r#"{"Network": "10.5.0.0/16"}"#;
+    const DUAL: &str = r#"{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd44::/48"}"#;
+    const V6: &str = r#"{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fd44::/48"}"#;
+
+    fn rendered(config: &str, own: &str) -> String {
+        render(&NetworkConfig::parse(config).unwrap(), true, own.parse().unwrap(), 1450)
+    }
+
+    #[test]
+    fn text_is_flannels() {
+        assert_eq!(
+            rendered(V4, "10.5.52.0-24"),
+            "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.52.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
+        );
+        assert_eq!(
+            rendered(DUAL, "10.5.52.0-24&fd44:0:0:4b::-64"),
+            "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.52.1/24\n\
+             FLANNEL_IPV6_NETWORK=fd44::/48\nFLANNEL_IPV6_SUBNET=fd44:0:0:4b::1/64\n\
+             FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
+        );
+        assert_eq!(
+            rendered(V6, "0.0.0.0-0&fd44:0:0:4b::-64"),
+            "FLANNEL_IPV6_NETWORK=fd44::/48\nFLANNEL_IPV6_SUBNET=fd44:0:0:4b::1/64\n\
+             FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
+        );
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/flannel/subnet.env");
+        assert_eq!(read_previous(&path), None);
+        for (config, own) in [
+            (V4, "10.5.52.0-24"),
+            (DUAL, "10.5.52.0-24&fd44:0:0:4b::-64"),
+            (V6, "0.0.0.0-0&fd44:0:0:4b::-64"),
+        ] {
+            write(&path, &rendered(config, own)).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o644);
+            assert_eq!(read_previous(&path), Some(own.parse().unwrap()));
+        }
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn a_file_that_says_no_subnet_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("subnet.env");
+        for text in ["", "FLANNEL_MTU=1450\n", "FLANNEL_SUBNET=\n", "FLANNEL_SUBNET=10.5.52.1\n", "\0"] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(read_previous(&path), None, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Interfaces, their addresses and the default routes, as the kernel lists them.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use futures::TryStreamExt;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use rtnetlink::{Error, Handle};
+
+use super::UplinkError;
+
+/// What there is to choose from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// All interfaces.
+    pub interfaces: Vec<Interface>,
+    /// IPv4 default routes of the main table.
+    pub default_routes: Vec<DefaultRoute>,
+}
+
+/// An interface with the addresses that may serve as source, best first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    /// Interface index.
+    pub index: u32,
+    /// Interface name.
+    pub name: String,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// IPv4 addresses.
+    pub ipv4: Vec<Ipv4Addr>,
+    /// IPv6 addresses.
+    pub ipv6: Vec<Ipv6Addr>,
+}
+
+/// A way to everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DefaultRoute {
+    /// Index of the interface it leads through.
+    pub index: u32,
+    /// The lowest wins.
+    pub metric: u32,
+}
+
+impl Interface {
+    pub(super) fn has(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.ipv4.contains(&address),
+            IpAddr::V6(address) => self.ipv6.contains(&address),
+        }
+    }
+}
+
+impl Host {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    /// [`UplinkError::Netlink`] if a dump fails.
+    pub(super) async fn read(handle: &Handle) -> Result<Self, UplinkError> {
+        let failed = |what| move |source| UplinkError::Netlink { what, source };
+        // One dump after the other: the kernel refuses a second one on the same socket with EBUSY.
+        let links: Vec<_> =
+            handle.link().get().execute().try_collect().await.map_err(failed("interfaces"))?;
+        let addresses: Vec<_> =
+            handle.address().get().execute().try_collect().await.map_err(failed("addresses"))?;
+        let routes = ipv4_routes(handle).await.map_err(failed("routes"))?;
+        Ok(Self::of(&links, addresses, &routes))
+    }
+
+    /// Puts together what the kernel lists.
+    pub(super) fn of(
+        links: &[LinkMessage],
+        mut addresses: Vec<AddressMessage>,
+        routes: &[RouteMessage],
+    ) -> Self {
+        addresses.retain(is_usable);
+        // Stable: among equals the kernel's order stays, in which primary addresses come first.
+        addresses.sort_by_key(drawbacks);
+        Self {
+            interfaces: links.iter().map(|link| interface(link, &addresses)).collect(),
+            default_routes: routes.iter().filter_map(default_route).collect(),
+        }
+    }
+}
+
+async fn ipv4_routes(handle: &Handle) -> Result<Vec<RouteMessage>, Error> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = AddressFamily::Inet;
+    request.header.table = RouteHeader::RT_TABLE_MAIN;
+    handle.route().get(request).execute().try_collect().await
+}
+
+fn interface(link: &LinkMessage, addresses: &[AddressMessage]) -> Interface {
+    let mut interface = Interface { index: link.header.index, ..Interface::default() };
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => interface.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
+            _ => {}
+        }
+    }
+    for address in addresses.iter().filter(|address| address.header.index == interface.index) {
+        match own(address) {
+            Some(IpAddr::V4(address)) => interface.ipv4.push(address),
+            Some(IpAddr::V6(address)) => interface.ipv6.push(address),
+            None => {}
+        }
+    }
+    interface
+}
+
+fn is_usable(message: &AddressMessage) -> bool {
+    let deprecated = message.header.flags.contains(AddressHeaderFlags::Deprecated);
+    let reachable = |ip: IpAddr| !ip.is_loopback() && !ip.is_multicast() && !ip.is_unspecified();
+    !deprecated && own(message).is_some_and(reachable)
+}
+
+/// False sorts first: global scope, then not link-local, then set by hand, then not secondary or temporary (one flag).
+fn drawbacks(message: &AddressMessage) -> [bool; 4] {
+    let flags = message.header.flags;
+    let link_local = match own(message) {
+        Some(IpAddr::V4(address)) => address.is_link_local(),
+        Some(IpAddr::V6(address)) => address.is_unicast_link_local(),
+        None => true,
+    };
+    [
+        message.header.scope != AddressScope::Universe,
+        link_local,
+        !flags.contains(AddressHeaderFlags::Permanent),
+        flags.contains(AddressHeaderFlags::Secondary),
+    ]
+}
+
+/// IFA_LOCAL; without it, as usual with IPv6, IFA_ADDRESS, which is the peer's on a point-to-point link.
+fn own(message: &AddressMessage) -> Option<IpAddr> {
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    local.or_else(|| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    })
+}
+
+fn default_route(route: &RouteMessage) -> Option<DefaultRoute> {
+    let header = &route.header;
+    let everywhere = header.destination_prefix_length == 0 && header.kind == RouteType::Unicast;
+    let (mut index, mut metric) = (None, 0);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(through) => index = Some(*through),
+            RouteAttribute::MultiPath(hops) => index = hops.first().map(|hop| hop.interface_index),
+            RouteAttribute::Priority(value) => metric = *value,
+            _ => {}
+        }
+    }
+    let wanted = everywhere && header.table == RouteHeader::RT_TABLE_MAIN;
+    index.filter(|_| wanted).map(|index| DefaultRoute { index, metric })
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, interface) in self.interfaces.iter().enumerate() {
+            let separator = if number == 0 { "" } else { ", " };
+            write!(f, "{separator}{interface}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ipv4 = self.ipv4.iter().map(ToString::to_string);
+        let addresses = ipv4.chain(self.ipv6.iter().map(ToString::to_string)).collect::<Vec<_>>();
+        let addresses = if addresses.is_empty() { "no address".to_owned() } else { addresses.join(" ") };
+        write!(f, "{} ({addresses})", self.name)
+    }
+}

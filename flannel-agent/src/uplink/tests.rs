@@ -1,0 +1,142 @@
+//! Which interface and address are chosen, given what the kernel lists.
+
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
+
+use super::*;
+
+fn link(index: u32, name: &str) -> LinkMessage {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::Mtu(1500)];
+    link
+}
+
+fn address(index: u32, ip: &str, scope: AddressScope, flags: AddressHeaderFlags) -> AddressMessage {
+    let mut address = AddressMessage::default();
+    address.header.index = index;
+    address.header.scope = scope;
+    address.header.flags = flags;
+    address.attributes.push(AddressAttribute::Address(ip.parse().unwrap()));
+    address
+}
+
+fn permanent(index: u32, ip: &str) -> AddressMessage {
+    address(index, ip, AddressScope::Universe, AddressHeaderFlags::Permanent)
+}
+
+fn default_route(index: u32, metric: u32) -> RouteMessage {
+    let mut route = RouteMessage::default();
+    route.header.address_family = AddressFamily::Inet;
+    route.header.table = RouteHeader::RT_TABLE_MAIN;
+    route.header.kind = RouteType::Unicast;
+    route.attributes = vec![RouteAttribute::Oif(index), RouteAttribute::Priority(metric)];
+    route
+}
+
+/// eth0 with two addresses, eth1 with one, eth2 with none; eth1's default route has the lower metric.
+fn host() -> Host {
+    let links = [link(1, "lo"), link(2, "eth0"), link(3, "eth1"), link(4, "eth2")];
+    let addresses = vec![
+        address(1, "127.0.0.1", AddressScope::Host, AddressHeaderFlags::Permanent),
+        permanent(2, "192.168.64.3"),
+        permanent(2, "192.168.64.4"),
+        permanent(2, "fd00::3"),
+        permanent(3, "10.0.0.3"),
+    ];
+    let mut elsewhere = default_route(2, 0);
+    elsewhere.header.table = 100;
+    let mut network = default_route(2, 0);
+    network.header.destination_prefix_length = 8;
+    Host::of(&links, addresses, &[elsewhere, network, default_route(2, 200), default_route(3, 100)])
+}
+
+fn options(ifaces: &[&str], public_ip: Option<&str>) -> UplinkOptions {
+    let ifaces = ifaces.iter().map(|&iface| iface.to_owned()).collect();
+    UplinkOptions { ifaces, public_ip: public_ip.map(|ip| ip.parse().unwrap()), public_ipv6: None }
+}
+
+/// `--iface`, `--public-ip`, and what comes of them: interface, local IP, public IP.
+type Case<'a> = (&'a [&'a str], Option<&'a str>, &'a str, &'a str, &'a str);
+
+#[test]
+fn interface_and_address_are_chosen() {
+    let cases: [Case<'_>; 9] = [
+        (&[], None, "eth1", "10.0.0.3", "10.0.0.3"),
+        (&["eth0"], None, "eth0", "192.168.64.3", "192.168.64.3"),
+        (&["192.168.64.4"], None, "eth0", "192.168.64.4", "192.168.64.4"),
+        (&["wlan0", "eth1"], None, "eth1", "10.0.0.3", "10.0.0.3"),
+        (&["eth2", "eth1"], None, "eth1", "10.0.0.3", "10.0.0.3"),
+        (&["fd00::3"], None, "eth0", "192.168.64.3", "192.168.64.3"),
+        (&["eth0"], Some("192.168.64.4"), "eth0", "192.168.64.4", "192.168.64.4"),
+        (&["192.168.64.3"], Some("192.168.64.4"), "eth0", "192.168.64.4", "192.168.64.4"),
+        (&["eth0"], Some("203.0.113.9"), "eth0", "192.168.64.3", "203.0.113.9"),
+    ];
+    for (ifaces, public_ip, name, local, public) in cases {
+        let uplink = pick(host(), &options(ifaces, public_ip)).unwrap();
+        let addresses = (uplink.local_ip.to_string(), uplink.public_ip.to_string());
+        assert_eq!(uplink.name, name, "{ifaces:?}");
+        assert_eq!(addresses, (local.to_owned(), public.to_owned()), "{ifaces:?} {public_ip:?}");
+    }
+}
+
+#[test]
+fn ipv6_comes_along() {
+    let mut options = options(&["eth0"], None);
+    let uplink = pick(host(), &options).unwrap();
+    assert_eq!(
+        (uplink.local_ipv6, uplink.public_ipv6),
+        (Some("fd00::3".parse().unwrap()), uplink.local_ipv6)
+    );
+    options.public_ipv6 = Some("2001:db8::9".parse().unwrap());
+    let uplink = pick(host(), &options).unwrap();
+    assert_eq!(
+        (uplink.local_ipv6, uplink.public_ipv6),
+        (Some("fd00::3".parse().unwrap()), options.public_ipv6)
+    );
+    assert_eq!(pick(host(), &self::options(&["eth1"], None)).unwrap().local_ipv6, None);
+}
+
+#[test]
+fn better_addresses_come_first() {
+    let secondary = AddressHeaderFlags::Permanent | AddressHeaderFlags::Secondary;
+    let addresses = vec![
+        address(2, "192.168.64.9", AddressScope::Universe, AddressHeaderFlags::Deprecated),
+        address(2, "169.254.7.7", AddressScope::Link, AddressHeaderFlags::Permanent),
+        address(2, "192.168.64.8", AddressScope::Universe, AddressHeaderFlags::empty()),
+        address(2, "192.168.64.5", AddressScope::Universe, secondary),
+        permanent(2, "192.168.64.3"),
+    ];
+    let host = Host::of(&[link(2, "eth0")], addresses, &[]);
+    let order: Vec<_> = host.interfaces[0].ipv4.iter().map(ToString::to_string).collect();
+    assert_eq!(order, ["192.168.64.3", "192.168.64.5", "192.168.64.8", "169.254.7.7"]);
+}
+
+#[test]
+fn errors_say_what_was_looked_for_and_what_there_is() {
+    let list = "There are: lo (no address), eth0 (192.168.64.3 192.168.64.4 fd00::3), eth1 (10.0.0.3), \
+                eth2 (no address)";
+    let no_route = Host { default_routes: Vec::new(), ..host() };
+    let cases = [
+        (
+            no_route,
+            options(&[], None),
+            "no IPv4 default route shows which interface to use; name it with --iface",
+        ),
+        (
+            host(),
+            options(&["wlan0", "10.9.9.9"], None),
+            "no interface has the name or address wlan0 or 10.9.9.9 (--iface)",
+        ),
+        (
+            host(),
+            options(&["eth2"], None),
+            "interface eth2 has no usable IPv4 address; add one, or name another interface with --iface",
+        ),
+    ];
+    for (host, options, message) in cases {
+        assert_eq!(pick(host, &options).unwrap_err().to_string(), format!("{message}. {list}"));
+    }
+}

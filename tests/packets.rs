@@ -1,0 +1,68 @@
+//! Frames to feed to the programs, built by etherparse: a second opinion on lengths and checksums.
+
+use std::net::Ipv4Addr;
+
+use etherparse::{EtherType, Ethernet2Header, IpFragOffset, IpNumber, Ipv4Dscp, Ipv4Ecn, Ipv4Header, UdpHeader};
+
+/// UDP destination port of the overlay in these tests.
+pub const PORT: u16 = 8472;
+
+/// An Ethernet frame.
+pub fn frame(destination: [u8; 6], source: [u8; 6], ether_type: EtherType, payload: &[u8]) -> Vec<u8> {
+    let header = Ethernet2Header { destination, source, ether_type };
+    [header.to_bytes().as_slice(), payload].concat()
+}
+
+/// An IPv4 packet to be built.
+#[derive(Clone)]
+pub struct Ipv4 {
+    pub header: Ipv4Header,
+    pub payload: Vec<u8>,
+}
+
+/// An IPv4 packet with this payload.
+pub fn ipv4(source: Ipv4Addr, destination: Ipv4Addr, protocol: IpNumber, payload: Vec<u8>) -> Ipv4 {
+    let length = u16::try_from(payload.len()).unwrap();
+    let mut header = Ipv4Header::new(length, 64, protocol, source.octets(), destination.octets()).unwrap();
+    header.dont_fragment = false;
+    Ipv4 { header, payload }
+}
+
+impl Ipv4 {
+    pub fn tos(mut self, dscp: u8, ecn: u8) -> Self {
+        self.header.dscp = Ipv4Dscp::try_new(dscp).unwrap();
+        self.header.ecn = Ipv4Ecn::try_new(ecn).unwrap();
+        self
+    }
+
+    pub fn options(mut self, options: [u8; 4]) -> Self {
+        self.header.options = options.into();
+        self
+    }
+
+    pub fn fragment(mut self, offset: u16, more: bool) -> Self {
+        self.header.fragment_offset = IpFragOffset::try_new(offset).unwrap();
+        self.header.more_fragments = more;
+        self
+    }
+
+    /// The packet's bytes, checksum right.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.header.clone().write(&mut bytes).unwrap();
+        bytes.extend(&self.payload);
+        bytes
+    }
+}
+
+/// A UDP datagram without checksum.
+pub fn udp(source: u16, destination: u16, payload: &[u8]) -> Vec<u8> {
+    let header = UdpHeader::without_ipv4_checksum(source, destination, payload.len()).unwrap();
+    [header.to_bytes().as_slice(), payload].concat()
+}
+
+/// A VXLAN header and the frame behind it.
+pub fn vxlan(flags: u8, vni: u32, frame: &[u8]) -> Vec<u8> {
+    let [_, a, b, c] = vni.to_be_bytes();
+    [&[flags, 0, 0, 0, a, b, c, 0], frame].concat()
+}

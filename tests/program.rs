@@ -1,0 +1,149 @@
+//! The programs, one packet at a time, through BPF_PROG_TEST_RUN: what goes in, what comes out, what is counted.
+
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, LpmTrie, PerCpuHashMap};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::{Ebpf, EbpfLoader};
+use flannel_agent::dataplane::bpf::{OBJECT, counters};
+use flannel_common::abi;
+use flannel_common::lease::Lease;
+use flannel_common::node::Node;
+use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
+
+mod overlay_egress;
+mod underlay_ingress;
+
+/// Our address on the underlay and our VTEP.
+pub const OUR_IP: [u8; 4] = [192, 168, 64, 1];
+pub const OUR_MAC: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x01];
+/// The peer that leases 10.1.15.0/24.
+pub const PEER_IP: [u8; 4] = [192, 168, 64, 2];
+pub const PEER_MAC: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x02];
+/// The peer that leases 10.1.15.128/25 of it, to see that the longest prefix wins.
+pub const INNER_PEER_IP: [u8; 4] = [192, 168, 64, 3];
+pub const INNER_PEER_MAC: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x03];
+pub const VNI: u32 = 1;
+
+const TC_ACT_UNSPEC: i32 = -1;
+const TC_ACT_REDIRECT: i32 = 7;
+/// `struct __sk_buff` (linux/bpf.h): its size, and where `gso_size` is.
+const SKB_SIZE: usize = 192;
+const SKB_GSO_SIZE: usize = 176;
+
+/// What one run did.
+pub struct Run {
+    pub action: i32,
+    pub packet: Vec<u8>,
+    pub outcome: Outcome,
+}
+
+/// Loaded programs with our facts and two leases in their maps.
+pub struct Programs(Ebpf);
+
+impl Programs {
+    pub fn load() -> Self {
+        let mut programs = Self::unconfigured();
+        let node = Node {
+            layout: abi::LAYOUT,
+            overlay_ifindex: 7,
+            uplink_ifindex: 2,
+            vni: VNI,
+            uplink_mtu: 1500,
+            local_ip: OUR_IP,
+            vtep_mac: OUR_MAC,
+            port: crate::packets::PORT.to_be_bytes(),
+        };
+        let mut config: Array<_, Node> = programs.0.map_mut(abi::CONFIG).unwrap().try_into().unwrap();
+        config.set(0, node, 0).unwrap();
+        programs.lease(24, [10, 1, 15, 0], PEER_IP, PEER_MAC);
+        programs.lease(25, [10, 1, 15, 128], INNER_PEER_IP, INNER_PEER_MAC);
+        programs
+    }
+
+    /// Programs whose agent has not written its facts yet.
+    pub fn unconfigured() -> Self {
+        let mut ebpf = EbpfLoader::new().load(OBJECT).expect("loading BPF needs root: run `cargo xtask test` as root");
+        for hook in Hook::ALL {
+            let program: &mut SchedClassifier = ebpf.program_mut(hook.program()).unwrap().try_into().unwrap();
+            program.load().unwrap_or_else(|error| panic!("{}: {error:#?}", hook.program()));
+        }
+        Self(ebpf)
+    }
+
+    fn lease(&mut self, length: u32, subnet: [u8; 4], public_ip: [u8; 4], vtep_mac: [u8; 6]) {
+        let mut leases: LpmTrie<_, [u8; 4], Lease> = self.0.map_mut(abi::LEASES).unwrap().try_into().unwrap();
+        leases.insert(&Key::new(length, subnet), Lease { public_ip, vtep_mac, flags: 0 }, 0).unwrap();
+    }
+
+    /// Runs one frame through the program at `hook`; exactly one outcome must be counted, with its bytes.
+    pub fn run(&mut self, hook: Hook, frame: &[u8], gso_size: u32) -> Run {
+        let before = self.counters();
+        let mut context = [0; SKB_SIZE];
+        context[SKB_GSO_SIZE..][..4].copy_from_slice(&gso_size.to_ne_bytes());
+        let mut out = vec![0; frame.len() + 100];
+        let program: &SchedClassifier = self.0.program(hook.program()).unwrap().try_into().unwrap();
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.data_out = Some(&mut out);
+        options.ctx_in = Some(&context);
+        let result = program.test_run(options).unwrap_or_else(|error| panic!("a frame of {} bytes: {error}", frame.len()));
+        out.truncate(result.data_size_out as usize);
+        let action = i32::from_ne_bytes(result.return_value.to_ne_bytes());
+        Run { action, packet: out, outcome: self.counted_since(&before, hook, frame.len()) }
+    }
+
+    fn counters(&self) -> counters::Counters {
+        counters::sum(&PerCpuHashMap::try_from(self.0.map(abi::METRICS).unwrap()).unwrap()).unwrap()
+    }
+
+    fn counted_since(&self, before: &counters::Counters, hook: Hook, bytes: usize) -> Outcome {
+        let moved: Vec<_> = self
+            .counters()
+            .into_iter()
+            .filter_map(|(key, now)| {
+                let then = before.get(&key).copied().unwrap_or_default();
+                (now != then).then(|| (key, now.packets - then.packets, now.bytes - then.bytes))
+            })
+            .collect();
+        let [(MetricsKey { outcome, hook: counted_at }, 1, counted)] = moved[..] else {
+            panic!("not one packet with one outcome: {moved:?}")
+        };
+        assert_eq!((counted_at, counted), (hook, bytes as u64));
+        outcome
+    }
+}
+
+/// A packet that a program must leave alone, and why.
+pub struct Untouched {
+    pub description: &'static str,
+    pub frame: Vec<u8>,
+    pub gso_size: u32,
+    pub outcome: Outcome,
+}
+
+/// Shorthand for [`Untouched`] of a packet that is no aggregate.
+pub fn untouched(description: &'static str, frame: Vec<u8>, outcome: Outcome) -> Untouched {
+    Untouched { description, frame, gso_size: 0, outcome }
+}
+
+/// Runs a table: every packet is passed on, byte for byte, for its reason.
+pub fn all_untouched(programs: &mut Programs, hook: Hook, table: Vec<Untouched>) {
+    for Untouched { description, frame, gso_size, outcome } in table {
+        let run = programs.run(hook, &frame, gso_size);
+        assert_eq!(run.outcome, outcome, "{description}");
+        assert_eq!(run.action, TC_ACT_UNSPEC, "{description}");
+        assert_eq!(run.packet, frame, "{description}");
+    }
+}
+
+/// Asserts that the packet was taken over.
+pub fn carried(run: &Run, outcome: Outcome, description: &str) {
+    assert_eq!(run.outcome, outcome, "{description}");
+    assert_eq!(run.action, TC_ACT_REDIRECT, "{description}");
+}
+
+#[test]
+fn counters_of_what_never_happened_are_absent() {
+    assert_eq!(Programs::load().counters(), counters::Counters::new());
+    assert_eq!(Traffic::default(), Traffic { packets: 0, bytes: 0 });
+}
