@@ -25,6 +25,8 @@ fn build() -> Result<()> {
     }
     println!("cargo::rerun-if-env-changed={}", toolchain::OVERRIDE);
     let chosen = choose()?;
+    // An updated compiler builds the programs anew.
+    println!("cargo::rerun-if-changed={}", chosen.root.join("bin/rustc").display());
     // aya-build makes a warning of every line that cargo prints; the compiler's own warnings stay.
     set("CARGO_TERM_QUIET", "true");
     if !chosen.nightly {

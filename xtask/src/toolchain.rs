@@ -9,7 +9,7 @@ use std::process::Command;
 
 /// Names the toolchain to use, instead of choosing one.
 pub(crate) const OVERRIDE: &str = "FLANNEL_BPF_TOOLCHAIN";
-/// The name under which [`Debian's compiler`](LINK_ROOT) is linked into rustup.
+/// The name under which Debian's compiler is linked into rustup.
 pub(crate) const LINK: &str = "bpf";
 /// Major version of the LLVM that `cargo xtask setup` builds bpf-linker with. A compiler with a newer
 /// one writes bitcode that bpf-linker cannot read.

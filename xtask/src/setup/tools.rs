@@ -32,6 +32,8 @@ const fn tool(probe: &'static str, package: &'static str, purpose: &'static str)
 
 /// What building, running and testing the agent calls.
 pub(crate) const TOOLS: &[Tool] = &[
+    tool("protoc", "protobuf-compiler", "compiles the interface of etcd's client"),
+    tool("/usr/include/google/protobuf/descriptor.proto", "libprotobuf-dev", "what that interface imports"),
     tool("ip", "iproute2", "makes the test bed's nodes, links and pods"),
     tool("bridge", "iproute2", "shows the FDB that the agent programs"),
     tool("tc", "iproute2", "shows where programs are attached"),
