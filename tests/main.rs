@@ -1,4 +1,9 @@
 //! The integration suite: one binary, run by `cargo xtask test`.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends where something is not as it should be"
+)]
 
 mod packets;
 mod program;

@@ -2,28 +2,26 @@
 
 use std::net::Ipv4Addr;
 
-use etherparse::{
-    EtherType, Ethernet2Header, IpFragOffset, IpNumber, Ipv4Dscp, Ipv4Ecn, Ipv4Header, UdpHeader,
-};
+use etherparse::{EtherType, Ethernet2Header, IpDscp, IpEcn, IpFragOffset, IpNumber, Ipv4Header, UdpHeader};
 
 /// UDP destination port of the overlay in these tests.
-pub const PORT: u16 = 8472;
+pub(crate) const PORT: u16 = 8472;
 
 /// An Ethernet frame.
-pub fn frame(destination: [u8; 6], source: [u8; 6], ether_type: EtherType, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(destination: [u8; 6], source: [u8; 6], ether_type: EtherType, payload: &[u8]) -> Vec<u8> {
     let header = Ethernet2Header { destination, source, ether_type };
     [header.to_bytes().as_slice(), payload].concat()
 }
 
 /// An IPv4 packet to be built.
 #[derive(Clone)]
-pub struct Ipv4 {
-    pub header: Ipv4Header,
-    pub payload: Vec<u8>,
+pub(crate) struct Ipv4 {
+    pub(crate) header: Ipv4Header,
+    pub(crate) payload: Vec<u8>,
 }
 
 /// An IPv4 packet with this payload.
-pub fn ipv4(source: Ipv4Addr, destination: Ipv4Addr, protocol: IpNumber, payload: Vec<u8>) -> Ipv4 {
+pub(crate) fn ipv4(source: Ipv4Addr, destination: Ipv4Addr, protocol: IpNumber, payload: Vec<u8>) -> Ipv4 {
     let length = u16::try_from(payload.len()).unwrap();
     let mut header = Ipv4Header::new(length, 64, protocol, source.octets(), destination.octets()).unwrap();
     header.dont_fragment = false;
@@ -31,25 +29,25 @@ pub fn ipv4(source: Ipv4Addr, destination: Ipv4Addr, protocol: IpNumber, payload
 }
 
 impl Ipv4 {
-    pub fn tos(mut self, dscp: u8, ecn: u8) -> Self {
-        self.header.dscp = Ipv4Dscp::try_new(dscp).unwrap();
-        self.header.ecn = Ipv4Ecn::try_new(ecn).unwrap();
+    pub(crate) fn tos(mut self, dscp: u8, ecn: u8) -> Self {
+        self.header.dscp = IpDscp::try_new(dscp).unwrap();
+        self.header.ecn = IpEcn::try_new(ecn).unwrap();
         self
     }
 
-    pub fn options(mut self, options: [u8; 4]) -> Self {
+    pub(crate) fn options(mut self, options: [u8; 4]) -> Self {
         self.header.options = options.into();
         self
     }
 
-    pub fn fragment(mut self, offset: u16, more: bool) -> Self {
+    pub(crate) fn fragment(mut self, offset: u16, more: bool) -> Self {
         self.header.fragment_offset = IpFragOffset::try_new(offset).unwrap();
         self.header.more_fragments = more;
         self
     }
 
     /// The packet's bytes, checksum right.
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.header.clone().write(&mut bytes).unwrap();
         bytes.extend(&self.payload);
@@ -58,13 +56,13 @@ impl Ipv4 {
 }
 
 /// A UDP datagram without checksum.
-pub fn udp(source: u16, destination: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn udp(source: u16, destination: u16, payload: &[u8]) -> Vec<u8> {
     let header = UdpHeader::without_ipv4_checksum(source, destination, payload.len()).unwrap();
     [header.to_bytes().as_slice(), payload].concat()
 }
 
 /// A VXLAN header and the frame behind it.
-pub fn vxlan(flags: u8, vni: u32, frame: &[u8]) -> Vec<u8> {
+pub(crate) fn vxlan(flags: u8, vni: u32, frame: &[u8]) -> Vec<u8> {
     let [_, a, b, c] = vni.to_be_bytes();
     [&[flags, 0, 0, 0, a, b, c, 0], frame].concat()
 }

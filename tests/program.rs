@@ -14,15 +14,15 @@ mod overlay_egress;
 mod underlay_ingress;
 
 /// Our address on the underlay and our VTEP.
-pub const OUR_IP: [u8; 4] = [192, 168, 64, 1];
-pub const OUR_MAC: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x01];
+pub(crate) const OUR_IP: [u8; 4] = [192, 168, 64, 1];
+pub(crate) const OUR_MAC: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x01];
 /// The peer that leases 10.1.15.0/24.
-pub const PEER_IP: [u8; 4] = [192, 168, 64, 2];
-pub const PEER_MAC: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x02];
+pub(crate) const PEER_IP: [u8; 4] = [192, 168, 64, 2];
+pub(crate) const PEER_MAC: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x02];
 /// The peer that leases 10.1.15.128/25 of it, to see that the longest prefix wins.
-pub const INNER_PEER_IP: [u8; 4] = [192, 168, 64, 3];
-pub const INNER_PEER_MAC: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x03];
-pub const VNI: u32 = 1;
+pub(crate) const INNER_PEER_IP: [u8; 4] = [192, 168, 64, 3];
+pub(crate) const INNER_PEER_MAC: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x03];
+pub(crate) const VNI: u32 = 1;
 
 const TC_ACT_UNSPEC: i32 = -1;
 const TC_ACT_REDIRECT: i32 = 7;
@@ -31,17 +31,17 @@ const SKB_SIZE: usize = 192;
 const SKB_GSO_SIZE: usize = 176;
 
 /// What one run did.
-pub struct Run {
-    pub action: i32,
-    pub packet: Vec<u8>,
-    pub outcome: Outcome,
+pub(crate) struct Run {
+    pub(crate) action: i32,
+    pub(crate) packet: Vec<u8>,
+    pub(crate) outcome: Outcome,
 }
 
 /// Loaded programs with our facts and two leases in their maps.
-pub struct Programs(Ebpf);
+pub(crate) struct Programs(Ebpf);
 
 impl Programs {
-    pub fn load() -> Self {
+    pub(crate) fn load() -> Self {
         let mut programs = Self::unconfigured();
         let node = Node {
             layout: abi::LAYOUT,
@@ -61,7 +61,7 @@ impl Programs {
     }
 
     /// Programs whose agent has not written its facts yet.
-    pub fn unconfigured() -> Self {
+    pub(crate) fn unconfigured() -> Self {
         let mut ebpf =
             EbpfLoader::new().load(OBJECT).expect("loading BPF needs root: run `cargo xtask test` as root");
         for hook in Hook::ALL {
@@ -77,7 +77,7 @@ impl Programs {
     }
 
     /// Runs one frame through the program at `hook`; exactly one outcome must be counted, with its bytes.
-    pub fn run(&mut self, hook: Hook, frame: &[u8], gso_size: u32) -> Run {
+    pub(crate) fn run(&mut self, hook: Hook, frame: &[u8], gso_size: u32) -> Run {
         let before = self.counters();
         let mut context = [0; SKB_SIZE];
         context[SKB_GSO_SIZE..][..4].copy_from_slice(&gso_size.to_ne_bytes());
@@ -117,20 +117,20 @@ impl Programs {
 }
 
 /// A packet that a program must leave alone, and why.
-pub struct Untouched {
-    pub description: &'static str,
-    pub frame: Vec<u8>,
-    pub gso_size: u32,
-    pub outcome: Outcome,
+pub(crate) struct Untouched {
+    pub(crate) description: &'static str,
+    pub(crate) frame: Vec<u8>,
+    pub(crate) gso_size: u32,
+    pub(crate) outcome: Outcome,
 }
 
 /// Shorthand for [`Untouched`] of a packet that is no aggregate.
-pub fn untouched(description: &'static str, frame: Vec<u8>, outcome: Outcome) -> Untouched {
+pub(crate) fn untouched(description: &'static str, frame: Vec<u8>, outcome: Outcome) -> Untouched {
     Untouched { description, frame, gso_size: 0, outcome }
 }
 
 /// Runs a table: every packet is passed on, byte for byte, for its reason.
-pub fn all_untouched(programs: &mut Programs, hook: Hook, table: Vec<Untouched>) {
+pub(crate) fn all_untouched(programs: &mut Programs, hook: Hook, table: Vec<Untouched>) {
     for Untouched { description, frame, gso_size, outcome } in table {
         let run = programs.run(hook, &frame, gso_size);
         assert_eq!(run.outcome, outcome, "{description}");
@@ -140,7 +140,7 @@ pub fn all_untouched(programs: &mut Programs, hook: Hook, table: Vec<Untouched>)
 }
 
 /// Asserts that the packet was taken over.
-pub fn carried(run: &Run, outcome: Outcome, description: &str) {
+pub(crate) fn carried(run: &Run, outcome: Outcome, description: &str) {
     assert_eq!(run.outcome, outcome, "{description}");
     assert_eq!(run.action, TC_ACT_REDIRECT, "{description}");
 }

@@ -111,7 +111,7 @@ fn accelerate(settings: &Settings, device: &Device) -> Result<Option<Bpf>> {
         Mode::Bpf => Some(start_bpf(settings, device).context("--dataplane bpf was asked for")?),
         Mode::Auto => start_bpf(settings, device)
             .inspect_err(|error| {
-                warn!("BPF is not available, the kernel's vxlan device carries all: {error:#}")
+                warn!("BPF is not available, the kernel's vxlan device carries all: {error:#}");
             })
             .ok(),
     };

@@ -26,7 +26,7 @@ pub(crate) fn nodes(cluster: &Cluster, agents: &[Agent]) -> Result<()> {
 pub(crate) fn speed(tcp_bits: f64, payload: usize, udp_packets: f64) {
     println!("\nbetween two pods on different nodes, all on this machine's CPUs:");
     println!("  TCP bulk              {:>8.2} Gbit/s", tcp_bits / 1e9);
-    println!("  UDP, {payload} bytes         {:>8.0} packets/s received", udp_packets);
+    println!("  UDP, {payload} bytes         {udp_packets:>8.0} packets/s received");
 }
 
 /// How program runs ended, by node.

@@ -68,7 +68,10 @@ fn tcx(program: &mut SchedClassifier, hook: Hook, interface: &str, pins: &Pins) 
     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
     let id = program.attach_with_options(interface, direction(hook), options)?;
     let link: FdLink = program.take_link(id)?.try_into()?;
-    pins.replace(&link_name(hook), |path| Ok(drop(link.pin(path)?)))?;
+    pins.replace(&link_name(hook), |path| {
+        link.pin(path)?;
+        Ok(())
+    })?;
     Ok(Mechanism::Tcx)
 }
 
