@@ -1,6 +1,6 @@
 //! The interface and the address that encapsulated packets leave from.
 //!
-//! [`host`] reads interfaces and default routes off the kernel; choosing among them is pure.
+//! [`Host`] is what the kernel lists; choosing from it is pure.
 
 mod host;
 #[cfg(test)]
@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rtnetlink::Handle;
 
-pub use self::host::{Host, Interface};
+pub use self::host::{DefaultRoute, Host, Interface};
 
 /// What the administrator asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -140,8 +140,8 @@ fn message(spec: &DeviceSpec, mac: Mac) -> LinkMessage {
 /// There was no device of this name, so it is VNI and port that exist already.
 async fn taken(handle: &Handle, spec: &DeviceSpec) -> anyhow::Error {
     let DeviceSpec { name, vni, port, .. } = spec;
-    let rival = link::vxlan_with(handle, *vni, *port).await.ok().flatten();
-    let rival = rival.unwrap_or_else(|| "another device".to_owned());
+    let rival = link::rival_of(handle, spec).await.ok().flatten();
+    let rival = rival.map_or_else(|| "another device".to_owned(), |link| link.name);
     anyhow!(
         "creating vxlan device {name}: {rival} already has VNI {vni} on UDP port {port}. Remove it \
          (`ip link del {rival}`) if nothing needs it, or give flannel another VNI or Port in its Backend config"
@@ -166,7 +166,9 @@ fn not_up(spec: &DeviceSpec, error: rtnetlink::Error) -> anyhow::Error {
             "setting {name} up: UDP port {port} is taken, by another program (`ss -ulnp`) or by a vxlan device \
              with other options such as GBP (`ip -d link show type vxlan`). Stop it or choose another Port"
         ),
-        libc::EINVAL => format!("setting {name} up with MTU {mtu} (does it exceed the uplink's less 50?)"),
+        libc::EINVAL => {
+            format!("setting {name} up with MTU {mtu} (does it exceed the uplink's less the encapsulation?)")
+        }
         _ => format!("setting {name} up with MTU {mtu}"),
     };
     anyhow::Error::new(error).context(context)

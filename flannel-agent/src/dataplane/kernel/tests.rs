@@ -11,7 +11,7 @@ use crate::dataplane::desired::Peer;
 use crate::mac::Mac;
 use crate::uplink::{self, UplinkOptions};
 
-/// What the device in [`with_uplink`]'s namespace should be.
+/// What the device should be in the namespace that [`with_uplink`] made.
 async fn spec(kernel: &Kernel) -> DeviceSpec {
     let uplink = uplink::choose(kernel.handle(), &UplinkOptions::default()).await.unwrap();
     DeviceSpec {
@@ -130,6 +130,25 @@ fn a_device_of_another_kind_makes_way() {
         run("ip link add flannel.1 type bridge");
         kernel.ensure_device(&spec(&kernel).await).await.unwrap();
         assert!(run("ip -d link show flannel.1").contains("vxlan id 1"));
+    });
+}
+
+#[test]
+fn the_ipv6_underlay_has_a_device_of_its_own() {
+    in_namespace(async || {
+        let (kernel, device) = with_device().await;
+        let (name, local) = ("flannel-v6.1".to_owned(), "fd00::3".parse().unwrap());
+        let wanted = DeviceSpec { name, local, mtu: 1430, ..spec(&kernel).await };
+        let device_v6 = kernel.ensure_device(&wanted).await.unwrap();
+        assert_eq!(kernel.ensure_device(&wanted).await.unwrap(), device_v6);
+        assert_eq!(kernel.ensure_device(&spec(&kernel).await).await.unwrap(), device);
+        let shown = run("ip -d link show flannel-v6.1");
+        assert!(shown.contains("local fd00::3 dev eth0") && shown.contains("mtu 1430"), "{shown}");
+        let peer = Peer { public_ip: "fd00::4".parse().unwrap(), ..peer_v6(7) };
+        reach(&kernel, &device_v6, &Floor::of(&[peer])).await;
+        assert!(
+            run("bridge fdb show dev flannel-v6.1").contains("02:00:00:00:00:07 dst fd00::4 self permanent")
+        );
     });
 }
 

@@ -9,6 +9,7 @@ use rtnetlink::packet_route::link::{InfoData, InfoVxlan, LinkAttribute, LinkFlag
 use rtnetlink::{Error, Handle, LinkGetRequest};
 
 use super::super::errno;
+use super::DeviceSpec;
 use crate::mac::Mac;
 
 /// An interface.
@@ -55,11 +56,18 @@ async fn get(request: LinkGetRequest) -> Result<Option<Link>, Error> {
     }
 }
 
-/// The name of the vxlan device with this VNI and port.
-pub(super) async fn vxlan_with(handle: &Handle, vni: u32, port: u16) -> Result<Option<String>> {
+/// The vxlan device with this VNI and port over the same IP version; the kernel allows one of each.
+pub(super) async fn rival_of(handle: &Handle, spec: &DeviceSpec) -> Result<Option<Link>> {
     let links: Vec<_> = handle.link().get().execute().try_collect().await.context("listing interfaces")?;
-    let has = |link: &Link| link.vxlan.as_ref().is_some_and(|vxlan| vxlan.vni == vni && vxlan.port == port);
-    Ok(links.iter().map(read).find(has).map(|link| link.name))
+    let is_rival = |link: &Link| link.vxlan.as_ref().is_some_and(|vxlan| vxlan.excludes(spec));
+    Ok(links.iter().map(read).find(is_rival))
+}
+
+impl Vxlan {
+    fn excludes(&self, spec: &DeviceSpec) -> bool {
+        let over_ipv6 = self.local.is_some_and(|local| local.is_ipv6());
+        (self.vni, self.port, over_ipv6) == (spec.vni, spec.port, spec.local.is_ipv6())
+    }
 }
 
 fn read(message: &LinkMessage) -> Link {
