@@ -126,6 +126,9 @@ fn start_bpf(settings: &Settings, device: &Device) -> Result<Bpf> {
         bail!("the BPF programs have neither GBP nor Learning, which the network's Backend asks for");
     }
     let Settings { device: spec, uplink, .. } = settings;
+    if !uplink.ethernet {
+        bail!("the uplink {} has no Ethernet header, which the BPF programs expect", uplink.name);
+    }
     let node = Node {
         layout: abi::LAYOUT,
         overlay_ifindex: device.index,

@@ -32,6 +32,8 @@ pub struct Uplink {
     pub index: u32,
     /// MTU in bytes, encapsulation included.
     pub mtu: u32,
+    /// Whether frames have an Ethernet header there.
+    pub ethernet: bool,
     /// Source address on the wire: the public IP if the interface has it, else the address that `--iface`
     /// named, else the interface's best one.
     pub local_ip: Ipv4Addr,
@@ -147,6 +149,7 @@ fn uplink(interface: &Interface, named: Option<IpAddr>, options: &UplinkOptions)
         name: interface.name.clone(),
         index: interface.index,
         mtu: interface.mtu,
+        ethernet: interface.ethernet,
         local_ip,
         public_ip: options.public_ip.unwrap_or(local_ip),
         local_ipv6,

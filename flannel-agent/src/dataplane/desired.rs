@@ -99,3 +99,76 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Changes<K, V> {
         self.set.is_empty() && self.remove.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(subnet: &str, public_ip: &str, mac: u8) -> Peer {
+        Peer {
+            subnet: subnet.parse().unwrap(),
+            public_ip: public_ip.parse().unwrap(),
+            vtep_mac: Mac([0xc6, 0, 0, 0, 0, mac]),
+        }
+    }
+
+    fn one() -> Peer {
+        peer("10.1.15.0/24", "192.168.64.2", 2)
+    }
+
+    #[test]
+    fn a_peer_is_a_route_a_neighbour_and_an_fdb_entry() {
+        for (subnet, base, public_ip) in
+            [("10.1.15.0/24", "10.1.15.0", "192.168.64.2"), ("fd44:0:0:4b::/64", "fd44:0:0:4b::", "fd00::2")]
+        {
+            let peer = peer(subnet, public_ip, 2);
+            let floor = Floor::of(std::slice::from_ref(&peer));
+            let base: IpAddr = base.parse().unwrap();
+            assert_eq!(floor.routes, BTreeMap::from([(peer.subnet, base)]));
+            assert_eq!(floor.neighbours, BTreeMap::from([(base, peer.vtep_mac)]));
+            assert_eq!(floor.fdb, BTreeMap::from([(peer.vtep_mac, peer.public_ip)]));
+        }
+    }
+
+    #[test]
+    fn changes_lead_from_any_state_to_any_other_and_then_end() {
+        let moved = Peer { public_ip: "192.168.64.9".parse().unwrap(), ..one() };
+        let reborn = Peer { vtep_mac: Mac([0xc6, 0, 0, 0, 0, 9]), ..one() };
+        let other = peer("10.1.16.0/24", "192.168.64.3", 3);
+        let states =
+            [vec![], vec![one()], vec![moved], vec![reborn], vec![one(), other.clone()], vec![other]];
+        for from in &states {
+            for to in &states {
+                let (mut from, to) = (Floor::of(from), Floor::of(to));
+                let FloorChanges { routes, neighbours, fdb } = from.changes_to(&to);
+                apply(&mut from.routes, routes);
+                apply(&mut from.neighbours, neighbours);
+                apply(&mut from.fdb, fdb);
+                assert_eq!(from, to);
+                assert!(from.changes_to(&to).is_empty());
+            }
+        }
+    }
+
+    fn apply<K: Ord, V>(table: &mut BTreeMap<K, V>, changes: Changes<K, V>) {
+        for (key, _) in changes.remove {
+            assert!(table.remove(&key).is_some(), "removed what is not there");
+        }
+        table.extend(changes.set);
+    }
+
+    #[test]
+    fn only_what_differs_is_written() {
+        let other = peer("10.1.16.0/24", "192.168.64.3", 3);
+        let (before, after) = (Floor::of(&[one()]), Floor::of(&[one(), other.clone()]));
+        let changes = before.changes_to(&after);
+        assert_eq!(
+            changes.routes,
+            Changes { set: vec![(other.subnet, other.subnet.network())], remove: vec![] }
+        );
+        let moved = Peer { public_ip: "192.168.64.9".parse().unwrap(), ..one() };
+        let changes = before.changes_to(&Floor::of(&[moved]));
+        assert!(changes.routes.is_empty() && changes.neighbours.is_empty());
+        assert_eq!(changes.fdb.set.len(), 1);
+    }
+}

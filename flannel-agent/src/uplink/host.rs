@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use futures::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkLayerType, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use rtnetlink::{Error, Handle};
 
@@ -30,6 +30,8 @@ pub struct Interface {
     pub name: String,
     /// MTU in bytes.
     pub mtu: u32,
+    /// Whether frames have an Ethernet header here (not so on a TUN device or a WireGuard interface).
+    pub ethernet: bool,
     /// IPv4 addresses.
     pub ipv4: Vec<Ipv4Addr>,
     /// IPv6 addresses.
@@ -94,7 +96,8 @@ async fn ipv4_routes(handle: &Handle) -> Result<Vec<RouteMessage>, Error> {
 }
 
 fn interface(link: &LinkMessage, addresses: &[AddressMessage]) -> Interface {
-    let mut interface = Interface { index: link.header.index, ..Interface::default() };
+    let ethernet = matches!(link.header.link_layer_type, LinkLayerType::Ether | LinkLayerType::Loopback);
+    let mut interface = Interface { index: link.header.index, ethernet, ..Interface::default() };
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => interface.name.clone_from(name),
