@@ -5,6 +5,7 @@ mod flood;
 mod icmp;
 mod iperf;
 mod pattern;
+mod placed;
 mod round_trips;
 mod steady;
 mod tcp;
@@ -17,6 +18,7 @@ pub use flood::{Received, udp_flood};
 pub use icmp::{Answer, Ping, ping, ping_with};
 pub use iperf::iperf3_tcp;
 pub use pattern::Pattern;
+pub use placed::OnCpu;
 pub use round_trips::udp_round_trips;
 pub use steady::{Report, Steady};
 pub use tcp::{TcpSession, Transfer, tcp_transfer};
@@ -28,6 +30,10 @@ pub trait Host: Sync {
     fn netns(&self) -> &NetNs;
     /// Where it is reached.
     fn ip(&self) -> IpAddr;
+    /// The one CPU that its end of floods, round trips and bulk works on; where none is named, any.
+    fn cpu(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// A namespace at an address of choice.

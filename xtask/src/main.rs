@@ -1,5 +1,6 @@
 //! The project's chores, one subcommand each: `cargo xtask --help`.
 
+mod bench;
 mod lint;
 mod phase;
 mod run;
@@ -32,6 +33,8 @@ enum Chore {
     Run(run::Args),
     /// Lint, build the agent, run every test (needs root: nodes are network namespaces)
     Test(test::Args),
+    /// Measure the dataplane against bare veth, host-gw routing and the kernel's vxlan, in one run
+    Bench(bench::Args),
     /// Formatting, clippy for the host and for BPF, documentation; warnings are errors
     Lint,
 }
@@ -55,6 +58,7 @@ fn execute(chore: Chore) -> Result<()> {
         }
         Chore::Run(args) => run::run(&args),
         Chore::Test(args) => test::run(&args, &bpf),
+        Chore::Bench(args) => bench::run(&args),
         Chore::Lint => lint::run(&bpf),
     }
 }

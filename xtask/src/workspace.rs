@@ -29,6 +29,11 @@ pub(crate) fn agent() -> Result<PathBuf> {
     Ok(target()?.join("debug/flannel-agent"))
 }
 
+/// Where `cargo build --release -p flannel-agent` leaves the agent.
+pub(crate) fn release_agent() -> Result<PathBuf> {
+    Ok(target()?.join("release/flannel-agent"))
+}
+
 /// Cargo, of the toolchain that runs this chore, in the workspace.
 pub(crate) fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -74,10 +74,15 @@ impl AgentBuilder {
         self
     }
 
-    /// Starts a real flanneld instead, as a peer; it knows only flannel's own flags.
-    pub fn flanneld(mut self, program: impl Into<PathBuf>) -> Self {
+    /// Starts this build of the agent.
+    pub fn program(mut self, program: impl Into<PathBuf>) -> Self {
         self.start.program = Some(program.into());
-        self.without_bpffs()
+        self
+    }
+
+    /// Starts a real flanneld instead, as a peer; it knows only flannel's own flags.
+    pub fn flanneld(self, program: impl Into<PathBuf>) -> Self {
+        self.program(program).without_bpffs()
     }
 
     /// Starts it. [`Agent::wait_ready`] waits until it has done its work.

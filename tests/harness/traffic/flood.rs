@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 
 use super::batch::Batch;
+use super::placed::settle_thread;
 use super::{Host, Pattern};
 
 const RECEIVE_BUFFER: usize = 32 << 20;
@@ -43,8 +44,9 @@ pub fn udp_flood(from: &dyn Host, to: &dyn Host, payload: usize, duration: Durat
     source.connect(sink.local_addr()?)?;
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let receiver = scope.spawn(|| receive(&sink, payload, &over));
-        let sent = send(&source, payload, duration);
+        let receiver = scope.spawn(|| settle_thread(to).and_then(|()| receive(&sink, payload, &over)));
+        let sender = scope.spawn(|| settle_thread(from).and_then(|()| send(&source, payload, duration)));
+        let sent = sender.join().unwrap_or_else(|panic| resume_unwind(panic));
         over.store(true, Ordering::Relaxed);
         let (packets, seconds) = receiver.join().unwrap_or_else(|panic| resume_unwind(panic))?;
         anyhow::Ok(Received { sent: sent?, packets, seconds })

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::Host;
+use super::placed::settle_process;
 use crate::process::{Daemon, finish};
 use crate::wait::eventually;
 use crate::workdir::temp_file;
@@ -19,12 +20,14 @@ pub fn iperf3_tcp(from: &dyn Host, to: &dyn Host, seconds: u32) -> Result<f64> {
     let port = free_port(to)?;
     let mut server = to.netns().command("iperf3");
     server.args(["--server", "--one-off", "--port", &port.to_string()]);
+    settle_process(to, &mut server)?;
     let log = temp_file(".log")?;
     let server = Daemon::start("the iperf3 server", server, log.path())?;
     eventually("iperf3 listens", START_LIMIT, || ensure_listens(server.pid(), port))?;
     let mut client = from.netns().command("iperf3");
     client.args(["--client", &to.ip().to_string(), "--bind", &from.ip().to_string()]);
     client.args(["--port", &port.to_string(), "--time", &seconds.to_string(), "--json"]);
+    settle_process(from, &mut client)?;
     let report = finish(&mut client, "", Duration::from_secs(seconds.into()) + EXTRA)?;
     let report: Value = serde_json::from_str(&report).context("read iperf3's report")?;
     report["end"]["sum_received"]["bits_per_second"].as_f64().context("iperf3 reports no rate")

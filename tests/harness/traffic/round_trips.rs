@@ -1,6 +1,7 @@
 //! How often a small datagram goes there and back, one at a time.
 
 use std::net::UdpSocket;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 
 use super::Host;
+use super::placed::settle_thread;
 
 const POLL: Duration = Duration::from_millis(50);
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -21,10 +23,11 @@ pub fn udp_round_trips(from: &dyn Host, to: &dyn Host, duration: Duration) -> Re
     client.connect(server.local_addr()?)?;
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
-        scope.spawn(|| echo(&server, &over));
-        let rate = count(&client, duration);
+        let echo = scope.spawn(|| settle_thread(to).map(|()| echo(&server, &over)));
+        let client = scope.spawn(|| settle_thread(from).and_then(|()| count(&client, duration)));
+        let rate = client.join().unwrap_or_else(|panic| resume_unwind(panic));
         over.store(true, Ordering::Relaxed);
-        rate
+        echo.join().unwrap_or_else(|panic| resume_unwind(panic)).and(rate)
     })
     .with_context(|| format!("round trips from {} to {}", from.ip(), to.ip()))
 }

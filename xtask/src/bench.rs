@@ -1,0 +1,94 @@
+//! `cargo xtask bench`: the dataplane against bare veth, host-gw routing and the kernel's vxlan, in one run.
+//!
+//! All variants live at the same time, and every round measures each of them: whatever else the machine does
+//! meets them all. Absolute figures belong to the machine; the ratios within one run are the result.
+
+mod bed;
+mod machine;
+mod metric;
+mod plot;
+mod proof;
+mod record;
+mod rounds;
+mod series;
+mod table;
+mod target;
+mod variant;
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use flannel_tests::{failure, interrupt};
+
+use crate::phase;
+use crate::workspace::cargo;
+use bed::Bed;
+use machine::Machine;
+use series::Series;
+use variant::Variant;
+
+/// What to measure, and where the results go.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Rounds; each measures every variant once per metric, and medians are over rounds
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Seconds per measurement
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    seconds: u32,
+    /// Measure only these variants (ratios need kernel-vxlan and veth among them)
+    #[arg(long, value_name = "VARIANT", num_args = 1..)]
+    only: Vec<Variant>,
+    /// Measure this earlier build of the agent too, as the variant agent-before
+    #[arg(long, value_name = "PROGRAM")]
+    before: Option<PathBuf>,
+    /// Write machine, parameters, every sample, medians and ratios
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw the medians
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+    /// Fail unless agent-bpf reaches its targets against kernel-vxlan
+    #[arg(long)]
+    check: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    phase::run(
+        "build of the agent, optimised",
+        &mut cargo(["build", "--release", "--package", "flannel-agent"]),
+    )?;
+    interrupt::catch()?;
+    let machine = Machine::look()?;
+    machine.warn();
+    let series = measure(args, &machine).inspect_err(|_| failure::declare())?;
+    report(args, &machine, &series)
+}
+
+/// The beds are gone when this returns.
+fn measure(args: &Args, machine: &Machine) -> Result<Vec<Series>> {
+    let variants = variant::chosen(&args.only, args.before.is_some());
+    let set_up = |variant: &Variant| {
+        rounds::ensure_wanted()?;
+        Bed::set_up(*variant, args.before.as_deref()).with_context(|| format!("set {} up", variant.name()))
+    };
+    let beds = phase::measured("two nodes and a pod on each, per variant", || {
+        variants.iter().map(set_up).collect::<Result<Vec<_>>>()
+    })?;
+    rounds::run(&beds, machine, args.rounds, args.seconds)
+}
+
+fn report(args: &Args, machine: &Machine, series: &[Series]) -> Result<()> {
+    print!("{}", table::text(series, args.rounds, args.seconds));
+    let write = |file: &PathBuf, text: String| {
+        fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+    };
+    if let Some(file) = &args.json {
+        write(file, record::json(args, machine, series))?;
+    }
+    if let Some(file) = &args.plot {
+        write(file, plot::svg(machine, series))?;
+    }
+    if args.check { target::check(series) } else { Ok(()) }
+}

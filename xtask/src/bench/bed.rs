@@ -1,0 +1,84 @@
+//! A variant that lives: two nodes and a pod on each.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use flannel_tests::firewall::firewall;
+use flannel_tests::kernel_vxlan::{self, NETWORK};
+use flannel_tests::{Agent, Cluster, Etcd, Node, Pod, traffic};
+
+use super::variant::Variant;
+use crate::workspace::release_agent;
+
+/// Guards in the order in which they are to go.
+pub(super) struct Bed {
+    pub(super) variant: Variant,
+    pub(super) from: Pod,
+    pub(super) to: Pod,
+    _agents: Vec<Agent>,
+    _etcd: Option<Etcd>,
+    cluster: Option<Cluster>,
+}
+
+impl Bed {
+    /// Builds the variant; the pods reach each other when this returns.
+    pub(super) fn set_up(variant: Variant, before: Option<&Path>) -> Result<Self> {
+        let bed = match variant {
+            Variant::Veth => Self::cabled()?,
+            Variant::HostGw => Self::of_kernel(variant, kernel_vxlan::host_gw)?,
+            Variant::KernelVxlan => Self::of_kernel(variant, kernel_vxlan::vxlan)?,
+            Variant::AgentNetlink => Self::of_agents(variant, &release_agent()?, "netlink")?,
+            Variant::AgentBpf => Self::of_agents(variant, &release_agent()?, "bpf")?,
+            Variant::AgentBefore => {
+                Self::of_agents(variant, before.context("agent-before needs --before PROGRAM")?, "bpf")?
+            }
+        };
+        traffic::ping(&bed.from, bed.to.ip())?;
+        Ok(bed)
+    }
+
+    /// The sending and the receiving node, if there are any.
+    pub(super) fn nodes(&self) -> Option<[&Node; 2]> {
+        match self.cluster.as_ref()?.nodes() {
+            [sender, receiver] => Some([sender, receiver]),
+            _ => None,
+        }
+    }
+
+    fn cabled() -> Result<Self> {
+        let (from, to) = Pod::cabled_pair()?;
+        Ok(Self { variant: Variant::Veth, from, to, _agents: Vec::new(), _etcd: None, cluster: None })
+    }
+
+    fn of_kernel(variant: Variant, join: impl FnOnce(&[Node]) -> Result<()>) -> Result<Self> {
+        let cluster = Cluster::two_nodes()?;
+        join(cluster.nodes())?;
+        let (from, to) = pods(&cluster)?;
+        Ok(Self { variant, from, to, _agents: Vec::new(), _etcd: None, cluster: Some(cluster) })
+    }
+
+    fn of_agents(variant: Variant, program: &Path, dataplane: &str) -> Result<Self> {
+        let cluster = Cluster::two_nodes()?;
+        let etcd = cluster.start_etcd()?;
+        etcd.configure(&format!(r#"{{"Network":"{NETWORK}","Backend":{{"Type":"vxlan"}}}}"#))?;
+        let program = PathBuf::from(program);
+        let agents = cluster.start_agents_with(&etcd, |agent| {
+            agent.program(&program).arg(format!("--dataplane={dataplane}"))
+        })?;
+        for node in cluster.nodes() {
+            let subnet = node.subnet_env()?.subnet.context("subnet.env has no FLANNEL_SUBNET")?;
+            // The rules that the kernel variants have, so that only the dataplane differs.
+            firewall(node, &subnet.to_string(), &NETWORK.to_string())?;
+        }
+        let (from, to) = pods(&cluster)?;
+        Ok(Self { variant, from, to, _agents: agents, _etcd: Some(etcd), cluster: Some(cluster) })
+    }
+}
+
+fn pods(cluster: &Cluster) -> Result<(Pod, Pod)> {
+    let mut pods = cluster.one_pod_each()?.into_iter();
+    match (pods.next(), pods.next()) {
+        (Some(from), Some(to)) => Ok((from, to)),
+        _ => bail!("the cluster has fewer than two pods"),
+    }
+}

@@ -1,0 +1,81 @@
+//! The picture: a panel of horizontal bars per metric, for light and dark pages.
+
+use std::fmt::Write as _;
+
+use super::machine::Machine;
+use super::metric::Metric;
+use super::series::Series;
+use super::table::ratio;
+use super::variant::{BEST, Carrier, RIVAL};
+
+const WIDTH: f64 = 760.0;
+const MARGIN: f64 = 20.0;
+/// Where bars begin, behind their names, and how long the longest is; values stand behind it.
+const BARS: f64 = 130.0;
+const LONGEST: f64 = 400.0;
+const ROW: f64 = 26.0;
+const BAR: f64 = 16.0;
+const TITLE: f64 = 44.0;
+
+const STYLE: &str = "\
+    svg { font: 13px system-ui, sans-serif; background: #fff; color: #1f2328 } \
+    text { fill: currentColor } .title { font-weight: 600 } .small { font-size: 11px } \
+    .other { fill: #8c959f } .kernel { fill: #57606a } .bpf { fill: #1a7f64 } \
+    .range { stroke: currentColor; stroke-width: 1.5 } \
+    @media (prefers-color-scheme: dark) { \
+    svg { background: #0d1117; color: #e6edf3 } \
+    .other { fill: #6e7681 } .kernel { fill: #adb5bd } .bpf { fill: #3fb996 } }";
+
+/// Bars are medians, the lines on them reach from the smallest sample to the largest.
+pub(super) fn svg(machine: &Machine, series: &[Series]) -> String {
+    let panel = TITLE + ROW * series.len() as f64;
+    let height = panel * Metric::ALL.len() as f64 + 2.0 * MARGIN + ROW;
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" \
+         height=\"{height}\" role=\"img\" aria-label=\"Throughput by variant\">\n<style>{STYLE}</style>\n"
+    );
+    for (number, metric) in Metric::ALL.into_iter().enumerate() {
+        draw_panel(&mut svg, MARGIN + panel * number as f64, metric, series);
+    }
+    let Machine { kernel, processor, cpus, .. } = machine;
+    let about =
+        format!("medians and ranges; Linux {kernel}, {cpus} x {processor}, all nodes on this machine");
+    text(&mut svg, "small", MARGIN, height - MARGIN, &about);
+    svg.push_str("</svg>\n");
+    svg
+}
+
+fn draw_panel(svg: &mut String, top: f64, metric: Metric, series: &[Series]) {
+    let heading = format!("{}  (x {}, x {})", metric.title(), RIVAL.name(), BEST.name());
+    text(svg, "title", MARGIN, top + TITLE / 2.0, &heading);
+    let largest = series.iter().map(|one| one.range(metric).1).fold(f64::MIN_POSITIVE, f64::max);
+    for (row, one) in series.iter().enumerate() {
+        let y = top + TITLE - BAR / 2.0 + ROW * row as f64;
+        text(svg, "", MARGIN, y + BAR - 4.0, one.variant.name());
+        draw_bar(svg, y, LONGEST / largest, metric, one);
+        let ratios = [RIVAL, BEST].map(|to| ratio(series, one, to, metric));
+        let value = format!("{}  ({}, {})", metric.show(one.median(metric)), ratios[0], ratios[1]);
+        text(svg, "", BARS + LONGEST + 10.0, y + BAR - 4.0, &value);
+    }
+}
+
+fn draw_bar(svg: &mut String, y: f64, scale: f64, metric: Metric, one: &Series) {
+    let class = match one.variant.carrier() {
+        Carrier::Uplink => "other",
+        Carrier::KernelDevice => "kernel",
+        Carrier::Programs => "bpf",
+    };
+    let (min, max) = one.range(metric);
+    let (width, middle) = (one.median(metric) * scale, y + BAR / 2.0);
+    let (left, right) = (BARS + min * scale, BARS + max * scale);
+    let _ = writeln!(
+        svg,
+        "<rect class=\"{class}\" x=\"{BARS}\" y=\"{y}\" width=\"{width:.1}\" height=\"{BAR}\" rx=\"2\"/>\n\
+         <line class=\"range\" x1=\"{left:.1}\" x2=\"{right:.1}\" y1=\"{middle}\" y2=\"{middle}\"/>"
+    );
+}
+
+fn text(svg: &mut String, class: &str, x: f64, y: f64, words: &str) {
+    let words = words.replace('&', "&amp;").replace('<', "&lt;");
+    let _ = writeln!(svg, "<text class=\"{class}\" x=\"{x}\" y=\"{y}\">{words}</text>");
+}

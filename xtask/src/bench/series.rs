@@ -1,0 +1,83 @@
+//! Samples, and what follows from them.
+
+use super::metric::Metric;
+use super::variant::Variant;
+
+/// All samples of a variant: one per round, in the order of rounds, for each metric.
+#[derive(Clone, Debug)]
+pub(super) struct Series {
+    pub(super) variant: Variant,
+    samples: [Vec<f64>; Metric::ALL.len()],
+}
+
+impl Series {
+    pub(super) fn new(variant: Variant) -> Self {
+        Self { variant, samples: Default::default() }
+    }
+
+    pub(super) fn add(&mut self, metric: Metric, sample: f64) {
+        self.samples[metric as usize].push(sample);
+    }
+
+    pub(super) fn of(&self, metric: Metric) -> &[f64] {
+        &self.samples[metric as usize]
+    }
+
+    pub(super) fn median(&self, metric: Metric) -> f64 {
+        median(self.of(metric))
+    }
+
+    /// The smallest and the largest sample.
+    pub(super) fn range(&self, metric: Metric) -> (f64, f64) {
+        let samples = self.of(metric).iter().copied();
+        (samples.clone().fold(f64::INFINITY, f64::min), samples.fold(0.0, f64::max))
+    }
+
+    /// The median of the rounds' own ratios: what disturbs a round disturbs both of its samples.
+    pub(super) fn ratio_to(&self, other: &Self, metric: Metric) -> f64 {
+        let pairs = self.of(metric).iter().zip(other.of(metric));
+        median(&pairs.map(|(own, other)| own / other).collect::<Vec<_>>())
+    }
+}
+
+/// A variant's series, if it was measured.
+pub(super) fn find(series: &[Series], variant: Variant) -> Option<&Series> {
+    series.iter().find(|series| series.variant == variant)
+}
+
+fn median(samples: &[f64]) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        length if length % 2 == 1 => sorted[length / 2],
+        length => f64::midpoint(sorted[length / 2 - 1], sorted[length / 2]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const METRIC: Metric = Metric::Bulk;
+
+    fn series(samples: &[f64]) -> Series {
+        let mut series = Series::new(Variant::Veth);
+        samples.iter().for_each(|sample| series.add(METRIC, *sample));
+        series
+    }
+
+    #[test]
+    fn the_median_is_the_middle_one_or_between_the_middle_two() {
+        assert_eq!(series(&[9.0, 1.0, 5.0]).median(METRIC), 5.0);
+        assert_eq!(series(&[9.0, 1.0, 5.0, 3.0]).median(METRIC), 4.0);
+        assert!(series(&[]).median(METRIC).is_nan());
+        assert_eq!(series(&[9.0, 1.0, 5.0]).range(METRIC), (1.0, 9.0));
+    }
+
+    #[test]
+    fn a_round_that_was_disturbed_as_a_whole_leaves_the_ratio_alone() {
+        let (own, other) = (series(&[13.0, 1.3, 13.0]), series(&[10.0, 1.0, 10.0]));
+        assert!((own.ratio_to(&other, METRIC) - 1.3).abs() < 1e-9);
+    }
+}

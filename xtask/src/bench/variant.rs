@@ -1,0 +1,89 @@
+//! What is compared.
+
+use clap::ValueEnum;
+
+/// A way for packets from one pod to the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Variant {
+    /// One cable between the pods and nothing else: the best a packet can do here
+    Veth,
+    /// Plain routes through the nodes, with flanneld's firewall rules
+    HostGw,
+    /// The kernel's vxlan device, set up the way flanneld does, with its firewall rules
+    KernelVxlan,
+    /// The agent with --dataplane netlink and the same rules: should equal kernel-vxlan
+    AgentNetlink,
+    /// The agent of --before with --dataplane bpf and the same rules
+    AgentBefore,
+    /// The agent with --dataplane bpf and the same rules
+    AgentBpf,
+}
+
+/// The best possible.
+pub(super) const BEST: Variant = Variant::Veth;
+/// What is to be beaten.
+pub(super) const RIVAL: Variant = Variant::KernelVxlan;
+
+impl Variant {
+    /// Its name on the command line and in all results.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Veth => "veth",
+            Self::HostGw => "host-gw",
+            Self::KernelVxlan => "kernel-vxlan",
+            Self::AgentNetlink => "agent-netlink",
+            Self::AgentBefore => "agent-before",
+            Self::AgentBpf => "agent-bpf",
+        }
+    }
+
+    /// What must be seen to have carried the packets.
+    pub(super) fn carrier(self) -> Carrier {
+        match self {
+            Self::Veth | Self::HostGw => Carrier::Uplink,
+            Self::KernelVxlan | Self::AgentNetlink => Carrier::KernelDevice,
+            Self::AgentBefore | Self::AgentBpf => Carrier::Programs,
+        }
+    }
+}
+
+/// What carries a variant's packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carrier {
+    /// The only cable there is.
+    Uplink,
+    /// `flannel.1`, by its interface counters.
+    KernelDevice,
+    /// The BPF programs, by their own counters.
+    Programs,
+}
+
+/// All, or those that were asked for; an earlier agent only where one is named.
+pub(super) fn chosen(only: &[Variant], with_before: bool) -> Vec<Variant> {
+    let wanted = |variant: &Variant| {
+        let available = *variant != Variant::AgentBefore || with_before;
+        available && (only.is_empty() || only.contains(variant) || *variant == Variant::AgentBefore)
+    };
+    Variant::value_variants().iter().copied().filter(wanted).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_command_line() {
+        for variant in Variant::value_variants() {
+            let value = variant.to_possible_value().unwrap();
+            assert_eq!(value.get_name(), variant.name());
+        }
+    }
+
+    #[test]
+    fn an_earlier_agent_takes_part_where_one_is_named() {
+        assert_eq!(chosen(&[], true).len(), Variant::value_variants().len());
+        assert!(!chosen(&[], false).contains(&Variant::AgentBefore));
+        assert_eq!(chosen(&[Variant::AgentBpf], true), [Variant::AgentBefore, Variant::AgentBpf]);
+        assert_eq!(chosen(&[Variant::AgentBpf], false), [Variant::AgentBpf]);
+    }
+}
