@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use nix::unistd::geteuid;
 
 /// Commands the bed or the suite runs, and the Debian package each comes from.
-const PACKAGES: [(&str, &str); 10] = [
+const PACKAGES: [(&str, &str); 12] = [
     ("ip", "iproute2"),
     ("bridge", "iproute2"),
     ("etcd", "etcd-server"),
@@ -18,6 +18,8 @@ const PACKAGES: [(&str, &str); 10] = [
     ("iperf3", "iperf3"),
     ("tshark", "tshark"),
     ("bpftool", "bpftool"),
+    ("setpriv", "util-linux"),
+    ("ethtool", "ethtool"),
 ];
 
 /// Fails unless the process may make network namespaces and mounts.

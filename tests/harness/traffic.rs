@@ -2,6 +2,7 @@
 
 mod batch;
 mod flood;
+mod frame;
 mod icmp;
 mod iperf;
 mod pattern;
@@ -15,6 +16,7 @@ use std::net::IpAddr;
 
 use crate::netns::NetNs;
 pub use flood::{Received, udp_flood};
+pub use frame::send_frame;
 pub use icmp::{Answer, Ping, ping, ping_with};
 pub use iperf::iperf3_tcp;
 pub use pattern::Pattern;

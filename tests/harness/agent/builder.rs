@@ -27,6 +27,7 @@ pub(super) struct Start {
     pub(super) name: String,
     pub(super) netns: Arc<NetNs>,
     pub(super) program: Option<PathBuf>,
+    pub(super) wrapper: Vec<String>,
     pub(super) args: Vec<String>,
     pub(super) env: Vec<(String, String)>,
     pub(super) subnet_file: PathBuf,
@@ -41,6 +42,7 @@ impl AgentBuilder {
             name: format!("the agent of {}", node.name()),
             netns: Arc::clone(node.netns()),
             program: None,
+            wrapper: Vec::new(),
             args: vec![format!("--subnet-file={}", subnet_file.display())],
             env: Vec::new(),
             subnet_file,
@@ -80,6 +82,13 @@ impl AgentBuilder {
         self
     }
 
+    /// Starts it without some of root's capabilities: `sys_admin`, `bpf`.
+    pub fn without_capabilities(mut self, names: &[&str]) -> Self {
+        let removed: Vec<_> = names.iter().map(|name| format!("-{name}")).collect();
+        self.start.wrapper = vec!["setpriv".to_owned(), format!("--bounding-set={}", removed.join(","))];
+        self
+    }
+
     /// Starts a real flanneld instead, as a peer; it knows only flannel's own flags.
     pub fn flanneld(self, program: impl Into<PathBuf>) -> Self {
         self.program(program).without_bpffs()
@@ -98,8 +107,9 @@ impl AgentBuilder {
 impl Start {
     pub(super) fn command(&self) -> Result<Command> {
         let program = self.program.clone().map_or_else(agent_binary, Ok)?;
-        let mut command = self.netns.command(program);
-        command.args(&self.args).env("NOTIFY_SOCKET", &self.socket);
+        let mut words = self.wrapper.iter().map(Into::into).chain([program.into_os_string()]);
+        let mut command = self.netns.command(words.next().unwrap_or_default());
+        command.args(words).args(&self.args).env("NOTIFY_SOCKET", &self.socket);
         command.envs(self.env.iter().map(|(key, value)| (key, value)));
         Ok(command)
     }

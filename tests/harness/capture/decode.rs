@@ -11,6 +11,9 @@ use super::{Frame, pcap};
 use crate::process::{LIMIT, finish};
 use crate::workdir::temp_file;
 
+/// tshark judges checksums only when told to.
+const CHECKSUMS: [&str; 3] = ["ip.check_checksum:TRUE", "udp.check_checksum:TRUE", "tcp.check_checksum:TRUE"];
+
 /// A capture that has ended.
 #[derive(Debug)]
 pub struct Capture {
@@ -63,6 +66,7 @@ impl Capture {
             .arg("-r")
             .arg(self.path())
             .args(["-d", "udp.port==8472,vxlan", "-Y", filter])
+            .args(CHECKSUMS.iter().flat_map(|checked| ["-o", checked]))
             .args(args);
         finish(&mut command, "", LIMIT)
     }
