@@ -5,5 +5,9 @@
     reason = "a test ends where something is not as it should be"
 )]
 
+mod inspect;
+mod network;
+mod overlay;
 mod packets;
 mod program;
+mod store;

@@ -29,9 +29,8 @@ fn send(interface: &str, frame: &[u8]) -> Result<()> {
     to.sll_protocol = u16::from_ne_bytes([ether_type[0], ether_type[1]]);
     let (address, length) = ((&raw const to).cast(), size_of::<libc::sockaddr_ll>() as u32);
     // SAFETY: the frame and the address live through the call, and the lengths are theirs.
-    let sent = unsafe {
-        libc::sendto(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0, address, length)
-    };
+    let sent =
+        unsafe { libc::sendto(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0, address, length) };
     ensure!(usize::try_from(sent) == Ok(frame.len()), "{}", io::Error::last_os_error());
     Ok(())
 }

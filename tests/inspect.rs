@@ -1,0 +1,156 @@
+//! What a node shows from outside: the kernel's tables as iproute2 prints them, and the pinned BPF objects.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use anyhow::{Context as _, Result};
+use aya::maps::{LpmTrie, Map, MapData};
+use flannel_agent::dataplane::bpf::counters::{self, Counters};
+use flannel_agent::dataplane::bpf::pins::Pins;
+use flannel_agent::mac::Mac;
+use flannel_common::abi;
+use flannel_common::lease::Lease;
+use flannel_common::outcome::{Hook, MetricsKey, Outcome};
+use flannel_tests::Node;
+
+use crate::overlay::ensure_same;
+
+/// The vxlan device of VNI 1.
+pub(crate) const DEVICE: &str = "flannel.1";
+pub(crate) const UPLINK: &str = "eth0";
+
+/// A node with a /24, as others know it.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) base: Ipv4Addr,
+    pub(crate) public_ip: Ipv4Addr,
+    pub(crate) mac: String,
+}
+
+impl Peer {
+    /// Its key in etcd.
+    pub(crate) fn key(&self) -> String {
+        format!("{}/subnets/{}-24", flannel_tests::etcd::PREFIX, self.base)
+    }
+
+    /// Its value in etcd, as flannel writes it.
+    pub(crate) fn value(&self) -> String {
+        let Self { public_ip, mac, .. } = self;
+        format!(
+            r#"{{"PublicIP":"{public_ip}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
+        )
+    }
+
+    /// Route, neighbour and FDB entry, as `ip` and `bridge` print them.
+    fn floor(&self) -> [String; 3] {
+        let Self { base, public_ip, mac } = self;
+        [
+            format!("{base}/24 via {base} onlink"),
+            format!("{base} lladdr {mac} PERMANENT"),
+            format!("{mac} dst {public_ip} self permanent"),
+        ]
+    }
+
+    fn lease(&self) -> String {
+        format!("{}/24 is {} at {}", self.base, self.mac, self.public_ip)
+    }
+}
+
+/// Fails unless the node knows exactly these peers: in the kernel, and in `LEASES` if it has BPF.
+pub(crate) fn ensure_knows(node: &Node, peers: &[Peer]) -> Result<()> {
+    ensure_same(node.name(), &floor(node)?, &peers.iter().flat_map(Peer::floor).collect())?;
+    if pins(node)?.path(abi::LEASES).exists() {
+        ensure_same(node.name(), &leases(node)?, &peers.iter().map(Peer::lease).collect())?;
+    }
+    Ok(())
+}
+
+fn floor(node: &Node) -> Result<BTreeSet<String>> {
+    let commands = [
+        format!("ip -4 route show dev {DEVICE}"),
+        format!("ip -4 neigh show dev {DEVICE}"),
+        format!("bridge fdb show dev {DEVICE}"),
+    ];
+    let mut lines = BTreeSet::new();
+    for command in commands {
+        lines.extend(node.exec(&command)?.lines().map(|line| line.trim().to_owned()));
+    }
+    Ok(lines)
+}
+
+fn leases(node: &Node) -> Result<BTreeSet<String>> {
+    let data = MapData::from_pin(pins(node)?.path(abi::LEASES))?;
+    let leases = LpmTrie::<_, [u8; 4], Lease>::try_from(Map::from_map_data(data)?)?;
+    let line = |entry| {
+        let (key, Lease { public_ip, vtep_mac, .. }): (aya::maps::lpm_trie::Key<_>, _) = entry?;
+        let (subnet, public_ip) = (Ipv4Addr::from(key.data()), Ipv4Addr::from(public_ip));
+        Ok(format!("{subnet}/{} is {} at {public_ip}", key.prefix_len(), Mac(vtep_mac)))
+    };
+    leases.iter().map(line).collect()
+}
+
+/// Where the node's BPF objects are pinned.
+pub(crate) fn pins(node: &Node) -> Result<Pins> {
+    Ok(Pins::new(node.bpffs()?, 1))
+}
+
+/// What the node's programs have counted.
+pub(crate) fn metrics(node: &Node) -> Result<Counters> {
+    counters::read(&pins(node)?)
+}
+
+/// How many runs ended so.
+pub(crate) fn packets(node: &Node, hook: Hook, outcome: Outcome) -> Result<u64> {
+    Ok(metrics(node)?.get(&MetricsKey { outcome, hook }).map_or(0, |traffic| traffic.packets))
+}
+
+/// Packets that the programs wrapped and unwrapped.
+pub(crate) fn carried(node: &Node) -> Result<(u64, u64)> {
+    let wrapped = packets(node, Hook::OverlayEgress, Outcome::Encapsulated)?;
+    Ok((wrapped, packets(node, Hook::UnderlayIngress, Outcome::Decapsulated)?))
+}
+
+/// Index and MAC of an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u64,
+    pub(crate) mac: String,
+}
+
+pub(crate) fn link(node: &Node, interface: &str) -> Result<Link> {
+    let links = node.netns().exec_json(&format!("ip -j link show dev {interface}"))?;
+    let (index, mac) = (links[0]["ifindex"].as_u64(), links[0]["address"].as_str());
+    Ok(Link { index: index.context("no index")?, mac: mac.context("no MAC")?.to_owned() })
+}
+
+/// A pinned link and the program on it, by number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Attached {
+    pub(crate) link: u64,
+    pub(crate) program: u64,
+}
+
+/// What the pinned link of a hook is, and runs.
+pub(crate) fn attached(node: &Node, hook: Hook) -> Result<Attached> {
+    let link = pinned(node, "link", &format!("{}_link", hook.program()))?;
+    let number = |field: &str| link[field].as_u64().with_context(|| format!("no {field} in {link}"));
+    Ok(Attached { link: number("id")?, program: number("prog_id")? })
+}
+
+/// The number of a pinned map.
+pub(crate) fn map_id(node: &Node, name: &str) -> Result<u64> {
+    pinned(node, "map", name)?["id"].as_u64().context("a map without a number")
+}
+
+fn pinned(node: &Node, kind: &str, name: &str) -> Result<serde_json::Value> {
+    let path = pins(node)?.path(name);
+    let shown = node.netns().exec_json(&format!("bpftool -j {kind} show pinned {}", path.display()))?;
+    Ok(if shown.is_array() { shown[0].clone() } else { shown })
+}
+
+/// The programs that tcx runs on an interface, by name.
+pub(crate) fn tcx_programs(node: &Node, interface: &str) -> Result<Vec<String>> {
+    let shown = node.netns().exec_json(&format!("bpftool -j net show dev {interface}"))?;
+    let hooks = shown[0]["tc"].as_array().cloned().unwrap_or_default();
+    Ok(hooks.iter().filter_map(|hook| hook["name"].as_str().map(str::to_owned)).collect())
+}

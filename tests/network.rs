@@ -1,0 +1,15 @@
+//! The overlay with real packets, between nodes that are network namespaces. Needs root, and says so.
+
+mod clsact;
+mod fallback;
+mod leases;
+mod mixed;
+mod reachability;
+mod restart;
+mod routed;
+mod takeover;
+mod tcp;
+mod too_big;
+mod truncated;
+mod udp;
+mod wire;

@@ -1,0 +1,126 @@
+//! The agent comes and goes; the traffic does not notice.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use flannel_common::abi;
+use flannel_common::outcome::Hook;
+use flannel_tests::traffic::ping;
+use flannel_tests::wait::throughout;
+use flannel_tests::{Agent, Node, SubnetEnv, TestResult};
+
+use crate::inspect::{self, Attached, DEVICE, Link, UPLINK};
+use crate::overlay::{Overlay, lines_of};
+
+/// How long the node is left without its agent while traffic flows.
+const AWAY: Duration = Duration::from_millis(300);
+/// flanneld needs 10 ms; this is what an administrator takes for "at once".
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// What a restart must not change.
+#[derive(Debug, PartialEq, Eq)]
+struct Identity {
+    device: Link,
+    subnet: SubnetEnv,
+    maps: Vec<u64>,
+    lease: Vec<(String, String)>,
+}
+
+fn identity(overlay: &Overlay) -> Result<Identity> {
+    let node = &overlay.nodes()[0];
+    let maps = abi::PINNED_MAPS.iter().map(|name| inspect::map_id(node, name)).collect::<Result<_>>()?;
+    let leases = overlay.etcd.subnets()?.into_iter().map(|entry| (entry.key, entry.value)).collect();
+    Ok(Identity { device: inspect::link(node, DEVICE)?, subnet: node.subnet_env()?, maps, lease: leases })
+}
+
+fn all_attached(node: &Node) -> Result<Vec<Attached>> {
+    Hook::ALL.iter().map(|hook| inspect::attached(node, *hook)).collect()
+}
+
+/// Ends the first node's agent in some way, leaves it away for a while, and starts it again, all under traffic.
+fn survives(end: impl Fn(&mut Agent) -> Result<()>) -> TestResult {
+    let mut overlay = Overlay::bpf(2)?;
+    let (before, programs) = (identity(&overlay)?, all_attached(&overlay.nodes()[0])?);
+    let streams = overlay.streams()?;
+    end(&mut overlay.agents[0])?;
+    throughout("the node is left as it was", AWAY, || {
+        anyhow::ensure!(identity(&overlay)? == before, "it changed: {:?}", identity(&overlay)?);
+        Ok(())
+    })?;
+    let counted = inspect::carried(&overlay.nodes()[0])?;
+    overlay.agents[0].restart()?;
+    overlay.wait_joined()?;
+    streams.ensure_whole()?;
+    assert_eq!(identity(&overlay)?, before);
+    let replaced = all_attached(&overlay.nodes()[0])?;
+    for (old, new) in programs.iter().zip(&replaced) {
+        assert_eq!(old.link, new.link, "the link is the one that was there");
+        assert_ne!(old.program, new.program, "the program on it is new");
+    }
+    let now = inspect::carried(&overlay.nodes()[0])?;
+    assert!(now.0 > counted.0 && now.1 > counted.1, "the counters went from {counted:?} to {now:?}");
+    Ok(())
+}
+
+#[test]
+fn a_graceful_end_and_a_new_start() -> TestResult {
+    survives(|agent| {
+        let start = Instant::now();
+        let status = agent.term()?;
+        anyhow::ensure!(status.success(), "SIGTERM: {status}");
+        anyhow::ensure!(start.elapsed() < AT_ONCE, "SIGTERM took {:?}", start.elapsed());
+        Ok(())
+    })
+}
+
+#[test]
+fn a_violent_end_and_a_new_start() -> TestResult {
+    survives(Agent::kill)
+}
+
+#[test]
+fn traffic_outlives_all_agents() -> TestResult {
+    let mut overlay = Overlay::bpf(2)?;
+    let streams = overlay.streams()?;
+    for agent in &mut overlay.agents {
+        agent.term()?;
+    }
+    let (one, other) = overlay.two_pods();
+    throughout("pods reach each other", AWAY, || ping(one, other.ip()).map(drop))?;
+    streams.ensure_whole()?;
+    Ok(())
+}
+
+fn restart_as(overlay: &mut Overlay, mode: &str) -> Result<()> {
+    overlay.agents[0].term()?;
+    overlay.agents[0].restart_with(|args| {
+        args.retain(|arg| !arg.starts_with("--dataplane="));
+        args.push(format!("--dataplane={mode}"));
+    })?;
+    overlay.wait_joined()
+}
+
+fn attached_programs(node: &Node) -> Result<Vec<String>> {
+    let mut names = inspect::tcx_programs(node, UPLINK)?;
+    names.extend(inspect::tcx_programs(node, DEVICE)?);
+    Ok(names)
+}
+
+#[test]
+fn the_dataplane_is_changed_under_traffic() -> TestResult {
+    let mut overlay = Overlay::bpf(2)?;
+    let all = ["underlay_ingress", "overlay_egress"];
+    assert_eq!(attached_programs(&overlay.nodes()[0])?, all);
+    let streams = overlay.streams()?;
+    restart_as(&mut overlay, "netlink")?;
+    assert_eq!(attached_programs(&overlay.nodes()[0])?, [""; 0], "programs after --dataplane=netlink");
+    assert!(!inspect::pins(&overlay.nodes()[0])?.path("").exists(), "pins after --dataplane=netlink");
+    let (_, sent) = overlay.nodes()[0].counters(DEVICE)?;
+    restart_as(&mut overlay, "bpf")?;
+    assert_eq!(attached_programs(&overlay.nodes()[0])?, all);
+    streams.ensure_whole()?;
+    assert!(overlay.nodes()[0].counters(DEVICE)?.1.packets > sent.packets, "the floor carried nothing meanwhile");
+    assert!(inspect::carried(&overlay.nodes()[0])?.0 > 0, "BPF carries nothing afterwards");
+    assert_eq!(lines_of(&overlay.agents[0].log(), "ERROR"), [""; 0]);
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! Frames that end inside their headers. (BPF_PROG_TEST_RUN refuses to make them: these are sent for real.)
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use etherparse::EtherType;
+use flannel_agent::mac::Mac;
+use flannel_common::outcome::{Hook, Outcome};
+use flannel_tests::traffic::{ping, send_frame};
+use flannel_tests::{Node, TestResult, eventually};
+
+use crate::inspect::{self, DEVICE, UPLINK};
+use crate::overlay::Overlay;
+use crate::packets;
+
+const ARRIVAL: Duration = Duration::from_secs(5);
+/// Lengths of what is left of an IPv4 packet whose header has 20 bytes.
+const CUTS: [usize; 4] = [0, 1, 10, 19];
+
+/// A frame between two nodes' interfaces of this name, with the beginning of an IPv4 packet.
+fn cut(from: &Node, to: &Node, interface: &str, length: usize) -> Result<Vec<u8>> {
+    let mac = |node| anyhow::Ok(inspect::link(node, interface)?.mac.parse::<Mac>()?.0);
+    let whole = [0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 5, 1, 2, 10, 5, 2, 2];
+    Ok(packets::frame(mac(to)?, mac(from)?, EtherType::IPV4, &whole[..length]))
+}
+
+fn ensure_counted(node: &Node, hook: Hook, outcome: Outcome, expected: u64) -> Result<()> {
+    eventually("the frames are counted", ARRIVAL, || {
+        let counted = inspect::packets(node, hook, outcome)?;
+        ensure!(counted >= expected, "{} at {hook:?}: {counted} of {expected}", outcome.name());
+        Ok(())
+    })
+}
+
+#[test]
+fn frames_cut_short_are_left_to_the_kernel_and_break_nothing() -> TestResult {
+    let mut overlay = Overlay::bpf(2)?;
+    let [near, far] = overlay.nodes() else { unreachable!("two nodes") };
+    let streams = overlay.streams()?;
+    let count = |node, hook, outcome| inspect::packets(node, hook, outcome);
+    let sent = count(near, Hook::OverlayEgress, Outcome::Truncated)?;
+    let unwrapped = count(far, Hook::UnderlayIngress, Outcome::Truncated)?;
+    let plain = count(far, Hook::UnderlayIngress, Outcome::NotVxlan)?;
+    for length in CUTS {
+        send_frame(near.netns(), DEVICE, &cut(near, far, DEVICE, length)?)?;
+        send_frame(near.netns(), UPLINK, &cut(near, far, UPLINK, length)?)?;
+    }
+    let cuts = CUTS.len() as u64;
+    ensure_counted(near, Hook::OverlayEgress, Outcome::Truncated, sent + cuts)?;
+    // The kernel's device wrapped them, so they reach the other node inside VXLAN.
+    ensure_counted(far, Hook::UnderlayIngress, Outcome::Truncated, unwrapped + cuts)?;
+    ensure_counted(far, Hook::UnderlayIngress, Outcome::NotVxlan, plain + cuts)?;
+    streams.ensure_whole()?;
+    let (one, other) = overlay.two_pods();
+    ping(one, other.ip())?;
+    overlay.agents.iter_mut().try_for_each(flannel_tests::Agent::ensure_running)?;
+    Ok(())
+}
