@@ -17,12 +17,13 @@ pub(super) async fn ensure(handle: &Handle, device: u32, wanted: IpNet) -> Resul
     let existing = list(handle, device, wanted).await.context("listing the device's addresses")?;
     let (present, others): (Vec<_>, Vec<_>) =
         existing.into_iter().partition(|message| read(message) == Some(wanted));
-    for stale in others.into_iter().filter(is_replaceable) {
-        remove(handle, stale).await?;
-    }
+    // The new one first: with a device's last IPv4 address the kernel takes away its routes and neighbours.
     if present.is_empty() {
         let add = handle.address().add(device, wanted.addr(), wanted.prefix_len()).execute();
         add.await.with_context(|| format!("adding address {wanted}"))?;
+    }
+    for stale in others.into_iter().filter(is_replaceable) {
+        remove(handle, stale).await?;
     }
     Ok(())
 }
