@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{LpmTrie, Map, MapData};
+use aya::programs::{SchedClassifier, TcAttachType};
 use flannel_agent::dataplane::bpf::counters::{self, Counters};
 use flannel_agent::dataplane::bpf::pins::Pins;
 use flannel_agent::mac::Mac;
@@ -150,7 +151,12 @@ fn pinned(node: &Node, kind: &str, name: &str) -> Result<serde_json::Value> {
 
 /// The programs that tcx runs on an interface, by name.
 pub(crate) fn tcx_programs(node: &Node, interface: &str) -> Result<Vec<String>> {
-    let shown = node.netns().exec_json(&format!("bpftool -j net show dev {interface}"))?;
-    let hooks = shown[0]["tc"].as_array().cloned().unwrap_or_default();
-    Ok(hooks.iter().filter_map(|hook| hook["name"].as_str().map(str::to_owned)).collect())
+    node.netns().run(|| {
+        let mut names = Vec::new();
+        for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
+            let (_, programs) = SchedClassifier::query_tcx(interface, direction)?;
+            names.extend(programs.iter().filter_map(|program| program.name_as_str().map(str::to_owned)));
+        }
+        Ok(names)
+    })
 }

@@ -9,8 +9,9 @@ use flannel_tests::{Agent, Cluster, Etcd, Node, Pod, Topology, eventually};
 
 use crate::inspect;
 
-/// The network of these tests.
-pub(crate) const NETWORK: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+/// The network of these tests. Subnets from 10.5.64.0 on are left to those that a test writes by hand.
+pub(crate) const NETWORK: &str =
+    r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","Backend":{"Type":"vxlan"}}"#;
 /// How long the nodes may take to know each other.
 const JOINING: Duration = Duration::from_secs(10);
 /// Between two datagrams of a stream that must not be interrupted.

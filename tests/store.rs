@@ -1,1 +1,9 @@
-//! To come.
+//! The agent and its datastore: a real etcd that is late, gone, wrong, or full of nonsense. Needs root, and says so.
+
+mod bad_entries;
+mod config;
+mod flags;
+mod format;
+mod outage;
+mod own_lease;
+mod race;

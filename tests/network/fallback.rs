@@ -68,7 +68,10 @@ fn bpf_that_was_asked_for_is_not_replaced() -> TestResult {
         assert_eq!(agent.wait_exit(END)?.code(), Some(1), "{description}");
         let errors = lines_of(&agent.log(), "ERROR");
         let [error] = &errors[..] else { panic!("{description}: not one error: {errors:#?}") };
-        assert!(error.contains("--dataplane bpf was asked for") && error.contains(said), "{description}: {error}");
+        assert!(
+            error.contains("--dataplane bpf was asked for") && error.contains(said),
+            "{description}: {error}"
+        );
     }
     assert_eq!(etcd.subnets()?, [], "a node that does not work has taken a subnet");
     Ok(())

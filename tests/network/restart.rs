@@ -119,7 +119,10 @@ fn the_dataplane_is_changed_under_traffic() -> TestResult {
     restart_as(&mut overlay, "bpf")?;
     assert_eq!(attached_programs(&overlay.nodes()[0])?, all);
     streams.ensure_whole()?;
-    assert!(overlay.nodes()[0].counters(DEVICE)?.1.packets > sent.packets, "the floor carried nothing meanwhile");
+    assert!(
+        overlay.nodes()[0].counters(DEVICE)?.1.packets > sent.packets,
+        "the floor carried nothing meanwhile"
+    );
     assert!(inspect::carried(&overlay.nodes()[0])?.0 > 0, "BPF carries nothing afterwards");
     assert_eq!(lines_of(&overlay.agents[0].log(), "ERROR"), [""; 0]);
     Ok(())

@@ -49,7 +49,9 @@ fn a_node_of_flannelds_is_taken_over_in_place() -> TestResult {
     let mut agent = Agent::builder(node).etcd(&etcd).arg("--dataplane=bpf").start()?;
     let subnet = agent.wait_ready()?.subnet;
     assert_eq!(subnet.map(|subnet| subnet.to_string()), Some("10.244.1.1/24".to_owned()));
-    eventually("it knows the other node", Duration::from_secs(5), || inspect::ensure_knows(node, std::slice::from_ref(&peer)))?;
+    eventually("it knows the other node", Duration::from_secs(5), || {
+        inspect::ensure_knows(node, std::slice::from_ref(&peer))
+    })?;
     assert_eq!(inspect::link(node, DEVICE)?.mac, own.mac, "the MAC that the other node knows");
     assert_eq!(etcd.get(&own.key())?, Some(own.value()), "the lease as flanneld wrote it");
     ensure_works(&pods[0], &pods[1])?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use etherparse::EtherType;
+use etherparse::{EtherType, IpNumber};
 use flannel_agent::mac::Mac;
 use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::{ping, send_frame};
@@ -11,17 +11,27 @@ use flannel_tests::{Node, TestResult, eventually};
 
 use crate::inspect::{self, DEVICE, UPLINK};
 use crate::overlay::Overlay;
-use crate::packets;
+use crate::packets::{PORT, frame, ipv4, udp, vxlan};
 
 const ARRIVAL: Duration = Duration::from_secs(5);
 /// Lengths of what is left of an IPv4 packet whose header has 20 bytes.
 const CUTS: [usize; 4] = [0, 1, 10, 19];
 
+fn mac(node: &Node, interface: &str) -> Result<[u8; 6]> {
+    Ok(inspect::link(node, interface)?.mac.parse::<Mac>()?.0)
+}
+
 /// A frame between two nodes' interfaces of this name, with the beginning of an IPv4 packet.
 fn cut(from: &Node, to: &Node, interface: &str, length: usize) -> Result<Vec<u8>> {
-    let mac = |node| anyhow::Ok(inspect::link(node, interface)?.mac.parse::<Mac>()?.0);
     let whole = [0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 5, 1, 2, 10, 5, 2, 2];
-    Ok(packets::frame(mac(to)?, mac(from)?, EtherType::IPV4, &whole[..length]))
+    Ok(frame(mac(to, interface)?, mac(from, interface)?, EtherType::IPV4, &whole[..length]))
+}
+
+/// The same inside VXLAN, whose own headers are whole.
+fn wrapped_cut(from: &Node, to: &Node, length: usize) -> Result<Vec<u8>> {
+    let inside = vxlan(8, 1, &cut(from, to, DEVICE, length)?);
+    let outer = ipv4(from.ip(), to.ip(), IpNumber::UDP, udp(40_000, PORT, &inside)).bytes();
+    Ok(frame(mac(to, UPLINK)?, mac(from, UPLINK)?, EtherType::IPV4, &outer))
 }
 
 fn ensure_counted(node: &Node, hook: Hook, outcome: Outcome, expected: u64) -> Result<()> {
@@ -44,10 +54,10 @@ fn frames_cut_short_are_left_to_the_kernel_and_break_nothing() -> TestResult {
     for length in CUTS {
         send_frame(near.netns(), DEVICE, &cut(near, far, DEVICE, length)?)?;
         send_frame(near.netns(), UPLINK, &cut(near, far, UPLINK, length)?)?;
+        send_frame(near.netns(), UPLINK, &wrapped_cut(near, far, length)?)?;
     }
     let cuts = CUTS.len() as u64;
     ensure_counted(near, Hook::OverlayEgress, Outcome::Truncated, sent + cuts)?;
-    // The kernel's device wrapped them, so they reach the other node inside VXLAN.
     ensure_counted(far, Hook::UnderlayIngress, Outcome::Truncated, unwrapped + cuts)?;
     ensure_counted(far, Hook::UnderlayIngress, Outcome::NotVxlan, plain + cuts)?;
     streams.ensure_whole()?;

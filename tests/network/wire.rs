@@ -11,8 +11,21 @@ use crate::overlay::Overlay;
 
 /// Of the outer and the inner packet, where both have it.
 const FIELDS: [&str; 15] = [
-    "frame.len", "eth.src", "eth.dst", "ip.src", "ip.dst", "ip.ttl", "ip.len", "ip.checksum.status", "ip.flags.df",
-    "udp.srcport", "udp.dstport", "udp.length", "udp.checksum", "vxlan.vni", "ip.dsfield",
+    "frame.len",
+    "eth.src",
+    "eth.dst",
+    "ip.src",
+    "ip.dst",
+    "ip.ttl",
+    "ip.len",
+    "ip.checksum.status",
+    "ip.flags.df",
+    "udp.srcport",
+    "udp.dstport",
+    "udp.length",
+    "udp.checksum",
+    "vxlan.vni",
+    "ip.dsfield",
 ];
 /// tshark's words for a checksum that it found right.
 const GOOD: &str = "1";
@@ -30,7 +43,12 @@ impl Wanted {
         let (pod, remote) = overlay.two_pods();
         Ok(Self {
             macs: [mac(from, UPLINK)?, mac(from, DEVICE)?, mac(to, UPLINK)?, mac(to, DEVICE)?],
-            addresses: [from.ip().to_string(), pod.ip().to_string(), to.ip().to_string(), remote.ip().to_string()],
+            addresses: [
+                from.ip().to_string(),
+                pod.ip().to_string(),
+                to.ip().to_string(),
+                remote.ip().to_string(),
+            ],
         })
     }
 
@@ -55,9 +73,15 @@ impl Wanted {
         for (field, wanted) in pairs {
             ensure!(value(field)? == wanted, "{field} is {} and not {wanted}", value(field)?);
         }
-        ensure!(first("udp.dstport")? == "8472" && first("udp.checksum")? == "0x0000", "UDP header: {line:?}");
+        ensure!(
+            first("udp.dstport")? == "8472" && first("udp.checksum")? == "0x0000",
+            "UDP header: {line:?}"
+        );
         ensure!(first("ip.dsfield")? == "0x00", "the outer packet has a traffic class: {line:?}");
-        ensure!(matches!(first("ip.flags.df")?, "0" | "False"), "the outer packet must not be fragmented: {line:?}");
+        ensure!(
+            matches!(first("ip.flags.df")?, "0" | "False"),
+            "the outer packet must not be fragmented: {line:?}"
+        );
         self.ensure_lengths(&value)?;
         first("udp.srcport")?.parse().context("a source port")
     }
@@ -65,7 +89,8 @@ impl Wanted {
     /// Each header says what its layer has: 14 (Ethernet), 20 (IPv4), 16 (UDP and VXLAN), 14 (Ethernet) more.
     fn ensure_lengths<'a>(&self, value: &impl Fn(&str) -> Result<&'a str>) -> Result<()> {
         let number = |field: &str, at: usize| -> Result<usize> {
-            let text = value(field)?.split(',').nth(at).with_context(|| format!("{field} has no value {at}"))?;
+            let text =
+                value(field)?.split(',').nth(at).with_context(|| format!("{field} has no value {at}"))?;
             Ok(text.parse()?)
         };
         let inner = number("ip.len", 1)?;

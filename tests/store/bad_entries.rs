@@ -1,0 +1,120 @@
+//! Entries that are no leases, or not for us: each is named once, and harms nobody.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use flannel_tests::etcd::PREFIX;
+use flannel_tests::{TestResult, eventually};
+
+use crate::inspect::{self, Peer};
+use crate::overlay::{Overlay, lines_of};
+
+const SOON: Duration = Duration::from_secs(5);
+const GOOD: &str = r#"{"PublicIP":"192.168.64.9","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:09"}}"#;
+
+/// Last part of the key, value, and a word of the reason.
+const BAD: [(&str, &str, &str); 12] = [
+    ("10.5.100.0-24", "not JSON", "no lease"),
+    ("10.5.101.0-24", "", "no lease"),
+    ("10.5.102.0-24", "[1,2]", "no lease"),
+    ("10.6.0.0-24", GOOD, "outside the network"),
+    ("no-subnet", GOOD, "no subnet"),
+    ("10.5.103.0", GOOD, "no subnet"),
+    ("10.5.104.1-24", GOOD, "host bits"),
+    ("10.5.105.0-24", r#"{"PublicIP":"192.168.64.9","BackendType":"host-gw"}"#, "host-gw"),
+    ("10.5.106.0-24", r#"{"PublicIP":"192.168.64.9","BackendType":"vxlan"}"#, "VtepMAC"),
+    ("10.5.107.0-24", r#"{"PublicIP":"x","BackendType":"vxlan"}"#, "no lease"),
+    (
+        "10.5.108.0-24",
+        r#"{"PublicIP":"192.168.64.9","BackendType":"vxlan","BackendData":{"VNI":7,"VtepMAC":"c6:d2:32:6f:8f:09"}}"#,
+        "VNI",
+    ),
+    (
+        "10.5.109.0-24",
+        r#"{"PublicIP":"0.0.0.0","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:09"}}"#,
+        "PublicIP",
+    ),
+];
+
+fn entry(key: &str, value: &str) -> (String, String) {
+    (format!("{PREFIX}/subnets/{key}"), value.to_owned())
+}
+
+fn peer(number: u8) -> Peer {
+    Peer {
+        base: [10, 5, number, 0].into(),
+        public_ip: [192, 168, 64, number].into(),
+        mac: format!("c6:d2:32:6f:8f:{number:02x}"),
+    }
+}
+
+/// Both nodes know each other and these.
+fn ensure_known(overlay: &Overlay, others: &[Peer]) -> Result<()> {
+    for (node, other) in [(0, 1), (1, 0)] {
+        let peers = [&[overlay.peer(other)?], others].concat();
+        eventually("good leases are followed", SOON, || {
+            inspect::ensure_knows(&overlay.nodes()[node], &peers)
+        })?;
+    }
+    Ok(())
+}
+
+/// One warning for each bad entry, with its key and the reason, and none beside.
+fn ensure_named(log: &str) -> Result<()> {
+    let warnings = lines_of(log, "WARN");
+    ensure!(
+        warnings.len() == BAD.len(),
+        "{} warnings for {} entries: {warnings:#?}",
+        warnings.len(),
+        BAD.len()
+    );
+    for (key, _, reason) in BAD {
+        let named = |line: &&String| line.contains(&format!("lease {key} not used")) && line.contains(reason);
+        ensure!(warnings.iter().filter(named).count() == 1, "{key} ({reason}): {warnings:#?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn each_bad_entry_is_named_once_and_good_ones_work() -> TestResult {
+    let overlay = Overlay::bpf(2)?;
+    let streams = overlay.streams()?;
+    let [good, late] = [peer(120), peer(121)];
+    let mut entries: Vec<_> = BAD.iter().map(|(key, value, _)| entry(key, value)).collect();
+    entries.push((good.key(), good.value()));
+    overlay.etcd.kv().put_all(&entries)?;
+    ensure_known(&overlay, std::slice::from_ref(&good))?;
+    // The same again is no news.
+    overlay.etcd.kv().put_all(&entries)?;
+    overlay.etcd.put(&late.key(), &late.value())?;
+    ensure_known(&overlay, &[good, late])?;
+    overlay.agents.iter().try_for_each(|agent| ensure_named(&agent.log()))?;
+    streams.ensure_whole()?;
+    Ok(())
+}
+
+#[test]
+fn a_new_agent_comes_up_among_bad_entries() -> TestResult {
+    let mut overlay = Overlay::bpf(2)?;
+    let entries: Vec<_> = BAD.iter().map(|(key, value, _)| entry(key, value)).collect();
+    overlay.agents[0].term()?;
+    overlay.etcd.kv().put_all(&entries)?;
+    overlay.agents[0].restart()?;
+    ensure_known(&overlay, &[])?;
+    eventually("all are named", SOON, || ensure_named(&overlay.agents[0].log()))?;
+    Ok(())
+}
+
+#[test]
+fn a_good_lease_that_turns_bad_keeps_its_last_good_value() -> TestResult {
+    let overlay = Overlay::bpf(2)?;
+    let (good, later) = (peer(122), peer(123));
+    overlay.etcd.put(&good.key(), &good.value())?;
+    ensure_known(&overlay, std::slice::from_ref(&good))?;
+    overlay.etcd.put(&good.key(), "overwritten by mistake")?;
+    overlay.etcd.put(&later.key(), &later.value())?;
+    ensure_known(&overlay, &[good.clone(), later.clone()])?;
+    overlay.etcd.delete(&good.key())?;
+    ensure_known(&overlay, &[later])?;
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! The lease that a node holds: kept, found again, taken again.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use flannel_tests::{TestResult, eventually};
+
+use crate::inspect::{self, Peer};
+use crate::overlay::Overlay;
+
+const SOON: Duration = Duration::from_secs(5);
+
+fn leases(overlay: &Overlay) -> Result<Vec<(String, String)>> {
+    Ok(overlay.etcd.subnets()?.into_iter().map(|entry| (entry.key, entry.value)).collect())
+}
+
+#[test]
+fn a_restart_finds_the_lease_by_public_ip_alone() -> TestResult {
+    let mut overlay = Overlay::bpf(2)?;
+    let before = leases(&overlay)?;
+    overlay.agents[0].term()?;
+    // As after a reboot: neither the file nor the device is there.
+    std::fs::remove_file(overlay.nodes()[0].subnet_file())?;
+    let env = overlay.agents[0].restart()?;
+    assert_eq!(leases(&overlay)?, before);
+    assert_eq!(Some(env), overlay.nodes()[0].subnet_env().ok());
+    Ok(())
+}
+
+#[test]
+fn a_restart_finds_the_subnet_in_the_file_when_etcd_has_lost_it() -> TestResult {
+    let mut overlay = Overlay::bpf(2)?;
+    let before = leases(&overlay)?;
+    overlay.agents[0].term()?;
+    overlay.etcd.delete(&overlay.peer(0)?.key())?;
+    overlay.agents[0].restart()?;
+    assert_eq!(leases(&overlay)?, before);
+    Ok(())
+}
+
+#[test]
+fn a_deleted_lease_is_taken_again_on_the_same_subnet() -> TestResult {
+    let mut overlay = Overlay::bpf(2)?;
+    let before = leases(&overlay)?;
+    let streams = overlay.streams()?;
+    let key = overlay.peer(0)?.key();
+    for _ in 0..3 {
+        overlay.etcd.delete(&key)?;
+        eventually("the lease is back", SOON, || {
+            ensure!(leases(&overlay)? == before, "{:?}", leases(&overlay)?);
+            Ok(())
+        })?;
+        overlay.wait_joined()?;
+    }
+    streams.ensure_whole()?;
+    overlay.agents[0].ensure_running()?;
+    Ok(())
+}
+
+#[test]
+fn a_node_whose_subnet_was_given_away_takes_another_and_keeps_its_peers() -> TestResult {
+    let overlay = Overlay::bpf(2)?;
+    let (own, other) = (overlay.peer(0)?, overlay.peer(1)?);
+    let robber =
+        Peer { base: own.base, public_ip: [192, 168, 64, 99].into(), mac: "c6:d2:32:6f:8f:99".to_owned() };
+    overlay.etcd.put(&robber.key(), &robber.value())?;
+    let node = &overlay.nodes()[0];
+    eventually("the node has another subnet", SOON, || {
+        ensure!(overlay.base(0)? != own.base, "still {}", own.base);
+        inspect::ensure_knows(node, &[robber.clone(), other.clone()])
+    })?;
+    let moved = overlay.peer(0)?;
+    eventually("the other node follows", SOON, || {
+        inspect::ensure_knows(&overlay.nodes()[1], &[robber.clone(), moved.clone()])
+    })?;
+    let addresses = node.exec(&format!("ip -4 -o addr show dev {}", inspect::DEVICE))?;
+    assert_eq!(addresses.matches("inet ").count(), 1, "{addresses}");
+    assert!(addresses.contains(&format!("{}/32", moved.base)), "{addresses}");
+    Ok(())
+}
+
+#[test]
+fn a_reservation_is_taken_and_stays_one() -> TestResult {
+    let mut overlay = Overlay::bpf(1)?;
+    overlay.agents[0].term()?;
+    overlay.etcd.kv().delete_prefix(&format!("{}/subnets/", flannel_tests::etcd::PREFIX))?;
+    let own = Peer { base: [10, 5, 33, 0].into(), ..overlay.peer(0)? };
+    overlay.etcd.put(&own.key(), &own.value())?;
+    let env = overlay.agents[0].restart()?;
+    assert_eq!(env.subnet.map(|subnet| subnet.to_string()), Some("10.5.33.1/24".to_owned()));
+    let entry = overlay.etcd.kv().entry(&own.key())?.context("the reservation is gone")?;
+    assert_eq!((entry.value, entry.lease), (own.value(), 0), "it has no end");
+    Ok(())
+}
