@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use flannel_tests::traffic::Steady;
+use flannel_tests::traffic::{Report, Steady};
 use flannel_tests::{Agent, Cluster, Etcd, Node, Pod, Topology, eventually};
 
 use crate::inspect;
@@ -89,23 +89,29 @@ impl Overlay {
     /// Streams between the first two nodes' pods, one each way.
     pub(crate) fn streams(&self) -> Result<Streams> {
         let (one, other) = self.two_pods();
-        Ok(Streams([Steady::start(one, other, PACE)?, Steady::start(other, one, PACE)?]))
+        Ok(Streams { there: Steady::start(one, other, PACE)?, back: Steady::start(other, one, PACE)? })
     }
 }
 
 /// Traffic that must not be interrupted.
-pub(crate) struct Streams([Steady; 2]);
+pub(crate) struct Streams {
+    pub(crate) there: Steady,
+    pub(crate) back: Steady,
+}
 
 impl Streams {
-    /// Ends both; fails if anything that was sent did not arrive, or nothing was sent.
+    /// Ends both; fails unless both are whole.
     pub(crate) fn ensure_whole(self) -> Result<()> {
-        for stream in self.0 {
-            let report = stream.stop()?;
-            ensure!(report.sent > 0 && report.lost.is_empty(), "datagrams were lost: {report:?}");
-            ensure!(report.duplicates == 0, "datagrams arrived twice: {report:?}");
-        }
-        Ok(())
+        ensure_whole(&self.there.stop()?)?;
+        ensure_whole(&self.back.stop()?)
     }
+}
+
+/// Fails if anything that was sent did not arrive once, or nothing was sent.
+pub(crate) fn ensure_whole(report: &Report) -> Result<()> {
+    ensure!(report.sent > 0 && report.lost.is_empty(), "datagrams were lost: {report:?}");
+    ensure!(report.duplicates == 0, "datagrams arrived twice: {report:?}");
+    Ok(())
 }
 
 /// Lines of a log that say something of this level.

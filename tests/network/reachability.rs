@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 use flannel_tests::traffic::{At, ping};
-use flannel_tests::{Host, Pod, TestResult, Topology};
+use flannel_tests::{Host, Node, Pod, TestResult, Topology};
 
 use crate::inspect::{self, DEVICE};
 use crate::overlay::Overlay;
@@ -17,8 +17,8 @@ struct Passed {
 }
 
 fn passed(overlay: &Overlay) -> Result<Vec<Passed>> {
-    let passed = |node| {
-        let (received, sent) = flannel_tests::Node::counters(node, DEVICE)?;
+    let passed = |node: &Node| {
+        let (received, sent) = node.counters(DEVICE)?;
         Ok(Passed { kernel: (sent.packets, received.packets), bpf: inspect::carried(node)? })
     };
     overlay.nodes().iter().map(passed).collect()

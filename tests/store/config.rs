@@ -47,7 +47,7 @@ const NOT_SERVED: [Wrong; 4] = [
     },
 ];
 
-/// The agent's one line of trouble, which has to name the key in etcd where `in_etcd` says so.
+/// Fails unless the agent has had one thing to complain of, in these words.
 fn ensure_said(agent: &Agent, said: &[&str]) -> Result<()> {
     let errors = lines_of(&agent.log(), "ERROR");
     ensure!(errors.len() == 1, "not one line: {errors:#?}");
