@@ -8,7 +8,7 @@ mod rust;
 mod services;
 mod tools;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use nix::unistd::geteuid;
 
 use crate::phase;
@@ -21,7 +21,8 @@ pub(crate) fn ensure() -> Result<Toolchain> {
     if !gaps.is_empty() {
         refuse_unless_able(&gaps)?;
         phase::note(&format!("missing here:\n{}", gap::list(&gaps)));
-        fill(&gaps).with_context(|| format!("the set-up stopped. {}", gap::message(&gap::look())))?;
+        fill(&gaps)
+            .map_err(|cause| anyhow!("the set-up stopped: {cause:#}. {}", gap::message(&gap::look())))?;
         let left = gap::look();
         if !left.is_empty() {
             bail!("still missing after the set-up. {}", gap::message(&left));
