@@ -6,7 +6,7 @@ mod show;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use flannel_tests::{Cluster, Pod, failure, interrupt, traffic};
+use flannel_tests::{Cluster, Pod, eventually, failure, interrupt, traffic};
 
 use crate::phase;
 use crate::workspace::cargo;
@@ -15,6 +15,7 @@ const CONFIG: &str = r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}
 const PODS_PER_NODE: usize = 2;
 /// Seconds of TCP.
 const BULK: u32 = 2;
+const PATIENCE: Duration = Duration::from_secs(3);
 const FLOOD: Duration = Duration::from_secs(2);
 /// Bytes of UDP payload.
 const SMALL: usize = 64;
@@ -81,14 +82,16 @@ fn prove(cluster: &Cluster, pods: &[Vec<Pod>]) -> Result<()> {
 
 fn reach_each_other(pods: &[&Pod]) -> Result<()> {
     let pairs = pods.iter().flat_map(|from| pods.iter().map(move |to| (*from, *to)));
-    let pairs: Vec<_> = pairs.filter(|(from, to)| from.addresses() != to.addresses()).collect();
+    let pairs: Vec<_> = pairs.filter(|(from, to)| from.ip() != to.ip()).collect();
     let mut failed = Vec::new();
     for (from, to) in &pairs {
         if interrupt::came() {
             bail!("interrupted");
         }
-        if let Err(error) = traffic::ping(*from, to.addresses()[0]) {
-            failed.push(format!("{} -> {}: {error:#}", from.addresses()[0], to.addresses()[0]));
+        // An agent that is ready has its own subnet; it may not have heard of the others' yet.
+        let reached = eventually("an answer", PATIENCE, || traffic::ping(*from, to.ip()));
+        if let Err(error) = reached {
+            failed.push(format!("{} -> {}: {error:#}", from.ip(), to.ip()));
         }
     }
     phase::note(&format!("{} of {} pairs", pairs.len() - failed.len(), pairs.len()));

@@ -36,11 +36,11 @@ impl Batch {
         accept(count, &[libc::ENOBUFS, libc::EAGAIN, libc::EINTR, libc::ECONNREFUSED]).context("send a batch")
     }
 
-    /// Waits for one datagram at least and takes what is there; gives the lengths, none after the socket's timeout.
+    /// Takes what is there, without waiting; gives the lengths.
     pub(super) fn receive(&mut self, socket: &UdpSocket) -> Result<Vec<usize>> {
         let mut buffers = self.buffers();
         let mut messages = headers(&mut buffers);
-        let (first, flags, timeout) = (messages.as_mut_ptr(), libc::MSG_WAITFORONE, ptr::null_mut());
+        let (first, flags, timeout) = (messages.as_mut_ptr(), libc::MSG_DONTWAIT, ptr::null_mut());
         // SAFETY: as for sending; the kernel writes into the buffers within their lengths.
         let count = unsafe { libc::recvmmsg(socket.as_raw_fd(), first, COUNT as u32, flags, timeout) };
         let count = accept(count, &[libc::EAGAIN, libc::EINTR]).context("receive a batch")?;

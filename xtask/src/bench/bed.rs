@@ -1,13 +1,16 @@
 //! A variant that lives: two nodes and a pod on each.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use flannel_tests::firewall::firewall;
 use flannel_tests::kernel_vxlan::{self, NETWORK};
-use flannel_tests::{Agent, Cluster, Etcd, Node, Pod, traffic};
+use flannel_tests::{Agent, Cluster, Etcd, Node, Pod, eventually, traffic};
 
 use super::variant::Variant;
+
+const PATIENCE: Duration = Duration::from_secs(5);
 use crate::workspace::release_agent;
 
 /// Guards in the order in which they are to go.
@@ -33,7 +36,8 @@ impl Bed {
                 Self::of_agents(variant, before.context("agent-before needs --before PROGRAM")?, "bpf")?
             }
         };
-        traffic::ping(&bed.from, bed.to.ip())?;
+        // An agent that is ready has its own subnet; it may not have heard of the other node's yet.
+        eventually("the pods reach each other", PATIENCE, || traffic::ping(&bed.from, bed.to.ip()))?;
         Ok(bed)
     }
 
