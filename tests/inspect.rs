@@ -1,6 +1,6 @@
 //! What a node shows from outside: the kernel's tables as iproute2 prints them, and the pinned BPF objects.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result};
@@ -105,10 +105,18 @@ pub(crate) fn packets(node: &Node, hook: Hook, outcome: Outcome) -> Result<u64> 
     Ok(metrics(node)?.get(&MetricsKey { outcome, hook }).map_or(0, |traffic| traffic.packets))
 }
 
-/// Packets that the programs wrapped and unwrapped.
+/// Packets that the programs wrapped and unwrapped, whether they passed the host stack or not.
 pub(crate) fn carried(node: &Node) -> Result<(u64, u64)> {
     let wrapped = packets(node, Hook::OverlayEgress, Outcome::Encapsulated)?;
-    Ok((wrapped, packets(node, Hook::UnderlayIngress, Outcome::Decapsulated)?))
+    let unwrapped = packets(node, Hook::UnderlayIngress, Outcome::Decapsulated)?;
+    let (sent, delivered) = shortcut(node)?;
+    Ok((wrapped + sent, unwrapped + delivered))
+}
+
+/// Packets that the programs wrapped and unwrapped past the host stack.
+pub(crate) fn shortcut(node: &Node) -> Result<(u64, u64)> {
+    let sent = packets(node, Hook::PodEgress, Outcome::Encapsulated)?;
+    Ok((sent, packets(node, Hook::UnderlayIngress, Outcome::Delivered)?))
 }
 
 /// Index and MAC of an interface.
@@ -131,9 +139,16 @@ pub(crate) struct Attached {
     pub(crate) program: u64,
 }
 
-/// What the pinned link of a hook is, and runs.
-pub(crate) fn attached(node: &Node, hook: Hook) -> Result<Attached> {
-    let link = pinned(node, "link", &format!("{}_link", hook.program()))?;
+/// What all pinned links are, and run, by the names of their pins.
+pub(crate) fn attached(node: &Node) -> Result<BTreeMap<String, Attached>> {
+    let names = std::fs::read_dir(pins(node)?.path(""))?.map(|pin| Ok(pin?.file_name().into_string()));
+    let names =
+        names.collect::<Result<Vec<_>>>()?.into_iter().flatten().filter(|name| name.contains("_link"));
+    names.map(|name| Ok((name.clone(), attached_by(node, &name)?))).collect()
+}
+
+fn attached_by(node: &Node, name: &str) -> Result<Attached> {
+    let link = pinned(node, "link", name)?;
     let number = |field: &str| link[field].as_u64().with_context(|| format!("no {field} in {link}"));
     Ok(Attached { link: number("id")?, program: number("prog_id")? })
 }

@@ -52,6 +52,7 @@ impl Programs {
             local_ip: OUR_IP,
             vtep_mac: OUR_MAC,
             port: crate::packets::PORT.to_be_bytes(),
+            flow_cache: 0,
         };
         let mut config: Array<_, Node> = programs.0.map_mut(abi::CONFIG).unwrap().try_into().unwrap();
         config.set(0, node, 0).unwrap();

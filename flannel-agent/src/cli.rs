@@ -191,6 +191,11 @@ pub struct Flags {
     /// back. netlink: the kernel's vxlan device alone. Default: the network's Backend.Dataplane, else auto.
     #[arg(long, env = "FLANNELD_DATAPLANE", value_name = "MODE")]
     pub dataplane: Option<Mode>,
+    /// Whether flows that the host stack lets through unchanged skip it, with BPF. The stack is asked again
+    /// every 10 s. Default: the network's Backend.FlowCache, else true.
+    #[arg(long, env = "FLANNELD_FLOW_CACHE", num_args = 0..=1, require_equals = true, action = ArgAction::Set,
+          default_missing_value = "true", value_name = "BOOL")]
+    pub flow_cache: Option<bool>,
     /// BPF filesystem for programs and maps; mounted if it is not.
     #[arg(long, env = "FLANNELD_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,

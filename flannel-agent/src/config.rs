@@ -60,6 +60,8 @@ pub struct VxlanConfig {
     pub direct_routing: bool,
     /// `Dataplane`: auto, bpf or netlink, as the command line has it. flanneld ignores this key.
     pub dataplane: Option<String>,
+    /// `FlowCache`: whether proven flows skip the host stack where BPF carries them. flanneld ignores this key.
+    pub flow_cache: bool,
 }
 
 impl Default for VxlanConfig {
@@ -72,6 +74,7 @@ impl Default for VxlanConfig {
             learning: false,
             direct_routing: false,
             dataplane: None,
+            flow_cache: true,
         }
     }
 }
@@ -192,6 +195,7 @@ fn vxlan(keys: &Keys) -> Result<VxlanConfig, ConfigError> {
         learning: keys.flag("Learning", false)?,
         direct_routing: keys.flag("DirectRouting", false)?,
         dataplane: keys.parsed("Dataplane", "auto, bpf or netlink")?,
+        flow_cache: keys.flag("FlowCache", true)?,
     })
 }
 

@@ -75,7 +75,7 @@ async fn serve(flags: &Flags) -> Result<()> {
     loop {
         let lease = patiently("taking a subnet", || store.acquire(&config, &attrs, previous)).await;
         info!(subnet = %lease.subnet, dataplane = dataplane.name(), "this node has its subnet");
-        publish(flags, &config, &dataplane, &lease).await?;
+        publish(flags, &config, &mut dataplane, &lease).await?;
         previous = Some(lease.subnet);
         follow(&store, &config, &mut dataplane, lease, renew_margin(flags)).await;
         error!("the lease is lost; forwarding goes on while it is taken again");
@@ -130,6 +130,7 @@ fn settings(flags: &Flags, vxlan: &VxlanConfig, uplink: &Uplink) -> Result<Setti
         },
         uplink: uplink.clone(),
         mode: mode(flags, vxlan)?,
+        flow_cache: flags.flow_cache.unwrap_or(vxlan.flow_cache),
         pins: Pins::new(&flags.bpffs, vxlan.vni),
         log_packets: flags.log_packets(),
     })
@@ -163,11 +164,11 @@ fn attributes(uplink: &Uplink, vxlan: &VxlanConfig, dataplane: &Dataplane) -> Re
 async fn publish(
     flags: &Flags,
     config: &NetworkConfig,
-    dataplane: &Dataplane,
+    dataplane: &mut Dataplane,
     lease: &OwnLease,
 ) -> Result<()> {
     let subnet = lease.subnet.v4.context("a lease without an IPv4 subnet")?;
-    dataplane.set_address(IpNet::V4(subnet)).await?;
+    dataplane.serve(IpNet::V4(subnet)).await?;
     let text = subnet_file::render(config, flags.ip_masq, lease.subnet, dataplane.device().mtu);
     let path = flags.subnet_file.as_path();
     subnet_file::write(path, &text).with_context(|| format!("writing the subnet file {}", path.display()))?;
@@ -207,6 +208,7 @@ async fn follow(
                     return;
                 }
             }
+            () = dataplane.pods_changed() => report(dataplane.follow_pods().await, &mut resync),
             _ = resync.tick() => report(dataplane.resync(&leases.peers()).await, &mut resync),
             () = at(renewal) => match store.renew(&lease).await {
                 Ok(Some(renewed)) => {

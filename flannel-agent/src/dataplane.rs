@@ -13,11 +13,13 @@ use crate::uplink::Uplink;
 pub mod bpf;
 pub mod desired;
 pub mod kernel;
+mod shortcut;
 
 use bpf::Bpf;
 use bpf::pins::Pins;
 use desired::{Floor, Peer};
 use kernel::{Device, DeviceSpec, Kernel};
+use shortcut::Shortcut;
 
 /// What the dataplane is made from.
 #[derive(Clone, Debug)]
@@ -28,6 +30,8 @@ pub struct Settings {
     pub uplink: Uplink,
     /// BPF or not.
     pub mode: Mode,
+    /// Whether flows that the host stack lets through unchanged skip it, with BPF.
+    pub flow_cache: bool,
     /// Where BPF objects are pinned.
     pub pins: Pins,
     /// Whether BPF programs log every packet.
@@ -41,6 +45,7 @@ pub struct Dataplane {
     bpf: Option<Bpf>,
     /// What the kernel holds, as far as we know.
     floor: Floor,
+    shortcut: Option<Shortcut>,
 }
 
 impl Dataplane {
@@ -52,7 +57,11 @@ impl Dataplane {
         let device = kernel.ensure_device(&settings.device).await?;
         let floor = kernel.actual(&device).await?;
         let bpf = accelerate(settings, &device)?;
-        Ok(Self { kernel, device, bpf, floor })
+        let shortcut = match bpf {
+            Some(_) if settings.flow_cache => Some(Shortcut::open()?),
+            _ => None,
+        };
+        Ok(Self { kernel, device, bpf, floor, shortcut })
     }
 
     /// The vxlan device.
@@ -67,13 +76,38 @@ impl Dataplane {
         if self.bpf.is_some() { "bpf" } else { "netlink" }
     }
 
-    /// Gives the device its address: the base of our subnet, as source of what the host itself sends.
+    /// Takes the node's subnet: the device gets its address, the base of it, as source of what the host itself
+    /// sends, and pods in it are found.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub async fn set_address(&self, subnet: IpNet) -> Result<()> {
+    pub async fn serve(&mut self, subnet: IpNet) -> Result<()> {
         let address = IpNet::from(subnet.network());
-        self.kernel.ensure_address(&self.device, address).await
+        self.kernel.ensure_address(&self.device, address).await?;
+        if let Some(shortcut) = &mut self.shortcut {
+            shortcut.serve(subnet);
+        }
+        for error in self.follow_pods().await {
+            warn!("{error:#}");
+        }
+        Ok(())
+    }
+
+    /// Waits until pods may have come or gone; forever, if that does not matter.
+    pub async fn pods_changed(&mut self) {
+        match &mut self.shortcut {
+            Some(shortcut) => shortcut.pods_changed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Lets the pods that are there now take the shortcut. Those that cannot are carried all the same.
+    pub async fn follow_pods(&mut self) -> Vec<anyhow::Error> {
+        match (&mut self.bpf, &mut self.shortcut) {
+            (Some(bpf), Some(shortcut)) => shortcut.follow_pods(&self.kernel, bpf).await,
+            (Some(bpf), None) => bpf.follow(&[]),
+            (None, _) => Vec::new(),
+        }
     }
 
     /// Makes kernel and maps hold exactly these peers. What fails is reported and tried again by
@@ -99,7 +133,9 @@ impl Dataplane {
             Ok(floor) => self.floor = floor,
             Err(error) => return vec![error],
         }
-        self.apply(peers).await
+        let mut errors = self.apply(peers).await;
+        errors.append(&mut self.follow_pods().await);
+        errors
     }
 }
 
@@ -116,7 +152,7 @@ fn accelerate(settings: &Settings, device: &Device) -> Result<Option<Bpf>> {
             .ok(),
     };
     if loaded.is_none() {
-        bpf::detach(&settings.device.name, &settings.uplink.name, &settings.pins)?;
+        bpf::detach(&settings.pins)?;
     }
     Ok(loaded)
 }
@@ -138,6 +174,7 @@ fn start_bpf(settings: &Settings, device: &Device) -> Result<Bpf> {
         local_ip: uplink.local_ip.octets(),
         vtep_mac: device.mac.0,
         port: spec.port.to_be_bytes(),
+        flow_cache: settings.flow_cache.into(),
     };
     let mut bpf = Bpf::load(settings.pins.clone(), settings.log_packets)?;
     bpf.configure(&node)?;

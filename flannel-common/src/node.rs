@@ -20,10 +20,12 @@ pub struct Node {
     pub vtep_mac: [u8; 6],
     /// UDP destination port of the overlay, wire order.
     pub port: [u8; 2],
+    /// 1: flows that the host stack lets through unchanged skip it; 0: all go through it.
+    pub flow_cache: u32,
 }
 
-const _: () = assert!(size_of::<Node>() == 32 && align_of::<Node>() == 4);
+const _: () = assert!(size_of::<Node>() == 36 && align_of::<Node>() == 4);
 
 #[cfg(feature = "user")]
-// SAFETY: repr(C), no padding (asserted above: 5 * 4 + 4 + 6 + 2), every bit pattern is valid.
+// SAFETY: repr(C), no padding (asserted above: 5 * 4 + 4 + 6 + 2 + 4), every bit pattern is valid.
 unsafe impl aya::Pod for Node {}

@@ -9,7 +9,7 @@
 pub enum Verdict {
     /// A program carried it all the way.
     Carried,
-    /// Handed, untouched, to the kernel's own vxlan device: the floor.
+    /// Handed on, untouched, to the floor: the host stack and the kernel's own vxlan device.
     Floor,
     /// Not the overlay's business; passed on untouched.
     Foreign,
@@ -66,7 +66,7 @@ outcomes! {
     5 NoConfig "no-config" Floor "The agent has not written CONFIG yet.",
     6 NoLease "no-lease" Floor "No lease holds the inner destination.",
     7 ForeignVtep "foreign-vtep" Floor "The inner destination MAC is not the one the lease (egress) or our device (ingress) has.",
-    8 TooBig "too-big" Floor "With the outer headers the packet, or a segment of it, exceeds the uplink's MTU.",
+    8 TooBig "too-big" Floor "The packet, or a segment of it, exceeds the MTU of the uplink (outer headers included) or of the pod.",
     9 GsoUnknown "gso-unknown" Floor "An aggregate whose segments are neither TCP nor UDP.",
     10 NoRoom "no-room" Floor "The kernel refused to grow or shrink the packet.",
     11 ForeignVni "foreign-vni" Floor "VXLAN of another network.",
@@ -79,6 +79,15 @@ outcomes! {
     18 GsoAggregate "gso-aggregate" Floor "A received aggregate: decapsulated by the kernel device, which keeps segmentation right.",
     19 InnerIpv6 "inner-ipv6" Floor "An IPv6 frame: carried by the kernel's v6 device.",
     20 WriteFailed "write-failed" Dropped "Headers could not be written after the packet had been resized.",
+    21 Delivered "delivered" Carried "A proven flow: handed to its pod past the host stack.",
+    22 FlowNew "flow-new" Floor "No packet of the flow has passed the host stack unchanged yet (TCP: in both directions).",
+    23 FlowStale "flow-stale" Floor "The flow was proven too long ago: the host stack is asked again.",
+    24 TcpControl "tcp-control" Floor "SYN, FIN or RST: the host stack keeps track of connections, and the flow is forgotten.",
+    25 NotCacheable "not-cacheable" Floor "Neither TCP nor UDP, or a fragment, or with IP options: no flow to remember.",
+    26 TtlExpired "ttl-expired" Floor "The time to live ends here: the host stack answers.",
+    27 FlowProven "flow-proven" Foreign "To a pod, unchanged by the host stack: the flow's next packets may skip it.",
+    28 NoFlow "no-flow" Foreign "To a pod, and of no flow from another node, or changed by the host stack.",
+    29 FlowCacheOff "flow-cache-off" Foreign "The agent runs without the flow cache.",
 }
 
 /// The place where a program runs.
@@ -89,11 +98,23 @@ pub enum Hook {
     OverlayEgress = 0,
     /// Program `underlay_ingress`: ingress of the uplink.
     UnderlayIngress = 1,
+    /// Program `overlay_ingress`: ingress of `flannel.<VNI>`.
+    OverlayIngress = 2,
+    /// Program `pod_egress`: ingress of a pod-side bridge port, which is what the pod sends.
+    PodEgress = 3,
+    /// Program `pod_ingress`: egress of a pod-side bridge port, which is what the pod gets.
+    PodIngress = 4,
 }
 
 impl Hook {
     /// Every hook, in order of number.
-    pub const ALL: &'static [Self] = &[Self::OverlayEgress, Self::UnderlayIngress];
+    pub const ALL: &'static [Self] = &[
+        Self::OverlayEgress,
+        Self::UnderlayIngress,
+        Self::OverlayIngress,
+        Self::PodEgress,
+        Self::PodIngress,
+    ];
 
     /// The hook with this number, if this version knows it.
     #[must_use]
@@ -107,6 +128,9 @@ impl Hook {
         match self {
             Self::OverlayEgress => "overlay_egress",
             Self::UnderlayIngress => "underlay_ingress",
+            Self::OverlayIngress => "overlay_ingress",
+            Self::PodEgress => "pod_egress",
+            Self::PodIngress => "pod_ingress",
         }
     }
 }

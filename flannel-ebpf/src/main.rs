@@ -21,6 +21,27 @@ mod entry {
         verdict::conclude(Hook::UnderlayIngress, &packet, path::underlay_ingress::run(&packet))
     }
 
+    /// Ingress of `flannel.<VNI>`: a packet out of its tunnel.
+    #[classifier]
+    pub(crate) fn overlay_ingress(ctx: TcContext) -> i32 {
+        let packet = Packet::new(&ctx);
+        verdict::conclude(Hook::OverlayIngress, &packet, path::overlay_ingress::run(&packet))
+    }
+
+    /// Ingress of a pod-side bridge port: what the pod sends.
+    #[classifier]
+    pub(crate) fn pod_egress(ctx: TcContext) -> i32 {
+        let packet = Packet::new(&ctx);
+        verdict::conclude(Hook::PodEgress, &packet, path::pod_egress::run(&packet))
+    }
+
+    /// Egress of a pod-side bridge port: what the pod gets.
+    #[classifier]
+    pub(crate) fn pod_ingress(ctx: TcContext) -> i32 {
+        let packet = Packet::new(&ctx);
+        verdict::conclude(Hook::PodIngress, &packet, Err(path::pod_ingress::run(&packet)))
+    }
+
     #[panic_handler]
     fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
         loop {}

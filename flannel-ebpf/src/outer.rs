@@ -10,19 +10,19 @@ use crate::packet::Header;
 /// Bytes of outer headers between the outer Ethernet header and the inner frame.
 pub const LEN: usize = Ipv4Hdr::LEN + UdpHdr::LEN + VxlanHdr::LEN;
 
-/// What encapsulation puts behind the outer Ethernet header: outer headers and inner Ethernet header.
+/// What encapsulation puts behind the outer Ethernet header: outer headers, and the inner frame's beginning.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct Headers {
+pub struct Headers<T> {
     ip: Ipv4Hdr,
     udp: UdpHdr,
     vxlan: VxlanHdr,
-    inner: EthHdr,
+    inner: T,
 }
 
-// SAFETY: headers one behind the other, without padding (asserted below), aligned to 2 at most.
-unsafe impl Header for Headers {}
-const _: () = assert!(size_of::<Headers>() == LEN + EthHdr::LEN);
+// SAFETY: headers one behind the other, of an even number of bytes (asserted below), aligned to 2 at most.
+unsafe impl<T: Header> Header for Headers<T> {}
+const _: () = assert!(size_of::<Headers<EthHdr>>() == LEN + EthHdr::LEN);
 
 /// The ECN field of the type-of-service byte (RFC 3168 section 5).
 pub const ECN: u8 = 0b11;
@@ -55,7 +55,7 @@ impl Outer {
     /// flannel's peers send it: hardware that computes one for an encapsulated packet has corrupted it before
     /// (flannel issues 1279 and 2152).
     #[inline(always)]
-    pub fn before(&self, inner: &EthHdr, frame_len: u16) -> Headers {
+    pub fn before<T: Header>(&self, inner: T, frame_len: u16) -> Headers<T> {
         let udp_len = frame_len + (UdpHdr::LEN + VxlanHdr::LEN) as u16;
         Headers {
             ip: self.ipv4(udp_len + Ipv4Hdr::LEN as u16),
@@ -66,7 +66,7 @@ impl Outer {
                 check: [0; 2],
             },
             vxlan: VxlanHdr::new(self.vni),
-            inner: *inner,
+            inner,
         }
     }
 
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn headers_are_those_of_the_rfc() {
         let inner = EthHdr { dst_addr: [2; 6], src_addr: [4; 6], ether_type: 0x0800_u16.to_be() };
-        let headers = outer().before(&inner, 100);
+        let headers = outer().before(inner, 100);
         // SAFETY: plain bytes without padding (asserted above).
         let bytes: [u8; LEN + EthHdr::LEN] = unsafe { core::mem::transmute(headers) };
         #[rustfmt::skip]

@@ -1,6 +1,7 @@
 //! The only place that touches packet memory: every read is bounds-checked here.
 
 use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::bpf_check_mtu;
 use aya_ebpf::programs::TcContext;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
@@ -76,10 +77,26 @@ impl<'a> Packet<'a> {
         self.skb().vlan_present == 0
     }
 
-    /// Makes the first `len` bytes readable; a frame shorter than that stays as it is.
+    /// ifindex of the interface whose hook the program runs at.
+    #[inline(always)]
+    pub fn ifindex(&self) -> u32 {
+        self.skb().ifindex
+    }
+
+    /// The longest IP packet in bytes that this interface takes, 0 if unknown (`bpf_check_mtu`: Linux 5.12).
+    #[inline(always)]
+    pub fn mtu(&self) -> u32 {
+        let mut mtu = 0;
+        // SAFETY: the context is valid for the whole run; 0 stands for its own interface.
+        unsafe { bpf_check_mtu(self.ctx.skb.skb.cast(), 0, &raw mut mtu, 0, 0) };
+        mtu
+    }
+
+    /// Makes the first `len` bytes readable, or the whole frame if it is shorter.
     #[inline(always)]
     pub fn pull(&self, len: u32) {
-        if self.ctx.data() + len as usize > self.ctx.data_end() && self.len >= len {
+        let len = if len < self.len { len } else { self.len };
+        if self.ctx.data() + len as usize > self.ctx.data_end() {
             // What still cannot be read after a failure is reported by `header`.
             let _ = self.ctx.pull_data(len);
         }

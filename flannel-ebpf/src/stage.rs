@@ -3,4 +3,7 @@
 pub mod decap;
 pub mod deliver;
 pub mod encap;
+pub mod fit;
+pub mod flow;
 pub mod parse;
+pub mod route;

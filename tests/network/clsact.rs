@@ -29,6 +29,7 @@ fn facts(node: &Node) -> Result<Facts> {
         local_ip: node.ip().octets(),
         vtep_mac: overlay.mac.parse::<Mac>()?.0,
         port: crate::packets::PORT.to_be_bytes(),
+        flow_cache: 0,
     })
 }
 

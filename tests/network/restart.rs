@@ -9,7 +9,7 @@ use flannel_tests::traffic::ping;
 use flannel_tests::wait::throughout;
 use flannel_tests::{Agent, Node, SubnetEnv, TestResult};
 
-use crate::inspect::{self, Attached, DEVICE, Link, UPLINK};
+use crate::inspect::{self, DEVICE, Link, UPLINK};
 use crate::overlay::{Overlay, lines_of};
 
 /// How long the node is left without its agent while traffic flows.
@@ -33,14 +33,10 @@ fn identity(overlay: &Overlay) -> Result<Identity> {
     Ok(Identity { device: inspect::link(node, DEVICE)?, subnet: node.subnet_env()?, maps, lease: leases })
 }
 
-fn all_attached(node: &Node) -> Result<Vec<Attached>> {
-    Hook::ALL.iter().map(|hook| inspect::attached(node, *hook)).collect()
-}
-
 /// Ends the first node's agent in some way, leaves it away for a while, and starts it again, all under traffic.
 fn survives(end: impl Fn(&mut Agent) -> Result<()>) -> TestResult {
     let mut overlay = Overlay::bpf(2)?;
-    let (before, programs) = (identity(&overlay)?, all_attached(&overlay.nodes()[0])?);
+    let (before, programs) = (identity(&overlay)?, inspect::attached(&overlay.nodes()[0])?);
     let streams = overlay.streams()?;
     end(&mut overlay.agents[0])?;
     throughout("the node is left as it was", AWAY, || {
@@ -52,10 +48,13 @@ fn survives(end: impl Fn(&mut Agent) -> Result<()>) -> TestResult {
     overlay.wait_joined()?;
     streams.ensure_whole()?;
     assert_eq!(identity(&overlay)?, before);
-    let replaced = all_attached(&overlay.nodes()[0])?;
-    for (old, new) in programs.iter().zip(&replaced) {
-        assert_eq!(old.link, new.link, "the link is the one that was there");
-        assert_ne!(old.program, new.program, "the program on it is new");
+    let replaced = inspect::attached(&overlay.nodes()[0])?;
+    // Three for the node, two for its pod.
+    assert_eq!((programs.len(), replaced.len()), (5, 5));
+    for (name, old) in &programs {
+        let new = &replaced[name];
+        assert_eq!(old.link, new.link, "{name} is the one that was there");
+        assert_ne!(old.program, new.program, "the program on {name} is new");
     }
     let now = inspect::carried(&overlay.nodes()[0])?;
     assert!(now.0 > counted.0 && now.1 > counted.1, "the counters went from {counted:?} to {now:?}");
@@ -110,7 +109,7 @@ fn attached_programs(node: &Node) -> Result<Vec<String>> {
 fn the_dataplane_is_changed_under_traffic() -> TestResult {
     let mut overlay = Overlay::bpf(2)?;
     // The kernel keeps the first 15 bytes of a name.
-    let all = [Hook::UnderlayIngress, Hook::OverlayEgress]
+    let all = [Hook::UnderlayIngress, Hook::OverlayIngress, Hook::OverlayEgress]
         .map(|hook| &hook.program()[..hook.program().len().min(15)]);
     assert_eq!(attached_programs(&overlay.nodes()[0])?, all);
     let streams = overlay.streams()?;

@@ -74,6 +74,7 @@ fn every_key_in_any_case() {
         learning: true,
         direct_routing: true,
         dataplane: Some("netlink".into()),
+        flow_cache: false,
     };
     assert_eq!(config.backend, Backend::Vxlan(vxlan));
 }

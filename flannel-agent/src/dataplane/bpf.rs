@@ -3,15 +3,16 @@
 //! Programs, maps and links are pinned under `<bpffs>/flannel/<VNI>/`, so that they outlive the agent; the
 //! next one adopts the maps, replaces the programs atomically and goes on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, LpmTrie, MapData};
+use aya::maps::{Array, HashMap, LpmTrie, MapData};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use flannel_common::abi;
+use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::lease::Lease;
 use flannel_common::node::Node;
 use flannel_common::outcome::Hook;
@@ -21,8 +22,10 @@ use crate::dataplane::desired::{Changes, Peer};
 
 pub mod attach;
 pub mod counters;
+mod flows;
 pub mod logs;
 pub mod pins;
+mod ports;
 
 use attach::Mechanism;
 use pins::Pins;
@@ -38,6 +41,11 @@ pub struct Bpf {
     leases: LpmTrie<MapData, [u8; 4], Lease>,
     /// What `LEASES` holds.
     current: BTreeMap<Ipv4Net, Lease>,
+    flows: HashMap<MapData, FlowKey, Flow>,
+    /// The bridge ports that our programs are attached to.
+    ports: BTreeSet<u32>,
+    /// Those that the previous agent's are, until [`Bpf::follow`] takes them over.
+    inherited: BTreeSet<u32>,
     /// What the previous agent's programs were attached to.
     previous: Option<Node>,
 }
@@ -65,8 +73,11 @@ impl Bpf {
         }
         let config = Array::try_from(take(&mut ebpf, abi::CONFIG)?)?;
         let leases = LpmTrie::try_from(take(&mut ebpf, abi::LEASES)?)?;
+        let flows = HashMap::try_from(take(&mut ebpf, abi::FLOWS)?)?;
         let current = entries(&leases)?;
-        Ok(Self { ebpf, pins, config, leases, current, previous })
+        let inherited = ports::pinned(&pins);
+        let ports = BTreeSet::new();
+        Ok(Self { ebpf, pins, config, leases, current, flows, ports, inherited, previous })
     }
 
     /// Tells the programs who and where we are.
@@ -86,11 +97,13 @@ impl Bpf {
             (previous.overlay_ifindex, previous.uplink_ifindex) == (node.overlay_ifindex, node.uplink_ifindex)
         });
         let mut mechanism = Mechanism::Tcx;
-        // Decapsulate before encapsulating: peers may send as soon as they can.
-        for (hook, interface) in [(Hook::UnderlayIngress, uplink), (Hook::OverlayEgress, overlay)] {
+        for (hook, interface) in places(overlay, uplink) {
             let program = program(&mut self.ebpf, hook)?;
-            mechanism = attach::attach(program, hook, interface, adopt, &self.pins)
+            mechanism = attach::attach(program, hook, interface, &attach::link_name(hook), adopt, &self.pins)
                 .with_context(|| format!("attaching {} to {interface}", hook.program()))?;
+        }
+        for hook in Hook::ALL {
+            let program = program(&mut self.ebpf, *hook)?;
             self.pins.replace(hook.program(), |path| Ok(program.pin(path)?))?;
         }
         Ok(mechanism)
@@ -134,10 +147,14 @@ impl Bpf {
 ///
 /// # Errors
 /// A pin cannot be removed.
-pub fn detach(overlay: &str, uplink: &str, pins: &Pins) -> Result<()> {
-    attach::detach_clsact(Hook::OverlayEgress, overlay);
-    attach::detach_clsact(Hook::UnderlayIngress, uplink);
+pub fn detach(pins: &Pins) -> Result<()> {
+    attach::detach_clsact_everywhere()?;
     pins.remove_all()
+}
+
+/// Where the node's own hooks are. Unwrap before wrapping: peers may send as soon as they can.
+const fn places<'a>(overlay: &'a str, uplink: &'a str) -> [(Hook, &'a str); 3] {
+    [(Hook::UnderlayIngress, uplink), (Hook::OverlayIngress, overlay), (Hook::OverlayEgress, overlay)]
 }
 
 /// The peers as `LEASES` has them: IPv4 subnets behind IPv4 addresses.

@@ -6,13 +6,16 @@
 
 mod address;
 mod batch;
+mod conntrack;
 pub mod device;
 mod entry;
 mod fdb;
 mod neighbour;
+mod pods;
 mod route;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
@@ -24,6 +27,8 @@ use tokio::sync::Mutex;
 use self::batch::Batch;
 pub use self::device::{Device, DeviceSpec};
 use self::entry::{Entry, Job};
+pub use self::pods::PodPort;
+pub use self::watch::LinkWatch;
 use super::desired::{Floor, FloorChanges};
 
 /// The kernel of the network namespace that it was opened in.
@@ -89,6 +94,23 @@ impl Kernel {
             neighbours: neighbour::dump(&self.handle, device.index).await.context("listing neighbours")?,
             fdb: fdb::dump(&self.handle, device.index).await.context("listing FDB entries")?,
         })
+    }
+
+    /// The ports of the bridge that holds the gateway address of `subnet`.
+    ///
+    /// # Errors
+    /// If a dump fails.
+    pub async fn pod_ports(&self, subnet: IpNet) -> Result<Vec<PodPort>> {
+        let _dumping = self.dumping.lock().await;
+        pods::dump(&self.handle, subnet).await
+    }
+
+    /// Makes the connection tracker, if there is one, bear that flows skip the host stack.
+    ///
+    /// # Errors
+    /// If it does not say or do it.
+    pub fn let_flows_skip_conntrack(&self) -> Result<()> {
+        conntrack::be_liberal()
     }
 
     /// Writes the changes, in an order that leaves no gap; what fails is reported and does not stop the rest.

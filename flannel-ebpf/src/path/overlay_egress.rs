@@ -4,7 +4,8 @@ use flannel_common::outcome::Outcome;
 
 use crate::maps;
 use crate::packet::Packet;
-use crate::stage::{deliver, encap, parse};
+use crate::stage::flow::{Direction, Step};
+use crate::stage::{deliver, encap, fit, parse};
 use crate::verdict::Carried;
 
 /// One packet from the host stack to the peer.
@@ -17,7 +18,12 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
         // Somebody's own neighbour entry: the FDB knows where it leads, we do not.
         return Err(Outcome::ForeignVtep);
     }
-    encap::fits(packet, &inner, node)?;
-    encap::push(packet, &inner, node, lease)?;
+    if node.flow_cache != 0
+        && let Ok(step) = Step::of(packet, &inner, Direction::Egress)
+    {
+        let _ = step.leaves(None);
+    }
+    fit::uplink(packet, &inner, node)?;
+    encap::push(packet, *inner.frame, inner.ip.tos, node, lease)?;
     Ok(deliver::to_uplink(node))
 }

@@ -4,11 +4,13 @@ use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 
 use crate::packet::Packet;
+use crate::stage::flow::{Direction, Step};
 use crate::stage::{decap, deliver, parse};
 use crate::verdict::Carried;
 use crate::{maps, outer};
 
-/// One packet from the underlay to the host stack, as if `flannel.<VNI>` had received it.
+/// One packet from the underlay: past the host stack to its pod if its flow is proven, else to the host stack as
+/// if `flannel.<VNI>` had received it.
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
     let node = maps::node()?;
@@ -17,6 +19,14 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
     if inner.frame.dst_addr != node.vtep_mac {
         return Err(Outcome::ForeignVtep);
     }
-    decap::pop(packet, inner.frame)?;
+    if node.flow_cache != 0
+        && let Ok(step) = Step::of(packet, &inner, Direction::Ingress)
+        && let Ok((routed, port)) = deliver::shortcut(packet, &inner, &step)
+    {
+        decap::pop(packet, routed)?;
+        return Ok(deliver::to_pod(port));
+    }
+    // Why it takes no shortcut is counted behind the vxlan device, where it turns up next.
+    decap::pop(packet, *inner.frame)?;
     Ok(deliver::to_overlay_device(node))
 }

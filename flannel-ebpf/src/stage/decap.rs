@@ -5,16 +5,15 @@ use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 
 use crate::outer;
-use crate::packet::Packet;
+use crate::packet::{Header, Packet};
 
-/// Removes everything in front of the inner frame.
+/// Removes everything in front of the inner frame, which begins with `front` then.
 ///
 /// # Errors
 /// [`Outcome::NoRoom`] with the packet as it was; [`Outcome::WriteFailed`] with the packet lost.
 #[inline(always)]
-pub fn pop(packet: &Packet<'_>, inner: &EthHdr) -> Result<(), Outcome> {
-    let ethernet = *inner;
+pub fn pop<T: Header>(packet: &Packet<'_>, front: T) -> Result<(), Outcome> {
     // The bytes behind the Ethernet header go; what remains in front is the outer one, overwritten next.
     packet.adjust(-((outer::LEN + EthHdr::LEN) as i32), BPF_F_ADJ_ROOM_FIXED_GSO.into())?;
-    packet.write(0, &ethernet)
+    packet.write(0, &front)
 }

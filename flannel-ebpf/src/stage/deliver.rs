@@ -1,10 +1,16 @@
 //! Where a finished packet goes.
 
 use aya_ebpf::bindings::BPF_F_INGRESS;
-use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh};
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
+use flannel_common::flow::Port;
 use flannel_common::node::Node;
 use flannel_common::outcome::Outcome;
 
+use crate::packet::Packet;
+use crate::stage::fit;
+use crate::stage::flow::Step;
+use crate::stage::parse::Inner;
+use crate::stage::route::{self, Routed};
 use crate::verdict::Carried;
 
 /// Out of the uplink: the kernel looks route and neighbour of the outer destination up and writes the
@@ -22,4 +28,27 @@ pub fn to_overlay_device(node: &Node) -> Carried {
     // SAFETY: a helper call without pointers.
     let action = unsafe { bpf_redirect(node.overlay_ifindex, BPF_F_INGRESS.into()) };
     Carried { outcome: Outcome::Decapsulated, action: action as i32 }
+}
+
+/// What a packet that skips the host stack looks like at its pod, and where that is.
+///
+/// # Errors
+/// Why it has to go through the host stack.
+#[inline(always)]
+pub fn shortcut(
+    packet: &Packet<'_>,
+    inner: &Inner<'_>,
+    step: &Step,
+) -> Result<(Routed, &'static Port), Outcome> {
+    let port = step.shortcut(None)?;
+    fit::mtu(packet, inner, port.mtu)?;
+    Ok((route::hop(inner, port.gateway_mac, port.pod_mac)?, port))
+}
+
+/// Into the pod, at the other end of its bridge port's cable (`bpf_redirect_peer`: Linux 5.10).
+#[inline(always)]
+pub fn to_pod(port: &Port) -> Carried {
+    // SAFETY: a helper call without pointers.
+    let action = unsafe { bpf_redirect_peer(port.ifindex, 0) };
+    Carried { outcome: Outcome::Delivered, action: action as i32 }
 }

@@ -24,8 +24,16 @@ const FRAGMENT: [u8; 2] = [0x3f, 0xff];
 /// Only the VNI flag (RFC 7348 section 5).
 const PLAIN_VXLAN: u8 = 0x08;
 
+/// Bytes of a transport header that are read: ports, and TCP's flags.
+const TRANSPORT: usize = 14;
+/// Where TCP keeps its flags, and those that begin and end a connection (RFC 9293 section 3.1).
+const TCP_FLAGS: usize = 13;
+const FIN_SYN_RST: u8 = 0b111;
+
 /// The frame that VXLAN carries, and its IP header.
 pub struct Inner<'a> {
+    /// Where it starts.
+    pub offset: usize,
     /// Its Ethernet header.
     pub frame: &'a EthHdr,
     /// Its IPv4 header.
@@ -46,7 +54,7 @@ impl Inner<'_> {
 /// [`Outcome::Truncated`], [`Outcome::InnerIpv6`], [`Outcome::NotIp`].
 #[inline(always)]
 pub fn inner_at<'a>(packet: &'a Packet<'_>, offset: usize) -> Result<Inner<'a>, Outcome> {
-    packet.pull((offset + EthHdr::LEN + Ipv4Hdr::LEN) as u32);
+    packet.pull((offset + EthHdr::LEN + Ipv4Hdr::LEN + TRANSPORT) as u32);
     let frame: &EthHdr = packet.header(offset)?;
     match frame.ether_type {
         IPV4 if packet.is_untagged() => {}
@@ -57,7 +65,39 @@ pub fn inner_at<'a>(packet: &'a Packet<'_>, offset: usize) -> Result<Inner<'a>, 
     if ip.vihl >> 4 != 4 {
         return Err(Outcome::NotIp);
     }
-    Ok(Inner { frame, ip })
+    Ok(Inner { offset, frame, ip })
+}
+
+/// The transport layer's part in a flow.
+pub struct Transport {
+    /// Source port, wire order.
+    pub source: [u8; 2],
+    /// Destination port, wire order.
+    pub destination: [u8; 2],
+    /// Whether the packet begins or ends a TCP connection.
+    pub control: bool,
+}
+
+/// Reads ports and TCP flags.
+///
+/// # Errors
+/// [`Outcome::NotCacheable`], [`Outcome::Truncated`].
+#[inline(always)]
+pub fn transport(packet: &Packet<'_>, inner: &Inner<'_>) -> Result<Transport, Outcome> {
+    let Inner { offset, ip, .. } = inner;
+    if ip.vihl != PLAIN_IPV4 || is_fragment(ip) || !matches!(ip.proto, TCP | UDP) {
+        return Err(Outcome::NotCacheable);
+    }
+    let offset = offset + EthHdr::LEN + Ipv4Hdr::LEN;
+    // TCP has its ports where UDP has them.
+    let ports: &UdpHdr = packet.header(offset)?;
+    let control = ip.proto == TCP && packet.header::<u8>(offset + TCP_FLAGS)? & FIN_SYN_RST != 0;
+    Ok(Transport { source: ports.src, destination: ports.dst, control })
+}
+
+#[inline(always)]
+fn is_fragment(ip: &Ipv4Hdr) -> bool {
+    ip.frags[0] & FRAGMENT[0] != 0 || ip.frags[1] & FRAGMENT[1] != 0
 }
 
 /// Whether this frame of the uplink is a plain VXLAN packet for us.
@@ -99,7 +139,7 @@ fn outer_ipv4<'a>(packet: &'a Packet<'_>, node: &Node) -> Result<&'a Ipv4Hdr, Ou
     if ip.vihl != PLAIN_IPV4 {
         return Err(Outcome::OuterOptions);
     }
-    if ip.frags[0] & FRAGMENT[0] != 0 || ip.frags[1] & FRAGMENT[1] != 0 {
+    if is_fragment(ip) {
         return Err(Outcome::OuterFragment);
     }
     Ok(ip)

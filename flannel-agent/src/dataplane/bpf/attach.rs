@@ -4,11 +4,12 @@
 
 use std::fmt;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{Link as _, LinkOrder, ProgramError, SchedClassifier, TcAttachType, tc};
 use flannel_common::outcome::Hook;
+use nix::net::if_::if_nameindex;
 use tracing::debug;
 
 use super::pins::Pins;
@@ -36,18 +37,20 @@ impl fmt::Display for Mechanism {
     }
 }
 
-/// Attaches the program, in place of an earlier agent's. `adopt`: the pinned link is on this interface.
+/// Attaches the program, in place of an earlier agent's. `link`: the name of the link's pin; `adopt`: if there
+/// is one, it is on this interface.
 pub(super) fn attach(
     program: &mut SchedClassifier,
     hook: Hook,
     interface: &str,
+    link: &str,
     adopt: bool,
     pins: &Pins,
 ) -> Result<Mechanism> {
-    if adopt && update_link(program, hook, pins)? {
+    if adopt && update_link(program, link, pins)? {
         return Ok(Mechanism::Tcx);
     }
-    match tcx(program, hook, interface, pins) {
+    match tcx(program, hook, interface, link, pins) {
         Err(error) if lacks_tcx(&error) => {
             debug!(interface, "the kernel has no tcx; using clsact");
             clsact(program, hook, interface)
@@ -57,18 +60,30 @@ pub(super) fn attach(
 }
 
 /// Puts the program on an earlier agent's link: no packet is missed.
-fn update_link(program: &mut SchedClassifier, hook: Hook, pins: &Pins) -> Result<bool> {
-    let Ok(pinned) = PinnedLink::from_pin(pins.path(&link_name(hook))) else { return Ok(false) };
-    let updated = program.attach_to_link(FdLink::from(pinned).try_into()?);
-    // Fails on a link whose interface is gone (ENOLINK): attach anew then.
-    Ok(updated.inspect_err(|error| debug!(%error, "pinned link cannot be used again")).is_ok())
+fn update_link(program: &mut SchedClassifier, link: &str, pins: &Pins) -> Result<bool> {
+    let Ok(pinned) = PinnedLink::from_pin(pins.path(link)) else { return Ok(false) };
+    match program.attach_to_link(FdLink::from(pinned).try_into()?) {
+        // The pin alone is to hold the link, so that it ends with it.
+        Ok(id) => FdLink::try_from(program.take_link(id)?).map(|_| true).map_err(Into::into),
+        // Its interface is gone (ENOLINK): attach anew.
+        Err(error) => {
+            debug!(%error, "pinned link cannot be used again");
+            Ok(false)
+        }
+    }
 }
 
-fn tcx(program: &mut SchedClassifier, hook: Hook, interface: &str, pins: &Pins) -> Result<Mechanism> {
+fn tcx(
+    program: &mut SchedClassifier,
+    hook: Hook,
+    interface: &str,
+    pin: &str,
+    pins: &Pins,
+) -> Result<Mechanism> {
     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
     let id = program.attach_with_options(interface, direction(hook), options)?;
     let link: FdLink = program.take_link(id)?.try_into()?;
-    pins.replace(&link_name(hook), |path| {
+    pins.replace(pin, |path| {
         link.pin(path)?;
         Ok(())
     })?;
@@ -106,7 +121,17 @@ pub fn clsact(program: &mut SchedClassifier, hook: Hook, interface: &str) -> Res
     Ok(Mechanism::Clsact)
 }
 
-/// Takes an earlier agent's filter away, if there is one. (A tcx link goes with its pin.)
+/// Takes our filters off all interfaces: the pods' ports are not known by name to a new agent.
+pub(super) fn detach_clsact_everywhere() -> Result<()> {
+    for interface in &if_nameindex().context("listing interfaces")? {
+        for hook in [Hook::UnderlayIngress, Hook::OverlayEgress] {
+            detach_clsact(hook, &interface.name().to_string_lossy());
+        }
+    }
+    Ok(())
+}
+
+/// Takes our filter for this hook's direction away, if there is one. (A tcx link goes with its pin.)
 pub(super) fn detach_clsact(hook: Hook, interface: &str) {
     if let Ok(filter) = filter(hook, interface)
         && filter.detach().is_ok()
@@ -119,13 +144,15 @@ fn filter(hook: Hook, interface: &str) -> std::io::Result<SchedClassifierLink> {
     SchedClassifierLink::attached(interface, direction(hook), PRIORITY, HANDLE, None)
 }
 
-fn link_name(hook: Hook) -> String {
+/// The name of the pin of a hook's link, where the node has one such hook.
+pub(super) fn link_name(hook: Hook) -> String {
     format!("{}_link", hook.program())
 }
 
 const fn direction(hook: Hook) -> TcAttachType {
     match hook {
-        Hook::OverlayEgress => TcAttachType::Egress,
-        Hook::UnderlayIngress => TcAttachType::Ingress,
+        // To the host, what a pod sends comes in, and what it gets goes out.
+        Hook::OverlayEgress | Hook::PodIngress => TcAttachType::Egress,
+        Hook::UnderlayIngress | Hook::OverlayIngress | Hook::PodEgress => TcAttachType::Ingress,
     }
 }

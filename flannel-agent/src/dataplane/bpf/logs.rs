@@ -3,15 +3,18 @@
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya_log::EbpfLogger;
+use flannel_common::outcome::{Hook, Outcome};
+use log::{Log, Metadata, Record};
 use tokio::io::unix::AsyncFd;
-use tracing::warn;
+use tracing::{debug, warn};
 
 /// Forwards log records for as long as the agent runs.
 ///
 /// # Errors
 /// The programs were loaded without logging.
 pub fn forward(ebpf: &mut Ebpf) -> Result<()> {
-    let logger = EbpfLogger::init(ebpf).context("opening the log ring of the BPF programs")?;
+    let logger =
+        EbpfLogger::init_with_logger(ebpf, Names).context("opening the log ring of the BPF programs")?;
     // SAFETY: the logger owns its ring's file descriptor and gives out the same one until it is dropped.
     let mut logger = unsafe { AsyncFd::register(logger) }?;
     tokio::spawn(async move {
@@ -26,4 +29,41 @@ pub fn forward(ebpf: &mut Ebpf) -> Result<()> {
         }
     });
     Ok(())
+}
+
+/// Puts names to the numbers that programs log: hook, outcome and bytes of a run.
+struct Names;
+
+impl Log for Names {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let text = record.args().to_string();
+        let text = named(&text).unwrap_or(text);
+        debug!(target: "flannel_ebpf", "{text}");
+    }
+
+    fn flush(&self) {}
+}
+
+fn named(numbers: &str) -> Option<String> {
+    let mut numbers = numbers.split(' ').map(|number| number.parse::<u32>().ok());
+    let hook = Hook::from_number(numbers.next()??)?;
+    let outcome = Outcome::from_number(numbers.next()??)?;
+    Some(format!("{}: {} ({} bytes)", hook.program(), outcome.name(), numbers.next()??))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_become_names() {
+        assert_eq!(named("0 6 98").as_deref(), Some("overlay_egress: no-lease (98 bytes)"));
+        for other in ["", "0", "0 6", "0 6 x", "99 6 98", "0 999 98"] {
+            assert_eq!(named(other), None, "{other}");
+        }
+    }
 }

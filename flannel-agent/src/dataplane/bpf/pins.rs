@@ -56,6 +56,17 @@ impl Pins {
         pin(&path).with_context(|| format!("pinning {}", path.display()))
     }
 
+    /// Removes what has this name, if anything has.
+    pub(super) fn remove(&self, name: &str) -> Result<()> {
+        remove(&self.path(name))
+    }
+
+    /// The names of all that is pinned.
+    pub(super) fn names(&self) -> Vec<String> {
+        let pins = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        pins.filter_map(|pin| pin.file_name().into_string().ok()).collect()
+    }
+
     /// Removes every pin: what is attached by pinned links alone detaches.
     ///
     /// # Errors

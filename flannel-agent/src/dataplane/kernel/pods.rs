@@ -1,0 +1,142 @@
+//! Where this node's pods are plugged in: the ports of the bridge that holds the subnet's gateway address.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
+use futures::TryStreamExt;
+use ipnet::IpNet;
+use rtnetlink::Handle;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::tc::{TcAttribute, TcMessage};
+use tracing::debug;
+
+/// A port of the pods' bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodPort {
+    /// Interface index.
+    pub index: u32,
+    /// Interface name.
+    pub name: String,
+    /// Whether packets may go past the host stack here, or why not.
+    pub shortcut: Result<(), Obstacle>,
+}
+
+impl PodPort {
+    /// Whether packets may go past the host stack here.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        self.shortcut.is_ok()
+    }
+}
+
+/// Why a port is left to the host stack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// It is no veth into another network namespace: nothing can be handed to its other end.
+    NoPeer,
+    /// Somebody shapes or filters traffic here (the bandwidth CNI plugin, say) with a qdisc of this kind.
+    Qdisc(String),
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPeer => f.write_str("it is no veth into another network namespace"),
+            Self::Qdisc(kind) => write!(f, "it has a {kind} qdisc"),
+        }
+    }
+}
+
+/// The ports of the bridge, or bridges, with an address in `subnet`.
+pub(super) async fn dump(handle: &Handle, subnet: IpNet) -> Result<Vec<PodPort>> {
+    // One dump after the other: the kernel refuses a second one on the same socket with EBUSY.
+    let links: Vec<_> = handle.link().get().execute().try_collect().await.context("listing interfaces")?;
+    let addresses: Vec<_> =
+        handle.address().get().execute().try_collect().await.context("listing addresses")?;
+    let qdiscs: Vec<_> = handle.qdisc().get().execute().try_collect().await.context("listing qdiscs")?;
+    Ok(of(&links, &addresses, &qdiscs, subnet))
+}
+
+fn of(
+    links: &[LinkMessage],
+    addresses: &[AddressMessage],
+    qdiscs: &[TcMessage],
+    subnet: IpNet,
+) -> Vec<PodPort> {
+    let gateways: BTreeSet<u32> = addresses
+        .iter()
+        .filter(|address| local(address).is_some_and(|local| subnet.contains(&local)))
+        .map(|address| address.header.index)
+        .collect();
+    let bridges: BTreeSet<u32> = links
+        .iter()
+        .filter(|link| kind(link) == Some(&InfoKind::Bridge) && gateways.contains(&link.header.index))
+        .map(|link| link.header.index)
+        .collect();
+    links
+        .iter()
+        .filter(|link| bridge(link).is_some_and(|bridge| bridges.contains(&bridge)))
+        .map(|link| port(link, qdiscs))
+        .collect()
+}
+
+fn port(link: &LinkMessage, qdiscs: &[TcMessage]) -> PodPort {
+    let index = link.header.index;
+    let name = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    });
+    let port = PodPort { index, name: name.unwrap_or_default(), shortcut: shortcut(link, qdiscs) };
+    if let Err(obstacle) = &port.shortcut {
+        debug!(port = port.name, "left to the host stack: {obstacle}");
+    }
+    port
+}
+
+fn shortcut(link: &LinkMessage, qdiscs: &[TcMessage]) -> Result<(), Obstacle> {
+    let leads_elsewhere =
+        link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::LinkNetNsId(_)));
+    if kind(link) != Some(&InfoKind::Veth) || !leads_elsewhere {
+        return Err(Obstacle::NoPeer);
+    }
+    let here = |qdisc: &&TcMessage| u32::try_from(qdisc.header.index) == Ok(link.header.index);
+    let kinds = qdiscs.iter().filter(here).filter_map(|qdisc| {
+        qdisc.attributes.iter().find_map(|attribute| match attribute {
+            TcAttribute::Kind(kind) => Some(kind.as_str()),
+            _ => None,
+        })
+    });
+    // clsact holds programs, ours where the kernel has no tcx; it shapes nothing.
+    match kinds.into_iter().find(|kind| !matches!(*kind, "noqueue" | "clsact")) {
+        Some(kind) => Err(Obstacle::Qdisc(kind.to_owned())),
+        None => Ok(()),
+    }
+}
+
+fn kind(link: &LinkMessage) -> Option<&InfoKind> {
+    let infos = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    })?;
+    infos.iter().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    })
+}
+
+fn bridge(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Controller(index) => Some(*index),
+        _ => None,
+    })
+}
+
+fn local(address: &AddressMessage) -> Option<IpAddr> {
+    address.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    })
+}

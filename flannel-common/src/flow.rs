@@ -1,0 +1,142 @@
+//! The flow cache: what is known of a flow between a pod of this node and a pod of another.
+//!
+//! A flow may skip the host stack in a direction once a packet of that direction has been seen to enter the
+//! stack and to leave it unchanged: no rule dropped it, nothing translated its addresses. That proof is good
+//! for [`PROOF_NS`]; then the next packets go through the stack again, until one leaves it.
+
+/// How long the host stack's consent holds, in nanoseconds: a firewall change takes effect within it, and the
+/// connection tracker hears of a busy flow that often.
+pub const PROOF_NS: u64 = 10_000_000_000;
+
+/// A packet that left the stack is the one that entered it if no more time than this has passed between, in
+/// nanoseconds.
+pub const TRANSIT_NS: u64 = 1_000_000_000;
+
+/// A flow as its pod on this node sees it; the key of `FLOWS`. All in wire order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowKey {
+    /// Address of the pod on this node.
+    pub pod: [u8; 4],
+    /// Address of its peer on another node.
+    pub remote: [u8; 4],
+    /// TCP or UDP port of the pod.
+    pub pod_port: [u8; 2],
+    /// TCP or UDP port of its peer.
+    pub remote_port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// 0.
+    pub reserved: [u8; 3],
+}
+
+/// What is known of a flow; the value of `FLOWS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// From the pod through the stack to the vxlan device.
+    pub egress: Passage,
+    /// From the vxlan device through the stack to the pod.
+    pub ingress: Passage,
+    /// Where the pod is.
+    pub port: Port,
+}
+
+/// One direction of a flow through the host stack. Times are nanoseconds of CLOCK_MONOTONIC, coarse.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passage {
+    /// When a packet last entered the stack; 0: never.
+    pub entered: u64,
+    /// When a packet last left it unchanged; 0: never.
+    pub left: u64,
+}
+
+/// A pod's bridge port, and the link-layer addresses between the pod and its gateway.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Port {
+    /// ifindex of the pod-side bridge port; 0: not seen yet.
+    pub ifindex: u32,
+    /// The longest IP packet in bytes that the port takes; 0: not seen yet.
+    pub mtu: u32,
+    /// The pod's MAC.
+    pub pod_mac: [u8; 6],
+    /// The MAC that the pod sends to: the bridge's.
+    pub gateway_mac: [u8; 6],
+    /// 0.
+    pub reserved: u32,
+}
+
+impl Passage {
+    /// Notes that a packet enters the stack.
+    #[inline(always)]
+    pub const fn enter(&mut self, now: u64) {
+        self.entered = now;
+    }
+
+    /// Notes that a packet has left the stack unchanged; false if none is known to have entered it.
+    #[inline(always)]
+    pub const fn leave(&mut self, now: u64) -> bool {
+        let is_ours = self.entered != 0 && now.wrapping_sub(self.entered) < TRANSIT_NS;
+        if is_ours {
+            self.left = now;
+        }
+        is_ours
+    }
+
+    /// Whether a packet has ever passed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_known(&self) -> bool {
+        self.left != 0
+    }
+
+    /// Whether the proof still holds.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_proven(&self, now: u64) -> bool {
+        self.is_known() && now.wrapping_sub(self.left) < PROOF_NS
+    }
+}
+
+impl Port {
+    /// Whether both are the same port with the same neighbours; the MTU does not matter.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        self.ifindex == other.ifindex
+            && self.pod_mac == other.pod_mac
+            && self.gateway_mac == other.gateway_mac
+    }
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 16 && align_of::<FlowKey>() == 1);
+const _: () = assert!(size_of::<Port>() == 24 && align_of::<Port>() == 4);
+const _: () = assert!(size_of::<Flow>() == 56 && align_of::<Flow>() == 8);
+
+#[cfg(feature = "user")]
+// SAFETY: repr(C), bytes only (16, asserted above), every bit pattern is valid.
+unsafe impl aya::Pod for FlowKey {}
+#[cfg(feature = "user")]
+// SAFETY: repr(C), no padding (asserted above: 2 * 16 + 24), every bit pattern is valid.
+unsafe impl aya::Pod for Flow {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proof_needs_a_packet_that_entered_just_before() {
+        let mut passage = Passage::default();
+        assert!(!passage.leave(5), "nothing entered");
+        passage.enter(1_000);
+        assert!(!passage.leave(1_000 + TRANSIT_NS), "that was another packet");
+        assert!(!passage.is_known());
+        passage.enter(2_000);
+        assert!(passage.leave(2_001));
+        assert!(passage.is_proven(2_001 + PROOF_NS - 1));
+        assert!(!passage.is_proven(2_001 + PROOF_NS), "the stack is to be asked again");
+        assert!(passage.is_known(), "it has passed once");
+    }
+}

@@ -1,0 +1,33 @@
+//! Egress of a pod-side bridge port: what the pod gets, after the host stack has let it through.
+
+use flannel_common::flow::Port;
+use flannel_common::outcome::Outcome;
+
+use crate::maps;
+use crate::packet::Packet;
+use crate::stage::flow::{Direction, Step};
+use crate::stage::parse;
+
+/// One packet to a pod. It always goes on; what it proves is noted.
+#[inline(always)]
+pub fn run(packet: &Packet<'_>) -> Outcome {
+    note(packet).unwrap_or_else(|outcome| outcome)
+}
+
+#[inline(always)]
+fn note(packet: &Packet<'_>) -> Result<Outcome, Outcome> {
+    if maps::node()?.flow_cache == 0 {
+        return Err(Outcome::FlowCacheOff);
+    }
+    let inner = parse::inner_at(packet, 0)?;
+    let step = Step::of(packet, &inner, Direction::Ingress)?;
+    let here = Port {
+        ifindex: packet.ifindex(),
+        pod_mac: inner.frame.dst_addr,
+        gateway_mac: inner.frame.src_addr,
+        ..Port::default()
+    };
+    let flow = step.leaves(Some(&here)).ok_or(Outcome::NoFlow)?;
+    flow.port.mtu = packet.mtu();
+    Ok(Outcome::FlowProven)
+}

@@ -1,0 +1,124 @@
+//! The flow cache: which packets may skip the host stack, because it let others of their flow through unchanged.
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use flannel_common::flow::{Flow, FlowKey, Passage, Port};
+use flannel_common::outcome::Outcome;
+
+use crate::maps;
+use crate::packet::Packet;
+use crate::stage::parse::{self, Inner, TCP};
+
+/// Which way a packet goes, seen from the pod on this node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the pod.
+    Egress,
+    /// To the pod.
+    Ingress,
+}
+
+/// A packet's part in its flow.
+pub struct Step {
+    key: FlowKey,
+    direction: Direction,
+    control: bool,
+    now: u64,
+}
+
+impl Step {
+    /// Reads which flow a packet belongs to.
+    ///
+    /// # Errors
+    /// [`Outcome::NotCacheable`], [`Outcome::Truncated`].
+    #[inline(always)]
+    pub fn of(packet: &Packet<'_>, inner: &Inner<'_>, direction: Direction) -> Result<Self, Outcome> {
+        let parse::Transport { source, destination, control } = parse::transport(packet, inner)?;
+        let from = (inner.ip.src_addr, source);
+        let to = (inner.ip.dst_addr, destination);
+        let ((pod, pod_port), (remote, remote_port)) =
+            if direction == Direction::Egress { (from, to) } else { (to, from) };
+        let protocol = inner.ip.proto;
+        let key = FlowKey { pod, remote, pod_port, remote_port, protocol, reserved: [0; 3] };
+        Ok(Self { key, direction, control, now: now() })
+    }
+
+    /// Where the pod is, if this packet may skip the host stack. `port`: where it comes from, if that is a pod.
+    ///
+    /// # Errors
+    /// [`Outcome::TcpControl`], [`Outcome::FlowNew`], [`Outcome::FlowStale`].
+    #[inline(always)]
+    pub fn shortcut(&self, port: Option<&Port>) -> Result<&'static Port, Outcome> {
+        if self.control {
+            return Err(Outcome::TcpControl);
+        }
+        // SAFETY: an entry stays in place for as long as a program that found it runs (RCU).
+        let flow = maps::flow(&self.key).map(|flow| unsafe { &*flow }).ok_or(Outcome::FlowNew)?;
+        let (way, back) = match self.direction {
+            Direction::Egress => (&flow.egress, &flow.ingress),
+            Direction::Ingress => (&flow.ingress, &flow.egress),
+        };
+        // A connection tracker that sees one direction only takes the other's packets for invalid.
+        let known = way.is_known() && (self.key.protocol != TCP || back.is_known());
+        if !known || port.is_some_and(|port| !flow.port.is_same_place(port)) {
+            return Err(Outcome::FlowNew);
+        }
+        if way.is_proven(self.now) { Ok(&flow.port) } else { Err(Outcome::FlowStale) }
+    }
+
+    /// Notes that the packet goes into the host stack. A TCP connection that begins or ends is forgotten. `port`:
+    /// where the pod is, if that is known here.
+    #[inline(always)]
+    pub fn enters(&self, port: Option<&Port>) {
+        if self.control {
+            maps::forget(&self.key);
+        } else if let Some(flow) = self.known(port) {
+            self.passage_of(flow).enter(self.now);
+        } else {
+            let mut flow = Flow { port: port.copied().unwrap_or_default(), ..Flow::default() };
+            self.passage_of(&mut flow).enter(self.now);
+            maps::remember(&self.key, &flow);
+        }
+    }
+
+    /// Notes that the packet has come out of the host stack. None if it is not known to have entered it.
+    #[inline(always)]
+    pub fn leaves(&self, port: Option<&Port>) -> Option<&'static mut Flow> {
+        if self.control {
+            return None;
+        }
+        let flow = self.known(port)?;
+        self.passage_of(flow).leave(self.now).then_some(flow)
+    }
+
+    /// The entry, if it is of this port or of none yet. A flow that turns up at another port is forgotten, not
+    /// changed: whoever reads the entry meanwhile must not take the old proof for the new port.
+    #[inline(always)]
+    fn known(&self, port: Option<&Port>) -> Option<&'static mut Flow> {
+        // SAFETY: as in `shortcut`; fields are written whole, the last writer wins, and the loss is one proof.
+        let flow = maps::flow(&self.key).map(|flow| unsafe { &mut *flow })?;
+        match port {
+            Some(port) if flow.port.ifindex == 0 => flow.port = *port,
+            Some(port) if !flow.port.is_same_place(port) => {
+                maps::forget(&self.key);
+                return None;
+            }
+            _ => {}
+        }
+        Some(flow)
+    }
+
+    #[inline(always)]
+    fn passage_of<'a>(&self, flow: &'a mut Flow) -> &'a mut Passage {
+        match self.direction {
+            Direction::Egress => &mut flow.egress,
+            Direction::Ingress => &mut flow.ingress,
+        }
+    }
+}
+
+/// CLOCK_MONOTONIC in nanoseconds, as of the last tick (Linux 5.11).
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: a helper call without arguments.
+    unsafe { bpf_ktime_get_coarse_ns() }
+}
