@@ -30,10 +30,14 @@ impl Bed {
             Variant::Veth => Self::cabled()?,
             Variant::HostGw => Self::of_kernel(variant, kernel_vxlan::host_gw)?,
             Variant::KernelVxlan => Self::of_kernel(variant, kernel_vxlan::vxlan)?,
-            Variant::AgentNetlink => Self::of_agents(variant, &release_agent()?, "netlink")?,
-            Variant::AgentBpf => Self::of_agents(variant, &release_agent()?, "bpf")?,
+            Variant::AgentNetlink => Self::of_agents(variant, &release_agent()?, &["--dataplane=netlink"])?,
+            Variant::AgentNoCache => {
+                Self::of_agents(variant, &release_agent()?, &["--dataplane=bpf", "--flow-cache=false"])?
+            }
+            Variant::AgentBpf => Self::of_agents(variant, &release_agent()?, &["--dataplane=bpf"])?,
             Variant::AgentBefore => {
-                Self::of_agents(variant, before.context("agent-before needs --before PROGRAM")?, "bpf")?
+                let program = before.context("agent-before needs --before PROGRAM")?;
+                Self::of_agents(variant, program, &["--dataplane=bpf"])?
             }
         };
         // An agent that is ready has its own subnet; it may not have heard of the other node's yet.
@@ -61,13 +65,13 @@ impl Bed {
         Ok(Self { variant, from, to, _agents: Vec::new(), _etcd: None, cluster: Some(cluster) })
     }
 
-    fn of_agents(variant: Variant, program: &Path, dataplane: &str) -> Result<Self> {
+    fn of_agents(variant: Variant, program: &Path, flags: &[&str]) -> Result<Self> {
         let cluster = Cluster::two_nodes()?;
         let etcd = cluster.start_etcd()?;
         etcd.configure(&format!(r#"{{"Network":"{NETWORK}","Backend":{{"Type":"vxlan"}}}}"#))?;
         let program = PathBuf::from(program);
         let agents = cluster.start_agents_with(&etcd, |agent| {
-            agent.program(&program).arg(format!("--dataplane={dataplane}"))
+            flags.iter().fold(agent.program(&program), |agent, flag| agent.arg(*flag))
         })?;
         for node in cluster.nodes() {
             let subnet = node.subnet_env()?.subnet.context("subnet.env has no FLANNEL_SUBNET")?;

@@ -63,7 +63,7 @@ fn draw_bar(svg: &mut String, y: f64, scale: f64, metric: Metric, one: &Series) 
     let class = match one.variant.carrier() {
         Carrier::Uplink => "other",
         Carrier::KernelDevice => "kernel",
-        Carrier::Programs => "bpf",
+        Carrier::Programs | Carrier::Shortcut => "bpf",
     };
     let (min, max) = one.range(metric);
     let (width, middle) = (one.median(metric) * scale, y + BAR / 2.0);

@@ -23,16 +23,49 @@ pub(super) enum Counters {
     Programs([Tally; 2]),
 }
 
-/// Program runs at one hook of one node.
+/// Program runs on one node, by where packets go from there.
 #[derive(Clone, Copy)]
 pub(super) struct Tally {
-    hook: Hook,
-    /// Carried by the program.
-    carried: u64,
-    /// Received aggregates, which are the floor's by design.
-    aggregates: u64,
-    /// Left to the floor, or dropped.
+    end: End,
+    /// As the variant means them to go.
+    rightly: u64,
+    /// Any other way.
     other: u64,
+}
+
+/// Which of the two nodes, and what the variant wants there.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// BPF wraps.
+    SendingProgram,
+    /// BPF unwraps, but for received aggregates, which are the floor's by design.
+    ReceivingProgram,
+    /// From the pod past the host stack.
+    SendingShortcut,
+    /// To the pod past the host stack.
+    ReceivingShortcut,
+}
+
+impl End {
+    /// Whether a packet goes the right way by this, or the wrong one, or is seen elsewhere too.
+    fn judge(self, hook: Hook, outcome: Outcome) -> Option<bool> {
+        use Hook::{OverlayEgress, OverlayIngress, PodEgress, UnderlayIngress};
+        use Outcome::{Delivered, GsoAggregate};
+        let verdict = outcome.verdict();
+        match (self, hook) {
+            (Self::SendingProgram | Self::SendingShortcut, PodEgress) if verdict == Verdict::Carried => {
+                Some(true)
+            }
+            (Self::SendingProgram, OverlayEgress) => Some(verdict == Verdict::Carried),
+            (Self::SendingShortcut, OverlayEgress) => Some(false),
+            (Self::ReceivingProgram, UnderlayIngress) if verdict != Verdict::Foreign => {
+                Some(verdict == Verdict::Carried || outcome == GsoAggregate)
+            }
+            (Self::ReceivingShortcut, UnderlayIngress) if outcome == Delivered => Some(true),
+            (Self::ReceivingShortcut, OverlayIngress) => Some(outcome == Delivered),
+            _ => None,
+        }
+    }
 }
 
 impl Counters {
@@ -44,8 +77,12 @@ impl Counters {
                 Self::Device([sender.counters(DEVICE)?.1.packets, receiver.counters(DEVICE)?.0.packets])
             }
             Carrier::Programs => Self::Programs([
-                Tally::read(sender, Hook::OverlayEgress)?,
-                Tally::read(receiver, Hook::UnderlayIngress)?,
+                Tally::read(sender, End::SendingProgram)?,
+                Tally::read(receiver, End::ReceivingProgram)?,
+            ]),
+            Carrier::Shortcut => Self::Programs([
+                Tally::read(sender, End::SendingShortcut)?,
+                Tally::read(receiver, End::ReceivingShortcut)?,
             ]),
         })
     }
@@ -72,38 +109,31 @@ impl Counters {
 }
 
 impl Tally {
-    fn read(node: &Node, hook: Hook) -> Result<Self> {
-        let mut tally = Self { hook, carried: 0, aggregates: 0, other: 0 };
-        let at_hook = |metric: &metrics::Metric| metric.hook == format!("{hook:?}");
-        for metric in metrics::read(node.bpffs()?, VNI)?.into_iter().filter(at_hook) {
+    fn read(node: &Node, end: End) -> Result<Self> {
+        let mut tally = Self { end, rightly: 0, other: 0 };
+        for metric in metrics::read(node.bpffs()?, VNI)? {
             let outcome = Outcome::ALL.iter().find(|outcome| format!("{outcome:?}") == metric.outcome);
-            match outcome.map(|outcome| (outcome, outcome.verdict())) {
-                Some((_, Verdict::Carried)) => tally.carried += metric.packets,
-                Some((_, Verdict::Foreign)) => {}
-                Some((Outcome::GsoAggregate, _)) => tally.aggregates += metric.packets,
-                _ => tally.other += metric.packets,
+            let hook = Hook::ALL.iter().find(|hook| format!("{hook:?}") == metric.hook);
+            match outcome.zip(hook).and_then(|(outcome, hook)| end.judge(*hook, *outcome)) {
+                Some(true) => tally.rightly += metric.packets,
+                Some(false) => tally.other += metric.packets,
+                None => {}
             }
         }
         Ok(tally)
     }
 
     fn since(self, before: Self) -> Self {
-        Self {
-            hook: self.hook,
-            carried: self.carried - before.carried,
-            aggregates: self.aggregates - before.aggregates,
-            other: self.other - before.other,
-        }
+        Self { end: self.end, rightly: self.rightly - before.rightly, other: self.other - before.other }
     }
 
     fn ensure(self, least: u64) -> Result<()> {
-        let Self { hook, carried, aggregates, other } = self;
-        let rightly = carried + aggregates;
+        let Self { end, rightly, other } = self;
         let share = rightly as f64 / (rightly + other).max(1) as f64;
         ensure!(
             rightly >= least && share >= SHARE,
-            "{hook:?} carried {carried} packets and left {aggregates} aggregates and {other} others to the \
-             kernel, where {least} or more belong to the figure: BPF does not carry this variant (METRICS says why)"
+            "{end:?}: {rightly} packets went the variant's way and {other} another, where {least} or more belong \
+             to the figure (METRICS says why)"
         );
         Ok(())
     }

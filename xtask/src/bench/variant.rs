@@ -13,9 +13,11 @@ pub(super) enum Variant {
     KernelVxlan,
     /// The agent with --dataplane netlink and the same rules: should equal kernel-vxlan
     AgentNetlink,
+    /// The agent with --dataplane bpf --flow-cache=false: every packet passes the host stack and its rules
+    AgentNoCache,
     /// The agent of --before with --dataplane bpf and the same rules
     AgentBefore,
-    /// The agent with --dataplane bpf and the same rules
+    /// The agent with --dataplane bpf and the same rules, which proven flows skip
     AgentBpf,
 }
 
@@ -32,6 +34,7 @@ impl Variant {
             Self::HostGw => "host-gw",
             Self::KernelVxlan => "kernel-vxlan",
             Self::AgentNetlink => "agent-netlink",
+            Self::AgentNoCache => "agent-no-cache",
             Self::AgentBefore => "agent-before",
             Self::AgentBpf => "agent-bpf",
         }
@@ -42,7 +45,8 @@ impl Variant {
         match self {
             Self::Veth | Self::HostGw => Carrier::Uplink,
             Self::KernelVxlan | Self::AgentNetlink => Carrier::KernelDevice,
-            Self::AgentBefore | Self::AgentBpf => Carrier::Programs,
+            Self::AgentNoCache | Self::AgentBefore => Carrier::Programs,
+            Self::AgentBpf => Carrier::Shortcut,
         }
     }
 }
@@ -56,6 +60,8 @@ pub(super) enum Carrier {
     KernelDevice,
     /// The BPF programs, by their own counters.
     Programs,
+    /// The BPF programs from pod to pod, past both host stacks.
+    Shortcut,
 }
 
 /// All, or those that were asked for; an earlier agent only where one is named.
