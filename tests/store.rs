@@ -2,6 +2,7 @@
 
 mod bad_entries;
 mod config;
+mod docker_opts;
 mod flags;
 mod format;
 mod outage;

@@ -7,6 +7,8 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod dataplane;
+pub mod docker_opts;
+pub mod env_file;
 pub mod lease;
 pub mod mac;
 pub mod signals;

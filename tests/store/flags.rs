@@ -60,7 +60,7 @@ fn nonsense_is_refused_by_name() -> TestResult {
         ("--no-such-flag", vec!["no-such-flag"]),
         ("--dataplane=warp", vec!["warp", "auto", "bpf", "netlink"]),
         ("--public-ip=example.org", vec!["public-ip", "example.org"]),
-        ("--subnet-lease-renew-margin=0", vec!["subnet-lease-renew-margin", "1..=1440"]),
+        ("--subnet-lease-renew-margin=0", vec!["subnet-lease-renew-margin", "1..=1439"]),
     ] {
         let output = run(&[flag])?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
