@@ -1,11 +1,13 @@
 //! The command line: flanneld's flags and `FLANNELD_*` variables, and our own.
 
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use clap::builder::{BoolishValueParser, Resettable};
 use clap::{Arg, ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+
+use regex::Regex;
 
 use crate::docker_opts::DockerOpts;
 
@@ -82,18 +84,12 @@ pub struct Flags {
     /// Uplink, by interface name or address; repeat to try several in order. Default: the default route's.
     #[arg(long, env = "FLANNELD_IFACE", value_delimiter = ',', value_name = "NAME|ADDRESS")]
     pub iface: Vec<String>,
-    /// Uplink, by regular expression on name or address; repeatable.
+    /// Uplink, by regular expression on address or name, of which one may fit; repeat to try several in order.
     #[arg(long, env = "FLANNELD_IFACE_REGEX", value_name = "REGEX")]
-    pub iface_regex: Vec<String>,
+    pub iface_regex: Vec<Regex>,
     /// Uplink, by an address that is reached through it.
-    #[arg(
-        long,
-        env = "FLANNELD_IFACE_CAN_REACH",
-        value_name = "ADDRESS",
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub iface_can_reach: String,
+    #[arg(long, env = "FLANNELD_IFACE_CAN_REACH", value_name = "ADDRESS")]
+    pub iface_can_reach: Option<IpAddr>,
     /// IPv4 address that peers send to, if not the uplink's own.
     #[arg(long, env = "FLANNELD_PUBLIC_IP", value_name = "ADDRESS")]
     pub public_ip: Option<Ipv4Addr>,
@@ -249,8 +245,6 @@ impl Flags {
             ("etcd-cafile", !self.etcd_cafile.is_empty()),
             ("etcd-username", !self.etcd_username.is_empty()),
             ("etcd-password", !self.etcd_password.is_empty()),
-            ("iface-regex", !self.iface_regex.is_empty()),
-            ("iface-can-reach", !self.iface_can_reach.is_empty()),
             ("kube-subnet-mgr", self.kube_subnet_mgr),
             ("ip-masq", self.ip_masq),
             ("ip-blackhole-route", self.ip_blackhole_route),

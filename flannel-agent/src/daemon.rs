@@ -1,10 +1,11 @@
 //! The story of a node: read the network's configuration, make the device, take a subnet, tell others,
-//! then follow the leases until told to stop. Stopping leaves everything in place.
+//! then follow the leases until told to stop. Stopping leaves everything in place. A node whose uplink changes
+//! begins again at the device, and keeps its subnet.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
@@ -12,15 +13,18 @@ use tracing::{error, info, warn};
 use crate::cli::{Flags, Mode};
 use crate::config::{Backend, NetworkConfig, VxlanConfig};
 use crate::dataplane::bpf::pins::Pins;
+use crate::dataplane::desired::Peer;
 use crate::dataplane::kernel::{DeviceSpec, Kernel};
 use crate::dataplane::{Dataplane, Settings};
 use crate::lease::etcd::{EtcdManager, EtcdOptions};
 use crate::lease::pick::PublicIps;
 use crate::lease::set::LeaseSet;
-use crate::lease::{LeaseAttrs, LeaseUpdate, OwnLease, SubnetManager, VxlanData};
+use crate::lease::{LeaseAttrs, LeaseUpdate, OwnLease, SubnetKey, SubnetManager, VxlanData};
+use crate::mac::Mac;
 use crate::signals::Stop;
 use crate::subnet_file;
-use crate::uplink::{self, Uplink, UplinkOptions};
+use crate::uplink::watch::UplinkWatch;
+use crate::uplink::{Uplink, UplinkOptions};
 
 /// Bytes that VXLAN over IPv4 adds to a packet: outer IPv4, UDP and VXLAN headers, inner Ethernet header.
 const ENCAPSULATION: u32 = 50;
@@ -62,24 +66,80 @@ async fn serve(flags: &Flags) -> Result<()> {
         endpoints: flags.etcd_endpoints.clone(),
         prefix: flags.etcd_prefix.clone(),
     });
-    let kernel = Kernel::new()?;
     let config = patiently("reading the network configuration", || store.network_config()).await;
     let vxlan = served(&config)?;
-    let uplink = uplink::choose(kernel.handle(), &uplink_options(flags)).await?;
-    info!(interface = uplink.name, address = %uplink.local_ip, public = %uplink.public_ip, "uplink");
-
-    let settings = settings(flags, vxlan, &uplink)?;
-    let mut dataplane = Dataplane::start(kernel, &settings).await?;
-    let attrs = attributes(&uplink, vxlan, &dataplane)?;
+    let mut uplinks = UplinkWatch::open(uplink_options(flags, &config))?;
+    let mut uplink = uplinks.choose().await?;
     let mut previous = subnet_file::read_previous(&flags.subnet_file);
+    let mut held: Option<Held> = None;
     loop {
-        let lease = patiently("taking a subnet", || store.acquire(&config, &attrs, previous)).await;
-        info!(subnet = %lease.subnet, dataplane = dataplane.name(), "this node has its subnet");
-        publish(flags, &config, &dataplane, &lease).await?;
-        previous = Some(lease.subnet);
-        follow(&store, &config, &mut dataplane, lease, renew_margin(flags)).await;
-        error!("the lease is lost; forwarding goes on while it is taken again");
+        info!(interface = uplink.name, address = %uplink.local_ip, public = %uplink.public_ip, "uplink");
+        let mut dataplane = match start(flags, vxlan, &uplink, held.as_ref()).await {
+            Err(error) if held.is_some() => {
+                error!("moving to the uplink {}: {error:#}; trying again", uplink.name);
+                tokio::time::sleep(RETRY).await;
+                uplink = uplinks.choose().await.unwrap_or(uplink);
+                continue;
+            }
+            started => started?,
+        };
+        let attrs = attributes(&uplink, vxlan, &dataplane)?;
+        uplink = loop {
+            let lease = take(&store, &config, &attrs, held.take(), previous).await;
+            info!(subnet = %lease.subnet, dataplane = dataplane.name(), "this node has its subnet");
+            publish(flags, &config, &dataplane, &lease).await?;
+            previous = Some(lease.subnet);
+            let changed = uplinks.changed(&uplink);
+            match follow(&store, &config, &mut dataplane, lease, renew_margin(flags), changed).await {
+                End::LeaseLost => error!("the lease is lost; forwarding goes on while it is taken again"),
+                End::UplinkChanged(new, now) => {
+                    held = Some(now);
+                    break new;
+                }
+            }
+        };
     }
+}
+
+/// What a node keeps when its uplink changes.
+struct Held {
+    lease: OwnLease,
+    peers: Vec<Peer>,
+    mac: Mac,
+}
+
+/// Makes or adopts the dataplane on this uplink. With a lease it carries at once what it carried before.
+async fn start(
+    flags: &Flags,
+    vxlan: &VxlanConfig,
+    uplink: &Uplink,
+    held: Option<&Held>,
+) -> Result<Dataplane> {
+    let settings = settings(flags, vxlan, uplink, held.map(|held| held.mac))?;
+    let mut dataplane = Dataplane::start(Kernel::new()?, &settings).await?;
+    if let Some(Held { lease, peers, .. }) = held {
+        address(&dataplane, lease).await?;
+        // What fails now is tried again by the first resync.
+        dataplane.apply(peers).await.iter().for_each(|problem| error!("{problem:#}"));
+    }
+    Ok(dataplane)
+}
+
+/// The lease that we hold, with our new address in it, or another one.
+async fn take(
+    store: &EtcdManager,
+    config: &NetworkConfig,
+    attrs: &LeaseAttrs,
+    held: Option<Held>,
+    previous: Option<SubnetKey>,
+) -> OwnLease {
+    if let Some(Held { lease, .. }) = held {
+        let moved = patiently("telling the others our address", || store.readdress(&lease, attrs)).await;
+        if let Some(lease) = moved {
+            return lease;
+        }
+    }
+    patiently("taking a subnet", || store.acquire(config, attrs, previous)).await
 }
 
 /// Tries until it works: the datastore may come later than we do.
@@ -111,11 +171,18 @@ fn served(config: &NetworkConfig) -> Result<&VxlanConfig> {
     }
 }
 
-fn uplink_options(flags: &Flags) -> UplinkOptions {
-    UplinkOptions { ifaces: flags.iface.clone(), public_ip: flags.public_ip, public_ipv6: flags.public_ipv6 }
+fn uplink_options(flags: &Flags, config: &NetworkConfig) -> UplinkOptions {
+    UplinkOptions {
+        ifaces: flags.iface.clone(),
+        iface_regexes: flags.iface_regex.clone(),
+        can_reach: flags.iface_can_reach,
+        public_ip: flags.public_ip,
+        public_ipv6: flags.public_ipv6,
+        overlay: [config.ipv4, config.ipv6].into_iter().flatten().map(|range| range.network).collect(),
+    }
 }
 
-fn settings(flags: &Flags, vxlan: &VxlanConfig, uplink: &Uplink) -> Result<Settings> {
+fn settings(flags: &Flags, vxlan: &VxlanConfig, uplink: &Uplink, mac: Option<Mac>) -> Result<Settings> {
     Ok(Settings {
         device: DeviceSpec {
             name: format!("flannel.{}", vxlan.vni),
@@ -126,7 +193,7 @@ fn settings(flags: &Flags, vxlan: &VxlanConfig, uplink: &Uplink) -> Result<Setti
             mtu: vxlan.mtu.unwrap_or(uplink.mtu).saturating_sub(ENCAPSULATION),
             gbp: vxlan.gbp,
             learning: vxlan.learning,
-            mac: None,
+            mac,
         },
         uplink: uplink.clone(),
         mode: mode(flags, vxlan)?,
@@ -166,8 +233,7 @@ async fn publish(
     dataplane: &Dataplane,
     lease: &OwnLease,
 ) -> Result<()> {
-    let subnet = lease.subnet.v4.context("a lease without an IPv4 subnet")?;
-    dataplane.set_address(IpNet::V4(subnet)).await?;
+    let subnet = address(dataplane, lease).await?;
     let text = subnet_file::render(config, flags.ip_masq, lease.subnet, dataplane.device().mtu);
     let path = flags.subnet_file.as_path();
     subnet_file::write(path, &text).with_context(|| format!("writing the subnet file {}", path.display()))?;
@@ -177,21 +243,35 @@ async fn publish(
     Ok(())
 }
 
+/// Gives the device its address in our subnet.
+async fn address(dataplane: &Dataplane, lease: &OwnLease) -> Result<Ipv4Net> {
+    let subnet = lease.subnet.v4.context("a lease without an IPv4 subnet")?;
+    dataplane.set_address(IpNet::V4(subnet)).await?;
+    Ok(subnet)
+}
+
 fn renew_margin(flags: &Flags) -> Duration {
     Duration::from_secs(60 * flags.subnet_lease_renew_margin)
 }
 
-/// Follows the leases and keeps ours, until ours is lost.
+/// Why following ended.
+enum End {
+    LeaseLost,
+    UplinkChanged(Uplink, Held),
+}
+
+/// Follows the leases and keeps ours, until ours is lost or `changed` has another uplink.
 async fn follow(
     store: &EtcdManager,
     config: &NetworkConfig,
     dataplane: &mut Dataplane,
     mut lease: OwnLease,
     margin: Duration,
-) {
+    changed: impl Future<Output = Uplink>,
+) -> End {
     let (sender, mut updates) = mpsc::channel(QUEUE);
     let watch = store.watch(sender);
-    tokio::pin!(watch);
+    tokio::pin!(watch, changed);
     let mut leases = LeaseSet::new(config, lease.subnet);
     let us = PublicIps::from(&lease.attrs);
     let mut resync = tokio::time::interval_at(Instant::now() + RESYNC, RESYNC);
@@ -199,12 +279,16 @@ async fn follow(
     let mut renewal = renewal_of(&lease, margin);
     loop {
         tokio::select! {
-            () = &mut watch => return,
+            () = &mut watch => return End::LeaseLost,
+            uplink = &mut changed => {
+                let held = Held { lease, peers: leases.peers(), mac: dataplane.device().mac };
+                return End::UplinkChanged(uplink, held);
+            }
             Some(update) = updates.recv() => {
                 take_in(&mut leases, update, &mut updates);
                 report(dataplane.apply(&leases.peers()).await, &mut resync);
                 if !leases.own().is_some_and(|holder| holder.same_node(&us)) {
-                    return;
+                    return End::LeaseLost;
                 }
             }
             _ = resync.tick() => report(dataplane.resync(&leases.peers()).await, &mut resync),
@@ -214,7 +298,7 @@ async fn follow(
                     lease = renewed;
                     renewal = renewal_of(&lease, margin);
                 }
-                Ok(None) => return,
+                Ok(None) => return End::LeaseLost,
                 Err(error) => {
                     warn!("renewing the lease of {}: {error:#}; trying again", lease.subnet);
                     renewal = Some(Instant::now() + RETRY);

@@ -41,7 +41,6 @@ fn what_is_not_served_is_refused_by_name() -> TestResult {
         ("--kube-subnet-mgr", "--kube-subnet-mgr"),
         ("--etcd-cafile=/ca.pem", "--etcd-cafile"),
         ("--etcd-username=root", "--etcd-username"),
-        ("--iface-regex=eth.*", "--iface-regex"),
         ("--healthz-port=8080", "--healthz-port"),
         ("--ip-blackhole-route", "--ip-blackhole-route"),
     ] {

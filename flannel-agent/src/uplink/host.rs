@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::pin::pin;
 
 use futures::TryStreamExt;
+use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkLayerType, LinkMessage};
-use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use rtnetlink::{Error, Handle};
 
 use super::UplinkError;
@@ -19,6 +21,8 @@ pub struct Host {
     pub interfaces: Vec<Interface>,
     /// IPv4 default routes of the main table.
     pub default_routes: Vec<DefaultRoute>,
+    /// The way to the address that the uplink is to reach.
+    pub way: Option<Way>,
 }
 
 /// An interface with the addresses that may serve as source, best first.
@@ -47,7 +51,22 @@ pub struct DefaultRoute {
     pub metric: u32,
 }
 
+/// The way to one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Index of the interface it leads through.
+    pub index: u32,
+    /// The source address that the kernel chooses for it.
+    pub source: Option<IpAddr>,
+}
+
 impl Interface {
+    /// IPv4 first, then IPv6.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let ipv4 = self.ipv4.iter().copied().map(IpAddr::V4);
+        ipv4.chain(self.ipv6.iter().copied().map(IpAddr::V6))
+    }
+
     pub(super) fn has(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(address) => self.ipv4.contains(&address),
@@ -57,11 +76,11 @@ impl Interface {
 }
 
 impl Host {
-    /// Asks the kernel.
+    /// Asks the kernel, for the way to an address too.
     ///
     /// # Errors
     /// [`UplinkError::Netlink`] if a dump fails.
-    pub(super) async fn read(handle: &Handle) -> Result<Self, UplinkError> {
+    pub(super) async fn read(handle: &Handle, can_reach: Option<IpAddr>) -> Result<Self, UplinkError> {
         let failed = |what| move |source| UplinkError::Netlink { what, source };
         // One dump after the other: the kernel refuses a second one on the same socket with EBUSY.
         let links: Vec<_> =
@@ -69,7 +88,11 @@ impl Host {
         let addresses: Vec<_> =
             handle.address().get().execute().try_collect().await.map_err(failed("addresses"))?;
         let routes = ipv4_routes(handle).await.map_err(failed("routes"))?;
-        Ok(Self::of(&links, addresses, &routes))
+        let mut host = Self::of(&links, addresses, &routes);
+        if let Some(address) = can_reach {
+            host.way = way_to(handle, address).await.map_err(failed("the route to --iface-can-reach"))?;
+        }
+        Ok(host)
     }
 
     /// Puts together what the kernel lists.
@@ -84,8 +107,54 @@ impl Host {
         Self {
             interfaces: links.iter().map(|link| interface(link, &addresses)).collect(),
             default_routes: routes.iter().filter_map(default_route).collect(),
+            way: None,
         }
     }
+
+    /// Leaves out the addresses inside these networks.
+    pub(super) fn forget(&mut self, networks: &[IpNet]) {
+        let stays = |address: IpAddr| !networks.iter().any(|network| network.contains(&address));
+        for interface in &mut self.interfaces {
+            interface.ipv4.retain(|address| stays((*address).into()));
+            interface.ipv6.retain(|address| stays((*address).into()));
+        }
+    }
+
+    pub(super) fn interface(&self, index: u32) -> Option<&Interface> {
+        self.interfaces.iter().find(|interface| interface.index == index)
+    }
+}
+
+/// `None` if there is no way.
+async fn way_to(handle: &Handle, address: IpAddr) -> Result<Option<Way>, Error> {
+    // Nothing else may be set in the header under strict checks.
+    let mut request = RouteMessage::default();
+    (request.header.address_family, request.header.destination_prefix_length) = match address {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    };
+    request.attributes.push(RouteAttribute::Destination(address.into()));
+    match pin!(handle.route().get(request).execute()).try_next().await {
+        Ok(route) => Ok(route.as_ref().and_then(way)),
+        Err(Error::NetlinkError(refused)) if NO_WAY.contains(&-refused.raw_code()) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// No route, or one that forbids (`unreachable`, `blackhole`, `prohibit`).
+const NO_WAY: [i32; 4] = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EINVAL, libc::EACCES];
+
+fn way(route: &RouteMessage) -> Option<Way> {
+    let (mut index, mut source) = (None, None);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(through) => index = Some(*through),
+            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some((*address).into()),
+            RouteAttribute::PrefSource(RouteAddress::Inet6(address)) => source = Some((*address).into()),
+            _ => {}
+        }
+    }
+    index.map(|index| Way { index, source })
 }
 
 async fn ipv4_routes(handle: &Handle) -> Result<Vec<RouteMessage>, Error> {
@@ -167,20 +236,20 @@ fn default_route(route: &RouteMessage) -> Option<DefaultRoute> {
     index.filter(|_| wanted).map(|index| DefaultRoute { index, metric })
 }
 
+/// Interfaces as errors name them.
+pub(super) fn list(interfaces: &[Interface]) -> String {
+    interfaces.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, interface) in self.interfaces.iter().enumerate() {
-            let separator = if number == 0 { "" } else { ", " };
-            write!(f, "{separator}{interface}")?;
-        }
-        Ok(())
+        f.write_str(&list(&self.interfaces))
     }
 }
 
 impl fmt::Display for Interface {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ipv4 = self.ipv4.iter().map(ToString::to_string);
-        let addresses = ipv4.chain(self.ipv6.iter().map(ToString::to_string)).collect::<Vec<_>>();
+        let addresses: Vec<_> = self.addresses().map(|address| address.to_string()).collect();
         let addresses = if addresses.is_empty() { "no address".to_owned() } else { addresses.join(" ") };
         write!(f, "{} ({addresses})", self.name)
     }
