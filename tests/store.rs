@@ -5,6 +5,7 @@ mod config;
 mod docker_opts;
 mod flags;
 mod format;
+mod health;
 mod outage;
 mod own_lease;
 mod race;

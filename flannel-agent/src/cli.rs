@@ -248,7 +248,6 @@ impl Flags {
             ("kube-subnet-mgr", self.kube_subnet_mgr),
             ("ip-masq", self.ip_masq),
             ("ip-blackhole-route", self.ip_blackhole_route),
-            ("healthz-port", self.healthz_port != 0),
         ];
         given.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect()
     }
@@ -342,6 +341,6 @@ mod tests {
     #[test]
     fn what_this_version_cannot_do_is_named() {
         let flags = parse("flannel-agent -ip-masq -kube-subnet-mgr -healthz-port 300").unwrap();
-        assert_eq!(flags.unsupported(), ["kube-subnet-mgr", "ip-masq", "healthz-port"]);
+        assert_eq!(flags.unsupported(), ["kube-subnet-mgr", "ip-masq"]);
     }
 }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
@@ -16,15 +16,16 @@ use crate::dataplane::bpf::pins::Pins;
 use crate::dataplane::desired::Peer;
 use crate::dataplane::kernel::{DeviceSpec, Kernel};
 use crate::dataplane::{Dataplane, Settings};
+use crate::health::Health;
 use crate::lease::etcd::{EtcdManager, EtcdOptions};
 use crate::lease::pick::PublicIps;
 use crate::lease::set::LeaseSet;
 use crate::lease::{LeaseAttrs, LeaseUpdate, OwnLease, SubnetKey, SubnetManager, VxlanData};
 use crate::mac::Mac;
 use crate::signals::Stop;
-use crate::subnet_file;
 use crate::uplink::watch::UplinkWatch;
 use crate::uplink::{Uplink, UplinkOptions};
+use crate::{notify, subnet_file};
 
 /// Bytes that VXLAN over IPv4 adds to a packet: outer IPv4, UDP and VXLAN headers, inner Ethernet header.
 const ENCAPSULATION: u32 = 50;
@@ -51,17 +52,22 @@ pub async fn run(flags: Flags) -> Result<()> {
         );
     }
     let mut stop = Stop::on_signals()?;
+    let health = Health::default();
+    if flags.healthz_port != 0 {
+        health.serve(&flags.healthz_ip, flags.healthz_port).await?;
+    }
     let finished = tokio::select! {
         () = stop.wait() => Ok(()),
-        end = serve(&flags) => end,
+        end = serve(&flags, &health) => end,
     };
     if finished.is_ok() {
+        notify::stopping();
         info!("stopping; device, routes, programs and lease stay");
     }
     finished
 }
 
-async fn serve(flags: &Flags) -> Result<()> {
+async fn serve(flags: &Flags, health: &Health) -> Result<()> {
     let store = EtcdManager::new(EtcdOptions {
         endpoints: flags.etcd_endpoints.clone(),
         prefix: flags.etcd_prefix.clone(),
@@ -88,12 +94,14 @@ async fn serve(flags: &Flags) -> Result<()> {
             let lease = take(&store, &config, &attrs, held.take(), previous).await;
             info!(subnet = %lease.subnet, dataplane = dataplane.name(), "this node has its subnet");
             publish(flags, &config, &dataplane, &lease).await?;
+            health.set_ready();
+            notify::ready();
             previous = Some(lease.subnet);
             let changed = uplinks.changed(&uplink);
             match follow(&store, &config, &mut dataplane, lease, renew_margin(flags), changed).await {
                 End::LeaseLost => error!("the lease is lost; forwarding goes on while it is taken again"),
                 End::UplinkChanged(new, now) => {
-                    held = Some(now);
+                    held = Some(*now);
                     break new;
                 }
             }
@@ -151,6 +159,7 @@ async fn patiently<T, F: Future<Output = Result<T>>>(what: &str, attempt: impl F
             Err(error) => {
                 let problem = format!("{error:#}");
                 if problem != told {
+                    notify::status(&format!("{what}: {problem}"));
                     error!("{what}: {problem}; trying again every {} s", RETRY.as_secs());
                     told = problem;
                 }
@@ -233,21 +242,24 @@ async fn publish(
     dataplane: &Dataplane,
     lease: &OwnLease,
 ) -> Result<()> {
-    let subnet = address(dataplane, lease).await?;
+    address(dataplane, lease).await?;
     let text = subnet_file::render(config, flags.ip_masq, lease.subnet, dataplane.device().mtu);
     let path = flags.subnet_file.as_path();
     subnet_file::write(path, &text).with_context(|| format!("writing the subnet file {}", path.display()))?;
-    let status = format!("{subnet} on {}", dataplane.name());
-    // Not under systemd is not an error.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&status)]);
+    notify::status(&state(lease, dataplane));
     Ok(())
 }
 
 /// Gives the device its address in our subnet.
-async fn address(dataplane: &Dataplane, lease: &OwnLease) -> Result<Ipv4Net> {
+async fn address(dataplane: &Dataplane, lease: &OwnLease) -> Result<()> {
     let subnet = lease.subnet.v4.context("a lease without an IPv4 subnet")?;
-    dataplane.set_address(IpNet::V4(subnet)).await?;
-    Ok(subnet)
+    dataplane.set_address(IpNet::V4(subnet)).await
+}
+
+/// For people: which subnet, and what carries it.
+fn state(lease: &OwnLease, dataplane: &Dataplane) -> String {
+    let subnets: Vec<_> = lease.subnet.nets().map(|subnet| subnet.to_string()).collect();
+    format!("{} on {}", subnets.join(" and "), dataplane.name())
 }
 
 fn renew_margin(flags: &Flags) -> Duration {
@@ -257,7 +269,7 @@ fn renew_margin(flags: &Flags) -> Duration {
 /// Why following ended.
 enum End {
     LeaseLost,
-    UplinkChanged(Uplink, Held),
+    UplinkChanged(Uplink, Box<Held>),
 }
 
 /// Follows the leases and keeps ours, until ours is lost or `changed` has another uplink.
@@ -282,11 +294,13 @@ async fn follow(
             () = &mut watch => return End::LeaseLost,
             uplink = &mut changed => {
                 let held = Held { lease, peers: leases.peers(), mac: dataplane.device().mac };
-                return End::UplinkChanged(uplink, held);
+                return End::UplinkChanged(uplink, Box::new(held));
             }
             Some(update) = updates.recv() => {
                 take_in(&mut leases, update, &mut updates);
-                report(dataplane.apply(&leases.peers()).await, &mut resync);
+                let peers = leases.peers();
+                report(dataplane.apply(&peers).await, &mut resync);
+                notify::status(&format!("{}, peers: {}", state(&lease, dataplane), peers.len()));
                 if !leases.own().is_some_and(|holder| holder.same_node(&us)) {
                     return End::LeaseLost;
                 }

@@ -30,6 +30,42 @@ RequiredBy=docker.service
 WantedBy=multi-user.target
 "#;
 
+/// What `flanneld -help` lists.
+const FLANNELD: [&str; 32] = [
+    "etcd-endpoints",
+    "etcd-prefix",
+    "etcd-keyfile",
+    "etcd-certfile",
+    "etcd-cafile",
+    "etcd-username",
+    "etcd-password",
+    "iface",
+    "iface-regex",
+    "iface-can-reach",
+    "subnet-file",
+    "public-ip",
+    "public-ipv6",
+    "subnet-lease-renew-margin",
+    "ip-masq",
+    "ip-masq-fully-random-disable",
+    "kube-subnet-mgr",
+    "kube-api-url",
+    "kube-annotation-prefix",
+    "kubeconfig-file",
+    "version",
+    "healthz-ip",
+    "healthz-port",
+    "iptables-resync",
+    "iptables-forward-rules",
+    "ip-blackhole-route",
+    "net-config-path",
+    "set-node-network-unavailable",
+    "v",
+    "vmodule",
+    "log_backtrace_at",
+    "help",
+];
+
 /// The words of a command line as systemd splits it: at blanks, quotes taken off.
 fn words(line: &str) -> Vec<OsString> {
     line.split_whitespace().map(|word| word.trim_matches('"').into()).collect()
@@ -99,5 +135,20 @@ fn booleans_are_spelled_as_in_go() {
         ("False", false),
     ] {
         assert_eq!(parse(&format!("flanneld -ip-masq={value}")).ip_masq, expected, "{value}");
+    }
+}
+
+#[test]
+fn every_flag_of_flanneld_is_known_and_every_flag_has_its_variable() {
+    let mut command = Flags::command();
+    command.build();
+    let longs: Vec<_> = command.get_arguments().filter_map(Arg::get_long).collect();
+    for flag in FLANNELD {
+        assert!(longs.contains(&flag), "-{flag}");
+    }
+    for arg in command.get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str())) {
+        let long = arg.get_long().unwrap();
+        let variable = format!("FLANNELD_{}", long.to_uppercase().replace('-', "_"));
+        assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(variable.as_str()), "{long}");
     }
 }
