@@ -1,12 +1,13 @@
 //! The interface and the address that encapsulated packets leave from.
 //!
-//! [`Host`] is what the kernel lists; [`pick`] chooses from it and is pure; [`watch`] tells when to choose again.
+//! [`Host`] is what the kernel lists; `pick` chooses from it and is pure; [`watch`] tells when to choose again.
 
 mod host;
 mod pick;
 #[cfg(test)]
 mod tests;
 pub mod watch;
+mod way;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -15,7 +16,8 @@ use regex::Regex;
 use rtnetlink::Handle;
 
 use self::host::list;
-pub use self::host::{DefaultRoute, Host, Interface, Way};
+pub use self::host::{DefaultRoute, Host, Interface};
+pub use self::way::Way;
 
 /// What the administrator asked for. Wishes are tried in flannel's order: names and addresses, expressions,
 /// the address to reach; without any, the interface that has the public IP, else the default route's.

@@ -131,6 +131,25 @@ fn an_address_that_is_gone_for_a_while() -> TestResult {
 }
 
 #[test]
+fn another_address_while_etcd_is_away() -> TestResult {
+    let mut overlay = Overlay::bpf(2)?;
+    let before = kept(&overlay)?;
+    overlay.etcd.kill()?;
+    overlay.nodes()[0].netns().ip(&MOVE)?;
+    eventually("the node itself is ready for it", FOLLOW, || {
+        let way = way_out(&overlay)?;
+        ensure!(way == (UPLINK.to_owned(), NEW.to_string()), "the device goes by {way:?}");
+        inspect::ensure_knows(&overlay.nodes()[0], &[overlay.peer(1)?])
+    })?;
+    overlay.etcd.restart()?;
+    // The pause between attempts to watch again grows to some seconds.
+    eventually("everybody follows", 2 * FOLLOW, || ensure_moved(&overlay, UPLINK, NEW))?;
+    ensure_pods_talk(&overlay)?;
+    assert_eq!(kept(&overlay)?, before);
+    Ok(())
+}
+
+#[test]
 fn another_mtu() -> TestResult {
     let overlay = Overlay::bpf(2)?;
     let before = kept(&overlay)?;

@@ -2,17 +2,17 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::pin::pin;
 
 use futures::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkLayerType, LinkMessage};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use rtnetlink::{Error, Handle};
 
 use super::UplinkError;
+use super::way::{Way, way_to};
 
 /// What there is to choose from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,15 +49,6 @@ pub struct DefaultRoute {
     pub index: u32,
     /// The lowest wins.
     pub metric: u32,
-}
-
-/// The way to one address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Way {
-    /// Index of the interface it leads through.
-    pub index: u32,
-    /// The source address that the kernel chooses for it.
-    pub source: Option<IpAddr>,
 }
 
 impl Interface {
@@ -123,38 +114,6 @@ impl Host {
     pub(super) fn interface(&self, index: u32) -> Option<&Interface> {
         self.interfaces.iter().find(|interface| interface.index == index)
     }
-}
-
-/// `None` if there is no way.
-async fn way_to(handle: &Handle, address: IpAddr) -> Result<Option<Way>, Error> {
-    // Nothing else may be set in the header under strict checks.
-    let mut request = RouteMessage::default();
-    (request.header.address_family, request.header.destination_prefix_length) = match address {
-        IpAddr::V4(_) => (AddressFamily::Inet, 32),
-        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
-    };
-    request.attributes.push(RouteAttribute::Destination(address.into()));
-    match pin!(handle.route().get(request).execute()).try_next().await {
-        Ok(route) => Ok(route.as_ref().and_then(way)),
-        Err(Error::NetlinkError(refused)) if NO_WAY.contains(&-refused.raw_code()) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// No route, or one that forbids (`unreachable`, `blackhole`, `prohibit`).
-const NO_WAY: [i32; 4] = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EINVAL, libc::EACCES];
-
-fn way(route: &RouteMessage) -> Option<Way> {
-    let (mut index, mut source) = (None, None);
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Oif(through) => index = Some(*through),
-            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some((*address).into()),
-            RouteAttribute::PrefSource(RouteAddress::Inet6(address)) => source = Some((*address).into()),
-            _ => {}
-        }
-    }
-    index.map(|index| Way { index, source })
 }
 
 async fn ipv4_routes(handle: &Handle) -> Result<Vec<RouteMessage>, Error> {
