@@ -230,7 +230,7 @@ impl Flags {
         let matches = if is_subcommand {
             command.try_get_matches_from(args)
         } else {
-            command.try_get_matches_from(args.into_iter().map(two_dashes))
+            command.try_get_matches_from(args.into_iter().filter(has_value).map(two_dashes))
         };
         Self::from_arg_matches(&matches?)
     }
@@ -275,6 +275,12 @@ fn without_empty_variable(arg: Arg) -> Arg {
         Some(value) if value.is_empty() => arg.env(Resettable::Reset),
         _ => arg,
     }
+}
+
+/// The same for a flag: in a manifest, `--public-ip=$(PUBLIC_IP)` may come out as `--public-ip=`.
+fn has_value(arg: &OsString) -> bool {
+    let parts = arg.to_str().and_then(|arg| arg.split_once('='));
+    parts.is_none_or(|(flag, value)| !flag.starts_with('-') || !value.is_empty())
 }
 
 /// Go's flag package takes `-name`; clap wants `--name`.

@@ -124,6 +124,13 @@ fn a_flag_of_the_daemon_and_a_subcommand_do_not_go_together() {
 }
 
 #[test]
+fn an_empty_value_is_none() {
+    let flags = parse("flanneld -public-ip= --iface-can-reach= -iface= --etcd-endpoints=http://a/?b=");
+    assert_eq!((flags.public_ip, flags.iface_can_reach, flags.iface.len()), (None, None, 0));
+    assert_eq!(flags.etcd_endpoints, ["http://a/?b="]);
+}
+
+#[test]
 fn booleans_are_spelled_as_in_go() {
     for (value, expected) in [
         ("true", true),
