@@ -2,8 +2,10 @@
 
 mod bad_entries;
 mod config;
+mod docker_opts;
 mod flags;
 mod format;
+mod health;
 mod outage;
 mod own_lease;
 mod race;

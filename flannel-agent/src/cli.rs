@@ -1,18 +1,27 @@
 //! The command line: flanneld's flags and `FLANNELD_*` variables, and our own.
 
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::builder::{BoolishValueParser, Resettable};
+use clap::{Arg, ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+
+use regex::Regex;
+
+use crate::docker_opts::DockerOpts;
 
 /// A node's share of the overlay network: takes a pod subnet and makes it reach the others.
 ///
 /// Every flag may be written with one dash or two, with its value behind a space or an equals sign, and may
 /// be given as environment variable FLANNELD_ + upper case with underscores; a flag wins over the variable.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "flannel-agent", version, max_term_width = 100)]
+#[command(name = "flannel-agent", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 pub struct Flags {
+    /// Something else to do than being the node's daemon.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// etcd endpoints, separated by commas.
     #[arg(
         long,
@@ -75,18 +84,12 @@ pub struct Flags {
     /// Uplink, by interface name or address; repeat to try several in order. Default: the default route's.
     #[arg(long, env = "FLANNELD_IFACE", value_delimiter = ',', value_name = "NAME|ADDRESS")]
     pub iface: Vec<String>,
-    /// Uplink, by regular expression on name or address; repeatable.
+    /// Uplink, by regular expression on address or name, of which one may fit; repeat to try several in order.
     #[arg(long, env = "FLANNELD_IFACE_REGEX", value_name = "REGEX")]
-    pub iface_regex: Vec<String>,
+    pub iface_regex: Vec<Regex>,
     /// Uplink, by an address that is reached through it.
-    #[arg(
-        long,
-        env = "FLANNELD_IFACE_CAN_REACH",
-        value_name = "ADDRESS",
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub iface_can_reach: String,
+    #[arg(long, env = "FLANNELD_IFACE_CAN_REACH", value_name = "ADDRESS")]
+    pub iface_can_reach: Option<IpAddr>,
     /// IPv4 address that peers send to, if not the uplink's own.
     #[arg(long, env = "FLANNELD_PUBLIC_IP", value_name = "ADDRESS")]
     pub public_ip: Option<Ipv4Addr>,
@@ -104,7 +107,7 @@ pub struct Flags {
     pub subnet_file: PathBuf,
     /// Minutes before its end at which the lease is renewed.
     #[arg(long, env = "FLANNELD_SUBNET_LEASE_RENEW_MARGIN", value_name = "MINUTES", default_value_t = 60,
-          value_parser = clap::value_parser!(u64).range(1..=1440))]
+          value_parser = clap::value_parser!(u64).range(1..=1439))]
     pub subnet_lease_renew_margin: u64,
 
     /// Network configuration file in Kubernetes.
@@ -117,7 +120,7 @@ pub struct Flags {
     pub net_config_path: PathBuf,
     /// Take subnets from Kubernetes instead of etcd.
     #[arg(long, env = "FLANNELD_KUBE_SUBNET_MGR", num_args = 0..=1, require_equals = true, action = ArgAction::Set,
-          default_value_t = false, default_missing_value = "true", value_name = "BOOL")]
+          default_value_t = false, default_missing_value = "true", value_name = "BOOL", value_parser = BoolishValueParser::new())]
     pub kube_subnet_mgr: bool,
     /// Kubernetes API server.
     #[arg(
@@ -147,27 +150,27 @@ pub struct Flags {
     pub kube_annotation_prefix: String,
     /// Whether to clear the node's NetworkUnavailable condition.
     #[arg(long, env = "FLANNELD_SET_NODE_NETWORK_UNAVAILABLE", num_args = 0..=1, require_equals = true,
-          action = ArgAction::Set, default_value_t = true, default_missing_value = "true", value_name = "BOOL")]
+          action = ArgAction::Set, default_value_t = true, default_missing_value = "true", value_name = "BOOL", value_parser = BoolishValueParser::new())]
     pub set_node_network_unavailable: bool,
 
     /// Masquerade traffic that leaves the overlay.
     #[arg(long, env = "FLANNELD_IP_MASQ", num_args = 0..=1, require_equals = true, action = ArgAction::Set,
-          default_value_t = false, default_missing_value = "true", value_name = "BOOL")]
+          default_value_t = false, default_missing_value = "true", value_name = "BOOL", value_parser = BoolishValueParser::new())]
     pub ip_masq: bool,
     /// Masquerade without random source ports.
     #[arg(long, env = "FLANNELD_IP_MASQ_FULLY_RANDOM_DISABLE", num_args = 0..=1, require_equals = true,
-          action = ArgAction::Set, default_value_t = false, default_missing_value = "true", value_name = "BOOL")]
+          action = ArgAction::Set, default_value_t = false, default_missing_value = "true", value_name = "BOOL", value_parser = BoolishValueParser::new())]
     pub ip_masq_fully_random_disable: bool,
     /// Answer for the rest of our subnet with a blackhole route.
     #[arg(long, env = "FLANNELD_IP_BLACKHOLE_ROUTE", num_args = 0..=1, require_equals = true,
-          action = ArgAction::Set, default_value_t = false, default_missing_value = "true", value_name = "BOOL")]
+          action = ArgAction::Set, default_value_t = false, default_missing_value = "true", value_name = "BOOL", value_parser = BoolishValueParser::new())]
     pub ip_blackhole_route: bool,
     /// Seconds between checks of the firewall rules.
     #[arg(long, env = "FLANNELD_IPTABLES_RESYNC", value_name = "SECONDS", default_value_t = 5)]
     pub iptables_resync: u64,
     /// Accept forwarded overlay traffic in the firewall.
     #[arg(long, env = "FLANNELD_IPTABLES_FORWARD_RULES", num_args = 0..=1, require_equals = true,
-          action = ArgAction::Set, default_value_t = true, default_missing_value = "true", value_name = "BOOL")]
+          action = ArgAction::Set, default_value_t = true, default_missing_value = "true", value_name = "BOOL", value_parser = BoolishValueParser::new())]
     pub iptables_forward_rules: bool,
 
     /// Address of the health endpoint.
@@ -201,6 +204,13 @@ pub struct Flags {
     pub bpffs: PathBuf,
 }
 
+/// What the program can do beside being the daemon.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Writes subnet.env as options for the Docker daemon, as flannel's mk-docker-opts.sh does.
+    DockerOpts(DockerOpts),
+}
+
 /// Who moves packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
@@ -214,9 +224,20 @@ pub enum Mode {
 }
 
 impl Flags {
-    /// Parses a command line, program name first; prints help, version and errors as clap does.
+    /// Parses a command line, program name first.
+    ///
+    /// # Errors
+    /// Help and version that were asked for, and what is wrong; clap's error prints itself.
     pub fn parse_from_go(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        Self::try_parse_from(args.into_iter().map(two_dashes))
+        let command = Self::command().mut_args(without_empty_variable);
+        let args: Vec<_> = args.into_iter().collect();
+        let is_subcommand = args.get(1).is_some_and(|first| command.find_subcommand(first).is_some());
+        let matches = if is_subcommand {
+            command.try_get_matches_from(args)
+        } else {
+            command.try_get_matches_from(args.into_iter().filter(has_value).map(two_dashes))
+        };
+        Self::from_arg_matches(&matches?)
     }
 
     /// Flags that were given and that this version does not act on. Going on without them would be a
@@ -229,12 +250,9 @@ impl Flags {
             ("etcd-cafile", !self.etcd_cafile.is_empty()),
             ("etcd-username", !self.etcd_username.is_empty()),
             ("etcd-password", !self.etcd_password.is_empty()),
-            ("iface-regex", !self.iface_regex.is_empty()),
-            ("iface-can-reach", !self.iface_can_reach.is_empty()),
             ("kube-subnet-mgr", self.kube_subnet_mgr),
             ("ip-masq", self.ip_masq),
             ("ip-blackhole-route", self.ip_blackhole_route),
-            ("healthz-port", self.healthz_port != 0),
         ];
         given.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect()
     }
@@ -249,11 +267,31 @@ impl Flags {
         }
     }
 
+    /// How long before its end the lease is renewed.
+    #[must_use]
+    pub const fn renew_margin(&self) -> Duration {
+        Duration::from_secs(60 * self.subnet_lease_renew_margin)
+    }
+
     /// Whether BPF programs log every run.
     #[must_use]
     pub const fn log_packets(&self) -> bool {
         self.verbosity >= 6
     }
+}
+
+/// flanneld takes an empty variable for none, as unit files with `EnvironmentFile` make them.
+fn without_empty_variable(arg: Arg) -> Arg {
+    match arg.get_env().and_then(std::env::var_os) {
+        Some(value) if value.is_empty() => arg.env(Resettable::Reset),
+        _ => arg,
+    }
+}
+
+/// The same for a flag: in a manifest, `--public-ip=$(PUBLIC_IP)` may come out as `--public-ip=`.
+fn has_value(arg: &OsString) -> bool {
+    let parts = arg.to_str().and_then(|arg| arg.split_once('='));
+    parts.is_none_or(|(flag, value)| !flag.starts_with('-') || !value.is_empty())
 }
 
 /// Go's flag package takes `-name`; clap wants `--name`.
@@ -269,6 +307,9 @@ fn two_dashes(arg: OsString) -> OsString {
 }
 
 #[cfg(test)]
+mod command_lines;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -278,7 +319,6 @@ mod tests {
 
     #[test]
     fn the_definition_is_sound() {
-        use clap::CommandFactory as _;
         Flags::command().debug_assert();
     }
 
@@ -318,6 +358,6 @@ mod tests {
     #[test]
     fn what_this_version_cannot_do_is_named() {
         let flags = parse("flannel-agent -ip-masq -kube-subnet-mgr -healthz-port 300").unwrap();
-        assert_eq!(flags.unsupported(), ["kube-subnet-mgr", "ip-masq", "healthz-port"]);
+        assert_eq!(flags.unsupported(), ["kube-subnet-mgr", "ip-masq"]);
     }
 }

@@ -179,10 +179,11 @@ fn required<T: FromStr>(keys: &Keys, key: &str, allowed: &str) -> Result<T, Conf
     keys.parsed(key, allowed)?.ok_or_else(missing)
 }
 
-/// A missing `Backend` is udp, a `Backend` must say its `Type`: so does flannel.
+/// A missing `Backend` is udp, a `Backend` must say its `Type`, in whatever case: so does flannel.
 fn backend(keys: &Keys) -> Result<Backend, ConfigError> {
     let Some(backend) = keys.object("Backend")? else { return Ok(Backend::Other("udp".to_owned())) };
     let kind: String = required(&backend, "Type", "the name of a backend such as \"vxlan\"")?;
+    let kind = kind.to_lowercase();
     if kind == "vxlan" { Ok(Backend::Vxlan(vxlan(&backend)?)) } else { Ok(Backend::Other(kind)) }
 }
 

@@ -148,6 +148,17 @@ pub trait SubnetManager {
     /// The datastore cannot be reached.
     fn renew(&self, lease: &OwnLease) -> impl Future<Output = anyhow::Result<Option<OwnLease>>> + Send;
 
+    /// Writes what others need to know of us anew, on the subnet that we hold. `Ok(None)`: the datastore no longer has
+    /// that lease, or another node does.
+    ///
+    /// # Errors
+    /// The datastore cannot be reached.
+    fn readdress(
+        &self,
+        lease: &OwnLease,
+        attrs: &LeaseAttrs,
+    ) -> impl Future<Output = anyhow::Result<Option<OwnLease>>> + Send;
+
     /// Delivers a snapshot, then events, then a snapshot again after every gap, until `updates` is closed.
     /// Outages are logged and retried in here.
     fn watch(&self, updates: mpsc::Sender<LeaseUpdate>) -> impl Future<Output = ()> + Send;

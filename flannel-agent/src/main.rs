@@ -3,21 +3,29 @@
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use flannel_agent::cli::Flags;
-use flannel_agent::daemon;
+use flannel_agent::cli::{Command, Flags};
+use flannel_agent::{daemon, docker_opts};
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let flags = Flags::parse_from_go(std::env::args_os()).unwrap_or_else(|error| error.exit());
-    start_log(&flags);
-    match daemon::run(flags).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            error!("{error:#}");
-            ExitCode::FAILURE
+    match &flags.command {
+        Some(Command::DockerOpts(options)) => {
+            ended(docker_opts::run(options).await, |error| eprintln!("{error:#}"))
         }
+        None => {
+            start_log(&flags);
+            ended(daemon::run(flags).await, |error| error!("{error:#}"))
+        }
+    }
+}
+
+fn ended(end: anyhow::Result<()>, tell: impl Fn(&anyhow::Error)) -> ExitCode {
+    match end.inspect_err(tell) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
     }
 }
 

@@ -10,6 +10,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use tempfile::NamedTempFile;
 
 use crate::config::NetworkConfig;
+use crate::env_file::assignments;
 use crate::lease::SubnetKey;
 
 /// The file's text. Each subnet is given as its gateway: the first address after the base. `mtu` is in bytes.
@@ -51,8 +52,7 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
 #[must_use]
 pub fn read_previous(path: &Path) -> Option<SubnetKey> {
     let text = fs::read_to_string(path).ok()?;
-    let value =
-        |key: &str| text.lines().rev().find_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
+    let value = |key| assignments(&text).rfind(|(name, _)| *name == key).map(|(_, value)| value);
     let key = SubnetKey {
         v4: value("FLANNEL_SUBNET").and_then(|net| net.parse::<Ipv4Net>().ok()).map(|net| net.trunc()),
         v6: value("FLANNEL_IPV6_SUBNET").and_then(|net| net.parse::<Ipv6Net>().ok()).map(|net| net.trunc()),

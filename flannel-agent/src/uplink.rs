@@ -1,26 +1,40 @@
 //! The interface and the address that encapsulated packets leave from.
 //!
-//! [`Host`] is what the kernel lists; choosing from it is pure.
+//! [`Host`] is what the kernel lists; `pick` chooses from it and is pure; [`watch`] tells when to choose again.
 
 mod host;
+mod pick;
 #[cfg(test)]
 mod tests;
+pub mod watch;
+mod way;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
+use regex::Regex;
 use rtnetlink::Handle;
 
+use self::host::list;
 pub use self::host::{DefaultRoute, Host, Interface};
+pub use self::way::Way;
 
-/// What the administrator asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What the administrator asked for. Wishes are tried in flannel's order: names and addresses, expressions,
+/// the address to reach; without any, the interface that has the public IP, else the default route's.
+#[derive(Clone, Debug, Default)]
 pub struct UplinkOptions {
-    /// `--iface`: names or addresses, tried in order; if empty, the interface of the default route.
+    /// `--iface`: names or addresses, tried in order.
     pub ifaces: Vec<String>,
+    /// `--iface-regex`: each found in an address or, failing that, in a name.
+    pub iface_regexes: Vec<Regex>,
+    /// `--iface-can-reach`: an address that is reached through it.
+    pub can_reach: Option<IpAddr>,
     /// `--public-ip`: what peers are told instead of the interface's address.
     pub public_ip: Option<Ipv4Addr>,
     /// `--public-ipv6`.
     pub public_ipv6: Option<Ipv6Addr>,
+    /// The pods' networks: an address there is the overlay's own, on whatever bridge or device.
+    pub overlay: Vec<IpNet>,
 }
 
 /// Where encapsulated packets leave and arrive.
@@ -48,16 +62,27 @@ pub struct Uplink {
 /// Why there is no uplink.
 #[derive(Debug, thiserror::Error)]
 pub enum UplinkError {
-    /// Neither `--iface` nor an IPv4 default route.
+    /// Nothing was asked for, and there is no IPv4 default route.
     #[error("no IPv4 default route shows which interface to use; name it with --iface. There are: {0}")]
     NoDefaultRoute(Host),
-    /// No interface has any of the names or addresses.
-    #[error("no interface has the name or address {wanted} (--iface). There are: {host}")]
+    /// No interface is as was asked for.
+    #[error("no interface fits {wanted}. There are: {host}")]
     NoMatch {
-        /// All that was looked for.
+        /// All that was looked for, as flags.
         wanted: String,
         /// What there is.
         host: Host,
+    },
+    /// More than one interface is as was asked for.
+    #[error(
+        "several interfaces fit {wanted}: {}; ask for one of them, for instance by --iface",
+        list(candidates)
+    )]
+    Ambiguous {
+        /// What was looked for, as a flag.
+        wanted: String,
+        /// The interfaces that fit.
+        candidates: Vec<Interface>,
     },
     /// The interface has no IPv4 address that peers could reach.
     #[error(
@@ -83,81 +108,9 @@ pub enum UplinkError {
 /// Chooses the uplink.
 ///
 /// # Errors
-/// If nothing fits; the message lists what there is and names the flag that helps.
+/// If nothing fits, or too much; the message lists what there is and names the flag that helps.
 pub async fn choose(handle: &Handle, options: &UplinkOptions) -> Result<Uplink, UplinkError> {
-    pick(Host::read(handle).await?, options)
-}
-
-/// Chooses the uplink among what was read.
-///
-/// # Errors
-/// If nothing fits.
-pub fn pick(host: Host, options: &UplinkOptions) -> Result<Uplink, UplinkError> {
-    let choice =
-        if options.ifaces.is_empty() { by_default_route(&host) } else { by_name(&host, &options.ifaces) };
-    let Some((interface, named)) = choice else { return Err(nothing_found(host, options)) };
-    match uplink(interface, named, options) {
-        Some(uplink) => Ok(uplink),
-        None => Err(UplinkError::NoAddress { name: interface.name.clone(), host }),
-    }
-}
-
-fn nothing_found(host: Host, options: &UplinkOptions) -> UplinkError {
-    if options.ifaces.is_empty() {
-        return UplinkError::NoDefaultRoute(host);
-    }
-    UplinkError::NoMatch { wanted: options.ifaces.join(" or "), host }
-}
-
-/// An interface, and the address it was chosen by.
-type Choice<'a> = (&'a Interface, Option<IpAddr>);
-
-fn by_default_route(host: &Host) -> Option<Choice<'_>> {
-    let route = host.default_routes.iter().min_by_key(|route| route.metric)?;
-    let interface = host.interfaces.iter().find(|interface| interface.index == route.index)?;
-    Some((interface, None))
-}
-
-/// The first that has an IPv4 address, as flanneld goes on to the next when one is unusable; failing that, the
-/// first, so that the error can name it.
-fn by_name<'a>(host: &'a Host, wanted: &[String]) -> Option<Choice<'a>> {
-    let mut found = wanted.iter().filter_map(|wanted| matching(host, wanted));
-    let first = found.next()?;
-    let usable = |choice: &Choice<'_>| !choice.0.ipv4.is_empty();
-    if usable(&first) { Some(first) } else { found.find(usable).or(Some(first)) }
-}
-
-fn matching<'a>(host: &'a Host, wanted: &str) -> Option<Choice<'a>> {
-    let address = wanted.parse::<IpAddr>().ok();
-    let has = |interface: &&Interface| match address {
-        Some(address) => interface.has(address),
-        None => interface.name == wanted,
-    };
-    Some((host.interfaces.iter().find(has)?, address))
-}
-
-/// Peers check that packets come from the public IP, so that one is used wherever the interface has it.
-fn uplink(interface: &Interface, named: Option<IpAddr>, options: &UplinkOptions) -> Option<Uplink> {
-    let (named_v4, named_v6) = match named {
-        Some(IpAddr::V4(address)) => (Some(address), None),
-        Some(IpAddr::V6(address)) => (None, Some(address)),
-        None => (None, None),
-    };
-    let local_ip = local(&interface.ipv4, options.public_ip, named_v4)?;
-    let local_ipv6 = local(&interface.ipv6, options.public_ipv6, named_v6);
-    Some(Uplink {
-        name: interface.name.clone(),
-        index: interface.index,
-        mtu: interface.mtu,
-        ethernet: interface.ethernet,
-        local_ip,
-        public_ip: options.public_ip.unwrap_or(local_ip),
-        local_ipv6,
-        public_ipv6: options.public_ipv6.or(local_ipv6),
-    })
-}
-
-fn local<A: Copy + PartialEq>(addresses: &[A], public: Option<A>, named: Option<A>) -> Option<A> {
-    let configured = public.filter(|public| addresses.contains(public));
-    configured.or(named).or(addresses.first().copied())
+    let mut host = Host::read(handle, options.can_reach).await?;
+    host.forget(&options.overlay);
+    pick::pick(&host, options)
 }

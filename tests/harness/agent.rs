@@ -64,6 +64,12 @@ impl Agent {
         self.notify.status().unwrap_or("")
     }
 
+    /// What it says of itself by now.
+    pub fn latest_status(&mut self) -> Result<&str> {
+        self.notify.listen()?;
+        Ok(self.status())
+    }
+
     /// Fails, with the log's end, if it has ended.
     pub fn ensure_running(&mut self) -> Result<()> {
         self.daemon.ensure_running()

@@ -41,8 +41,6 @@ fn what_is_not_served_is_refused_by_name() -> TestResult {
         ("--kube-subnet-mgr", "--kube-subnet-mgr"),
         ("--etcd-cafile=/ca.pem", "--etcd-cafile"),
         ("--etcd-username=root", "--etcd-username"),
-        ("--iface-regex=eth.*", "--iface-regex"),
-        ("--healthz-port=8080", "--healthz-port"),
         ("--ip-blackhole-route", "--ip-blackhole-route"),
     ] {
         let output = run(&[flag])?;
@@ -60,7 +58,10 @@ fn nonsense_is_refused_by_name() -> TestResult {
         ("--no-such-flag", vec!["no-such-flag"]),
         ("--dataplane=warp", vec!["warp", "auto", "bpf", "netlink"]),
         ("--public-ip=example.org", vec!["public-ip", "example.org"]),
-        ("--subnet-lease-renew-margin=0", vec!["subnet-lease-renew-margin", "1..=1440"]),
+        ("--iface-regex=eth[", vec!["iface-regex", "eth[", "unclosed"]),
+        ("--iface-can-reach=example.org", vec!["iface-can-reach", "example.org"]),
+        ("docker-options", vec!["docker-options"]),
+        ("--subnet-lease-renew-margin=0", vec!["subnet-lease-renew-margin", "1..=1439"]),
     ] {
         let output = run(&[flag])?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -107,7 +108,9 @@ fn variables_of_the_environment() -> TestResult {
     comes_up(|agent, etcd| {
         let agent =
             agent.env("FLANNELD_ETCD_ENDPOINTS", etcd.endpoint()).env("FLANNELD_ETCD_PREFIX", "/spelled");
-        agent.env("FLANNELD_DATAPLANE", "netlink").env("FLANNELD_IP_MASQ", "false")
+        // One that is empty is none.
+        let agent = agent.env("FLANNELD_PUBLIC_IP", "").env("FLANNELD_HEALTHZ_PORT", "");
+        agent.env("FLANNELD_DATAPLANE", "netlink").env("FLANNELD_IP_MASQ", "0")
     })
 }
 

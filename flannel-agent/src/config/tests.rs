@@ -12,45 +12,125 @@ fn refusal(text: &str) -> String {
     NetworkConfig::parse(text).unwrap_err().to_string()
 }
 
+/// A configuration as guides to flannel print it, and what they say it means.
+struct Guide {
+    text: &'static str,
+    subnet_len: u8,
+    first: &'static str,
+    last: &'static str,
+    /// How many nodes can have a subnet.
+    count: u128,
+    backend: &'static str,
+    direct_routing: bool,
+}
+
+const fn guide(text: &'static str, subnet_len: u8, range: [&'static str; 2], count: u128) -> Guide {
+    Guide {
+        text,
+        subnet_len,
+        first: range[0],
+        last: range[1],
+        count,
+        backend: "vxlan",
+        direct_routing: false,
+    }
+}
+
 #[test]
-fn ten_to_ninety_nine_has_1425_subnets() {
-    let config = parse(
-        r#"{ "Network": "10.0.0.0/8", "SubnetLen": 20, "SubnetMin": "10.10.0.0", "SubnetMax": "10.99.0.0",
-             "Backend": { "Type": "udp", "Port": 7890 } }"#,
+fn what_guides_say_of_their_examples() {
+    let guides = [
+        // "1425 subnets of 4096 addresses".
+        Guide {
+            backend: "udp",
+            ..guide(
+                r#"{ "Network": "10.0.0.0/8", "SubnetLen": 20, "SubnetMin": "10.10.0.0", "SubnetMax": "10.99.0.0",
+                     "Backend": { "Type": "udp", "Port": 7890 } }"#,
+                20,
+                ["10.10.0.0", "10.99.0.0"],
+                1425,
+            )
+        },
+        // "Without bounds up to 10.255.240.0/20, 2^12 subnets"; flannel leaves the first out.
+        guide(
+            r#"{ "Network": "10.0.0.0/8", "SubnetLen": 20, "Backend": { "Type": "vxlan" } }"#,
+            20,
+            ["10.0.16.0", "10.255.240.0"],
+            (1 << 12) - 1,
+        ),
+        // "81 subnets".
+        guide(
+            r#"{ "Network": "10.1.0.0/16", "SubnetLen": 24, "SubnetMin": "10.1.10.0", "SubnetMax": "10.1.90.0",
+                 "Backend": { "Type": "vxlan" } }"#,
+            24,
+            ["10.1.10.0", "10.1.90.0"],
+            81,
+        ),
+        // "With 23 there are 510 usable addresses", and fewer subnets.
+        guide(
+            r#"{ "Network": "10.1.0.0/16", "SubnetLen": 23, "SubnetMin": "10.1.10.0", "SubnetMax": "10.1.90.0",
+                 "Backend": { "Type": "vxlan" } }"#,
+            23,
+            ["10.1.10.0", "10.1.90.0"],
+            41,
+        ),
+        // "In most cases the defaults will do"; "a /16 serves 255 nodes, a /8 more than 60 000".
+        guide(
+            r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan" } }"#,
+            24,
+            ["10.1.1.0", "10.1.255.0"],
+            255,
+        ),
+        guide(
+            r#"{"Network": "10.0.0.0/8", "Backend": {"Type": "vxlan"}}"#,
+            24,
+            ["10.0.1.0", "10.255.255.0"],
+            65_535,
+        ),
+        // "From 10.244.10.0 on, so that 0 to 9 are not used", up to 100.
+        guide(
+            r#"{"Network": "10.244.0.0/16", "SubnetMin": "10.244.10.0", "SubnetMax": "10.244.100.0",
+                "Backend": {"Type": "vxlan"}}"#,
+            24,
+            ["10.244.10.0", "10.244.100.0"],
+            91,
+        ),
+        // Their spelling of DirectRouting.
+        Guide {
+            direct_routing: true,
+            ..guide(
+                "{\n \"Network\": \"10.244.0.0/16\",\n \"Backend\": {\n \"Type\": \"vxlan\",\n \"Directrouting\": true\n }\n}\n",
+                24,
+                ["10.244.1.0", "10.244.255.0"],
+                255,
+            )
+        },
+    ];
+    for Guide { text, subnet_len, first, last, count, backend, direct_routing } in guides {
+        let config = parse(text);
+        let range = config.ipv4.unwrap();
+        assert_eq!((range.subnet_len, range.count()), (subnet_len, count), "{text}");
+        assert_eq!(
+            (range.min.to_string(), range.max.to_string()),
+            (first.to_owned(), last.to_owned()),
+            "{text}"
+        );
+        assert_eq!((config.backend.name(), config.ipv6, config.nftables), (backend, None, false), "{text}");
+        let vxlan = VxlanConfig { direct_routing, ..VxlanConfig::default() };
+        assert!(
+            backend != "vxlan" || config.backend == Backend::Vxlan(vxlan),
+            "{text}: {:?}",
+            config.backend
+        );
+    }
+}
+
+#[test]
+fn a_leased_subnet_fits_the_guide_s_range() {
+    let range = v4(
+        r#"{ "Network": "10.0.0.0/8", "SubnetLen": 20, "SubnetMin": "10.10.0.0", "SubnetMax": "10.99.0.0" }"#,
     );
-    let range = config.ipv4.unwrap();
-    assert_eq!(range.count(), 1425);
     assert_eq!(range.subnet_size(), 4096);
     assert!(range.fits("10.12.16.0/20".parse().unwrap()));
-    assert_eq!(config.backend, Backend::Other("udp".to_owned()));
-    assert_eq!((config.ipv6, config.nftables), (None, false));
-}
-
-#[test]
-fn ten_to_ninety_of_10_1_has_81_subnets() {
-    let range = v4(
-        r#"{ "Network": "10.1.0.0/16", "SubnetLen": 24, "SubnetMin": "10.1.10.0", "SubnetMax": "10.1.90.0",
-             "Backend": { "Type": "vxlan" } }"#,
-    );
-    assert_eq!(range.count(), 81);
-}
-
-#[test]
-fn most_configs_have_only_network_and_backend() {
-    let config = parse(r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan" } }"#);
-    let range = config.ipv4.unwrap();
-    assert_eq!((range.min.to_string(), range.max.to_string()), ("10.1.1.0".into(), "10.1.255.0".into()));
-    assert_eq!(range.subnet_len, 24);
-    let Backend::Vxlan(vxlan) = config.backend else { panic!("not vxlan") };
-    assert_eq!(vxlan, VxlanConfig::default());
-    assert_eq!((vxlan.vni, vxlan.udp_port()), (1, 8472));
-}
-
-#[test]
-fn direct_routing_in_the_seeds_spelling() {
-    let config =
-        parse(r#"{ "Network": "10.244.0.0/16", "Backend": { "Type": "vxlan", "Directrouting": true } }"#);
-    assert!(matches!(config.backend, Backend::Vxlan(VxlanConfig { direct_routing: true, .. })));
 }
 
 #[test]
@@ -58,7 +138,7 @@ fn every_key_in_any_case() {
     let config = parse(
         r#"{ "network": "10.5.7.9/16", "ENABLEIPV6": true, "ipv6network": "fd44:0:0:40::/56", "enableNFTables": true,
              "Unknown": [1], "SubnetLen": 20, "subnetlen": 26, "SubnetMin": null,
-             "backend": { "type": "vxlan", "vni": 7, "port": 4789, "mtu": 1480, "gbp": true, "learning": true,
+             "backend": { "type": "VXLAN", "vni": 7, "port": 4789, "mtu": 1480, "gbp": true, "learning": true,
                           "directRouting": true, "dataplane": "netlink", "FlowCache": false } }"#,
     );
     let ipv4 = config.ipv4.unwrap();
@@ -145,6 +225,27 @@ fn refusals_name_key_value_and_what_is_allowed() {
             "SubnetMax is 10.1.5.0; allowed: an address not below SubnetMin, which is 10.1.9.0",
         ),
         (r#"{"Network": "10.1.0.0/16", "EnableIPv6": true}"#, "IPv6Network is missing"),
+        (
+            r#"{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fc00::/48", "IPv6SubnetMin": "fd00::"}"#,
+            "IPv6SubnetMin is fd00::; allowed: the base address of a /64 inside fc00::/48",
+        ),
+        (
+            r#"{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fc00::/48", "IPv6SubnetMax": "fc00::1"}"#,
+            "IPv6SubnetMax is fc00::1; allowed: the base address of a /64",
+        ),
+        (
+            r#"{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fc00::/48",
+                "IPv6SubnetMin": "fc00:0:0:9::", "IPv6SubnetMax": "fc00:0:0:5::"}"#,
+            "IPv6SubnetMax is fc00:0:0:5::; allowed: an address not below IPv6SubnetMin",
+        ),
+        (
+            r#"{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fc00::/125"}"#,
+            "IPv6Network is fc00::/125; allowed: a network of at least four subnets, /124",
+        ),
+        (
+            r#"{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "::/0"}"#,
+            "IPv6Network is ::/0; allowed",
+        ),
         (
             r#"{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fc00::/48", "IPv6SubnetLen": 127}"#,
             "IPv6SubnetLen is 127; allowed: 50 to 126",

@@ -3,6 +3,7 @@
 mod acquire;
 mod backoff;
 mod connection;
+mod readdress;
 mod renew;
 mod store;
 mod watch;
@@ -59,6 +60,10 @@ impl SubnetManager for EtcdManager {
 
     async fn renew(&self, lease: &OwnLease) -> anyhow::Result<Option<OwnLease>> {
         renew::renew(&self.store, lease).await
+    }
+
+    async fn readdress(&self, lease: &OwnLease, attrs: &LeaseAttrs) -> anyhow::Result<Option<OwnLease>> {
+        readdress::readdress(&self.store, lease, attrs).await
     }
 
     async fn watch(&self, updates: mpsc::Sender<LeaseUpdate>) {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures::TryStreamExt;
+use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkLayerType, LinkMessage};
@@ -11,6 +12,7 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, 
 use rtnetlink::{Error, Handle};
 
 use super::UplinkError;
+use super::way::{Way, way_to};
 
 /// What there is to choose from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub struct Host {
     pub interfaces: Vec<Interface>,
     /// IPv4 default routes of the main table.
     pub default_routes: Vec<DefaultRoute>,
+    /// The way to the address that the uplink is to reach.
+    pub way: Option<Way>,
 }
 
 /// An interface with the addresses that may serve as source, best first.
@@ -48,6 +52,12 @@ pub struct DefaultRoute {
 }
 
 impl Interface {
+    /// IPv4 first, then IPv6.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let ipv4 = self.ipv4.iter().copied().map(IpAddr::V4);
+        ipv4.chain(self.ipv6.iter().copied().map(IpAddr::V6))
+    }
+
     pub(super) fn has(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(address) => self.ipv4.contains(&address),
@@ -57,11 +67,11 @@ impl Interface {
 }
 
 impl Host {
-    /// Asks the kernel.
+    /// Asks the kernel, for the way to an address too.
     ///
     /// # Errors
     /// [`UplinkError::Netlink`] if a dump fails.
-    pub(super) async fn read(handle: &Handle) -> Result<Self, UplinkError> {
+    pub(super) async fn read(handle: &Handle, can_reach: Option<IpAddr>) -> Result<Self, UplinkError> {
         let failed = |what| move |source| UplinkError::Netlink { what, source };
         // One dump after the other: the kernel refuses a second one on the same socket with EBUSY.
         let links: Vec<_> =
@@ -69,7 +79,11 @@ impl Host {
         let addresses: Vec<_> =
             handle.address().get().execute().try_collect().await.map_err(failed("addresses"))?;
         let routes = ipv4_routes(handle).await.map_err(failed("routes"))?;
-        Ok(Self::of(&links, addresses, &routes))
+        let mut host = Self::of(&links, addresses, &routes);
+        if let Some(address) = can_reach {
+            host.way = way_to(handle, address).await.map_err(failed("the route to --iface-can-reach"))?;
+        }
+        Ok(host)
     }
 
     /// Puts together what the kernel lists.
@@ -84,7 +98,21 @@ impl Host {
         Self {
             interfaces: links.iter().map(|link| interface(link, &addresses)).collect(),
             default_routes: routes.iter().filter_map(default_route).collect(),
+            way: None,
         }
+    }
+
+    /// Leaves out the addresses inside these networks.
+    pub(super) fn forget(&mut self, networks: &[IpNet]) {
+        let stays = |address: IpAddr| !networks.iter().any(|network| network.contains(&address));
+        for interface in &mut self.interfaces {
+            interface.ipv4.retain(|address| stays((*address).into()));
+            interface.ipv6.retain(|address| stays((*address).into()));
+        }
+    }
+
+    pub(super) fn interface(&self, index: u32) -> Option<&Interface> {
+        self.interfaces.iter().find(|interface| interface.index == index)
     }
 }
 
@@ -167,20 +195,20 @@ fn default_route(route: &RouteMessage) -> Option<DefaultRoute> {
     index.filter(|_| wanted).map(|index| DefaultRoute { index, metric })
 }
 
+/// Interfaces as errors name them.
+pub(super) fn list(interfaces: &[Interface]) -> String {
+    interfaces.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, interface) in self.interfaces.iter().enumerate() {
-            let separator = if number == 0 { "" } else { ", " };
-            write!(f, "{separator}{interface}")?;
-        }
-        Ok(())
+        f.write_str(&list(&self.interfaces))
     }
 }
 
 impl fmt::Display for Interface {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ipv4 = self.ipv4.iter().map(ToString::to_string);
-        let addresses = ipv4.chain(self.ipv6.iter().map(ToString::to_string)).collect::<Vec<_>>();
+        let addresses: Vec<_> = self.addresses().map(|address| address.to_string()).collect();
         let addresses = if addresses.is_empty() { "no address".to_owned() } else { addresses.join(" ") };
         write!(f, "{} ({addresses})", self.name)
     }

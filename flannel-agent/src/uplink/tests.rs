@@ -5,6 +5,7 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, Add
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 
+use super::pick::pick;
 use super::*;
 
 fn link(index: u32, name: &str) -> LinkMessage {
@@ -55,7 +56,7 @@ fn host() -> Host {
 
 fn options(ifaces: &[&str], public_ip: Option<&str>) -> UplinkOptions {
     let ifaces = ifaces.iter().map(|&iface| iface.to_owned()).collect();
-    UplinkOptions { ifaces, public_ip: public_ip.map(|ip| ip.parse().unwrap()), public_ipv6: None }
+    UplinkOptions { ifaces, public_ip: public_ip.map(|ip| ip.parse().unwrap()), ..UplinkOptions::default() }
 }
 
 /// `--iface`, `--public-ip`, and what comes of them: interface, local IP, public IP.
@@ -63,8 +64,11 @@ type Case<'a> = (&'a [&'a str], Option<&'a str>, &'a str, &'a str, &'a str);
 
 #[test]
 fn interface_and_address_are_chosen() {
-    let cases: [Case<'_>; 9] = [
+    let cases: [Case<'_>; 12] = [
         (&[], None, "eth1", "10.0.0.3", "10.0.0.3"),
+        (&[""], None, "eth1", "10.0.0.3", "10.0.0.3"),
+        (&[], Some("192.168.64.4"), "eth0", "192.168.64.4", "192.168.64.4"),
+        (&[], Some("203.0.113.9"), "eth1", "10.0.0.3", "203.0.113.9"),
         (&["eth0"], None, "eth0", "192.168.64.3", "192.168.64.3"),
         (&["192.168.64.4"], None, "eth0", "192.168.64.4", "192.168.64.4"),
         (&["wlan0", "eth1"], None, "eth1", "10.0.0.3", "10.0.0.3"),
@@ -75,7 +79,7 @@ fn interface_and_address_are_chosen() {
         (&["eth0"], Some("203.0.113.9"), "eth0", "192.168.64.3", "203.0.113.9"),
     ];
     for (ifaces, public_ip, name, local, public) in cases {
-        let uplink = pick(host(), &options(ifaces, public_ip)).unwrap();
+        let uplink = pick(&host(), &options(ifaces, public_ip)).unwrap();
         let addresses = (uplink.local_ip.to_string(), uplink.public_ip.to_string());
         assert_eq!(uplink.name, name, "{ifaces:?}");
         assert_eq!(addresses, (local.to_owned(), public.to_owned()), "{ifaces:?} {public_ip:?}");
@@ -85,18 +89,18 @@ fn interface_and_address_are_chosen() {
 #[test]
 fn ipv6_comes_along() {
     let mut options = options(&["eth0"], None);
-    let uplink = pick(host(), &options).unwrap();
+    let uplink = pick(&host(), &options).unwrap();
     assert_eq!(
         (uplink.local_ipv6, uplink.public_ipv6),
         (Some("fd00::3".parse().unwrap()), uplink.local_ipv6)
     );
     options.public_ipv6 = Some("2001:db8::9".parse().unwrap());
-    let uplink = pick(host(), &options).unwrap();
+    let uplink = pick(&host(), &options).unwrap();
     assert_eq!(
         (uplink.local_ipv6, uplink.public_ipv6),
         (Some("fd00::3".parse().unwrap()), options.public_ipv6)
     );
-    assert_eq!(pick(host(), &self::options(&["eth1"], None)).unwrap().local_ipv6, None);
+    assert_eq!(pick(&host(), &self::options(&["eth1"], None)).unwrap().local_ipv6, None);
 }
 
 #[test]
@@ -128,7 +132,7 @@ fn errors_say_what_was_looked_for_and_what_there_is() {
         (
             host(),
             options(&["wlan0", "10.9.9.9"], None),
-            "no interface has the name or address wlan0 or 10.9.9.9 (--iface)",
+            "no interface fits --iface wlan0 or --iface 10.9.9.9",
         ),
         (
             host(),
@@ -137,6 +141,77 @@ fn errors_say_what_was_looked_for_and_what_there_is() {
         ),
     ];
     for (host, options, message) in cases {
-        assert_eq!(pick(host, &options).unwrap_err().to_string(), format!("{message}. {list}"));
+        assert_eq!(pick(&host, &options).unwrap_err().to_string(), format!("{message}. {list}"));
     }
+}
+
+fn asked(ifaces: &[&str], regexes: &[&str]) -> UplinkOptions {
+    let iface_regexes = regexes.iter().map(|regex| Regex::new(regex).unwrap()).collect();
+    UplinkOptions { iface_regexes, ..options(ifaces, None) }
+}
+
+#[test]
+fn an_expression_finds_addresses_before_names() {
+    for (ifaces, regexes, name, local) in [
+        (&[][..], &["^192\\.168\\."][..], "eth0", "192.168.64.3"),
+        (&[], &["64\\.4$"], "eth0", "192.168.64.4"),
+        (&[], &["^fd00:"], "eth0", "192.168.64.3"),
+        (&[], &["eth[1-9]"], "eth1", "10.0.0.3"),
+        (&[], &["(?i)ETH1"], "eth1", "10.0.0.3"),
+        (&[], &["wlan", "^172\\.", "eth1"], "eth1", "10.0.0.3"),
+        (&["wlan0", "eth2"], &["eth1"], "eth1", "10.0.0.3"),
+        (&["eth0"], &["eth1"], "eth0", "192.168.64.3"),
+    ] {
+        let uplink = pick(&host(), &asked(ifaces, regexes)).unwrap();
+        assert_eq!(
+            (uplink.name.as_str(), uplink.local_ip.to_string()),
+            (name, local.to_owned()),
+            "{regexes:?}"
+        );
+    }
+}
+
+#[test]
+fn the_way_to_an_address_shows_the_uplink() {
+    let way = |index, source: &str| Some(Way { index, source: source.parse().ok() });
+    let reaching = |address: &str| UplinkOptions { can_reach: address.parse().ok(), ..options(&[], None) };
+    for (way, local) in [
+        (way(2, "192.168.64.4"), "192.168.64.4"),
+        (way(2, ""), "192.168.64.3"),
+        (way(3, "10.0.0.3"), "10.0.0.3"),
+        (way(2, "fd00::3"), "192.168.64.3"),
+    ] {
+        let host = Host { way, ..host() };
+        assert_eq!(pick(&host, &reaching("10.9.9.9")).unwrap().local_ip.to_string(), local);
+    }
+    let nowhere = pick(&host(), &reaching("10.9.9.9")).unwrap_err().to_string();
+    assert!(nowhere.starts_with("no interface fits --iface-can-reach 10.9.9.9. There are: lo"), "{nowhere}");
+}
+
+#[test]
+fn more_than_one_interface_is_an_error_with_their_names() {
+    let refused = |host: &Host, options: &UplinkOptions| pick(host, options).unwrap_err().to_string();
+    assert_eq!(
+        refused(&host(), &asked(&[], &["eth"])),
+        "several interfaces fit --iface-regex eth: eth0 (192.168.64.3 192.168.64.4 fd00::3), eth1 (10.0.0.3); \
+         ask for one of them, for instance by --iface"
+    );
+    let mut twins = host();
+    twins.interfaces[3].ipv4 = twins.interfaces[2].ipv4.clone();
+    assert_eq!(
+        refused(&twins, &options(&["10.0.0.3"], None)),
+        "several interfaces fit --iface 10.0.0.3: eth1 (10.0.0.3), eth2 (10.0.0.3); ask for one of them, for \
+         instance by --iface"
+    );
+}
+
+#[test]
+fn the_overlay_s_own_addresses_are_no_uplink_s() {
+    let mut host = host();
+    host.interfaces[3].ipv4.push("10.5.52.1".parse().unwrap());
+    host.interfaces[3].ipv6.push("fd44:0:0:4b::1".parse().unwrap());
+    assert!(pick(&host, &asked(&[], &["^10\\."])).is_err(), "a bridge and an uplink");
+    host.forget(&["10.5.0.0/16".parse().unwrap(), "fd44::/48".parse().unwrap()]);
+    assert_eq!(pick(&host, &asked(&[], &["^10\\."])).unwrap().name, "eth1");
+    assert_eq!(host.interfaces[3].addresses().next(), None);
 }

@@ -30,12 +30,18 @@ impl Notify {
     }
 
     pub(super) fn ensure_ready(&mut self) -> Result<()> {
+        self.listen()?;
+        if self.ready { Ok(()) } else { bail!("it has not said READY=1") }
+    }
+
+    /// Takes in what has been said.
+    pub(super) fn listen(&mut self) -> Result<()> {
         while let Some(message) = self.receive().context("read a readiness message")? {
             self.ready |= message.lines().any(|line| line == "READY=1");
             let status = message.lines().find_map(|line| line.strip_prefix("STATUS="));
             self.status = status.map(str::to_owned).or(self.status.take());
         }
-        if self.ready { Ok(()) } else { bail!("it has not said READY=1") }
+        Ok(())
     }
 
     /// What it last said of itself.

@@ -269,7 +269,7 @@ fn the_uplink_is_chosen() {
         for (ifaces, public, name, local) in cases {
             let ifaces = ifaces.iter().map(|&iface| iface.to_owned()).collect();
             let public_ip = public.map(|ip: &str| ip.parse().unwrap());
-            let options = UplinkOptions { ifaces, public_ip, public_ipv6: None };
+            let options = UplinkOptions { ifaces, public_ip, ..UplinkOptions::default() };
             let uplink = uplink::choose(kernel.handle(), &options).await.unwrap();
             assert_eq!((uplink.name.as_str(), uplink.local_ip.to_string().as_str()), (name, local));
             assert_eq!(uplink.mtu, 1500);

@@ -1,0 +1,137 @@
+//! `flannel-agent docker-opts`: subnet.env as options for Docker, byte for byte what flannel's
+//! mk-docker-opts.sh writes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::{env, fs, io};
+
+use anyhow::{Context as _, Result, bail};
+use futures::TryStreamExt as _;
+use ipnet::Ipv4Net;
+use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
+
+use crate::env_file;
+
+#[cfg(test)]
+mod tests;
+
+/// Writes subnet.env as options for the Docker daemon.
+///
+/// Flags are those of flannel's mk-docker-opts.sh. Without -i and -c it writes both forms. Variables of the
+/// environment count like those of the file: DOCKER_OPT_* are added, DOCKER_OPTS is continued.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DockerOpts {
+    /// File that flannel-agent wrote.
+    #[arg(short = 'f', value_name = "FILE", default_value = "/run/flannel/subnet.env")]
+    pub flannel_env: PathBuf,
+    /// File to write for Docker.
+    #[arg(short = 'd', value_name = "FILE", default_value = "/run/docker_opts.env")]
+    pub docker_env: PathBuf,
+    /// Write each option as a variable of its own, such as DOCKER_OPT_MTU.
+    #[arg(short = 'i')]
+    pub individual: bool,
+    /// Write all options as one variable.
+    #[arg(short = 'c')]
+    pub combined: bool,
+    /// Leave --ip-masq out.
+    #[arg(short = 'm')]
+    pub no_ip_masq: bool,
+    /// Name of the one variable.
+    #[arg(short = 'k', value_name = "NAME", default_value = "DOCKER_OPTS")]
+    pub combined_key: String,
+}
+
+type Variables = BTreeMap<String, String>;
+
+/// Writes the file for Docker.
+///
+/// # Errors
+/// A file cannot be read or written, `FLANNEL_IPMASQ` is neither true nor false, or the subnet is routed to
+/// another machine (the file is written all the same).
+pub async fn run(options: &DockerOpts) -> Result<()> {
+    let variables = variables(&options.flannel_env)?;
+    let target = &options.docker_env;
+    let text = render(variables.clone(), options)?;
+    fs::write(target, text).with_context(|| format!("writing Docker's options to {}", target.display()))?;
+    match variables.get("FLANNEL_SUBNET").and_then(|subnet| subnet.parse::<Ipv4Net>().ok()) {
+        Some(subnet) => refuse_routed_elsewhere(subnet.trunc()).await,
+        None => Ok(()),
+    }
+}
+
+/// The environment, overlaid by the file. No file is an empty one.
+fn variables(path: &Path) -> Result<Variables> {
+    let text = match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        read => read.with_context(|| format!("reading {}", path.display()))?,
+    };
+    let environment = env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value)));
+    let mut variables: Variables =
+        environment.filter_map(|(key, value)| Some((key, value.into_string().ok()?))).collect();
+    variables.extend(env_file::assignments(&text).map(|(key, value)| (key.to_owned(), value.to_owned())));
+    Ok(variables)
+}
+
+/// The file's text, given all variables.
+fn render(mut variables: Variables, options: &DockerOpts) -> Result<String> {
+    for (key, option) in own_options(&variables, options)? {
+        variables.insert(key.to_owned(), option);
+    }
+    let both = !options.individual && !options.combined;
+    let key = &options.combined_key;
+    let mut combined = match variables.get(key).filter(|given| !given.is_empty()) {
+        Some(given) => format!("{given} "),
+        None => String::new(),
+    };
+    let mut text = String::new();
+    for (name, option) in variables.iter().filter(|(name, _)| name.contains("DOCKER_OPT_")) {
+        if options.individual || both {
+            text += &format!("{name}=\"{option}\"\n");
+        }
+        combined += &format!(" {option}");
+    }
+    if options.combined || both {
+        text += &format!("{key}=\"{combined}\"\n");
+    }
+    Ok(text)
+}
+
+/// What subnet.env means for Docker; who masquerades, flannel or Docker, is only one of them.
+fn own_options(variables: &Variables, options: &DockerOpts) -> Result<Vec<(&'static str, String)>> {
+    let value = |key| variables.get(key).filter(|value| !value.is_empty());
+    let mut own = Vec::new();
+    own.extend(value("FLANNEL_SUBNET").map(|subnet| ("DOCKER_OPT_BIP", format!("--bip={subnet}"))));
+    own.extend(value("FLANNEL_MTU").map(|mtu| ("DOCKER_OPT_MTU", format!("--mtu={mtu}"))));
+    match value("FLANNEL_IPMASQ").filter(|_| !options.no_ip_masq).map(String::as_str) {
+        None => {}
+        Some("true") => own.push(("DOCKER_OPT_IPMASQ", "--ip-masq=false".to_owned())),
+        Some("false") => own.push(("DOCKER_OPT_IPMASQ", "--ip-masq=true".to_owned())),
+        Some(other) => bail!("Invalid value of FLANNEL_IPMASQ: {other}"),
+    }
+    Ok(own)
+}
+
+/// Docker would take over a bridge subnet that is some other machine's.
+async fn refuse_routed_elsewhere(subnet: Ipv4Net) -> Result<()> {
+    let (connection, handle, _) = rtnetlink::new_connection().context("opening a netlink socket")?;
+    tokio::spawn(connection);
+    let all = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
+    let routes: Vec<_> = handle.route().get(all).execute().try_collect().await.context("listing routes")?;
+    match routes.iter().find_map(|route| gateway_to(subnet, route)) {
+        Some(gateway) => bail!("Your routing table already contains the subnet: {subnet} via {gateway}"),
+        None => Ok(()),
+    }
+}
+
+fn gateway_to(subnet: Ipv4Net, route: &RouteMessage) -> Option<std::net::Ipv4Addr> {
+    let find = |attribute: &RouteAttribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => Some(*gateway),
+        _ => None,
+    };
+    let destination = RouteAttribute::Destination(RouteAddress::Inet(subnet.network()));
+    let same = route.header.destination_prefix_length == subnet.prefix_len()
+        && route.header.table == RouteHeader::RT_TABLE_MAIN
+        && route.attributes.contains(&destination);
+    route.attributes.iter().find_map(find).filter(|_| same)
+}

@@ -1,0 +1,111 @@
+//! The health endpoint: whether the agent is alive, and whether the node has its subnet.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tracing::{debug, info, warn};
+
+/// A client that has not asked by then is cut off.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Pause after a connection that could not be accepted, for instance for lack of file descriptors.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What the endpoint tells.
+#[derive(Clone, Default)]
+pub struct Health {
+    ready: Arc<AtomicBool>,
+}
+
+impl Health {
+    /// From now on the node has its subnet, and the subnet file says so.
+    pub fn set_ready(&self) {
+        self.ready.store(true, Ordering::Relaxed);
+    }
+
+    /// Answers on this address and port until the process ends.
+    ///
+    /// # Errors
+    /// The address is not one of this machine, or the port is taken.
+    pub async fn serve(&self, ip: &str, port: u16) -> Result<()> {
+        let listener = TcpListener::bind((ip, port)).await.with_context(|| {
+            format!("the health endpoint cannot listen on {ip} port {port}; see --healthz-ip, --healthz-port")
+        })?;
+        info!(ip, port, "health endpoint");
+        tokio::spawn(accept(listener, self.clone()));
+        Ok(())
+    }
+
+    /// Status and text for a path, as flanneld gives them.
+    fn answer(&self, path: &str) -> (StatusCode, &'static str) {
+        match path {
+            "/healthz" => (StatusCode::OK, "flanneld is running"),
+            "/readyz" if self.ready.load(Ordering::Relaxed) => (StatusCode::OK, "flanneld is ready"),
+            "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet"),
+            _ => (StatusCode::NOT_FOUND, "404 page not found\n"),
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, health: Health) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(converse(stream, health.clone()))),
+            Err(error) => {
+                warn!("health endpoint: {error}");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// One question, one answer.
+async fn converse(stream: TcpStream, health: Health) {
+    let respond = service_fn(|request: Request<Incoming>| {
+        let (status, text) = health.answer(request.uri().path());
+        async move { Ok::<_, Infallible>(response(status, text)) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
+    if let Err(error) = http.serve_connection(TokioIo::new(stream), respond).await {
+        debug!("health endpoint: {error}");
+    }
+}
+
+fn response(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    *response.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, plain);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_flanneld_s() {
+        let health = Health::default();
+        let alive = ("/healthz", 200, "flanneld is running");
+        let cases =
+            [alive, ("/readyz", 503, "flanneld is not ready yet"), ("/", 404, "404 page not found\n")];
+        for (path, status, text) in cases {
+            assert_eq!(health.answer(path), (StatusCode::from_u16(status).unwrap(), text), "{path}");
+        }
+        health.set_ready();
+        for (path, status, text) in [alive, ("/readyz", 200, "flanneld is ready")] {
+            assert_eq!(health.answer(path), (StatusCode::from_u16(status).unwrap(), text), "{path}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! How the agent tells that it is alive and ready: by HTTP, and to systemd.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use flannel_tests::cluster::MGMT;
+use flannel_tests::{Agent, Cluster, Node, TestResult, eventually};
+
+use crate::overlay::{NETWORK, Overlay, lines_of};
+
+const SOON: Duration = Duration::from_secs(10);
+const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const PORT: u16 = 300;
+
+/// Status and text that the node's endpoint answers with.
+fn get(node: &Node, ip: IpAddr, path: &str) -> Result<(u16, String)> {
+    let mut stream = node.netns().tcp_connect((ip, PORT).into())?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let status = answer.split_whitespace().nth(1).context("no status")?.parse()?;
+    let (_, text) = answer.split_once("\r\n\r\n").context("no end of the headers")?;
+    Ok((status, text.to_owned()))
+}
+
+fn ensure_answers(node: &Node, ip: IpAddr, readyz: (u16, &str)) -> Result<()> {
+    let (status, text) = readyz;
+    for (path, status, text) in [
+        ("/healthz", 200, "flanneld is running"),
+        ("/readyz", status, text),
+        ("/readyz?verbose", status, text),
+        ("/elsewhere", 404, "404 page not found\n"),
+    ] {
+        let answer = get(node, ip, path)?;
+        ensure!(answer == (status, text.to_owned()), "{path}: {answer:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn ready_once_there_is_a_lease_and_a_file() -> TestResult {
+    let cluster = Cluster::segment(1)?;
+    let node = &cluster.nodes()[0];
+    let agent = Agent::builder(node).arg(format!("-etcd-endpoints=http://{MGMT}:2379"));
+    let mut agent = agent.arg("-healthz-port").arg(PORT.to_string()).start()?;
+    let waiting = (503, "flanneld is not ready yet");
+    eventually("the endpoint answers", SOON, || ensure_answers(node, LOCALHOST, waiting))?;
+    eventually("systemd is told why", SOON, || {
+        let status = agent.latest_status()?;
+        ensure!(status.contains("reading the network config") && status.contains("refused"), "{status:?}");
+        Ok(())
+    })?;
+    let mut etcd = cluster.start_etcd()?;
+    etcd.configure(NETWORK)?;
+    agent.wait_ready()?;
+    let ready = (200, "flanneld is ready");
+    ensure_answers(node, LOCALHOST, ready)?;
+    // All addresses, unless told otherwise; and the node works on without its datastore.
+    etcd.kill()?;
+    ensure_answers(node, node.ip().into(), ready)?;
+    Ok(())
+}
+
+#[test]
+fn an_address_of_its_own() -> TestResult {
+    let cluster = Cluster::segment(1)?;
+    let etcd = cluster.start_etcd()?;
+    etcd.configure(NETWORK)?;
+    let node = &cluster.nodes()[0];
+    let agent = Agent::builder(node).etcd(&etcd).arg("--healthz-ip=127.0.0.1");
+    let mut agent = agent.arg(format!("--healthz-port={PORT}")).start()?;
+    agent.wait_ready()?;
+    ensure_answers(node, LOCALHOST, (200, "flanneld is ready"))?;
+    assert!(get(node, node.ip().into(), "/healthz").is_err(), "it listens elsewhere, too");
+    Ok(())
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() -> TestResult {
+    let cluster = Cluster::segment(1)?;
+    let node = &cluster.nodes()[0];
+    let _taken = node.netns().tcp_listen(Ipv4Addr::UNSPECIFIED.into(), PORT)?;
+    let mut agent = Agent::builder(node).arg(format!("--healthz-port={PORT}")).start()?;
+    assert_eq!(agent.wait_exit(SOON)?.code(), Some(1));
+    let errors = lines_of(&agent.log(), "ERROR");
+    let [error] = &errors[..] else { panic!("not one line: {errors:#?}") };
+    for said in ["0.0.0.0 port 300", "--healthz-port", "Address already in use"] {
+        assert!(error.contains(said), "no {said:?} in {error}");
+    }
+    Ok(())
+}
+
+#[test]
+fn systemd_is_told_how_it_stands() -> TestResult {
+    let mut overlay = Overlay::bpf(2)?;
+    let subnet = format!("{}/24 on bpf, peers: 1", overlay.base(0)?);
+    eventually("the status has subnet, dataplane and peers", SOON, || {
+        let status = overlay.agents[0].latest_status()?;
+        ensure!(status == subnet, "{status:?} instead of {subnet:?}");
+        Ok(())
+    })?;
+    overlay.agents[0].term()?;
+    assert_eq!(overlay.agents[0].latest_status()?, "stopping");
+    Ok(())
+}
