@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{ArgAction, CommandFactory as _, Parser, ValueEnum};
 
 /// A node's share of the overlay network: takes a pod subnet and makes it reach the others.
 ///
@@ -115,6 +116,11 @@ pub struct Flags {
         default_value = "/etc/kube-flannel/net-conf.json"
     )]
     pub net_config_path: PathBuf,
+    /// Keep config and leases as files in this folder instead of etcd: DIR/config, DIR/subnets/10.5.52.0-24, with
+    /// the texts that etcd would have. A file that nobody may write (-r--r--r--) is an agent's lease and ends 24 h
+    /// after the time that ls -l shows; one that can be written (-rw-r--r--) is your reservation and never ends.
+    #[arg(long, env = "FLANNELD_LOCAL_SUBNET_MGR", value_name = "DIR")]
+    pub local_subnet_mgr: Option<PathBuf>,
     /// Take subnets from Kubernetes instead of etcd.
     #[arg(long, env = "FLANNELD_KUBE_SUBNET_MGR", num_args = 0..=1, require_equals = true, action = ArgAction::Set,
           default_value_t = false, default_missing_value = "true", value_name = "BOOL")]
@@ -211,7 +217,13 @@ pub enum Mode {
 impl Flags {
     /// Parses a command line, program name first; prints help, version and errors as clap does.
     pub fn parse_from_go(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        Self::try_parse_from(args.into_iter().map(two_dashes))
+        let flags = Self::try_parse_from(args.into_iter().map(two_dashes))?;
+        // Not clap's conflicts_with: --kube-subnet-mgr=false is no choice.
+        if flags.local_subnet_mgr.is_some() && flags.kube_subnet_mgr {
+            let choose = "choose one datastore: --local-subnet-mgr or --kube-subnet-mgr";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, choose));
+        }
+        Ok(flags)
     }
 
     /// Flags that were given and that this version does not act on. Going on without them would be a
@@ -273,7 +285,6 @@ mod tests {
 
     #[test]
     fn the_definition_is_sound() {
-        use clap::CommandFactory as _;
         Flags::command().debug_assert();
     }
 
@@ -308,6 +319,17 @@ mod tests {
         assert_eq!(flags.subnet_file.to_str(), Some("/run/flannel/subnet.env"));
         assert_eq!(flags.subnet_lease_renew_margin, 60);
         assert_eq!(flags.unsupported(), [""; 0]);
+    }
+
+    #[test]
+    fn one_datastore_is_chosen() {
+        let flags = parse("flannel-agent -local-subnet-mgr /d -kube-subnet-mgr=false").unwrap();
+        assert_eq!(flags.local_subnet_mgr.as_deref(), Some("/d".as_ref()));
+        for line in ["-local-subnet-mgr /d -kube-subnet-mgr", "-kube-subnet-mgr=true -local-subnet-mgr=/d"] {
+            let error = parse(&format!("flannel-agent {line}")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ArgumentConflict, "{line}");
+            assert!(error.to_string().contains("--local-subnet-mgr or --kube-subnet-mgr"), "{error}");
+        }
     }
 
     #[test]

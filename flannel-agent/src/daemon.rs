@@ -15,6 +15,7 @@ use crate::dataplane::bpf::pins::Pins;
 use crate::dataplane::kernel::{DeviceSpec, Kernel};
 use crate::dataplane::{Dataplane, Settings};
 use crate::lease::etcd::{EtcdManager, EtcdOptions};
+use crate::lease::local::LocalManager;
 use crate::lease::pick::PublicIps;
 use crate::lease::set::LeaseSet;
 use crate::lease::{LeaseAttrs, LeaseUpdate, OwnLease, SubnetManager, VxlanData};
@@ -58,10 +59,14 @@ pub async fn run(flags: Flags) -> Result<()> {
 }
 
 async fn serve(flags: &Flags) -> Result<()> {
-    let store = EtcdManager::new(EtcdOptions {
-        endpoints: flags.etcd_endpoints.clone(),
-        prefix: flags.etcd_prefix.clone(),
-    });
+    if let Some(dir) = &flags.local_subnet_mgr {
+        return serve_from(&LocalManager::new(dir.clone()), flags).await;
+    }
+    let etcd = EtcdOptions { endpoints: flags.etcd_endpoints.clone(), prefix: flags.etcd_prefix.clone() };
+    serve_from(&EtcdManager::new(etcd), flags).await
+}
+
+async fn serve_from(store: &impl SubnetManager, flags: &Flags) -> Result<()> {
     let kernel = Kernel::new()?;
     let config = patiently("reading the network configuration", || store.network_config()).await;
     let vxlan = served(&config)?;
@@ -77,7 +82,7 @@ async fn serve(flags: &Flags) -> Result<()> {
         info!(subnet = %lease.subnet, dataplane = dataplane.name(), "this node has its subnet");
         publish(flags, &config, &dataplane, &lease).await?;
         previous = Some(lease.subnet);
-        follow(&store, &config, &mut dataplane, lease, renew_margin(flags)).await;
+        follow(store, &config, &mut dataplane, lease, renew_margin(flags)).await;
         error!("the lease is lost; forwarding goes on while it is taken again");
     }
 }
@@ -183,7 +188,7 @@ fn renew_margin(flags: &Flags) -> Duration {
 
 /// Follows the leases and keeps ours, until ours is lost.
 async fn follow(
-    store: &EtcdManager,
+    store: &impl SubnetManager,
     config: &NetworkConfig,
     dataplane: &mut Dataplane,
     mut lease: OwnLease,
@@ -247,7 +252,7 @@ fn report(errors: Vec<anyhow::Error>, resync: &mut tokio::time::Interval) {
 fn renewal_of(lease: &OwnLease, margin: Duration) -> Option<Instant> {
     // A margin as long as the lease must not mean renewing all the time.
     let soonest = Instant::now() + LEAST_RENEWAL;
-    lease.term.map(|term| term.ends.checked_sub(margin).map_or(soonest, |due| due.max(soonest)))
+    lease.term.map(|ends| ends.checked_sub(margin).map_or(soonest, |due| due.max(soonest)))
 }
 
 /// At that time, or never.
