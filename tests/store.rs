@@ -1,9 +1,11 @@
-//! The agent and its datastore: a real etcd that is late, gone, wrong, or full of nonsense. Needs root, and says so.
+//! The agent and its datastore, a real etcd or a folder, that is late, gone, wrong, or full of nonsense. Needs root,
+//! and says so.
 
 mod bad_entries;
 mod config;
 mod flags;
 mod format;
+mod local;
 mod outage;
 mod own_lease;
 mod race;

@@ -1,7 +1,7 @@
 //! Where agents keep their leases: etcd, or files.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, FileTimes};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -60,9 +60,10 @@ impl LocalStore {
         fs::remove_file(self.file(name)).with_context(|| format!("remove {name}"))
     }
 
-    /// Sets the time of a lease's file.
+    /// Sets the time of a lease's file, as `touch -d` does.
     pub fn set_time(&self, name: &str, time: SystemTime) -> Result<()> {
-        let set = File::open(self.file(name)).and_then(|file| file.set_modified(time));
+        let times = FileTimes::new().set_accessed(time).set_modified(time);
+        let set = File::open(self.file(name)).and_then(|file| file.set_times(times));
         set.with_context(|| format!("set the time of {name}"))
     }
 

@@ -1,6 +1,6 @@
 //! The files, and what is done to them, one function each.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, FileTimes, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -123,7 +123,10 @@ impl Store {
     /// Gives a lease the time of now.
     pub(super) fn touch(&self, subnet: SubnetKey) -> Result<()> {
         let path = self.path(subnet);
-        let touched = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+        let now = SystemTime::now();
+        // Both as touch(1) does: inotify has a change of the one alone for writing or reading that goes on.
+        let times = FileTimes::new().set_accessed(now).set_modified(now);
+        let touched = File::open(&path).and_then(|file| file.set_times(times));
         touched.with_context(|| format!("setting the time of {}", path.display()))
     }
 
