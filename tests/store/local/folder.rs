@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use flannel_tests::traffic::ping;
 use flannel_tests::wait::throughout;
 use flannel_tests::{Agent, Cluster, Datastore as _, TestResult, eventually};
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::{Bed, SOON, stranger};
 use crate::overlay::{NETWORK, lines_of};
@@ -83,6 +84,22 @@ fn copy_folder(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
         let file = file?;
         fs::copy(file.path(), to.join("subnets").join(file.file_name()))?;
     }
+    Ok(())
+}
+
+#[test]
+fn a_folder_that_is_exchanged_for_another_is_heard_at_once() -> TestResult {
+    let bed = Bed::shared(2)?;
+    let streams = bed.streams()?;
+    let (new, later) = (stranger(133), stranger(134));
+    let (dir, copy) = (bed.store().dir(), bed.store().dir().with_extension("copy"));
+    copy_folder(dir, &copy)?;
+    fs::write(copy.join("subnets").join(new.name()), new.value())?;
+    renameat2(AT_FDCWD, dir, AT_FDCWD, &copy, RenameFlags::RENAME_EXCHANGE)?;
+    bed.ensure_known(slice::from_ref(&new))?;
+    bed.store().put(&later.name(), &later.value())?;
+    bed.ensure_known(&[new, later])?;
+    streams.ensure_whole()?;
     Ok(())
 }
 

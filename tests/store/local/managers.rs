@@ -161,6 +161,17 @@ fn a_lease_that_no_longer_fits_is_replaced() -> TestResult {
 }
 
 #[test]
+fn a_dual_stack_lease_is_one_file() -> TestResult {
+    let (store, _cluster) = folder()?;
+    let ipv6 = r#""EnableIPv6":true,"IPv6Network":"fd44::/48","IPv6SubnetMin":"fd44:0:0:4b::","#;
+    store.configure(&TWENTY.replacen('{', &format!("{{{ipv6}"), 1).replace("10.5.20.0", "10.5.1.0"))?;
+    let lease = acquire(&store, 1)?.subnet.to_string();
+    assert!(lease.starts_with("10.5.1.0-24&fd44:0:0:"), "{lease}");
+    assert_eq!(store.leases()?.into_keys().collect::<Vec<_>>(), [lease]);
+    Ok(())
+}
+
+#[test]
 fn something_in_the_way_is_named() -> TestResult {
     let (store, _cluster) = folder()?;
     store.configure(&TWENTY.replace("10.5.20.0", "10.5.1.0"))?;

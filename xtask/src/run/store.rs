@@ -27,7 +27,8 @@ pub(crate) fn choose(wanted: Option<Store>) -> Result<Store> {
 fn instead_of_etcd(cause: anyhow::Error) -> Result<Store> {
     setup::ensure_without_etcd()?;
     let cause = format!("{cause:#}");
-    let cause = cause.lines().next().unwrap_or_default();
+    // The list of what is missing follows.
+    let cause = cause.lines().next().unwrap_or_default().trim_end_matches(" Missing:");
     phase::note(&format!("etcd cannot be had, leases are kept in files (as with --store local): {cause}"));
     Ok(Store::Local)
 }
