@@ -29,9 +29,21 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    /// The node as others have to know it.
+    pub(crate) fn of(node: &Node) -> Result<Self> {
+        let subnet = node.subnet_env()?.subnet.context("a node without a subnet")?;
+        let base = (subnet.addr.to_bits() & !1).into();
+        Ok(Self { base, public_ip: node.ip(), mac: link(node, DEVICE)?.mac })
+    }
+
+    /// The last part of its key in etcd, which is its file's name.
+    pub(crate) fn name(&self) -> String {
+        format!("{}-24", self.base)
+    }
+
     /// Its key in etcd.
     pub(crate) fn key(&self) -> String {
-        format!("{}/subnets/{}-24", flannel_tests::etcd::PREFIX, self.base)
+        format!("{}/subnets/{}", flannel_tests::etcd::PREFIX, self.name())
     }
 
     /// Its value in etcd, as flannel writes it.

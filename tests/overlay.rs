@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use flannel_tests::traffic::{Report, Steady};
 use flannel_tests::{Agent, Cluster, Etcd, Node, Pod, Topology, eventually};
 
@@ -62,8 +62,7 @@ impl Overlay {
 
     /// The base address of a node's subnet, which is that of its vxlan device.
     pub(crate) fn base(&self, node: usize) -> Result<std::net::Ipv4Addr> {
-        let subnet = self.nodes()[node].subnet_env()?.subnet.context("a node without a subnet")?;
-        Ok((subnet.addr.to_bits() & !1).into())
+        Ok(self.peer(node)?.base)
     }
 
     /// Returns when every node has its entries for every other, in the kernel and, with BPF, in `LEASES`.
@@ -81,15 +80,13 @@ impl Overlay {
 
     /// A node as the others have to know it.
     pub(crate) fn peer(&self, node: usize) -> Result<inspect::Peer> {
-        let public_ip = self.nodes()[node].ip();
-        let mac = inspect::link(&self.nodes()[node], inspect::DEVICE)?.mac;
-        Ok(inspect::Peer { base: self.base(node)?, public_ip, mac })
+        inspect::Peer::of(&self.nodes()[node])
     }
 
     /// Streams between the first two nodes' pods, one each way.
     pub(crate) fn streams(&self) -> Result<Streams> {
         let (one, other) = self.two_pods();
-        Ok(Streams { there: Steady::start(one, other, PACE)?, back: Steady::start(other, one, PACE)? })
+        Streams::between(one, other)
     }
 }
 
@@ -100,6 +97,11 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
+    /// One each way.
+    pub(crate) fn between(one: &Pod, other: &Pod) -> Result<Self> {
+        Ok(Self { there: Steady::start(one, other, PACE)?, back: Steady::start(other, one, PACE)? })
+    }
+
     /// Ends both; fails unless both are whole.
     pub(crate) fn ensure_whole(self) -> Result<()> {
         ensure_whole(&self.there.stop()?)?;

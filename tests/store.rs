@@ -1,4 +1,5 @@
-//! The agent and its datastore: a real etcd that is late, gone, wrong, or full of nonsense. Needs root, and says so.
+//! The agent and its datastore, a real etcd or a folder, that is late, gone, wrong, or full of nonsense. Needs root,
+//! and says so.
 
 mod bad_entries;
 mod config;
@@ -6,6 +7,7 @@ mod docker_opts;
 mod flags;
 mod format;
 mod health;
+mod local;
 mod outage;
 mod own_lease;
 mod race;

@@ -3,10 +3,11 @@
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, Resettable};
+use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
-
 use regex::Regex;
 
 use crate::docker_opts::DockerOpts;
@@ -118,6 +119,11 @@ pub struct Flags {
         default_value = "/etc/kube-flannel/net-conf.json"
     )]
     pub net_config_path: PathBuf,
+    /// Keep config and leases as files in this folder instead of etcd: DIR/config, DIR/subnets/10.5.52.0-24, with
+    /// the texts that etcd would have. A file that nobody may write (-r--r--r--) is an agent's lease and ends 24 h
+    /// after the time that ls -l shows; one that can be written (-rw-r--r--) is your reservation and never ends.
+    #[arg(long, env = "FLANNELD_LOCAL_SUBNET_MGR", value_name = "DIR")]
+    pub local_subnet_mgr: Option<PathBuf>,
     /// Take subnets from Kubernetes instead of etcd.
     #[arg(long, env = "FLANNELD_KUBE_SUBNET_MGR", num_args = 0..=1, require_equals = true, action = ArgAction::Set,
           default_value_t = false, default_missing_value = "true", value_name = "BOOL", value_parser = BoolishValueParser::new())]
@@ -229,15 +235,21 @@ impl Flags {
     /// # Errors
     /// Help and version that were asked for, and what is wrong; clap's error prints itself.
     pub fn parse_from_go(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let command = Self::command().mut_args(without_empty_variable);
+        let mut command = Self::command().mut_args(without_empty_variable);
         let args: Vec<_> = args.into_iter().collect();
         let is_subcommand = args.get(1).is_some_and(|first| command.find_subcommand(first).is_some());
         let matches = if is_subcommand {
-            command.try_get_matches_from(args)
+            command.try_get_matches_from_mut(args)
         } else {
-            command.try_get_matches_from(args.into_iter().filter(has_value).map(two_dashes))
+            command.try_get_matches_from_mut(args.into_iter().filter(has_value).map(two_dashes))
         };
-        Self::from_arg_matches(&matches?)
+        let flags = Self::from_arg_matches(&matches?)?;
+        // Not clap's conflicts_with: --kube-subnet-mgr=false is no choice.
+        if flags.local_subnet_mgr.is_some() && flags.kube_subnet_mgr {
+            let choose = "choose one datastore: --local-subnet-mgr or --kube-subnet-mgr";
+            return Err(command.error(ErrorKind::ArgumentConflict, choose));
+        }
+        Ok(flags)
     }
 
     /// Flags that were given and that this version does not act on. Going on without them would be a
@@ -353,6 +365,17 @@ mod tests {
         assert_eq!(flags.subnet_file.to_str(), Some("/run/flannel/subnet.env"));
         assert_eq!(flags.subnet_lease_renew_margin, 60);
         assert_eq!(flags.unsupported(), [""; 0]);
+    }
+
+    #[test]
+    fn one_datastore_is_chosen() {
+        let flags = parse("flannel-agent -local-subnet-mgr /d -kube-subnet-mgr=false").unwrap();
+        assert_eq!(flags.local_subnet_mgr.as_deref(), Some("/d".as_ref()));
+        for line in ["-local-subnet-mgr /d -kube-subnet-mgr", "-kube-subnet-mgr=true -local-subnet-mgr=/d"] {
+            let error = parse(&format!("flannel-agent {line}")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ArgumentConflict, "{line}");
+            assert!(error.to_string().contains("--local-subnet-mgr or --kube-subnet-mgr"), "{error}");
+        }
     }
 
     #[test]

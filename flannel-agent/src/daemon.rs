@@ -18,6 +18,7 @@ use crate::dataplane::desired::Peer;
 use crate::dataplane::kernel::Kernel;
 use crate::health::Health;
 use crate::lease::etcd::{EtcdManager, EtcdOptions};
+use crate::lease::local::LocalManager;
 use crate::lease::{LeaseAttrs, OwnLease, SubnetKey, SubnetManager};
 use crate::mac::Mac;
 use crate::signals::Stop;
@@ -60,10 +61,14 @@ pub async fn run(flags: Flags) -> Result<()> {
 }
 
 async fn serve(flags: &Flags, health: &Health) -> Result<()> {
-    let store = EtcdManager::new(EtcdOptions {
-        endpoints: flags.etcd_endpoints.clone(),
-        prefix: flags.etcd_prefix.clone(),
-    });
+    if let Some(dir) = &flags.local_subnet_mgr {
+        return serve_from(&LocalManager::new(dir.clone()), flags, health).await;
+    }
+    let etcd = EtcdOptions { endpoints: flags.etcd_endpoints.clone(), prefix: flags.etcd_prefix.clone() };
+    serve_from(&EtcdManager::new(etcd), flags, health).await
+}
+
+async fn serve_from(store: &impl SubnetManager, flags: &Flags, health: &Health) -> Result<()> {
     let config = patiently("reading the network configuration", || store.network_config()).await;
     let vxlan = served(&config)?;
     let mut uplinks = UplinkWatch::open(uplink_options(flags, &config))?;
@@ -83,14 +88,14 @@ async fn serve(flags: &Flags, health: &Health) -> Result<()> {
         };
         let attrs = attributes(&uplink, vxlan, &dataplane)?;
         uplink = loop {
-            let lease = take(&store, &config, &attrs, held.take(), previous).await;
+            let lease = take(store, &config, &attrs, held.take(), previous).await;
             info!(subnet = %lease.subnet, dataplane = dataplane.name(), "this node has its subnet");
             publish(flags, &config, &mut dataplane, &lease).await?;
             health.set_ready();
             notify::ready();
             previous = Some(lease.subnet);
             let changed = uplinks.changed(&uplink);
-            match follow(&store, &config, &mut dataplane, lease, flags.renew_margin(), changed).await {
+            match follow(store, &config, &mut dataplane, lease, flags.renew_margin(), changed).await {
                 End::LeaseLost => error!("the lease is lost; forwarding goes on while it is taken again"),
                 End::UplinkChanged(new, now) => {
                     held = Some(*now);
@@ -127,7 +132,7 @@ async fn start(
 
 /// The lease that we hold, with our new address in it, or another one.
 async fn take(
-    store: &EtcdManager,
+    store: &impl SubnetManager,
     config: &NetworkConfig,
     attrs: &LeaseAttrs,
     held: Option<Held>,

@@ -14,8 +14,11 @@ use tokio::sync::mpsc;
 use crate::config::NetworkConfig;
 use crate::mac::Mac;
 
+mod backoff;
 pub mod etcd;
 pub mod key;
+pub mod local;
+mod outage;
 pub mod pick;
 pub mod set;
 
@@ -103,18 +106,9 @@ pub struct OwnLease {
     pub subnet: SubnetKey,
     /// What we wrote there.
     pub attrs: LeaseAttrs,
-    /// The datastore's handle for renewal and the time when it ends; `None` for a reservation, which is
-    /// never renewed and never ends.
-    pub term: Option<Term>,
-}
-
-/// The end of a lease.
-#[derive(Clone, Copy, Debug)]
-pub struct Term {
-    /// etcd's lease id.
-    pub id: i64,
-    /// When the datastore drops it unless renewed.
-    pub ends: tokio::time::Instant,
+    /// When the datastore drops it unless renewed; `None` for a reservation, which is never renewed and never
+    /// ends.
+    pub term: Option<tokio::time::Instant>,
 }
 
 impl fmt::Display for OwnLease {

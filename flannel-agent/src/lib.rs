@@ -3,6 +3,7 @@
 //! The lease's way: [`lease`] (datastore) -> [`dataplane::desired`] (what the kernel should look like) ->
 //! [`dataplane::kernel`] (the floor) and [`dataplane::bpf`] (the accelerator). [`daemon`] is the story.
 
+mod atomic_file;
 pub mod cli;
 pub mod config;
 pub mod daemon;

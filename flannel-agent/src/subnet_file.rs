@@ -1,14 +1,13 @@
 //! subnet.env: what the CNI plugin and mk-docker-opts.sh read (format: flannel's pkg/subnet `WriteSubnetFile`).
 
-use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use tempfile::NamedTempFile;
 
+use crate::atomic_file;
 use crate::config::NetworkConfig;
 use crate::env_file::assignments;
 use crate::lease::SubnetKey;
@@ -37,15 +36,8 @@ pub fn render(config: &NetworkConfig, ip_masq: bool, own: SubnetKey, mtu: u32) -
 /// # Errors
 /// The directory or the file cannot be written.
 pub fn write(path: &Path, text: &str) -> io::Result<()> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(dir)?;
-    let mut file = NamedTempFile::new_in(dir)?;
-    file.write_all(text.as_bytes())?;
-    file.as_file().set_permissions(Permissions::from_mode(0o644))?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    // The new name survives a power cut only once the directory is on disk.
-    File::open(dir)?.sync_all()
+    fs::create_dir_all(atomic_file::folder(path))?;
+    atomic_file::replace(path, text.as_bytes(), 0o644)
 }
 
 /// The subnet of an earlier run; `None` if the file is absent or does not say one.
@@ -62,6 +54,8 @@ pub fn read_previous(path: &Path) -> Option<SubnetKey> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     const V4: &str = r#"{"Network": "10.5.0.0/16"}"#;

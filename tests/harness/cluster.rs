@@ -18,6 +18,7 @@ use crate::owner::new_tag;
 use crate::parallel::in_parallel;
 use crate::pod::Pod;
 use crate::require::{require_commands, require_root};
+use crate::store::{Datastore, LocalStore};
 use crate::workdir::Workdir;
 pub use node::{Counters, Node};
 pub use topology::Topology;
@@ -94,18 +95,23 @@ impl Cluster {
         Etcd::builder().start_in(&self.mgmt, IpAddr::V4(MGMT), &self.workdir)
     }
 
+    /// A folder in which agents can keep their leases; it is empty if the name is new.
+    pub fn local_store(&self, name: &str) -> Result<LocalStore> {
+        LocalStore::create(name, &self.workdir)
+    }
+
     /// Starts an agent on every node and waits until all are ready.
-    pub fn start_agents(&self, etcd: &Etcd) -> Result<Vec<Agent>> {
-        self.start_agents_with(etcd, |agent| agent)
+    pub fn start_agents(&self, store: &dyn Datastore) -> Result<Vec<Agent>> {
+        self.start_agents_with(store, |agent| agent)
     }
 
     /// [`Cluster::start_agents`] with a change to each agent's flags or environment.
     pub fn start_agents_with(
         &self,
-        etcd: &Etcd,
+        store: &dyn Datastore,
         change: impl Fn(AgentBuilder) -> AgentBuilder,
     ) -> Result<Vec<Agent>> {
-        let start = |node| change(Agent::builder(node).etcd(etcd)).start();
+        let start = |node| change(Agent::builder(node).store(store)).start();
         let mut agents = self.nodes.iter().map(start).collect::<Result<Vec<_>>>()?;
         for agent in &mut agents {
             agent.wait_ready()?;

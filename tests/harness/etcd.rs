@@ -17,6 +17,7 @@ use crate::netns::NetNs;
 use crate::owner::{MARK, new_tag};
 use crate::process::{Daemon, LIMIT, finish};
 use crate::require::require_commands;
+use crate::store::Datastore;
 use crate::wait::eventually;
 use crate::workdir::Workdir;
 pub use gateway::{Entry, Gateway};
@@ -203,6 +204,21 @@ impl Etcd {
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.daemon.pid()
+    }
+}
+
+impl Datastore for Etcd {
+    fn flag(&self) -> String {
+        format!("--etcd-endpoints={}", self.endpoint())
+    }
+
+    fn configure(&self, json: &str) -> Result<()> {
+        self.configure(json)
+    }
+
+    fn show(&self) -> String {
+        let netns = self.place.netns.as_ref().map(|netns| format!("ip netns exec {} ", netns.name()));
+        format!("{}etcdctl --endpoints {} get --prefix {PREFIX}", netns.unwrap_or_default(), self.endpoint())
     }
 }
 

@@ -22,7 +22,14 @@ fn help_and_version_are_given_with_one_dash_or_two() -> TestResult {
         let output = run(&[flag])?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{flag}: {output:?}");
-        for known in ["--etcd-endpoints", "--subnet-file", "--dataplane", "--bpffs", "FLANNELD_ETCD_PREFIX"] {
+        for known in [
+            "--etcd-endpoints",
+            "--local-subnet-mgr",
+            "--subnet-file",
+            "--dataplane",
+            "--bpffs",
+            "FLANNELD_ETCD_PREFIX",
+        ] {
             assert!(text.contains(known), "{flag} does not say {known}: {text}");
         }
     }

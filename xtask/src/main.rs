@@ -50,15 +50,15 @@ fn main() -> ExitCode {
 }
 
 fn execute(chore: Chore) -> Result<()> {
-    let bpf = setup::ensure()?;
     match chore {
         Chore::Setup => {
+            let bpf = setup::ensure()?;
             phase::note(&format!("everything is there; BPF programs are built by `{}`", bpf.name));
             Ok(())
         }
         Chore::Run(args) => run::run(&args),
-        Chore::Test(args) => test::run(&args, &bpf),
-        Chore::Bench(args) => bench::run(&args),
-        Chore::Lint => lint::run(&bpf),
+        Chore::Test(args) => test::run(&args, &setup::ensure()?),
+        Chore::Bench(args) => setup::ensure().and_then(|_| bench::run(&args)),
+        Chore::Lint => lint::run(&setup::ensure()?),
     }
 }

@@ -2,6 +2,7 @@
 
 mod machine;
 mod show;
+mod store;
 
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use flannel_tests::{Cluster, Pod, eventually, failure, interrupt, traffic};
 
 use crate::phase;
 use crate::workspace::cargo;
+use store::Store;
 
 const CONFIG: &str = r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#;
 const PODS_PER_NODE: usize = 2;
@@ -29,37 +31,38 @@ pub(crate) struct Args {
     /// Number of nodes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=100))]
     nodes: u8,
+    /// Where the agents keep their leases [default: etcd, or local if etcd cannot be installed]
+    #[arg(long)]
+    store: Option<Store>,
     /// Run the agent on this machine instead of a cluster, with these flags
     #[arg(last = true, value_name = "FLAGS")]
     flags: Option<Vec<String>>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let store = store::choose(args.store)?;
     phase::run("build of the agent", &mut cargo(["build", "--package", "flannel-agent"]))?;
     if let Some(flags) = &args.flags {
         return machine::run(flags);
     }
     interrupt::catch()?;
-    cluster(args).inspect_err(|_| failure::declare())
+    cluster(args, store).inspect_err(|_| failure::declare())
 }
 
-fn cluster(args: &Args) -> Result<()> {
+fn cluster(args: &Args, store: Store) -> Result<()> {
     let cluster = phase::measured("nodes on one underlay", || Cluster::segment(args.nodes.into()))?;
-    let etcd = phase::measured("etcd", || {
-        let etcd = cluster.start_etcd()?;
-        etcd.configure(CONFIG)?;
-        Ok(etcd)
-    })?;
-    let agents = phase::measured("agents", || cluster.start_agents(&etcd))?;
+    let store = phase::measured("datastore", || store.start(&cluster))?;
+    store.configure(CONFIG)?;
+    let agents = phase::measured("agents", || cluster.start_agents(&*store))?;
     let pods = phase::measured("pods", || cluster.pods_each(PODS_PER_NODE))?;
     show::nodes(&cluster, &agents)?;
     let proof = prove(&cluster, &pods);
     if proof.is_ok() && !args.once && !interrupt::came() {
-        show::hints(&cluster, &etcd, &pods)?;
+        show::hints(&cluster, &*store, &pods)?;
         interrupt::wait()?;
     }
     phase::measured("removal of everything", || {
-        drop((pods, agents, etcd, cluster));
+        drop((pods, agents, store, cluster));
         Ok(())
     })?;
     proof

@@ -17,13 +17,21 @@ use gap::Gap;
 
 /// Everything is there when this returns. Looking takes a tenth of a second; only gaps are mentioned.
 pub(crate) fn ensure() -> Result<Toolchain> {
-    let gaps = gap::look();
+    close(&gap::look)
+}
+
+/// The same for a cluster that keeps its leases elsewhere.
+pub(crate) fn ensure_without_etcd() -> Result<Toolchain> {
+    close(&|| gap::look().into_iter().filter(|gap| !gap.is_etcd()).collect())
+}
+
+fn close(look: &dyn Fn() -> Vec<Gap>) -> Result<Toolchain> {
+    let gaps = look();
     if !gaps.is_empty() {
         refuse_unless_able(&gaps)?;
         phase::note(&format!("missing here:\n{}", gap::list(&gaps)));
-        fill(&gaps)
-            .map_err(|cause| anyhow!("the set-up stopped: {cause:#}. {}", gap::message(&gap::look())))?;
-        let left = gap::look();
+        fill(&gaps).map_err(|cause| anyhow!("the set-up stopped: {cause:#}. {}", gap::message(&look())))?;
+        let left = look();
         if !left.is_empty() {
             bail!("still missing after the set-up. {}", gap::message(&left));
         }

@@ -102,7 +102,7 @@ fn report(errors: Vec<anyhow::Error>, resync: &mut tokio::time::Interval) {
 fn renewal_of(lease: &OwnLease, margin: Duration) -> Option<Instant> {
     // A margin as long as the lease must not mean renewing all the time.
     let soonest = Instant::now() + LEAST_RENEWAL;
-    lease.term.map(|term| term.ends.checked_sub(margin).map_or(soonest, |due| due.max(soonest)))
+    lease.term.map(|ends| ends.checked_sub(margin).map_or(soonest, |due| due.max(soonest)))
 }
 
 /// At that time, or never.

@@ -36,7 +36,12 @@ pub(super) fn uplink_options(flags: &Flags, config: &NetworkConfig) -> UplinkOpt
     }
 }
 
-pub(super) fn settings(flags: &Flags, vxlan: &VxlanConfig, uplink: &Uplink, mac: Option<Mac>) -> Result<Settings> {
+pub(super) fn settings(
+    flags: &Flags,
+    vxlan: &VxlanConfig,
+    uplink: &Uplink,
+    mac: Option<Mac>,
+) -> Result<Settings> {
     Ok(Settings {
         device: DeviceSpec {
             name: format!("flannel.{}", vxlan.vni),

@@ -1,7 +1,6 @@
 //! Leases in etcd, in flannel's layout: `<prefix>/config` and `<prefix>/subnets/<key>`.
 
 mod acquire;
-mod backoff;
 mod connection;
 mod readdress;
 mod renew;

@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::{LeaseAttrs, SubnetKey};
+use super::{LeaseAttrs, RawLease, SubnetKey};
 use crate::config::{NetworkConfig, SubnetRange};
 
 /// How many free subnets the choice is among, as with flannel: enough that racing nodes rarely collide.
@@ -35,6 +35,13 @@ impl PublicIps {
             None => self.v6.is_some() && self.v6 == other.v6,
         }
     }
+
+    /// Who holds a lease; nobody known if its value cannot be read.
+    #[must_use]
+    pub fn of_holder(lease: &RawLease) -> Self {
+        let attrs = serde_json::from_slice::<LeaseAttrs>(&lease.value);
+        attrs.map(|attrs| Self::from(&attrs)).unwrap_or_default()
+    }
 }
 
 impl From<&LeaseAttrs> for PublicIps {
@@ -50,6 +57,14 @@ pub struct Taken {
     pub key: SubnetKey,
     /// Who holds it; both absent if the lease's value cannot be read.
     pub holder: PublicIps,
+}
+
+impl Taken {
+    /// What an entry of the datastore takes; `None` if its key is no subnet.
+    #[must_use]
+    pub fn of(lease: &RawLease) -> Option<Self> {
+        Some(Self { key: lease.key.parse().ok()?, holder: PublicIps::of_holder(lease) })
+    }
 }
 
 /// What to take.

@@ -10,6 +10,7 @@ use super::{Agent, agent_binary};
 use crate::cluster::Node;
 use crate::etcd::Etcd;
 use crate::netns::NetNs;
+use crate::store::Datastore;
 use crate::workdir::Workdir;
 
 /// Flags, environment and program of a node daemon.
@@ -55,7 +56,12 @@ impl AgentBuilder {
 
     /// Uses this etcd server.
     pub fn etcd(self, etcd: &Etcd) -> Self {
-        self.arg(format!("--etcd-endpoints={}", etcd.endpoint()))
+        self.store(etcd)
+    }
+
+    /// Uses this datastore.
+    pub fn store(self, store: &dyn Datastore) -> Self {
+        self.arg(store.flag())
     }
 
     /// Adds a flag: `--ip-masq`, `--dataplane=netlink`.

@@ -1,7 +1,7 @@
 //! What the cluster shows of itself.
 
 use anyhow::Result;
-use flannel_tests::{Agent, Cluster, Etcd, Pod, metrics};
+use flannel_tests::{Agent, Cluster, Datastore, Pod, metrics};
 
 /// The VNI of the cluster's network: the default.
 const VNI: u32 = 1;
@@ -43,7 +43,7 @@ pub(crate) fn metrics(cluster: &Cluster) -> Result<()> {
 }
 
 /// How to look around.
-pub(crate) fn hints(cluster: &Cluster, etcd: &Etcd, pods: &[Vec<Pod>]) -> Result<()> {
+pub(crate) fn hints(cluster: &Cluster, store: &dyn Datastore, pods: &[Vec<Pod>]) -> Result<()> {
     let [node, peer, ..] = cluster.nodes() else { return Ok(()) };
     let [Some(pod), Some(target)] = [0, 1].map(|index| pods.get(index).and_then(|pods| pods.first())) else {
         return Ok(());
@@ -60,11 +60,7 @@ pub(crate) fn hints(cluster: &Cluster, etcd: &Etcd, pods: &[Vec<Pod>]) -> Result
     println!("  the wire           ip netns exec {peer_ns} tcpdump -ni eth0 udp port 8472");
     println!("  the floor          ip -n {node_ns} route; bridge -n {node_ns} fdb show dev flannel.1");
     println!("  agent logs         {}/*/agent.log", cluster.dir().display());
-    println!(
-        "  datastore          ip netns exec {} etcdctl --endpoints {} get --prefix /coreos.com/network",
-        cluster.mgmt().name(),
-        etcd.endpoint()
-    );
+    println!("  datastore          {}", store.show());
     println!("Ctrl-C removes everything.");
     Ok(())
 }

@@ -82,6 +82,11 @@ impl Gap {
         matches!(self, Self::Tool(_))
     }
 
+    /// Whether it is etcd or a client for it.
+    pub(crate) fn is_etcd(&self) -> bool {
+        matches!(self, Self::Tool(tool) if tool.package.starts_with("etcd-"))
+    }
+
     fn describe(&self) -> String {
         match self {
             Self::Tool(tool) => format!("{} (package {}): {}", tool.probe, tool.package, tool.purpose),
@@ -146,6 +151,14 @@ mod tests {
         assert_eq!(gaps.len(), 3);
         assert_eq!(packages(&gaps, false).into_iter().collect::<Vec<_>>(), ["iproute2"]);
         assert!(packages(&gaps, true).contains("rust-web-src"));
+    }
+
+    #[test]
+    fn etcd_is_told_from_what_every_cluster_needs() {
+        let etcds = TOOLS.iter().map(Gap::Tool).filter(Gap::is_etcd).map(|gap| gap.describe());
+        let programs: Vec<_> = etcds.map(|text| text.split(' ').next().unwrap().to_owned()).collect();
+        assert_eq!(programs, ["etcd", "etcdctl"]);
+        assert!(!Gap::Linker.is_etcd());
     }
 
     #[test]

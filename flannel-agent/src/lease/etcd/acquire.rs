@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use super::backoff::Backoff;
-use super::store::{Entries, Entry, Expect, Store};
+use super::store::{Entries, Entry, Expect, Store, Term};
 use crate::config::NetworkConfig;
+use crate::lease::backoff::Backoff;
 use crate::lease::pick::{self, Decision, PublicIps, Taken};
-use crate::lease::{LeaseAttrs, OwnLease, SubnetKey, TTL, Term};
+use crate::lease::{LeaseAttrs, OwnLease, SubnetKey, TTL};
 
 /// Pause after a lost race, at first and at most.
 const RACE_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
@@ -25,7 +25,7 @@ pub(super) async fn acquire(
     let mut pause = Backoff::new(RACE_PAUSE.0, RACE_PAUSE.1);
     loop {
         let leases = store.entries().await?;
-        let taken = taken(&leases);
+        let taken: Vec<Taken> = leases.entries.iter().filter_map(|entry| Taken::of(&entry.lease)).collect();
         let us = PublicIps::from(attrs);
         let won = match pick::decide(config, &taken, us, previous, pick::random()) {
             Decision::Reuse(key) => attempt.reuse(&leases, key).await?,
@@ -107,13 +107,11 @@ impl Attempt<'_> {
     }
 
     fn own(&self, subnet: SubnetKey, term: Option<Term>) -> OwnLease {
-        OwnLease { subnet, attrs: self.attrs.clone(), term }
+        OwnLease { subnet, attrs: self.attrs.clone(), term: term.map(|term| term.ends) }
     }
 
     async fn give_back_unused(&self, lease: &OwnLease) {
-        if let Some(granted) =
-            self.granted.filter(|granted| lease.term.is_none_or(|term| term.id != granted.id))
-        {
+        if let Some(granted) = self.granted.filter(|granted| lease.term != Some(granted.ends)) {
             self.store.revoke(granted).await;
         }
     }
@@ -141,9 +139,4 @@ async fn remove_outdated(store: &Store, leases: &Entries, outdated: impl Iterato
 fn find(leases: &Entries, subnet: SubnetKey) -> Option<&Entry> {
     let name = subnet.to_string();
     leases.entries.iter().find(|entry| entry.lease.key == name)
-}
-
-fn taken(leases: &Entries) -> Vec<Taken> {
-    let taken = |entry: &Entry| Some(Taken { key: entry.lease.key.parse().ok()?, holder: entry.holder() });
-    leases.entries.iter().filter_map(taken).collect()
 }

@@ -16,7 +16,7 @@ pub(super) async fn readdress(
     let Some(entry) = store.entry_of(lease.subnet).await? else { return Ok(None) };
     // An earlier try may have been written without our seeing the answer.
     let ours = [&lease.attrs, attrs].map(PublicIps::from);
-    if !ours.iter().any(|us| us.same_node(&entry.holder())) {
+    if !ours.iter().any(|us| us.same_node(&PublicIps::of_holder(&entry.lease))) {
         return Ok(None);
     }
     let value = serde_json::to_string(attrs).context("writing our lease as JSON")?;

@@ -10,8 +10,7 @@ use etcd_client::{
 use tokio::time::Instant;
 
 use super::connection::Connection;
-use crate::lease::pick::PublicIps;
-use crate::lease::{LeaseAttrs, RawLease, SubnetKey, TTL, Term};
+use crate::lease::{RawLease, SubnetKey, TTL};
 
 /// Room for a million leases in one answer; gRPC's default of 4 MiB ends at some 20 000.
 const MESSAGE_MAX: usize = 512 << 20;
@@ -31,6 +30,14 @@ pub(super) struct Entry {
     pub term: Option<i64>,
 }
 
+/// The end of a key.
+#[derive(Clone, Copy)]
+pub(super) struct Term {
+    /// The etcd lease that it hangs on.
+    pub id: i64,
+    pub ends: Instant,
+}
+
 /// All keys below `subnets/`.
 pub(super) struct Entries {
     pub entries: Vec<Entry>,
@@ -44,14 +51,6 @@ pub(super) enum Expect {
     Absent { unchanged_since: Option<i64> },
     /// It was last written at this revision.
     At(i64),
-}
-
-impl Entry {
-    /// Who holds it; nobody known if the value cannot be read.
-    pub(super) fn holder(&self) -> PublicIps {
-        let attrs = serde_json::from_slice::<LeaseAttrs>(&self.lease.value);
-        attrs.map(|attrs| PublicIps::from(&attrs)).unwrap_or_default()
-    }
 }
 
 impl Store {

@@ -1,30 +1,26 @@
 //! Follows the leases: a snapshot, then its changes, then a snapshot again after every gap.
 
 use std::ops::ControlFlow;
-use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use etcd_client::{Event, EventType, WatchResponse};
 use tokio::sync::mpsc;
 
-use super::backoff::Backoff;
 use super::connection::plain;
 use super::store::Store;
+use crate::lease::outage::Outage;
 use crate::lease::{LeaseUpdate, RawLease};
-
-/// Pause after a failure, at first and at most.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 type Updates = mpsc::Sender<LeaseUpdate>;
 
 /// See [`SubnetManager::watch`](crate::lease::SubnetManager::watch).
 pub(super) async fn watch(store: &Store, updates: Updates) {
-    let mut outage = Outage { backoff: Backoff::new(PAUSE.0, PAUSE.1), ongoing: false };
+    let mut outage = Outage::none();
     let follow = async {
         while let Err(error) = follow(store, &updates, &mut outage).await {
             outage.failed(&error);
             store.connection.move_on();
-            outage.backoff.wait().await;
+            outage.wait().await;
         }
     };
     tokio::select! {
@@ -78,29 +74,4 @@ fn update(store: &Store, event: &Event) -> Option<LeaseUpdate> {
         EventType::Put => LeaseUpdate::Put(RawLease { key, value: kv.value().to_vec() }),
         EventType::Delete => LeaseUpdate::Delete(key),
     })
-}
-
-/// A time without a working watch: reported at its start and at its end.
-struct Outage {
-    backoff: Backoff,
-    ongoing: bool,
-}
-
-impl Outage {
-    fn failed(&mut self, error: &anyhow::Error) {
-        if self.ongoing {
-            tracing::debug!("still no watch on the leases: {error:#}");
-        } else {
-            tracing::warn!("lost the watch on the leases, retrying; routes stay as they are: {error:#}");
-        }
-        self.ongoing = true;
-    }
-
-    fn over(&mut self) {
-        if self.ongoing {
-            tracing::info!("watching the leases again");
-        }
-        self.ongoing = false;
-        self.backoff.reset();
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::lease::pick::random;
+use super::pick::random;
 
 /// Delays that double from `first` to `longest`, each shortened by up to a half at random.
 pub(super) struct Backoff {

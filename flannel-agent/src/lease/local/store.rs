@@ -1,0 +1,159 @@
+//! The files, and what is done to them, one function each.
+
+use std::fs::{self, File, FileTimes, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Read as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::time::Instant;
+
+use super::entry::{Entry, Mode, is_visible};
+use crate::atomic_file;
+use crate::lease::backoff::Backoff;
+use crate::lease::{RawLease, SubnetKey};
+
+/// Bytes of a file that are read; leases have some 200.
+const VALUE_MAX: u64 = 64 << 10;
+/// Pause between looks at a lock that is held, at first and at most.
+const LOCK_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+/// Agents hold the lock for milliseconds.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The folder.
+pub(super) struct Store {
+    pub dir: PathBuf,
+}
+
+impl Store {
+    pub(super) fn config_path(&self) -> PathBuf {
+        self.dir.join("config")
+    }
+
+    /// The text of `config`.
+    pub(super) fn config(&self) -> Result<String> {
+        fs::read_to_string(self.config_path()).map_err(|error| self.no_config(error))
+    }
+
+    fn no_config(&self, error: io::Error) -> anyhow::Error {
+        let (dir, path) = (self.dir.display(), self.config_path());
+        if error.kind() != ErrorKind::NotFound {
+            return anyhow::Error::from(error).context(format!("reading {}", path.display()));
+        }
+        anyhow::anyhow!(
+            "there is no network config in {dir}. Write it with: mkdir -p {dir} && echo '{{\"Network\": \
+             \"10.244.0.0/16\", \"Backend\": {{\"Type\": \"vxlan\"}}}}' > {}",
+            path.display()
+        )
+    }
+
+    /// The folder of the leases, which is made if the store is there without.
+    pub(super) fn subnets(&self) -> Result<PathBuf> {
+        fs::metadata(self.config_path()).map_err(|error| self.no_config(error))?;
+        let subnets = self.dir.join("subnets");
+        fs::create_dir_all(&subnets).with_context(|| format!("making {}", subnets.display()))?;
+        Ok(subnets)
+    }
+
+    fn path(&self, subnet: SubnetKey) -> PathBuf {
+        self.dir.join("subnets").join(subnet.to_string())
+    }
+
+    /// All leases and reservations, those that have ended too, sorted by name.
+    pub(super) fn entries(&self) -> Result<Vec<Entry>> {
+        let subnets = self.subnets()?;
+        let mut entries = Vec::new();
+        for file in fs::read_dir(&subnets).with_context(|| format!("listing {}", subnets.display()))? {
+            let file = file.with_context(|| format!("listing {}", subnets.display()))?;
+            let name = file.file_name().to_string_lossy().into_owned();
+            if is_visible(&name) {
+                entries.extend(entry(&file.path(), name));
+            }
+        }
+        entries.sort_by(|one, other| one.lease.key.cmp(&other.lease.key));
+        Ok(entries)
+    }
+
+    /// One lease; `None` if there is no such file.
+    pub(super) fn entry_of(&self, subnet: SubnetKey) -> Result<Option<Entry>> {
+        self.subnets()?;
+        Ok(entry(&self.path(subnet), subnet.to_string()))
+    }
+
+    /// Keeps other agents from changing anything until the result is dropped.
+    pub(super) async fn lock(&self) -> Result<File> {
+        self.subnets()?;
+        let path = self.dir.join("lock");
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let file = file.with_context(|| format!("opening {}", path.display()))?;
+        let mut pause = Backoff::new(LOCK_PAUSE.0, LOCK_PAUSE.1);
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => pause.wait().await,
+                Err(TryLockError::WouldBlock) => bail!(
+                    "another process has held {0} for {1} s; see which: fuser -v {0}",
+                    path.display(),
+                    LOCK_PATIENCE.as_secs()
+                ),
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).with_context(|| format!("locking {}", path.display()));
+                }
+            }
+        }
+    }
+
+    /// Writes a lease whose file is not there yet: those who distribute files know of no lock.
+    pub(super) fn create(&self, subnet: SubnetKey, value: &[u8]) -> Result<()> {
+        let path = self.path(subnet);
+        let written = atomic_file::staged(&path, value, Mode::Lease as u32)
+            .and_then(|file| Ok(file.persist_noclobber(&path)?))
+            .and_then(|_| atomic_file::sync_name(&path));
+        written.with_context(|| format!("creating {}", path.display()))
+    }
+
+    /// Writes a lease in place of what its file is.
+    pub(super) fn replace(&self, subnet: SubnetKey, value: &[u8], mode: Mode) -> Result<()> {
+        let path = self.path(subnet);
+        atomic_file::replace(&path, value, mode as u32).with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// Gives a lease the time of now.
+    pub(super) fn touch(&self, subnet: SubnetKey) -> Result<()> {
+        let path = self.path(subnet);
+        let now = SystemTime::now();
+        // Both as touch(1) does: inotify has a change of the one alone for writing or reading that goes on.
+        let times = FileTimes::new().set_accessed(now).set_modified(now);
+        let touched = File::open(&path).and_then(|file| file.set_times(times));
+        touched.with_context(|| format!("setting the time of {}", path.display()))
+    }
+
+    /// Removes a lease.
+    pub(super) fn remove(&self, subnet: SubnetKey) -> Result<()> {
+        let path = self.path(subnet);
+        fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))
+    }
+}
+
+/// `None` if it is gone. What cannot be read is an entry all the same: its name is taken.
+fn entry(path: &Path, key: String) -> Option<Entry> {
+    match read(path) {
+        Ok((value, mode, modified)) => Some(Entry::new(RawLease { key, value }, mode, modified)),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => {
+            tracing::debug!("reading {}: {error}", path.display());
+            Some(Entry { lease: RawLease { key, value: Vec::new() }, ends: None })
+        }
+    }
+}
+
+fn read(path: &Path) -> io::Result<(Vec<u8>, u32, SystemTime)> {
+    // A FIFO must not make us wait for its writer.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let metadata = file.metadata()?;
+    let mut value = Vec::new();
+    file.take(VALUE_MAX).read_to_end(&mut value)?;
+    Ok((value, metadata.permissions().mode(), metadata.modified()?))
+}

@@ -1,0 +1,94 @@
+//! Where agents keep their leases: etcd, or files.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, FileTimes};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::{Context as _, Result};
+
+use crate::workdir::Workdir;
+
+/// A datastore that agents can be told to use.
+pub trait Datastore {
+    /// The agent's flag for it.
+    fn flag(&self) -> String;
+
+    /// Writes the network's configuration.
+    fn configure(&self, json: &str) -> Result<()>;
+
+    /// A command line that shows what is in it.
+    fn show(&self) -> String;
+}
+
+/// A folder for `--local-subnet-mgr`. It goes with its cluster.
+#[derive(Debug)]
+pub struct LocalStore {
+    dir: PathBuf,
+    _workdir: Arc<Workdir>,
+}
+
+impl LocalStore {
+    pub(crate) fn create(name: &str, workdir: &Arc<Workdir>) -> Result<Self> {
+        Ok(Self { dir: workdir.subdir(name)?, _workdir: Arc::clone(workdir) })
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The folder of the leases.
+    pub fn subnets(&self) -> PathBuf {
+        self.dir.join("subnets")
+    }
+
+    /// The file of a lease: `10.5.52.0-24`.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.subnets().join(name)
+    }
+
+    /// Writes a lease's file in place, as `echo` in a shell does; it can be written, as any new file.
+    pub fn put(&self, name: &str, value: &str) -> Result<()> {
+        fs::create_dir_all(self.subnets())?;
+        fs::write(self.file(name), value).with_context(|| format!("write {name}"))
+    }
+
+    /// Removes a lease's file.
+    pub fn delete(&self, name: &str) -> Result<()> {
+        fs::remove_file(self.file(name)).with_context(|| format!("remove {name}"))
+    }
+
+    /// Sets the time of a lease's file, as `touch -d` does.
+    pub fn set_time(&self, name: &str, time: SystemTime) -> Result<()> {
+        let times = FileTimes::new().set_accessed(time).set_modified(time);
+        let set = File::open(self.file(name)).and_then(|file| file.set_times(times));
+        set.with_context(|| format!("set the time of {name}"))
+    }
+
+    /// All files of leases, hidden ones too, with their text.
+    pub fn leases(&self) -> Result<BTreeMap<String, String>> {
+        let files = fs::read_dir(self.subnets()).context("list the leases")?;
+        files
+            .map(|file| {
+                let file = file?;
+                Ok((file.file_name().to_string_lossy().into_owned(), fs::read_to_string(file.path())?))
+            })
+            .collect()
+    }
+}
+
+impl Datastore for LocalStore {
+    fn flag(&self) -> String {
+        format!("--local-subnet-mgr={}", self.dir.display())
+    }
+
+    fn configure(&self, json: &str) -> Result<()> {
+        fs::write(self.dir.join("config"), json).context("write the network's configuration")
+    }
+
+    fn show(&self) -> String {
+        format!("ls -l {0}; head {0}/*", self.subnets().display())
+    }
+}

@@ -1,0 +1,84 @@
+//! Nodes with a folder each, whose files somebody carries to and fro.
+
+use std::fs;
+
+use anyhow::Result;
+use flannel_tests::traffic::ping;
+use flannel_tests::{Cluster, LocalStore, TestResult, eventually};
+
+use super::{Bed, SOON, mode, stranger};
+use crate::inspect;
+use crate::overlay::lines_of;
+
+/// Carries a node's own lease to all others, as rsync does: under a hidden name, then renamed; mode and time are kept.
+fn carry(bed: &Bed, from: usize) -> Result<()> {
+    let name = bed.peer(from)?.name();
+    let file = bed.stores[from].file(&name);
+    let time = fs::metadata(&file)?.modified()?;
+    for to in bed.stores.iter().filter(|to| to.dir() != bed.stores[from].dir()) {
+        let hidden = to.file(&format!(".{name}.Xq3fZa"));
+        fs::copy(&file, &hidden)?;
+        fs::File::open(&hidden)?.set_modified(time)?;
+        fs::rename(&hidden, to.file(&name))?;
+    }
+    Ok(())
+}
+
+/// A subnet for each node, chosen by the administrator.
+fn reserve(store: &LocalStore, cluster: &Cluster) -> Result<()> {
+    for (number, node) in (1..).zip(cluster.nodes()) {
+        store.put(&format!("10.5.{number}.0-24"), &format!(r#"{{"PublicIP":"{}"}}"#, node.ip()))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn leases_that_are_carried_join_nodes_and_carrying_them_again_changes_nothing() -> TestResult {
+    let bed = Bed::separate(2, |_, _| Ok(()))?;
+    let lonely = ping(&bed.pods[0], bed.pods[1].ip());
+    assert!(lonely.is_err(), "nodes know each other by other means than their files");
+    (0..2).try_for_each(|node| carry(&bed, node))?;
+    bed.ensure_known(&[])?;
+    assert_eq!(mode(&bed.stores[1].file(&bed.peer(0)?.name()))?, 0o444, "a copy is a lease, too");
+    let streams = bed.streams()?;
+    for _ in 0..5 {
+        (0..2).try_for_each(|node| carry(&bed, node))?;
+        // Something that has to be followed shows that the copies were seen.
+        let new = stranger(150);
+        bed.stores.iter().try_for_each(|store| store.put(&new.name(), &new.value()))?;
+        bed.ensure_known(std::slice::from_ref(&new))?;
+        bed.stores.iter().try_for_each(|store| store.delete(&new.name()))?;
+        bed.ensure_known(&[])?;
+    }
+    streams.ensure_whole()?;
+    for agent in &bed.agents {
+        assert_eq!(lines_of(&agent.log(), "WARN"), [""; 0]);
+        assert_eq!(lines_of(&agent.log(), "ERROR"), [""; 0]);
+    }
+    // What is removed in one place is gone in that place.
+    bed.stores[0].delete(&bed.peer(1)?.name())?;
+    eventually("the first node forgets the second", SOON, || inspect::ensure_knows(bed.node(0), &[]))?;
+    inspect::ensure_knows(bed.node(1), &[bed.peer(0)?])?;
+    Ok(())
+}
+
+#[test]
+fn nodes_take_what_is_reserved_for_them() -> TestResult {
+    let bed = Bed::separate(2, reserve)?;
+    for (number, node) in (1..).zip(0..2) {
+        let own = bed.peer(node)?;
+        assert_eq!(own.name(), format!("10.5.{number}.0-24"));
+        assert_eq!(fs::read_to_string(bed.stores[node].file(&own.name()))?, own.value());
+        assert_eq!(mode(&bed.stores[node].file(&own.name()))?, 0o644, "it is still a reservation");
+        // Where the other node is, is not known before it has written that.
+        inspect::ensure_knows(bed.node(node), &[])?;
+    }
+    (0..2).try_for_each(|node| carry(&bed, node))?;
+    bed.ensure_known(&[])?;
+    ping(&bed.pods[0], bed.pods[1].ip())?;
+    for agent in &bed.agents {
+        let warnings = lines_of(&agent.log(), "WARN");
+        assert!(matches!(&warnings[..], [one] if one.contains("not used: its backend is")), "{warnings:?}");
+    }
+    Ok(())
+}

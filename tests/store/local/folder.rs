@@ -1,0 +1,138 @@
+//! The folder itself: late, without a config, deleted, replaced.
+
+use std::fs;
+use std::slice;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use flannel_tests::traffic::ping;
+use flannel_tests::wait::throughout;
+use flannel_tests::{Agent, Cluster, Datastore as _, TestResult, eventually};
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+
+use super::{Bed, SOON, stranger};
+use crate::overlay::{NETWORK, lines_of};
+
+/// How long the folder is away under traffic: some of the agents' looks for it.
+const AWAY: Duration = Duration::from_millis(500);
+/// The longest pause between looks for a folder that is away, and some room.
+const BACK: Duration = Duration::from_secs(8);
+
+#[test]
+fn an_agent_that_is_earlier_than_its_folder_says_what_is_missing_and_waits() -> TestResult {
+    let cluster = Cluster::segment(1)?;
+    let store = cluster.local_store("leases")?;
+    fs::remove_dir(store.dir())?;
+    let mut agent = Agent::builder(&cluster.nodes()[0]).store(&store).start()?;
+    let dir = store.dir().display().to_string();
+    eventually("it says what is missing", SOON, || {
+        let errors = lines_of(&agent.log(), "ERROR");
+        let [error] = &errors[..] else { anyhow::bail!("not one line: {errors:#?}") };
+        for said in ["no network config", &format!("mkdir -p {dir}"), "trying again"] {
+            ensure!(error.contains(said), "no {said:?} in {error}");
+        }
+        Ok(())
+    })?;
+    fs::create_dir(store.dir())?;
+    store.configure("Network: 10.5.0.0/16")?;
+    eventually("it says what is wrong", SOON, || {
+        let errors = lines_of(&agent.log(), "ERROR");
+        let last = errors.last().map_or("", String::as_str);
+        ensure!(last.contains(&format!("{dir}/config")) && last.contains("not a JSON object"), "{errors:#?}");
+        Ok(())
+    })?;
+    store.configure(NETWORK)?;
+    agent.wait_ready()?;
+    assert_eq!(lines_of(&agent.log(), "ERROR").len(), 2, "each problem is told once: {}", agent.log());
+    Ok(())
+}
+
+fn ensure_pods_talk(bed: &Bed) -> Result<()> {
+    throughout("pods reach each other", AWAY, || ping(&bed.pods[0], bed.pods[1].ip()).map(drop))
+}
+
+#[test]
+fn a_folder_that_is_moved_away_and_replaced_is_followed_without_a_gap() -> TestResult {
+    let bed = Bed::shared(2)?;
+    let streams = bed.streams()?;
+    let (dir, away) = (bed.store().dir(), bed.store().dir().with_extension("away"));
+    fs::rename(dir, &away)?;
+    ensure_pods_talk(&bed)?;
+    // Another folder with the same leases and one more.
+    let new = stranger(130);
+    fs::write(away.join("subnets").join(new.name()), new.value())?;
+    let copy = dir.with_extension("copy");
+    copy_folder(&away, &copy)?;
+    fs::rename(&copy, dir)?;
+    eventually("the new folder is found", BACK, || bed.ensure_known(slice::from_ref(&new)))?;
+    let later = stranger(131);
+    bed.store().put(&later.name(), &later.value())?;
+    bed.ensure_known(&[new, later])?;
+    streams.ensure_whole()?;
+    for agent in &bed.agents {
+        let warnings = lines_of(&agent.log(), "WARN");
+        assert!(matches!(&warnings[..], [one] if one.contains("no network config")), "{warnings:#?}");
+        assert!(agent.log().contains("watching the leases again"), "{}", agent.log());
+    }
+    Ok(())
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
+    fs::create_dir_all(to.join("subnets"))?;
+    fs::copy(from.join("config"), to.join("config"))?;
+    for file in fs::read_dir(from.join("subnets"))? {
+        let file = file?;
+        fs::copy(file.path(), to.join("subnets").join(file.file_name()))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_folder_that_is_exchanged_for_another_is_heard_at_once() -> TestResult {
+    let bed = Bed::shared(2)?;
+    let streams = bed.streams()?;
+    let (new, later) = (stranger(133), stranger(134));
+    let (dir, copy) = (bed.store().dir(), bed.store().dir().with_extension("copy"));
+    copy_folder(dir, &copy)?;
+    fs::write(copy.join("subnets").join(new.name()), new.value())?;
+    renameat2(AT_FDCWD, dir, AT_FDCWD, &copy, RenameFlags::RENAME_EXCHANGE)?;
+    bed.ensure_known(slice::from_ref(&new))?;
+    bed.store().put(&later.name(), &later.value())?;
+    bed.ensure_known(&[new, later])?;
+    streams.ensure_whole()?;
+    Ok(())
+}
+
+#[test]
+fn a_folder_that_is_deleted_and_made_anew_has_the_same_leases_again() -> TestResult {
+    let bed = Bed::shared(2)?;
+    let before = bed.store().leases()?;
+    // An agent that is quick puts its lease back while there is a config.
+    eventually("the folder is gone", SOON, || Ok(fs::remove_dir_all(bed.store().dir())?))?;
+    let new = stranger(132);
+    fs::create_dir(bed.store().dir())?;
+    bed.store().put(&new.name(), &new.value())?;
+    bed.store().configure(NETWORK)?;
+    eventually("all leases are back", BACK, || {
+        let mut leases = bed.store().leases()?;
+        leases.remove(&new.name());
+        ensure!(leases == before, "{leases:?}");
+        Ok(())
+    })?;
+    bed.ensure_known(&[new])?;
+    ping(&bed.pods[0], bed.pods[1].ip())?;
+    Ok(())
+}
+
+#[test]
+fn a_folder_of_leases_that_is_deleted_is_made_anew() -> TestResult {
+    let bed = Bed::shared(2)?;
+    let before = bed.store().leases()?;
+    eventually("it is gone", SOON, || Ok(fs::remove_dir_all(bed.store().subnets())?))?;
+    eventually("all leases are back", BACK, || {
+        ensure!(bed.store().leases()? == before, "{:?}", bed.store().leases()?);
+        Ok(())
+    })?;
+    bed.ensure_known(&[])?;
+    Ok(())
+}
