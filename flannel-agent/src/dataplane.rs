@@ -45,6 +45,7 @@ pub struct Dataplane {
     bpf: Option<Bpf>,
     /// What the kernel holds, as far as we know.
     floor: Floor,
+    nexthops: bool,
     shortcut: Option<Shortcut>,
 }
 
@@ -56,12 +57,13 @@ impl Dataplane {
     pub async fn start(kernel: Kernel, settings: &Settings) -> Result<Self> {
         let device = kernel.ensure_device(&settings.device).await?;
         let floor = kernel.actual(&device).await?;
+        let nexthops = kernel.has_nexthops().await;
         let bpf = accelerate(settings, &device)?;
         let shortcut = match bpf {
             Some(_) if settings.flow_cache => Some(Shortcut::open()?),
             _ => None,
         };
-        Ok(Self { kernel, device, bpf, floor, shortcut })
+        Ok(Self { kernel, device, bpf, floor, nexthops, shortcut })
     }
 
     /// The vxlan device.
@@ -113,11 +115,11 @@ impl Dataplane {
     /// Makes kernel and maps hold exactly these peers. What fails is reported and tried again by
     /// [`Self::resync`]; the rest is done all the same.
     pub async fn apply(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
-        let desired = Floor::of(peers);
+        let desired = Floor::of(peers, self.nexthops);
         let changes = self.floor.changes_to(&desired);
         let mut errors = Vec::new();
         if !changes.is_empty() {
-            errors = self.kernel.apply(&self.device, &changes).await;
+            errors = self.kernel.apply(&self.device, changes).await;
             debug!(routes = desired.routes.len(), errors = errors.len(), "kernel entries brought up to date");
         }
         if let Some(Err(error)) = self.bpf.as_mut().map(|bpf| bpf.apply(peers)) {
