@@ -40,9 +40,12 @@ impl Scale {
     }
 }
 
+/// A figure of a sample, and its heading.
+type Column = (&'static str, fn(&Sample) -> f64);
+
 impl Sample {
-    /// Everything, in the table's order and units, with its heading.
-    pub(super) const COLUMNS: [(&'static str, fn(&Self) -> f64); 5] = [
+    /// Everything, in the table's order and units.
+    pub(super) const COLUMNS: [Column; 5] = [
         ("subnet.env ms", |sample| millis(sample.subnet_file)),
         ("all leases ms", |sample| millis(sample.all_leases)),
         ("CPU ms", |sample| millis(sample.cpu)),
