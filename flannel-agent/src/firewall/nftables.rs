@@ -23,14 +23,15 @@ impl Nftables {
     pub(super) async fn apply(&mut self, family: Family, chains: &[Chain]) -> Result<Vec<String>, ToolError> {
         let Some(script) = script(family, chains) else { return remove(family).await };
         let table = table(family);
-        let list = format!("list table {table}");
+        let list = format!("nft list table {table}");
         if let Some(written) = self.written.iter().find(|written| written.family == family)
             && written.script == script
-            && run(&format!("nft {list}"), "").await.is_ok_and(|listing| listing == written.listing)
+            && run(&list, "").await.is_ok_and(|listing| listing == written.listing)
         {
             return Ok(Vec::new());
         }
-        let listing = run("nft -f -", &format!("{script}{list}\n")).await?;
+        run("nft -f -", &script).await?;
+        let listing = run(&list, "").await?;
         self.written.retain(|written| written.family != family);
         self.written.push(Written { family, script, listing });
         Ok(vec![format!("wrote table {table} of nftables")])
