@@ -238,7 +238,9 @@ impl Flags {
     /// # Errors
     /// Help and version that were asked for, and what is wrong; clap's error prints itself.
     pub fn parse_from_go(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let mut command = Self::command().mut_args(without_empty_variable);
+        let mut command = Self::command()
+            .mut_args(without_empty_variable)
+            .mut_subcommands(|subcommand| subcommand.mut_args(without_empty_variable));
         let args: Vec<_> = args.into_iter().collect();
         let is_subcommand = args.get(1).is_some_and(|first| command.find_subcommand(first).is_some());
         let matches = if is_subcommand {

@@ -77,7 +77,7 @@ impl Firewall {
         let left: Vec<_> = previous.iter().flat_map(SubnetKey::nets).collect();
         for stale in left.into_iter().filter(|stale| !subnet.nets().any(|net| net == *stale)) {
             match blackhole::ensure(&self.netlink, stale, false).await {
-                Ok(change) => change.iter().for_each(|change| info!("{change}")),
+                Ok(change) => log(change),
                 Err(error) => error!("{error:#}"),
             }
         }
@@ -92,44 +92,49 @@ impl Firewall {
 
     /// Compares what is there with what should be, and writes the difference.
     pub async fn resync(&mut self) {
-        let problem = match self.apply().await {
-            Ok(()) => String::new(),
-            Err(error) => format!("{error:#}"),
-        };
-        if problem != self.told && !problem.is_empty() {
-            error!("{problem}; trying again every {} s", self.resync.period().as_secs());
-        } else if problem != self.told {
-            info!("the firewall's rules are complete again");
-        }
-        self.told = problem;
+        let Some(subnet) = self.subnet else { return };
+        let results = [self.keep_rules(subnet).await, self.keep_blackholes(subnet).await];
+        let problems: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
+        self.fresh &= !problems.is_empty();
+        self.tell(problems.iter().map(|problem| format!("{problem:#}")).collect::<Vec<_>>().join("; "));
     }
 
-    async fn apply(&mut self) -> Result<()> {
-        let Some(subnet) = self.subnet else { return Ok(()) };
+    async fn keep_rules(&mut self, subnet: SubnetKey) -> Result<()> {
         for net in subnet.nets() {
-            let Some(network) = self.networks.iter().copied().find(|network| network.contains(&net)) else {
-                continue;
-            };
+            let network = self.networks.iter().copied().find(|network| network.contains(&net));
+            let network = network.with_context(|| format!("the subnet {net} is in none of the networks"))?;
             let mut chains = rules::chains(self.wish, network, net);
             // Whether something is left is looked at once, lest looking load what nobody needs (a legacy nat table).
             chains.retain(|chain| self.fresh || !chain.rules.is_empty());
-            if chains.is_empty() {
-                continue;
+            if !chains.is_empty() {
+                let changes = self.sink.apply(Family::of(net), &chains).await;
+                log(changes.context("writing the firewall's rules")?);
             }
-            let changes = self.sink.apply(Family::of(net), &chains).await;
-            changes.context("writing the firewall's rules")?.iter().for_each(|change| info!("{change}"));
         }
         if self.fresh {
             self.sink.clear_other().await;
         }
-        if self.fresh || self.blackhole {
-            for net in subnet.nets() {
-                let change = blackhole::ensure(&self.netlink, net, self.blackhole).await?;
-                change.iter().for_each(|change| info!("{change}"));
-            }
-        }
-        self.fresh = false;
         Ok(())
+    }
+
+    async fn keep_blackholes(&self, subnet: SubnetKey) -> Result<()> {
+        for net in subnet.nets().filter(|_| self.fresh || self.blackhole) {
+            log(blackhole::ensure(&self.netlink, net, self.blackhole).await?);
+        }
+        Ok(())
+    }
+
+    /// Each problem once, and that it is over.
+    fn tell(&mut self, problem: String) {
+        if problem == self.told {
+            return;
+        }
+        if problem.is_empty() {
+            info!("the firewall's rules are complete again");
+        } else {
+            error!("{problem}; trying again every {} s", self.resync.period().as_secs());
+        }
+        self.told = problem;
     }
 }
 
@@ -149,7 +154,7 @@ impl Sink {
                 Self::Nftables(_) => iptables::apply(family, &rules::none()).await,
             };
             match removed {
-                Ok(changes) => changes.iter().for_each(|change| info!("{change}")),
+                Ok(changes) => log(changes),
                 Err(error) => debug!("looking for rules of the other mode: {error}"),
             }
         }
@@ -180,6 +185,10 @@ async fn remove_blackholes(subnets: &[IpNet]) -> Result<Vec<Result<String>>> {
         results.extend(blackhole::ensure(&netlink, *subnet, false).await.transpose());
     }
     Ok(results)
+}
+
+fn log(changes: impl IntoIterator<Item = String>) {
+    changes.into_iter().for_each(|change| info!("{change}"));
 }
 
 /// Strict, so that the kernel filters what it lists.

@@ -22,7 +22,11 @@ pub(super) async fn apply(family: Family, chains: &[Chain]) -> Result<Vec<String
 
 async fn apply_one(family: Family, purpose: Purpose, rules: &[Rule]) -> Result<Option<String>, ToolError> {
     let layout = Layout::of(purpose);
-    let changes = layout.changes(&read(family, &layout).await?, rules);
+    let present = match read(family, &layout).await {
+        Err(error) if rules.is_empty() && error.is_no_table() => return Ok(None),
+        present => present?,
+    };
+    let changes = layout.changes(&present, rules);
     if changes.is_empty() {
         return Ok(None);
     }

@@ -1,5 +1,9 @@
-//! Rules by nft, in tables that are all ours: `flannel-ipv4` and `flannel-ipv6`. A table that does not look as it did
-//! after it was written is replaced in one transaction, with whatever others put into it. A new agent replaces it once.
+//! Rules by nft, in tables that are all ours: `flannel-ipv4` and `flannel-ipv6`. A table that is not as it was written
+//! is replaced in one transaction, with whatever others put into it. A new agent replaces it once.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
 
 use super::rules::{Chain, Family, KUBE_PROXY_MARK, Place, Purpose, Rule, Verdict};
 use super::tool::{ToolError, run};
@@ -14,8 +18,8 @@ pub(super) struct Nftables {
 struct Written {
     family: Family,
     script: String,
-    /// How nft shows it.
-    listing: String,
+    /// What the kernel made of it.
+    objects: BTreeSet<String>,
 }
 
 impl Nftables {
@@ -23,19 +27,30 @@ impl Nftables {
     pub(super) async fn apply(&mut self, family: Family, chains: &[Chain]) -> Result<Vec<String>, ToolError> {
         let Some(script) = script(family, chains) else { return remove(family).await };
         let table = table(family);
-        let list = format!("nft list table {table}");
         if let Some(written) = self.written.iter().find(|written| written.family == family)
             && written.script == script
-            && run(&list, "").await.is_ok_and(|listing| listing == written.listing)
+            // No listing means no table; where it means more, writing says so.
+            && let Ok(listed) = run(&format!("nft -j list table {table}"), "").await
+            && objects(&listed)? == written.objects
         {
             return Ok(Vec::new());
         }
-        run("nft -f -", &script).await?;
-        let listing = run(&list, "").await?;
+        // Not by standard input, which nft -j takes for JSON.
+        let objects = objects(&run(&format!("nft -j --echo {script}"), "").await?)?;
         self.written.retain(|written| written.family != family);
-        self.written.push(Written { family, script, listing });
+        self.written.push(Written { family, script, objects });
         Ok(vec![format!("wrote table {table} of nftables")])
     }
+}
+
+/// Chains and rules, with their numbers in the kernel, in what nft lists or echoes. As each version of nft has its own
+/// way of writing a rule, its words are compared with its words, not with ours.
+fn objects(json: &str) -> Result<BTreeSet<String>, ToolError> {
+    let printed: Value = serde_json::from_str(json).map_err(ToolError::Output)?;
+    let items = printed["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let added = items.iter().map(|item| item.get("add").unwrap_or(item));
+    let objects = added.filter(|item| item.get("chain").or_else(|| item.get("rule")).is_some());
+    Ok(objects.map(Value::to_string).collect())
 }
 
 /// Removes the table, if it is there; returns what that changed, for people.

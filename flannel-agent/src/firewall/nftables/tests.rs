@@ -51,3 +51,31 @@ fn what_is_not_wanted_has_no_chain() {
     );
     assert_eq!(super::script(Family::V4, &none()), None);
 }
+
+/// As nft 1.0.6 prints them.
+const ECHOED: &str = r#"{"nftables": [{"add": {"table": {"family": "ip", "name": "flannel-ipv4", "handle": 4}}},
+    {"add": {"chain": {"family": "ip", "table": "flannel-ipv4", "name": "forward", "handle": 1, "type": "filter",
+    "hook": "forward", "prio": 0, "policy": "accept"}}},
+    {"add": {"rule": {"family": "ip", "table": "flannel-ipv4", "chain": "forward", "handle": 2, "expr": [{"accept": null}]}}},
+    {"add": {"rule": {"family": "ip", "table": "flannel-ipv4", "chain": "forward", "handle": 3, "expr": [{"drop": null}]}}}]}"#;
+const LISTED: &str = r#"{"nftables": [{"metainfo": {"version": "1.0.6", "json_schema_version": 1}},
+    {"table": {"family": "ip", "name": "flannel-ipv4", "handle": 4}},
+    {"chain": {"family": "ip", "table": "flannel-ipv4", "name": "forward", "handle": 1, "type": "filter",
+    "hook": "forward", "prio": 0, "policy": "accept"}},
+    {"rule": {"family": "ip", "table": "flannel-ipv4", "chain": "forward", "handle": 2, "expr": [{"accept": null}]}},
+    {"rule": {"family": "ip", "table": "flannel-ipv4", "chain": "forward", "handle": 3, "expr": [{"drop": null}]}}]}"#;
+
+#[test]
+fn what_is_listed_is_what_was_echoed_unless_it_has_changed() {
+    let echoed = objects(ECHOED).unwrap();
+    assert_eq!(echoed.len(), 3);
+    assert_eq!(objects(LISTED).unwrap(), echoed);
+    for (name, from, to) in [
+        ("another verdict", "accept\": null", "drop\": null"),
+        ("another policy", "\"policy\": \"accept\"", "\"policy\": \"drop\""),
+        ("deleted and added again", "\"handle\": 3", "\"handle\": 5"),
+    ] {
+        assert_ne!(objects(&LISTED.replace(from, to)).unwrap(), echoed, "{name}");
+    }
+    assert!(objects("table ip flannel-ipv4 {").is_err());
+}
