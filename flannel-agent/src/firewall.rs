@@ -1,7 +1,7 @@
 //! What the host's firewall must do for pods: masquerade what leaves the overlay (`--ip-masq`), accept what is
 //! forwarded to and from it, and drop what is sent to pods that there are none of (`--ip-blackhole-route`).
 //!
-//! [`rules`] says what should be there; [`iptables`] or, with `EnableNFTables`, [`nftables`] see to it.
+//! `rules` says what should be there; `iptables` or, with `EnableNFTables`, `nftables` see to it.
 
 mod blackhole;
 mod iptables;

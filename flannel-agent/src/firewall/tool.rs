@@ -15,7 +15,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ToolError {
     /// It is not there.
-    #[error("`{0}` is not installed; it is what the firewall's rules are written with")]
+    #[error(
+        "`{0}` is not installed and no firewall rule can be written without it: install it, or choose between iptables \
+         and nftables by EnableNFTables in the network's configuration"
+    )]
     Missing(String),
     /// It cannot be run.
     #[error("running `{line}`")]

@@ -117,6 +117,26 @@ fn nothing_is_left_of_nftables() -> TestResult {
 }
 
 #[test]
+fn devices_of_every_backend_go_and_others_stay() -> TestResult {
+    let bed = Bed::new(1, IPTABLES)?;
+    let node = bed.node(0);
+    node.netns().ip(&[
+        "link add flannel.7 type vxlan id 7 dstport 8472 local 192.168.64.1 dev eth0",
+        "link add flannel-v6.1 type vxlan id 1 dstport 8472 local fd00:192:168:40::1 dev eth0",
+        "tuntap add flannel0 mode tun",
+        "link add vxlan.9 type vxlan id 9 dstport 4789 local 192.168.64.1 dev eth0",
+        "link add flannel.8 type bridge",
+    ])?;
+    let output = cleanup(node)?;
+    assert!(output.status.success(), "{output:?}");
+    let links = node.exec("ip -o link show")?;
+    let ours = ["flannel.7", "flannel-v6.1", "flannel0"];
+    assert!(!ours.iter().any(|name| links.contains(&format!(" {name}:"))), "{links}");
+    assert!(["vxlan.9", "flannel.8"].iter().all(|name| links.contains(&format!(" {name}:"))), "{links}");
+    Ok(())
+}
+
+#[test]
 fn what_cannot_be_removed_is_named_and_the_rest_is_removed() -> TestResult {
     let mut bed = Bed::started(1, IPTABLES, &["--ip-masq"])?;
     bed.agents[0].term()?;
