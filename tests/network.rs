@@ -2,6 +2,7 @@
 
 mod clsact;
 mod fallback;
+mod firewall;
 mod leases;
 mod mixed;
 mod moving;

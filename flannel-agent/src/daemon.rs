@@ -16,6 +16,7 @@ use crate::config::{NetworkConfig, VxlanConfig};
 use crate::dataplane::Dataplane;
 use crate::dataplane::desired::Peer;
 use crate::dataplane::kernel::Kernel;
+use crate::firewall::Firewall;
 use crate::health::Health;
 use crate::lease::etcd::{EtcdManager, EtcdOptions};
 use crate::lease::local::LocalManager;
@@ -75,6 +76,7 @@ async fn serve_from(store: &impl SubnetManager, flags: &Flags, health: &Health) 
     let mut uplink = uplinks.choose().await?;
     let mut previous = subnet_file::read_previous(&flags.subnet_file);
     let mut held: Option<Held> = None;
+    let mut firewall = Firewall::new(flags, &config)?;
     loop {
         info!(interface = uplink.name, address = %uplink.local_ip, public = %uplink.public_ip, "uplink");
         let mut dataplane = match start(flags, vxlan, &uplink, held.as_ref()).await {
@@ -90,12 +92,14 @@ async fn serve_from(store: &impl SubnetManager, flags: &Flags, health: &Health) 
         uplink = loop {
             let lease = take(store, &config, &attrs, held.take(), previous).await;
             info!(subnet = %lease.subnet, dataplane = dataplane.name(), "this node has its subnet");
+            firewall.serve(lease.subnet, previous).await;
             publish(flags, &config, &mut dataplane, &lease).await?;
             health.set_ready();
             notify::ready();
             previous = Some(lease.subnet);
             let changed = uplinks.changed(&uplink);
-            match follow(store, &config, &mut dataplane, lease, flags.renew_margin(), changed).await {
+            let margin = flags.renew_margin();
+            match follow(store, &config, &mut dataplane, &mut firewall, lease, margin, changed).await {
                 End::LeaseLost => error!("the lease is lost; forwarding goes on while it is taken again"),
                 End::UplinkChanged(new, now) => {
                     held = Some(*now);

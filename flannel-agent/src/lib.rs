@@ -4,12 +4,14 @@
 //! [`dataplane::kernel`] (the floor) and [`dataplane::bpf`] (the accelerator). [`daemon`] is the story.
 
 mod atomic_file;
+pub mod cleanup;
 pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod dataplane;
 pub mod docker_opts;
 pub mod env_file;
+pub mod firewall;
 pub mod health;
 pub mod lease;
 pub mod mac;

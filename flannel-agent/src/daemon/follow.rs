@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 use super::{Held, RETRY, state};
 use crate::config::NetworkConfig;
 use crate::dataplane::Dataplane;
+use crate::firewall::Firewall;
 use crate::lease::pick::PublicIps;
 use crate::lease::set::LeaseSet;
 use crate::lease::{LeaseUpdate, OwnLease, SubnetManager};
@@ -33,6 +34,7 @@ pub(super) async fn follow(
     store: &impl SubnetManager,
     config: &NetworkConfig,
     dataplane: &mut Dataplane,
+    firewall: &mut Firewall,
     mut lease: OwnLease,
     margin: Duration,
     changed: impl Future<Output = Uplink>,
@@ -62,6 +64,7 @@ pub(super) async fn follow(
                 }
             }
             () = dataplane.pods_changed() => report(dataplane.follow_pods().await, &mut resync),
+            () = firewall.due() => firewall.resync().await,
             _ = resync.tick() => report(dataplane.resync(&leases.peers()).await, &mut resync),
             () = at(renewal) => match store.renew(&lease).await {
                 Ok(Some(renewed)) => {
