@@ -2,6 +2,7 @@
 
 mod clsact;
 mod fallback;
+mod forged;
 mod leases;
 mod mixed;
 mod moving;
