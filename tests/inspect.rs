@@ -10,7 +10,7 @@ use flannel_agent::dataplane::bpf::counters::{self, Counters};
 use flannel_agent::dataplane::bpf::pins::Pins;
 use flannel_agent::mac::Mac;
 use flannel_common::abi;
-use flannel_common::lease::Lease;
+use flannel_common::lease::{Lease, OWN};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome};
 use flannel_tests::Node;
 
@@ -94,12 +94,15 @@ fn floor(node: &Node) -> Result<BTreeSet<String>> {
 fn leases(node: &Node) -> Result<BTreeSet<String>> {
     let data = MapData::from_pin(pins(node)?.path(abi::LEASES))?;
     let leases = LpmTrie::<_, [u8; 4], Lease>::try_from(Map::from_map_data(data)?)?;
-    let line = |entry| {
-        let (key, Lease { public_ip, vtep_mac, .. }): (aya::maps::lpm_trie::Key<_>, _) = entry?;
+    let mut lines = BTreeSet::new();
+    for entry in leases.iter() {
+        let (key, Lease { public_ip, vtep_mac, flags }) = entry?;
         let (subnet, public_ip) = (Ipv4Addr::from(key.data()), Ipv4Addr::from(public_ip));
-        Ok(format!("{subnet}/{} is {} at {public_ip}", key.prefix_len(), Mac(vtep_mac)))
-    };
-    leases.iter().map(line).collect()
+        if flags & OWN == 0 {
+            lines.insert(format!("{subnet}/{} is {} at {public_ip}", key.prefix_len(), Mac(vtep_mac)));
+        }
+    }
+    Ok(lines)
 }
 
 /// Where the node's BPF objects are pinned.

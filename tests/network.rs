@@ -3,6 +3,7 @@
 mod clsact;
 mod fallback;
 mod firewall;
+mod forged;
 mod leases;
 mod mixed;
 mod moving;

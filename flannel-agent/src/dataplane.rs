@@ -32,6 +32,8 @@ pub struct Settings {
     pub mode: Mode,
     /// Whether flows that the host stack lets through unchanged skip it, with BPF.
     pub flow_cache: bool,
+    /// Whether packets are dropped whose sender does not hold their source, with BPF.
+    pub source_check: bool,
     /// Where BPF objects are pinned.
     pub pins: Pins,
     /// Whether BPF programs log every packet.
@@ -86,6 +88,9 @@ impl Dataplane {
     pub async fn serve(&mut self, subnet: IpNet) -> Result<()> {
         let address = IpNet::from(subnet.network());
         self.kernel.ensure_address(&self.device, address).await?;
+        if let (Some(bpf), IpNet::V4(subnet)) = (&mut self.bpf, subnet) {
+            bpf.serve(subnet);
+        }
         if let Some(shortcut) = &mut self.shortcut {
             shortcut.serve(subnet);
         }
@@ -177,6 +182,7 @@ fn start_bpf(settings: &Settings, device: &Device) -> Result<Bpf> {
         vtep_mac: device.mac.0,
         port: spec.port.to_be_bytes(),
         flow_cache: settings.flow_cache.into(),
+        source_check: settings.source_check.into(),
     };
     let mut bpf = Bpf::load(settings.pins.clone(), settings.log_packets)?;
     bpf.configure(&node)?;

@@ -30,6 +30,7 @@ fn facts(node: &Node) -> Result<Facts> {
         vtep_mac: overlay.mac.parse::<Mac>()?.0,
         port: crate::packets::PORT.to_be_bytes(),
         flow_cache: 0,
+        source_check: 1,
     })
 }
 

@@ -57,6 +57,7 @@ pub(super) fn settings(
         uplink: uplink.clone(),
         mode: mode(flags, vxlan)?,
         flow_cache: flags.flow_cache.unwrap_or(vxlan.flow_cache),
+        source_check: vxlan.source_check,
         pins: Pins::new(&flags.bpffs, vxlan.vni),
         log_packets: flags.log_packets(),
     })

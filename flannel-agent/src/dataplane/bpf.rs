@@ -13,6 +13,7 @@ use flannel_common::abi;
 use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::node::Node;
 use flannel_common::outcome::Hook;
+use ipnet::Ipv4Net;
 
 use crate::dataplane::desired::Peer;
 
@@ -37,6 +38,8 @@ pub struct Bpf {
     ebpf: Ebpf,
     pins: Pins,
     config: Array<MapData, Node>,
+    /// What `CONFIG` holds.
+    node: Node,
     leases: Leases,
     flows: HashMap<MapData, FlowKey, Flow>,
     /// The bridge ports that our programs are attached to.
@@ -73,7 +76,7 @@ impl Bpf {
         let flows = HashMap::try_from(take(&mut ebpf, abi::FLOWS)?)?;
         let inherited = ports::pinned(&pins);
         let ports = BTreeSet::new();
-        Ok(Self { ebpf, pins, config, leases, flows, ports, inherited, previous })
+        Ok(Self { ebpf, pins, config, node: Node::default(), leases, flows, ports, inherited, previous })
     }
 
     /// Tells the programs who and where we are.
@@ -81,6 +84,7 @@ impl Bpf {
     /// # Errors
     /// The map cannot be written.
     pub fn configure(&mut self, node: &Node) -> Result<()> {
+        self.node = *node;
         self.config.set(0, node, 0).context("writing the node's facts to the BPF map CONFIG")
     }
 
@@ -105,7 +109,12 @@ impl Bpf {
         Ok(mechanism)
     }
 
-    /// Makes `LEASES` hold exactly these peers.
+    /// Lets the programs know our own subnet, with the next [`Self::apply`].
+    pub fn serve(&mut self, subnet: Ipv4Net) {
+        self.leases.set_own(subnet, self.node.local_ip, self.node.vtep_mac);
+    }
+
+    /// Makes `LEASES` hold exactly these peers and ourselves.
     ///
     /// # Errors
     /// The map cannot be written; what was written stays, the floor carries the rest.

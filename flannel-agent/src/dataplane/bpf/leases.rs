@@ -1,4 +1,4 @@
-//! `LEASES`: which peer a destination belongs to.
+//! `LEASES`: which node a pod address belongs to.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -7,7 +7,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use anyhow::{Context as _, Result, bail};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{LpmTrie, Map, MapData};
-use flannel_common::lease::Lease;
+use flannel_common::lease::{Lease, OWN};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::batch;
@@ -19,6 +19,7 @@ pub(super) struct Leases {
     /// The same map, for requests that `aya` does not have.
     fd: OwnedFd,
     current: BTreeMap<Ipv4Net, Lease>,
+    own: Option<(Ipv4Net, Lease)>,
 }
 
 impl Leases {
@@ -28,12 +29,18 @@ impl Leases {
         let fd = data.fd().as_fd().try_clone_to_owned().context("duplicating a file descriptor")?;
         let map = LpmTrie::try_from(map)?;
         let current = entries(&map)?;
-        Ok(Self { map, fd, current })
+        Ok(Self { map, fd, current, own: None })
     }
 
-    /// Makes the map hold exactly these peers.
+    /// From now on the map holds this, the node's own lease, beside those of the peers.
+    pub(super) fn set_own(&mut self, subnet: Ipv4Net, public_ip: [u8; 4], vtep_mac: [u8; 6]) {
+        self.own = Some((subnet, Lease { public_ip, vtep_mac, flags: OWN }));
+    }
+
+    /// Makes the map hold exactly these peers and ourselves.
     pub(super) fn apply(&mut self, peers: &[Peer]) -> Result<()> {
-        let desired = leases_of(peers);
+        let mut desired = leases_of(peers);
+        desired.extend(self.own);
         let changes = Changes::between(&self.current, &desired);
         let written = self.write(&changes);
         // After a failure only the map itself knows.
