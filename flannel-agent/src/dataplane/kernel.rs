@@ -11,6 +11,7 @@ pub mod device;
 mod entry;
 mod fdb;
 mod neighbour;
+pub mod news;
 mod nexthop;
 mod pods;
 mod request;

@@ -62,33 +62,40 @@ async fn dump_family(
     routes.try_filter_map(|route| future::ok(read(&route, device))).try_collect().await
 }
 
-/// The subnet and gateway of a route, if it is one of ours.
+/// The subnet and gateway of a route, if it is one of ours through this device.
 fn read(route: &RouteMessage, device: u32) -> Option<(IpNet, Via)> {
+    let (subnet, way) = announced(route)?;
+    way.filter(|(through, _)| *through == device).map(|(_, via)| (subnet, via))
+}
+
+/// The subnet of a route that stands where one of ours would; device and gateway if it is like ours.
+pub(super) fn announced(route: &RouteMessage) -> Option<(IpNet, Option<(u32, Via)>)> {
     let (mut subnet, mut gateway, mut object, mut metric, mut through) = (None, None, None, 0, 0);
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Destination(to) => subnet = ip(to),
             RouteAttribute::Gateway(via) => gateway = ip(via),
+            RouteAttribute::Oif(index) => through = *index,
             RouteAttribute::NhId(id) => object = Some(*id),
             RouteAttribute::Priority(value) => metric = *value,
-            RouteAttribute::Oif(index) => through = *index,
             _ => {}
         }
     }
     let subnet = IpNet::new(subnet?, route.header.destination_prefix_length).ok()?;
     let default_metric = if subnet.addr().is_ipv4() { 0 } else { DEFAULT_METRIC_V6 };
-    let ours = is_ours(&route.header) && through == device && metric == default_metric;
-    let via = match (gateway?, object) {
-        (gateway, None) => Via::Gateway(gateway),
-        (IpAddr::V4(gateway), Some(id)) if id == nexthop::id(gateway) => Via::Nexthop(gateway),
-        _ => return None,
+    if route.header.table != RouteHeader::RT_TABLE_MAIN || metric != default_metric {
+        return None;
+    }
+    let via = match (gateway, object) {
+        (Some(gateway), None) => Some(Via::Gateway(gateway)),
+        (Some(IpAddr::V4(gateway)), Some(id)) if id == nexthop::id(gateway) => Some(Via::Nexthop(gateway)),
+        _ => None,
     };
-    ours.then_some((subnet, via))
+    Some((subnet, via.filter(|_| is_like_ours(&route.header)).map(|via| (through, via))))
 }
 
-fn is_ours(header: &RouteHeader) -> bool {
-    header.table == RouteHeader::RT_TABLE_MAIN
-        && header.protocol == RouteProtocol::Boot
+fn is_like_ours(header: &RouteHeader) -> bool {
+    header.protocol == RouteProtocol::Boot
         && header.kind == RouteType::Unicast
         && header.flags.contains(RouteFlags::Onlink)
 }
