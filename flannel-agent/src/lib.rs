@@ -15,6 +15,7 @@ pub mod firewall;
 pub mod health;
 pub mod lease;
 pub mod mac;
+pub mod metrics;
 pub mod notify;
 pub mod signals;
 pub mod subnet_file;
