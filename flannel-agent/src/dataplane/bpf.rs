@@ -159,9 +159,9 @@ const fn places<'a>(overlay: &'a str, uplink: &'a str) -> [(Hook, &'a str); 3] {
 
 /// The peers as `LEASES` has them: IPv4 subnets behind IPv4 addresses.
 fn leases_of(peers: &[Peer]) -> BTreeMap<Ipv4Net, Lease> {
-    let lease = |peer: &Peer| match (peer.subnet, peer.public_ip) {
-        (IpNet::V4(subnet), IpAddr::V4(public_ip)) => {
-            Some((subnet, Lease { public_ip: public_ip.octets(), vtep_mac: peer.vtep_mac.0, flags: 0 }))
+    let lease = |peer: &Peer| match (peer.subnet, peer.public_ip, peer.vtep_mac) {
+        (IpNet::V4(subnet), IpAddr::V4(public_ip), Some(mac)) => {
+            Some((subnet, Lease { public_ip: public_ip.octets(), vtep_mac: mac.0, flags: 0 }))
         }
         _ => None,
     };

@@ -14,8 +14,8 @@ pub struct Peer {
     pub subnet: IpNet,
     /// Its address on the underlay.
     pub public_ip: IpAddr,
-    /// MAC of its vxlan device.
-    pub vtep_mac: Mac,
+    /// MAC of its vxlan device; `None` with a backend that has none.
+    pub vtep_mac: Option<Mac>,
 }
 
 /// The kernel's entries for the overlay, as flanneld programs them: per peer one route, one permanent
@@ -31,15 +31,15 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// What the kernel should hold for these peers.
+    /// What the kernel should hold for these peers. Without a MAC a peer cannot be reached by vxlan.
     #[must_use]
     pub fn of(peers: &[Peer]) -> Self {
         let mut floor = Self::default();
-        for peer in peers {
+        for (peer, mac) in peers.iter().filter_map(|peer| Some((peer, peer.vtep_mac?))) {
             let gateway = peer.subnet.network();
             floor.routes.insert(peer.subnet, gateway);
-            floor.neighbours.insert(gateway, peer.vtep_mac);
-            floor.fdb.insert(peer.vtep_mac, peer.public_ip);
+            floor.neighbours.insert(gateway, mac);
+            floor.fdb.insert(mac, peer.public_ip);
         }
         floor
     }
@@ -108,7 +108,7 @@ mod tests {
         Peer {
             subnet: subnet.parse().unwrap(),
             public_ip: public_ip.parse().unwrap(),
-            vtep_mac: Mac([0xc6, 0, 0, 0, 0, mac]),
+            vtep_mac: Some(Mac([0xc6, 0, 0, 0, 0, mac])),
         }
     }
 
@@ -125,15 +125,16 @@ mod tests {
             let floor = Floor::of(std::slice::from_ref(&peer));
             let base: IpAddr = base.parse().unwrap();
             assert_eq!(floor.routes, BTreeMap::from([(peer.subnet, base)]));
-            assert_eq!(floor.neighbours, BTreeMap::from([(base, peer.vtep_mac)]));
-            assert_eq!(floor.fdb, BTreeMap::from([(peer.vtep_mac, peer.public_ip)]));
+            let mac = peer.vtep_mac.unwrap();
+            assert_eq!(floor.neighbours, BTreeMap::from([(base, mac)]));
+            assert_eq!(floor.fdb, BTreeMap::from([(mac, peer.public_ip)]));
         }
     }
 
     #[test]
     fn changes_lead_from_any_state_to_any_other_and_then_end() {
         let moved = Peer { public_ip: "192.168.64.9".parse().unwrap(), ..one() };
-        let reborn = Peer { vtep_mac: Mac([0xc6, 0, 0, 0, 0, 9]), ..one() };
+        let reborn = Peer { vtep_mac: Some(Mac([0xc6, 0, 0, 0, 0, 9])), ..one() };
         let other = peer("10.1.16.0/24", "192.168.64.3", 3);
         let states =
             [vec![], vec![one()], vec![moved], vec![reborn], vec![one(), other.clone()], vec![other]];
