@@ -10,7 +10,7 @@ use flannel_agent::dataplane::bpf::counters::{self, Counters};
 use flannel_agent::dataplane::bpf::pins::Pins;
 use flannel_agent::mac::Mac;
 use flannel_common::abi;
-use flannel_common::lease::{Lease, OWN};
+use flannel_common::lease::Lease;
 use flannel_common::outcome::{Hook, MetricsKey, Outcome};
 use flannel_tests::Node;
 
@@ -98,7 +98,7 @@ fn leases(node: &Node) -> Result<BTreeSet<String>> {
     for entry in leases.iter() {
         let (key, Lease { public_ip, vtep_mac, flags }) = entry?;
         let (subnet, public_ip) = (Ipv4Addr::from(key.data()), Ipv4Addr::from(public_ip));
-        if flags & OWN == 0 {
+        if flags == 0 {
             lines.insert(format!("{subnet}/{} is {} at {public_ip}", key.prefix_len(), Mac(vtep_mac)));
         }
     }

@@ -17,6 +17,8 @@ mod underlay_ingress;
 /// Our address on the underlay and our VTEP.
 pub(crate) const OUR_IP: [u8; 4] = [192, 168, 64, 1];
 pub(crate) const OUR_MAC: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x01];
+/// What the peer leased until a moment ago.
+pub(crate) const ENDED_SUBNET: [u8; 4] = [10, 1, 16, 0];
 pub(crate) const OUR_SUBNET: [u8; 4] = [10, 1, 90, 0];
 /// The peer that leases 10.1.15.0/24.
 pub(crate) const PEER_IP: [u8; 4] = [192, 168, 64, 2];
@@ -69,6 +71,9 @@ impl Programs {
         programs.lease(24, [10, 1, 15, 0], Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: 0 });
         let inner_peer = Lease { public_ip: INNER_PEER_IP, vtep_mac: INNER_PEER_MAC, flags: 0 };
         programs.lease(25, [10, 1, 15, 128], inner_peer);
+        programs.lease(32, PEER_IP, Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: lease::NODE });
+        let gone = Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: lease::ENDED };
+        programs.lease(24, ENDED_SUBNET, gone);
         programs.lease(24, OUR_SUBNET, Lease { public_ip: OUR_IP, vtep_mac: OUR_MAC, flags: lease::OWN });
         programs
     }

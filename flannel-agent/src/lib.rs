@@ -1,9 +1,10 @@
 //! flannel's node daemon with a BPF dataplane.
 //!
-//! The lease's way: [`lease`] (datastore) -> [`dataplane::desired`] (what the kernel should look like) ->
-//! [`dataplane::kernel`] (the floor) and [`dataplane::bpf`] (the accelerator). [`daemon`] is the story.
+//! The lease's way: [`lease`] (datastore) -> [`backend`] -> [`dataplane::desired`] (what the kernel should look
+//! like) -> [`dataplane::kernel`] (the floor) and [`dataplane::bpf`] (the accelerator). [`daemon`] is the story.
 
 mod atomic_file;
+pub mod backend;
 pub mod cleanup;
 pub mod cli;
 pub mod config;

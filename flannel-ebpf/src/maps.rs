@@ -4,7 +4,7 @@ use aya_ebpf::btf_maps::{Array, LpmTrie, LruHashMap, PerCpuHashMap, lpm_trie::Ke
 use aya_ebpf::macros::btf_map;
 use flannel_common::abi::{MAX_FLOWS, MAX_LEASES};
 use flannel_common::flow::{Flow, FlowKey};
-use flannel_common::lease::{Lease, OWN};
+use flannel_common::lease::Lease;
 use flannel_common::node::Node;
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 
@@ -27,19 +27,19 @@ pub fn node() -> Result<&'static Node, Outcome> {
     CONFIG.get(0).filter(|node| node.layout != 0).ok_or(Outcome::NoConfig)
 }
 
-/// The lease that holds this pod address.
+/// The lease that holds this address, of whatever kind.
 #[inline(always)]
 pub fn lease(address: [u8; 4]) -> Option<&'static Lease> {
     LEASES.get(&Key::new(32, address))
 }
 
-/// The lease of the peer that holds this pod address.
+/// The lease of the peer that packets to this pod address go to.
 ///
 /// # Errors
 /// [`Outcome::NoLease`]
 #[inline(always)]
 pub fn peer(address: [u8; 4]) -> Result<&'static Lease, Outcome> {
-    lease(address).filter(|lease| lease.flags & OWN == 0).ok_or(Outcome::NoLease)
+    lease(address).filter(|lease| lease.flags == 0).ok_or(Outcome::NoLease)
 }
 
 /// What is known of a flow. Programs on other CPUs read and write it too: every field stands for itself.

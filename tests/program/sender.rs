@@ -45,10 +45,12 @@ fn odd(sender: [u8; 4], source: [u8; 4]) -> Vec<(&'static str, Vec<u8>, u32, Out
 }
 
 /// Outer source, inner source, and what becomes of the packet.
-const FORGERIES: [([u8; 4], [u8; 4], Outcome); 6] = [
+const FORGERIES: [([u8; 4], [u8; 4], Outcome); 8] = [
     (STRANGER, [10, 1, 15, 7], Outcome::ForgedSender),
     (INNER_PEER_IP, [10, 1, 15, 7], Outcome::ForgedSender),
     (PEER_IP, [10, 1, 15, 130], Outcome::ForgedSender),
+    (STRANGER, PEER_IP, Outcome::ForgedSender),
+    (INNER_PEER_IP, [10, 1, 16, 7], Outcome::ForgedSender),
     (STRANGER, STRANGER, Outcome::UnknownSender),
     (PEER_IP, [10, 1, 77, 7], Outcome::UnknownSender),
     (PEER_IP, [10, 1, 90, 7], Outcome::LoopedSender),
@@ -74,7 +76,10 @@ fn a_forged_packet_is_dropped_and_its_reason_counted() {
 #[test]
 fn who_holds_the_source_may_send_whatever_is_odd_about_it() {
     let mut programs = Programs::load();
-    for (sender, source) in [(PEER_IP, [10, 1, 15, 7]), (INNER_PEER_IP, [10, 1, 15, 130])] {
+    let (own_address, lately) = ((PEER_IP, PEER_IP), (PEER_IP, [10, 1, 16, 7]));
+    for (sender, source) in
+        [(PEER_IP, [10, 1, 15, 7]), (INNER_PEER_IP, [10, 1, 15, 130]), own_address, lately]
+    {
         let run = programs.run(Hook::UnderlayIngress, &arrives(&outer(sender, 8, &inner(source))), 0);
         carried(&run, Outcome::Decapsulated, "plain");
         for (what, frame, gso_size, outcome) in odd(sender, source) {

@@ -187,7 +187,7 @@ fn defaults_follow_the_size_of_the_network() {
 
 #[test]
 fn a_missing_backend_is_udp_and_port_zero_is_the_kernels() {
-    assert_eq!(parse(r#"{"Network": "10.1.0.0/16"}"#).backend, Backend::Other("udp".into()));
+    assert_eq!(parse(r#"{"Network": "10.1.0.0/16"}"#).backend, Backend::Udp(UdpConfig { port: 8285 }));
     let config = parse(r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan", "Port": 0, "MTU": 0}}"#);
     assert_eq!(config.backend, Backend::Vxlan(VxlanConfig::default()));
 }
@@ -254,7 +254,18 @@ fn refusals_name_key_value_and_what_is_allowed() {
         (r#"{"EnableIPv4": false}"#, "EnableIPv4 is false and EnableIPv6 is not true"),
         (r#"{"EnableIPv4": "no"}"#, "EnableIPv4 is \"no\"; allowed: true or false"),
         (r#"{"Network": "10.1.0.0/16", "Backend": "vxlan"}"#, "Backend is \"vxlan\"; allowed: a JSON object"),
-        (r#"{"Network": "10.1.0.0/16", "Backend": {}}"#, "Type is missing"),
+        (
+            r#"{"Network": "10.1.0.0/16", "Backend": {}}"#,
+            "Type is missing; allowed: vxlan, host-gw, udp or alloc",
+        ),
+        (
+            r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "Wireguard"}}"#,
+            "Backend.Type is \"Wireguard\"; allowed: vxlan, host-gw, udp or alloc",
+        ),
+        (
+            r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "udp", "Port": 0}}"#,
+            "Port is 0; allowed: a whole number from 1 to 65535",
+        ),
         (
             r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan", "VNI": 16777216}}"#,
             "VNI is 16777216; allowed: a whole number from 0 to 16777215",

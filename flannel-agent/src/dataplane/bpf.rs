@@ -38,7 +38,7 @@ pub struct Bpf {
     ebpf: Ebpf,
     pins: Pins,
     config: Array<MapData, Node>,
-    /// What `CONFIG` holds.
+    /// What `CONFIG` holds once `LEASES` is complete.
     node: Node,
     leases: Leases,
     flows: HashMap<MapData, FlowKey, Flow>,
@@ -85,6 +85,12 @@ impl Bpf {
     /// The map cannot be written.
     pub fn configure(&mut self, node: &Node) -> Result<()> {
         self.node = *node;
+        let checked = self.previous.map_or(0, |previous| previous.source_check);
+        // Until the leases are there, an empty map would make everybody a stranger.
+        self.write(&Node { source_check: node.source_check.min(checked), ..*node })
+    }
+
+    fn write(&mut self, node: &Node) -> Result<()> {
         self.config.set(0, node, 0).context("writing the node's facts to the BPF map CONFIG")
     }
 
@@ -119,7 +125,8 @@ impl Bpf {
     /// # Errors
     /// The map cannot be written; what was written stays, the floor carries the rest.
     pub fn apply(&mut self, peers: &[Peer]) -> Result<()> {
-        self.leases.apply(peers)
+        self.leases.apply(peers)?;
+        self.write(&{ self.node })
     }
 
     /// Forwards what the programs log to the agent's log.

@@ -15,8 +15,8 @@ pub struct Peer {
     pub subnet: IpNet,
     /// Its address on the underlay.
     pub public_ip: IpAddr,
-    /// MAC of its vxlan device.
-    pub vtep_mac: Mac,
+    /// MAC of its vxlan device; `None` with a backend that has none.
+    pub vtep_mac: Option<Mac>,
 }
 
 /// IPv4 routes through one device from which on they have nexthop objects: those of very large clusters, which would
@@ -47,11 +47,13 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// What the kernel should hold for these peers, given whether it has nexthop objects.
+    /// What the kernel should hold for these peers, given whether it has nexthop objects. Without a MAC a peer cannot be
+    /// reached by vxlan.
     #[must_use]
     pub fn of(peers: &[Peer], nexthops: bool) -> Self {
-        let nexthops =
-            nexthops && peers.iter().filter(|peer| peer.public_ip.is_ipv4()).count() >= NEXTHOPS_FROM;
+        let peers: Vec<_> = peers.iter().filter_map(|peer| Some((peer, peer.vtep_mac?))).collect();
+        let over_ipv4 = peers.iter().filter(|(peer, _)| peer.public_ip.is_ipv4()).count();
+        let nexthops = nexthops && over_ipv4 >= NEXTHOPS_FROM;
         let gateway = |peer: &Peer| peer.subnet.network();
         let via = |peer: &Peer| match gateway(peer) {
             IpAddr::V4(gateway) if nexthops => Via::Nexthop(gateway),
@@ -62,10 +64,10 @@ impl Floor {
             Via::Gateway(_) => None,
         };
         Self {
-            routes: peers.iter().map(|peer| (peer.subnet, via(peer))).collect(),
-            nexthops: peers.iter().filter_map(object).collect(),
-            neighbours: peers.iter().map(|peer| (gateway(peer), peer.vtep_mac)).collect(),
-            fdb: peers.iter().map(|peer| (peer.vtep_mac, peer.public_ip)).collect(),
+            routes: peers.iter().map(|(peer, _)| (peer.subnet, via(peer))).collect(),
+            nexthops: peers.iter().filter_map(|(peer, _)| object(peer)).collect(),
+            neighbours: peers.iter().map(|(peer, mac)| (gateway(peer), *mac)).collect(),
+            fdb: peers.iter().map(|(peer, mac)| (*mac, peer.public_ip)).collect(),
         }
     }
 
@@ -153,7 +155,7 @@ mod tests {
         Peer {
             subnet: subnet.parse().unwrap(),
             public_ip: public_ip.parse().unwrap(),
-            vtep_mac: Mac([0xc6, 0, 0, 0, 0, mac]),
+            vtep_mac: Some(Mac([0xc6, 0, 0, 0, 0, mac])),
         }
     }
 
@@ -170,8 +172,9 @@ mod tests {
             let floor = Floor::of(std::slice::from_ref(&peer), true);
             let base: IpAddr = base.parse().unwrap();
             assert_eq!(floor.routes, BTreeMap::from([(peer.subnet, Via::Gateway(base))]));
-            assert_eq!(floor.neighbours, BTreeMap::from([(base, peer.vtep_mac)]));
-            assert_eq!(floor.fdb, BTreeMap::from([(peer.vtep_mac, peer.public_ip)]));
+            let mac = peer.vtep_mac.unwrap();
+            assert_eq!(floor.neighbours, BTreeMap::from([(base, mac)]));
+            assert_eq!(floor.fdb, BTreeMap::from([(mac, peer.public_ip)]));
         }
     }
 
@@ -200,7 +203,7 @@ mod tests {
     #[test]
     fn changes_lead_from_any_state_to_any_other_and_then_end() {
         let moved = Peer { public_ip: "192.168.64.9".parse().unwrap(), ..one() };
-        let reborn = Peer { vtep_mac: Mac([0xc6, 0, 0, 0, 0, 9]), ..one() };
+        let reborn = Peer { vtep_mac: Some(Mac([0xc6, 0, 0, 0, 0, 9])), ..one() };
         let other = peer("10.1.16.0/24", "192.168.64.3", 3);
         let states = [
             vec![],

@@ -1,5 +1,5 @@
-//! The sender check: a VXLAN packet is taken only from the node that holds its inner source. Anybody who can reach the
-//! underlay can send VXLAN, and plain flannel takes it all.
+//! The sender check: a VXLAN packet is taken only from the node that holds its inner source, by lease or as its own
+//! address. Anybody who can reach the underlay can send VXLAN, and plain flannel takes it all.
 //!
 //! Only what the check can read is judged: IPv4 inside, and of a fragmented outer packet the first fragment, without
 //! which the others are nothing.

@@ -54,7 +54,7 @@ fn peer(n: u16) -> Peer {
     Peer {
         subnet: IpNet::new(Ipv4Addr::new(10, high, low, 0).into(), 24).unwrap(),
         public_ip: Ipv4Addr::new(172, 16, high, low).into(),
-        vtep_mac: Mac([0x02, 0, 0, 0, high, low]),
+        vtep_mac: Some(Mac([0x02, 0, 0, 0, high, low])),
     }
 }
 
@@ -91,9 +91,10 @@ fn mtu_mac_and_state_are_put_right_in_place() {
     in_namespace(async || {
         let (kernel, device) = with_device().await;
         run("ip link set flannel.1 down mtu 1400");
-        let wanted = DeviceSpec { mac: Some(peer(9).vtep_mac), ..spec(&kernel).await };
+        let mac = Mac([0x02, 0, 0, 0, 0, 9]);
+        let wanted = DeviceSpec { mac: Some(mac), ..spec(&kernel).await };
         let healed = kernel.ensure_device(&wanted).await.unwrap();
-        assert_eq!(healed, Device { mac: peer(9).vtep_mac, ..device });
+        assert_eq!(healed, Device { mac, ..device });
         assert!(run("ip link show flannel.1").contains("UP,LOWER_UP"));
     });
 }
@@ -245,7 +246,8 @@ fn what_others_wrote_stays_out_of_sight() {
 fn a_refusal_is_named_and_does_not_stop_the_rest() {
     in_namespace(async || {
         let (kernel, device) = with_device().await;
-        let multicast = Peer { vtep_mac: Mac([0; 6]), public_ip: "fd00::1".parse().unwrap(), ..peer(1) };
+        let multicast =
+            Peer { vtep_mac: Some(Mac([0; 6])), public_ip: "fd00::1".parse().unwrap(), ..peer(1) };
         let changes = Floor::default().changes_to(&Floor::of(&[multicast, peer(2)], true));
         let errors = kernel.apply(&device, changes).await;
         let text: Vec<_> = errors.iter().map(|error| format!("{error:#}")).collect();
