@@ -72,6 +72,21 @@ impl Accelerator {
         Ok(Some(Self { bpf, shortcut }))
     }
 
+    /// What is there instead where the network has no IPv4: nothing, and nothing of an earlier agent's.
+    ///
+    /// # Errors
+    /// In mode `bpf`; or what an earlier agent left cannot be removed.
+    pub fn without_ipv4(settings: &Settings) -> Result<Option<Self>> {
+        let reason = "the BPF programs carry IPv4, of which this network has none";
+        match settings.mode {
+            Mode::Bpf => bail!("--dataplane bpf was asked for: {reason}"),
+            Mode::Auto => info!("{reason}: the kernel's vxlan device carries all"),
+            Mode::Netlink => {}
+        }
+        bpf::detach(&settings.pins)?;
+        Ok(None)
+    }
+
     /// Looks for pods in this subnet from now on.
     pub fn serve(&mut self, subnet: IpNet) {
         if let Some(shortcut) = &mut self.shortcut {

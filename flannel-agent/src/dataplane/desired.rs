@@ -33,9 +33,9 @@ pub struct Floor {
 impl Floor {
     /// What the kernel should hold for these peers. Without a MAC a peer cannot be reached by vxlan.
     #[must_use]
-    pub fn of(peers: &[Peer]) -> Self {
+    pub fn of<'a>(peers: impl IntoIterator<Item = &'a Peer>) -> Self {
         let mut floor = Self::default();
-        for (peer, mac) in peers.iter().filter_map(|peer| Some((peer, peer.vtep_mac?))) {
+        for (peer, mac) in peers.into_iter().filter_map(|peer| Some((peer, peer.vtep_mac?))) {
             let gateway = peer.subnet.network();
             floor.routes.insert(peer.subnet, gateway);
             floor.neighbours.insert(gateway, mac);
