@@ -1,5 +1,6 @@
 //! The overlay with real packets, between nodes that are network namespaces. Needs root, and says so.
 
+mod backends;
 mod clsact;
 mod fallback;
 mod firewall;

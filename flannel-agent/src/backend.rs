@@ -68,3 +68,14 @@ pub struct Setup<'a, C> {
     /// What the others know of this node already, if it has moved to this uplink from another.
     pub known: Option<&'a LeaseAttrs>,
 }
+
+/// A lease of this backend type by this uplink, without a backend's data.
+fn attributes(backend_type: &str, uplink: &Uplink) -> LeaseAttrs {
+    LeaseAttrs {
+        public_ip: uplink.ipv4.map(|ends| ends.public),
+        public_ipv6: uplink.ipv6.map(|ends| ends.public),
+        backend_type: backend_type.to_owned(),
+        backend_data: None,
+        backend_v6_data: None,
+    }
+}

@@ -24,7 +24,7 @@ use crate::signals::Stop;
 use crate::uplink::watch::UplinkWatch;
 use crate::{notify, subnet_file};
 use follow::{End, follow};
-use settings::{served, uplink_options};
+use settings::uplink_options;
 
 /// How long to wait between attempts at what cannot be done yet.
 const RETRY: Duration = Duration::from_secs(1);
@@ -68,7 +68,6 @@ async fn serve(flags: &Flags, health: &Health) -> Result<()> {
 
 async fn serve_from(store: &impl SubnetManager, flags: &Flags, health: &Health) -> Result<()> {
     let network = patiently("reading the network configuration", || store.network_config()).await;
-    served(&network)?;
     match &network.backend {
         config::Backend::Vxlan(vxlan) => serve_with::<Vxlan>(store, flags, health, &network, vxlan).await,
         other => bail!("backend type {:?} is not served by this version; it has: vxlan", other.name()),
@@ -88,7 +87,7 @@ async fn serve_with<B: Backend>(
     let mut held: Option<Held> = None;
     let mut firewall = Firewall::new(flags, network)?;
     loop {
-        info!(interface = uplink.name, address = %uplink.local_ip, public = %uplink.public_ip, "uplink");
+        info!("the uplink is {uplink}");
         let known = held.as_ref().map(|held| &held.lease.attrs);
         let setup = Setup { flags, network, config, uplink: &uplink, known };
         let mut backend: B = match start(setup, held.as_ref()).await {

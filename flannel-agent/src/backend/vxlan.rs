@@ -3,22 +3,23 @@
 mod overlay;
 mod settings;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use tracing::warn;
 
 use super::{Backend, Setup};
 use crate::config::VxlanConfig;
-use crate::dataplane::accelerator::{self, Accelerator};
+use crate::dataplane::accelerator::{self, Accelerator, Settings};
 use crate::dataplane::desired::Peer;
 use crate::dataplane::kernel::Kernel;
 use crate::lease::{LeaseAttrs, SubnetKey, VxlanData};
 use crate::uplink::Uplink;
 use overlay::Overlay;
 
-/// The overlay of this node.
+/// The overlay of this node. IPv6 is carried by the floor.
 pub struct Vxlan {
     kernel: Kernel,
-    overlay: Overlay,
+    /// One for each address family, at least one.
+    overlays: Vec<Overlay>,
     accelerator: Option<Accelerator>,
     uplink: Uplink,
     vni: u32,
@@ -30,40 +31,39 @@ impl Backend for Vxlan {
     async fn start(setup: Setup<'_, VxlanConfig>) -> Result<Self> {
         let accelerated = settings::accelerator(&setup)?;
         let kernel = Kernel::new()?;
-        let spec = settings::device(&setup);
-        let overlay = Overlay::start(&kernel, &spec).await?;
-        let uplink = setup.uplink;
-        let node =
-            accelerator::Overlay { spec: &spec, device: overlay.device(), uplink, local_ip: uplink.local_ip };
-        let accelerator = Accelerator::start(&accelerated, node)?;
-        Ok(Self { kernel, overlay, accelerator, uplink: uplink.clone(), vni: setup.config.vni })
+        let mut overlays = Vec::new();
+        for spec in settings::devices(&setup) {
+            overlays.push(Overlay::start(&kernel, spec).await?);
+        }
+        let accelerator = accelerator(&accelerated, &overlays, setup.uplink)?;
+        Ok(Self { kernel, overlays, accelerator, uplink: setup.uplink.clone(), vni: setup.config.vni })
     }
 
     fn attributes(&self) -> Result<LeaseAttrs> {
-        let data = VxlanData { vni: Some(self.vni), vtep_mac: self.overlay.device().mac };
-        Ok(LeaseAttrs {
-            public_ip: Some(self.uplink.public_ip),
-            public_ipv6: None,
-            backend_type: "vxlan".to_owned(),
-            backend_data: Some(serde_json::value::to_raw_value(&data)?),
-            backend_v6_data: None,
-        })
+        let mut attrs = super::attributes("vxlan", &self.uplink);
+        for overlay in &self.overlays {
+            let data = VxlanData { vni: Some(self.vni), vtep_mac: overlay.device().mac };
+            let data = Some(serde_json::value::to_raw_value(&data)?);
+            if overlay.is_v6() { attrs.backend_v6_data = data } else { attrs.backend_data = data }
+        }
+        Ok(attrs)
     }
 
+    /// Pods have one MTU for both families, so it is the smaller one.
     fn mtu(&self) -> u32 {
-        self.overlay.device().mtu
+        self.overlays.iter().map(|overlay| overlay.device().mtu).min().unwrap_or_default()
     }
 
     fn name(&self) -> &'static str {
         if self.accelerator.is_some() { "bpf" } else { "netlink" }
     }
 
-    /// The device gets the subnet's base address, as source of what the host itself sends.
     async fn serve(&mut self, own: SubnetKey) -> Result<()> {
-        let subnet = own.nets().next().context("a lease without a subnet")?;
-        self.overlay.serve(&self.kernel, subnet).await?;
-        if let Some(accelerator) = &mut self.accelerator {
-            accelerator.serve(subnet);
+        for overlay in &self.overlays {
+            overlay.serve(&self.kernel, own).await?;
+        }
+        if let (Some(accelerator), Some(subnet)) = (&mut self.accelerator, own.v4) {
+            accelerator.serve(subnet.into());
         }
         for error in self.follow_pods().await {
             warn!("{error:#}");
@@ -72,7 +72,10 @@ impl Backend for Vxlan {
     }
 
     async fn apply(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
-        let mut errors = self.overlay.apply(&self.kernel, peers).await;
+        let mut errors = Vec::new();
+        for overlay in &mut self.overlays {
+            errors.extend(overlay.apply(&self.kernel, peers).await);
+        }
         if let Some(Err(error)) = self.accelerator.as_mut().map(|accelerator| accelerator.apply(peers)) {
             errors.push(error);
         }
@@ -80,11 +83,12 @@ impl Backend for Vxlan {
     }
 
     async fn resync(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
-        if let Err(error) = self.overlay.read(&self.kernel).await {
-            return vec![error];
+        let mut errors = Vec::new();
+        for overlay in &mut self.overlays {
+            errors.extend(overlay.read(&self.kernel).await.err());
         }
-        let mut errors = self.apply(peers).await;
-        errors.append(&mut self.follow_pods().await);
+        errors.extend(self.apply(peers).await);
+        errors.extend(self.follow_pods().await);
         errors
     }
 
@@ -107,4 +111,12 @@ impl Vxlan {
             None => Vec::new(),
         }
     }
+}
+
+/// BPF on the IPv4 overlay.
+fn accelerator(settings: &Settings, overlays: &[Overlay], uplink: &Uplink) -> Result<Option<Accelerator>> {
+    let ipv4 = overlays.iter().find(|overlay| !overlay.is_v6()).zip(uplink.ipv4);
+    let Some((overlay, ends)) = ipv4 else { return Accelerator::without_ipv4(settings) };
+    let (spec, device) = (overlay.spec(), overlay.device());
+    Accelerator::start(settings, accelerator::Overlay { spec, device, uplink, local_ip: ends.local })
 }

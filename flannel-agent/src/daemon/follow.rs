@@ -55,9 +55,8 @@ pub(super) async fn follow(
             }
             Some(update) = updates.recv() => {
                 take_in(&mut leases, update, &mut updates);
-                let peers = leases.peers();
-                report(backend.apply(&peers).await, &mut resync);
-                notify::status(&format!("{}, peers: {}", state(&lease, backend), peers.len()));
+                report(backend.apply(&leases.peers()).await, &mut resync);
+                notify::status(&format!("{}, peers: {}", state(&lease, backend), leases.nodes()));
                 if !leases.own().is_some_and(|holder| holder.same_node(&us)) {
                     return End::LeaseLost;
                 }

@@ -1,26 +1,25 @@
-//! What flags and network configuration ask for, in the terms of uplink and backend. Pure.
-
-use anyhow::{Result, bail};
+//! What flags and network configuration ask for, in the terms of the uplink. Pure.
 
 use crate::cli::Flags;
 use crate::config::NetworkConfig;
-use crate::uplink::UplinkOptions;
-
-/// Refuses what this version does not serve.
-pub(super) fn served(config: &NetworkConfig) -> Result<()> {
-    if config.ipv6.is_some() {
-        bail!("the network configuration has EnableIPv6, which this version does not serve yet");
-    }
-    Ok(())
-}
+use crate::uplink::{Stack, UplinkOptions};
 
 pub(super) fn uplink_options(flags: &Flags, config: &NetworkConfig) -> UplinkOptions {
     UplinkOptions {
         ifaces: flags.iface.clone(),
         iface_regexes: flags.iface_regex.clone(),
         can_reach: flags.iface_can_reach,
+        stack: stack(config),
         public_ip: flags.public_ip,
         public_ipv6: flags.public_ipv6,
         overlay: [config.ipv4, config.ipv6].into_iter().flatten().map(|range| range.network).collect(),
+    }
+}
+
+fn stack(config: &NetworkConfig) -> Stack {
+    match (config.ipv4, config.ipv6) {
+        (Some(_), Some(_)) => Stack::Dual,
+        (None, Some(_)) => Stack::V6,
+        (_, None) => Stack::V4,
     }
 }

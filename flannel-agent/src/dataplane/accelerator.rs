@@ -74,6 +74,21 @@ impl Accelerator {
         Ok(Some(Self { bpf, shortcut }))
     }
 
+    /// What is there instead where the network has no IPv4: nothing, and nothing of an earlier agent's.
+    ///
+    /// # Errors
+    /// In mode `bpf`; or what an earlier agent left cannot be removed.
+    pub fn without_ipv4(settings: &Settings) -> Result<Option<Self>> {
+        let reason = "the BPF programs carry IPv4, of which this network has none";
+        match settings.mode {
+            Mode::Bpf => bail!("--dataplane bpf was asked for: {reason}"),
+            Mode::Auto => info!("{reason}: the kernel's vxlan device carries all"),
+            Mode::Netlink => {}
+        }
+        bpf::detach(&settings.pins)?;
+        Ok(None)
+    }
+
     /// This is the node's own subnet from now on: pods are looked for in it, and nobody else may send from it.
     pub fn serve(&mut self, subnet: IpNet) {
         if let IpNet::V4(subnet) = subnet {

@@ -50,8 +50,8 @@ impl Floor {
     /// What the kernel should hold for these peers, given whether it has nexthop objects. Without a MAC a peer cannot be
     /// reached by vxlan.
     #[must_use]
-    pub fn of(peers: &[Peer], nexthops: bool) -> Self {
-        let peers: Vec<_> = peers.iter().filter_map(|peer| Some((peer, peer.vtep_mac?))).collect();
+    pub fn of<'a>(peers: impl IntoIterator<Item = &'a Peer>, nexthops: bool) -> Self {
+        let peers: Vec<_> = peers.into_iter().filter_map(|peer| Some((peer, peer.vtep_mac?))).collect();
         let over_ipv4 = peers.iter().filter(|(peer, _)| peer.public_ip.is_ipv4()).count();
         let nexthops = nexthops && over_ipv4 >= NEXTHOPS_FROM;
         let gateway = |peer: &Peer| peer.subnet.network();

@@ -1,5 +1,7 @@
 //! What flags and network configuration ask for, in the terms of device and accelerator. Pure.
 
+use std::net::IpAddr;
+
 use anyhow::{Result, anyhow};
 use clap::ValueEnum as _;
 use serde_json::value::RawValue;
@@ -15,18 +17,35 @@ use crate::mac::Mac;
 
 /// Bytes that VXLAN over IPv4 adds to a packet: outer IPv4, UDP and VXLAN headers, inner Ethernet header.
 const ENCAPSULATION: u32 = 50;
+/// The same over IPv6, whose header is 20 bytes longer.
+const ENCAPSULATION_V6: u32 = 70;
 
-pub(super) fn device(Setup { config, uplink, known, .. }: &Setup<'_, VxlanConfig>) -> DeviceSpec {
+/// One device for each address family, IPv4 first.
+pub(super) fn devices(setup: &Setup<'_, VxlanConfig>) -> Vec<DeviceSpec> {
+    let Setup { config: VxlanConfig { vni, .. }, uplink, known, .. } = setup;
+    let ipv4 = uplink.ipv4.map(|ends| DeviceSpec {
+        mac: known.and_then(|known| vtep_mac(known.backend_data.as_deref())),
+        ..device(setup, format!("flannel.{vni}"), ends.local.into(), ENCAPSULATION)
+    });
+    let ipv6 = uplink.ipv6.map(|ends| DeviceSpec {
+        mac: known.and_then(|known| vtep_mac(known.backend_v6_data.as_deref())),
+        ..device(setup, format!("flannel-v6.{vni}"), ends.local.into(), ENCAPSULATION_V6)
+    });
+    ipv4.into_iter().chain(ipv6).collect()
+}
+
+fn device(setup: &Setup<'_, VxlanConfig>, name: String, local: IpAddr, overhead: u32) -> DeviceSpec {
+    let Setup { config, uplink, .. } = setup;
     DeviceSpec {
-        name: format!("flannel.{}", config.vni),
+        name,
         vni: config.vni,
         port: config.udp_port(),
         uplink_index: uplink.index,
-        local: uplink.local_ip.into(),
-        mtu: config.mtu.unwrap_or(uplink.mtu).saturating_sub(ENCAPSULATION),
+        local,
+        mtu: config.mtu.unwrap_or(uplink.mtu).saturating_sub(overhead),
         gbp: config.gbp,
         learning: config.learning,
-        mac: known.and_then(|known| vtep_mac(known.backend_data.as_deref())),
+        mac: None,
     }
 }
 

@@ -19,7 +19,7 @@ async fn spec(kernel: &Kernel) -> DeviceSpec {
         vni: 1,
         port: 8472,
         uplink_index: uplink.index,
-        local: uplink.local_ip.into(),
+        local: uplink.ipv4.unwrap().local.into(),
         mtu: uplink.mtu - 50,
         gbp: false,
         learning: false,
@@ -273,7 +273,10 @@ fn the_uplink_is_chosen() {
             let public_ip = public.map(|ip: &str| ip.parse().unwrap());
             let options = UplinkOptions { ifaces, public_ip, ..UplinkOptions::default() };
             let uplink = uplink::choose(kernel.handle(), &options).await.unwrap();
-            assert_eq!((uplink.name.as_str(), uplink.local_ip.to_string().as_str()), (name, local));
+            assert_eq!(
+                (uplink.name.as_str(), uplink.ipv4.unwrap().local.to_string().as_str()),
+                (name, local)
+            );
             assert_eq!(uplink.mtu, 1500);
         }
         run("ip route flush table main");
