@@ -10,7 +10,11 @@ use flannel_common::lease::Lease;
 use flannel_common::node::Node;
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 
+mod flow;
 mod overlay_egress;
+mod overlay_ingress;
+mod pod_egress;
+mod pod_ingress;
 mod underlay_ingress;
 
 /// Our address on the underlay and our VTEP.
@@ -41,7 +45,16 @@ pub(crate) struct Run {
 pub(crate) struct Programs(Ebpf);
 
 impl Programs {
+    /// Without the flow cache.
     pub(crate) fn load() -> Self {
+        Self::configured(0)
+    }
+
+    pub(crate) fn with_flow_cache() -> Self {
+        Self::configured(1)
+    }
+
+    fn configured(flow_cache: u32) -> Self {
         let mut programs = Self::unconfigured();
         let node = Node {
             layout: abi::LAYOUT,
@@ -52,7 +65,7 @@ impl Programs {
             local_ip: OUR_IP,
             vtep_mac: OUR_MAC,
             port: crate::packets::PORT.to_be_bytes(),
-            flow_cache: 0,
+            flow_cache,
         };
         let mut config: Array<_, Node> = programs.0.map_mut(abi::CONFIG).unwrap().try_into().unwrap();
         config.set(0, node, 0).unwrap();
