@@ -2,6 +2,8 @@
 
 mod clsact;
 mod fallback;
+mod flow_cache;
+mod flow_changes;
 mod leases;
 mod mixed;
 mod moving;
