@@ -4,6 +4,7 @@ mod clsact;
 mod fallback;
 mod flow_cache;
 mod flow_changes;
+mod flow_refused;
 mod leases;
 mod mixed;
 mod moving;
