@@ -10,7 +10,11 @@ use flannel_common::lease::{self, Lease};
 use flannel_common::node::Node;
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 
+mod flow;
 mod overlay_egress;
+mod overlay_ingress;
+mod pod_egress;
+mod pod_ingress;
 mod sender;
 mod underlay_ingress;
 
@@ -46,8 +50,13 @@ pub(crate) struct Run {
 pub(crate) struct Programs(Ebpf);
 
 impl Programs {
+    /// Without the flow cache.
     pub(crate) fn load() -> Self {
         Self::configured(|_| {})
+    }
+
+    pub(crate) fn with_flow_cache() -> Self {
+        Self::configured(|node| node.flow_cache = 1)
     }
 
     /// With other facts than usual.

@@ -3,6 +3,7 @@
 mod binary;
 mod builder;
 mod notify;
+mod old_kernel;
 
 use std::process::ExitStatus;
 use std::sync::Arc;

@@ -108,6 +108,10 @@ impl Bpf {
             mechanism = attach::attach(program, hook, interface, &attach::link_name(hook), adopt, &self.pins)
                 .with_context(|| format!("attaching {} to {interface}", hook.program()))?;
         }
+        if mechanism == Mechanism::Clsact {
+            // No pin tells which ports the previous agent's filters are on.
+            self.inherited.extend(attach::interfaces_beside([node.overlay_ifindex, node.uplink_ifindex])?);
+        }
         for hook in Hook::ALL {
             let program = program(&mut self.ebpf, *hook)?;
             self.pins.replace(hook.program(), |path| Ok(program.pin(path)?))?;
