@@ -7,13 +7,14 @@ use ipnet::IpNet;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
-use super::{fdb, neighbour, route};
+use super::{direct, fdb, neighbour, route};
 use crate::mac::Mac;
 
 /// What there is one of per peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
     Route { subnet: IpNet, gateway: IpAddr },
+    Direct { subnet: IpNet, gateway: IpAddr },
     Neighbour { gateway: IpAddr, mac: Mac },
     Fdb { mac: Mac, destination: IpAddr },
 }
@@ -30,6 +31,10 @@ impl Entry {
         Self::Route { subnet, gateway }
     }
 
+    pub(super) fn direct(&(subnet, gateway): &(IpNet, IpAddr)) -> Self {
+        Self::Direct { subnet, gateway }
+    }
+
     pub(super) fn neighbour(&(gateway, mac): &(IpAddr, Mac)) -> Self {
         Self::Neighbour { gateway, mac }
     }
@@ -42,6 +47,9 @@ impl Entry {
         match self {
             Self::Route { subnet, gateway } => {
                 RouteNetlinkMessage::NewRoute(route::message(device, subnet, gateway))
+            }
+            Self::Direct { subnet, gateway } => {
+                RouteNetlinkMessage::NewRoute(direct::message(device, subnet, gateway))
             }
             Self::Neighbour { gateway, mac } => {
                 RouteNetlinkMessage::NewNeighbour(neighbour::message(device, gateway, mac))
@@ -57,6 +65,9 @@ impl Entry {
         match self {
             Self::Route { subnet, gateway } => {
                 RouteNetlinkMessage::DelRoute(route::message(device, subnet, gateway))
+            }
+            Self::Direct { subnet, gateway } => {
+                RouteNetlinkMessage::DelRoute(direct::message(device, subnet, gateway))
             }
             Self::Neighbour { gateway, mac } => {
                 RouteNetlinkMessage::DelNeighbour(neighbour::message(device, gateway, mac))
@@ -89,6 +100,7 @@ impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Route { subnet, gateway } => write!(f, "route {subnet} via {gateway}"),
+            Self::Direct { subnet, gateway } => write!(f, "direct route {subnet} via {gateway}"),
             Self::Neighbour { gateway, mac } => write!(f, "neighbour {gateway} at {mac}"),
             Self::Fdb { mac, destination } => write!(f, "FDB entry {mac} to {destination}"),
         }

@@ -37,10 +37,14 @@ pub(super) fn message(device: u32, subnet: IpNet, gateway: IpAddr) -> RouteMessa
     message
 }
 
-/// Every such route through the device.
-pub(super) async fn dump(handle: &Handle, device: u32) -> Result<BTreeMap<IpNet, IpAddr>, Error> {
-    let mut routes = dump_family(handle, device, AddressFamily::Inet).await?;
-    routes.extend(dump_family(handle, device, AddressFamily::Inet6).await?);
+/// Every such route through the device that is `onlink` if these flags are, and is not if they are not.
+pub(super) async fn dump(
+    handle: &Handle,
+    device: u32,
+    flags: RouteFlags,
+) -> Result<BTreeMap<IpNet, IpAddr>, Error> {
+    let mut routes = dump_family(handle, device, AddressFamily::Inet, flags).await?;
+    routes.extend(dump_family(handle, device, AddressFamily::Inet6, flags).await?);
     Ok(routes)
 }
 
@@ -48,17 +52,18 @@ async fn dump_family(
     handle: &Handle,
     device: u32,
     family: AddressFamily,
+    flags: RouteFlags,
 ) -> Result<BTreeMap<IpNet, IpAddr>, Error> {
     let mut request = RouteMessage::default();
     request.header.address_family = family;
     request.header.table = RouteHeader::RT_TABLE_MAIN;
     request.attributes.push(RouteAttribute::Oif(device));
     let routes = handle.route().get(request).execute();
-    routes.try_filter_map(|route| future::ok(read(&route, device))).try_collect().await
+    routes.try_filter_map(|route| future::ok(read(&route, device, flags))).try_collect().await
 }
 
 /// The subnet and gateway of a route, if it is one of ours.
-fn read(route: &RouteMessage, device: u32) -> Option<(IpNet, IpAddr)> {
+fn read(route: &RouteMessage, device: u32, flags: RouteFlags) -> Option<(IpNet, IpAddr)> {
     let (mut subnet, mut gateway, mut metric, mut through) = (None, None, 0, 0);
     for attribute in &route.attributes {
         match attribute {
@@ -71,18 +76,18 @@ fn read(route: &RouteMessage, device: u32) -> Option<(IpNet, IpAddr)> {
     }
     let subnet = IpNet::new(subnet?, route.header.destination_prefix_length).ok()?;
     let default_metric = if subnet.addr().is_ipv4() { 0 } else { DEFAULT_METRIC_V6 };
-    let ours = is_ours(&route.header) && through == device && metric == default_metric;
+    let ours = is_ours(&route.header, flags) && through == device && metric == default_metric;
     ours.then_some((subnet, gateway?))
 }
 
-fn is_ours(header: &RouteHeader) -> bool {
+fn is_ours(header: &RouteHeader, flags: RouteFlags) -> bool {
     header.table == RouteHeader::RT_TABLE_MAIN
         && header.protocol == RouteProtocol::Boot
         && header.kind == RouteType::Unicast
-        && header.flags.contains(RouteFlags::Onlink)
+        && header.flags.contains(RouteFlags::Onlink) == flags.contains(RouteFlags::Onlink)
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
+pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(address) => Some((*address).into()),
         RouteAddress::Inet6(address) => Some((*address).into()),
@@ -113,7 +118,7 @@ mod tests {
         for (name, change, ours) in cases {
             let mut route = message(7, subnet, gateway);
             change(&mut route);
-            assert_eq!(read(&route, 7), ours.then_some((subnet, gateway)), "{name}");
+            assert_eq!(read(&route, 7, RouteFlags::Onlink), ours.then_some((subnet, gateway)), "{name}");
         }
     }
 
@@ -121,8 +126,8 @@ mod tests {
     fn ipv6_routes_come_back_with_the_default_metric() {
         let (subnet, gateway) = ("fd44:0:0:4b::/64".parse().unwrap(), "fd44:0:0:4b::".parse().unwrap());
         let mut route = message(7, subnet, gateway);
-        assert_eq!(read(&route, 7), None);
+        assert_eq!(read(&route, 7, RouteFlags::Onlink), None);
         route.attributes.push(RouteAttribute::Priority(DEFAULT_METRIC_V6));
-        assert_eq!(read(&route, 7), Some((subnet, gateway)));
+        assert_eq!(read(&route, 7, RouteFlags::Onlink), Some((subnet, gateway)));
     }
 }
