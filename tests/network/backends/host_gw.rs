@@ -95,7 +95,10 @@ fn a_peer_behind_a_router_is_named_until_it_is_on_the_link() -> TestResult {
     ensure_routes(node, &[near, far])?;
     node.netns().ip(&[format!("route del {}/32 dev eth0", far.ip())])?;
     ensure_routes(node, &[near])?;
-    eventually("it is named again", FOLLOW, || Ok(ensure!(told().len() == 2, "{:?}", told())))?;
+    eventually("it is named again", FOLLOW, || {
+        ensure!(told().len() == 2, "{:?}", told());
+        Ok(())
+    })?;
     Ok(())
 }
 
