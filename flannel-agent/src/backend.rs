@@ -1,5 +1,8 @@
 //! How packets travel between nodes: one trait, one file for each of flannel's backends.
 
+pub mod alloc;
+mod direct;
+pub mod host_gw;
 pub mod vxlan;
 
 use anyhow::Result;

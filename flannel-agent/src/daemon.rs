@@ -10,6 +10,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use tracing::{error, info};
 
+use crate::backend::alloc::Alloc;
+use crate::backend::host_gw::HostGw;
 use crate::backend::vxlan::Vxlan;
 use crate::backend::{Backend, Setup};
 use crate::cli::Flags;
@@ -70,7 +72,9 @@ async fn serve_from(store: &impl SubnetManager, flags: &Flags, health: &Health) 
     let network = patiently("reading the network configuration", || store.network_config()).await;
     match &network.backend {
         config::Backend::Vxlan(vxlan) => serve_with::<Vxlan>(store, flags, health, &network, vxlan).await,
-        other => bail!("backend type {:?} is not served by this version; it has: vxlan", other.name()),
+        config::Backend::HostGw => serve_with::<HostGw>(store, flags, health, &network, &()).await,
+        config::Backend::Alloc => serve_with::<Alloc>(store, flags, health, &network, &()).await,
+        config::Backend::Udp(_) => bail!("backend type \"udp\" is not served by this version"),
     }
 }
 

@@ -19,6 +19,7 @@ use rtnetlink::Handle;
 use self::host::list;
 pub use self::host::{DefaultRoute, Host, Interface};
 pub use self::way::Way;
+pub(crate) use self::way::way_to;
 
 /// What the administrator asked for. Wishes are tried in flannel's order: names and addresses, expressions,
 /// the address to reach; without any, the interface that has the public IP, else the default route's.

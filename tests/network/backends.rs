@@ -1,8 +1,12 @@
 //! flannel's backends, in the address families that they have: who reaches whom, by which entries, and what a
 //! restart changes.
 
+mod alloc;
+mod direct_routing;
 mod dual_stack;
+mod host_gw;
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,6 +17,8 @@ use crate::inspect;
 
 /// Within this everybody has followed.
 const FOLLOW: Duration = Duration::from_secs(5);
+/// How long a node is left without its agent, or looked at.
+const AWAY: Duration = Duration::from_millis(300);
 
 /// Nodes with an agent and a pod each. Fields are in the order in which they have to go.
 struct Bed {
@@ -83,6 +89,18 @@ impl Bed {
 /// The lines that a command prints in a node, without blanks around them.
 fn lines(node: &Node, command: &str) -> Result<Vec<String>> {
     Ok(node.exec(command)?.lines().map(|line| line.trim().to_owned()).collect())
+}
+
+/// Base address of a node's IPv4 subnet.
+fn base(node: &Node) -> Result<Ipv4Addr> {
+    let subnet = node.subnet_env()?.subnet.context("no IPv4 subnet")?;
+    Ok(Ipv4Addr::from_bits(subnet.addr.to_bits() & !1))
+}
+
+/// Base address of a node's IPv6 subnet.
+fn base_v6(node: &Node) -> Result<Ipv6Addr> {
+    let subnet = node.subnet_env()?.ipv6_subnet.context("no IPv6 subnet")?;
+    Ok(Ipv6Addr::from_bits(subnet.addr.to_bits() & !1))
 }
 
 /// MTU of an interface.

@@ -6,6 +6,7 @@ mod settings;
 use anyhow::Result;
 use tracing::warn;
 
+use super::direct::Direct;
 use super::{Backend, Setup};
 use crate::config::VxlanConfig;
 use crate::dataplane::accelerator::{self, Accelerator, Settings};
@@ -20,6 +21,8 @@ pub struct Vxlan {
     kernel: Kernel,
     /// One for each address family, at least one.
     overlays: Vec<Overlay>,
+    /// With DirectRouting, the way to peers on the uplink's link, which need no overlay.
+    direct: Direct,
     accelerator: Option<Accelerator>,
     uplink: Uplink,
     vni: u32,
@@ -35,8 +38,10 @@ impl Backend for Vxlan {
         for spec in settings::devices(&setup) {
             overlays.push(Overlay::start(&kernel, spec).await?);
         }
-        let accelerator = accelerator(&accelerated, &overlays, setup.uplink)?;
-        Ok(Self { kernel, overlays, accelerator, uplink: setup.uplink.clone(), vni: setup.config.vni })
+        let Setup { network, config, uplink, .. } = setup;
+        let direct = Direct::start(&kernel, uplink, network, config.direct_routing).await?;
+        let accelerator = accelerator(&accelerated, &overlays, uplink)?;
+        Ok(Self { kernel, overlays, direct, accelerator, uplink: uplink.clone(), vni: config.vni })
     }
 
     fn attributes(&self) -> Result<LeaseAttrs> {
@@ -71,12 +76,22 @@ impl Backend for Vxlan {
         Ok(())
     }
 
+    /// A peer that changes from overlay to link or back has its new route before the old one goes.
     async fn apply(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
+        let Self { kernel, overlays, direct, accelerator, .. } = self;
         let mut errors = Vec::new();
-        for overlay in &mut self.overlays {
-            errors.extend(overlay.apply(&self.kernel, peers).await);
+        let ways = direct.ways(kernel, peers, &mut errors).await;
+        errors.extend(direct.add(kernel, &ways).await);
+        for overlay in overlays {
+            // Over IPv6 it cannot be so: the kernel refuses an onlink gateway to which another device leads.
+            if overlay.is_v6() {
+                errors.extend(direct.remove(kernel, &ways).await);
+            }
+            errors.extend(overlay.apply(kernel, &ways.tunnelled).await);
         }
-        if let Some(Err(error)) = self.accelerator.as_mut().map(|accelerator| accelerator.apply(peers)) {
+        errors.extend(direct.remove(kernel, &ways).await);
+        // All of them: a peer on the link may still send through the overlay, and packets to it do not come here.
+        if let Some(Err(error)) = accelerator.as_mut().map(|accelerator| accelerator.apply(peers)) {
             errors.push(error);
         }
         errors
@@ -87,20 +102,28 @@ impl Backend for Vxlan {
         for overlay in &mut self.overlays {
             errors.extend(overlay.read(&self.kernel).await.err());
         }
+        errors.extend(self.direct.read(&self.kernel).await.err());
         errors.extend(self.apply(peers).await);
         errors.extend(self.follow_pods().await);
         errors
     }
 
+    /// Pods that come or go matter to the accelerator, routes of the underlay to DirectRouting.
     async fn changed(&mut self) {
-        match &mut self.accelerator {
-            Some(accelerator) => accelerator.pods_changed().await,
-            None => std::future::pending().await,
+        let pods = async {
+            match &mut self.accelerator {
+                Some(accelerator) => accelerator.pods_changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = pods => {}
+            () = self.direct.changed() => {}
         }
     }
 
-    async fn react(&mut self, _peers: &[Peer]) -> Vec<anyhow::Error> {
-        self.follow_pods().await
+    async fn react(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
+        if self.direct.is_stale() { self.resync(peers).await } else { self.follow_pods().await }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What kernel and maps should hold, computed from the peers alone. Pure: nothing here talks to anyone.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
@@ -30,6 +30,42 @@ pub enum Via {
     Gateway(IpAddr),
     /// The same, by the object that this gateway has (`nhid 167841536 via 10.1.15.0 dev flannel.1 onlink`).
     Nexthop(Ipv4Addr),
+}
+
+impl Via {
+    /// Where the route leads to, however it says so.
+    #[must_use]
+    pub const fn gateway(self) -> IpAddr {
+        match self {
+            Self::Gateway(gateway) => gateway,
+            Self::Nexthop(gateway) => IpAddr::V4(gateway),
+        }
+    }
+}
+
+/// The way to each peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// Pod subnet -> public IP, for the peers on the uplink's link: `10.1.15.0/24 via 192.168.64.3 dev eth0`.
+    pub direct: BTreeMap<IpNet, IpAddr>,
+    /// The others.
+    pub tunnelled: Vec<Peer>,
+}
+
+impl Ways {
+    /// The ways to these peers where nothing goes without a tunnel.
+    #[must_use]
+    pub fn tunnelled(peers: &[Peer]) -> Self {
+        Self { tunnelled: peers.to_vec(), ..Self::default() }
+    }
+
+    /// The ways to these peers where those addresses are on the uplink's link.
+    #[must_use]
+    pub fn to(peers: &[Peer], on_link: &BTreeSet<IpAddr>) -> Self {
+        let (near, tunnelled): (Vec<_>, Vec<_>) =
+            peers.iter().cloned().partition(|peer| on_link.contains(&peer.public_ip));
+        Self { direct: near.iter().map(|peer| (peer.subnet, peer.public_ip)).collect(), tunnelled }
+    }
 }
 
 /// The kernel's entries for the overlay, as flanneld programs them: per peer one route, one permanent
@@ -197,6 +233,25 @@ mod tests {
         for plain in [Floor::of(&crowd, false), Floor::of(&crowd[1..], true)] {
             assert!(plain.nexthops.is_empty());
             assert_eq!(via(&plain, &crowd[1]), Via::Gateway(crowd[1].subnet.network()));
+        }
+    }
+
+    #[test]
+    fn a_peer_on_the_link_has_a_route_by_its_address_and_nothing_else() {
+        let far = peer("10.1.16.0/24", "192.168.65.3", 3);
+        let (near_v6, far_v6) =
+            (peer("fd44:0:0:1::/64", "fd00::2", 4), peer("fd44:0:0:2::/64", "fd01::3", 5));
+        let peers = [one(), far.clone(), near_v6.clone(), far_v6.clone()];
+        let direct = |peer: &Peer| (peer.subnet, peer.public_ip);
+        for (on_link, near, tunnelled) in [
+            (vec![], vec![], peers.to_vec()),
+            (vec!["192.168.64.2"], vec![one()], vec![far.clone(), near_v6.clone(), far_v6.clone()]),
+            (vec!["192.168.64.2", "fd00::2"], vec![one(), near_v6], vec![far, far_v6]),
+            (vec!["192.168.64.2", "fd00::2", "192.168.65.3", "fd01::3"], peers.to_vec(), vec![]),
+        ] {
+            let on_link = on_link.into_iter().map(|ip| ip.parse().unwrap()).collect();
+            let expected = Ways { direct: near.iter().map(direct).collect(), tunnelled };
+            assert_eq!(Ways::to(&peers, &on_link), expected, "{on_link:?}");
         }
     }
 

@@ -8,6 +8,7 @@ mod address;
 mod batch;
 mod conntrack;
 pub mod device;
+mod direct;
 mod entry;
 mod fdb;
 mod neighbour;
@@ -20,19 +21,25 @@ mod route;
 mod tests;
 mod watch;
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::AddressFamily;
-use std::net::IpAddr;
+use rtnetlink::packet_route::route::RouteFlags;
 use tokio::sync::Mutex;
 
 use self::batch::Batch;
 pub use self::device::{Device, DeviceSpec};
+pub use self::direct::{destination_of, is_through, message as direct_message};
 use self::entry::{Entry, Job};
 pub use self::pods::PodPort;
 pub use self::watch::LinkWatch;
 use super::desired::{Floor, FloorChanges, Via};
+use crate::config::SubnetRange;
+use crate::uplink::way_to;
 
 /// The kernel of the network namespace that it was opened in.
 #[derive(Debug)]
@@ -93,11 +100,48 @@ impl Kernel {
         let _dumping = self.dumping.lock().await;
         device::expect(&self.handle, device).await?;
         Ok(Floor {
-            routes: route::dump(&self.handle, device.index).await.context("listing routes")?,
+            routes: route::dump(&self.handle, device.index, RouteFlags::Onlink)
+                .await
+                .context("listing routes")?,
             nexthops: nexthop::dump(self.batch.socket(), device.index).await.context("listing nexthops")?,
             neighbours: neighbour::dump(&self.handle, device.index).await.context("listing neighbours")?,
             fdb: fdb::dump(&self.handle, device.index).await.context("listing FDB entries")?,
         })
+    }
+
+    /// The routes of ours that lead through the uplink to subnets of these networks, each by way of its node.
+    ///
+    /// # Errors
+    /// If a dump fails.
+    pub async fn direct_routes(
+        &self,
+        uplink: u32,
+        ranges: &[SubnetRange],
+    ) -> Result<BTreeMap<IpNet, IpAddr>> {
+        let _dumping = self.dumping.lock().await;
+        Ok(direct::dump(&self.handle, uplink, ranges).await?)
+    }
+
+    /// Whether the address is on the link of this interface: no router is on the way there.
+    ///
+    /// # Errors
+    /// If the kernel does not say.
+    pub async fn is_on_link(&self, interface: u32, address: IpAddr) -> Result<bool> {
+        let way =
+            way_to(&self.handle, address).await.with_context(|| format!("asking the way to {address}"))?;
+        Ok(way.is_some_and(|way| way.index == interface && way.on_link))
+    }
+
+    /// Writes routes through the uplink; what fails is reported and does not stop the rest.
+    pub async fn set_direct(&self, uplink: u32, routes: &[(IpNet, IpAddr)]) -> Vec<anyhow::Error> {
+        let jobs: Vec<_> = routes.iter().map(|route| Job::Set(Entry::direct(route))).collect();
+        self.batch.run(uplink, &jobs).await
+    }
+
+    /// Removes routes through the uplink. Removing what is not there is a success.
+    pub async fn remove_direct(&self, uplink: u32, routes: &[(IpNet, IpAddr)]) -> Vec<anyhow::Error> {
+        let jobs: Vec<_> = routes.iter().map(|route| Job::Remove(Entry::direct(route))).collect();
+        self.batch.run(uplink, &jobs).await
     }
 
     /// The ports of the bridge that holds the gateway address of `subnet`.

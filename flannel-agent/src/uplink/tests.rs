@@ -204,7 +204,7 @@ fn an_expression_finds_addresses_before_names() {
 
 #[test]
 fn the_way_to_an_address_shows_the_uplink() {
-    let way = |index, source: &str| Some(Way { index, source: source.parse().ok() });
+    let way = |index, source: &str| Some(Way { index, source: source.parse().ok(), on_link: false });
     let reaching = |address: &str| UplinkOptions { can_reach: address.parse().ok(), ..options(&[], None) };
     for (way, local) in [
         (way(2, "192.168.64.4"), "192.168.64.4"),

@@ -15,10 +15,12 @@ pub struct Way {
     pub index: u32,
     /// The source address that the kernel chooses for it.
     pub source: Option<IpAddr>,
+    /// Whether there is no router on it.
+    pub on_link: bool,
 }
 
 /// `None` if there is no way.
-pub(super) async fn way_to(handle: &Handle, address: IpAddr) -> Result<Option<Way>, Error> {
+pub(crate) async fn way_to(handle: &Handle, address: IpAddr) -> Result<Option<Way>, Error> {
     // Nothing else may be set in the header under strict checks.
     let mut request = RouteMessage::default();
     (request.header.address_family, request.header.destination_prefix_length) = match address {
@@ -37,14 +39,17 @@ pub(super) async fn way_to(handle: &Handle, address: IpAddr) -> Result<Option<Wa
 const NO_WAY: [i32; 4] = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EINVAL, libc::EACCES];
 
 fn way(route: &RouteMessage) -> Option<Way> {
-    let (mut index, mut source) = (None, None);
+    let (mut index, mut source, mut on_link) = (None, None, true);
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Oif(through) => index = Some(*through),
             RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some((*address).into()),
             RouteAttribute::PrefSource(RouteAddress::Inet6(address)) => source = Some((*address).into()),
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::MultiPath(_) => {
+                on_link = false;
+            }
             _ => {}
         }
     }
-    index.map(|index| Way { index, source })
+    index.map(|index| Way { index, source, on_link })
 }

@@ -2,10 +2,10 @@
 
 use std::net::Ipv6Addr;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use flannel_tests::{Node, TestResult, Topology, eventually};
 
-use super::{Bed, FOLLOW, lines, mac, mtu};
+use super::{Bed, FOLLOW, base, base_v6, lines, mac, mtu};
 use crate::inspect::DEVICE;
 use crate::overlay::lines_of;
 
@@ -15,12 +15,6 @@ const V6_ONLY: &str =
     r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd44::/48","Backend":{"Type":"vxlan"}}"#;
 const DEVICE_V6: &str = "flannel-v6.1";
 const STRANGER: &str = "10.5.77.0-24&fd44:0:0:7777::-64";
-
-/// Base address of a node's IPv6 subnet.
-fn base(node: &Node) -> Result<Ipv6Addr> {
-    let subnet = node.subnet_env()?.ipv6_subnet.context("no IPv6 subnet")?;
-    Ok(Ipv6Addr::from_bits(subnet.addr.to_bits() & !1))
-}
 
 /// A lease of a node that is none, with the last bytes of its two MACs and its IPv6 address.
 fn stranger(mac: u8, mac_v6: u8, host_v6: u8) -> String {
@@ -58,7 +52,7 @@ fn ensure_joined(bed: &Bed) -> Result<()> {
     eventually("the IPv6 devices lead to all others", FOLLOW, || {
         for node in bed.nodes() {
             let others = bed.nodes().iter().filter(|other| other.name() != node.name());
-            let peers = others.map(|other| Ok((base(other)?, mac(other, DEVICE_V6)?, other.ip6())));
+            let peers = others.map(|other| Ok((base_v6(other)?, mac(other, DEVICE_V6)?, other.ip6())));
             ensure_knows(node, &peers.collect::<Result<Vec<_>>>()?)?;
         }
         Ok(())
@@ -71,7 +65,7 @@ fn ensure_device(node: &Node) -> Result<()> {
     ensure!(shown.contains(&options), "no {options:?} in {shown}");
     ensure!(mtu(node, DEVICE_V6)? == 1430, "{shown}");
     let addresses = node.exec(&format!("ip -6 addr show dev {DEVICE_V6} scope global"))?;
-    ensure!(addresses.contains(&format!("inet6 {}/128", base(node)?)), "{addresses}");
+    ensure!(addresses.contains(&format!("inet6 {}/128", base_v6(node)?)), "{addresses}");
     Ok(())
 }
 
@@ -83,11 +77,11 @@ fn pods_reach_each_other_in_both_families() -> TestResult {
     for node in bed.nodes() {
         ensure_device(node)?;
         let env = node.subnet_env()?;
-        let (v4, v6) = (env.subnet.context("no IPv4 subnet")?, base(node)?);
+        let (v4, v6) = (base(node)?, base_v6(node)?);
         assert_eq!(env.ipv6_network.map(|net| net.to_string()).as_deref(), Some("fd44::/48"));
         assert_eq!((env.mtu, mtu(node, DEVICE)?), (1430, 1450), "one MTU for the pods' two families");
         let (key, lease) = bed.lease(node)?;
-        assert_eq!(key, format!("{}-24&{v6}-64", std::net::Ipv4Addr::from_bits(v4.addr.to_bits() & !1)));
+        assert_eq!(key, format!("{v4}-24&{v6}-64"));
         assert_eq!(lease["PublicIPv6"], node.ip6().to_string());
         assert_eq!(lease["BackendData"]["VtepMAC"], mac(node, DEVICE)?);
         assert_eq!(lease["BackendV6Data"]["VtepMAC"], mac(node, DEVICE_V6)?);
@@ -113,7 +107,7 @@ fn pods_reach_each_other_without_ipv4() -> TestResult {
     ensure_device(node)?;
     let (env, (key, lease)) = (node.subnet_env()?, bed.lease(node)?);
     assert_eq!((env.network, env.subnet, env.mtu), (None, None, 1430));
-    assert_eq!(key, format!("0.0.0.0-0&{}-64", base(node)?));
+    assert_eq!(key, format!("0.0.0.0-0&{}-64", base_v6(node)?));
     assert_eq!((&lease["PublicIP"], &lease["BackendData"]), (&"0.0.0.0".into(), &serde_json::Value::Null));
     assert!(lines(node, "ip -br link show type vxlan")?.len() == 1, "an IPv4 device without IPv4");
     let log = bed.agents[0].log();
@@ -179,7 +173,7 @@ fn a_peer_moves_to_another_ipv6_address() -> TestResult {
     let kept = [DEVICE, DEVICE_V6].map(|device| mac(node, device).unwrap());
     node.netns()
         .ip(&["addr add fd00:192:168:40::102/64 dev eth0", "addr del fd00:192:168:40::2/64 dev eth0"])?;
-    let peer = (base(node)?, kept[1].clone(), "fd00:192:168:40::102".parse()?);
+    let peer = (base_v6(node)?, kept[1].clone(), "fd00:192:168:40::102".parse()?);
     eventually("the other node follows", FOLLOW, || {
         ensure_knows(&bed.nodes()[0], std::slice::from_ref(&peer))
     })?;

@@ -11,7 +11,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 
 use super::nexthop::Nexthop;
 use super::request::Request;
-use super::{fdb, neighbour, nexthop, route};
+use super::{direct, fdb, neighbour, nexthop, route};
 use crate::dataplane::desired::Via;
 use crate::mac::Mac;
 
@@ -20,6 +20,7 @@ use crate::mac::Mac;
 pub(super) enum Entry {
     Route { subnet: IpNet, via: Via },
     Nexthop { gateway: Ipv4Addr },
+    Direct { subnet: IpNet, gateway: IpAddr },
     Neighbour { gateway: IpAddr, mac: Mac },
     Fdb { mac: Mac, destination: IpAddr },
 }
@@ -40,6 +41,10 @@ impl Entry {
         Self::Nexthop { gateway }
     }
 
+    pub(super) fn direct(&(subnet, gateway): &(IpNet, IpAddr)) -> Self {
+        Self::Direct { subnet, gateway }
+    }
+
     pub(super) fn neighbour(&(gateway, mac): &(IpAddr, Mac)) -> Self {
         Self::Neighbour { gateway, mac }
     }
@@ -54,6 +59,9 @@ impl Entry {
                 RouteNetlinkMessage::NewRoute(route::message(device, subnet, via)).into()
             }
             Self::Nexthop { gateway } => Request::NewNexthop(Nexthop { gateway, device }.message()),
+            Self::Direct { subnet, gateway } => {
+                RouteNetlinkMessage::NewRoute(direct::message(device, subnet, gateway)).into()
+            }
             Self::Neighbour { gateway, mac } => {
                 RouteNetlinkMessage::NewNeighbour(neighbour::message(device, gateway, mac)).into()
             }
@@ -70,6 +78,9 @@ impl Entry {
                 RouteNetlinkMessage::DelRoute(route::message(device, subnet, via)).into()
             }
             Self::Nexthop { gateway } => Request::DelNexthop(Nexthop { gateway, device }.name()),
+            Self::Direct { subnet, gateway } => {
+                RouteNetlinkMessage::DelRoute(direct::message(device, subnet, gateway)).into()
+            }
             Self::Neighbour { gateway, mac } => {
                 RouteNetlinkMessage::DelNeighbour(neighbour::message(device, gateway, mac)).into()
             }
@@ -108,6 +119,7 @@ impl fmt::Display for Entry {
                 write!(f, "route {subnet} by the nexthop object of {gateway}")
             }
             Self::Nexthop { gateway } => write!(f, "nexthop object {} of {gateway}", nexthop::id(*gateway)),
+            Self::Direct { subnet, gateway } => write!(f, "direct route {subnet} via {gateway}"),
             Self::Neighbour { gateway, mac } => write!(f, "neighbour {gateway} at {mac}"),
             Self::Fdb { mac, destination } => write!(f, "FDB entry {mac} to {destination}"),
         }

@@ -9,6 +9,7 @@ use futures::channel::mpsc::UnboundedReceiver;
 use ipnet::IpNet;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::neighbour::NeighbourMessage;
+use rtnetlink::packet_route::route::RouteFlags;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::SocketAddr;
 use rtnetlink::{MulticastGroup, new_multicast_connection};
@@ -107,11 +108,11 @@ fn read(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<News> {
             Some(News::Link(address.header.index))
         }
         RouteNetlinkMessage::NewRoute(message) => {
-            let (subnet, way) = route::announced(message)?;
+            let (subnet, way) = route::announced(message, RouteFlags::Onlink)?;
             Some(News::Entry(Entry::Route(subnet, way)))
         }
         RouteNetlinkMessage::DelRoute(message) => {
-            let (subnet, way) = route::announced(message)?;
+            let (subnet, way) = route::announced(message, RouteFlags::Onlink)?;
             Some(News::Entry(Entry::RouteGone(subnet, way?)))
         }
         RouteNetlinkMessage::NewNeighbour(entry) => announced(entry, false).map(News::Entry),

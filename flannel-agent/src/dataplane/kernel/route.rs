@@ -42,10 +42,14 @@ pub(super) fn message(device: u32, subnet: IpNet, via: Via) -> RouteMessage {
     message
 }
 
-/// Every such route through the device.
-pub(super) async fn dump(handle: &Handle, device: u32) -> Result<BTreeMap<IpNet, Via>, Error> {
-    let mut routes = dump_family(handle, device, AddressFamily::Inet).await?;
-    routes.extend(dump_family(handle, device, AddressFamily::Inet6).await?);
+/// Every such route through the device that is `onlink` if these flags are, and is not if they are not.
+pub(super) async fn dump(
+    handle: &Handle,
+    device: u32,
+    flags: RouteFlags,
+) -> Result<BTreeMap<IpNet, Via>, Error> {
+    let mut routes = dump_family(handle, device, AddressFamily::Inet, flags).await?;
+    routes.extend(dump_family(handle, device, AddressFamily::Inet6, flags).await?);
     Ok(routes)
 }
 
@@ -53,23 +57,24 @@ async fn dump_family(
     handle: &Handle,
     device: u32,
     family: AddressFamily,
+    flags: RouteFlags,
 ) -> Result<BTreeMap<IpNet, Via>, Error> {
     let mut request = RouteMessage::default();
     request.header.address_family = family;
     request.header.table = RouteHeader::RT_TABLE_MAIN;
     request.attributes.push(RouteAttribute::Oif(device));
     let routes = handle.route().get(request).execute();
-    routes.try_filter_map(|route| future::ok(read(&route, device))).try_collect().await
+    routes.try_filter_map(|route| future::ok(read(&route, device, flags))).try_collect().await
 }
 
-/// The subnet and gateway of a route, if it is one of ours through this device.
-fn read(route: &RouteMessage, device: u32) -> Option<(IpNet, Via)> {
-    let (subnet, way) = announced(route)?;
+/// The subnet and gateway of a route, if it is one of ours through this device, `onlink` or not like these flags.
+fn read(route: &RouteMessage, device: u32, flags: RouteFlags) -> Option<(IpNet, Via)> {
+    let (subnet, way) = announced(route, flags)?;
     way.filter(|(through, _)| *through == device).map(|(_, via)| (subnet, via))
 }
 
-/// The subnet of a route that stands where one of ours would; device and gateway if it is like ours.
-pub(super) fn announced(route: &RouteMessage) -> Option<(IpNet, Option<(u32, Via)>)> {
+/// The subnet of a route that stands where one of ours would; device and gateway if it is like ours with these flags.
+pub(super) fn announced(route: &RouteMessage, flags: RouteFlags) -> Option<(IpNet, Option<(u32, Via)>)> {
     let (mut subnet, mut gateway, mut object, mut metric, mut through) = (None, None, None, 0, 0);
     for attribute in &route.attributes {
         match attribute {
@@ -91,16 +96,16 @@ pub(super) fn announced(route: &RouteMessage) -> Option<(IpNet, Option<(u32, Via
         (Some(IpAddr::V4(gateway)), Some(id)) if id == nexthop::id(gateway) => Some(Via::Nexthop(gateway)),
         _ => None,
     };
-    Some((subnet, via.filter(|_| is_like_ours(&route.header)).map(|via| (through, via))))
+    Some((subnet, via.filter(|_| is_like_ours(&route.header, flags)).map(|via| (through, via))))
 }
 
-fn is_like_ours(header: &RouteHeader) -> bool {
+fn is_like_ours(header: &RouteHeader, flags: RouteFlags) -> bool {
     header.protocol == RouteProtocol::Boot
         && header.kind == RouteType::Unicast
-        && header.flags.contains(RouteFlags::Onlink)
+        && header.flags.contains(RouteFlags::Onlink) == flags.contains(RouteFlags::Onlink)
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
+pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(address) => Some((*address).into()),
         RouteAddress::Inet6(address) => Some((*address).into()),
@@ -132,7 +137,7 @@ mod tests {
         for (name, change, ours) in cases {
             let mut route = message(7, subnet, via);
             change(&mut route);
-            assert_eq!(read(&route, 7), ours.then_some((subnet, via)), "{name}");
+            assert_eq!(read(&route, 7, RouteFlags::Onlink), ours.then_some((subnet, via)), "{name}");
         }
     }
 
@@ -141,10 +146,10 @@ mod tests {
         let gateway = "10.1.15.0".parse().unwrap();
         let (subnet, via) = ("10.1.15.0/24".parse().unwrap(), Via::Nexthop(gateway));
         let mut route = message(7, subnet, via);
-        assert_eq!(read(&route, 7), None);
+        assert_eq!(read(&route, 7, RouteFlags::Onlink), None);
         route.header.flags = RouteFlags::Onlink;
         route.attributes.extend([RouteAttribute::Gateway(gateway.into()), RouteAttribute::Oif(7)]);
-        assert_eq!(read(&route, 7), Some((subnet, via)));
+        assert_eq!(read(&route, 7, RouteFlags::Onlink), Some((subnet, via)));
     }
 
     #[test]
@@ -152,8 +157,8 @@ mod tests {
         let (subnet, via) =
             ("fd44:0:0:4b::/64".parse().unwrap(), Via::Gateway("fd44:0:0:4b::".parse().unwrap()));
         let mut route = message(7, subnet, via);
-        assert_eq!(read(&route, 7), None);
+        assert_eq!(read(&route, 7, RouteFlags::Onlink), None);
         route.attributes.push(RouteAttribute::Priority(DEFAULT_METRIC_V6));
-        assert_eq!(read(&route, 7), Some((subnet, via)));
+        assert_eq!(read(&route, 7, RouteFlags::Onlink), Some((subnet, via)));
     }
 }

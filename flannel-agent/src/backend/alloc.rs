@@ -1,0 +1,51 @@
+//! alloc: the node takes a lease and writes its file; something else carries the packets.
+
+use anyhow::Result;
+
+use super::{Backend, Setup};
+use crate::dataplane::desired::Peer;
+use crate::lease::{LeaseAttrs, SubnetKey};
+use crate::uplink::Uplink;
+
+/// A node with a subnet, and no more.
+pub struct Alloc(Uplink);
+
+impl Backend for Alloc {
+    type Config = ();
+
+    async fn start(setup: Setup<'_, ()>) -> Result<Self> {
+        Ok(Self(setup.uplink.clone()))
+    }
+
+    fn attributes(&self) -> Result<LeaseAttrs> {
+        Ok(super::attributes("", &self.0))
+    }
+
+    fn mtu(&self) -> u32 {
+        self.0.mtu
+    }
+
+    fn name(&self) -> &'static str {
+        "alloc"
+    }
+
+    async fn serve(&mut self, _own: SubnetKey) -> Result<()> {
+        Ok(())
+    }
+
+    async fn apply(&mut self, _peers: &[Peer]) -> Vec<anyhow::Error> {
+        Vec::new()
+    }
+
+    async fn resync(&mut self, _peers: &[Peer]) -> Vec<anyhow::Error> {
+        Vec::new()
+    }
+
+    async fn changed(&mut self) {
+        std::future::pending::<()>().await;
+    }
+
+    async fn react(&mut self, _peers: &[Peer]) -> Vec<anyhow::Error> {
+        Vec::new()
+    }
+}

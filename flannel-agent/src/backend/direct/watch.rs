@@ -1,0 +1,132 @@
+//! News of routes: which of them can make the way to a peer another.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use futures::StreamExt as _;
+use futures::channel::mpsc::UnboundedReceiver;
+use ipnet::IpNet;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::sys::SocketAddr;
+use rtnetlink::{MulticastGroup, new_multicast_connection};
+
+use crate::dataplane::kernel::{destination_of, is_through};
+
+/// An address comes and goes with its route. A link that goes down takes IPv4 routes with it without a word.
+const GROUPS: [MulticastGroup; 3] =
+    [MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route, MulticastGroup::Link];
+
+/// A subscription to the kernel's news of routes.
+pub(super) struct RouteWatch(UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
+
+/// Whether these addresses are on the link.
+type Answers = BTreeMap<IpAddr, bool>;
+/// Subnets and their gateways.
+type Routes = BTreeMap<IpNet, IpAddr>;
+
+impl RouteWatch {
+    pub(super) fn open() -> Result<Self> {
+        let (connection, _, messages) =
+            new_multicast_connection(&GROUPS).context("subscribing to the kernel's news of routes")?;
+        tokio::spawn(connection);
+        Ok(Self(messages))
+    }
+
+    /// Waits for news that matter, and takes all that are known by then as one.
+    pub(super) async fn changed(&mut self, uplink: u32, answers: &Answers, routes: &Routes) {
+        loop {
+            let Some((message, _)) = self.0.next().await else {
+                // The connection ends with the runtime.
+                return std::future::pending().await;
+            };
+            if matters(&message.payload, uplink, answers, routes) {
+                break;
+            }
+        }
+        while self.0.try_recv().is_ok() {}
+    }
+}
+
+/// What is not understood (an overrun of the socket, say) might.
+fn matters(
+    news: &NetlinkPayload<RouteNetlinkMessage>,
+    uplink: u32,
+    answers: &Answers,
+    routes: &Routes,
+) -> bool {
+    let NetlinkPayload::InnerMessage(news) = news else { return true };
+    match news {
+        RouteNetlinkMessage::NewRoute(route) => leads_to(route, answers),
+        RouteNetlinkMessage::DelRoute(route) => {
+            let ours = |to| routes.contains_key(&to) && is_through(route, uplink);
+            leads_to(route, answers) || destination_of(route).is_some_and(ours)
+        }
+        RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
+            link.header.index == uplink
+        }
+        _ => true,
+    }
+}
+
+/// Whether one of the addresses is where the route goes.
+fn leads_to(route: &RouteMessage, answers: &Answers) -> bool {
+    let v4 = route.header.address_family == AddressFamily::Inet;
+    match destination_of(route) {
+        Some(to) => answers.keys().any(|address| to.contains(address)),
+        None => answers.keys().any(|address| address.is_ipv4() == v4),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_route::link::LinkMessage;
+
+    use super::*;
+    use crate::dataplane::kernel::direct_message;
+
+    const UPLINK: u32 = 2;
+
+    fn route(to: &str) -> RouteMessage {
+        let to: IpNet = to.parse().unwrap();
+        let gateway = if to.addr().is_ipv4() { "192.168.64.9" } else { "fd00::9" };
+        direct_message(UPLINK, to, gateway.parse().unwrap())
+    }
+
+    fn link(index: u32) -> LinkMessage {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link
+    }
+
+    #[test]
+    fn what_can_change_the_way_to_a_peer_matters() {
+        use RouteNetlinkMessage::{DelRoute, NewLink, NewRoute};
+        let answers =
+            ["192.168.64.9", "192.168.65.7", "fd00::9"].map(|ip| (ip.parse().unwrap(), true)).into();
+        let routes = [("10.5.3.0/24".parse().unwrap(), "192.168.64.9".parse().unwrap())].into();
+        let mut everywhere_v6 = route("::/0");
+        everywhere_v6.attributes.remove(0);
+        for (news, expected) in [
+            (NewRoute(route("192.168.65.0/24")), true),
+            (DelRoute(route("192.168.65.0/24")), true),
+            (NewRoute(route("192.168.65.7/32")), true),
+            (NewRoute(route("0.0.0.0/0")), true),
+            (NewRoute(everywhere_v6), true),
+            (NewRoute(route("fd00::/64")), true),
+            (NewRoute(route("fe80::/64")), false),
+            (NewRoute(route("192.168.66.0/24")), false),
+            (NewRoute(route("10.5.3.0/24")), false),
+            (DelRoute(route("10.5.3.0/24")), true),
+            (DelRoute(direct_message(7, "10.5.3.0/24".parse().unwrap(), "10.5.3.0".parse().unwrap())), false),
+            (DelRoute(route("10.5.4.0/24")), false),
+            (NewLink(link(UPLINK)), true),
+            (NewLink(link(7)), false),
+        ] {
+            let payload = NetlinkPayload::InnerMessage(news);
+            assert_eq!(matters(&payload, UPLINK, &answers, &routes), expected, "{payload:?}");
+        }
+    }
+}

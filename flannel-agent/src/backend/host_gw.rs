@@ -1,0 +1,103 @@
+//! host-gw: a route to each peer's subnet by way of the peer, which has to be on the uplink's link.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+
+use anyhow::{Result, bail};
+use ipnet::IpNet;
+use tracing::warn;
+
+use super::direct::Direct;
+use super::{Backend, Setup};
+use crate::dataplane::desired::Peer;
+use crate::dataplane::kernel::Kernel;
+use crate::lease::{LeaseAttrs, SubnetKey};
+use crate::uplink::{Ends, Uplink};
+
+/// The routes of this node.
+pub struct HostGw {
+    kernel: Kernel,
+    direct: Direct,
+    uplink: Uplink,
+    /// The peers that no route can lead to, as they were told last.
+    unreachable: BTreeSet<IpNet>,
+}
+
+impl Backend for HostGw {
+    type Config = ();
+
+    async fn start(Setup { network, uplink, .. }: Setup<'_, ()>) -> Result<Self> {
+        uplink.ipv4.as_ref().map_or(Ok(()), is_not_translated)?;
+        uplink.ipv6.as_ref().map_or(Ok(()), is_not_translated)?;
+        let kernel = Kernel::new()?;
+        let direct = Direct::start(&kernel, uplink, network, true).await?;
+        Ok(Self { kernel, direct, uplink: uplink.clone(), unreachable: BTreeSet::new() })
+    }
+
+    fn attributes(&self) -> Result<LeaseAttrs> {
+        Ok(super::attributes("host-gw", &self.uplink))
+    }
+
+    fn mtu(&self) -> u32 {
+        self.uplink.mtu
+    }
+
+    fn name(&self) -> &'static str {
+        "host-gw"
+    }
+
+    async fn serve(&mut self, _own: SubnetKey) -> Result<()> {
+        Ok(())
+    }
+
+    async fn apply(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
+        let mut errors = Vec::new();
+        let ways = self.direct.ways(&self.kernel, peers, &mut errors).await;
+        errors.extend(self.direct.add(&self.kernel, &ways).await);
+        errors.extend(self.direct.remove(&self.kernel, &ways).await);
+        self.tell(&ways.tunnelled);
+        errors
+    }
+
+    async fn resync(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
+        match self.direct.read(&self.kernel).await {
+            Ok(()) => self.apply(peers).await,
+            Err(error) => vec![error],
+        }
+    }
+
+    async fn changed(&mut self) {
+        self.direct.changed().await;
+    }
+
+    async fn react(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
+        self.resync(peers).await
+    }
+}
+
+impl HostGw {
+    /// Names each peer once that only a tunnel could reach.
+    fn tell(&mut self, far: &[Peer]) {
+        for Peer { subnet, public_ip, .. } in far {
+            if !self.unreachable.contains(subnet) {
+                warn!(
+                    "the pods of {public_ip} ({subnet}) cannot be reached: host-gw needs nodes on the link of {}, \
+                     and the way there leads elsewhere or through a router; the backend vxlan could",
+                    self.uplink.name
+                );
+            }
+        }
+        self.unreachable = far.iter().map(|peer| peer.subnet).collect();
+    }
+}
+
+/// Peers route to the address that we tell them, so it has to be one of this node.
+fn is_not_translated<A: Display + PartialEq>(ends: &Ends<A>) -> Result<()> {
+    let Ends { local, public } = ends;
+    if local != public {
+        bail!(
+            "the public IP {public} is not the uplink's address {local}; host-gw does not work through NAT, vxlan does"
+        );
+    }
+    Ok(())
+}
