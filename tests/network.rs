@@ -8,6 +8,7 @@ mod flow_cache;
 mod flow_changes;
 mod flow_refused;
 mod forged;
+mod healing;
 mod leases;
 mod mixed;
 mod moving;

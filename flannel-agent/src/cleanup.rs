@@ -8,9 +8,12 @@ use anyhow::{Context as _, Result, bail};
 use flannel_common::abi;
 use futures::TryStreamExt as _;
 use ipnet::IpNet;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::route::RouteMessage;
 
 use crate::dataplane::bpf::{self, pins::Pins};
+use crate::dataplane::kernel::{destination_of, unreachable};
 use crate::lease::SubnetKey;
 use crate::{firewall, subnet_file};
 
@@ -64,6 +67,7 @@ pub async fn run(options: &Cleanup) -> Result<()> {
 async fn remove_all(options: &Cleanup) -> Results {
     let mut results = remove_programs(&options.bpffs);
     results.extend(remove_devices().await.unwrap_or_else(|error| vec![Err(error)]));
+    results.extend(remove_unreachable().await.unwrap_or_else(|error| vec![Err(error)]));
     let subnet = subnet_file::read_previous(&options.subnet_file);
     let subnets: Vec<IpNet> = subnet.iter().flat_map(SubnetKey::nets).collect();
     results.extend(firewall::remove(&subnets).await);
@@ -117,6 +121,29 @@ async fn remove_devices() -> Result<Results> {
         results.push(
             removed.map(|()| format!("removed device {name} with its routes, neighbours and FDB entries")),
         );
+    }
+    Ok(results)
+}
+
+/// The last route of each network.
+async fn remove_unreachable() -> Result<Results> {
+    let (connection, handle, _) = rtnetlink::new_connection().context("opening a netlink socket")?;
+    tokio::spawn(connection);
+    let mut results = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        let routes: Vec<_> =
+            handle.route().get(request).execute().try_collect().await.context("listing routes")?;
+        for route in routes.into_iter().filter(unreachable::is_ours) {
+            let network = destination_of(&route).context("a route without destination")?;
+            let removed = handle.route().del(route).execute().await;
+            results.push(
+                removed
+                    .map(|()| format!("removed route unreachable {network}"))
+                    .with_context(|| format!("removing route unreachable {network}")),
+            );
+        }
     }
     Ok(results)
 }

@@ -22,6 +22,7 @@ use crate::health::Health;
 use crate::lease::etcd::{EtcdManager, EtcdOptions};
 use crate::lease::local::LocalManager;
 use crate::lease::{LeaseAttrs, OwnLease, SubnetKey, SubnetManager};
+use crate::metrics::{Kind, METRICS};
 use crate::signals::Stop;
 use crate::uplink::watch::UplinkWatch;
 use crate::{notify, subnet_file};
@@ -166,6 +167,7 @@ async fn patiently<T, F: Future<Output = Result<T>>>(what: &str, attempt: impl F
         match attempt().await {
             Ok(value) => return value,
             Err(error) => {
+                METRICS.failed(Kind::Datastore);
                 let problem = format!("{error:#}");
                 if problem != told {
                     notify::status(&format!("{what}: {problem}"));

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::dataplane::bpf::counters;
 use crate::dataplane::bpf::pins::Pins;
+use crate::dataplane::kernel::news::Miss;
 
 /// The agent's figures.
 pub static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::default);
@@ -112,6 +113,16 @@ impl Metrics {
                 self.reconcile_actions.get_or_create(&Action { object, action }).inc_by(count as u64);
             }
         }
+    }
+
+    /// The kernel has asked, and a lease was the answer, or none.
+    pub fn missed(&self, miss: &Miss, answered: bool) {
+        let kind = match miss {
+            Miss::Neighbour(_) => "neighbour",
+            Miss::Fdb(_) => "fdb",
+        };
+        let answer = if answered { "lease" } else { "none" };
+        self.misses.get_or_create(&MissLabels { kind, answer }).inc();
     }
 
     /// From now on packets are moved so.

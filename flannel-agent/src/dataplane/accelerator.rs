@@ -14,6 +14,7 @@ use super::desired::Peer;
 use super::kernel::{Device, DeviceSpec, Kernel};
 use super::shortcut::Shortcut;
 use crate::cli::Mode;
+use crate::metrics::METRICS;
 use crate::uplink::Uplink;
 
 /// What the accelerator is made from.
@@ -66,6 +67,7 @@ impl Accelerator {
                 })
                 .ok(),
         };
+        METRICS.count_packets_of(loaded.is_some().then(|| settings.pins.clone()));
         let Some(bpf) = loaded else {
             bpf::detach(&settings.pins)?;
             return Ok(None);

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
+use super::kernel::news::{Entry, Miss};
 use crate::mac::Mac;
 
 /// Another node, as one address family sees it.
@@ -107,6 +108,39 @@ impl Floor {
         }
     }
 
+    /// Whether what the kernel announces is another state than this, on the device with this index.
+    #[must_use]
+    pub fn is_contradicted_by(&self, device: u32, entry: &Entry) -> bool {
+        match entry {
+            Entry::Route(subnet, way) => {
+                self.routes.get(subnet).is_some_and(|via| *way != Some((device, *via)))
+            }
+            Entry::RouteGone(subnet, way) => {
+                self.routes.get(subnet).is_some_and(|via| *way == (device, *via))
+            }
+            Entry::Neighbour(index, gateway, mac) => {
+                *index == device && self.neighbours.get(gateway).is_some_and(|ours| *mac != Some(*ours))
+            }
+            Entry::Fdb(index, mac, node) => {
+                *index == device && self.fdb.get(mac).is_some_and(|ours| *node != Some(*ours))
+            }
+        }
+    }
+
+    /// What the kernel asks for, if a peer has it.
+    #[must_use]
+    pub fn answer(&self, miss: &Miss) -> Option<Answer> {
+        match miss {
+            Miss::Fdb(mac) => self.fdb.get(mac).map(|node| Answer::Fdb(*mac, *node)),
+            Miss::Neighbour(address) => {
+                // Subnets do not overlap: the last one that begins before the address is the only one that can hold it.
+                let (subnet, via) = self.routes.range(..=IpNet::from(*address)).next_back()?;
+                let mac = self.neighbours.get(&via.gateway())?;
+                subnet.contains(address).then_some(Answer::Neighbour(*address, *mac))
+            }
+        }
+    }
+
     /// What to change to get from `self` to `desired`.
     #[must_use]
     pub fn changes_to(&self, desired: &Self) -> FloorChanges {
@@ -117,6 +151,15 @@ impl Floor {
             fdb: Changes::between(&self.fdb, &desired.fdb),
         }
     }
+}
+
+/// To a [`Miss`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The address is at this VTEP MAC.
+    Neighbour(IpAddr, Mac),
+    /// The VTEP MAC is at this node.
+    Fdb(Mac, IpAddr),
 }
 
 /// The way from one [`Floor`] to another.
@@ -133,6 +176,18 @@ pub struct FloorChanges {
 }
 
 impl FloorChanges {
+    /// How many entries of each kind are to be set and removed.
+    #[must_use]
+    pub fn counts(&self) -> [(&'static str, usize, usize); 4] {
+        let Self { routes, nexthops, neighbours, fdb } = self;
+        [
+            ("route", routes.set.len(), routes.remove.len()),
+            ("nexthop", nexthops.set.len(), nexthops.remove.len()),
+            ("neighbour", neighbours.set.len(), neighbours.remove.len()),
+            ("fdb", fdb.set.len(), fdb.remove.len()),
+        ]
+    }
+
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -288,6 +343,49 @@ mod tests {
             assert!(table.remove(&key).is_some(), "removed what is not there");
         }
         table.extend(changes.set);
+    }
+
+    #[test]
+    fn what_the_kernel_announces_is_ours_or_contradicts_us() {
+        const DEVICE: u32 = 7;
+        let (peer, floor) = (one(), Floor::of(&[one()], true));
+        let (gateway, mac, node) = (peer.subnet.network(), peer.vtep_mac.unwrap(), peer.public_ip);
+        let (via, other_via) = (Via::Gateway(gateway), Via::Gateway("192.168.64.1".parse().unwrap()));
+        let (other_subnet, other_mac) = ("10.9.9.0/24".parse().unwrap(), Mac([2, 0, 0, 0, 0, 9]));
+        for (entry, expected) in [
+            (Entry::Route(peer.subnet, Some((DEVICE, via))), false),
+            (Entry::Route(peer.subnet, Some((DEVICE, other_via))), true),
+            (Entry::Route(peer.subnet, Some((8, via))), true),
+            (Entry::Route(peer.subnet, None), true),
+            (Entry::Route(other_subnet, None), false),
+            (Entry::RouteGone(peer.subnet, (DEVICE, via)), true),
+            (Entry::RouteGone(peer.subnet, (8, other_via)), false),
+            (Entry::Neighbour(DEVICE, gateway, Some(mac)), false),
+            (Entry::Neighbour(DEVICE, gateway, Some(other_mac)), true),
+            (Entry::Neighbour(DEVICE, gateway, None), true),
+            (Entry::Neighbour(8, gateway, None), false),
+            (Entry::Fdb(DEVICE, mac, Some(node)), false),
+            (Entry::Fdb(DEVICE, mac, None), true),
+            (Entry::Fdb(DEVICE, other_mac, None), false),
+        ] {
+            assert_eq!(floor.is_contradicted_by(DEVICE, &entry), expected, "{entry:?}");
+        }
+    }
+
+    #[test]
+    fn questions_are_answered_from_the_peers() {
+        let (peer, other) = (one(), peer("10.1.16.0/24", "192.168.64.3", 3));
+        let floor = Floor::of(&[peer.clone(), other.clone()], true);
+        let mac = peer.vtep_mac.unwrap();
+        let neighbour = |address: &str| floor.answer(&Miss::Neighbour(address.parse().unwrap()));
+        for address in ["10.1.15.0", "10.1.15.7", "10.1.15.255"] {
+            assert_eq!(neighbour(address), Some(Answer::Neighbour(address.parse().unwrap(), mac)));
+        }
+        for nobodys in ["10.1.14.255", "10.1.17.0", "9.0.0.1", "fd44::1"] {
+            assert_eq!(neighbour(nobodys), None, "{nobodys}");
+        }
+        assert_eq!(floor.answer(&Miss::Fdb(mac)), Some(Answer::Fdb(mac, peer.public_ip)));
+        assert_eq!(floor.answer(&Miss::Fdb(Mac([2; 6]))), None);
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod request;
 mod route;
 #[cfg(test)]
 mod tests;
+pub mod unreachable;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -37,8 +38,9 @@ pub use self::direct::{destination_of, is_through, message as direct_message};
 use self::entry::{Entry, Job};
 pub use self::pods::PodPort;
 pub use self::watch::LinkWatch;
-use super::desired::{Floor, FloorChanges, Via};
+use super::desired::{Answer, Floor, FloorChanges, Via};
 use crate::config::SubnetRange;
+use crate::metrics::METRICS;
 use crate::uplink::way_to;
 
 /// The kernel of the network namespace that it was opened in.
@@ -144,6 +146,36 @@ impl Kernel {
         self.batch.run(uplink, &jobs).await
     }
 
+    /// Answers a question of the kernel's. A gateway's MAC is written as it was, for good; another address's is kept as
+    /// long as the kernel likes.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn answer(&self, device: &Device, answer: Answer, floor: &Floor) -> Result<()> {
+        let entry = match answer {
+            Answer::Fdb(mac, destination) => Entry::Fdb { mac, destination },
+            Answer::Neighbour(gateway, mac) if floor.neighbours.contains_key(&gateway) => {
+                Entry::Neighbour { gateway, mac }
+            }
+            Answer::Neighbour(address, mac) => Entry::Resolved { address, mac },
+        };
+        match self.batch.run(device.index, &[Job::Set(entry)]).await.pop() {
+            None => Ok(()),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// Sees to it that what nobody leases of this network is answered unreachable, and does not leave by the default
+    /// route.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn ensure_unreachable(&self, network: IpNet) -> Result<()> {
+        let request = unreachable::message(network);
+        let added = self.handle.route().add(request).replace().execute().await;
+        added.with_context(|| format!("setting route unreachable {network}"))
+    }
+
     /// The ports of the bridge that holds the gateway address of `subnet`.
     ///
     /// # Errors
@@ -170,6 +202,9 @@ impl Kernel {
     ///
     /// Removing what is not there is a success.
     pub async fn apply(&self, device: &Device, mut changes: FloorChanges) -> Vec<anyhow::Error> {
+        for (object, set, removed) in changes.counts() {
+            METRICS.reconciled(object, set, removed);
+        }
         self.make_nexthops(device, &mut changes).await;
         self.batch.run(device.index, &in_order(&changes)).await
     }

@@ -10,7 +10,7 @@ mod watch;
 use anyhow::Context;
 use tokio::sync::mpsc;
 
-use super::{LeaseAttrs, LeaseUpdate, OwnLease, SubnetKey, SubnetManager};
+use super::{LeaseAttrs, LeaseUpdate, OwnLease, RawLease, SubnetKey, SubnetManager};
 use crate::config::NetworkConfig;
 use connection::Connection;
 use store::Store;
@@ -63,6 +63,10 @@ impl SubnetManager for EtcdManager {
 
     async fn readdress(&self, lease: &OwnLease, attrs: &LeaseAttrs) -> anyhow::Result<Option<OwnLease>> {
         readdress::readdress(&self.store, lease, attrs).await
+    }
+
+    async fn leases(&self) -> anyhow::Result<Vec<RawLease>> {
+        Ok(self.store.entries().await?.entries.into_iter().map(|entry| entry.lease).collect())
     }
 
     async fn watch(&self, updates: mpsc::Sender<LeaseUpdate>) {

@@ -5,6 +5,7 @@ use ipnet::IpNet;
 use tracing::debug;
 
 use crate::dataplane::desired::{Floor, Peer};
+use crate::dataplane::kernel::news::{Miss, News};
 use crate::dataplane::kernel::{Device, DeviceSpec, Kernel};
 use crate::lease::SubnetKey;
 
@@ -15,6 +16,7 @@ pub(super) struct Overlay {
     /// What the kernel holds, as far as we know.
     floor: Floor,
     nexthops: bool,
+    own: Option<SubnetKey>,
 }
 
 impl Overlay {
@@ -23,7 +25,7 @@ impl Overlay {
         let device = kernel.ensure_device(&spec).await?;
         let floor = kernel.actual(&device).await?;
         let nexthops = kernel.has_nexthops().await;
-        Ok(Self { spec, device, floor, nexthops })
+        Ok(Self { spec, device, floor, nexthops, own: None })
     }
 
     pub(super) const fn spec(&self) -> &DeviceSpec {
@@ -40,7 +42,8 @@ impl Overlay {
     }
 
     /// Gives the device the base address of our subnet, as source of what the host itself sends.
-    pub(super) async fn serve(&self, kernel: &Kernel, own: SubnetKey) -> Result<()> {
+    pub(super) async fn serve(&mut self, kernel: &Kernel, own: SubnetKey) -> Result<()> {
+        self.own = Some(own);
         let subnet = own.nets().find(|subnet| self.carries(*subnet));
         let subnet =
             subnet.with_context(|| format!("the lease {own} has no subnet for {}", self.spec.name))?;
@@ -61,10 +64,33 @@ impl Overlay {
         errors
     }
 
-    /// Reads what the kernel really holds.
-    pub(super) async fn read(&mut self, kernel: &Kernel) -> Result<()> {
+    /// Makes the device what it should be, again too, and reads what the kernel really holds for it. Returns whether
+    /// it is another device than before.
+    pub(super) async fn heal(&mut self, kernel: &Kernel) -> Result<bool> {
+        let before = self.device.index;
+        self.spec.mac = Some(self.device.mac);
+        self.device = kernel.ensure_device(&self.spec).await?;
+        if let Some(own) = self.own {
+            self.serve(kernel, own).await?;
+        }
         self.floor = kernel.actual(&self.device).await?;
-        Ok(())
+        Ok(self.device.index != before)
+    }
+
+    /// Whether the news is that something of ours is no longer as we left it.
+    pub(super) fn is_hurt_by(&self, news: &News) -> bool {
+        match news {
+            News::Link(index) => *index == self.device.index,
+            News::Entry(entry) => self.floor.is_contradicted_by(self.device.index, entry),
+            News::Lost => true,
+            News::Miss(..) => false,
+        }
+    }
+
+    /// Answers a question of the kernel's, if a peer is the answer.
+    pub(super) async fn answer(&self, kernel: &Kernel, miss: &Miss) -> Option<Result<()>> {
+        let answer = self.floor.answer(miss)?;
+        Some(kernel.answer(&self.device, answer, &self.floor).await)
     }
 
     fn carries(&self, subnet: IpNet) -> bool {

@@ -18,11 +18,30 @@ use crate::mac::Mac;
 /// What there is one of per peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
-    Route { subnet: IpNet, via: Via },
-    Nexthop { gateway: Ipv4Addr },
-    Direct { subnet: IpNet, gateway: IpAddr },
-    Neighbour { gateway: IpAddr, mac: Mac },
-    Fdb { mac: Mac, destination: IpAddr },
+    Route {
+        subnet: IpNet,
+        via: Via,
+    },
+    Nexthop {
+        gateway: Ipv4Addr,
+    },
+    Direct {
+        subnet: IpNet,
+        gateway: IpAddr,
+    },
+    Neighbour {
+        gateway: IpAddr,
+        mac: Mac,
+    },
+    /// A neighbour that the kernel asked for, and may forget.
+    Resolved {
+        address: IpAddr,
+        mac: Mac,
+    },
+    Fdb {
+        mac: Mac,
+        destination: IpAddr,
+    },
 }
 
 /// What to do with it.
@@ -65,6 +84,9 @@ impl Entry {
             Self::Neighbour { gateway, mac } => {
                 RouteNetlinkMessage::NewNeighbour(neighbour::message(device, gateway, mac)).into()
             }
+            Self::Resolved { address, mac } => {
+                RouteNetlinkMessage::NewNeighbour(neighbour::resolved(device, address, mac)).into()
+            }
             Self::Fdb { mac, destination } => {
                 RouteNetlinkMessage::NewNeighbour(fdb::message(device, mac, Some(destination))).into()
             }
@@ -81,7 +103,7 @@ impl Entry {
             Self::Direct { subnet, gateway } => {
                 RouteNetlinkMessage::DelRoute(direct::message(device, subnet, gateway)).into()
             }
-            Self::Neighbour { gateway, mac } => {
+            Self::Neighbour { gateway, mac } | Self::Resolved { address: gateway, mac } => {
                 RouteNetlinkMessage::DelNeighbour(neighbour::message(device, gateway, mac)).into()
             }
             Self::Fdb { mac, .. } => {
@@ -120,7 +142,9 @@ impl fmt::Display for Entry {
             }
             Self::Nexthop { gateway } => write!(f, "nexthop object {} of {gateway}", nexthop::id(*gateway)),
             Self::Direct { subnet, gateway } => write!(f, "direct route {subnet} via {gateway}"),
-            Self::Neighbour { gateway, mac } => write!(f, "neighbour {gateway} at {mac}"),
+            Self::Neighbour { gateway, mac } | Self::Resolved { address: gateway, mac } => {
+                write!(f, "neighbour {gateway} at {mac}")
+            }
             Self::Fdb { mac, destination } => write!(f, "FDB entry {mac} to {destination}"),
         }
     }

@@ -31,6 +31,13 @@ pub(super) fn message(device: u32, gateway: IpAddr, mac: Mac) -> NeighbourMessag
     message
 }
 
+/// The entry for any address, as if the kernel had found it itself.
+pub(super) fn resolved(device: u32, address: IpAddr, mac: Mac) -> NeighbourMessage {
+    let mut message = message(device, address, mac);
+    message.header.state = NeighbourState::Reachable;
+    message
+}
+
 /// Every permanent neighbour on the device.
 pub(super) async fn dump(handle: &Handle, device: u32) -> Result<BTreeMap<IpAddr, Mac>, Error> {
     let mut neighbours = dump_family(handle, device, AddressFamily::Inet).await?;

@@ -55,7 +55,7 @@ pub enum Entry {
 }
 
 /// What the kernel asks of whoever knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Miss {
     /// Which VTEP MAC has this address?
     Neighbour(IpAddr),
@@ -80,6 +80,12 @@ impl NewsFeed {
             new_multicast_connection(&GROUPS).context("subscribing to the kernel's news")?;
         tokio::spawn(connection);
         Ok(Self(messages))
+    }
+
+    /// Leaves out what is known by now: whoever is about to read everything anew has no use for it. Questions are
+    /// asked again.
+    pub fn drain(&mut self) {
+        while self.0.try_recv().is_ok() {}
     }
 
     /// Waits for the next one that is of any interest.

@@ -75,7 +75,7 @@ fn the_device_is_as_flanneld_makes_it_and_is_adopted() {
     in_namespace(async || {
         let (kernel, device) = with_device().await;
         let shown = run("ip -d link show flannel.1");
-        let expected = "vxlan id 1 local 192.168.64.3 dev eth0 srcport 0 0 dstport 8472 nolearning ttl auto \
+        let expected = "vxlan id 1 local 192.168.64.3 dev eth0 srcport 0 0 dstport 8472 nolearning l2miss ttl auto \
                         ageing 300 noudpcsum noudp6zerocsumtx noudp6zerocsumrx";
         assert!(shown.contains(expected), "{shown}");
         assert!(shown.contains("UP,LOWER_UP") && shown.contains("mtu 1450"), "{shown}");
