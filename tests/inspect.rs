@@ -95,12 +95,15 @@ fn floor(node: &Node) -> Result<BTreeSet<String>> {
 fn leases(node: &Node) -> Result<BTreeSet<String>> {
     let data = MapData::from_pin(pins(node)?.path(abi::LEASES))?;
     let leases = LpmTrie::<_, [u8; 4], Lease>::try_from(Map::from_map_data(data)?)?;
-    let line = |entry| {
-        let (key, Lease { public_ip, vtep_mac, .. }): (aya::maps::lpm_trie::Key<_>, _) = entry?;
+    let mut lines = BTreeSet::new();
+    for entry in leases.iter() {
+        let (key, Lease { public_ip, vtep_mac, flags }) = entry?;
         let (subnet, public_ip) = (Ipv4Addr::from(key.data()), Ipv4Addr::from(public_ip));
-        Ok(format!("{subnet}/{} is {} at {public_ip}", key.prefix_len(), Mac(vtep_mac)))
-    };
-    leases.iter().map(line).collect()
+        if flags == 0 {
+            lines.insert(format!("{subnet}/{} is {} at {public_ip}", key.prefix_len(), Mac(vtep_mac)));
+        }
+    }
+    Ok(lines)
 }
 
 /// Where the node's BPF objects are pinned.

@@ -1,10 +1,13 @@
 //! The overlay with real packets, between nodes that are network namespaces. Needs root, and says so.
 
+mod backends;
 mod clsact;
 mod fallback;
+mod firewall;
 mod flow_cache;
 mod flow_changes;
 mod flow_refused;
+mod forged;
 mod leases;
 mod mixed;
 mod moving;

@@ -10,6 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use regex::Regex;
 
+use crate::cleanup::Cleanup;
 use crate::docker_opts::DockerOpts;
 
 /// A node's share of the overlay network: takes a pod subnet and makes it reach the others.
@@ -167,7 +168,7 @@ pub struct Flags {
     #[arg(long, env = "FLANNELD_IP_MASQ_FULLY_RANDOM_DISABLE", num_args = 0..=1, require_equals = true,
           action = ArgAction::Set, default_value_t = false, default_missing_value = "true", value_name = "BOOL", value_parser = BoolishValueParser::new())]
     pub ip_masq_fully_random_disable: bool,
-    /// Answer for the rest of our subnet with a blackhole route.
+    /// Drop what is sent to our subnet with a blackhole route, for pods without a bridge (Canal).
     #[arg(long, env = "FLANNELD_IP_BLACKHOLE_ROUTE", num_args = 0..=1, require_equals = true,
           action = ArgAction::Set, default_value_t = false, default_missing_value = "true", value_name = "BOOL", value_parser = BoolishValueParser::new())]
     pub ip_blackhole_route: bool,
@@ -215,6 +216,8 @@ pub struct Flags {
 pub enum Command {
     /// Writes subnet.env as options for the Docker daemon, as flannel's mk-docker-opts.sh does.
     DockerOpts(DockerOpts),
+    /// Removes every trace of the agent from this node; the datastore is not touched.
+    Cleanup(Cleanup),
 }
 
 /// Who moves packets.
@@ -235,7 +238,9 @@ impl Flags {
     /// # Errors
     /// Help and version that were asked for, and what is wrong; clap's error prints itself.
     pub fn parse_from_go(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let mut command = Self::command().mut_args(without_empty_variable);
+        let mut command = Self::command()
+            .mut_args(without_empty_variable)
+            .mut_subcommands(|subcommand| subcommand.mut_args(without_empty_variable));
         let args: Vec<_> = args.into_iter().collect();
         let is_subcommand = args.get(1).is_some_and(|first| command.find_subcommand(first).is_some());
         let matches = if is_subcommand {
@@ -263,8 +268,6 @@ impl Flags {
             ("etcd-username", !self.etcd_username.is_empty()),
             ("etcd-password", !self.etcd_password.is_empty()),
             ("kube-subnet-mgr", self.kube_subnet_mgr),
-            ("ip-masq", self.ip_masq),
-            ("ip-blackhole-route", self.ip_blackhole_route),
         ];
         given.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect()
     }
@@ -381,6 +384,6 @@ mod tests {
     #[test]
     fn what_this_version_cannot_do_is_named() {
         let flags = parse("flannel-agent -ip-masq -kube-subnet-mgr -healthz-port 300").unwrap();
-        assert_eq!(flags.unsupported(), ["kube-subnet-mgr", "ip-masq"]);
+        assert_eq!(flags.unsupported(), ["kube-subnet-mgr"]);
     }
 }

@@ -18,6 +18,14 @@ pub use range::{SubnetRange, number};
 /// UDP port of the kernel's vxlan devices unless told otherwise (`drivers/net/vxlan`: `vxlan_port`).
 pub const KERNEL_VXLAN_PORT: u16 = 8472;
 
+/// UDP port of the udp backend unless told otherwise (flannel's pkg/backend/udp: `defaultPort`).
+const UDP_PORT: u16 = 8285;
+
+const VXLAN: &str = "vxlan";
+const HOST_GW: &str = "host-gw";
+const UDP: &str = "udp";
+const ALLOC: &str = "alloc";
+
 /// A VNI has 24 bits (RFC 7348, section 5).
 const VNI_MAX: u32 = (1 << 24) - 1;
 
@@ -39,8 +47,19 @@ pub struct NetworkConfig {
 pub enum Backend {
     /// VXLAN.
     Vxlan(VxlanConfig),
-    /// Any other of flannel's backends, by its name.
-    Other(String),
+    /// Plain routes to nodes on the same link.
+    HostGw,
+    /// Packets in UDP by way of the agent itself.
+    Udp(UdpConfig),
+    /// Leases alone: something else carries the packets.
+    Alloc,
+}
+
+/// Settings of the udp backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UdpConfig {
+    /// UDP port of all nodes, 8285 unless configured.
+    pub port: u16,
 }
 
 /// Settings of the vxlan backend.
@@ -62,6 +81,27 @@ pub struct VxlanConfig {
     pub dataplane: Option<String>,
     /// `FlowCache`: whether proven flows skip the host stack where BPF carries them. flanneld ignores this key.
     pub flow_cache: bool,
+    /// `SourceCheck`: whether VXLAN packets are dropped whose sender does not hold their inner source.
+    pub source_check: bool,
+}
+
+/// Values of `SourceCheck`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SourceCheck {
+    Strict,
+    Off,
+}
+
+impl FromStr for SourceCheck {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text.to_lowercase().as_str() {
+            "strict" => Ok(Self::Strict),
+            "off" => Ok(Self::Off),
+            _ => Err(()),
+        }
+    }
 }
 
 impl Default for VxlanConfig {
@@ -75,6 +115,7 @@ impl Default for VxlanConfig {
             direct_routing: false,
             dataplane: None,
             flow_cache: true,
+            source_check: true,
         }
     }
 }
@@ -88,12 +129,23 @@ impl VxlanConfig {
 }
 
 impl Backend {
-    /// Its name, as it stands in the configuration and in leases.
+    /// Its name, as it stands in the configuration.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub const fn name(&self) -> &'static str {
         match self {
-            Self::Vxlan(_) => "vxlan",
-            Self::Other(name) => name,
+            Self::Vxlan(_) => VXLAN,
+            Self::HostGw => HOST_GW,
+            Self::Udp(_) => UDP,
+            Self::Alloc => ALLOC,
+        }
+    }
+
+    /// The `BackendType` of leases, which flannel leaves empty with udp and alloc.
+    #[must_use]
+    pub const fn lease_type(&self) -> &'static str {
+        match self {
+            Self::Vxlan(_) | Self::HostGw => self.name(),
+            Self::Udp(_) | Self::Alloc => "",
         }
     }
 }
@@ -181,10 +233,22 @@ fn required<T: FromStr>(keys: &Keys, key: &str, allowed: &str) -> Result<T, Conf
 
 /// A missing `Backend` is udp, a `Backend` must say its `Type`, in whatever case: so does flannel.
 fn backend(keys: &Keys) -> Result<Backend, ConfigError> {
-    let Some(backend) = keys.object("Backend")? else { return Ok(Backend::Other("udp".to_owned())) };
-    let kind: String = required(&backend, "Type", "the name of a backend such as \"vxlan\"")?;
-    let kind = kind.to_lowercase();
-    if kind == "vxlan" { Ok(Backend::Vxlan(vxlan(&backend)?)) } else { Ok(Backend::Other(kind)) }
+    let Some(backend) = keys.object("Backend")? else {
+        return Ok(Backend::Udp(UdpConfig { port: UDP_PORT }));
+    };
+    let allowed = format!("{VXLAN}, {HOST_GW}, {UDP} or {ALLOC}");
+    let kind: String = required(&backend, "Type", &allowed)?;
+    match kind.to_lowercase().as_str() {
+        VXLAN => Ok(Backend::Vxlan(vxlan(&backend)?)),
+        HOST_GW => Ok(Backend::HostGw),
+        UDP => Ok(Backend::Udp(udp(&backend)?)),
+        ALLOC => Ok(Backend::Alloc),
+        _ => Err(ConfigError::bad("Backend.Type", format!("{kind:?}"), allowed)),
+    }
+}
+
+fn udp(keys: &Keys) -> Result<UdpConfig, ConfigError> {
+    Ok(UdpConfig { port: keys.integer("Port", 1, u16::MAX)?.unwrap_or(UDP_PORT) })
 }
 
 fn vxlan(keys: &Keys) -> Result<VxlanConfig, ConfigError> {
@@ -197,6 +261,7 @@ fn vxlan(keys: &Keys) -> Result<VxlanConfig, ConfigError> {
         direct_routing: keys.flag("DirectRouting", false)?,
         dataplane: keys.parsed("Dataplane", "auto, bpf or netlink")?,
         flow_cache: keys.flag("FlowCache", true)?,
+        source_check: keys.parsed("SourceCheck", "strict or off")? != Some(SourceCheck::Off),
     })
 }
 

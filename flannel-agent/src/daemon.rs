@@ -1,6 +1,6 @@
-//! The story of a node: read the network's configuration, make the device, take a subnet, tell others,
+//! The story of a node: read the network's configuration, make the backend, take a subnet, tell others,
 //! then follow the leases until told to stop. Stopping leaves everything in place. A node whose uplink changes
-//! begins again at the device, and keeps its subnet.
+//! begins again at the backend, and keeps its subnet.
 
 mod follow;
 mod settings;
@@ -8,25 +8,23 @@ mod settings;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use ipnet::IpNet;
 use tracing::{error, info};
 
+use crate::backend::vxlan::Vxlan;
+use crate::backend::{Backend, Setup};
 use crate::cli::Flags;
-use crate::config::{NetworkConfig, VxlanConfig};
-use crate::dataplane::Dataplane;
+use crate::config::{self, NetworkConfig};
 use crate::dataplane::desired::Peer;
-use crate::dataplane::kernel::Kernel;
+use crate::firewall::Firewall;
 use crate::health::Health;
 use crate::lease::etcd::{EtcdManager, EtcdOptions};
 use crate::lease::local::LocalManager;
 use crate::lease::{LeaseAttrs, OwnLease, SubnetKey, SubnetManager};
-use crate::mac::Mac;
 use crate::signals::Stop;
-use crate::uplink::Uplink;
 use crate::uplink::watch::UplinkWatch;
 use crate::{notify, subnet_file};
 use follow::{End, follow};
-use settings::{attributes, served, settings, uplink_options};
+use settings::uplink_options;
 
 /// How long to wait between attempts at what cannot be done yet.
 const RETRY: Duration = Duration::from_secs(1);
@@ -69,15 +67,30 @@ async fn serve(flags: &Flags, health: &Health) -> Result<()> {
 }
 
 async fn serve_from(store: &impl SubnetManager, flags: &Flags, health: &Health) -> Result<()> {
-    let config = patiently("reading the network configuration", || store.network_config()).await;
-    let vxlan = served(&config)?;
-    let mut uplinks = UplinkWatch::open(uplink_options(flags, &config))?;
+    let network = patiently("reading the network configuration", || store.network_config()).await;
+    match &network.backend {
+        config::Backend::Vxlan(vxlan) => serve_with::<Vxlan>(store, flags, health, &network, vxlan).await,
+        other => bail!("backend type {:?} is not served by this version; it has: vxlan", other.name()),
+    }
+}
+
+async fn serve_with<B: Backend>(
+    store: &impl SubnetManager,
+    flags: &Flags,
+    health: &Health,
+    network: &NetworkConfig,
+    config: &B::Config,
+) -> Result<()> {
+    let mut uplinks = UplinkWatch::open(uplink_options(flags, network))?;
     let mut uplink = uplinks.choose().await?;
     let mut previous = subnet_file::read_previous(&flags.subnet_file);
     let mut held: Option<Held> = None;
+    let mut firewall = Firewall::new(flags, network)?;
     loop {
-        info!(interface = uplink.name, address = %uplink.local_ip, public = %uplink.public_ip, "uplink");
-        let mut dataplane = match start(flags, vxlan, &uplink, held.as_ref()).await {
+        info!("the uplink is {uplink}");
+        let known = held.as_ref().map(|held| &held.lease.attrs);
+        let setup = Setup { flags, network, config, uplink: &uplink, known };
+        let mut backend: B = match start(setup, held.as_ref()).await {
             Err(error) if held.is_some() => {
                 error!("moving to the uplink {}: {error:#}; trying again", uplink.name);
                 tokio::time::sleep(RETRY).await;
@@ -86,16 +99,18 @@ async fn serve_from(store: &impl SubnetManager, flags: &Flags, health: &Health) 
             }
             started => started?,
         };
-        let attrs = attributes(&uplink, vxlan, &dataplane)?;
+        let attrs = backend.attributes()?;
         uplink = loop {
-            let lease = take(store, &config, &attrs, held.take(), previous).await;
-            info!(subnet = %lease.subnet, dataplane = dataplane.name(), "this node has its subnet");
-            publish(flags, &config, &mut dataplane, &lease).await?;
+            let lease = take(store, network, &attrs, held.take(), previous).await;
+            info!(subnet = %lease.subnet, dataplane = backend.name(), "this node has its subnet");
+            firewall.serve(lease.subnet, previous).await;
+            publish(flags, network, &mut backend, &lease).await?;
             health.set_ready();
             notify::ready();
             previous = Some(lease.subnet);
             let changed = uplinks.changed(&uplink);
-            match follow(store, &config, &mut dataplane, lease, flags.renew_margin(), changed).await {
+            let margin = flags.renew_margin();
+            match follow(store, network, &mut backend, &mut firewall, lease, margin, changed).await {
                 End::LeaseLost => error!("the lease is lost; forwarding goes on while it is taken again"),
                 End::UplinkChanged(new, now) => {
                     held = Some(*now);
@@ -110,24 +125,17 @@ async fn serve_from(store: &impl SubnetManager, flags: &Flags, health: &Health) 
 struct Held {
     lease: OwnLease,
     peers: Vec<Peer>,
-    mac: Mac,
 }
 
-/// Makes or adopts the dataplane on this uplink. With a lease it carries at once what it carried before.
-async fn start(
-    flags: &Flags,
-    vxlan: &VxlanConfig,
-    uplink: &Uplink,
-    held: Option<&Held>,
-) -> Result<Dataplane> {
-    let settings = settings(flags, vxlan, uplink, held.map(|held| held.mac))?;
-    let mut dataplane = Dataplane::start(Kernel::new()?, &settings).await?;
-    if let Some(Held { lease, peers, .. }) = held {
-        address(&mut dataplane, lease).await?;
+/// Makes or adopts the backend on this uplink. With a lease it carries at once what it carried before.
+async fn start<B: Backend>(setup: Setup<'_, B::Config>, held: Option<&Held>) -> Result<B> {
+    let mut backend = B::start(setup).await?;
+    if let Some(Held { lease, peers }) = held {
+        backend.serve(lease.subnet).await?;
         // What fails now is tried again by the first resync.
-        dataplane.apply(peers).await.iter().for_each(|problem| error!("{problem:#}"));
+        backend.apply(peers).await.iter().for_each(|problem| error!("{problem:#}"));
     }
-    Ok(dataplane)
+    Ok(backend)
 }
 
 /// The lease that we hold, with our new address in it, or another one.
@@ -169,26 +177,20 @@ async fn patiently<T, F: Future<Output = Result<T>>>(what: &str, attempt: impl F
 /// Makes the subnet ours on this machine and tells those who wait for it.
 async fn publish(
     flags: &Flags,
-    config: &NetworkConfig,
-    dataplane: &mut Dataplane,
+    network: &NetworkConfig,
+    backend: &mut impl Backend,
     lease: &OwnLease,
 ) -> Result<()> {
-    address(dataplane, lease).await?;
-    let text = subnet_file::render(config, flags.ip_masq, lease.subnet, dataplane.device().mtu);
+    backend.serve(lease.subnet).await?;
+    let text = subnet_file::render(network, flags.ip_masq, lease.subnet, backend.mtu());
     let path = flags.subnet_file.as_path();
     subnet_file::write(path, &text).with_context(|| format!("writing the subnet file {}", path.display()))?;
-    notify::status(&state(lease, dataplane));
+    notify::status(&state(lease, backend));
     Ok(())
 }
 
-/// Gives the device its address in our subnet.
-async fn address(dataplane: &mut Dataplane, lease: &OwnLease) -> Result<()> {
-    let subnet = lease.subnet.v4.context("a lease without an IPv4 subnet")?;
-    dataplane.serve(IpNet::V4(subnet)).await
-}
-
 /// For people: which subnet, and what carries it.
-fn state(lease: &OwnLease, dataplane: &Dataplane) -> String {
+fn state(lease: &OwnLease, backend: &impl Backend) -> String {
     let subnets: Vec<_> = lease.subnet.nets().map(|subnet| subnet.to_string()).collect();
-    format!("{} on {}", subnets.join(" and "), dataplane.name())
+    format!("{} on {}", subnets.join(" and "), backend.name())
 }

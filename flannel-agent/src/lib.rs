@@ -1,18 +1,22 @@
 //! flannel's node daemon with a BPF dataplane.
 //!
-//! The lease's way: [`lease`] (datastore) -> [`dataplane::desired`] (what the kernel should look like) ->
-//! [`dataplane::kernel`] (the floor) and [`dataplane::bpf`] (the accelerator). [`daemon`] is the story.
+//! The lease's way: [`lease`] (datastore) -> [`backend`] -> [`dataplane::desired`] (what the kernel should look
+//! like) -> [`dataplane::kernel`] (the floor) and [`dataplane::bpf`] (the accelerator). [`daemon`] is the story.
 
 mod atomic_file;
+pub mod backend;
+pub mod cleanup;
 pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod dataplane;
 pub mod docker_opts;
 pub mod env_file;
+pub mod firewall;
 pub mod health;
 pub mod lease;
 pub mod mac;
+pub mod metrics;
 pub mod notify;
 pub mod signals;
 pub mod subnet_file;

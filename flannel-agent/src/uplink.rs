@@ -9,6 +9,7 @@ mod tests;
 pub mod watch;
 mod way;
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -29,6 +30,8 @@ pub struct UplinkOptions {
     pub iface_regexes: Vec<Regex>,
     /// `--iface-can-reach`: an address that is reached through it.
     pub can_reach: Option<IpAddr>,
+    /// The address families that it has to carry.
+    pub stack: Stack,
     /// `--public-ip`: what peers are told instead of the interface's address.
     pub public_ip: Option<Ipv4Addr>,
     /// `--public-ipv6`.
@@ -48,23 +51,77 @@ pub struct Uplink {
     pub mtu: u32,
     /// Whether frames have an Ethernet header there.
     pub ethernet: bool,
+    /// Its ends over IPv4, if it has to carry that.
+    pub ipv4: Option<Ends<Ipv4Addr>>,
+    /// Its ends over IPv6, if it has to carry that.
+    pub ipv6: Option<Ends<Ipv6Addr>>,
+}
+
+/// This node's addresses on the underlay in one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends<A> {
     /// Source address on the wire: the public IP if the interface has it, else the address that `--iface`
     /// named, else the interface's best one.
-    pub local_ip: Ipv4Addr,
+    pub local: A,
     /// What peers are told.
-    pub public_ip: Ipv4Addr,
-    /// Like `local_ip`, if the interface has an IPv6 address.
-    pub local_ipv6: Option<Ipv6Addr>,
-    /// Like `public_ip`, if there is one to tell.
-    pub public_ipv6: Option<Ipv6Addr>,
+    pub public: A,
+}
+
+/// The address families of a network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stack {
+    /// IPv4 alone.
+    #[default]
+    V4,
+    /// IPv6 alone.
+    V6,
+    /// Both.
+    Dual,
+}
+
+impl Stack {
+    /// Whether IPv4 is one of them.
+    #[must_use]
+    pub const fn has_v4(self) -> bool {
+        !matches!(self, Self::V6)
+    }
+
+    /// Whether IPv6 is one of them.
+    #[must_use]
+    pub const fn has_v6(self) -> bool {
+        !matches!(self, Self::V4)
+    }
+}
+
+impl fmt::Display for Uplink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ends = self.ipv4.iter().map(ToString::to_string).chain(self.ipv6.iter().map(ToString::to_string));
+        write!(f, "{} ({})", self.name, ends.collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl<A: fmt::Display + PartialEq> fmt::Display for Ends<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self { local, public } if local == public => local.fmt(f),
+            Self { local, public } => write!(f, "{local}, known as {public}"),
+        }
+    }
 }
 
 /// Why there is no uplink.
 #[derive(Debug, thiserror::Error)]
 pub enum UplinkError {
-    /// Nothing was asked for, and there is no IPv4 default route.
-    #[error("no IPv4 default route shows which interface to use; name it with --iface. There are: {0}")]
-    NoDefaultRoute(Host),
+    /// Nothing was asked for, and there is no default route.
+    #[error(
+        "no {family} default route shows which interface to use; name it with --iface. There are: {host}"
+    )]
+    NoDefaultRoute {
+        /// IPv4 or IPv6.
+        family: &'static str,
+        /// What there is.
+        host: Host,
+    },
     /// No interface is as was asked for.
     #[error("no interface fits {wanted}. There are: {host}")]
     NoMatch {
@@ -84,14 +141,16 @@ pub enum UplinkError {
         /// The interfaces that fit.
         candidates: Vec<Interface>,
     },
-    /// The interface has no IPv4 address that peers could reach.
+    /// The interface has no address that peers could reach.
     #[error(
-        "interface {name} has no usable IPv4 address; add one, or name another interface with --iface. \
+        "interface {name} has no usable {family} address; add one, or name another interface with --iface. \
          There are: {host}"
     )]
     NoAddress {
         /// The interface in question.
         name: String,
+        /// IPv4 or IPv6.
+        family: &'static str,
         /// What there is.
         host: Host,
     },
@@ -110,7 +169,7 @@ pub enum UplinkError {
 /// # Errors
 /// If nothing fits, or too much; the message lists what there is and names the flag that helps.
 pub async fn choose(handle: &Handle, options: &UplinkOptions) -> Result<Uplink, UplinkError> {
-    let mut host = Host::read(handle, options.can_reach).await?;
+    let mut host = Host::read(handle, options).await?;
     host.forget(&options.overlay);
     pick::pick(&host, options)
 }

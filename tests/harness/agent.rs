@@ -71,6 +71,11 @@ impl Agent {
         Ok(self.status())
     }
 
+    /// Waits until it says of itself what is wanted; returns as soon as it does.
+    pub fn wait_status(&mut self, wanted: impl Fn(&str) -> bool, limit: Duration) -> Result<()> {
+        self.notify.wait_for(wanted, limit).with_context(|| self.daemon.tail())
+    }
+
     /// Fails, with the log's end, if it has ended.
     pub fn ensure_running(&mut self) -> Result<()> {
         self.daemon.ensure_running()

@@ -31,6 +31,7 @@ fn facts(node: &Node) -> Result<Facts> {
         vtep_mac: overlay.mac.parse::<Mac>()?.0,
         port: crate::packets::PORT.to_be_bytes(),
         flow_cache: 0,
+        source_check: 1,
     })
 }
 
@@ -39,7 +40,7 @@ fn attach(node: &Node, peer: &inspect::Peer) -> Result<()> {
     let mut bpf = Bpf::load(inspect::pins(node)?, false)?;
     bpf.configure(&facts(node)?)?;
     let subnet = format!("{}/24", peer.base).parse()?;
-    bpf.apply(&[Peer { subnet, public_ip: peer.public_ip.into(), vtep_mac: peer.mac.parse()? }])?;
+    bpf.apply(&[Peer { subnet, public_ip: peer.public_ip.into(), vtep_mac: Some(peer.mac.parse()?) }])?;
     node.netns().run(|| {
         HOOKS.iter().try_for_each(|(hook, interface, _)| {
             let program = bpf.ebpf().program_mut(hook.program()).context("a program")?;

@@ -121,6 +121,8 @@ fn leaves_the_rest_to_the_kernel_device() {
         untouched("IP version 6 under IPv4's EtherType", with(14, 0x65), Outcome::NotIp),
         untouched("nobody's subnet", to([10, 1, 99, 1]), Outcome::NoLease),
         untouched("our own subnet", to([10, 1, 90, 9]), Outcome::NoLease),
+        untouched("a subnet that was leased a moment ago", to([10, 1, 16, 9]), Outcome::NoLease),
+        untouched("a node's own address", to(PEER_IP), Outcome::NoLease),
         untouched("multicast", to([224, 0, 0, 1]), Outcome::NoLease),
         untouched("broadcast", to([255, 255, 255, 255]), Outcome::NoLease),
         untouched("another MAC than the lease's", with(5, 0x77), Outcome::ForeignVtep),

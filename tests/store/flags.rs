@@ -44,11 +44,9 @@ fn help_and_version_are_given_with_one_dash_or_two() -> TestResult {
 #[test]
 fn what_is_not_served_is_refused_by_name() -> TestResult {
     for (flag, name) in [
-        ("-ip-masq", "--ip-masq"),
         ("--kube-subnet-mgr", "--kube-subnet-mgr"),
         ("--etcd-cafile=/ca.pem", "--etcd-cafile"),
         ("--etcd-username=root", "--etcd-username"),
-        ("--ip-blackhole-route", "--ip-blackhole-route"),
     ] {
         let output = run(&[flag])?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -139,7 +139,7 @@ fn every_key_in_any_case() {
         r#"{ "network": "10.5.7.9/16", "ENABLEIPV6": true, "ipv6network": "fd44:0:0:40::/56", "enableNFTables": true,
              "Unknown": [1], "SubnetLen": 20, "subnetlen": 26, "SubnetMin": null,
              "backend": { "type": "VXLAN", "vni": 7, "port": 4789, "mtu": 1480, "gbp": true, "learning": true,
-                          "directRouting": true, "dataplane": "netlink", "FlowCache": false } }"#,
+                          "directRouting": true, "dataplane": "netlink", "FlowCache": false, "SourceCheck": "Off" } }"#,
     );
     let ipv4 = config.ipv4.unwrap();
     assert_eq!((ipv4.network.to_string(), ipv4.subnet_len), ("10.5.0.0/16".into(), 26));
@@ -155,6 +155,7 @@ fn every_key_in_any_case() {
         direct_routing: true,
         dataplane: Some("netlink".into()),
         flow_cache: false,
+        source_check: false,
     };
     assert_eq!(config.backend, Backend::Vxlan(vxlan));
 }
@@ -186,7 +187,7 @@ fn defaults_follow_the_size_of_the_network() {
 
 #[test]
 fn a_missing_backend_is_udp_and_port_zero_is_the_kernels() {
-    assert_eq!(parse(r#"{"Network": "10.1.0.0/16"}"#).backend, Backend::Other("udp".into()));
+    assert_eq!(parse(r#"{"Network": "10.1.0.0/16"}"#).backend, Backend::Udp(UdpConfig { port: 8285 }));
     let config = parse(r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan", "Port": 0, "MTU": 0}}"#);
     assert_eq!(config.backend, Backend::Vxlan(VxlanConfig::default()));
 }
@@ -253,7 +254,18 @@ fn refusals_name_key_value_and_what_is_allowed() {
         (r#"{"EnableIPv4": false}"#, "EnableIPv4 is false and EnableIPv6 is not true"),
         (r#"{"EnableIPv4": "no"}"#, "EnableIPv4 is \"no\"; allowed: true or false"),
         (r#"{"Network": "10.1.0.0/16", "Backend": "vxlan"}"#, "Backend is \"vxlan\"; allowed: a JSON object"),
-        (r#"{"Network": "10.1.0.0/16", "Backend": {}}"#, "Type is missing"),
+        (
+            r#"{"Network": "10.1.0.0/16", "Backend": {}}"#,
+            "Type is missing; allowed: vxlan, host-gw, udp or alloc",
+        ),
+        (
+            r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "Wireguard"}}"#,
+            "Backend.Type is \"Wireguard\"; allowed: vxlan, host-gw, udp or alloc",
+        ),
+        (
+            r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "udp", "Port": 0}}"#,
+            "Port is 0; allowed: a whole number from 1 to 65535",
+        ),
         (
             r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan", "VNI": 16777216}}"#,
             "VNI is 16777216; allowed: a whole number from 0 to 16777215",

@@ -1,4 +1,4 @@
-//! A node with a subnet: the leases of the others go into the dataplane, ours is renewed.
+//! A node with a subnet: the leases of the others go into the backend, ours is renewed.
 
 use std::time::Duration;
 
@@ -7,8 +7,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
 use super::{Held, RETRY, state};
+use crate::backend::Backend;
 use crate::config::NetworkConfig;
-use crate::dataplane::Dataplane;
+use crate::firewall::Firewall;
 use crate::lease::pick::PublicIps;
 use crate::lease::set::LeaseSet;
 use crate::lease::{LeaseUpdate, OwnLease, SubnetManager};
@@ -19,7 +20,7 @@ use crate::uplink::Uplink;
 const LEAST_RENEWAL: Duration = Duration::from_secs(60);
 /// How often the kernel's entries are read back and repaired.
 const RESYNC: Duration = Duration::from_secs(60);
-/// Lease updates in flight between datastore and dataplane (flanneld's EVENT_QUEUE_DEPTH).
+/// Lease updates in flight between datastore and backend (flanneld's EVENT_QUEUE_DEPTH).
 const QUEUE: usize = 5000;
 
 /// Why following ended.
@@ -32,7 +33,8 @@ pub(super) enum End {
 pub(super) async fn follow(
     store: &impl SubnetManager,
     config: &NetworkConfig,
-    dataplane: &mut Dataplane,
+    backend: &mut impl Backend,
+    firewall: &mut Firewall,
     mut lease: OwnLease,
     margin: Duration,
     changed: impl Future<Output = Uplink>,
@@ -49,20 +51,19 @@ pub(super) async fn follow(
         tokio::select! {
             () = &mut watch => return End::LeaseLost,
             uplink = &mut changed => {
-                let held = Held { lease, peers: leases.peers(), mac: dataplane.device().mac };
-                return End::UplinkChanged(uplink, Box::new(held));
+                return End::UplinkChanged(uplink, Box::new(Held { lease, peers: leases.peers() }));
             }
             Some(update) = updates.recv() => {
                 take_in(&mut leases, update, &mut updates);
-                let peers = leases.peers();
-                report(dataplane.apply(&peers).await, &mut resync);
-                notify::status(&format!("{}, peers: {}", state(&lease, dataplane), peers.len()));
+                report(backend.apply(&leases.peers()).await, &mut resync);
+                notify::status(&format!("{}, peers: {}", state(&lease, backend), leases.nodes()));
                 if !leases.own().is_some_and(|holder| holder.same_node(&us)) {
                     return End::LeaseLost;
                 }
             }
-            () = dataplane.pods_changed() => report(dataplane.follow_pods().await, &mut resync),
-            _ = resync.tick() => report(dataplane.resync(&leases.peers()).await, &mut resync),
+            () = backend.changed() => report(backend.react(&leases.peers()).await, &mut resync),
+            () = firewall.due() => firewall.resync().await,
+            _ = resync.tick() => report(backend.resync(&leases.peers()).await, &mut resync),
             () = at(renewal) => match store.renew(&lease).await {
                 Ok(Some(renewed)) => {
                     info!(subnet = %renewed.subnet, "lease renewed");
@@ -79,7 +80,7 @@ pub(super) async fn follow(
     }
 }
 
-/// Takes in an update and all that wait behind it, so that a burst is one change of the dataplane.
+/// Takes in an update and all that wait behind it, so that a burst is one change of the backend.
 fn take_in(leases: &mut LeaseSet, first: LeaseUpdate, more: &mut mpsc::Receiver<LeaseUpdate>) {
     let waiting = std::iter::from_fn(|| more.try_recv().ok());
     for update in std::iter::once(first).chain(waiting) {

@@ -1,7 +1,8 @@
 //! What kernel and maps should hold, computed from the peers alone. Pure: nothing here talks to anyone.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
@@ -14,8 +15,21 @@ pub struct Peer {
     pub subnet: IpNet,
     /// Its address on the underlay.
     pub public_ip: IpAddr,
-    /// MAC of its vxlan device.
-    pub vtep_mac: Mac,
+    /// MAC of its vxlan device; `None` with a backend that has none.
+    pub vtep_mac: Option<Mac>,
+}
+
+/// IPv4 routes through one device from which on they have nexthop objects: those of very large clusters, which would
+/// take the kernel seconds otherwise. Fewer are written as flanneld writes them.
+pub const NEXTHOPS_FROM: usize = 1000;
+
+/// How a route says where it leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// `via 10.1.15.0 dev flannel.1 onlink`.
+    Gateway(IpAddr),
+    /// The same, by the object that this gateway has (`nhid 167841536 via 10.1.15.0 dev flannel.1 onlink`).
+    Nexthop(Ipv4Addr),
 }
 
 /// The kernel's entries for the overlay, as flanneld programs them: per peer one route, one permanent
@@ -23,7 +37,9 @@ pub struct Peer {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Floor {
     /// Pod subnet -> gateway, `onlink` through the vxlan device. The gateway is the subnet's base address.
-    pub routes: BTreeMap<IpNet, IpAddr>,
+    pub routes: BTreeMap<IpNet, Via>,
+    /// Gateways that have an object.
+    pub nexthops: BTreeMap<Ipv4Addr, ()>,
     /// Gateway -> VTEP MAC, permanent.
     pub neighbours: BTreeMap<IpAddr, Mac>,
     /// VTEP MAC -> public IP of its node.
@@ -31,17 +47,28 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// What the kernel should hold for these peers.
+    /// What the kernel should hold for these peers, given whether it has nexthop objects. Without a MAC a peer cannot be
+    /// reached by vxlan.
     #[must_use]
-    pub fn of(peers: &[Peer]) -> Self {
-        let mut floor = Self::default();
-        for peer in peers {
-            let gateway = peer.subnet.network();
-            floor.routes.insert(peer.subnet, gateway);
-            floor.neighbours.insert(gateway, peer.vtep_mac);
-            floor.fdb.insert(peer.vtep_mac, peer.public_ip);
+    pub fn of<'a>(peers: impl IntoIterator<Item = &'a Peer>, nexthops: bool) -> Self {
+        let peers: Vec<_> = peers.into_iter().filter_map(|peer| Some((peer, peer.vtep_mac?))).collect();
+        let over_ipv4 = peers.iter().filter(|(peer, _)| peer.public_ip.is_ipv4()).count();
+        let nexthops = nexthops && over_ipv4 >= NEXTHOPS_FROM;
+        let gateway = |peer: &Peer| peer.subnet.network();
+        let via = |peer: &Peer| match gateway(peer) {
+            IpAddr::V4(gateway) if nexthops => Via::Nexthop(gateway),
+            gateway => Via::Gateway(gateway),
+        };
+        let object = |peer: &Peer| match via(peer) {
+            Via::Nexthop(gateway) => Some((gateway, ())),
+            Via::Gateway(_) => None,
+        };
+        Self {
+            routes: peers.iter().map(|(peer, _)| (peer.subnet, via(peer))).collect(),
+            nexthops: peers.iter().filter_map(|(peer, _)| object(peer)).collect(),
+            neighbours: peers.iter().map(|(peer, mac)| (gateway(peer), *mac)).collect(),
+            fdb: peers.iter().map(|(peer, mac)| (*mac, peer.public_ip)).collect(),
         }
-        floor
     }
 
     /// What to change to get from `self` to `desired`.
@@ -49,6 +76,7 @@ impl Floor {
     pub fn changes_to(&self, desired: &Self) -> FloorChanges {
         FloorChanges {
             routes: Changes::between(&self.routes, &desired.routes),
+            nexthops: Changes::between(&self.nexthops, &desired.nexthops),
             neighbours: Changes::between(&self.neighbours, &desired.neighbours),
             fdb: Changes::between(&self.fdb, &desired.fdb),
         }
@@ -59,7 +87,9 @@ impl Floor {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FloorChanges {
     /// Routes to set and remove.
-    pub routes: Changes<IpNet, IpAddr>,
+    pub routes: Changes<IpNet, Via>,
+    /// Nexthop objects to make and remove.
+    pub nexthops: Changes<Ipv4Addr, ()>,
     /// Neighbours to set and remove.
     pub neighbours: Changes<IpAddr, Mac>,
     /// FDB entries to set and remove.
@@ -70,7 +100,8 @@ impl FloorChanges {
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.routes.is_empty() && self.neighbours.is_empty() && self.fdb.is_empty()
+        let Self { routes, nexthops, neighbours, fdb } = self;
+        routes.is_empty() && nexthops.is_empty() && neighbours.is_empty() && fdb.is_empty()
     }
 }
 
@@ -87,10 +118,26 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Changes<K, V> {
     /// What to change to get from `actual` to `desired`.
     #[must_use]
     pub fn between(actual: &BTreeMap<K, V>, desired: &BTreeMap<K, V>) -> Self {
-        let set = desired.iter().filter(|(key, value)| actual.get(key) != Some(value));
-        let remove = actual.iter().filter(|(key, _)| !desired.contains_key(key));
-        let owned = |(key, value): (&K, &V)| (key.clone(), value.clone());
-        Self { set: set.map(owned).collect(), remove: remove.map(owned).collect() }
+        let (mut set, mut remove) = (Vec::new(), Vec::new());
+        let (mut there, mut wanted) = (actual.iter().peekable(), desired.iter().peekable());
+        loop {
+            // Both are sorted: the smaller key is the one that the other side does not have.
+            let order = match (there.peek(), wanted.peek()) {
+                (Some((is, _)), Some((should, _))) => is.cmp(should),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => return Self { set, remove },
+            };
+            let owned = |(key, value): (&K, &V)| (key.clone(), value.clone());
+            match order {
+                Ordering::Less => remove.extend(there.next().map(owned)),
+                Ordering::Greater => set.extend(wanted.next().map(owned)),
+                Ordering::Equal => {
+                    let (is, should) = (there.next(), wanted.next());
+                    set.extend(should.filter(|_| is != should).map(owned));
+                }
+            }
+        }
     }
 
     /// Whether there is nothing to do.
@@ -108,7 +155,7 @@ mod tests {
         Peer {
             subnet: subnet.parse().unwrap(),
             public_ip: public_ip.parse().unwrap(),
-            vtep_mac: Mac([0xc6, 0, 0, 0, 0, mac]),
+            vtep_mac: Some(Mac([0xc6, 0, 0, 0, 0, mac])),
         }
     }
 
@@ -122,25 +169,56 @@ mod tests {
             [("10.1.15.0/24", "10.1.15.0", "192.168.64.2"), ("fd44:0:0:4b::/64", "fd44:0:0:4b::", "fd00::2")]
         {
             let peer = peer(subnet, public_ip, 2);
-            let floor = Floor::of(std::slice::from_ref(&peer));
+            let floor = Floor::of(std::slice::from_ref(&peer), true);
             let base: IpAddr = base.parse().unwrap();
-            assert_eq!(floor.routes, BTreeMap::from([(peer.subnet, base)]));
-            assert_eq!(floor.neighbours, BTreeMap::from([(base, peer.vtep_mac)]));
-            assert_eq!(floor.fdb, BTreeMap::from([(peer.vtep_mac, peer.public_ip)]));
+            assert_eq!(floor.routes, BTreeMap::from([(peer.subnet, Via::Gateway(base))]));
+            let mac = peer.vtep_mac.unwrap();
+            assert_eq!(floor.neighbours, BTreeMap::from([(base, mac)]));
+            assert_eq!(floor.fdb, BTreeMap::from([(mac, peer.public_ip)]));
+        }
+    }
+
+    /// As many as have nexthop objects.
+    fn crowd() -> Vec<Peer> {
+        let subnet = |n: usize| format!("10.{}.{}.0/24", n / 256, n % 256);
+        (0..NEXTHOPS_FROM).map(|n| peer(&subnet(n), "192.168.64.2", 2)).collect()
+    }
+
+    #[test]
+    fn many_routes_have_nexthop_objects_where_the_kernel_has_them() {
+        let (mut crowd, other) = (crowd(), peer("fd44:0:0:4b::/64", "fd00::2", 2));
+        let via = |floor: &Floor, peer: &Peer| floor.routes[&peer.subnet];
+        let IpAddr::V4(gateway) = crowd[0].subnet.network() else { panic!() };
+        crowd.push(other.clone());
+        let floor = Floor::of(&crowd, true);
+        assert_eq!(via(&floor, &crowd[0]), Via::Nexthop(gateway));
+        assert_eq!(via(&floor, &other), Via::Gateway(other.subnet.network()));
+        assert_eq!(floor.nexthops.len(), NEXTHOPS_FROM);
+        for plain in [Floor::of(&crowd, false), Floor::of(&crowd[1..], true)] {
+            assert!(plain.nexthops.is_empty());
+            assert_eq!(via(&plain, &crowd[1]), Via::Gateway(crowd[1].subnet.network()));
         }
     }
 
     #[test]
     fn changes_lead_from_any_state_to_any_other_and_then_end() {
         let moved = Peer { public_ip: "192.168.64.9".parse().unwrap(), ..one() };
-        let reborn = Peer { vtep_mac: Mac([0xc6, 0, 0, 0, 0, 9]), ..one() };
+        let reborn = Peer { vtep_mac: Some(Mac([0xc6, 0, 0, 0, 0, 9])), ..one() };
         let other = peer("10.1.16.0/24", "192.168.64.3", 3);
-        let states =
-            [vec![], vec![one()], vec![moved], vec![reborn], vec![one(), other.clone()], vec![other]];
+        let states = [
+            vec![],
+            vec![one()],
+            vec![moved],
+            vec![reborn],
+            vec![one(), other.clone()],
+            vec![other],
+            crowd(),
+        ];
         for from in &states {
             for to in &states {
-                let (mut from, to) = (Floor::of(from), Floor::of(to));
-                let FloorChanges { routes, neighbours, fdb } = from.changes_to(&to);
+                let (mut from, to) = (Floor::of(from, true), Floor::of(to, true));
+                let FloorChanges { routes, nexthops, neighbours, fdb } = from.changes_to(&to);
+                apply(&mut from.nexthops, nexthops);
                 apply(&mut from.routes, routes);
                 apply(&mut from.neighbours, neighbours);
                 apply(&mut from.fdb, fdb);
@@ -160,14 +238,14 @@ mod tests {
     #[test]
     fn only_what_differs_is_written() {
         let other = peer("10.1.16.0/24", "192.168.64.3", 3);
-        let (before, after) = (Floor::of(&[one()]), Floor::of(&[one(), other.clone()]));
+        let (before, after) = (Floor::of(&[one()], true), Floor::of(&[one(), other.clone()], true));
         let changes = before.changes_to(&after);
         assert_eq!(
             changes.routes,
-            Changes { set: vec![(other.subnet, other.subnet.network())], remove: vec![] }
+            Changes { set: vec![(other.subnet, Via::Gateway(other.subnet.network()))], remove: vec![] }
         );
         let moved = Peer { public_ip: "192.168.64.9".parse().unwrap(), ..one() };
-        let changes = before.changes_to(&Floor::of(&[moved]));
+        let changes = before.changes_to(&Floor::of(&[moved], true));
         assert!(changes.routes.is_empty() && changes.neighbours.is_empty());
         assert_eq!(changes.fdb.set.len(), 1);
     }

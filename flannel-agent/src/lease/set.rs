@@ -69,6 +69,12 @@ impl LeaseSet {
         self.peers.values().flatten().cloned().collect()
     }
 
+    /// How many other nodes there are.
+    #[must_use]
+    pub fn nodes(&self) -> usize {
+        self.peers.len()
+    }
+
     /// Who holds our own subnet; `None` if the datastore does not have that lease, and before the first snapshot.
     #[must_use]
     pub fn own(&self) -> Option<PublicIps> {

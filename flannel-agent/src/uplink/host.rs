@@ -11,15 +11,15 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkLayerType, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use rtnetlink::{Error, Handle};
 
-use super::UplinkError;
 use super::way::{Way, way_to};
+use super::{UplinkError, UplinkOptions};
 
 /// What there is to choose from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
     /// All interfaces.
     pub interfaces: Vec<Interface>,
-    /// IPv4 default routes of the main table.
+    /// Default routes of the main table: of IPv4 where that is to be carried, else of IPv6.
     pub default_routes: Vec<DefaultRoute>,
     /// The way to the address that the uplink is to reach.
     pub way: Option<Way>,
@@ -67,20 +67,21 @@ impl Interface {
 }
 
 impl Host {
-    /// Asks the kernel, for the way to an address too.
+    /// Asks the kernel, as far as these options need it.
     ///
     /// # Errors
     /// [`UplinkError::Netlink`] if a dump fails.
-    pub(super) async fn read(handle: &Handle, can_reach: Option<IpAddr>) -> Result<Self, UplinkError> {
+    pub(super) async fn read(handle: &Handle, options: &UplinkOptions) -> Result<Self, UplinkError> {
         let failed = |what| move |source| UplinkError::Netlink { what, source };
         // One dump after the other: the kernel refuses a second one on the same socket with EBUSY.
         let links: Vec<_> =
             handle.link().get().execute().try_collect().await.map_err(failed("interfaces"))?;
         let addresses: Vec<_> =
             handle.address().get().execute().try_collect().await.map_err(failed("addresses"))?;
-        let routes = ipv4_routes(handle).await.map_err(failed("routes"))?;
+        let family = if options.stack.has_v4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let routes = routes(handle, family).await.map_err(failed("routes"))?;
         let mut host = Self::of(&links, addresses, &routes);
-        if let Some(address) = can_reach {
+        if let Some(address) = options.can_reach {
             host.way = way_to(handle, address).await.map_err(failed("the route to --iface-can-reach"))?;
         }
         Ok(host)
@@ -116,9 +117,9 @@ impl Host {
     }
 }
 
-async fn ipv4_routes(handle: &Handle) -> Result<Vec<RouteMessage>, Error> {
+async fn routes(handle: &Handle, family: AddressFamily) -> Result<Vec<RouteMessage>, Error> {
     let mut request = RouteMessage::default();
-    request.header.address_family = AddressFamily::Inet;
+    request.header.address_family = family;
     request.header.table = RouteHeader::RT_TABLE_MAIN;
     handle.route().get(request).execute().try_collect().await
 }

@@ -1,15 +1,18 @@
 //! The choice among what the host has. Pure.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use regex::Regex;
 
 use super::host::{Host, Interface};
-use super::{Uplink, UplinkError, UplinkOptions};
+use super::{Ends, Stack, Uplink, UplinkError, UplinkOptions};
 
 /// An interface, and the address it was chosen by.
 type Choice<'a> = (&'a Interface, Option<IpAddr>);
+
+const IPV4: &str = "IPv4";
+const IPV6: &str = "IPv6";
 
 /// What an interface can be asked to be.
 enum Wish<'a> {
@@ -22,10 +25,14 @@ enum Wish<'a> {
 pub(super) fn pick(host: &Host, options: &UplinkOptions) -> Result<Uplink, UplinkError> {
     let (interface, named) = match &wishes(options)[..] {
         [] => unasked(host, options)?,
-        wishes => first_usable(host, wishes)?,
+        wishes => first_usable(host, options.stack, wishes)?,
     };
-    uplink(interface, named, options)
-        .ok_or_else(|| UplinkError::NoAddress { name: interface.name.clone(), host: host.clone() })
+    let name = || interface.name.clone();
+    uplink(interface, named, options).map_err(|family| UplinkError::NoAddress {
+        name: name(),
+        family,
+        host: host.clone(),
+    })
 }
 
 /// In flannel's order. An empty name is none, as where a unit file leaves a variable empty.
@@ -36,7 +43,10 @@ fn wishes(options: &UplinkOptions) -> Vec<Wish<'_>> {
 }
 
 fn unasked<'a>(host: &'a Host, options: &UplinkOptions) -> Result<Choice<'a>, UplinkError> {
-    let public = [options.public_ip.map(IpAddr::V4), options.public_ipv6.map(IpAddr::V6)];
+    let public = [
+        options.public_ip.filter(|_| options.stack.has_v4()).map(IpAddr::V4),
+        options.public_ipv6.filter(|_| options.stack.has_v6()).map(IpAddr::V6),
+    ];
     let mut with_public_ip = public.into_iter().flatten().filter_map(|address| {
         Some((host.interfaces.iter().find(|interface| interface.has(address))?, Some(address)))
     });
@@ -44,13 +54,18 @@ fn unasked<'a>(host: &'a Host, options: &UplinkOptions) -> Result<Choice<'a>, Up
         let route = host.default_routes.iter().min_by_key(|route| route.metric)?;
         Some((host.interface(route.index)?, None))
     };
+    let family = if options.stack.has_v4() { IPV4 } else { IPV6 };
     let choice = with_public_ip.next().or_else(by_default_route);
-    choice.ok_or_else(|| UplinkError::NoDefaultRoute(host.clone()))
+    choice.ok_or_else(|| UplinkError::NoDefaultRoute { family, host: host.clone() })
 }
 
-/// The first that has an IPv4 address, as flanneld goes on to the next when one is unusable; failing that, the
+/// The first that has the addresses, as flanneld goes on to the next when one is unusable; failing that, the
 /// first, so that the error can name it.
-fn first_usable<'a>(host: &'a Host, wishes: &[Wish<'_>]) -> Result<Choice<'a>, UplinkError> {
+fn first_usable<'a>(host: &'a Host, stack: Stack, wishes: &[Wish<'_>]) -> Result<Choice<'a>, UplinkError> {
+    let is_usable = |(interface, _): &Choice<'_>| {
+        (!stack.has_v4() || !interface.ipv4.is_empty())
+            && (!stack.has_v6() || interface.ipv6.iter().any(is_told))
+    };
     let mut unusable = None;
     for wish in wishes {
         let (usable, others): (Vec<_>, Vec<_>) = wish.fitting(host).into_iter().partition(is_usable);
@@ -64,8 +79,9 @@ fn first_usable<'a>(host: &'a Host, wishes: &[Wish<'_>]) -> Result<Choice<'a>, U
     unusable.ok_or_else(|| UplinkError::NoMatch { wanted: wanted(), host: host.clone() })
 }
 
-fn is_usable((interface, _): &Choice<'_>) -> bool {
-    !interface.ipv4.is_empty()
+/// Whether others can be told of the address: a link-local one means nothing without an interface.
+fn is_told(address: &Ipv6Addr) -> bool {
+    !address.is_unicast_link_local()
 }
 
 impl Wish<'_> {
@@ -107,30 +123,35 @@ fn matching<'a>(host: &'a Host, regex: &Regex) -> Vec<Choice<'a>> {
     named.map(|interface| (interface, None)).collect()
 }
 
-/// Peers check that packets come from the public IP, so that one is used wherever the interface has it.
-fn uplink(interface: &Interface, named: Option<IpAddr>, options: &UplinkOptions) -> Option<Uplink> {
+/// The uplink by this interface, or the family that it has no address of.
+fn uplink(
+    interface: &Interface,
+    named: Option<IpAddr>,
+    options: &UplinkOptions,
+) -> Result<Uplink, &'static str> {
     let (named_v4, named_v6) = match named {
         Some(IpAddr::V4(address)) => (Some(address), None),
-        Some(IpAddr::V6(address)) => (None, Some(address)),
+        Some(IpAddr::V6(address)) => (None, Some(address).filter(is_told)),
         None => (None, None),
     };
-    let local_ip = local(&interface.ipv4, options.public_ip, named_v4)?;
-    let local_ipv6 = local(&interface.ipv6, options.public_ipv6, named_v6);
-    Some(Uplink {
+    let told: Vec<_> = interface.ipv6.iter().copied().filter(is_told).collect();
+    let ipv4 = || ends(&interface.ipv4, options.public_ip, named_v4).ok_or(IPV4);
+    let ipv6 = || ends(&told, options.public_ipv6, named_v6).ok_or(IPV6);
+    Ok(Uplink {
         name: interface.name.clone(),
         index: interface.index,
         mtu: interface.mtu,
         ethernet: interface.ethernet,
-        local_ip,
-        public_ip: options.public_ip.unwrap_or(local_ip),
-        local_ipv6,
-        public_ipv6: options.public_ipv6.or(local_ipv6),
+        ipv4: options.stack.has_v4().then(ipv4).transpose()?,
+        ipv6: options.stack.has_v6().then(ipv6).transpose()?,
     })
 }
 
-fn local<A: Copy + PartialEq>(addresses: &[A], public: Option<A>, named: Option<A>) -> Option<A> {
+/// Peers check that packets come from the public IP, so that one is used wherever the interface has it.
+fn ends<A: Copy + PartialEq>(addresses: &[A], public: Option<A>, named: Option<A>) -> Option<Ends<A>> {
     let configured = public.filter(|public| addresses.contains(public));
-    configured.or(named).or(addresses.first().copied())
+    let local = configured.or(named).or(addresses.first().copied())?;
+    Some(Ends { local, public: public.unwrap_or(local) })
 }
 
 impl fmt::Display for Wish<'_> {

@@ -80,27 +80,58 @@ fn interface_and_address_are_chosen() {
     ];
     for (ifaces, public_ip, name, local, public) in cases {
         let uplink = pick(&host(), &options(ifaces, public_ip)).unwrap();
-        let addresses = (uplink.local_ip.to_string(), uplink.public_ip.to_string());
+        let ends = uplink.ipv4.unwrap();
+        let addresses = (ends.local.to_string(), ends.public.to_string());
         assert_eq!(uplink.name, name, "{ifaces:?}");
         assert_eq!(addresses, (local.to_owned(), public.to_owned()), "{ifaces:?} {public_ip:?}");
     }
 }
 
+fn v6(stack: Stack, ifaces: &[&str], public: Option<&str>) -> UplinkOptions {
+    let public_ipv6 = public.map(|ip| ip.parse().unwrap());
+    UplinkOptions { stack, public_ipv6, ..options(ifaces, None) }
+}
+
 #[test]
-fn ipv6_comes_along() {
-    let mut options = options(&["eth0"], None);
-    let uplink = pick(&host(), &options).unwrap();
-    assert_eq!(
-        (uplink.local_ipv6, uplink.public_ipv6),
-        (Some("fd00::3".parse().unwrap()), uplink.local_ipv6)
-    );
-    options.public_ipv6 = Some("2001:db8::9".parse().unwrap());
-    let uplink = pick(&host(), &options).unwrap();
-    assert_eq!(
-        (uplink.local_ipv6, uplink.public_ipv6),
-        (Some("fd00::3".parse().unwrap()), options.public_ipv6)
-    );
-    assert_eq!(pick(&host(), &self::options(&["eth1"], None)).unwrap().local_ipv6, None);
+fn each_family_that_is_wanted_has_its_ends() {
+    let cases: [(UplinkOptions, Option<&str>, Option<&str>); 7] = [
+        (options(&["eth0"], None), Some("192.168.64.3"), None),
+        (v6(Stack::Dual, &["eth0"], None), Some("192.168.64.3"), Some("fd00::3")),
+        (v6(Stack::V6, &["eth0"], None), None, Some("fd00::3")),
+        (v6(Stack::V6, &["192.168.64.4"], None), None, Some("fd00::3")),
+        (v6(Stack::V6, &["eth1", "eth0"], None), None, Some("fd00::3")),
+        (
+            v6(Stack::Dual, &["eth0"], Some("2001:db8::9")),
+            Some("192.168.64.3"),
+            Some("fd00::3, known as 2001:db8::9"),
+        ),
+        (v6(Stack::Dual, &[], Some("fd00::3")), Some("192.168.64.3"), Some("fd00::3")),
+    ];
+    for (options, ipv4, ipv6) in cases {
+        let uplink = pick(&host(), &options).unwrap();
+        assert_eq!(uplink.ipv4.map(|ends| ends.to_string()).as_deref(), ipv4, "{options:?}");
+        assert_eq!(uplink.ipv6.map(|ends| ends.to_string()).as_deref(), ipv6, "{options:?}");
+    }
+}
+
+#[test]
+fn a_family_that_is_wanted_and_missing_is_named() {
+    let mut host = host();
+    host.interfaces[2].ipv6.push("fe80::3".parse().unwrap());
+    let cases = [
+        (v6(Stack::Dual, &["eth1"], None), "interface eth1 has no usable IPv6 address"),
+        (v6(Stack::Dual, &[], None), "interface eth1 has no usable IPv6 address"),
+        (v6(Stack::V6, &["fe80::3"], None), "interface eth1 has no usable IPv6 address"),
+        (v6(Stack::V6, &["eth2"], None), "interface eth2 has no usable IPv6 address"),
+        (v6(Stack::Dual, &["eth2"], None), "interface eth2 has no usable IPv4 address"),
+    ];
+    for (options, message) in cases {
+        let said = pick(&host, &options).unwrap_err().to_string();
+        assert!(said.starts_with(message), "{said}");
+    }
+    host.default_routes.clear();
+    let said = pick(&host, &v6(Stack::V6, &[], None)).unwrap_err().to_string();
+    assert!(said.starts_with("no IPv6 default route shows which interface to use"), "{said}");
 }
 
 #[test]
@@ -164,7 +195,7 @@ fn an_expression_finds_addresses_before_names() {
     ] {
         let uplink = pick(&host(), &asked(ifaces, regexes)).unwrap();
         assert_eq!(
-            (uplink.name.as_str(), uplink.local_ip.to_string()),
+            (uplink.name.as_str(), uplink.ipv4.unwrap().local.to_string()),
             (name, local.to_owned()),
             "{regexes:?}"
         );
@@ -182,7 +213,7 @@ fn the_way_to_an_address_shows_the_uplink() {
         (way(2, "fd00::3"), "192.168.64.3"),
     ] {
         let host = Host { way, ..host() };
-        assert_eq!(pick(&host, &reaching("10.9.9.9")).unwrap().local_ip.to_string(), local);
+        assert_eq!(pick(&host, &reaching("10.9.9.9")).unwrap().ipv4.unwrap().local.to_string(), local);
     }
     let nowhere = pick(&host(), &reaching("10.9.9.9")).unwrap_err().to_string();
     assert!(nowhere.starts_with("no interface fits --iface-can-reach 10.9.9.9. There are: lo"), "{nowhere}");

@@ -15,8 +15,13 @@ use tracing::warn;
 use super::{Uplink, UplinkError, UplinkOptions, choose};
 
 /// What can make the choice another.
-const GROUPS: [MulticastGroup; 4] =
-    [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr, MulticastGroup::Ipv4Route];
+const GROUPS: [MulticastGroup; 5] = [
+    MulticastGroup::Link,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+];
 /// An address is often changed by removing it and adding another: a burst of events is over after this time.
 const QUIET: Duration = Duration::from_millis(100);
 /// A burst that does not end is looked at all the same.

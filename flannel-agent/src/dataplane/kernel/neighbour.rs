@@ -48,7 +48,8 @@ async fn dump_family(
     request.execute().try_filter_map(|entry| future::ok(read(&entry, device))).try_collect().await
 }
 
-fn read(entry: &NeighbourMessage, device: u32) -> Option<(IpAddr, Mac)> {
+/// The entry, if it is one of ours on this device.
+pub(super) fn read(entry: &NeighbourMessage, device: u32) -> Option<(IpAddr, Mac)> {
     let ours = entry.header.ifindex == device && entry.header.state == NeighbourState::Permanent;
     if !ours { None } else { Some((destination(entry)?, mac(entry)?)) }
 }

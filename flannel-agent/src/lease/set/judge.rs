@@ -44,7 +44,7 @@ pub enum Reason {
         /// The lease's `BackendType`.
         theirs: String,
         /// Ours.
-        ours: String,
+        ours: &'static str,
     },
     /// Nobody knows where the node is.
     #[error("{0} is missing or not the address of a host")]
@@ -80,7 +80,8 @@ pub(super) enum Verdict {
 pub(super) struct Judge {
     pub own: SubnetKey,
     networks: Vec<IpNet>,
-    backend: String,
+    backend: &'static str,
+    /// What the leases of a backend with vxlan devices have to agree on.
     vni: Option<u32>,
 }
 
@@ -88,10 +89,10 @@ impl Judge {
     pub(super) fn new(config: &NetworkConfig, own: SubnetKey) -> Self {
         let vni = match &config.backend {
             Backend::Vxlan(vxlan) => Some(vxlan.vni),
-            Backend::Other(_) => None,
+            Backend::HostGw | Backend::Udp(_) | Backend::Alloc => None,
         };
         let networks = [config.ipv4, config.ipv6].into_iter().flatten().map(|range| range.network).collect();
-        Self { own, networks, backend: config.backend.name().to_owned(), vni }
+        Self { own, networks, backend: config.backend.lease_type(), vni }
     }
 
     pub(super) fn judge(&self, lease: &RawLease) -> Result<Verdict, Reason> {
@@ -102,7 +103,7 @@ impl Judge {
         let subnets = self.subnets(&key)?;
         let attrs = attrs(lease)?;
         if attrs.backend_type != self.backend {
-            return Err(Reason::OtherBackend { theirs: attrs.backend_type, ours: self.backend.clone() });
+            return Err(Reason::OtherBackend { theirs: attrs.backend_type, ours: self.backend });
         }
         let peers = subnets.into_iter().map(|subnet| self.peer(subnet, &attrs));
         Ok(Verdict::Peer(key, peers.collect::<Result<_, _>>()?))
@@ -134,19 +135,22 @@ impl Judge {
             }
         };
         let public_ip = ip.filter(|ip| is_host(*ip)).ok_or(Reason::NoPublicIp(ip_field))?;
-        let vtep_mac = self.vtep_mac(data_field, data.as_deref())?;
+        let vtep_mac = match self.vni {
+            Some(vni) => Some(vtep_mac(vni, data_field, data.as_deref())?),
+            None => None,
+        };
         Ok(Peer { subnet, public_ip, vtep_mac })
     }
+}
 
-    fn vtep_mac(&self, field: &'static str, data: Option<&RawValue>) -> Result<Mac, Reason> {
-        let refused = |problem: String| Reason::NoVtepMac { field, problem };
-        let data = data.ok_or_else(|| refused(format!("{field} is missing")))?;
-        let data: VxlanData = serde_json::from_str(data.get()).map_err(|err| refused(err.to_string()))?;
-        match (data.vni, self.vni) {
-            (Some(theirs), Some(ours)) if theirs != ours => Err(Reason::OtherVni { theirs, ours }),
-            _ if is_unicast(data.vtep_mac) => Ok(data.vtep_mac),
-            _ => Err(refused(format!("{} is not the address of one device", data.vtep_mac))),
-        }
+fn vtep_mac(ours: u32, field: &'static str, data: Option<&RawValue>) -> Result<Mac, Reason> {
+    let refused = |problem: String| Reason::NoVtepMac { field, problem };
+    let data = data.ok_or_else(|| refused(format!("{field} is missing")))?;
+    let data: VxlanData = serde_json::from_str(data.get()).map_err(|err| refused(err.to_string()))?;
+    match data.vni {
+        Some(theirs) if theirs != ours => Err(Reason::OtherVni { theirs, ours }),
+        _ if is_unicast(data.vtep_mac) => Ok(data.vtep_mac),
+        _ => Err(refused(format!("{} is not the address of one device", data.vtep_mac))),
     }
 }
 

@@ -39,7 +39,10 @@ fn put(key: &str, value: &str) -> LeaseUpdate {
 
 /// Peers as text: subnet, address, MAC.
 fn peers(set: &LeaseSet) -> Vec<String> {
-    set.peers().iter().map(|peer| format!("{} {} {}", peer.subnet, peer.public_ip, peer.vtep_mac)).collect()
+    set.peers()
+        .iter()
+        .map(|peer| format!("{} {} {}", peer.subnet, peer.public_ip, peer.vtep_mac.unwrap()))
+        .collect()
 }
 
 fn own_ip(set: &LeaseSet) -> Option<String> {
@@ -88,12 +91,12 @@ fn entries_are_refused_one_by_one() {
         (
             PEER,
             r#"{"PublicIP":"192.168.0.2","PublicIPv6":null,"BackendType":"host-gw"}"#,
-            Reason::OtherBackend { theirs: "host-gw".into(), ours: "vxlan".into() },
+            Reason::OtherBackend { theirs: "host-gw".into(), ours: "vxlan" },
         ),
         (
             PEER,
             r#"{"PublicIP":"192.168.0.2","PublicIPv6":null}"#,
-            Reason::OtherBackend { theirs: String::new(), ours: "vxlan".into() },
+            Reason::OtherBackend { theirs: String::new(), ours: "vxlan" },
         ),
         (PEER, &value("0.0.0.0", MAC), Reason::NoPublicIp("PublicIP")),
         (PEER, &value("224.0.0.1", MAC), Reason::NoPublicIp("PublicIP")),

@@ -1,0 +1,73 @@
+//! One vxlan device and what the kernel holds for it.
+
+use anyhow::{Context as _, Result};
+use ipnet::IpNet;
+use tracing::debug;
+
+use crate::dataplane::desired::{Floor, Peer};
+use crate::dataplane::kernel::{Device, DeviceSpec, Kernel};
+use crate::lease::SubnetKey;
+
+/// The floor of one address family.
+pub(super) struct Overlay {
+    spec: DeviceSpec,
+    device: Device,
+    /// What the kernel holds, as far as we know.
+    floor: Floor,
+    nexthops: bool,
+}
+
+impl Overlay {
+    /// Makes or adopts the device, with what it carries.
+    pub(super) async fn start(kernel: &Kernel, spec: DeviceSpec) -> Result<Self> {
+        let device = kernel.ensure_device(&spec).await?;
+        let floor = kernel.actual(&device).await?;
+        let nexthops = kernel.has_nexthops().await;
+        Ok(Self { spec, device, floor, nexthops })
+    }
+
+    pub(super) const fn spec(&self) -> &DeviceSpec {
+        &self.spec
+    }
+
+    pub(super) const fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Whether it is IPv6 that the device carries, over IPv6.
+    pub(super) const fn is_v6(&self) -> bool {
+        self.spec.local.is_ipv6()
+    }
+
+    /// Gives the device the base address of our subnet, as source of what the host itself sends.
+    pub(super) async fn serve(&self, kernel: &Kernel, own: SubnetKey) -> Result<()> {
+        let subnet = own.nets().find(|subnet| self.carries(*subnet));
+        let subnet =
+            subnet.with_context(|| format!("the lease {own} has no subnet for {}", self.spec.name))?;
+        kernel.ensure_address(&self.device, IpNet::from(subnet.network())).await
+    }
+
+    /// Makes the kernel hold exactly those of the peers that are of this family.
+    pub(super) async fn apply(&mut self, kernel: &Kernel, peers: &[Peer]) -> Vec<anyhow::Error> {
+        let ours = peers.iter().filter(|peer| self.carries(peer.subnet));
+        let desired = Floor::of(ours, self.nexthops);
+        let changes = self.floor.changes_to(&desired);
+        let mut errors = Vec::new();
+        if !changes.is_empty() {
+            errors = kernel.apply(&self.device, changes).await;
+            debug!(routes = desired.routes.len(), errors = errors.len(), "kernel entries brought up to date");
+        }
+        self.floor = desired;
+        errors
+    }
+
+    /// Reads what the kernel really holds.
+    pub(super) async fn read(&mut self, kernel: &Kernel) -> Result<()> {
+        self.floor = kernel.actual(&self.device).await?;
+        Ok(())
+    }
+
+    fn carries(&self, subnet: IpNet) -> bool {
+        self.is_v6() == subnet.addr().is_ipv6()
+    }
+}

@@ -1,0 +1,97 @@
+//! flannel's backends, in the address families that they have: who reaches whom, by which entries, and what a
+//! restart changes.
+
+mod dual_stack;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use flannel_tests::traffic::{At, ping};
+use flannel_tests::{Agent, Cluster, Etcd, Node, Pod, Topology, eventually};
+
+use crate::inspect;
+
+/// Within this everybody has followed.
+const FOLLOW: Duration = Duration::from_secs(5);
+
+/// Nodes with an agent and a pod each. Fields are in the order in which they have to go.
+struct Bed {
+    pods: Vec<Pod>,
+    agents: Vec<Agent>,
+    etcd: Etcd,
+    cluster: Cluster,
+}
+
+impl Bed {
+    fn start(topology: Topology, config: &str) -> Result<Self> {
+        let cluster = Cluster::build(topology)?;
+        let etcd = cluster.start_etcd()?;
+        etcd.configure(config)?;
+        let agents = cluster.start_agents(&etcd)?;
+        let pods = cluster.one_pod_each()?;
+        Ok(Self { pods, agents, etcd, cluster })
+    }
+
+    fn nodes(&self) -> &[Node] {
+        self.cluster.nodes()
+    }
+
+    /// Waits until every pod reaches every other at each of its addresses.
+    fn ensure_all_reach_all(&self) -> Result<()> {
+        eventually("all pods reach each other", FOLLOW, || self.pings())
+    }
+
+    fn pings(&self) -> Result<()> {
+        for (from, to) in self.pods.iter().flat_map(|from| self.pods.iter().map(move |to| (from, to))) {
+            for (from_ip, to_ip) in from.addresses().iter().zip(to.addresses()) {
+                ping(&At { netns: from.netns(), ip: *from_ip }, *to_ip)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keys and values of all leases.
+    fn leases(&self) -> Result<Vec<(String, String)>> {
+        Ok(self.etcd.subnets()?.into_iter().map(|entry| (entry.key, entry.value)).collect())
+    }
+
+    /// The last part of the key of a node's lease, and its value, found by the node's public IP.
+    fn lease(&self, node: &Node) -> Result<(String, serde_json::Value)> {
+        let (v4, v6) = (node.ip().to_string(), node.ip6().to_string());
+        for (key, value) in self.leases()? {
+            let value: serde_json::Value = serde_json::from_str(&value)?;
+            if value["PublicIP"] == v4.as_str() || value["PublicIPv6"] == v6.as_str() {
+                return Ok((key.rsplit('/').next().unwrap_or_default().to_owned(), value));
+            }
+        }
+        anyhow::bail!("{} has no lease", node.name())
+    }
+
+    /// Kills and restarts every agent in turn, and checks that leases and files stay as they are.
+    fn ensure_restarts_change_nothing(&mut self) -> Result<()> {
+        let files = |bed: &Self| bed.nodes().iter().map(Node::subnet_env).collect::<Result<Vec<_>>>();
+        let before = (self.leases()?, files(self)?);
+        for agent in &mut self.agents {
+            agent.restart()?;
+        }
+        self.ensure_all_reach_all()?;
+        ensure!((self.leases()?, files(self)?) == before, "leases or files are not as before");
+        Ok(())
+    }
+}
+
+/// The lines that a command prints in a node, without blanks around them.
+fn lines(node: &Node, command: &str) -> Result<Vec<String>> {
+    Ok(node.exec(command)?.lines().map(|line| line.trim().to_owned()).collect())
+}
+
+/// MTU of an interface.
+fn mtu(node: &Node, interface: &str) -> Result<u64> {
+    let links = node.netns().exec_json(&format!("ip -j link show dev {interface}"))?;
+    links[0]["mtu"].as_u64().context("no MTU")
+}
+
+/// MAC of an interface.
+fn mac(node: &Node, interface: &str) -> Result<String> {
+    inspect::link(node, interface).map(|link| link.mac)
+}

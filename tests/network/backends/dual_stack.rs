@@ -1,0 +1,189 @@
+//! vxlan with IPv6, beside IPv4 and without it: a device of its own over the IPv6 underlay.
+
+use std::net::Ipv6Addr;
+
+use anyhow::{Context as _, Result, ensure};
+use flannel_tests::{Node, TestResult, Topology, eventually};
+
+use super::{Bed, FOLLOW, lines, mac, mtu};
+use crate::inspect::DEVICE;
+use crate::overlay::lines_of;
+
+const DUAL: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","EnableIPv6":true,"IPv6Network":"fd44::/48",
+    "IPv6SubnetMax":"fd44:0:0:fff::","Backend":{"Type":"vxlan"}}"#;
+const V6_ONLY: &str =
+    r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd44::/48","Backend":{"Type":"vxlan"}}"#;
+const DEVICE_V6: &str = "flannel-v6.1";
+const STRANGER: &str = "10.5.77.0-24&fd44:0:0:7777::-64";
+
+/// Base address of a node's IPv6 subnet.
+fn base(node: &Node) -> Result<Ipv6Addr> {
+    let subnet = node.subnet_env()?.ipv6_subnet.context("no IPv6 subnet")?;
+    Ok(Ipv6Addr::from_bits(subnet.addr.to_bits() & !1))
+}
+
+/// A lease of a node that is none, with the last bytes of its two MACs and its IPv6 address.
+fn stranger(mac: u8, mac_v6: u8, host_v6: u8) -> String {
+    format!(
+        r#"{{"PublicIP":"192.168.64.77","PublicIPv6":"fd00:192:168:64::{host_v6:x}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:{mac:02x}"}},"BackendV6Data":{{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:{mac_v6:02x}"}}}}"#
+    )
+}
+
+/// Fails unless the node has exactly these of its peers' entries on its IPv6 device.
+fn ensure_knows(node: &Node, peers: &[(Ipv6Addr, String, Ipv6Addr)]) -> Result<()> {
+    let mut expected: Vec<_> = peers
+        .iter()
+        .flat_map(|(base, mac, public)| {
+            [
+                format!("{base}/64 via {base} metric 1024 onlink pref medium"),
+                format!("{base} lladdr {mac} PERMANENT"),
+                format!("{mac} dst {public} self permanent"),
+            ]
+        })
+        .collect();
+    let mut actual = Vec::new();
+    for command in
+        ["ip -6 route show proto boot dev", "ip -6 neigh show nud permanent dev", "bridge fdb show dev"]
+    {
+        actual.extend(lines(node, &format!("{command} {DEVICE_V6}"))?);
+    }
+    expected.sort();
+    actual.sort();
+    ensure!(actual == expected, "{actual:#?} instead of {expected:#?}");
+    Ok(())
+}
+
+/// Fails unless every node has the other nodes' entries and no more.
+fn ensure_joined(bed: &Bed) -> Result<()> {
+    eventually("the IPv6 devices lead to all others", FOLLOW, || {
+        for node in bed.nodes() {
+            let others = bed.nodes().iter().filter(|other| other.name() != node.name());
+            let peers = others.map(|other| Ok((base(other)?, mac(other, DEVICE_V6)?, other.ip6())));
+            ensure_knows(node, &peers.collect::<Result<Vec<_>>>()?)?;
+        }
+        Ok(())
+    })
+}
+
+fn ensure_device(node: &Node) -> Result<()> {
+    let shown = node.exec(&format!("ip -d link show dev {DEVICE_V6}"))?;
+    let options = format!("vxlan id 1 local {} dev eth0 srcport 0 0 dstport 8472 nolearning", node.ip6());
+    ensure!(shown.contains(&options), "no {options:?} in {shown}");
+    ensure!(mtu(node, DEVICE_V6)? == 1430, "{shown}");
+    let addresses = node.exec(&format!("ip -6 addr show dev {DEVICE_V6} scope global"))?;
+    ensure!(addresses.contains(&format!("inet6 {}/128", base(node)?)), "{addresses}");
+    Ok(())
+}
+
+#[test]
+fn pods_reach_each_other_in_both_families() -> TestResult {
+    let mut bed = Bed::start(Topology::segment(3), DUAL)?;
+    bed.ensure_all_reach_all()?;
+    ensure_joined(&bed)?;
+    for node in bed.nodes() {
+        ensure_device(node)?;
+        let env = node.subnet_env()?;
+        let (v4, v6) = (env.subnet.context("no IPv4 subnet")?, base(node)?);
+        assert_eq!(env.ipv6_network.map(|net| net.to_string()).as_deref(), Some("fd44::/48"));
+        assert_eq!((env.mtu, mtu(node, DEVICE)?), (1430, 1450), "one MTU for the pods' two families");
+        let (key, lease) = bed.lease(node)?;
+        assert_eq!(key, format!("{}-24&{v6}-64", std::net::Ipv4Addr::from_bits(v4.addr.to_bits() & !1)));
+        assert_eq!(lease["PublicIPv6"], node.ip6().to_string());
+        assert_eq!(lease["BackendData"]["VtepMAC"], mac(node, DEVICE)?);
+        assert_eq!(lease["BackendV6Data"]["VtepMAC"], mac(node, DEVICE_V6)?);
+    }
+    for agent in &bed.agents {
+        assert!(
+            agent.status().contains(" and fd44:") && agent.status().contains("/64 on bpf"),
+            "{}",
+            agent.status()
+        );
+    }
+    bed.ensure_restarts_change_nothing()?;
+    ensure_joined(&bed)?;
+    Ok(())
+}
+
+#[test]
+fn pods_reach_each_other_without_ipv4() -> TestResult {
+    let mut bed = Bed::start(Topology::segment(2), V6_ONLY)?;
+    bed.ensure_all_reach_all()?;
+    ensure_joined(&bed)?;
+    let node = &bed.nodes()[0];
+    ensure_device(node)?;
+    let (env, (key, lease)) = (node.subnet_env()?, bed.lease(node)?);
+    assert_eq!((env.network, env.subnet, env.mtu), (None, None, 1430));
+    assert_eq!(key, format!("0.0.0.0-0&{}-64", base(node)?));
+    assert_eq!((&lease["PublicIP"], &lease["BackendData"]), (&"0.0.0.0".into(), &serde_json::Value::Null));
+    assert!(lines(node, "ip -br link show type vxlan")?.len() == 1, "an IPv4 device without IPv4");
+    let log = bed.agents[0].log();
+    let told = lines_of(&log, "INFO").into_iter().filter(|line| line.contains("the BPF programs carry IPv4"));
+    assert_eq!((told.count(), lines_of(&log, "WARN")), (1, vec![]), "what is said of BPF: {log}");
+    bed.ensure_restarts_change_nothing()?;
+    Ok(())
+}
+
+#[test]
+fn bpf_that_was_asked_for_needs_ipv4() -> TestResult {
+    let cluster = flannel_tests::Cluster::segment(1)?;
+    let etcd = cluster.start_etcd()?;
+    flannel_tests::Datastore::configure(&etcd, V6_ONLY)?;
+    let mut agent =
+        flannel_tests::Agent::builder(&cluster.nodes()[0]).etcd(&etcd).arg("--dataplane=bpf").start()?;
+    assert_eq!(agent.wait_exit(FOLLOW)?.code(), Some(1));
+    let errors = lines_of(&agent.log(), "ERROR");
+    assert!(matches!(&errors[..], [error] if error.contains("the BPF programs carry IPv4")), "{errors:?}");
+    Ok(())
+}
+
+#[test]
+fn a_change_in_one_family_reaches_its_device() -> TestResult {
+    let bed = Bed::start(Topology::segment(1), DUAL)?;
+    let key = format!("{}/subnets/{STRANGER}", flannel_tests::etcd::PREFIX);
+    let node = &bed.nodes()[0];
+    let fdb = |device: &str| lines(node, &format!("bridge fdb show dev {device}"));
+    for (mac, mac_v6, host_v6) in [(1, 2, 0x77), (1, 3, 0x77), (1, 3, 0x78), (4, 3, 0x78)] {
+        bed.etcd.put(&key, &stranger(mac, mac_v6, host_v6))?;
+        let entry = |mac: u8, to: &str| vec![format!("c6:d2:32:6f:8f:{mac:02x} dst {to} self permanent")];
+        eventually("both devices have what the lease says", FOLLOW, || {
+            let expected =
+                (entry(mac, "192.168.64.77"), entry(mac_v6, &format!("fd00:192:168:64::{host_v6:x}")));
+            let actual = (fdb(DEVICE)?, fdb(DEVICE_V6)?);
+            ensure!(actual == expected, "{actual:?} instead of {expected:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_peer_comes_back_with_new_macs() -> TestResult {
+    let mut bed = Bed::start(Topology::segment(2), DUAL)?;
+    bed.ensure_all_reach_all()?;
+    let before = [DEVICE, DEVICE_V6].map(|device| mac(&bed.nodes()[1], device).unwrap());
+    bed.agents[1].kill()?;
+    bed.nodes()[1].netns().ip(&[format!("link del {DEVICE}"), format!("link del {DEVICE_V6}")])?;
+    bed.agents[1].restart()?;
+    let after = [DEVICE, DEVICE_V6].map(|device| mac(&bed.nodes()[1], device).unwrap());
+    assert!(before[0] != after[0] && before[1] != after[1], "{before:?}, {after:?}");
+    bed.ensure_all_reach_all()?;
+    ensure_joined(&bed)?;
+    Ok(())
+}
+
+#[test]
+fn a_peer_moves_to_another_ipv6_address() -> TestResult {
+    let bed = Bed::start(Topology::segment(2), DUAL)?;
+    bed.ensure_all_reach_all()?;
+    let node = &bed.nodes()[1];
+    let kept = [DEVICE, DEVICE_V6].map(|device| mac(node, device).unwrap());
+    node.netns()
+        .ip(&["addr add fd00:192:168:40::102/64 dev eth0", "addr del fd00:192:168:40::2/64 dev eth0"])?;
+    let peer = (base(node)?, kept[1].clone(), "fd00:192:168:40::102".parse()?);
+    eventually("the other node follows", FOLLOW, || {
+        ensure_knows(&bed.nodes()[0], std::slice::from_ref(&peer))
+    })?;
+    bed.ensure_all_reach_all()?;
+    assert_eq!([DEVICE, DEVICE_V6].map(|device| mac(node, device).unwrap()), kept);
+    Ok(())
+}
