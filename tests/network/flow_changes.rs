@@ -17,6 +17,8 @@ use crate::overlay::lines_of;
 
 /// Within this a rule ends a flow; the rest is for a machine that is busy.
 const BOUND: Duration = Duration::from_nanos(PROOF_NS + TRANSIT_NS + 4_000_000_000);
+/// Much sooner than a proof ends.
+const AT_ONCE: Duration = Duration::from_secs(3);
 /// Longer than a proof holds.
 const LONGER: Duration = Duration::from_nanos(PROOF_NS + 2_500_000_000);
 
@@ -83,22 +85,28 @@ fn receiver(pod: &Pod, at: SocketAddr) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-#[test]
-fn a_new_pod_gets_the_packets_of_one_that_had_its_address() -> TestResult {
+/// Replaces the second node's pod under a stream of one flow, and waits until the new one gets its packets.
+fn replace_receiver(end_agent: bool) -> TestResult {
     let mut overlay = overlay_of(1)?;
     let sender = overlay.pods[0][0].netns().udp_bind(overlay.pods[0][0].ip(), 0)?;
     let old = overlay.pods[1].remove(0);
     let first = receiver(&old, SocketAddr::new(old.ip(), 7000))?;
     eventually("a first datagram", SOON, || arrives(&sender, &first))?;
     (0..3).try_for_each(|_| arrives(&sender, &first))?;
-    let node = &overlay.nodes()[1];
+    let node = &overlay.cluster.nodes()[1];
     let delivered = inspect::shortcut(node)?.1;
     assert!(delivered >= 3, "{delivered} datagrams took the shortcut to the old pod");
+    if end_agent {
+        overlay.agents[1].kill()?;
+    }
     let new = node.replace_pod(old)?;
     // As a CNI plugin announces it, so that the host knows the new MAC.
     ping(&new, overlay.pods[0][0].ip())?;
     let second = receiver(&new, first.local_addr()?)?;
-    eventually("a datagram for the new pod", Duration::from_secs(2), || arrives(&sender, &second))?;
+    eventually("a datagram for the new pod", AT_ONCE, || arrives(&sender, &second))?;
+    if end_agent {
+        overlay.agents[1].restart()?;
+    }
     wait_plugged(node, &new)?;
     eventually("it takes the shortcut, too", SOON, || {
         arrives(&sender, &second)?;
@@ -106,6 +114,16 @@ fn a_new_pod_gets_the_packets_of_one_that_had_its_address() -> TestResult {
         Ok(())
     })?;
     Ok(())
+}
+
+#[test]
+fn a_new_pod_gets_the_packets_of_one_that_had_its_address() -> TestResult {
+    replace_receiver(false)
+}
+
+#[test]
+fn a_new_pod_gets_them_while_no_agent_is_there() -> TestResult {
+    replace_receiver(true)
 }
 
 /// Waits until no program is on a pod's port, and no flow leads there.

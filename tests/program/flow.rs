@@ -8,6 +8,8 @@ use flannel_common::abi;
 use flannel_common::flow::{Flow, FlowKey, PROOF_NS, Passage, Port, TRANSIT_NS};
 use flannel_common::outcome::{Hook, Outcome, Verdict};
 
+use flannel_tests::NetNs;
+
 use super::{Programs, Run, TC_ACT_REDIRECT, TC_ACT_UNSPEC};
 use sample::{GATEWAY_MAC, POD_MAC, key};
 
@@ -35,9 +37,12 @@ pub(super) fn flow(egress: [u64; 2], ingress: [u64; 2]) -> Flow {
     Flow { egress: passage(egress), ingress: passage(ingress), port: port() }
 }
 
+/// MTU of the pod's bridge port, in bytes.
+pub(super) const POD_MTU: usize = 1450;
+
 /// The pod's bridge port: that of a test run, loopback.
-pub(super) fn port() -> Port {
-    Port { ifindex: 1, mtu: 1450, pod_mac: POD_MAC, gateway_mac: GATEWAY_MAC, reserved: 0 }
+fn port() -> Port {
+    Port { ifindex: 1, pod_mac: POD_MAC, gateway_mac: GATEWAY_MAC }
 }
 
 /// Changes where the pod is.
@@ -90,13 +95,29 @@ fn indifferent(description: &'static str, frame: &[u8], outcome: Outcome) -> [Ro
 
 impl Row {
     /// The same with an aggregate of such segments.
-    pub(super) fn gso(self, gso_size: u32) -> Self {
-        Self { gso_size, ..self }
+    pub(super) fn gso(self, gso_size: usize) -> Self {
+        Self { gso_size: gso_size as u32, ..self }
     }
 }
 
-/// Runs a table. What is not carried must come out as it went in; `carried` judges the rest.
-pub(super) fn check(programs: &mut Programs, hook: Hook, table: Vec<Row>, carried: impl Fn(&Run, &[u8])) {
+/// Runs a table, in a namespace with no other interface than the pod's port. What is not carried must come out as
+/// it went in; `carried` judges the rest.
+pub(super) fn check(
+    programs: &mut Programs,
+    hook: Hook,
+    table: Vec<Row>,
+    carried: impl Fn(&Run, &[u8]) + Send,
+) {
+    let place = NetNs::new("program").unwrap();
+    place.ip(&[format!("link set lo mtu {POD_MTU}")]).unwrap();
+    let checked = place.run(|| {
+        check_here(programs, hook, table, carried);
+        Ok(())
+    });
+    checked.unwrap();
+}
+
+fn check_here(programs: &mut Programs, hook: Hook, table: Vec<Row>, carried: impl Fn(&Run, &[u8])) {
     for Row { description, frame, gso_size, before, outcome, after } in table {
         let start = now();
         programs.set_flows(&at_times(before, |age| start - age));

@@ -7,8 +7,8 @@ use flannel_common::outcome::{Hook, Outcome};
 
 use super::flow::sample::{GATEWAY_MAC, POD_MAC, Way, controls, hop, no_flows};
 use super::flow::{
-    FRESH, Flows, NEVER, NOW, OLD, PROVEN, Row, STALE, UNKNOWN, check, check_off, flow, moved, none, of_tcp,
-    of_udp, row,
+    FRESH, Flows, NEVER, NOW, OLD, POD_MTU, PROVEN, Row, STALE, UNKNOWN, check, check_off, flow, moved, none,
+    of_tcp, of_udp, row,
 };
 use super::{OUR_MAC, PEER_MAC, Programs};
 use crate::packets::{Ipv4, frame};
@@ -86,6 +86,7 @@ fn what_is_no_flow_is_left_alone() {
 #[test]
 fn what_only_the_stack_can_answer_enters_it() {
     let (proven, entered) = (flow(PROVEN, PROVEN), flow(PROVEN, [NOW, FRESH]));
+    let gone = |flow| moved(flow, |port| port.ifindex = 99);
     let refused = |description, packet: Ipv4, outcome| {
         row(description, received(&packet), of_udp(proven), outcome, of_udp(entered))
     };
@@ -96,8 +97,9 @@ fn what_only_the_stack_can_answer_enters_it() {
         delivered("two routers left", Way::Ingress.udp(b"x").ttl(2)),
         refused("the last router", Way::Ingress.udp(b"x").ttl(1), Outcome::TtlExpired),
         refused("dead on arrival", Way::Ingress.udp(b"x").ttl(0), Outcome::TtlExpired),
-        delivered("as long as the pod's MTU", Way::Ingress.udp(&[1; 1450 - 28])),
-        refused("one byte longer", Way::Ingress.udp(&[1; 1450 - 28 + 1]), Outcome::TooBig),
+        delivered("as long as the pod's MTU", Way::Ingress.udp(&[1; POD_MTU - 28])),
+        row("a port that is gone", datagram(), of_udp(gone(proven)), Outcome::FlowNew, of_udp(gone(entered))),
+        refused("one byte longer", Way::Ingress.udp(&[1; POD_MTU - 28 + 1]), Outcome::TooBig),
     ]);
 }
 
@@ -107,10 +109,10 @@ fn an_aggregate_is_delivered_whole_if_its_segments_fit() {
     let tcp = || received(&Way::Ingress.tcp(|_| {}, &[0x50; 3000]));
     let udp = || received(&Way::Ingress.udp(&[0x50; 3000]));
     check_all(vec![
-        row("TCP", tcp(), of_tcp(proven), Outcome::Delivered, of_tcp(proven)).gso(1450 - 40),
-        row("TCP, too long", tcp(), of_tcp(proven), Outcome::TooBig, of_tcp(entered)).gso(1450 - 40 + 1),
-        row("UDP", udp(), of_udp(proven), Outcome::Delivered, of_udp(proven)).gso(1450 - 28),
-        row("UDP, too long", udp(), of_udp(proven), Outcome::TooBig, of_udp(entered)).gso(1450 - 28 + 1),
+        row("TCP", tcp(), of_tcp(proven), Outcome::Delivered, of_tcp(proven)).gso(POD_MTU - 40),
+        row("TCP, too long", tcp(), of_tcp(proven), Outcome::TooBig, of_tcp(entered)).gso(POD_MTU - 40 + 1),
+        row("UDP", udp(), of_udp(proven), Outcome::Delivered, of_udp(proven)).gso(POD_MTU - 28),
+        row("UDP, too long", udp(), of_udp(proven), Outcome::TooBig, of_udp(entered)).gso(POD_MTU - 28 + 1),
     ]);
 }
 

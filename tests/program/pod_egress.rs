@@ -27,9 +27,9 @@ fn segment() -> Vec<u8> {
     sent(&Way::Egress.tcp(|_| {}, b"payload"))
 }
 
-/// A flow of which a packet has entered the stack just now, at a port whose MTU nobody has seen yet.
+/// A flow of which a packet has entered the stack just now.
 fn entered() -> Flow {
-    moved(flow([NOW, NEVER], UNKNOWN), |port| port.mtu = 0)
+    flow([NOW, NEVER], UNKNOWN)
 }
 
 fn check_all(table: Vec<Row>) {
@@ -104,10 +104,8 @@ fn a_flow_belongs_to_the_port_that_it_was_proven_at() {
         })
         .collect();
     let nowhere = moved(flow(UNKNOWN, [FRESH, NEVER]), |port| *port = Default::default());
-    let here = moved(flow([NOW, NEVER], [FRESH, NEVER]), |port| port.mtu = 0);
+    let here = flow([NOW, NEVER], [FRESH, NEVER]);
     rows.push(row("no port yet", datagram(), of_udp(nowhere), Outcome::FlowNew, of_udp(here)));
-    let wide = of_udp(moved(flow(PROVEN, UNKNOWN), |port| port.mtu = 9000));
-    rows.push(row("the MTU does not matter", datagram(), wide.clone(), Outcome::Encapsulated, wide));
     check_all(rows);
 }
 

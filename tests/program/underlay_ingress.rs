@@ -6,7 +6,9 @@ use etherparse::{EtherType, IpNumber};
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::flow::sample::{GATEWAY_MAC, POD_MAC, Way, controls, hop};
-use super::flow::{FRESH, Flows, NEVER, OLD, PROVEN, Row, UNKNOWN, check, flow, none, of_tcp, of_udp, row};
+use super::flow::{
+    FRESH, Flows, NEVER, OLD, POD_MTU, PROVEN, Row, UNKNOWN, check, flow, moved, none, of_tcp, of_udp, row,
+};
 use super::{
     OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Programs, Untouched, VNI, all_untouched, carried, untouched,
 };
@@ -225,16 +227,21 @@ fn of_a_proven_flow_too_the_stack_gets_what_is_its_own() {
         ("two routers left", good().ttl(2), Outcome::Delivered),
         ("the last router", good().ttl(1), Outcome::Decapsulated),
         ("dead on arrival", good().ttl(0), Outcome::Decapsulated),
-        ("as long as the pod's MTU", Way::Ingress.udp(&[1; 1450 - 28]), Outcome::Delivered),
-        ("one byte longer", Way::Ingress.udp(&[1; 1450 - 28 + 1]), Outcome::Decapsulated),
+        ("as long as the pod's MTU", Way::Ingress.udp(&[1; POD_MTU - 28]), Outcome::Delivered),
+        ("one byte longer", Way::Ingress.udp(&[1; POD_MTU - 28 + 1]), Outcome::Decapsulated),
         ("a fragment", good().fragment(0, true), Outcome::Decapsulated),
         ("IP options", good().options([0x94, 4, 0, 0]), Outcome::Decapsulated),
         ("a ping", ping, Outcome::Decapsulated),
     ];
+    let gone = of_udp(moved(flow(PROVEN, PROVEN), |port| port.ifindex = 99));
+    let gone = from_peer("a port that is gone", &good(), gone, Outcome::Decapsulated);
     let rows = table.map(|(description, packet, outcome)| from_peer(description, &packet, udp(), outcome));
     let controls = controls(Way::Ingress)
         .map(|(description, packet)| from_peer(description, &packet, tcp(), Outcome::Decapsulated));
-    check_unwrapped(&mut Programs::with_flow_cache(), rows.into_iter().chain(controls).collect());
+    check_unwrapped(
+        &mut Programs::with_flow_cache(),
+        rows.into_iter().chain(controls).chain([gone]).collect(),
+    );
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
     if node.flow_cache != 0
         && let Ok(step) = Step::of(packet, &inner, Direction::Egress)
     {
-        let _ = step.leaves(None);
+        step.leaves(None);
     }
     fit::uplink(packet, &inner, node)?;
     encap::push(packet, *inner.frame, inner.ip.tos, node, lease)?;
