@@ -2,6 +2,7 @@
 
 mod backends;
 mod clsact;
+mod docker;
 mod fallback;
 mod firewall;
 mod flow_cache;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use flannel_tests::traffic::{Report, Steady};
-use flannel_tests::{Agent, AgentBuilder, Cluster, Etcd, Node, Pod, Topology, eventually};
+use flannel_tests::{Agent, AgentBuilder, Cluster, Etcd, Host, Node, Pod, Topology, eventually};
 
 use crate::inspect;
 
@@ -108,7 +108,7 @@ pub(crate) struct Streams {
 
 impl Streams {
     /// One each way.
-    pub(crate) fn between(one: &Pod, other: &Pod) -> Result<Self> {
+    pub(crate) fn between(one: &dyn Host, other: &dyn Host) -> Result<Self> {
         Ok(Self { there: Steady::start(one, other, PACE)?, back: Steady::start(other, one, PACE)? })
     }
 
