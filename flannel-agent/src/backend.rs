@@ -3,6 +3,7 @@
 pub mod alloc;
 mod direct;
 pub mod host_gw;
+pub mod udp;
 pub mod vxlan;
 
 use anyhow::Result;

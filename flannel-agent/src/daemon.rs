@@ -12,6 +12,7 @@ use tracing::{error, info};
 
 use crate::backend::alloc::Alloc;
 use crate::backend::host_gw::HostGw;
+use crate::backend::udp::Udp;
 use crate::backend::vxlan::Vxlan;
 use crate::backend::{Backend, Setup};
 use crate::cli::Flags;
@@ -75,7 +76,12 @@ async fn serve_from(store: &impl SubnetManager, flags: &Flags, health: &Health) 
         config::Backend::Vxlan(vxlan) => serve_with::<Vxlan>(store, flags, health, &network, vxlan).await,
         config::Backend::HostGw => serve_with::<HostGw>(store, flags, health, &network, &()).await,
         config::Backend::Alloc => serve_with::<Alloc>(store, flags, health, &network, &()).await,
-        config::Backend::Udp(_) => bail!("backend type \"udp\" is not served by this version"),
+        config::Backend::Udp(_) if network.ipv6.is_some() => {
+            bail!(
+                "EnableIPv6 is true and the backend is udp, which carries IPv4 only; vxlan and host-gw carry both"
+            )
+        }
+        config::Backend::Udp(udp) => serve_with::<Udp>(store, flags, health, &network, udp).await,
     }
 }
 

@@ -5,6 +5,7 @@ mod alloc;
 mod direct_routing;
 mod dual_stack;
 mod host_gw;
+mod udp;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;

@@ -23,13 +23,13 @@ pub mod unreachable;
 mod watch;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result};
-use ipnet::IpNet;
-use rtnetlink::Handle;
+use ipnet::{IpNet, Ipv4Net};
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::route::RouteFlags;
+use rtnetlink::packet_route::route::{RouteFlags, RouteProtocol, RouteScope};
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use tokio::sync::Mutex;
 
 use self::batch::Batch;
@@ -85,13 +85,38 @@ impl Kernel {
         device::ensure(&self.handle, spec).await
     }
 
-    /// Gives the device this address of global scope, and no other of its family except link-local ones.
+    /// Gives the interface this address of global scope, and no other of its family except link-local ones.
     ///
     /// # Errors
     /// If the kernel refuses to list, add or remove an address.
-    pub async fn ensure_address(&self, device: &Device, address: IpNet) -> Result<()> {
+    pub async fn ensure_address(&self, interface: u32, address: IpNet) -> Result<()> {
         let _dumping = self.dumping.lock().await;
-        address::ensure(&self.handle, device.index, address).await
+        address::ensure(&self.handle, interface, address).await
+    }
+
+    /// Sets an interface up, with this MTU in bytes.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn set_up(&self, interface: u32, mtu: u32) -> Result<()> {
+        let change = LinkUnspec::new_with_index(interface).mtu(mtu).up().build();
+        let changed = self.handle.link().change(change).execute().await;
+        changed.with_context(|| format!("setting interface {interface} up with MTU {mtu}"))
+    }
+
+    /// Has the whole network lie behind an interface: `10.5.0.0/16 dev flannel0`.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn ensure_network_route(&self, interface: u32, network: Ipv4Net) -> Result<()> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(network.network(), network.prefix_len())
+            .output_interface(interface)
+            .protocol(RouteProtocol::Boot)
+            .scope(RouteScope::Universe)
+            .build();
+        let added = self.handle.route().add(route).replace().execute().await;
+        added.with_context(|| format!("setting the route to {network} by interface {interface}"))
     }
 
     /// What the device carries now, of the kind that flanneld writes; anything else on it stays out of sight.

@@ -47,7 +47,7 @@ impl Overlay {
         let subnet = own.nets().find(|subnet| self.carries(*subnet));
         let subnet =
             subnet.with_context(|| format!("the lease {own} has no subnet for {}", self.spec.name))?;
-        kernel.ensure_address(&self.device, IpNet::from(subnet.network())).await
+        kernel.ensure_address(self.device.index, IpNet::from(subnet.network())).await
     }
 
     /// Makes the kernel hold exactly those of the peers that are of this family.

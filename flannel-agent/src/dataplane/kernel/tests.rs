@@ -174,7 +174,7 @@ fn the_address_is_the_only_one() {
         for address in
             ["10.5.51.0/32", "10.5.52.0/32", "10.5.52.0/32", "fd44:0:0:4b::/128", "fd44:0:0:4c::/128"]
         {
-            kernel.ensure_address(&device, address.parse().unwrap()).await.unwrap();
+            kernel.ensure_address(device.index, address.parse().unwrap()).await.unwrap();
         }
         let shown = run("ip address show dev flannel.1");
         assert_eq!(shown.matches("inet ").count(), 1, "{shown}");

@@ -1,0 +1,162 @@
+//! IPv4 packets on their way through the tunnel, as pure code.
+
+use std::net::Ipv4Addr;
+
+/// Without options.
+const HEADER: usize = 20;
+const ICMP_HEADER: usize = 8;
+/// Bytes after its IP header that an ICMP error quotes of the packet in question (RFC 792).
+const QUOTED: usize = 8;
+/// The sender is one of our own pods.
+const ERROR_TTL: u8 = 64;
+const ICMP: u8 = 1;
+/// Destination unreachable, code 0: network unreachable.
+const NET_UNREACHABLE: [u8; 2] = [3, 0];
+
+/// Where an IPv4 packet goes; `None` if it is none, or its header is not whole.
+pub(super) fn destination(packet: &[u8]) -> Option<Ipv4Addr> {
+    header(packet)?;
+    address(packet, 16)
+}
+
+/// Takes one from the TTL. `false`: it has run out, and the packet with it.
+pub(super) fn hop(packet: &mut [u8]) -> bool {
+    if header(packet).is_none() || packet[8] <= 1 {
+        return false;
+    }
+    packet[8] -= 1;
+    // RFC 1624, equation 3: the word of the TTL has become less by 0x0100.
+    let checksum = u16::from_be_bytes([packet[10], packet[11]]);
+    let checksum = !fold(u32::from(!checksum) + u32::from(!0x0100u16));
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    true
+}
+
+/// The ICMP error that tells the sender of this packet that nobody leases its destination, and the sender's address;
+/// `None` where no error may be sent: about ICMP, and about any fragment but the first (RFC 792). Source address
+/// and header checksum are left to the kernel (raw(7)).
+pub(super) fn net_unreachable(offender: &[u8]) -> Option<(Vec<u8>, Ipv4Addr)> {
+    let header = header(offender)?;
+    let later_fragment = u16::from_be_bytes([offender[6], offender[7]]) & 0x1fff != 0;
+    if offender[9] == ICMP || later_fragment {
+        return None;
+    }
+    let sender = address(offender, 12)?;
+    let quoted = &offender[..offender.len().min(header + QUOTED)];
+    let length = u16::try_from(HEADER + ICMP_HEADER + quoted.len()).ok()?;
+    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, ERROR_TTL, ICMP, 0, 0, 0, 0, 0, 0];
+    packet[2..4].copy_from_slice(&length.to_be_bytes());
+    packet.extend(sender.octets());
+    packet.extend(NET_UNREACHABLE);
+    packet.extend([0; ICMP_HEADER - NET_UNREACHABLE.len()]);
+    packet.extend(quoted);
+    let sum = checksum(&packet[HEADER..]);
+    packet[HEADER + 2..HEADER + 4].copy_from_slice(&sum.to_be_bytes());
+    Some((packet, sender))
+}
+
+/// The length of a packet's IPv4 header, if it has one.
+fn header(packet: &[u8]) -> Option<usize> {
+    let first = *packet.first()?;
+    let length = usize::from(first & 0xf) * 4;
+    (first >> 4 == 4 && length >= HEADER && packet.len() >= length).then_some(length)
+}
+
+fn address(packet: &[u8], at: usize) -> Option<Ipv4Addr> {
+    let bytes: [u8; 4] = packet.get(at..at + 4)?.try_into().ok()?;
+    Some(bytes.into())
+}
+
+/// RFC 1071.
+fn checksum(bytes: &[u8]) -> u16 {
+    let word = |pair: &[u8]| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
+    !fold(bytes.chunks(2).map(word).sum())
+}
+
+fn fold(mut sum: u32) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SENDER: Ipv4Addr = Ipv4Addr::new(10, 5, 1, 2);
+
+    /// A packet of this protocol with a number in its identification, so that checksums differ.
+    fn packet(protocol: u8, ttl: u8, id: u16) -> Vec<u8> {
+        let mut packet = vec![0x45, 0, 0, 32, 0, 0, 0x40, 0, ttl, protocol, 0, 0, 10, 5, 1, 2, 10, 5, 77, 3];
+        packet[4..6].copy_from_slice(&id.to_be_bytes());
+        let sum = checksum(&packet);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        packet.extend(1..=12);
+        packet
+    }
+
+    #[test]
+    fn each_hop_takes_one_and_leaves_a_right_checksum() {
+        for id in 0..=u16::MAX {
+            let mut packet = packet(17, 64, id);
+            assert!(hop(&mut packet));
+            assert_eq!((packet[8], checksum(&packet[..HEADER])), (63, 0), "id {id}");
+            let expected = self::packet(17, 63, id);
+            assert_eq!(packet, expected, "id {id}");
+        }
+    }
+
+    #[test]
+    fn a_packet_ends_with_its_ttl() {
+        for (ttl, goes_on) in [(0, false), (1, false), (2, true), (255, true)] {
+            assert_eq!(hop(&mut packet(17, ttl, 7)), goes_on, "TTL {ttl}");
+        }
+    }
+
+    #[test]
+    fn only_ipv4_has_a_destination() {
+        let good = packet(17, 64, 7);
+        let with = |at: usize, byte: u8| {
+            let mut packet = good.clone();
+            packet[at] = byte;
+            packet
+        };
+        for (packet, expected) in [
+            (good.clone(), Some(Ipv4Addr::new(10, 5, 77, 3))),
+            (good[..20].to_vec(), Some(Ipv4Addr::new(10, 5, 77, 3))),
+            (good[..19].to_vec(), None),
+            (Vec::new(), None),
+            (with(0, 0x65), None),
+            (with(0, 0x44), None),
+            (with(0, 0x4f), None),
+        ] {
+            assert_eq!(destination(&packet), expected, "{packet:?}");
+            assert_eq!(hop(&mut packet.clone()), expected.is_some(), "{packet:?}");
+        }
+    }
+
+    #[test]
+    fn the_sender_is_told_with_the_head_of_its_packet() {
+        let offender = packet(17, 64, 7);
+        let (told, sender) = net_unreachable(&offender).unwrap();
+        assert_eq!((told.len(), sender), (20 + 8 + 28, SENDER));
+        assert_eq!((u16::from_be_bytes([told[2], told[3]]), told[8], told[9]), (56, 64, 1));
+        assert_eq!((address(&told, 12), address(&told, 16)), (Some(Ipv4Addr::UNSPECIFIED), Some(SENDER)));
+        assert_eq!((&told[20..22], &told[28..]), (&[3, 0][..], &offender[..28]));
+        assert_eq!(checksum(&told[20..]), 0);
+        let (short, _) = net_unreachable(&offender[..24]).unwrap();
+        assert_eq!(&short[28..], &offender[..24]);
+    }
+
+    #[test]
+    fn of_some_packets_nobody_is_told() {
+        let mut fragment = packet(17, 64, 7);
+        assert_eq!(net_unreachable(&packet(1, 64, 7)), None, "ICMP");
+        fragment[6..8].copy_from_slice(&[0x20, 0]);
+        assert!(net_unreachable(&fragment).is_some(), "a first fragment");
+        fragment[6..8].copy_from_slice(&[0x20, 1]);
+        assert_eq!(net_unreachable(&fragment), None, "a later fragment");
+        assert_eq!(net_unreachable(&[0x60; 40]), None, "IPv6");
+    }
+}
