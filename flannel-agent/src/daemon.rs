@@ -17,7 +17,7 @@ use crate::dataplane::Dataplane;
 use crate::dataplane::desired::Peer;
 use crate::dataplane::kernel::Kernel;
 use crate::health::Health;
-use crate::lease::etcd::{EtcdManager, EtcdOptions};
+use crate::lease::etcd::EtcdManager;
 use crate::lease::local::LocalManager;
 use crate::lease::{LeaseAttrs, OwnLease, SubnetKey, SubnetManager};
 use crate::mac::Mac;
@@ -26,7 +26,7 @@ use crate::uplink::Uplink;
 use crate::uplink::watch::UplinkWatch;
 use crate::{notify, subnet_file};
 use follow::{End, follow};
-use settings::{attributes, served, settings, uplink_options};
+use settings::{attributes, etcd_options, served, settings, uplink_options};
 
 /// How long to wait between attempts at what cannot be done yet.
 const RETRY: Duration = Duration::from_secs(1);
@@ -64,8 +64,7 @@ async fn serve(flags: &Flags, health: &Health) -> Result<()> {
     if let Some(dir) = &flags.local_subnet_mgr {
         return serve_from(&LocalManager::new(dir.clone()), flags, health).await;
     }
-    let etcd = EtcdOptions { endpoints: flags.etcd_endpoints.clone(), prefix: flags.etcd_prefix.clone() };
-    serve_from(&EtcdManager::new(etcd), flags, health).await
+    serve_from(&EtcdManager::new(etcd_options(flags)), flags, health).await
 }
 
 async fn serve_from(store: &impl SubnetManager, flags: &Flags, health: &Health) -> Result<()> {

@@ -46,8 +46,6 @@ fn what_is_not_served_is_refused_by_name() -> TestResult {
     for (flag, name) in [
         ("-ip-masq", "--ip-masq"),
         ("--kube-subnet-mgr", "--kube-subnet-mgr"),
-        ("--etcd-cafile=/ca.pem", "--etcd-cafile"),
-        ("--etcd-username=root", "--etcd-username"),
         ("--ip-blackhole-route", "--ip-blackhole-route"),
     ] {
         let output = run(&[flag])?;
@@ -68,6 +66,8 @@ fn nonsense_is_refused_by_name() -> TestResult {
         ("--iface-regex=eth[", vec!["iface-regex", "eth[", "unclosed"]),
         ("--iface-can-reach=example.org", vec!["iface-can-reach", "example.org"]),
         ("docker-options", vec!["docker-options"]),
+        ("--etcd-keyfile=/key.pem", vec!["--etcd-certfile", "give both"]),
+        ("--etcd-password=x", vec!["--etcd-username"]),
         ("--subnet-lease-renew-margin=0", vec!["subnet-lease-renew-margin", "1..=1439"]),
     ] {
         let output = run(&[flag])?;

@@ -1,5 +1,7 @@
 //! What flags and network configuration ask for, in the terms of uplink, dataplane and lease. Pure.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, bail};
 
 use crate::cli::{Flags, Mode};
@@ -7,6 +9,7 @@ use crate::config::{Backend, NetworkConfig, VxlanConfig};
 use crate::dataplane::bpf::pins::Pins;
 use crate::dataplane::kernel::DeviceSpec;
 use crate::dataplane::{Dataplane, Settings};
+use crate::lease::etcd::{EtcdOptions, Login, TlsFiles};
 use crate::lease::{LeaseAttrs, VxlanData};
 use crate::mac::Mac;
 use crate::uplink::{Uplink, UplinkOptions};
@@ -22,6 +25,21 @@ pub(super) fn served(config: &NetworkConfig) -> Result<&VxlanConfig> {
     match &config.backend {
         Backend::Vxlan(vxlan) => Ok(vxlan),
         Backend::Other(name) => bail!("backend type {name:?} is not served by this version; it has: vxlan"),
+    }
+}
+
+pub(super) fn etcd_options(flags: &Flags) -> EtcdOptions {
+    let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    let file = |text: &String| given(text).map(PathBuf::from);
+    let login = |user| Login { user, password: flags.etcd_password.clone() };
+    EtcdOptions {
+        endpoints: flags.etcd_endpoints.clone(),
+        prefix: flags.etcd_prefix.clone(),
+        tls: TlsFiles {
+            ca: file(&flags.etcd_cafile),
+            identity: file(&flags.etcd_certfile).zip(file(&flags.etcd_keyfile)),
+        },
+        login: given(&flags.etcd_username).map(login),
     }
 }
 
