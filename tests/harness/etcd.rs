@@ -273,7 +273,7 @@ fn command(place: &Place, dir: &std::path::Path, builder: &EtcdBuilder) -> Comma
     let peer = format!("http://{}", SocketAddr::new(place.ip, place.peer));
     let mut command = place.command("etcd");
     command.arg("--data-dir").arg(dir.join("data"));
-    let listen = [&[client.clone()], builder.urls.as_slice()].concat().join(",");
+    let listen = [std::slice::from_ref(&client), &builder.urls].concat().join(",");
     command.args(["--listen-client-urls", &listen, "--advertise-client-urls", &client]);
     command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
     command.args(["--initial-cluster", &format!("default={peer}")]);

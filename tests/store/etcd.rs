@@ -2,4 +2,5 @@
 
 mod certificates;
 mod login;
+mod managers;
 mod tls;

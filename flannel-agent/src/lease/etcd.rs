@@ -2,9 +2,9 @@
 
 mod access;
 mod acquire;
+mod claim;
 mod connection;
-mod readdress;
-mod renew;
+mod keep;
 mod store;
 mod watch;
 
@@ -66,11 +66,11 @@ impl SubnetManager for EtcdManager {
     }
 
     async fn renew(&self, lease: &OwnLease) -> anyhow::Result<Option<OwnLease>> {
-        renew::renew(&self.store, lease).await
+        keep::keep(&self.store, lease, &lease.attrs).await
     }
 
     async fn readdress(&self, lease: &OwnLease, attrs: &LeaseAttrs) -> anyhow::Result<Option<OwnLease>> {
-        readdress::readdress(&self.store, lease, attrs).await
+        keep::keep(&self.store, lease, attrs).await
     }
 
     async fn watch(&self, updates: mpsc::Sender<LeaseUpdate>) {
