@@ -3,6 +3,7 @@
 //! begins again at the device, and keeps its subnet.
 
 mod follow;
+mod renewal;
 mod settings;
 
 use std::time::Duration;
@@ -88,14 +89,24 @@ async fn serve_from(store: &impl SubnetManager, flags: &Flags, health: &Health) 
         let attrs = attributes(&uplink, vxlan, &dataplane)?;
         uplink = loop {
             let lease = take(store, &config, &attrs, held.take(), previous).await;
-            info!(subnet = %lease.subnet, dataplane = dataplane.name(), "this node has its subnet");
+            let subnet = lease.subnet;
+            info!(%subnet, dataplane = dataplane.name(), "this node has its subnet");
+            if let Some(old) = previous.filter(|old| *old != subnet) {
+                error!(
+                    "this node had the subnet {old} and has {subnet} now: pods made before are cut off; make them anew"
+                );
+            }
             publish(flags, &config, &mut dataplane, &lease).await?;
             health.set_ready();
             notify::ready();
-            previous = Some(lease.subnet);
+            previous = Some(subnet);
             let changed = uplinks.changed(&uplink);
             match follow(store, &config, &mut dataplane, lease, flags.renew_margin(), changed).await {
-                End::LeaseLost => error!("the lease is lost; forwarding goes on while it is taken again"),
+                End::LeaseLost(why) => {
+                    error!(
+                        "the lease of {subnet} is lost: {why}; forwarding goes on while it is taken again"
+                    );
+                }
                 End::UplinkChanged(new, now) => {
                     held = Some(*now);
                     break new;

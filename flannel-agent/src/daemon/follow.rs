@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
+use super::renewal::renewed;
 use super::{Held, RETRY, state};
 use crate::config::NetworkConfig;
 use crate::dataplane::Dataplane;
@@ -15,8 +16,6 @@ use crate::lease::{LeaseUpdate, OwnLease, SubnetManager};
 use crate::notify;
 use crate::uplink::Uplink;
 
-/// The least time between renewals.
-const LEAST_RENEWAL: Duration = Duration::from_secs(60);
 /// How often the kernel's entries are read back and repaired.
 const RESYNC: Duration = Duration::from_secs(60);
 /// Lease updates in flight between datastore and dataplane (flanneld's EVENT_QUEUE_DEPTH).
@@ -24,7 +23,8 @@ const QUEUE: usize = 5000;
 
 /// Why following ended.
 pub(super) enum End {
-    LeaseLost,
+    /// Why.
+    LeaseLost(String),
     UplinkChanged(Uplink, Box<Held>),
 }
 
@@ -44,10 +44,10 @@ pub(super) async fn follow(
     let us = PublicIps::from(&lease.attrs);
     let mut resync = tokio::time::interval_at(Instant::now() + RESYNC, RESYNC);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut renewal = renewal_of(&lease, margin);
+    let mut renewal = Box::pin(renewed(store, lease.clone(), margin));
     loop {
         tokio::select! {
-            () = &mut watch => return End::LeaseLost,
+            () = &mut watch => return End::LeaseLost("nothing watches it".to_owned()),
             uplink = &mut changed => {
                 let held = Held { lease, peers: leases.peers(), mac: dataplane.device().mac };
                 return End::UplinkChanged(uplink, Box::new(held));
@@ -57,23 +57,20 @@ pub(super) async fn follow(
                 let peers = leases.peers();
                 report(dataplane.apply(&peers).await, &mut resync);
                 notify::status(&format!("{}, peers: {}", state(&lease, dataplane), peers.len()));
-                if !leases.own().is_some_and(|holder| holder.same_node(&us)) {
-                    return End::LeaseLost;
+                match leases.own() {
+                    Some(holder) if holder.same_node(&us) => {}
+                    Some(holder) => return End::LeaseLost(format!("{holder} has it now")),
+                    None => return End::LeaseLost("the datastore no longer has it".to_owned()),
                 }
             }
             () = dataplane.pods_changed() => report(dataplane.follow_pods().await, &mut resync),
             _ = resync.tick() => report(dataplane.resync(&leases.peers()).await, &mut resync),
-            () = at(renewal) => match store.renew(&lease).await {
-                Ok(Some(renewed)) => {
-                    info!(subnet = %renewed.subnet, "lease renewed");
-                    lease = renewed;
-                    renewal = renewal_of(&lease, margin);
+            kept = &mut renewal => match kept {
+                Some(kept) => {
+                    lease = kept;
+                    renewal.set(renewed(store, lease.clone(), margin));
                 }
-                Ok(None) => return End::LeaseLost,
-                Err(error) => {
-                    warn!("renewing the lease of {}: {error:#}; trying again", lease.subnet);
-                    renewal = Some(Instant::now() + RETRY);
-                }
+                None => return End::LeaseLost("it could not be renewed any more".to_owned()),
             },
         }
     }
@@ -96,19 +93,5 @@ fn report(errors: Vec<anyhow::Error>, resync: &mut tokio::time::Interval) {
     }
     if !errors.is_empty() {
         resync.reset_after(RETRY);
-    }
-}
-
-fn renewal_of(lease: &OwnLease, margin: Duration) -> Option<Instant> {
-    // A margin as long as the lease must not mean renewing all the time.
-    let soonest = Instant::now() + LEAST_RENEWAL;
-    lease.term.map(|ends| ends.checked_sub(margin).map_or(soonest, |due| due.max(soonest)))
-}
-
-/// At that time, or never.
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }

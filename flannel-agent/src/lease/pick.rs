@@ -6,6 +6,7 @@
 mod free;
 
 use std::collections::hash_map::RandomState;
+use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -41,6 +42,16 @@ impl PublicIps {
     pub fn of_holder(lease: &RawLease) -> Self {
         let attrs = serde_json::from_slice::<LeaseAttrs>(&lease.value);
         attrs.map(|attrs| Self::from(&attrs)).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for PublicIps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.v4, self.v6) {
+            (Some(v4), _) => write!(f, "the node {v4}"),
+            (None, Some(v6)) => write!(f, "the node {v6}"),
+            (None, None) => f.write_str("somebody without an address"),
+        }
     }
 }
 
