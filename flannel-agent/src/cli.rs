@@ -36,7 +36,7 @@ pub struct Flags {
     /// etcd folder of the network: its key `config`, its leases below `subnets/`.
     #[arg(long, env = "FLANNELD_ETCD_PREFIX", value_name = "KEY", default_value = "/coreos.com/network")]
     pub etcd_prefix: String,
-    /// Client key for etcd (PEM file).
+    /// Key of the client certificate for etcd (PEM file).
     #[arg(
         long,
         env = "FLANNELD_ETCD_KEYFILE",
@@ -54,7 +54,7 @@ pub struct Flags {
         hide_default_value = true
     )]
     pub etcd_certfile: String,
-    /// Certificate authority of etcd (PEM file).
+    /// Certificate authorities of etcd (PEM file). Default: the system's.
     #[arg(
         long,
         env = "FLANNELD_ETCD_CAFILE",
@@ -72,7 +72,7 @@ pub struct Flags {
         hide_default_value = true
     )]
     pub etcd_username: String,
-    /// Password of the etcd user.
+    /// Password of the etcd user. Others see it in the list of processes; in the variable they do not.
     #[arg(
         long,
         env = "FLANNELD_ETCD_PASSWORD",
@@ -249,26 +249,36 @@ impl Flags {
             command.try_get_matches_from_mut(args.into_iter().filter(has_value).map(two_dashes))
         };
         let flags = Self::from_arg_matches(&matches?)?;
-        // Not clap's conflicts_with: --kube-subnet-mgr=false is no choice.
-        if flags.local_subnet_mgr.is_some() && flags.kube_subnet_mgr {
-            let choose = "choose one datastore: --local-subnet-mgr or --kube-subnet-mgr";
-            return Err(command.error(ErrorKind::ArgumentConflict, choose));
+        match flags.contradiction() {
+            Some(said) => Err(command.error(ErrorKind::ArgumentConflict, said)),
+            None => Ok(flags),
         }
-        Ok(flags)
+    }
+
+    /// Not clap's `conflicts_with` and `requires`: `--kube-subnet-mgr=false` is no choice, and an empty text is none.
+    fn contradiction(&self) -> Option<&'static str> {
+        let said = [
+            (
+                self.local_subnet_mgr.is_some() && self.kube_subnet_mgr,
+                "choose one datastore: --local-subnet-mgr or --kube-subnet-mgr",
+            ),
+            (
+                self.etcd_certfile.is_empty() != self.etcd_keyfile.is_empty(),
+                "--etcd-certfile and --etcd-keyfile are a pair: give both",
+            ),
+            (
+                self.etcd_username.is_empty() && !self.etcd_password.is_empty(),
+                "--etcd-password is given, and --etcd-username is not",
+            ),
+        ];
+        said.into_iter().find_map(|(wrong, said)| wrong.then_some(said))
     }
 
     /// Flags that were given and that this version does not act on. Going on without them would be a
     /// different network from the one that was asked for.
     #[must_use]
     pub fn unsupported(&self) -> Vec<&'static str> {
-        let given = [
-            ("etcd-keyfile", !self.etcd_keyfile.is_empty()),
-            ("etcd-certfile", !self.etcd_certfile.is_empty()),
-            ("etcd-cafile", !self.etcd_cafile.is_empty()),
-            ("etcd-username", !self.etcd_username.is_empty()),
-            ("etcd-password", !self.etcd_password.is_empty()),
-            ("kube-subnet-mgr", self.kube_subnet_mgr),
-        ];
+        let given = [("kube-subnet-mgr", self.kube_subnet_mgr)];
         given.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect()
     }
 
@@ -378,6 +388,21 @@ mod tests {
             let error = parse(&format!("flannel-agent {line}")).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ArgumentConflict, "{line}");
             assert!(error.to_string().contains("--local-subnet-mgr or --kube-subnet-mgr"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_belongs_together_is_given_together() {
+        for (line, said) in [
+            ("-etcd-certfile /cert.pem", "--etcd-certfile and --etcd-keyfile"),
+            ("-etcd-keyfile /key.pem -etcd-certfile=", "--etcd-certfile and --etcd-keyfile"),
+            ("-etcd-password secret", "--etcd-username"),
+        ] {
+            let error = parse(&format!("flannel-agent {line}")).unwrap_err().to_string();
+            assert!(error.contains(said) && !error.contains("secret"), "{line}: {error}");
+        }
+        for line in ["-etcd-certfile /c -etcd-keyfile /k", "-etcd-cafile /ca", "-etcd-username root"] {
+            parse(&format!("flannel-agent {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
     }
 

@@ -186,6 +186,16 @@ impl ConfigError {
 }
 
 impl NetworkConfig {
+    /// The range of each address family that there is, IPv4 first.
+    pub fn ranges(&self) -> impl Iterator<Item = SubnetRange> {
+        [self.ipv4, self.ipv6].into_iter().flatten()
+    }
+
+    /// The networks that all pods are in, one for each address family that there is.
+    pub fn networks(&self) -> impl Iterator<Item = IpNet> {
+        self.ranges().map(|range| range.network)
+    }
+
     /// Reads and checks a configuration. Keys are matched without regard to case, unknown ones are ignored.
     ///
     /// # Errors

@@ -59,7 +59,7 @@ impl Firewall {
                 fully_random: !flags.ip_masq_fully_random_disable,
                 forward: flags.iptables_forward_rules,
             },
-            networks: [config.ipv4, config.ipv6].into_iter().flatten().map(|range| range.network).collect(),
+            networks: config.networks().collect(),
             blackhole: flags.ip_blackhole_route,
             sink: if config.nftables { Sink::Nftables(Nftables::default()) } else { Sink::Iptables },
             netlink: netlink()?,

@@ -59,7 +59,7 @@ impl Backend for Vxlan {
         let accelerator = accelerator(&accelerated, &overlays, uplink)?;
         Ok(Self {
             news: NewsFeed::open()?,
-            networks: [network.ipv4, network.ipv6].into_iter().flatten().map(|range| range.network).collect(),
+            networks: network.networks().collect(),
             kernel,
             overlays,
             direct,

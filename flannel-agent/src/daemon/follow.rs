@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
+use super::renewal::renewed;
 use super::{Held, RETRY, state};
 use crate::backend::Backend;
 use crate::config::NetworkConfig;
@@ -17,8 +18,6 @@ use crate::metrics::{Kind, METRICS};
 use crate::notify;
 use crate::uplink::Uplink;
 
-/// The least time between renewals.
-const LEAST_RENEWAL: Duration = Duration::from_secs(60);
 /// How often the kernel's entries are read back and repaired.
 const RESYNC: Duration = Duration::from_secs(60);
 /// Lease updates in flight between datastore and backend (flanneld's EVENT_QUEUE_DEPTH).
@@ -29,7 +28,8 @@ const ASKING: Duration = Duration::from_millis(500);
 
 /// Why following ended.
 pub(super) enum End {
-    LeaseLost,
+    /// Why.
+    LeaseLost(String),
     UplinkChanged(Uplink, Box<Held>),
 }
 
@@ -50,12 +50,12 @@ pub(super) async fn follow(
     let us = PublicIps::from(&lease.attrs);
     let mut resync = tokio::time::interval_at(Instant::now() + RESYNC, RESYNC);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut renewal = renewal_of(&lease, margin);
     METRICS.lease_ends(lease.term);
     METRICS.dataplane_is(backend.name());
+    let mut renewal = Box::pin(renewed(store, lease.clone(), margin));
     loop {
         tokio::select! {
-            () = &mut watch => return End::LeaseLost,
+            () = &mut watch => return End::LeaseLost("nothing watches it".to_owned()),
             uplink = &mut changed => {
                 return End::UplinkChanged(uplink, Box::new(Held { lease, peers: leases.peers() }));
             }
@@ -64,8 +64,10 @@ pub(super) async fn follow(
                 report(backend.apply(&leases.peers()).await, &mut resync);
                 METRICS.leases.set(leases.nodes().try_into().unwrap_or(i64::MAX));
                 notify::status(&format!("{}, peers: {}", state(&lease, backend), leases.nodes()));
-                if !leases.own().is_some_and(|holder| holder.same_node(&us)) {
-                    return End::LeaseLost;
+                match leases.own() {
+                    Some(holder) if holder.same_node(&us) => {}
+                    Some(holder) => return End::LeaseLost(format!("{holder} has it now")),
+                    None => return End::LeaseLost("the datastore no longer has it".to_owned()),
                 }
             }
             () = backend.changed() => {
@@ -77,19 +79,13 @@ pub(super) async fn follow(
             }
             () = firewall.due() => firewall.resync().await,
             _ = resync.tick() => report(backend.resync(&leases.peers()).await, &mut resync),
-            () = at(renewal) => match store.renew(&lease).await {
-                Ok(Some(renewed)) => {
-                    info!(subnet = %renewed.subnet, "lease renewed");
-                    lease = renewed;
+            kept = &mut renewal => match kept {
+                Some(kept) => {
+                    lease = kept;
                     METRICS.lease_ends(lease.term);
-                    renewal = renewal_of(&lease, margin);
+                    renewal.set(renewed(store, lease.clone(), margin));
                 }
-                Ok(None) => return End::LeaseLost,
-                Err(error) => {
-                    METRICS.failed(Kind::Renewal);
-                    warn!("renewing the lease of {}: {error:#}; trying again", lease.subnet);
-                    renewal = Some(Instant::now() + RETRY);
-                }
+                None => return End::LeaseLost("it could not be renewed any more".to_owned()),
             },
         }
     }
@@ -135,19 +131,5 @@ fn report(errors: Vec<anyhow::Error>, resync: &mut tokio::time::Interval) {
     }
     if !errors.is_empty() {
         resync.reset_after(RETRY);
-    }
-}
-
-fn renewal_of(lease: &OwnLease, margin: Duration) -> Option<Instant> {
-    // A margin as long as the lease must not mean renewing all the time.
-    let soonest = Instant::now() + LEAST_RENEWAL;
-    lease.term.map(|ends| ends.checked_sub(margin).map_or(soonest, |due| due.max(soonest)))
-}
-
-/// At that time, or never.
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }

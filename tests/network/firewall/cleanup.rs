@@ -98,6 +98,7 @@ fn nothing_is_left() -> TestResult {
         "removed BPF programs and maps of VNI 1",
         "removed /",
         "removed device flannel.1 with its routes, neighbours and FDB entries",
+        "removed route unreachable 10.5.0.0/16",
         "removed chain FLANNEL-POSTRTG in table nat of iptables",
         "removed chain FLANNEL-FWD in table filter of iptables",
         "removed route blackhole 10.5.1.0/24",
@@ -105,7 +106,7 @@ fn nothing_is_left() -> TestResult {
     ]) {
         assert!(line.starts_with(start), "{removed:#?}");
     }
-    assert_eq!(removed.len(), 7, "{removed:#?}");
+    assert_eq!(removed.len(), 8, "{removed:#?}");
     Ok(())
 }
 
