@@ -44,6 +44,14 @@ pub trait Backend: Sized {
     /// The kernel refuses.
     fn serve(&mut self, own: SubnetKey) -> impl Future<Output = Result<()>>;
 
+    /// Makes it fast, once pods can be told of their subnet: what it is without carries them already.
+    ///
+    /// # Errors
+    /// Speed was asked for that cannot be had.
+    fn accelerate(&mut self) -> impl Future<Output = Result<()>> {
+        std::future::ready(Ok(()))
+    }
+
     /// Makes exactly these peers reachable. What fails is reported and tried again by [`Self::resync`]; the
     /// rest is done all the same.
     fn apply(&mut self, peers: &[Peer]) -> impl Future<Output = Vec<anyhow::Error>>;

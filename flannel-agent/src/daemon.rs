@@ -111,10 +111,10 @@ async fn serve_with<B: Backend>(
             started => started?,
         };
         let attrs = backend.attributes()?;
+        let mut accelerated = false;
         uplink = loop {
             let lease = take(store, network, &attrs, held.take(), previous).await;
             let subnet = lease.subnet;
-            info!(%subnet, dataplane = backend.name(), "this node has its subnet");
             if let Some(old) = previous.filter(|old| *old != subnet) {
                 error!(
                     "this node had the subnet {old} and has {subnet} now: pods made before are cut off; make them anew"
@@ -122,6 +122,12 @@ async fn serve_with<B: Backend>(
             }
             firewall.serve(subnet, previous).await;
             publish(flags, network, &mut backend, &lease).await?;
+            if !accelerated {
+                backend.accelerate().await?;
+                accelerated = true;
+            }
+            info!(%subnet, dataplane = backend.name(), "this node has its subnet");
+            notify::status(&state(&lease, &backend));
             health.set_ready();
             notify::ready();
             previous = Some(subnet);
@@ -206,9 +212,7 @@ async fn publish(
     backend.serve(lease.subnet).await?;
     let text = subnet_file::render(network, flags.ip_masq, lease.subnet, backend.mtu());
     let path = flags.subnet_file.as_path();
-    subnet_file::write(path, &text).with_context(|| format!("writing the subnet file {}", path.display()))?;
-    notify::status(&state(lease, backend));
-    Ok(())
+    subnet_file::write(path, &text).with_context(|| format!("writing the subnet file {}", path.display()))
 }
 
 /// For people: which subnet, and what carries it.

@@ -32,6 +32,8 @@ pub struct Vxlan {
     direct: Direct,
     accelerator: Option<Accelerator>,
     accelerated: Settings,
+    /// Whether there is an accelerator or not has been found out.
+    decided: bool,
     uplink: Uplink,
     vni: u32,
     networks: Vec<IpNet>,
@@ -56,22 +58,26 @@ impl Backend for Vxlan {
         }
         let Setup { network, config, uplink, .. } = setup;
         let direct = Direct::start(&kernel, uplink, network, config.direct_routing).await?;
-        let accelerator = accelerator(&accelerated, &overlays, uplink)?;
-        Ok(Self {
-            news: NewsFeed::open()?,
+        let mut vxlan = Self {
+            news: kernel.news()?,
             networks: network.networks().collect(),
             kernel,
             overlays,
             direct,
-            accelerator,
+            accelerator: None,
             accelerated,
+            decided: false,
             uplink: uplink.clone(),
             vni: config.vni,
             own: None,
             hurt: false,
             misses: Misses::default(),
             wants_peers: false,
-        })
+        };
+        if vxlan.accelerated.pins.are_there() {
+            vxlan.load_programs().await?;
+        }
+        Ok(vxlan)
     }
 
     fn attributes(&self) -> Result<LeaseAttrs> {
@@ -101,13 +107,16 @@ impl Backend for Vxlan {
         for network in &self.networks {
             self.kernel.ensure_unreachable(*network).await?;
         }
-        if let (Some(accelerator), Some(subnet)) = (&mut self.accelerator, own.v4) {
-            accelerator.serve(subnet.into());
-        }
+        self.serve_accelerated();
         for error in self.follow_pods().await {
             warn!("{error:#}");
         }
         Ok(())
+    }
+
+    /// An earlier agent's programs have been replaced at the start: they may be for a device that is no more.
+    async fn accelerate(&mut self) -> Result<()> {
+        if self.decided { Ok(()) } else { self.load_programs().await }
     }
 
     /// A peer that changes from overlay to link or back has its new route before the old one goes.
@@ -189,17 +198,27 @@ impl Vxlan {
             errors.extend(self.kernel.ensure_unreachable(*network).await.err());
         }
         if renewed {
-            match accelerator(&self.accelerated, &self.overlays, &self.uplink) {
-                Ok(accelerator) => self.accelerator = accelerator,
-                Err(error) => errors.push(error),
-            }
-            if let (Some(accelerator), Some(subnet)) =
-                (&mut self.accelerator, self.own.and_then(|own| own.v4))
-            {
-                accelerator.serve(subnet.into());
-            }
+            errors.extend(self.load_programs().await.err());
         }
         errors
+    }
+
+    /// Loads and attaches the programs, or takes an earlier agent's away.
+    async fn load_programs(&mut self) -> Result<()> {
+        self.accelerator = accelerator(&self.accelerated, &self.overlays, &self.uplink)?;
+        self.decided = true;
+        self.serve_accelerated();
+        for error in self.follow_pods().await {
+            warn!("{error:#}");
+        }
+        Ok(())
+    }
+
+    /// Tells the programs which subnet is ours.
+    fn serve_accelerated(&mut self) {
+        if let (Some(accelerator), Some(subnet)) = (&mut self.accelerator, self.own.and_then(|own| own.v4)) {
+            accelerator.serve(subnet.into());
+        }
     }
 
     /// Answers what the kernel has asked. What no peer is the answer to is remembered for a while, and the datastore is

@@ -11,6 +11,7 @@ pub mod device;
 mod direct;
 mod entry;
 mod fdb;
+mod filter;
 mod neighbour;
 pub mod news;
 mod nexthop;
@@ -36,6 +37,7 @@ use self::batch::Batch;
 pub use self::device::{Device, DeviceSpec};
 pub use self::direct::{destination_of, is_through, message as direct_message};
 use self::entry::{Entry, Job};
+use self::news::NewsFeed;
 pub use self::pods::PodPort;
 pub use self::watch::LinkWatch;
 use super::desired::{Answer, Floor, FloorChanges, Via};
@@ -65,6 +67,14 @@ impl Kernel {
             .context("opening a netlink socket (Linux 4.20 or newer is needed)")?;
         tokio::spawn(connection);
         Ok(Self { handle, batch: Batch::open()?, dumping: Mutex::default() })
+    }
+
+    /// Listens to what others do from now on.
+    ///
+    /// # Errors
+    /// The netlink socket cannot be opened.
+    pub fn news(&self) -> Result<NewsFeed> {
+        NewsFeed::open(self.batch.port())
     }
 
     /// For other requests than those below. Await one dump before the next: a second dump at the same time is

@@ -32,6 +32,12 @@ impl Pins {
         self.dir.join(name)
     }
 
+    /// Whether an earlier agent has left anything here.
+    #[must_use]
+    pub fn are_there(&self) -> bool {
+        self.dir.exists()
+    }
+
     /// Mounts the BPF filesystem if need be, makes the folder, and removes maps that we would misread.
     /// Returns what the previous agent knew of the node, if its maps stay.
     pub(super) fn prepare(&self) -> Result<Option<Node>> {

@@ -25,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Batch {
     socket: ConnectionHandle<Request>,
+    port: u32,
 }
 
 impl Batch {
@@ -34,8 +35,14 @@ impl Batch {
         connection.set_forward_ack(true);
         // Refusals without an echo of the request are as small as acknowledgements.
         connection.socket_mut().socket_mut().set_cap_ack(true).context("setting NETLINK_CAP_ACK")?;
+        let address = connection.socket_mut().socket_mut().bind_auto().context("binding a netlink socket")?;
         tokio::spawn(connection);
-        Ok(Self { socket })
+        Ok(Self { socket, port: address.port_number() })
+    }
+
+    /// The number by which the kernel knows this socket.
+    pub(super) const fn port(&self) -> u32 {
+        self.port
     }
 
     /// The same socket, for requests of other kinds.

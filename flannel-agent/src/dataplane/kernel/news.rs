@@ -11,10 +11,10 @@ use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::neighbour::NeighbourMessage;
 use rtnetlink::packet_route::route::RouteFlags;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::sys::SocketAddr;
+use rtnetlink::sys::{AsyncSocket as _, SocketAddr};
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 
-use super::{fdb, neighbour, route};
+use super::{fdb, filter, neighbour, route};
 use crate::dataplane::desired::Via;
 use crate::mac::Mac;
 
@@ -68,16 +68,12 @@ pub enum Miss {
 pub struct NewsFeed(UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
 
 impl NewsFeed {
-    /// Subscribes.
-    ///
-    /// # Errors
-    /// The netlink socket cannot be opened.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
-    pub fn open() -> Result<Self> {
-        let (connection, _, messages) =
+    /// Subscribes to what others do than the one with this netlink port.
+    pub(super) fn open(own: u32) -> Result<Self> {
+        let (mut connection, _, messages) =
             new_multicast_connection(&GROUPS).context("subscribing to the kernel's news")?;
+        filter::ignore_requests_from(connection.socket_mut().socket_mut(), own)
+            .context("filtering the kernel's news")?;
         tokio::spawn(connection);
         Ok(Self(messages))
     }

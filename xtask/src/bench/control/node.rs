@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -14,6 +15,8 @@ use crate::bench::series::median;
 pub(super) const NEWCOMERS: u32 = 20;
 /// Far above what anything here takes.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks for a file.
+const LOOK: Duration = Duration::from_micros(200);
 const CONFIG: &str = r#"{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}"#;
 
 /// Starts an agent among so many leases and takes its time.
@@ -26,14 +29,22 @@ pub(super) fn measure(program: &Path, leases: u32) -> Result<Sample> {
 
     let start = Instant::now();
     let mut agent = Agent::builder(node).etcd(&etcd).program(program).start()?;
-    agent.wait_status(|status| status.contains(" on "), PATIENCE)?;
-    let subnet_file = start.elapsed();
+    let subnet_file = appears(&node.subnet_file(), start)?;
     agent.wait_status(|status| status.ends_with(&peers(leases)), PATIENCE)?;
     let all_leases = start.elapsed();
     let (cpu, memory) = (cpu(agent.pid())?, peak_memory(agent.pid())?);
     let new_lease = newcomers(&mut agent, &etcd, leases)?;
     ensure_carries(node, leases + NEWCOMERS)?;
     Ok(Sample { subnet_file, all_leases, cpu, memory, new_lease })
+}
+
+/// How long after the start the file is there.
+fn appears(file: &Path, start: Instant) -> Result<Duration> {
+    while !file.exists() {
+        ensure!(start.elapsed() < PATIENCE, "there is no {}", file.display());
+        thread::sleep(LOOK);
+    }
+    Ok(start.elapsed())
 }
 
 /// The agent says how many peers it serves once kernel and maps have them.
