@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result};
-use aya::maps::{LpmTrie, Map, MapData};
+use aya::maps::{HashMap, LpmTrie, Map, MapData};
 use aya::programs::{SchedClassifier, TcAttachType};
 use flannel_agent::dataplane::bpf::counters::{self, Counters};
 use flannel_agent::dataplane::bpf::pins::Pins;
 use flannel_agent::mac::Mac;
 use flannel_common::abi;
+use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::lease::Lease;
 use flannel_common::outcome::{Hook, MetricsKey, Outcome};
 use flannel_tests::Node;
@@ -94,12 +95,15 @@ fn floor(node: &Node) -> Result<BTreeSet<String>> {
 fn leases(node: &Node) -> Result<BTreeSet<String>> {
     let data = MapData::from_pin(pins(node)?.path(abi::LEASES))?;
     let leases = LpmTrie::<_, [u8; 4], Lease>::try_from(Map::from_map_data(data)?)?;
-    let line = |entry| {
-        let (key, Lease { public_ip, vtep_mac, .. }): (aya::maps::lpm_trie::Key<_>, _) = entry?;
+    let mut lines = BTreeSet::new();
+    for entry in leases.iter() {
+        let (key, Lease { public_ip, vtep_mac, flags }) = entry?;
         let (subnet, public_ip) = (Ipv4Addr::from(key.data()), Ipv4Addr::from(public_ip));
-        Ok(format!("{subnet}/{} is {} at {public_ip}", key.prefix_len(), Mac(vtep_mac)))
-    };
-    leases.iter().map(line).collect()
+        if flags == 0 {
+            lines.insert(format!("{subnet}/{} is {} at {public_ip}", key.prefix_len(), Mac(vtep_mac)));
+        }
+    }
+    Ok(lines)
 }
 
 /// Where the node's BPF objects are pinned.
@@ -119,8 +123,7 @@ pub(crate) fn packets(node: &Node, hook: Hook, outcome: Outcome) -> Result<u64> 
 
 /// Packets that the programs wrapped and unwrapped, whether they passed the host stack or not.
 pub(crate) fn carried(node: &Node) -> Result<(u64, u64)> {
-    let wrapped = packets(node, Hook::OverlayEgress, Outcome::Encapsulated)?;
-    let unwrapped = packets(node, Hook::UnderlayIngress, Outcome::Decapsulated)?;
+    let (wrapped, unwrapped) = through_stack(node)?;
     let (sent, delivered) = shortcut(node)?;
     Ok((wrapped + sent, unwrapped + delivered))
 }
@@ -129,6 +132,19 @@ pub(crate) fn carried(node: &Node) -> Result<(u64, u64)> {
 pub(crate) fn shortcut(node: &Node) -> Result<(u64, u64)> {
     let sent = packets(node, Hook::PodEgress, Outcome::Encapsulated)?;
     Ok((sent, packets(node, Hook::UnderlayIngress, Outcome::Delivered)?))
+}
+
+/// Packets of the overlay that left and came in through the host stack, carried by the programs.
+pub(crate) fn through_stack(node: &Node) -> Result<(u64, u64)> {
+    let sent = packets(node, Hook::OverlayEgress, Outcome::Encapsulated)?;
+    Ok((sent, packets(node, Hook::UnderlayIngress, Outcome::Decapsulated)?))
+}
+
+/// What the node's programs know of flows.
+pub(crate) fn flows(node: &Node) -> Result<BTreeMap<FlowKey, Flow>> {
+    let data = MapData::from_pin(pins(node)?.path(abi::FLOWS))?;
+    let flows = HashMap::<_, FlowKey, Flow>::try_from(Map::from_map_data(data)?)?;
+    flows.iter().map(|entry| Ok(entry?)).collect()
 }
 
 /// Index and MAC of an interface.

@@ -2,7 +2,14 @@
 
 mod backends;
 mod clsact;
+mod docker;
 mod fallback;
+mod firewall;
+mod flow_cache;
+mod flow_changes;
+mod flow_refused;
+mod forged;
+mod healing;
 mod leases;
 mod mixed;
 mod moving;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use flannel_tests::traffic::{Report, Steady};
-use flannel_tests::{Agent, Cluster, Etcd, Node, Pod, Topology, eventually};
+use flannel_tests::{Agent, AgentBuilder, Cluster, Etcd, Host, Node, Pod, Topology, eventually};
 
 use crate::inspect;
 
@@ -28,10 +28,20 @@ pub(crate) struct Overlay {
 impl Overlay {
     /// An agent with its own flag (`--dataplane=bpf`) and a number of pods on each node.
     pub(crate) fn start(topology: Topology, flags: &[&str], pods: usize) -> Result<Self> {
+        Self::start_with(topology, flags, pods, |agent| agent)
+    }
+
+    /// [`Overlay::start`] with a change to each agent's flags or environment.
+    pub(crate) fn start_with(
+        topology: Topology,
+        flags: &[&str],
+        pods: usize,
+        change: impl Fn(AgentBuilder) -> AgentBuilder,
+    ) -> Result<Self> {
         let cluster = Cluster::build(topology)?;
         let etcd = cluster.start_etcd()?;
         etcd.configure(NETWORK)?;
-        let start = |(node, flag): (_, &&str)| Agent::builder(node).etcd(&etcd).arg(*flag).start();
+        let start = |(node, flag): (_, &&str)| change(Agent::builder(node).etcd(&etcd).arg(*flag)).start();
         ensure!(flags.len() == cluster.nodes().len(), "one flag for each node");
         let mut agents = cluster.nodes().iter().zip(flags).map(start).collect::<Result<Vec<_>>>()?;
         agents.iter_mut().try_for_each(|agent| agent.wait_ready().map(drop))?;
@@ -98,7 +108,7 @@ pub(crate) struct Streams {
 
 impl Streams {
     /// One each way.
-    pub(crate) fn between(one: &Pod, other: &Pod) -> Result<Self> {
+    pub(crate) fn between(one: &dyn Host, other: &dyn Host) -> Result<Self> {
         Ok(Self { there: Steady::start(one, other, PACE)?, back: Steady::start(other, one, PACE)? })
     }
 

@@ -2,7 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use etherparse::{EtherType, Ethernet2Header, IpDscp, IpEcn, IpFragOffset, IpNumber, Ipv4Header, UdpHeader};
+use etherparse::{
+    EtherType, Ethernet2Header, IpDscp, IpEcn, IpFragOffset, IpNumber, Ipv4Header, TcpHeader, UdpHeader,
+};
 
 /// UDP destination port of the overlay in these tests.
 pub(crate) const PORT: u16 = 8472;
@@ -46,6 +48,11 @@ impl Ipv4 {
         self
     }
 
+    pub(crate) fn ttl(mut self, ttl: u8) -> Self {
+        self.header.time_to_live = ttl;
+        self
+    }
+
     /// The packet's bytes, checksum right.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -58,6 +65,19 @@ impl Ipv4 {
 /// A UDP datagram without checksum.
 pub(crate) fn udp(source: u16, destination: u16, payload: &[u8]) -> Vec<u8> {
     let header = UdpHeader::without_ipv4_checksum(source, destination, payload.len()).unwrap();
+    [header.to_bytes().as_slice(), payload].concat()
+}
+
+/// A TCP segment with ACK and whatever `change` does to its header; without checksum.
+pub(crate) fn tcp(
+    source: u16,
+    destination: u16,
+    change: impl FnOnce(&mut TcpHeader),
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut header = TcpHeader::new(source, destination, 1000, 500);
+    header.ack = true;
+    change(&mut header);
     [header.to_bytes().as_slice(), payload].concat()
 }
 

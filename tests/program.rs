@@ -6,16 +6,24 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use flannel_agent::dataplane::bpf::{OBJECT, counters};
 use flannel_common::abi;
-use flannel_common::lease::Lease;
+use flannel_common::lease::{self, Lease};
 use flannel_common::node::Node;
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 
+mod flow;
 mod overlay_egress;
+mod overlay_ingress;
+mod pod_egress;
+mod pod_ingress;
+mod sender;
 mod underlay_ingress;
 
 /// Our address on the underlay and our VTEP.
 pub(crate) const OUR_IP: [u8; 4] = [192, 168, 64, 1];
 pub(crate) const OUR_MAC: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x01];
+/// What the peer leased until a moment ago.
+pub(crate) const ENDED_SUBNET: [u8; 4] = [10, 1, 16, 0];
+pub(crate) const OUR_SUBNET: [u8; 4] = [10, 1, 90, 0];
 /// The peer that leases 10.1.15.0/24.
 pub(crate) const PEER_IP: [u8; 4] = [192, 168, 64, 2];
 pub(crate) const PEER_MAC: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x02];
@@ -25,6 +33,7 @@ pub(crate) const INNER_PEER_MAC: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x03];
 pub(crate) const VNI: u32 = 1;
 
 const TC_ACT_UNSPEC: i32 = -1;
+pub(crate) const TC_ACT_SHOT: i32 = 2;
 const TC_ACT_REDIRECT: i32 = 7;
 /// `struct __sk_buff` (linux/bpf.h): its size, and where `gso_size` is.
 const SKB_SIZE: usize = 192;
@@ -41,9 +50,19 @@ pub(crate) struct Run {
 pub(crate) struct Programs(Ebpf);
 
 impl Programs {
+    /// Without the flow cache.
     pub(crate) fn load() -> Self {
+        Self::configured(|_| {})
+    }
+
+    pub(crate) fn with_flow_cache() -> Self {
+        Self::configured(|node| node.flow_cache = 1)
+    }
+
+    /// With other facts than usual.
+    pub(crate) fn configured(change: impl FnOnce(&mut Node)) -> Self {
         let mut programs = Self::unconfigured();
-        let node = Node {
+        let mut node = Node {
             layout: abi::LAYOUT,
             overlay_ifindex: 7,
             uplink_ifindex: 2,
@@ -53,11 +72,18 @@ impl Programs {
             vtep_mac: OUR_MAC,
             port: crate::packets::PORT.to_be_bytes(),
             flow_cache: 0,
+            source_check: 1,
         };
+        change(&mut node);
         let mut config: Array<_, Node> = programs.0.map_mut(abi::CONFIG).unwrap().try_into().unwrap();
         config.set(0, node, 0).unwrap();
-        programs.lease(24, [10, 1, 15, 0], PEER_IP, PEER_MAC);
-        programs.lease(25, [10, 1, 15, 128], INNER_PEER_IP, INNER_PEER_MAC);
+        programs.lease(24, [10, 1, 15, 0], Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: 0 });
+        let inner_peer = Lease { public_ip: INNER_PEER_IP, vtep_mac: INNER_PEER_MAC, flags: 0 };
+        programs.lease(25, [10, 1, 15, 128], inner_peer);
+        programs.lease(32, PEER_IP, Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: lease::NODE });
+        let gone = Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: lease::ENDED };
+        programs.lease(24, ENDED_SUBNET, gone);
+        programs.lease(24, OUR_SUBNET, Lease { public_ip: OUR_IP, vtep_mac: OUR_MAC, flags: lease::OWN });
         programs
     }
 
@@ -72,9 +98,9 @@ impl Programs {
         Self(ebpf)
     }
 
-    fn lease(&mut self, length: u32, subnet: [u8; 4], public_ip: [u8; 4], vtep_mac: [u8; 6]) {
+    fn lease(&mut self, length: u32, subnet: [u8; 4], lease: Lease) {
         let mut leases: LpmTrie<_, [u8; 4], Lease> = self.0.map_mut(abi::LEASES).unwrap().try_into().unwrap();
-        leases.insert(&Key::new(length, subnet), Lease { public_ip, vtep_mac, flags: 0 }, 0).unwrap();
+        leases.insert(&Key::new(length, subnet), lease, 0).unwrap();
     }
 
     /// Runs one frame through the program at `hook`; exactly one outcome must be counted, with its bytes.

@@ -56,6 +56,12 @@ pub trait Backend: Sized {
 
     /// Follows what [`Self::changed`] has seen.
     fn react(&mut self, peers: &[Peer]) -> impl Future<Output = Vec<anyhow::Error>>;
+
+    /// Whether the kernel has asked for a peer that none of these is, and the datastore was not asked since. Once
+    /// true, it is false until there is another such question.
+    fn wants_peers(&mut self) -> bool {
+        false
+    }
 }
 
 /// What a backend is made from.

@@ -10,6 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use regex::Regex;
 
+use crate::cleanup::Cleanup;
 use crate::docker_opts::DockerOpts;
 
 /// A node's share of the overlay network: takes a pod subnet and makes it reach the others.
@@ -35,7 +36,7 @@ pub struct Flags {
     /// etcd folder of the network: its key `config`, its leases below `subnets/`.
     #[arg(long, env = "FLANNELD_ETCD_PREFIX", value_name = "KEY", default_value = "/coreos.com/network")]
     pub etcd_prefix: String,
-    /// Client key for etcd (PEM file).
+    /// Key of the client certificate for etcd (PEM file).
     #[arg(
         long,
         env = "FLANNELD_ETCD_KEYFILE",
@@ -53,7 +54,7 @@ pub struct Flags {
         hide_default_value = true
     )]
     pub etcd_certfile: String,
-    /// Certificate authority of etcd (PEM file).
+    /// Certificate authorities of etcd (PEM file). Default: the system's.
     #[arg(
         long,
         env = "FLANNELD_ETCD_CAFILE",
@@ -71,7 +72,7 @@ pub struct Flags {
         hide_default_value = true
     )]
     pub etcd_username: String,
-    /// Password of the etcd user.
+    /// Password of the etcd user. Others see it in the list of processes; in the variable they do not.
     #[arg(
         long,
         env = "FLANNELD_ETCD_PASSWORD",
@@ -167,7 +168,7 @@ pub struct Flags {
     #[arg(long, env = "FLANNELD_IP_MASQ_FULLY_RANDOM_DISABLE", num_args = 0..=1, require_equals = true,
           action = ArgAction::Set, default_value_t = false, default_missing_value = "true", value_name = "BOOL", value_parser = BoolishValueParser::new())]
     pub ip_masq_fully_random_disable: bool,
-    /// Answer for the rest of our subnet with a blackhole route.
+    /// Drop what is sent to our subnet with a blackhole route, for pods without a bridge (Canal).
     #[arg(long, env = "FLANNELD_IP_BLACKHOLE_ROUTE", num_args = 0..=1, require_equals = true,
           action = ArgAction::Set, default_value_t = false, default_missing_value = "true", value_name = "BOOL", value_parser = BoolishValueParser::new())]
     pub ip_blackhole_route: bool,
@@ -215,6 +216,8 @@ pub struct Flags {
 pub enum Command {
     /// Writes subnet.env as options for the Docker daemon, as flannel's mk-docker-opts.sh does.
     DockerOpts(DockerOpts),
+    /// Removes every trace of the agent from this node; the datastore is not touched.
+    Cleanup(Cleanup),
 }
 
 /// Who moves packets.
@@ -235,7 +238,9 @@ impl Flags {
     /// # Errors
     /// Help and version that were asked for, and what is wrong; clap's error prints itself.
     pub fn parse_from_go(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let mut command = Self::command().mut_args(without_empty_variable);
+        let mut command = Self::command()
+            .mut_args(without_empty_variable)
+            .mut_subcommands(|subcommand| subcommand.mut_args(without_empty_variable));
         let args: Vec<_> = args.into_iter().collect();
         let is_subcommand = args.get(1).is_some_and(|first| command.find_subcommand(first).is_some());
         let matches = if is_subcommand {
@@ -244,28 +249,36 @@ impl Flags {
             command.try_get_matches_from_mut(args.into_iter().filter(has_value).map(two_dashes))
         };
         let flags = Self::from_arg_matches(&matches?)?;
-        // Not clap's conflicts_with: --kube-subnet-mgr=false is no choice.
-        if flags.local_subnet_mgr.is_some() && flags.kube_subnet_mgr {
-            let choose = "choose one datastore: --local-subnet-mgr or --kube-subnet-mgr";
-            return Err(command.error(ErrorKind::ArgumentConflict, choose));
+        match flags.contradiction() {
+            Some(said) => Err(command.error(ErrorKind::ArgumentConflict, said)),
+            None => Ok(flags),
         }
-        Ok(flags)
+    }
+
+    /// Not clap's `conflicts_with` and `requires`: `--kube-subnet-mgr=false` is no choice, and an empty text is none.
+    fn contradiction(&self) -> Option<&'static str> {
+        let said = [
+            (
+                self.local_subnet_mgr.is_some() && self.kube_subnet_mgr,
+                "choose one datastore: --local-subnet-mgr or --kube-subnet-mgr",
+            ),
+            (
+                self.etcd_certfile.is_empty() != self.etcd_keyfile.is_empty(),
+                "--etcd-certfile and --etcd-keyfile are a pair: give both",
+            ),
+            (
+                self.etcd_username.is_empty() && !self.etcd_password.is_empty(),
+                "--etcd-password is given, and --etcd-username is not",
+            ),
+        ];
+        said.into_iter().find_map(|(wrong, said)| wrong.then_some(said))
     }
 
     /// Flags that were given and that this version does not act on. Going on without them would be a
     /// different network from the one that was asked for.
     #[must_use]
     pub fn unsupported(&self) -> Vec<&'static str> {
-        let given = [
-            ("etcd-keyfile", !self.etcd_keyfile.is_empty()),
-            ("etcd-certfile", !self.etcd_certfile.is_empty()),
-            ("etcd-cafile", !self.etcd_cafile.is_empty()),
-            ("etcd-username", !self.etcd_username.is_empty()),
-            ("etcd-password", !self.etcd_password.is_empty()),
-            ("kube-subnet-mgr", self.kube_subnet_mgr),
-            ("ip-masq", self.ip_masq),
-            ("ip-blackhole-route", self.ip_blackhole_route),
-        ];
+        let given = [("kube-subnet-mgr", self.kube_subnet_mgr)];
         given.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect()
     }
 
@@ -379,8 +392,23 @@ mod tests {
     }
 
     #[test]
+    fn what_belongs_together_is_given_together() {
+        for (line, said) in [
+            ("-etcd-certfile /cert.pem", "--etcd-certfile and --etcd-keyfile"),
+            ("-etcd-keyfile /key.pem -etcd-certfile=", "--etcd-certfile and --etcd-keyfile"),
+            ("-etcd-password secret", "--etcd-username"),
+        ] {
+            let error = parse(&format!("flannel-agent {line}")).unwrap_err().to_string();
+            assert!(error.contains(said) && !error.contains("secret"), "{line}: {error}");
+        }
+        for line in ["-etcd-certfile /c -etcd-keyfile /k", "-etcd-cafile /ca", "-etcd-username root"] {
+            parse(&format!("flannel-agent {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
     fn what_this_version_cannot_do_is_named() {
         let flags = parse("flannel-agent -ip-masq -kube-subnet-mgr -healthz-port 300").unwrap();
-        assert_eq!(flags.unsupported(), ["kube-subnet-mgr", "ip-masq"]);
+        assert_eq!(flags.unsupported(), ["kube-subnet-mgr"]);
     }
 }

@@ -81,6 +81,27 @@ pub struct VxlanConfig {
     pub dataplane: Option<String>,
     /// `FlowCache`: whether proven flows skip the host stack where BPF carries them. flanneld ignores this key.
     pub flow_cache: bool,
+    /// `SourceCheck`: whether VXLAN packets are dropped whose sender does not hold their inner source.
+    pub source_check: bool,
+}
+
+/// Values of `SourceCheck`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SourceCheck {
+    Strict,
+    Off,
+}
+
+impl FromStr for SourceCheck {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text.to_lowercase().as_str() {
+            "strict" => Ok(Self::Strict),
+            "off" => Ok(Self::Off),
+            _ => Err(()),
+        }
+    }
 }
 
 impl Default for VxlanConfig {
@@ -94,6 +115,7 @@ impl Default for VxlanConfig {
             direct_routing: false,
             dataplane: None,
             flow_cache: true,
+            source_check: true,
         }
     }
 }
@@ -164,6 +186,16 @@ impl ConfigError {
 }
 
 impl NetworkConfig {
+    /// The range of each address family that there is, IPv4 first.
+    pub fn ranges(&self) -> impl Iterator<Item = SubnetRange> {
+        [self.ipv4, self.ipv6].into_iter().flatten()
+    }
+
+    /// The networks that all pods are in, one for each address family that there is.
+    pub fn networks(&self) -> impl Iterator<Item = IpNet> {
+        self.ranges().map(|range| range.network)
+    }
+
     /// Reads and checks a configuration. Keys are matched without regard to case, unknown ones are ignored.
     ///
     /// # Errors
@@ -239,6 +271,7 @@ fn vxlan(keys: &Keys) -> Result<VxlanConfig, ConfigError> {
         direct_routing: keys.flag("DirectRouting", false)?,
         dataplane: keys.parsed("Dataplane", "auto, bpf or netlink")?,
         flow_cache: keys.flag("FlowCache", true)?,
+        source_check: keys.parsed("SourceCheck", "strict or off")? != Some(SourceCheck::Off),
     })
 }
 

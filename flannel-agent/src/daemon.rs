@@ -3,6 +3,7 @@
 //! begins again at the backend, and keeps its subnet.
 
 mod follow;
+mod renewal;
 mod settings;
 
 use std::time::Duration;
@@ -18,15 +19,17 @@ use crate::backend::{Backend, Setup};
 use crate::cli::{Flags, Mode};
 use crate::config::{self, NetworkConfig};
 use crate::dataplane::desired::Peer;
+use crate::firewall::Firewall;
 use crate::health::Health;
-use crate::lease::etcd::{EtcdManager, EtcdOptions};
+use crate::lease::etcd::EtcdManager;
 use crate::lease::local::LocalManager;
 use crate::lease::{LeaseAttrs, OwnLease, SubnetKey, SubnetManager};
+use crate::metrics::{Kind, METRICS};
 use crate::signals::Stop;
 use crate::uplink::watch::UplinkWatch;
 use crate::{notify, subnet_file};
 use follow::{End, follow};
-use settings::uplink_options;
+use settings::{etcd_options, uplink_options};
 
 /// How long to wait between attempts at what cannot be done yet.
 const RETRY: Duration = Duration::from_secs(1);
@@ -64,8 +67,7 @@ async fn serve(flags: &Flags, health: &Health) -> Result<()> {
     if let Some(dir) = &flags.local_subnet_mgr {
         return serve_from(&LocalManager::new(dir.clone()), flags, health).await;
     }
-    let etcd = EtcdOptions { endpoints: flags.etcd_endpoints.clone(), prefix: flags.etcd_prefix.clone() };
-    serve_from(&EtcdManager::new(etcd), flags, health).await
+    serve_from(&EtcdManager::new(etcd_options(flags)), flags, health).await
 }
 
 async fn serve_from(store: &impl SubnetManager, flags: &Flags, health: &Health) -> Result<()> {
@@ -97,6 +99,7 @@ async fn serve_with<B: Backend>(
     let mut uplink = uplinks.choose().await?;
     let mut previous = subnet_file::read_previous(&flags.subnet_file);
     let mut held: Option<Held> = None;
+    let mut firewall = Firewall::new(flags, network)?;
     loop {
         info!("the uplink is {uplink}");
         let known = held.as_ref().map(|held| &held.lease.attrs);
@@ -113,14 +116,26 @@ async fn serve_with<B: Backend>(
         let attrs = backend.attributes()?;
         uplink = loop {
             let lease = take(store, network, &attrs, held.take(), previous).await;
-            info!(subnet = %lease.subnet, dataplane = backend.name(), "this node has its subnet");
+            let subnet = lease.subnet;
+            info!(%subnet, dataplane = backend.name(), "this node has its subnet");
+            if let Some(old) = previous.filter(|old| *old != subnet) {
+                error!(
+                    "this node had the subnet {old} and has {subnet} now: pods made before are cut off; make them anew"
+                );
+            }
+            firewall.serve(subnet, previous).await;
             publish(flags, network, &mut backend, &lease).await?;
             health.set_ready();
             notify::ready();
-            previous = Some(lease.subnet);
+            previous = Some(subnet);
             let changed = uplinks.changed(&uplink);
-            match follow(store, network, &mut backend, lease, flags.renew_margin(), changed).await {
-                End::LeaseLost => error!("the lease is lost; forwarding goes on while it is taken again"),
+            let margin = flags.renew_margin();
+            match follow(store, network, &mut backend, &mut firewall, lease, margin, changed).await {
+                End::LeaseLost(why) => {
+                    error!(
+                        "the lease of {subnet} is lost: {why}; forwarding goes on while it is taken again"
+                    );
+                }
                 End::UplinkChanged(new, now) => {
                     held = Some(*now);
                     break new;
@@ -171,6 +186,7 @@ async fn patiently<T, F: Future<Output = Result<T>>>(what: &str, attempt: impl F
         match attempt().await {
             Ok(value) => return value,
             Err(error) => {
+                METRICS.failed(Kind::Datastore);
                 let problem = format!("{error:#}");
                 if problem != told {
                     notify::status(&format!("{what}: {problem}"));

@@ -1,4 +1,4 @@
-//! The health endpoint: whether the agent is alive, and whether the node has its subnet.
+//! The health endpoint: whether the agent is alive, whether the node has its subnet, and its figures.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,10 +16,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, info, warn};
 
+use crate::metrics::METRICS;
+
 /// A client that has not asked by then is cut off.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Pause after a connection that could not be accepted, for instance for lack of file descriptors.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// What Prometheus calls the text format of [`crate::metrics`].
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What the endpoint tells.
 #[derive(Clone, Default)]
@@ -55,6 +60,18 @@ impl Health {
             _ => (StatusCode::NOT_FOUND, "404 page not found\n"),
         }
     }
+
+    /// The whole response to a request for this path.
+    fn respond(&self, path: &str) -> Response<Full<Bytes>> {
+        if path != "/metrics" {
+            let (status, text) = self.answer(path);
+            return response(status, "text/plain; charset=utf-8", text.into());
+        }
+        match METRICS.text() {
+            Ok(text) => response(StatusCode::OK, OPEN_METRICS, text.into()),
+            Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", error.to_string().into()),
+        }
+    }
 }
 
 async fn accept(listener: TcpListener, health: Health) {
@@ -72,8 +89,8 @@ async fn accept(listener: TcpListener, health: Health) {
 /// One question, one answer.
 async fn converse(stream: TcpStream, health: Health) {
     let respond = service_fn(|request: Request<Incoming>| {
-        let (status, text) = health.answer(request.uri().path());
-        async move { Ok::<_, Infallible>(response(status, text)) }
+        let response = health.respond(request.uri().path());
+        async move { Ok::<_, Infallible>(response) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
@@ -82,11 +99,10 @@ async fn converse(stream: TcpStream, health: Health) {
     }
 }
 
-fn response(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+fn response(status: StatusCode, kind: &'static str, text: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text));
     *response.status_mut() = status;
-    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, plain);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 

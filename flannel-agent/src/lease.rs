@@ -153,6 +153,12 @@ pub trait SubnetManager {
         attrs: &LeaseAttrs,
     ) -> impl Future<Output = anyhow::Result<Option<OwnLease>>> + Send;
 
+    /// Everything there is now, asked for anew.
+    ///
+    /// # Errors
+    /// The datastore cannot be reached.
+    fn leases(&self) -> impl Future<Output = anyhow::Result<Vec<RawLease>>> + Send;
+
     /// Delivers a snapshot, then events, then a snapshot again after every gap, until `updates` is closed.
     /// Outages are logged and retried in here.
     fn watch(&self, updates: mpsc::Sender<LeaseUpdate>) -> impl Future<Output = ()> + Send;

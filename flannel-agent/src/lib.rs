@@ -5,15 +5,18 @@
 
 mod atomic_file;
 pub mod backend;
+pub mod cleanup;
 pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod dataplane;
 pub mod docker_opts;
 pub mod env_file;
+pub mod firewall;
 pub mod health;
 pub mod lease;
 pub mod mac;
+pub mod metrics;
 pub mod notify;
 pub mod signals;
 pub mod subnet_file;

@@ -58,14 +58,10 @@ pub struct Passage {
 pub struct Port {
     /// ifindex of the pod-side bridge port; 0: not seen yet.
     pub ifindex: u32,
-    /// The longest IP packet in bytes that the port takes; 0: not seen yet.
-    pub mtu: u32,
     /// The pod's MAC.
     pub pod_mac: [u8; 6],
     /// The MAC that the pod sends to: the bridge's.
     pub gateway_mac: [u8; 6],
-    /// 0.
-    pub reserved: u32,
 }
 
 impl Passage {
@@ -100,26 +96,15 @@ impl Passage {
     }
 }
 
-impl Port {
-    /// Whether both are the same port with the same neighbours; the MTU does not matter.
-    #[inline(always)]
-    #[must_use]
-    pub fn is_same_place(&self, other: &Self) -> bool {
-        self.ifindex == other.ifindex
-            && self.pod_mac == other.pod_mac
-            && self.gateway_mac == other.gateway_mac
-    }
-}
-
 const _: () = assert!(size_of::<FlowKey>() == 16 && align_of::<FlowKey>() == 1);
-const _: () = assert!(size_of::<Port>() == 24 && align_of::<Port>() == 4);
-const _: () = assert!(size_of::<Flow>() == 56 && align_of::<Flow>() == 8);
+const _: () = assert!(size_of::<Port>() == 16 && align_of::<Port>() == 4);
+const _: () = assert!(size_of::<Flow>() == 48 && align_of::<Flow>() == 8);
 
 #[cfg(feature = "user")]
 // SAFETY: repr(C), bytes only (16, asserted above), every bit pattern is valid.
 unsafe impl aya::Pod for FlowKey {}
 #[cfg(feature = "user")]
-// SAFETY: repr(C), no padding (asserted above: 2 * 16 + 24), every bit pattern is valid.
+// SAFETY: repr(C), no padding (asserted above: 2 * 16 + 16), every bit pattern is valid.
 unsafe impl aya::Pod for Flow {}
 
 #[cfg(test)]

@@ -22,10 +22,12 @@ pub struct Node {
     pub port: [u8; 2],
     /// 1: flows that the host stack lets through unchanged skip it; 0: all go through it.
     pub flow_cache: u32,
+    /// 1: a VXLAN packet whose sender does not hold the inner source is dropped; 0: it is taken, as flannel does.
+    pub source_check: u32,
 }
 
-const _: () = assert!(size_of::<Node>() == 36 && align_of::<Node>() == 4);
+const _: () = assert!(size_of::<Node>() == 40 && align_of::<Node>() == 4);
 
 #[cfg(feature = "user")]
-// SAFETY: repr(C), no padding (asserted above: 5 * 4 + 4 + 6 + 2 + 4), every bit pattern is valid.
+// SAFETY: repr(C), no padding (asserted above: 5 * 4 + 4 + 6 + 2 + 2 * 4), every bit pattern is valid.
 unsafe impl aya::Pod for Node {}

@@ -88,6 +88,9 @@ outcomes! {
     27 FlowProven "flow-proven" Foreign "To a pod, unchanged by the host stack: the flow's next packets may skip it.",
     28 NoFlow "no-flow" Foreign "To a pod, and of no flow from another node, or changed by the host stack.",
     29 FlowCacheOff "flow-cache-off" Foreign "The agent runs without the flow cache.",
+    30 UnknownSender "unknown-sender" Dropped "Sender check: no lease holds the inner source.",
+    31 ForgedSender "forged-sender" Dropped "Sender check: another node than the outer source holds the inner source.",
+    32 LoopedSender "looped-sender" Dropped "Sender check: the inner source is in our own subnet.",
 }
 
 /// The place where a program runs.

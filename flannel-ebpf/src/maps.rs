@@ -27,10 +27,19 @@ pub fn node() -> Result<&'static Node, Outcome> {
     CONFIG.get(0).filter(|node| node.layout != 0).ok_or(Outcome::NoConfig)
 }
 
-/// The lease that holds this pod address.
+/// The lease that holds this address, of whatever kind.
 #[inline(always)]
-pub fn lease(address: [u8; 4]) -> Result<&'static Lease, Outcome> {
-    LEASES.get(&Key::new(32, address)).ok_or(Outcome::NoLease)
+pub fn lease(address: [u8; 4]) -> Option<&'static Lease> {
+    LEASES.get(&Key::new(32, address))
+}
+
+/// The lease of the peer that packets to this pod address go to.
+///
+/// # Errors
+/// [`Outcome::NoLease`]
+#[inline(always)]
+pub fn peer(address: [u8; 4]) -> Result<&'static Lease, Outcome> {
+    lease(address).filter(|lease| lease.flags == 0).ok_or(Outcome::NoLease)
 }
 
 /// What is known of a flow. Programs on other CPUs read and write it too: every field stands for itself.

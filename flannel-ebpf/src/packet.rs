@@ -83,13 +83,13 @@ impl<'a> Packet<'a> {
         self.skb().ifindex
     }
 
-    /// The longest IP packet in bytes that this interface takes, 0 if unknown (`bpf_check_mtu`: Linux 5.12).
+    /// The longest IP packet in bytes that an interface takes, if it is there (`bpf_check_mtu`: Linux 5.12).
     #[inline(always)]
-    pub fn mtu(&self) -> u32 {
+    pub fn mtu_of(&self, ifindex: u32) -> Option<u32> {
         let mut mtu = 0;
-        // SAFETY: the context is valid for the whole run; 0 stands for its own interface.
-        unsafe { bpf_check_mtu(self.ctx.skb.skb.cast(), 0, &raw mut mtu, 0, 0) };
-        mtu
+        // SAFETY: the context is valid for the whole run. What the helper says of this packet does not matter.
+        let checked = unsafe { bpf_check_mtu(self.ctx.skb.skb.cast(), ifindex, &raw mut mtu, 0, 0) };
+        (checked >= 0).then_some(mtu)
     }
 
     /// Makes the first `len` bytes readable, or the whole frame if it is shorter.

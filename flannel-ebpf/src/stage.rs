@@ -7,3 +7,4 @@ pub mod fit;
 pub mod flow;
 pub mod parse;
 pub mod route;
+pub mod sender;

@@ -3,6 +3,7 @@
 mod binary;
 mod builder;
 mod notify;
+mod old_kernel;
 
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -68,6 +69,11 @@ impl Agent {
     pub fn latest_status(&mut self) -> Result<&str> {
         self.notify.listen()?;
         Ok(self.status())
+    }
+
+    /// Waits until it says of itself what is wanted; returns as soon as it does.
+    pub fn wait_status(&mut self, wanted: impl Fn(&str) -> bool, limit: Duration) -> Result<()> {
+        self.notify.wait_for(wanted, limit).with_context(|| self.daemon.tail())
     }
 
     /// Fails, with the log's end, if it has ended.

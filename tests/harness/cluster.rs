@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use crate::agent::{Agent, AgentBuilder};
-use crate::etcd::Etcd;
+use crate::etcd::{Etcd, EtcdBuilder};
 use crate::failure;
 use crate::netns::NetNs;
 use crate::owner::new_tag;
@@ -92,7 +92,17 @@ impl Cluster {
 
     /// Starts an etcd server that all nodes reach through their `mgmt0`.
     pub fn start_etcd(&self) -> Result<Etcd> {
-        Etcd::builder().start_in(&self.mgmt, IpAddr::V4(MGMT), &self.workdir)
+        self.start_etcd_with(Etcd::builder())
+    }
+
+    /// [`Cluster::start_etcd`] with flags of its own.
+    pub fn start_etcd_with(&self, etcd: EtcdBuilder) -> Result<Etcd> {
+        etcd.start_in(&self.mgmt, IpAddr::V4(MGMT), &self.workdir)
+    }
+
+    /// Starts an etcd cluster of so many members that all nodes reach through their `mgmt0`.
+    pub fn start_etcd_members(&self, n: u16) -> Result<Vec<Etcd>> {
+        EtcdBuilder::start_members(&self.mgmt, IpAddr::V4(MGMT), &self.workdir, n)
     }
 
     /// A folder in which agents can keep their leases; it is empty if the name is new.

@@ -31,10 +31,17 @@ const CLIENT_PORT: u16 = 2379;
 #[derive(Debug, Default)]
 pub struct EtcdBuilder {
     args: Vec<String>,
+    urls: Vec<String>,
 }
 
 impl EtcdBuilder {
-    /// Adds a flag of etcd's, for example a second client URL with TLS.
+    /// Serves clients here, too: the test bed's own requests go to a URL without TLS.
+    pub fn client_url(mut self, url: impl Into<String>) -> Self {
+        self.urls.push(url.into());
+        self
+    }
+
+    /// Adds a flag of etcd's.
     pub fn arg(mut self, arg: impl Into<String>) -> Self {
         self.args.push(arg.into());
         self
@@ -49,7 +56,7 @@ impl EtcdBuilder {
         let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let place = Place { netns: None, mark: tag, ip, client: client.1, peer: peer.1 };
         drop((client, peer));
-        Etcd::launch(place, &workdir, self.args)
+        Etcd::launch(place, &workdir, self)
     }
 
     /// Starts it in a namespace, on an address that is there.
@@ -57,7 +64,33 @@ impl EtcdBuilder {
         let mark = netns.name().to_owned();
         let place =
             Place { netns: Some(Arc::clone(netns)), mark, ip, client: CLIENT_PORT, peer: CLIENT_PORT + 1 };
-        Etcd::launch(place, workdir, self.args)
+        Etcd::launch(place, workdir, self)
+    }
+
+    /// Starts so many members of one cluster in a namespace.
+    pub(crate) fn start_members(
+        netns: &Arc<NetNs>,
+        ip: IpAddr,
+        workdir: &Arc<Workdir>,
+        n: u16,
+    ) -> Result<Vec<Etcd>> {
+        let mark = netns.name().to_owned();
+        let place = |member: u16| {
+            let client = CLIENT_PORT + 10 * member;
+            Place { netns: Some(Arc::clone(netns)), mark: mark.clone(), ip, client, peer: client + 1 }
+        };
+        let cluster: Vec<_> =
+            (0..n).map(|member| format!("m{member}=http://{ip}:{}", place(member).peer)).collect();
+        let start = |member: u16| {
+            let builder = Self::default().arg("--initial-cluster").arg(cluster.join(","));
+            // Members wait for each other on a busy machine.
+            let builder = builder.arg("--heartbeat-interval=50").arg("--election-timeout=500");
+            let name = format!("m{member}");
+            Etcd::spawn(place(member), &name, workdir, builder.arg("--name").arg(&name))
+        };
+        let mut members = (0..n).map(start).collect::<Result<Vec<_>>>()?;
+        members.iter_mut().try_for_each(Etcd::wait_healthy)?;
+        Ok(members)
     }
 }
 
@@ -76,7 +109,7 @@ pub struct Etcd {
     daemon: Daemon,
     gateway: Gateway,
     place: Place,
-    args: Vec<String>,
+    builder: EtcdBuilder,
     dir: PathBuf,
     _workdir: Arc<Workdir>,
 }
@@ -92,14 +125,18 @@ impl Etcd {
         EtcdBuilder::default()
     }
 
-    fn launch(place: Place, workdir: &Arc<Workdir>, args: Vec<String>) -> Result<Self> {
-        require_commands(&["etcd"])?;
-        let dir = workdir.subdir("etcd")?;
-        let gateway = Gateway::new(place.netns.clone(), SocketAddr::new(place.ip, place.client));
-        let daemon = Daemon::start("etcd", command(&place, &dir, &args), &dir.join("etcd.log"))?;
-        let mut etcd = Self { daemon, gateway, place, args, dir, _workdir: Arc::clone(workdir) };
+    fn launch(place: Place, workdir: &Arc<Workdir>, builder: EtcdBuilder) -> Result<Self> {
+        let mut etcd = Self::spawn(place, "etcd", workdir, builder)?;
         etcd.wait_healthy()?;
         Ok(etcd)
+    }
+
+    fn spawn(place: Place, name: &str, workdir: &Arc<Workdir>, builder: EtcdBuilder) -> Result<Self> {
+        require_commands(&["etcd"])?;
+        let dir = workdir.subdir(name)?;
+        let gateway = Gateway::new(place.netns.clone(), SocketAddr::new(place.ip, place.client));
+        let daemon = Daemon::start(name, command(&place, &dir, &builder), &dir.join("etcd.log"))?;
+        Ok(Self { daemon, gateway, place, builder, dir, _workdir: Arc::clone(workdir) })
     }
 
     fn wait_healthy(&mut self) -> Result<()> {
@@ -184,7 +221,7 @@ impl Etcd {
     /// Kills it if need be and starts it again with its data.
     pub fn restart(&mut self) -> Result<()> {
         self.kill()?;
-        let command = command(&self.place, &self.dir, &self.args);
+        let command = command(&self.place, &self.dir, &self.builder);
         self.daemon = Daemon::start("etcd", command, &self.dir.join("etcd.log"))?;
         self.wait_healthy()
     }
@@ -231,18 +268,19 @@ impl Place {
     }
 }
 
-fn command(place: &Place, dir: &std::path::Path, args: &[String]) -> Command {
+fn command(place: &Place, dir: &std::path::Path, builder: &EtcdBuilder) -> Command {
     let client = format!("http://{}", SocketAddr::new(place.ip, place.client));
     let peer = format!("http://{}", SocketAddr::new(place.ip, place.peer));
     let mut command = place.command("etcd");
     command.arg("--data-dir").arg(dir.join("data"));
-    command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+    let listen = [std::slice::from_ref(&client), &builder.urls].concat().join(",");
+    command.args(["--listen-client-urls", &listen, "--advertise-client-urls", &client]);
     command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
     command.args(["--initial-cluster", &format!("default={peer}")]);
     // A single member has nobody to wait for when it elects itself.
     command.args(["--heartbeat-interval", "10", "--election-timeout", "50"]);
     command.args(["--max-txn-ops", "2000", "--logger", "zap", "--log-level", "warn"]);
-    command.args(args);
+    command.args(&builder.args);
     command
 }
 

@@ -22,6 +22,7 @@
 pub mod agent;
 pub mod capture;
 pub mod cluster;
+pub mod docker;
 pub mod etcd;
 pub mod failure;
 pub mod firewall;
@@ -45,6 +46,7 @@ mod workdir;
 pub use agent::{Agent, AgentBuilder};
 pub use capture::Capture;
 pub use cluster::{Cluster, Node, Topology};
+pub use docker::Docker;
 pub use etcd::Etcd;
 pub use failure::{Failure, TestResult};
 pub use netns::NetNs;

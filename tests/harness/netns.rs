@@ -54,6 +54,12 @@ impl NetNs {
         opened
     }
 
+    /// Gives a name to the namespace that a process lives in; dropped, the name goes, with what bears the bed's mark.
+    pub(crate) fn attach(name: &str, pid: u64) -> Result<Self> {
+        finish(Command::new("ip").args(["netns", "attach", name, &pid.to_string()]), "", LIMIT)?;
+        Self::open(name)
+    }
+
     fn open(name: &str) -> Result<Self> {
         let path = path_of(name);
         let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;

@@ -17,6 +17,7 @@ pub struct Pod {
     netns: NetNs,
     addresses: Vec<IpAddr>,
     port: String,
+    number: u16,
 }
 
 impl Pod {
@@ -38,7 +39,14 @@ impl Pod {
             addresses.push(address);
         }
         netns.ip(&lines)?;
-        Ok(Self { netns, addresses, port })
+        Ok(Self { netns, addresses, port, number })
+    }
+
+    /// Removes the pod; another one may have its number at once.
+    pub(crate) fn unplug(self, node: &NetNs) -> Result<u16> {
+        // By itself the cable goes some time after the namespace.
+        node.ip(&[format!("link del {}", self.port)])?;
+        Ok(self.number)
     }
 
     /// Two pods of no node with one cable between them: the best a packet can do on this machine.
@@ -53,6 +61,7 @@ impl Pod {
                 netns,
                 addresses: vec![IpAddr::V4(address)],
                 port: "eth0".to_owned(),
+                number: 0,
             })
         };
         Ok((pod(left, 1)?, pod(right, 2)?))

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use nix::unistd::geteuid;
 
 /// Commands the bed or the suite runs, and the Debian package each comes from.
-const PACKAGES: [(&str, &str); 12] = [
+const PACKAGES: [(&str, &str); 14] = [
     ("ip", "iproute2"),
     ("bridge", "iproute2"),
     ("etcd", "etcd-server"),
@@ -20,6 +20,8 @@ const PACKAGES: [(&str, &str); 12] = [
     ("bpftool", "bpftool"),
     ("setpriv", "util-linux"),
     ("ethtool", "ethtool"),
+    ("dockerd", "docker.io"),
+    ("busybox", "busybox-static"),
 ];
 
 /// Fails unless the process may make network namespaces and mounts.

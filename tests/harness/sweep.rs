@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use crate::docker::cgroup;
 use crate::failure::Errors;
 use crate::netns::{self, NETNS_DIR};
 use crate::owner::{is_alive, owner_of};
@@ -21,7 +22,7 @@ pub struct Swept {
     pub folders: Vec<PathBuf>,
 }
 
-/// Removes processes, namespaces, mounts and folders whose owning run no longer lives.
+/// Removes processes, namespaces, cgroups, mounts and folders whose owning run no longer lives.
 pub fn sweep() -> Result<Swept> {
     sweep_owners(|pid| !is_alive(pid))
 }
@@ -35,6 +36,7 @@ pub(crate) fn sweep_owners(dead: impl Fn(u32) -> bool) -> Result<Swept> {
         errors.collect(netns::remove(&name));
         swept.namespaces.push(name);
     }
+    errors.collect(cgroup::remove(left));
     let parent = workdir::parent();
     for name in names_in(&parent).filter(|name| left(name)) {
         let folder = parent.join(name);

@@ -1,6 +1,6 @@
 //! Kernels without tcx: the programs as filters of the clsact qdisc.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::programs::SchedClassifier;
 use flannel_agent::dataplane::bpf::{Bpf, attach};
 use flannel_agent::dataplane::desired::Peer;
@@ -8,9 +8,10 @@ use flannel_agent::mac::Mac;
 use flannel_common::abi;
 use flannel_common::node::Node as Facts;
 use flannel_common::outcome::Hook;
-use flannel_tests::traffic::{ping, tcp_transfer};
-use flannel_tests::{Node, TestResult, Topology};
+use flannel_tests::traffic::{UdpSession, ping, tcp_transfer};
+use flannel_tests::{AgentBuilder, Node, Pod, TestResult, Topology, eventually};
 
+use super::flow_cache::SOON;
 use crate::inspect::{self, DEVICE, UPLINK};
 use crate::overlay::Overlay;
 
@@ -30,6 +31,7 @@ fn facts(node: &Node) -> Result<Facts> {
         vtep_mac: overlay.mac.parse::<Mac>()?.0,
         port: crate::packets::PORT.to_be_bytes(),
         flow_cache: 0,
+        source_check: 1,
     })
 }
 
@@ -50,13 +52,14 @@ fn attach(node: &Node, peer: &inspect::Peer) -> Result<()> {
 
 /// The numbers of the programs that our filters run, one or none at each hook.
 fn filters(node: &Node) -> Result<Vec<u64>> {
-    let mut programs = Vec::new();
-    for (_, interface, direction) in HOOKS {
-        let shown = node.netns().exec_json(&format!("tc -j filter show dev {interface} {direction}"))?;
-        let filters = shown.as_array().cloned().unwrap_or_default();
-        programs.extend(filters.iter().filter_map(|filter| filter["options"]["prog"]["id"].as_u64()));
-    }
-    Ok(programs)
+    let at = |(_, interface, direction)| filters_at(node, interface, direction);
+    Ok(HOOKS.map(at).into_iter().collect::<Result<Vec<_>>>()?.concat())
+}
+
+fn filters_at(node: &Node, interface: &str, direction: &str) -> Result<Vec<u64>> {
+    let shown = node.netns().exec_json(&format!("tc -j filter show dev {interface} {direction}"))?;
+    let filters = shown.as_array().cloned().unwrap_or_default();
+    Ok(filters.iter().filter_map(|filter| filter["options"]["prog"]["id"].as_u64()).collect())
 }
 
 /// Two nodes on the floor, with filters on it.
@@ -101,6 +104,77 @@ fn an_agent_without_bpf_takes_the_filters_away() -> TestResult {
     let mut overlay = overlay_with_filters()?;
     let streams = overlay.streams()?;
     overlay.agents[0].restart()?;
+    assert_eq!(filters(&overlay.nodes()[0])?, [0; 0]);
+    streams.ensure_whole()?;
+    Ok(())
+}
+
+/// Two nodes with a pod each, whose kernels have no tcx.
+fn overlay_without_tcx() -> Result<Overlay> {
+    let flags = ["--dataplane=bpf"; 2];
+    let overlay = Overlay::start_with(Topology::segment(2), &flags, 1, AgentBuilder::without_tcx)?;
+    for (node, pods) in overlay.nodes().iter().zip(&overlay.pods) {
+        wait_for_filters(node, &pods[0], 1)?;
+    }
+    Ok(overlay)
+}
+
+/// Waits until a pod's port has so many of our filters each way.
+fn wait_for_filters(node: &Node, pod: &Pod, expected: usize) -> Result<()> {
+    eventually("filters on the pod's port", SOON, || {
+        for direction in ["ingress", "egress"] {
+            let filters = filters_at(node, pod.port(), direction)?;
+            ensure!(filters.len() == expected, "{direction}: {filters:?}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn flows_take_the_shortcut_and_ports_are_left_alone_with_filters_too() -> TestResult {
+    let overlay = overlay_without_tcx()?;
+    let node = &overlay.nodes()[0];
+    assert_eq!(inspect::tcx_programs(node, UPLINK)?, [""; 0], "the kernel was to have no tcx");
+    let (pod, remote) = overlay.two_pods();
+    let mut session = UdpSession::open(pod, remote)?;
+    (0..10).try_for_each(|_| session.echo(100))?;
+    assert_eq!(inspect::shortcut(node)?, (9, 9));
+    tcp_transfer(pod, remote, 16 << 20)?;
+    tcp_transfer(remote, pod, 16 << 20)?;
+    node.exec(&format!("tc qdisc add dev {} root tbf rate 100mbit burst 64kb latency 50ms", pod.port()))?;
+    wait_for_filters(node, pod, 0)?;
+    let before = inspect::shortcut(node)?;
+    (0..5).try_for_each(|_| session.echo(100))?;
+    assert_eq!(inspect::shortcut(node)?, before);
+    node.exec(&format!("tc qdisc del dev {} root", pod.port()))?;
+    wait_for_filters(node, pod, 1)?;
+    (0..2).try_for_each(|_| session.echo(100))?;
+    assert_eq!(inspect::shortcut(node)?, (before.0 + 1, before.1 + 1));
+    Ok(())
+}
+
+#[test]
+fn filters_on_the_pods_ports_follow_the_agent() -> TestResult {
+    let mut overlay = overlay_without_tcx()?;
+    let streams = overlay.streams()?;
+    let port = overlay.pods[0][0].port().to_owned();
+    let filter = |overlay: &Overlay| filters_at(&overlay.nodes()[0], &port, "ingress");
+    let first = filter(&overlay)?;
+    overlay.agents[0].restart()?;
+    eventually("the new agent's filter replaces the old one's", SOON, || {
+        let second = filter(&overlay)?;
+        ensure!(second.len() == 1 && second != first, "{first:?}, then {second:?}");
+        Ok(())
+    })?;
+    overlay.agents[0].restart_with(|args| args.push("--flow-cache=false".to_owned()))?;
+    wait_for_filters(&overlay.nodes()[0], &overlay.pods[0][0], 0)?;
+    overlay.agents[0].restart_with(|args| args.retain(|arg| arg != "--flow-cache=false"))?;
+    wait_for_filters(&overlay.nodes()[0], &overlay.pods[0][0], 1)?;
+    overlay.agents[0].restart_with(|args| {
+        args.retain(|arg| arg != "--dataplane=bpf");
+        args.push("--dataplane=netlink".to_owned());
+    })?;
+    wait_for_filters(&overlay.nodes()[0], &overlay.pods[0][0], 0)?;
     assert_eq!(filters(&overlay.nodes()[0])?, [0; 0]);
     streams.ensure_whole()?;
     Ok(())

@@ -5,6 +5,10 @@ use std::net::Ipv4Addr;
 use etherparse::{EtherType, IpNumber, Ipv4Header, SlicedPacket};
 use flannel_common::outcome::{Hook, Outcome};
 
+use super::flow::sample::{Way, controls};
+use super::flow::{
+    FRESH, Flows, LOST, NEVER, NOW, PROVEN, STALE, UNKNOWN, check, flow, none, of_tcp, of_udp, row,
+};
 use super::{
     INNER_PEER_IP, INNER_PEER_MAC, OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Programs, Untouched, VNI,
     all_untouched, carried, untouched,
@@ -28,7 +32,7 @@ fn of_length(length: usize) -> Vec<u8> {
 }
 
 /// Checks the outer headers with etherparse and returns what VXLAN carries.
-fn unwrapped(packet: &[u8], peer: [u8; 4], ecn: u8) -> Vec<u8> {
+pub(super) fn unwrapped(packet: &[u8], peer: [u8; 4], ecn: u8) -> Vec<u8> {
     let sliced = SlicedPacket::from_ethernet(packet).unwrap();
     let Some(etherparse::NetSlice::Ipv4(ip)) = &sliced.net else { panic!("the outer packet is not IPv4") };
     let header = ip.header();
@@ -117,6 +121,8 @@ fn leaves_the_rest_to_the_kernel_device() {
         untouched("IP version 6 under IPv4's EtherType", with(14, 0x65), Outcome::NotIp),
         untouched("nobody's subnet", to([10, 1, 99, 1]), Outcome::NoLease),
         untouched("our own subnet", to([10, 1, 90, 9]), Outcome::NoLease),
+        untouched("a subnet that was leased a moment ago", to([10, 1, 16, 9]), Outcome::NoLease),
+        untouched("a node's own address", to(PEER_IP), Outcome::NoLease),
         untouched("multicast", to([224, 0, 0, 1]), Outcome::NoLease),
         untouched("broadcast", to([255, 255, 255, 255]), Outcome::NoLease),
         untouched("another MAC than the lease's", with(5, 0x77), Outcome::ForeignVtep),
@@ -156,4 +162,51 @@ fn leaves_the_rest_to_the_kernel_device() {
 fn does_nothing_before_the_agent_has_written_its_facts() {
     let table = vec![untouched("a good packet", to_peer(&to_remote(b"x")), Outcome::NoConfig)];
     all_untouched(&mut Programs::unconfigured(), Hook::OverlayEgress, table);
+}
+
+#[test]
+fn a_packet_that_entered_the_stack_just_before_proves_its_flow() {
+    let datagram = || to_peer(&Way::Egress.udp(b"payload"));
+    let segment = to_peer(&Way::Egress.tcp(|_| {}, b"payload"));
+    let proof = |description, before, after| {
+        row(description, datagram(), of_udp(before), Outcome::Encapsulated, of_udp(after))
+    };
+    let same = |description, packet: &Ipv4, flows: Flows| {
+        row(description, to_peer(packet), flows.clone(), Outcome::Encapsulated, flows)
+    };
+    let (entered, left) = (flow([FRESH, NEVER], UNKNOWN), flow([FRESH, NOW], UNKNOWN));
+    let proven = || of_udp(flow(PROVEN, PROVEN));
+    let mut table = vec![
+        proof("the first one", entered, left),
+        proof("after a long time", flow([FRESH, STALE], PROVEN), flow([FRESH, NOW], PROVEN)),
+        row("TCP", segment, of_tcp(entered), Outcome::Encapsulated, of_tcp(left)),
+        // Too big for the uplink is not changed by the stack.
+        row(
+            "too long",
+            to_peer(&Way::Egress.udp(&[1; 1465 - 42])),
+            of_udp(entered),
+            Outcome::TooBig,
+            of_udp(left),
+        ),
+        same("a flow that nobody knows", &Way::Egress.udp(b"x"), none()),
+        same("that none has entered", &Way::Egress.udp(b"x"), of_udp(flow(UNKNOWN, PROVEN))),
+        same("that one entered too long ago", &Way::Egress.udp(b"x"), of_udp(flow([LOST, FRESH], PROVEN))),
+        same("a fragment", &Way::Egress.udp(b"x").fragment(0, true), proven()),
+        same("a ping", &Way::Egress.packet(IpNumber::ICMP, vec![8, 0, 0, 0, 0, 1, 0, 1]), proven()),
+    ];
+    let known = of_tcp(flow(PROVEN, PROVEN));
+    table
+        .extend(controls(Way::Egress).map(|(description, packet)| same(description, &packet, known.clone())));
+    check(&mut Programs::with_flow_cache(), Hook::OverlayEgress, table, |run, sent| {
+        assert_eq!(unwrapped(&run.packet, PEER_IP, 0), sent);
+    });
+}
+
+#[test]
+fn nothing_is_proven_without_the_flow_cache() {
+    let (frame, known) = (to_peer(&Way::Egress.udp(b"payload")), of_udp(flow(PROVEN, PROVEN)));
+    let table = vec![row("UDP", frame, known.clone(), Outcome::Encapsulated, known)];
+    check(&mut Programs::load(), Hook::OverlayEgress, table, |run, sent| {
+        assert_eq!(unwrapped(&run.packet, PEER_IP, 0), sent);
+    });
 }

@@ -5,6 +5,10 @@ use std::net::Ipv4Addr;
 use etherparse::{EtherType, IpNumber};
 use flannel_common::outcome::{Hook, Outcome};
 
+use super::flow::sample::{GATEWAY_MAC, POD_MAC, Way, controls, hop};
+use super::flow::{
+    FRESH, Flows, NEVER, OLD, POD_MTU, PROVEN, Row, UNKNOWN, check, flow, moved, none, of_tcp, of_udp, row,
+};
 use super::{
     OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Programs, Untouched, VNI, all_untouched, carried, untouched,
 };
@@ -171,4 +175,78 @@ fn leaves_the_odd_ones_to_the_kernel_device() {
 fn does_nothing_before_the_agent_has_written_its_facts() {
     let table = vec![untouched("a good packet", carrying(&inner()), Outcome::NoConfig)];
     all_untouched(&mut Programs::unconfigured(), Hook::UnderlayIngress, table);
+}
+
+/// Runs a table; what is unwrapped alone comes out as it was inside, what is delivered is one hop further.
+fn check_unwrapped(programs: &mut Programs, table: Vec<Row>) {
+    check(programs, Hook::UnderlayIngress, table, |run, sent| {
+        let inner = &sent[50..];
+        match run.outcome {
+            Outcome::Delivered => assert_eq!(run.packet, hop(inner, POD_MAC, GATEWAY_MAC)),
+            _ => assert_eq!(run.packet, inner),
+        }
+    });
+}
+
+/// A packet of the peer, which changes nothing that is known: what enters the stack is noted behind the vxlan device.
+fn from_peer(description: &'static str, packet: &Ipv4, known: Flows, outcome: Outcome) -> Row {
+    let sent = carrying(&frame(OUR_MAC, PEER_MAC, EtherType::IPV4, &packet.bytes()));
+    row(description, sent, known.clone(), outcome, known)
+}
+
+#[test]
+fn a_proven_flow_goes_to_its_pod() {
+    let (datagram, segment) = (Way::Ingress.udp(b"payload"), Way::Ingress.tcp(|_| {}, b"payload"));
+    let udp = |description, egress, ingress, outcome| {
+        from_peer(description, &datagram, of_udp(flow(egress, ingress)), outcome)
+    };
+    let tcp = |description, egress, ingress, outcome| {
+        from_peer(description, &segment, of_tcp(flow(egress, ingress)), outcome)
+    };
+    let table = vec![
+        from_peer("a flow that nobody knows", &datagram, none(), Outcome::Decapsulated),
+        udp("one before is still in the stack", UNKNOWN, [FRESH, NEVER], Outcome::Decapsulated),
+        udp("only the other way is proven", PROVEN, UNKNOWN, Outcome::Decapsulated),
+        udp("proven too long ago", PROVEN, OLD, Outcome::Decapsulated),
+        udp("proven", UNKNOWN, PROVEN, Outcome::Delivered),
+        udp("proven both ways", PROVEN, PROVEN, Outcome::Delivered),
+        tcp("TCP, proven this way", UNKNOWN, PROVEN, Outcome::Decapsulated),
+        tcp("TCP, proven both ways", PROVEN, PROVEN, Outcome::Delivered),
+        tcp("TCP, the other way known for long", OLD, PROVEN, Outcome::Delivered),
+        tcp("TCP, proven too long ago", PROVEN, OLD, Outcome::Decapsulated),
+    ];
+    check_unwrapped(&mut Programs::with_flow_cache(), table);
+}
+
+#[test]
+fn of_a_proven_flow_too_the_stack_gets_what_is_its_own() {
+    let (udp, tcp) = (|| of_udp(flow(PROVEN, PROVEN)), || of_tcp(flow(PROVEN, PROVEN)));
+    let ping = Way::Ingress.packet(IpNumber::ICMP, vec![8, 0, 0, 0, 0, 1, 0, 1]);
+    let good = || Way::Ingress.udp(b"x");
+    let table = [
+        ("two routers left", good().ttl(2), Outcome::Delivered),
+        ("the last router", good().ttl(1), Outcome::Decapsulated),
+        ("dead on arrival", good().ttl(0), Outcome::Decapsulated),
+        ("as long as the pod's MTU", Way::Ingress.udp(&[1; POD_MTU - 28]), Outcome::Delivered),
+        ("one byte longer", Way::Ingress.udp(&[1; POD_MTU - 28 + 1]), Outcome::Decapsulated),
+        ("a fragment", good().fragment(0, true), Outcome::Decapsulated),
+        ("IP options", good().options([0x94, 4, 0, 0]), Outcome::Decapsulated),
+        ("a ping", ping, Outcome::Decapsulated),
+    ];
+    let gone = of_udp(moved(flow(PROVEN, PROVEN), |port| port.ifindex = 99));
+    let gone = from_peer("a port that is gone", &good(), gone, Outcome::Decapsulated);
+    let rows = table.map(|(description, packet, outcome)| from_peer(description, &packet, udp(), outcome));
+    let controls = controls(Way::Ingress)
+        .map(|(description, packet)| from_peer(description, &packet, tcp(), Outcome::Decapsulated));
+    check_unwrapped(
+        &mut Programs::with_flow_cache(),
+        rows.into_iter().chain(controls).chain([gone]).collect(),
+    );
+}
+
+#[test]
+fn nothing_takes_the_shortcut_without_the_flow_cache() {
+    let proven = of_udp(flow(PROVEN, PROVEN));
+    let table = vec![from_peer("proven", &Way::Ingress.udp(b"x"), proven, Outcome::Decapsulated)];
+    check_unwrapped(&mut Programs::load(), table);
 }

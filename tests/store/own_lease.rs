@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use flannel_tests::{TestResult, eventually};
 
 use crate::inspect::{self, Peer};
-use crate::overlay::{Overlay, ensure_whole};
+use crate::overlay::{Overlay, ensure_whole, lines_of};
 
 const SOON: Duration = Duration::from_secs(5);
 /// The longest that a peer may be without a lease which is taken again at once.
@@ -41,13 +41,18 @@ fn a_restart_finds_the_subnet_in_the_file_when_etcd_has_lost_it() -> TestResult 
 }
 
 #[test]
-fn a_deleted_lease_is_taken_again_on_the_same_subnet() -> TestResult {
+fn a_deleted_or_revoked_lease_is_taken_again_on_the_same_subnet() -> TestResult {
     let mut overlay = Overlay::bpf(2)?;
     let before = leases(&overlay)?;
     let streams = overlay.streams()?;
     let key = overlay.peer(0)?.key();
-    for _ in 0..3 {
-        overlay.etcd.delete(&key)?;
+    for revoked in [false, true, true] {
+        let entry = overlay.etcd.kv().entry(&key)?.context("no lease")?;
+        if revoked {
+            overlay.etcd.kv().revoke(entry.lease)?;
+        } else {
+            overlay.etcd.delete(&key)?;
+        }
         eventually("the lease is back", SOON, || {
             ensure!(leases(&overlay)? == before, "{:?}", leases(&overlay)?);
             Ok(())
@@ -55,6 +60,9 @@ fn a_deleted_lease_is_taken_again_on_the_same_subnet() -> TestResult {
         overlay.wait_joined()?;
     }
     overlay.agents[0].ensure_running()?;
+    let errors = lines_of(&overlay.agents[0].log(), "ERROR");
+    let lost = |line: &String| line.contains("is lost: the datastore no longer has it");
+    assert!(errors.len() == 3 && errors.iter().all(lost), "{errors:#?}");
     // The node itself never stops. Its peer cannot know that the lease will be back, and waits for it.
     ensure_whole(&streams.there.stop()?)?;
     let back = streams.back.stop()?;
@@ -81,6 +89,14 @@ fn a_node_whose_subnet_was_given_away_takes_another_and_keeps_its_peers() -> Tes
     let addresses = node.exec(&format!("ip -4 -o addr show dev {}", inspect::DEVICE))?;
     assert_eq!(addresses.matches("inet ").count(), 1, "{addresses}");
     assert!(addresses.contains(&format!("{}/32", moved.base)), "{addresses}");
+    assert_eq!(overlay.etcd.get(&moved.key())?, Some(moved.value()));
+    assert_eq!(overlay.etcd.get(&robber.key())?, Some(robber.value()));
+    let errors = lines_of(&overlay.agents[0].log(), "ERROR");
+    let [lost, other] = &errors[..] else { panic!("not two lines: {errors:#?}") };
+    let (own, moved) = (own.name(), moved.name());
+    for (line, said) in [(lost, [&*own, "192.168.64.99"]), (other, [&own, &moved])] {
+        assert!(said.iter().all(|said| line.contains(said)), "no {said:?} in {line}");
+    }
     Ok(())
 }
 

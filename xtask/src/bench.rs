@@ -2,8 +2,10 @@
 //!
 //! All variants live at the same time, and every round measures each of them: whatever else the machine does
 //! meets them all. Absolute figures belong to the machine; the ratios within one run are the result.
+//! With `--control-plane` it is the agent itself that is measured: see [`control`].
 
 mod bed;
+mod control;
 mod machine;
 mod metric;
 mod plot;
@@ -49,9 +51,16 @@ pub(crate) struct Args {
     /// Draw the medians
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
-    /// Fail unless agent-bpf reaches its targets against kernel-vxlan
+    /// Fail unless the agent reaches its targets: agent-bpf against kernel-vxlan, or those of --control-plane
     #[arg(long)]
     check: bool,
+    /// Measure instead how soon a starting agent has all leases in kernel and maps, and a new one
+    #[arg(long, conflicts_with_all = ["only", "before", "plot", "seconds"])]
+    control_plane: bool,
+    /// Numbers of leases to start among
+    #[arg(long, value_name = "N", num_args = 1.., requires = "control_plane", default_values_t = control::COUNTS,
+          value_parser = clap::value_parser!(u32).range(0..=60_000))]
+    leases: Vec<u32>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -62,6 +71,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     interrupt::catch()?;
     let machine = Machine::look()?;
     machine.warn();
+    if args.control_plane {
+        return control::run(args, &machine);
+    }
     let series = measure(args, &machine).inspect_err(|_| failure::declare())?;
     report(args, &machine, &series)
 }

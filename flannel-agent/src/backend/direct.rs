@@ -38,7 +38,7 @@ impl Direct {
         network: &NetworkConfig,
         wanted: bool,
     ) -> Result<Self> {
-        let ranges = [network.ipv4, network.ipv6].into_iter().flatten().collect();
+        let ranges = network.ranges().collect();
         let (routes, answers) = (BTreeMap::new(), BTreeMap::new());
         let watch = wanted.then(RouteWatch::open).transpose()?;
         let mut direct = Self { uplink: uplink.index, ranges, routes, answers, watch, stale: false };

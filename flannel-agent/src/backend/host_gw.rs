@@ -17,6 +17,7 @@ use crate::uplink::{Ends, Uplink};
 /// The routes of this node.
 pub struct HostGw {
     kernel: Kernel,
+    networks: Vec<IpNet>,
     direct: Direct,
     uplink: Uplink,
     /// The peers that no route can lead to, as they were told last.
@@ -31,7 +32,13 @@ impl Backend for HostGw {
         uplink.ipv6.as_ref().map_or(Ok(()), is_not_translated)?;
         let kernel = Kernel::new()?;
         let direct = Direct::start(&kernel, uplink, network, true).await?;
-        Ok(Self { kernel, direct, uplink: uplink.clone(), unreachable: BTreeSet::new() })
+        Ok(Self {
+            kernel,
+            networks: network.networks().collect(),
+            direct,
+            uplink: uplink.clone(),
+            unreachable: BTreeSet::new(),
+        })
     }
 
     fn attributes(&self) -> Result<LeaseAttrs> {
@@ -47,6 +54,9 @@ impl Backend for HostGw {
     }
 
     async fn serve(&mut self, _own: SubnetKey) -> Result<()> {
+        for network in &self.networks {
+            self.kernel.ensure_unreachable(*network).await?;
+        }
         Ok(())
     }
 

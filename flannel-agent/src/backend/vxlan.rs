@@ -1,10 +1,14 @@
 //! vxlan: the kernel's device as floor, and BPF on top of it.
 
+mod misses;
 mod overlay;
 mod settings;
 
+use std::time::Instant;
+
 use anyhow::Result;
-use tracing::warn;
+use ipnet::IpNet;
+use tracing::{debug, warn};
 
 use super::direct::Direct;
 use super::{Backend, Setup};
@@ -12,8 +16,11 @@ use crate::config::VxlanConfig;
 use crate::dataplane::accelerator::{self, Accelerator, Settings};
 use crate::dataplane::desired::Peer;
 use crate::dataplane::kernel::Kernel;
+use crate::dataplane::kernel::news::{News, NewsFeed};
 use crate::lease::{LeaseAttrs, SubnetKey, VxlanData};
+use crate::metrics::METRICS;
 use crate::uplink::Uplink;
+use misses::Misses;
 use overlay::Overlay;
 
 /// The overlay of this node. IPv6 is carried by the floor.
@@ -24,8 +31,17 @@ pub struct Vxlan {
     /// With DirectRouting, the way to peers on the uplink's link, which need no overlay.
     direct: Direct,
     accelerator: Option<Accelerator>,
+    accelerated: Settings,
     uplink: Uplink,
     vni: u32,
+    networks: Vec<IpNet>,
+    own: Option<SubnetKey>,
+    news: NewsFeed,
+    /// Something of ours is no longer as we left it.
+    hurt: bool,
+    misses: Misses,
+    /// The datastore may know more than the peers.
+    wants_peers: bool,
 }
 
 impl Backend for Vxlan {
@@ -41,7 +57,21 @@ impl Backend for Vxlan {
         let Setup { network, config, uplink, .. } = setup;
         let direct = Direct::start(&kernel, uplink, network, config.direct_routing).await?;
         let accelerator = accelerator(&accelerated, &overlays, uplink)?;
-        Ok(Self { kernel, overlays, direct, accelerator, uplink: uplink.clone(), vni: config.vni })
+        Ok(Self {
+            news: NewsFeed::open()?,
+            networks: network.networks().collect(),
+            kernel,
+            overlays,
+            direct,
+            accelerator,
+            accelerated,
+            uplink: uplink.clone(),
+            vni: config.vni,
+            own: None,
+            hurt: false,
+            misses: Misses::default(),
+            wants_peers: false,
+        })
     }
 
     fn attributes(&self) -> Result<LeaseAttrs> {
@@ -64,8 +94,12 @@ impl Backend for Vxlan {
     }
 
     async fn serve(&mut self, own: SubnetKey) -> Result<()> {
-        for overlay in &self.overlays {
+        for overlay in &mut self.overlays {
             overlay.serve(&self.kernel, own).await?;
+        }
+        self.own = Some(own);
+        for network in &self.networks {
+            self.kernel.ensure_unreachable(*network).await?;
         }
         if let (Some(accelerator), Some(subnet)) = (&mut self.accelerator, own.v4) {
             accelerator.serve(subnet.into());
@@ -98,18 +132,17 @@ impl Backend for Vxlan {
     }
 
     async fn resync(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
-        let mut errors = Vec::new();
-        for overlay in &mut self.overlays {
-            errors.extend(overlay.read(&self.kernel).await.err());
-        }
+        let mut errors = self.heal().await;
         errors.extend(self.direct.read(&self.kernel).await.err());
         errors.extend(self.apply(peers).await);
         errors.extend(self.follow_pods().await);
         errors
     }
 
-    /// Pods that come or go matter to the accelerator, routes of the underlay to DirectRouting.
+    /// Pods that come or go matter to the accelerator, routes of the underlay to DirectRouting, and to all what others
+    /// did to what is ours, and what the kernel asks for.
     async fn changed(&mut self) {
+        let Self { news, overlays, misses, hurt, .. } = self;
         let pods = async {
             match &mut self.accelerator {
                 Some(accelerator) => accelerator.pods_changed().await,
@@ -119,19 +152,99 @@ impl Backend for Vxlan {
         tokio::select! {
             () = pods => {}
             () = self.direct.changed() => {}
+            noticed = noticed(news, overlays, misses) => *hurt |= noticed,
         }
     }
 
     async fn react(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
-        if self.direct.is_stale() { self.resync(peers).await } else { self.follow_pods().await }
+        let mut errors = if self.hurt || self.direct.is_stale() {
+            self.resync(peers).await
+        } else {
+            self.follow_pods().await
+        };
+        errors.extend(self.answer().await);
+        errors
+    }
+
+    fn wants_peers(&mut self) -> bool {
+        std::mem::take(&mut self.wants_peers)
     }
 }
 
 impl Vxlan {
+    /// Makes devices, addresses and programs what they should be, and reads what else the kernel holds.
+    async fn heal(&mut self) -> Vec<anyhow::Error> {
+        // What is known by now is what we are about to read.
+        self.news.drain();
+        self.hurt = false;
+        let mut errors = Vec::new();
+        let mut renewed = false;
+        for overlay in &mut self.overlays {
+            match overlay.heal(&self.kernel).await {
+                Ok(other) => renewed |= other,
+                Err(error) => errors.push(error),
+            }
+        }
+        for network in &self.networks {
+            errors.extend(self.kernel.ensure_unreachable(*network).await.err());
+        }
+        if renewed {
+            match accelerator(&self.accelerated, &self.overlays, &self.uplink) {
+                Ok(accelerator) => self.accelerator = accelerator,
+                Err(error) => errors.push(error),
+            }
+            if let (Some(accelerator), Some(subnet)) =
+                (&mut self.accelerator, self.own.and_then(|own| own.v4))
+            {
+                accelerator.serve(subnet.into());
+            }
+        }
+        errors
+    }
+
+    /// Answers what the kernel has asked. What no peer is the answer to is remembered for a while, and the datastore is
+    /// to be asked once.
+    async fn answer(&mut self) -> Vec<anyhow::Error> {
+        let mut errors = Vec::new();
+        for question in self.misses.take() {
+            let Some(overlay) = self.overlays.iter().find(|one| one.device().index == question.device) else {
+                continue;
+            };
+            match overlay.answer(&self.kernel, &question.miss).await {
+                Some(answered) => {
+                    METRICS.missed(&question.miss, true);
+                    errors.extend(answered.err());
+                }
+                None if self.misses.put_back(question, Instant::now()) => self.wants_peers = true,
+                None => {
+                    METRICS.missed(&question.miss, false);
+                    debug!(?question, "nobody leases what the kernel asks for");
+                }
+            }
+        }
+        errors
+    }
+
     async fn follow_pods(&mut self) -> Vec<anyhow::Error> {
         match &mut self.accelerator {
             Some(accelerator) => accelerator.follow_pods(&self.kernel).await,
             None => Vec::new(),
+        }
+    }
+}
+
+/// Waits until something of these overlays' is hurt, which is true, or the kernel asks for something.
+async fn noticed(news: &mut NewsFeed, overlays: &[Overlay], misses: &mut Misses) -> bool {
+    loop {
+        let one = news.next().await;
+        if overlays.iter().any(|overlay| overlay.is_hurt_by(&one)) {
+            return true;
+        }
+        if let News::Miss(device, miss) = one
+            && overlays.iter().any(|overlay| overlay.device().index == device)
+            && misses.ask(device, miss, Instant::now())
+        {
+            return false;
         }
     }
 }

@@ -3,28 +3,33 @@
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{error, info, warn};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
+use tracing::{debug, error, warn};
 
+use super::renewal::renewed;
 use super::{Held, RETRY, state};
 use crate::backend::Backend;
 use crate::config::NetworkConfig;
+use crate::firewall::Firewall;
 use crate::lease::pick::PublicIps;
-use crate::lease::set::LeaseSet;
+use crate::lease::set::{LeaseSet, Refusal};
 use crate::lease::{LeaseUpdate, OwnLease, SubnetManager};
+use crate::metrics::{Kind, METRICS};
 use crate::notify;
 use crate::uplink::Uplink;
 
-/// The least time between renewals.
-const LEAST_RENEWAL: Duration = Duration::from_secs(60);
 /// How often the kernel's entries are read back and repaired.
 const RESYNC: Duration = Duration::from_secs(60);
 /// Lease updates in flight between datastore and backend (flanneld's EVENT_QUEUE_DEPTH).
 const QUEUE: usize = 5000;
 
+/// How long packets may wait for an answer of the datastore.
+const ASKING: Duration = Duration::from_millis(500);
+
 /// Why following ended.
 pub(super) enum End {
-    LeaseLost,
+    /// Why.
+    LeaseLost(String),
     UplinkChanged(Uplink, Box<Held>),
 }
 
@@ -33,6 +38,7 @@ pub(super) async fn follow(
     store: &impl SubnetManager,
     config: &NetworkConfig,
     backend: &mut impl Backend,
+    firewall: &mut Firewall,
     mut lease: OwnLease,
     margin: Duration,
     changed: impl Future<Output = Uplink>,
@@ -44,69 +50,86 @@ pub(super) async fn follow(
     let us = PublicIps::from(&lease.attrs);
     let mut resync = tokio::time::interval_at(Instant::now() + RESYNC, RESYNC);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut renewal = renewal_of(&lease, margin);
+    METRICS.lease_ends(lease.term);
+    METRICS.dataplane_is(backend.name());
+    let mut renewal = Box::pin(renewed(store, lease.clone(), margin));
     loop {
         tokio::select! {
-            () = &mut watch => return End::LeaseLost,
+            () = &mut watch => return End::LeaseLost("nothing watches it".to_owned()),
             uplink = &mut changed => {
                 return End::UplinkChanged(uplink, Box::new(Held { lease, peers: leases.peers() }));
             }
             Some(update) = updates.recv() => {
                 take_in(&mut leases, update, &mut updates);
                 report(backend.apply(&leases.peers()).await, &mut resync);
+                METRICS.leases.set(leases.nodes().try_into().unwrap_or(i64::MAX));
                 notify::status(&format!("{}, peers: {}", state(&lease, backend), leases.nodes()));
-                if !leases.own().is_some_and(|holder| holder.same_node(&us)) {
-                    return End::LeaseLost;
+                match leases.own() {
+                    Some(holder) if holder.same_node(&us) => {}
+                    Some(holder) => return End::LeaseLost(format!("{holder} has it now")),
+                    None => return End::LeaseLost("the datastore no longer has it".to_owned()),
                 }
             }
-            () = backend.changed() => report(backend.react(&leases.peers()).await, &mut resync),
+            () = backend.changed() => {
+                report(backend.react(&leases.peers()).await, &mut resync);
+                if backend.wants_peers() && catch_up(store, &mut leases).await {
+                    report(backend.apply(&leases.peers()).await, &mut resync);
+                    report(backend.react(&leases.peers()).await, &mut resync);
+                }
+            }
+            () = firewall.due() => firewall.resync().await,
             _ = resync.tick() => report(backend.resync(&leases.peers()).await, &mut resync),
-            () = at(renewal) => match store.renew(&lease).await {
-                Ok(Some(renewed)) => {
-                    info!(subnet = %renewed.subnet, "lease renewed");
-                    lease = renewed;
-                    renewal = renewal_of(&lease, margin);
+            kept = &mut renewal => match kept {
+                Some(kept) => {
+                    lease = kept;
+                    METRICS.lease_ends(lease.term);
+                    renewal.set(renewed(store, lease.clone(), margin));
                 }
-                Ok(None) => return End::LeaseLost,
-                Err(error) => {
-                    warn!("renewing the lease of {}: {error:#}; trying again", lease.subnet);
-                    renewal = Some(Instant::now() + RETRY);
-                }
+                None => return End::LeaseLost("it could not be renewed any more".to_owned()),
             },
         }
     }
+}
+
+/// Asks the datastore for what the watch may not have told yet. Returns whether it has answered.
+async fn catch_up(store: &impl SubnetManager, leases: &mut LeaseSet) -> bool {
+    match timeout(ASKING, store.leases()).await {
+        Ok(Ok(all)) => {
+            refuse(leases.apply(LeaseUpdate::Snapshot(all)));
+            return true;
+        }
+        Ok(Err(error)) => debug!("asking for a lease that a packet waits for: {error:#}"),
+        Err(_) => debug!("the datastore takes too long to answer for a packet that waits"),
+    }
+    false
 }
 
 /// Takes in an update and all that wait behind it, so that a burst is one change of the backend.
 fn take_in(leases: &mut LeaseSet, first: LeaseUpdate, more: &mut mpsc::Receiver<LeaseUpdate>) {
     let waiting = std::iter::from_fn(|| more.try_recv().ok());
     for update in std::iter::once(first).chain(waiting) {
-        for refusal in leases.apply(update) {
-            warn!("{refusal}");
+        if matches!(update, LeaseUpdate::Snapshot(_)) {
+            METRICS.datastore_up.set(1);
         }
+        refuse(leases.apply(update));
+    }
+}
+
+/// Names each bad entry once.
+fn refuse(refusals: Vec<Refusal>) {
+    for refusal in refusals {
+        METRICS.failed(Kind::Refused);
+        warn!("{refusal}");
     }
 }
 
 /// Logs what failed and has it tried again soon.
 fn report(errors: Vec<anyhow::Error>, resync: &mut tokio::time::Interval) {
     for problem in &errors {
+        METRICS.failed(Kind::Dataplane);
         error!("{problem:#}");
     }
     if !errors.is_empty() {
         resync.reset_after(RETRY);
-    }
-}
-
-fn renewal_of(lease: &OwnLease, margin: Duration) -> Option<Instant> {
-    // A margin as long as the lease must not mean renewing all the time.
-    let soonest = Instant::now() + LEAST_RENEWAL;
-    lease.term.map(|ends| ends.checked_sub(margin).map_or(soonest, |due| due.max(soonest)))
-}
-
-/// At that time, or never.
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }

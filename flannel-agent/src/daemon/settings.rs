@@ -1,8 +1,26 @@
 //! What flags and network configuration ask for, in the terms of the uplink. Pure.
 
+use std::path::PathBuf;
+
 use crate::cli::Flags;
 use crate::config::NetworkConfig;
+use crate::lease::etcd::{EtcdOptions, Login, TlsFiles};
 use crate::uplink::{Stack, UplinkOptions};
+
+pub(super) fn etcd_options(flags: &Flags) -> EtcdOptions {
+    let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    let file = |text: &String| given(text).map(PathBuf::from);
+    let login = |user| Login { user, password: flags.etcd_password.clone() };
+    EtcdOptions {
+        endpoints: flags.etcd_endpoints.clone(),
+        prefix: flags.etcd_prefix.clone(),
+        tls: TlsFiles {
+            ca: file(&flags.etcd_cafile),
+            identity: file(&flags.etcd_certfile).zip(file(&flags.etcd_keyfile)),
+        },
+        login: given(&flags.etcd_username).map(login),
+    }
+}
 
 pub(super) fn uplink_options(flags: &Flags, config: &NetworkConfig) -> UplinkOptions {
     UplinkOptions {
@@ -12,7 +30,7 @@ pub(super) fn uplink_options(flags: &Flags, config: &NetworkConfig) -> UplinkOpt
         stack: stack(config),
         public_ip: flags.public_ip,
         public_ipv6: flags.public_ipv6,
-        overlay: [config.ipv4, config.ipv6].into_iter().flatten().map(|range| range.network).collect(),
+        overlay: config.networks().collect(),
     }
 }
 

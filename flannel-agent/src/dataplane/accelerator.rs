@@ -14,6 +14,7 @@ use super::desired::Peer;
 use super::kernel::{Device, DeviceSpec, Kernel};
 use super::shortcut::Shortcut;
 use crate::cli::Mode;
+use crate::metrics::METRICS;
 use crate::uplink::Uplink;
 
 /// What the accelerator is made from.
@@ -23,6 +24,8 @@ pub struct Settings {
     pub mode: Mode,
     /// Whether flows that the host stack lets through unchanged skip it.
     pub flow_cache: bool,
+    /// Whether packets are dropped whose sender does not hold their source.
+    pub source_check: bool,
     /// Where BPF objects are pinned.
     pub pins: Pins,
     /// Whether BPF programs log every packet.
@@ -64,6 +67,7 @@ impl Accelerator {
                 })
                 .ok(),
         };
+        METRICS.count_packets_of(loaded.is_some().then(|| settings.pins.clone()));
         let Some(bpf) = loaded else {
             bpf::detach(&settings.pins)?;
             return Ok(None);
@@ -87,8 +91,11 @@ impl Accelerator {
         Ok(None)
     }
 
-    /// Looks for pods in this subnet from now on.
+    /// This is the node's own subnet from now on: pods are looked for in it, and nobody else may send from it.
     pub fn serve(&mut self, subnet: IpNet) {
+        if let IpNet::V4(subnet) = subnet {
+            self.bpf.serve(subnet);
+        }
         if let Some(shortcut) = &mut self.shortcut {
             shortcut.serve(subnet);
         }
@@ -99,7 +106,7 @@ impl Accelerator {
     /// # Errors
     /// A map cannot be written; the floor carries what is missing.
     pub fn apply(&mut self, peers: &[Peer]) -> Result<()> {
-        self.bpf.apply(peers).map(drop)
+        self.bpf.apply(peers)
     }
 
     /// Waits until pods may have come or gone; forever, if that does not matter.
@@ -137,6 +144,7 @@ fn load(settings: &Settings, overlay: Overlay<'_>) -> Result<Bpf> {
         vtep_mac: device.mac.0,
         port: spec.port.to_be_bytes(),
         flow_cache: settings.flow_cache.into(),
+        source_check: settings.source_check.into(),
     };
     let mut bpf = Bpf::load(settings.pins.clone(), settings.log_packets)?;
     bpf.configure(&node)?;

@@ -3,31 +3,31 @@
 //! Programs, maps and links are pinned under `<bpffs>/flannel/<VNI>/`, so that they outlive the agent; the
 //! next one adopts the maps, replaces the programs atomically and goes on.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
-use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, MapData};
+use aya::maps::{Array, HashMap, MapData};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use flannel_common::abi;
 use flannel_common::flow::{Flow, FlowKey};
-use flannel_common::lease::Lease;
 use flannel_common::node::Node;
 use flannel_common::outcome::Hook;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::Ipv4Net;
 
-use crate::dataplane::desired::{Changes, Peer};
+use crate::dataplane::desired::Peer;
 
 pub mod attach;
+mod batch;
 pub mod counters;
 mod flows;
+mod leases;
 pub mod logs;
 pub mod pins;
 mod ports;
 
 use attach::Mechanism;
+use leases::Leases;
 use pins::Pins;
 
 /// The compiled programs.
@@ -38,9 +38,9 @@ pub struct Bpf {
     ebpf: Ebpf,
     pins: Pins,
     config: Array<MapData, Node>,
-    leases: LpmTrie<MapData, [u8; 4], Lease>,
-    /// What `LEASES` holds.
-    current: BTreeMap<Ipv4Net, Lease>,
+    /// What `CONFIG` holds once `LEASES` is complete.
+    node: Node,
+    leases: Leases,
     flows: HashMap<MapData, FlowKey, Flow>,
     /// The bridge ports that our programs are attached to.
     ports: BTreeSet<u32>,
@@ -72,12 +72,11 @@ impl Bpf {
                 .with_context(|| format!("loading the BPF program {}", hook.program()))?;
         }
         let config = Array::try_from(take(&mut ebpf, abi::CONFIG)?)?;
-        let leases = LpmTrie::try_from(take(&mut ebpf, abi::LEASES)?)?;
+        let leases = Leases::open(take(&mut ebpf, abi::LEASES)?)?;
         let flows = HashMap::try_from(take(&mut ebpf, abi::FLOWS)?)?;
-        let current = entries(&leases)?;
         let inherited = ports::pinned(&pins);
         let ports = BTreeSet::new();
-        Ok(Self { ebpf, pins, config, leases, current, flows, ports, inherited, previous })
+        Ok(Self { ebpf, pins, config, node: Node::default(), leases, flows, ports, inherited, previous })
     }
 
     /// Tells the programs who and where we are.
@@ -85,6 +84,13 @@ impl Bpf {
     /// # Errors
     /// The map cannot be written.
     pub fn configure(&mut self, node: &Node) -> Result<()> {
+        self.node = *node;
+        let checked = self.previous.map_or(0, |previous| previous.source_check);
+        // Until the leases are there, an empty map would make everybody a stranger.
+        self.write(&Node { source_check: node.source_check.min(checked), ..*node })
+    }
+
+    fn write(&mut self, node: &Node) -> Result<()> {
         self.config.set(0, node, 0).context("writing the node's facts to the BPF map CONFIG")
     }
 
@@ -102,6 +108,10 @@ impl Bpf {
             mechanism = attach::attach(program, hook, interface, &attach::link_name(hook), adopt, &self.pins)
                 .with_context(|| format!("attaching {} to {interface}", hook.program()))?;
         }
+        if mechanism == Mechanism::Clsact {
+            // No pin tells which ports the previous agent's filters are on.
+            self.inherited.extend(attach::interfaces_beside([node.overlay_ifindex, node.uplink_ifindex])?);
+        }
         for hook in Hook::ALL {
             let program = program(&mut self.ebpf, *hook)?;
             self.pins.replace(hook.program(), |path| Ok(program.pin(path)?))?;
@@ -109,24 +119,18 @@ impl Bpf {
         Ok(mechanism)
     }
 
-    /// Makes `LEASES` hold exactly these peers.
+    /// Lets the programs know our own subnet, with the next [`Self::apply`].
+    pub fn serve(&mut self, subnet: Ipv4Net) {
+        self.leases.set_own(subnet, self.node.local_ip, self.node.vtep_mac);
+    }
+
+    /// Makes `LEASES` hold exactly these peers and ourselves.
     ///
     /// # Errors
     /// The map cannot be written; what was written stays, the floor carries the rest.
-    pub fn apply(&mut self, peers: &[Peer]) -> Result<usize> {
-        let desired = leases_of(peers);
-        let changes = Changes::between(&self.current, &desired);
-        for (subnet, lease) in &changes.set {
-            self.leases
-                .insert(&key(*subnet), lease, 0)
-                .with_context(|| format!("lease {subnet} into LEASES"))?;
-            self.current.insert(*subnet, *lease);
-        }
-        for (subnet, _) in &changes.remove {
-            self.leases.remove(&key(*subnet)).with_context(|| format!("lease {subnet} out of LEASES"))?;
-            self.current.remove(subnet);
-        }
-        Ok(changes.set.len() + changes.remove.len())
+    pub fn apply(&mut self, peers: &[Peer]) -> Result<()> {
+        self.leases.apply(peers)?;
+        self.write(&{ self.node })
     }
 
     /// Forwards what the programs log to the agent's log.
@@ -155,31 +159,6 @@ pub fn detach(pins: &Pins) -> Result<()> {
 /// Where the node's own hooks are. Unwrap before wrapping: peers may send as soon as they can.
 const fn places<'a>(overlay: &'a str, uplink: &'a str) -> [(Hook, &'a str); 3] {
     [(Hook::UnderlayIngress, uplink), (Hook::OverlayIngress, overlay), (Hook::OverlayEgress, overlay)]
-}
-
-/// The peers as `LEASES` has them: IPv4 subnets behind IPv4 addresses.
-fn leases_of(peers: &[Peer]) -> BTreeMap<Ipv4Net, Lease> {
-    let lease = |peer: &Peer| match (peer.subnet, peer.public_ip, peer.vtep_mac) {
-        (IpNet::V4(subnet), IpAddr::V4(public_ip), Some(mac)) => {
-            Some((subnet, Lease { public_ip: public_ip.octets(), vtep_mac: mac.0, flags: 0 }))
-        }
-        _ => None,
-    };
-    peers.iter().filter_map(lease).collect()
-}
-
-fn key(subnet: Ipv4Net) -> Key<[u8; 4]> {
-    Key::new(subnet.prefix_len().into(), subnet.network().octets())
-}
-
-fn entries(leases: &LpmTrie<MapData, [u8; 4], Lease>) -> Result<BTreeMap<Ipv4Net, Lease>> {
-    leases
-        .iter()
-        .map(|entry| {
-            let (key, lease) = entry.context("reading LEASES")?;
-            Ok((Ipv4Net::new(Ipv4Addr::from(key.data()), u8::try_from(key.prefix_len())?)?, lease))
-        })
-        .collect()
 }
 
 fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {

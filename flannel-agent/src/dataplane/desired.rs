@@ -1,10 +1,12 @@
 //! What kernel and maps should hold, computed from the peers alone. Pure: nothing here talks to anyone.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
+use super::kernel::news::{Entry, Miss};
 use crate::mac::Mac;
 
 /// Another node, as one address family sees it.
@@ -16,6 +18,30 @@ pub struct Peer {
     pub public_ip: IpAddr,
     /// MAC of its vxlan device; `None` with a backend that has none.
     pub vtep_mac: Option<Mac>,
+}
+
+/// IPv4 routes through one device from which on they have nexthop objects: those of very large clusters, which would
+/// take the kernel seconds otherwise. Fewer are written as flanneld writes them.
+pub const NEXTHOPS_FROM: usize = 1000;
+
+/// How a route says where it leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// `via 10.1.15.0 dev flannel.1 onlink`.
+    Gateway(IpAddr),
+    /// The same, by the object that this gateway has (`nhid 167841536 via 10.1.15.0 dev flannel.1 onlink`).
+    Nexthop(Ipv4Addr),
+}
+
+impl Via {
+    /// Where the route leads to, however it says so.
+    #[must_use]
+    pub const fn gateway(self) -> IpAddr {
+        match self {
+            Self::Gateway(gateway) => gateway,
+            Self::Nexthop(gateway) => IpAddr::V4(gateway),
+        }
+    }
 }
 
 /// The way to each peer.
@@ -48,7 +74,9 @@ impl Ways {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Floor {
     /// Pod subnet -> gateway, `onlink` through the vxlan device. The gateway is the subnet's base address.
-    pub routes: BTreeMap<IpNet, IpAddr>,
+    pub routes: BTreeMap<IpNet, Via>,
+    /// Gateways that have an object.
+    pub nexthops: BTreeMap<Ipv4Addr, ()>,
     /// Gateway -> VTEP MAC, permanent.
     pub neighbours: BTreeMap<IpAddr, Mac>,
     /// VTEP MAC -> public IP of its node.
@@ -56,17 +84,61 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// What the kernel should hold for these peers. Without a MAC a peer cannot be reached by vxlan.
+    /// What the kernel should hold for these peers, given whether it has nexthop objects. Without a MAC a peer cannot be
+    /// reached by vxlan.
     #[must_use]
-    pub fn of<'a>(peers: impl IntoIterator<Item = &'a Peer>) -> Self {
-        let mut floor = Self::default();
-        for (peer, mac) in peers.into_iter().filter_map(|peer| Some((peer, peer.vtep_mac?))) {
-            let gateway = peer.subnet.network();
-            floor.routes.insert(peer.subnet, gateway);
-            floor.neighbours.insert(gateway, mac);
-            floor.fdb.insert(mac, peer.public_ip);
+    pub fn of<'a>(peers: impl IntoIterator<Item = &'a Peer>, nexthops: bool) -> Self {
+        let peers: Vec<_> = peers.into_iter().filter_map(|peer| Some((peer, peer.vtep_mac?))).collect();
+        let over_ipv4 = peers.iter().filter(|(peer, _)| peer.public_ip.is_ipv4()).count();
+        let nexthops = nexthops && over_ipv4 >= NEXTHOPS_FROM;
+        let gateway = |peer: &Peer| peer.subnet.network();
+        let via = |peer: &Peer| match gateway(peer) {
+            IpAddr::V4(gateway) if nexthops => Via::Nexthop(gateway),
+            gateway => Via::Gateway(gateway),
+        };
+        let object = |peer: &Peer| match via(peer) {
+            Via::Nexthop(gateway) => Some((gateway, ())),
+            Via::Gateway(_) => None,
+        };
+        Self {
+            routes: peers.iter().map(|(peer, _)| (peer.subnet, via(peer))).collect(),
+            nexthops: peers.iter().filter_map(|(peer, _)| object(peer)).collect(),
+            neighbours: peers.iter().map(|(peer, mac)| (gateway(peer), *mac)).collect(),
+            fdb: peers.iter().map(|(peer, mac)| (*mac, peer.public_ip)).collect(),
         }
-        floor
+    }
+
+    /// Whether what the kernel announces is another state than this, on the device with this index.
+    #[must_use]
+    pub fn is_contradicted_by(&self, device: u32, entry: &Entry) -> bool {
+        match entry {
+            Entry::Route(subnet, way) => {
+                self.routes.get(subnet).is_some_and(|via| *way != Some((device, *via)))
+            }
+            Entry::RouteGone(subnet, way) => {
+                self.routes.get(subnet).is_some_and(|via| *way == (device, *via))
+            }
+            Entry::Neighbour(index, gateway, mac) => {
+                *index == device && self.neighbours.get(gateway).is_some_and(|ours| *mac != Some(*ours))
+            }
+            Entry::Fdb(index, mac, node) => {
+                *index == device && self.fdb.get(mac).is_some_and(|ours| *node != Some(*ours))
+            }
+        }
+    }
+
+    /// What the kernel asks for, if a peer has it.
+    #[must_use]
+    pub fn answer(&self, miss: &Miss) -> Option<Answer> {
+        match miss {
+            Miss::Fdb(mac) => self.fdb.get(mac).map(|node| Answer::Fdb(*mac, *node)),
+            Miss::Neighbour(address) => {
+                // Subnets do not overlap: the last one that begins before the address is the only one that can hold it.
+                let (subnet, via) = self.routes.range(..=IpNet::from(*address)).next_back()?;
+                let mac = self.neighbours.get(&via.gateway())?;
+                subnet.contains(address).then_some(Answer::Neighbour(*address, *mac))
+            }
+        }
     }
 
     /// What to change to get from `self` to `desired`.
@@ -74,17 +146,29 @@ impl Floor {
     pub fn changes_to(&self, desired: &Self) -> FloorChanges {
         FloorChanges {
             routes: Changes::between(&self.routes, &desired.routes),
+            nexthops: Changes::between(&self.nexthops, &desired.nexthops),
             neighbours: Changes::between(&self.neighbours, &desired.neighbours),
             fdb: Changes::between(&self.fdb, &desired.fdb),
         }
     }
 }
 
+/// To a [`Miss`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The address is at this VTEP MAC.
+    Neighbour(IpAddr, Mac),
+    /// The VTEP MAC is at this node.
+    Fdb(Mac, IpAddr),
+}
+
 /// The way from one [`Floor`] to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FloorChanges {
     /// Routes to set and remove.
-    pub routes: Changes<IpNet, IpAddr>,
+    pub routes: Changes<IpNet, Via>,
+    /// Nexthop objects to make and remove.
+    pub nexthops: Changes<Ipv4Addr, ()>,
     /// Neighbours to set and remove.
     pub neighbours: Changes<IpAddr, Mac>,
     /// FDB entries to set and remove.
@@ -92,10 +176,23 @@ pub struct FloorChanges {
 }
 
 impl FloorChanges {
+    /// How many entries of each kind are to be set and removed.
+    #[must_use]
+    pub fn counts(&self) -> [(&'static str, usize, usize); 4] {
+        let Self { routes, nexthops, neighbours, fdb } = self;
+        [
+            ("route", routes.set.len(), routes.remove.len()),
+            ("nexthop", nexthops.set.len(), nexthops.remove.len()),
+            ("neighbour", neighbours.set.len(), neighbours.remove.len()),
+            ("fdb", fdb.set.len(), fdb.remove.len()),
+        ]
+    }
+
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.routes.is_empty() && self.neighbours.is_empty() && self.fdb.is_empty()
+        let Self { routes, nexthops, neighbours, fdb } = self;
+        routes.is_empty() && nexthops.is_empty() && neighbours.is_empty() && fdb.is_empty()
     }
 }
 
@@ -112,10 +209,26 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Changes<K, V> {
     /// What to change to get from `actual` to `desired`.
     #[must_use]
     pub fn between(actual: &BTreeMap<K, V>, desired: &BTreeMap<K, V>) -> Self {
-        let set = desired.iter().filter(|(key, value)| actual.get(key) != Some(value));
-        let remove = actual.iter().filter(|(key, _)| !desired.contains_key(key));
-        let owned = |(key, value): (&K, &V)| (key.clone(), value.clone());
-        Self { set: set.map(owned).collect(), remove: remove.map(owned).collect() }
+        let (mut set, mut remove) = (Vec::new(), Vec::new());
+        let (mut there, mut wanted) = (actual.iter().peekable(), desired.iter().peekable());
+        loop {
+            // Both are sorted: the smaller key is the one that the other side does not have.
+            let order = match (there.peek(), wanted.peek()) {
+                (Some((is, _)), Some((should, _))) => is.cmp(should),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => return Self { set, remove },
+            };
+            let owned = |(key, value): (&K, &V)| (key.clone(), value.clone());
+            match order {
+                Ordering::Less => remove.extend(there.next().map(owned)),
+                Ordering::Greater => set.extend(wanted.next().map(owned)),
+                Ordering::Equal => {
+                    let (is, should) = (there.next(), wanted.next());
+                    set.extend(should.filter(|_| is != should).map(owned));
+                }
+            }
+        }
     }
 
     /// Whether there is nothing to do.
@@ -147,12 +260,34 @@ mod tests {
             [("10.1.15.0/24", "10.1.15.0", "192.168.64.2"), ("fd44:0:0:4b::/64", "fd44:0:0:4b::", "fd00::2")]
         {
             let peer = peer(subnet, public_ip, 2);
-            let floor = Floor::of(std::slice::from_ref(&peer));
+            let floor = Floor::of(std::slice::from_ref(&peer), true);
             let base: IpAddr = base.parse().unwrap();
-            assert_eq!(floor.routes, BTreeMap::from([(peer.subnet, base)]));
+            assert_eq!(floor.routes, BTreeMap::from([(peer.subnet, Via::Gateway(base))]));
             let mac = peer.vtep_mac.unwrap();
             assert_eq!(floor.neighbours, BTreeMap::from([(base, mac)]));
             assert_eq!(floor.fdb, BTreeMap::from([(mac, peer.public_ip)]));
+        }
+    }
+
+    /// As many as have nexthop objects.
+    fn crowd() -> Vec<Peer> {
+        let subnet = |n: usize| format!("10.{}.{}.0/24", n / 256, n % 256);
+        (0..NEXTHOPS_FROM).map(|n| peer(&subnet(n), "192.168.64.2", 2)).collect()
+    }
+
+    #[test]
+    fn many_routes_have_nexthop_objects_where_the_kernel_has_them() {
+        let (mut crowd, other) = (crowd(), peer("fd44:0:0:4b::/64", "fd00::2", 2));
+        let via = |floor: &Floor, peer: &Peer| floor.routes[&peer.subnet];
+        let IpAddr::V4(gateway) = crowd[0].subnet.network() else { panic!() };
+        crowd.push(other.clone());
+        let floor = Floor::of(&crowd, true);
+        assert_eq!(via(&floor, &crowd[0]), Via::Nexthop(gateway));
+        assert_eq!(via(&floor, &other), Via::Gateway(other.subnet.network()));
+        assert_eq!(floor.nexthops.len(), NEXTHOPS_FROM);
+        for plain in [Floor::of(&crowd, false), Floor::of(&crowd[1..], true)] {
+            assert!(plain.nexthops.is_empty());
+            assert_eq!(via(&plain, &crowd[1]), Via::Gateway(crowd[1].subnet.network()));
         }
     }
 
@@ -180,12 +315,20 @@ mod tests {
         let moved = Peer { public_ip: "192.168.64.9".parse().unwrap(), ..one() };
         let reborn = Peer { vtep_mac: Some(Mac([0xc6, 0, 0, 0, 0, 9])), ..one() };
         let other = peer("10.1.16.0/24", "192.168.64.3", 3);
-        let states =
-            [vec![], vec![one()], vec![moved], vec![reborn], vec![one(), other.clone()], vec![other]];
+        let states = [
+            vec![],
+            vec![one()],
+            vec![moved],
+            vec![reborn],
+            vec![one(), other.clone()],
+            vec![other],
+            crowd(),
+        ];
         for from in &states {
             for to in &states {
-                let (mut from, to) = (Floor::of(from), Floor::of(to));
-                let FloorChanges { routes, neighbours, fdb } = from.changes_to(&to);
+                let (mut from, to) = (Floor::of(from, true), Floor::of(to, true));
+                let FloorChanges { routes, nexthops, neighbours, fdb } = from.changes_to(&to);
+                apply(&mut from.nexthops, nexthops);
                 apply(&mut from.routes, routes);
                 apply(&mut from.neighbours, neighbours);
                 apply(&mut from.fdb, fdb);
@@ -203,16 +346,59 @@ mod tests {
     }
 
     #[test]
+    fn what_the_kernel_announces_is_ours_or_contradicts_us() {
+        const DEVICE: u32 = 7;
+        let (peer, floor) = (one(), Floor::of(&[one()], true));
+        let (gateway, mac, node) = (peer.subnet.network(), peer.vtep_mac.unwrap(), peer.public_ip);
+        let (via, other_via) = (Via::Gateway(gateway), Via::Gateway("192.168.64.1".parse().unwrap()));
+        let (other_subnet, other_mac) = ("10.9.9.0/24".parse().unwrap(), Mac([2, 0, 0, 0, 0, 9]));
+        for (entry, expected) in [
+            (Entry::Route(peer.subnet, Some((DEVICE, via))), false),
+            (Entry::Route(peer.subnet, Some((DEVICE, other_via))), true),
+            (Entry::Route(peer.subnet, Some((8, via))), true),
+            (Entry::Route(peer.subnet, None), true),
+            (Entry::Route(other_subnet, None), false),
+            (Entry::RouteGone(peer.subnet, (DEVICE, via)), true),
+            (Entry::RouteGone(peer.subnet, (8, other_via)), false),
+            (Entry::Neighbour(DEVICE, gateway, Some(mac)), false),
+            (Entry::Neighbour(DEVICE, gateway, Some(other_mac)), true),
+            (Entry::Neighbour(DEVICE, gateway, None), true),
+            (Entry::Neighbour(8, gateway, None), false),
+            (Entry::Fdb(DEVICE, mac, Some(node)), false),
+            (Entry::Fdb(DEVICE, mac, None), true),
+            (Entry::Fdb(DEVICE, other_mac, None), false),
+        ] {
+            assert_eq!(floor.is_contradicted_by(DEVICE, &entry), expected, "{entry:?}");
+        }
+    }
+
+    #[test]
+    fn questions_are_answered_from_the_peers() {
+        let (peer, other) = (one(), peer("10.1.16.0/24", "192.168.64.3", 3));
+        let floor = Floor::of(&[peer.clone(), other.clone()], true);
+        let mac = peer.vtep_mac.unwrap();
+        let neighbour = |address: &str| floor.answer(&Miss::Neighbour(address.parse().unwrap()));
+        for address in ["10.1.15.0", "10.1.15.7", "10.1.15.255"] {
+            assert_eq!(neighbour(address), Some(Answer::Neighbour(address.parse().unwrap(), mac)));
+        }
+        for nobodys in ["10.1.14.255", "10.1.17.0", "9.0.0.1", "fd44::1"] {
+            assert_eq!(neighbour(nobodys), None, "{nobodys}");
+        }
+        assert_eq!(floor.answer(&Miss::Fdb(mac)), Some(Answer::Fdb(mac, peer.public_ip)));
+        assert_eq!(floor.answer(&Miss::Fdb(Mac([2; 6]))), None);
+    }
+
+    #[test]
     fn only_what_differs_is_written() {
         let other = peer("10.1.16.0/24", "192.168.64.3", 3);
-        let (before, after) = (Floor::of(&[one()]), Floor::of(&[one(), other.clone()]));
+        let (before, after) = (Floor::of(&[one()], true), Floor::of(&[one(), other.clone()], true));
         let changes = before.changes_to(&after);
         assert_eq!(
             changes.routes,
-            Changes { set: vec![(other.subnet, other.subnet.network())], remove: vec![] }
+            Changes { set: vec![(other.subnet, Via::Gateway(other.subnet.network()))], remove: vec![] }
         );
         let moved = Peer { public_ip: "192.168.64.9".parse().unwrap(), ..one() };
-        let changes = before.changes_to(&Floor::of(&[moved]));
+        let changes = before.changes_to(&Floor::of(&[moved], true));
         assert!(changes.routes.is_empty() && changes.neighbours.is_empty());
         assert_eq!(changes.fdb.set.len(), 1);
     }

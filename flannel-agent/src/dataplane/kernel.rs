@@ -12,10 +12,14 @@ mod direct;
 mod entry;
 mod fdb;
 mod neighbour;
+pub mod news;
+mod nexthop;
 mod pods;
+mod request;
 mod route;
 #[cfg(test)]
 mod tests;
+pub mod unreachable;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -34,8 +38,9 @@ pub use self::direct::{destination_of, is_through, message as direct_message};
 use self::entry::{Entry, Job};
 pub use self::pods::PodPort;
 pub use self::watch::LinkWatch;
-use super::desired::{Floor, FloorChanges};
+use super::desired::{Answer, Floor, FloorChanges, Via};
 use crate::config::SubnetRange;
+use crate::metrics::METRICS;
 use crate::uplink::way_to;
 
 /// The kernel of the network namespace that it was opened in.
@@ -125,6 +130,7 @@ impl Kernel {
             routes: route::dump(&self.handle, device.index, RouteFlags::Onlink)
                 .await
                 .context("listing routes")?,
+            nexthops: nexthop::dump(self.batch.socket(), device.index).await.context("listing nexthops")?,
             neighbours: neighbour::dump(&self.handle, device.index).await.context("listing neighbours")?,
             fdb: fdb::dump(&self.handle, device.index).await.context("listing FDB entries")?,
         })
@@ -165,6 +171,36 @@ impl Kernel {
         self.batch.run(uplink, &jobs).await
     }
 
+    /// Answers a question of the kernel's. A gateway's MAC is written as it was, for good; another address's is kept as
+    /// long as the kernel likes.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn answer(&self, device: &Device, answer: Answer, floor: &Floor) -> Result<()> {
+        let entry = match answer {
+            Answer::Fdb(mac, destination) => Entry::Fdb { mac, destination },
+            Answer::Neighbour(gateway, mac) if floor.neighbours.contains_key(&gateway) => {
+                Entry::Neighbour { gateway, mac }
+            }
+            Answer::Neighbour(address, mac) => Entry::Resolved { address, mac },
+        };
+        match self.batch.run(device.index, &[Job::Set(entry)]).await.pop() {
+            None => Ok(()),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// Sees to it that what nobody leases of this network is answered unreachable, and does not leave by the default
+    /// route.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn ensure_unreachable(&self, network: IpNet) -> Result<()> {
+        let request = unreachable::message(network);
+        let added = self.handle.route().add(request).replace().execute().await;
+        added.with_context(|| format!("setting route unreachable {network}"))
+    }
+
     /// The ports of the bridge that holds the gateway address of `subnet`.
     ///
     /// # Errors
@@ -182,22 +218,51 @@ impl Kernel {
         conntrack::be_liberal()
     }
 
+    /// Whether the kernel has nexthop objects: Linux 5.3 or newer.
+    pub async fn has_nexthops(&self) -> bool {
+        nexthop::are_there(self.batch.socket()).await
+    }
+
     /// Writes the changes, in an order that leaves no gap; what fails is reported and does not stop the rest.
     ///
     /// Removing what is not there is a success.
-    pub async fn apply(&self, device: &Device, changes: &FloorChanges) -> Vec<anyhow::Error> {
-        self.batch.run(device.index, &in_order(changes)).await
+    pub async fn apply(&self, device: &Device, mut changes: FloorChanges) -> Vec<anyhow::Error> {
+        for (object, set, removed) in changes.counts() {
+            METRICS.reconciled(object, set, removed);
+        }
+        self.make_nexthops(device, &mut changes).await;
+        self.batch.run(device.index, &in_order(&changes)).await
+    }
+
+    /// Makes the nexthop objects. A route whose gateway cannot have one, because another has its number, names the
+    /// gateway itself.
+    async fn make_nexthops(&self, device: &Device, FloorChanges { nexthops, routes, .. }: &mut FloorChanges) {
+        let jobs: Vec<_> = nexthops.set.iter().map(|entry| Job::Set(Entry::nexthop(entry))).collect();
+        let refusals = self.batch.run(device.index, &jobs).await;
+        if refusals.is_empty() {
+            return;
+        }
+        tracing::debug!(?refusals, "routes without nexthop objects");
+        let there = nexthop::dump(self.batch.socket(), device.index).await.unwrap_or_default();
+        for (_, via) in &mut routes.set {
+            if let Via::Nexthop(gateway) = *via
+                && !there.contains_key(&gateway)
+            {
+                *via = Via::Gateway(gateway.into());
+            }
+        }
     }
 }
 
 /// New ways are complete before old ones go: neighbour and FDB entry, then the route that leads there. Stale
-/// routes go before what they point to.
-fn in_order(FloorChanges { routes, neighbours, fdb }: &FloorChanges) -> Vec<Job> {
+/// routes go before what they point to. Nexthop objects to set are there by now.
+fn in_order(FloorChanges { routes, nexthops, neighbours, fdb }: &FloorChanges) -> Vec<Job> {
     let mut jobs = Vec::new();
     jobs.extend(neighbours.set.iter().map(|entry| Job::Set(Entry::neighbour(entry))));
     jobs.extend(fdb.set.iter().map(|entry| Job::Set(Entry::fdb(entry))));
     jobs.extend(routes.set.iter().map(|entry| Job::Set(Entry::route(entry))));
     jobs.extend(routes.remove.iter().map(|entry| Job::Remove(Entry::route(entry))));
+    jobs.extend(nexthops.remove.iter().map(|entry| Job::Remove(Entry::nexthop(entry))));
     jobs.extend(neighbours.remove.iter().map(|entry| Job::Remove(Entry::neighbour(entry))));
     jobs.extend(fdb.remove.iter().map(|entry| Job::Remove(Entry::fdb(entry))));
     jobs

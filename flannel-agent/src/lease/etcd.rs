@@ -1,17 +1,20 @@
 //! Leases in etcd, in flannel's layout: `<prefix>/config` and `<prefix>/subnets/<key>`.
 
+mod access;
 mod acquire;
+mod claim;
 mod connection;
-mod readdress;
-mod renew;
+mod keep;
 mod store;
 mod watch;
 
 use anyhow::Context;
 use tokio::sync::mpsc;
 
-use super::{LeaseAttrs, LeaseUpdate, OwnLease, SubnetKey, SubnetManager};
+use super::{LeaseAttrs, LeaseUpdate, OwnLease, RawLease, SubnetKey, SubnetManager};
 use crate::config::NetworkConfig;
+use access::Access;
+pub use access::{Login, TlsFiles};
 use connection::Connection;
 use store::Store;
 
@@ -23,6 +26,10 @@ pub struct EtcdOptions {
     pub endpoints: Vec<String>,
     /// Directory of our keys, such as `/coreos.com/network`.
     pub prefix: String,
+    /// Certificates for `https` endpoints.
+    pub tls: TlsFiles,
+    /// The user that we are; `None` where etcd asks for none.
+    pub login: Option<Login>,
 }
 
 /// The datastore etcd. Connects when first asked for something, and again after every failure.
@@ -35,7 +42,8 @@ impl EtcdManager {
     #[must_use]
     pub fn new(options: EtcdOptions) -> Self {
         let prefix = options.prefix.trim_end_matches('/').to_owned();
-        Self { store: Store { connection: Connection::new(options.endpoints), prefix } }
+        let access = Access { tls: options.tls, login: options.login };
+        Self { store: Store { connection: Connection::new(options.endpoints, access), prefix } }
     }
 }
 
@@ -58,11 +66,15 @@ impl SubnetManager for EtcdManager {
     }
 
     async fn renew(&self, lease: &OwnLease) -> anyhow::Result<Option<OwnLease>> {
-        renew::renew(&self.store, lease).await
+        keep::keep(&self.store, lease, &lease.attrs).await
     }
 
     async fn readdress(&self, lease: &OwnLease, attrs: &LeaseAttrs) -> anyhow::Result<Option<OwnLease>> {
-        readdress::readdress(&self.store, lease, attrs).await
+        keep::keep(&self.store, lease, attrs).await
+    }
+
+    async fn leases(&self) -> anyhow::Result<Vec<RawLease>> {
+        Ok(self.store.entries().await?.entries.into_iter().map(|entry| entry.lease).collect())
     }
 
     async fn watch(&self, updates: mpsc::Sender<LeaseUpdate>) {

@@ -36,7 +36,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 
-use super::{LeaseAttrs, LeaseUpdate, OwnLease, SubnetKey, SubnetManager};
+use super::{LeaseAttrs, LeaseUpdate, OwnLease, RawLease, SubnetKey, SubnetManager};
 use crate::config::NetworkConfig;
 use store::Store;
 
@@ -76,6 +76,10 @@ impl SubnetManager for LocalManager {
 
     async fn readdress(&self, lease: &OwnLease, attrs: &LeaseAttrs) -> anyhow::Result<Option<OwnLease>> {
         readdress::readdress(&self.store, lease, attrs).await
+    }
+
+    async fn leases(&self) -> anyhow::Result<Vec<RawLease>> {
+        watch::in_force(&self.store)
     }
 
     async fn watch(&self, updates: mpsc::Sender<LeaseUpdate>) {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::backoff::Backoff;
+use crate::metrics::{Kind, METRICS};
 
 /// Pause after a failure, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -25,6 +26,8 @@ impl Outage {
         } else {
             tracing::warn!("lost the watch on the leases, retrying; routes stay as they are: {error:#}");
         }
+        METRICS.datastore_up.set(0);
+        METRICS.failed(Kind::Datastore);
         self.ongoing = true;
     }
 

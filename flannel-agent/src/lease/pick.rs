@@ -6,6 +6,7 @@
 mod free;
 
 use std::collections::hash_map::RandomState;
+use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -41,6 +42,16 @@ impl PublicIps {
     pub fn of_holder(lease: &RawLease) -> Self {
         let attrs = serde_json::from_slice::<LeaseAttrs>(&lease.value);
         attrs.map(|attrs| Self::from(&attrs)).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for PublicIps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.v4, self.v6) {
+            (Some(v4), _) => write!(f, "the node {v4}"),
+            (None, Some(v6)) => write!(f, "the node {v6}"),
+            (None, None) => f.write_str("somebody without an address"),
+        }
     }
 }
 
@@ -145,7 +156,7 @@ fn free(config: &NetworkConfig, leases: &[Taken], random: u64) -> Option<SubnetK
         candidates.get(usize::try_from(random % count).ok()?).copied()
     };
     let mut key = SubnetKey { v4: None, v6: None };
-    for range in [config.ipv4, config.ipv6].into_iter().flatten() {
+    for range in config.ranges() {
         match pick(range)? {
             IpNet::V4(net) => key.v4 = Some(net),
             IpNet::V6(net) => key.v6 = Some(net),

@@ -13,7 +13,7 @@ use crate::verdict::Carried;
 pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
     let node = maps::node()?;
     let inner = parse::inner_at(packet, 0)?;
-    let lease = maps::lease(inner.ip.dst_addr)?;
+    let lease = maps::peer(inner.ip.dst_addr)?;
     if inner.frame.dst_addr != lease.vtep_mac {
         // Somebody's own neighbour entry: the FDB knows where it leads, we do not.
         return Err(Outcome::ForeignVtep);
@@ -21,7 +21,7 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
     if node.flow_cache != 0
         && let Ok(step) = Step::of(packet, &inner, Direction::Egress)
     {
-        let _ = step.leaves(None);
+        step.leaves(None);
     }
     fit::uplink(packet, &inner, node)?;
     encap::push(packet, *inner.frame, inner.ip.tos, node, lease)?;

@@ -17,14 +17,10 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
         return Err(Outcome::FlowCacheOff);
     }
     let inner = parse::inner_at(packet, 0)?;
-    let lease = maps::lease(inner.ip.dst_addr)?;
+    let lease = maps::peer(inner.ip.dst_addr)?;
     let step = Step::of(packet, &inner, Direction::Egress)?;
-    let here = Port {
-        ifindex: packet.ifindex(),
-        pod_mac: inner.frame.src_addr,
-        gateway_mac: inner.frame.dst_addr,
-        ..Port::default()
-    };
+    let here =
+        Port { ifindex: packet.ifindex(), pod_mac: inner.frame.src_addr, gateway_mac: inner.frame.dst_addr };
     step.shortcut(Some(&here)).inspect_err(|_| step.enters(Some(&here)))?;
     let routed = route::hop(&inner, node.vtep_mac, lease.vtep_mac)?;
     fit::uplink(packet, &inner, node)?;

@@ -1,11 +1,11 @@
-//! Ingress of the uplink: unwrap what a peer sent, let the rest pass.
+//! Ingress of the uplink: unwrap what a peer sent, drop what is forged, let the rest pass.
 
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 
 use crate::packet::Packet;
 use crate::stage::flow::{Direction, Step};
-use crate::stage::{decap, deliver, parse};
+use crate::stage::{decap, deliver, parse, sender};
 use crate::verdict::Carried;
 use crate::{maps, outer};
 
@@ -14,8 +14,9 @@ use crate::{maps, outer};
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
     let node = maps::node()?;
-    parse::outer(packet, node)?;
+    let sender = parse::outer(packet, node).map_err(|oddity| sender::check_odd(packet, node, oddity))?;
     let inner = parse::inner_at(packet, EthHdr::LEN + outer::LEN)?;
+    sender::check(node, sender, inner.ip.src_addr)?;
     if inner.frame.dst_addr != node.vtep_mac {
         return Err(Outcome::ForeignVtep);
     }

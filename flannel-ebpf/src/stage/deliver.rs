@@ -41,7 +41,9 @@ pub fn shortcut(
     step: &Step,
 ) -> Result<(Routed, &'static Port), Outcome> {
     let port = step.shortcut(None)?;
-    fit::mtu(packet, inner, port.mtu)?;
+    // A port that is gone swallows what is sent there, and no agent may be there to forget its flows.
+    let mtu = packet.mtu_of(port.ifindex).ok_or(Outcome::FlowNew)?;
+    fit::mtu(packet, inner, mtu)?;
     Ok((route::hop(inner, port.gateway_mac, port.pod_mac)?, port))
 }
 

@@ -59,7 +59,7 @@ impl Step {
         };
         // A connection tracker that sees one direction only takes the other's packets for invalid.
         let known = way.is_known() && (self.key.protocol != TCP || back.is_known());
-        if !known || port.is_some_and(|port| !flow.port.is_same_place(port)) {
+        if !known || port.is_some_and(|port| flow.port != *port) {
             return Err(Outcome::FlowNew);
         }
         if way.is_proven(self.now) { Ok(&flow.port) } else { Err(Outcome::FlowStale) }
@@ -80,14 +80,10 @@ impl Step {
         }
     }
 
-    /// Notes that the packet has come out of the host stack. None if it is not known to have entered it.
+    /// Notes that the packet has come out of the host stack; false if it is not known to have entered it.
     #[inline(always)]
-    pub fn leaves(&self, port: Option<&Port>) -> Option<&'static mut Flow> {
-        if self.control {
-            return None;
-        }
-        let flow = self.known(port)?;
-        self.passage_of(flow).leave(self.now).then_some(flow)
+    pub fn leaves(&self, port: Option<&Port>) -> bool {
+        !self.control && self.known(port).is_some_and(|flow| self.passage_of(flow).leave(self.now))
     }
 
     /// The entry, if it is of this port or of none yet. A flow that turns up at another port is forgotten, not
@@ -98,7 +94,7 @@ impl Step {
         let flow = maps::flow(&self.key).map(|flow| unsafe { &mut *flow })?;
         match port {
             Some(port) if flow.port.ifindex == 0 => flow.port = *port,
-            Some(port) if !flow.port.is_same_place(port) => {
+            Some(port) if flow.port != *port => {
                 maps::forget(&self.key);
                 return None;
             }

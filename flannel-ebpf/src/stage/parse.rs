@@ -100,12 +100,20 @@ fn is_fragment(ip: &Ipv4Hdr) -> bool {
     ip.frags[0] & FRAGMENT[0] != 0 || ip.frags[1] & FRAGMENT[1] != 0
 }
 
-/// Whether this frame of the uplink is a plain VXLAN packet for us.
+/// Whether the packet is a fragment without the beginning.
+#[inline(always)]
+pub fn is_later_fragment(ip: &Ipv4Hdr) -> bool {
+    /// The offset's part of [`FRAGMENT`].
+    const OFFSET: [u8; 2] = [0x1f, 0xff];
+    ip.frags[0] & OFFSET[0] != 0 || ip.frags[1] & OFFSET[1] != 0
+}
+
+/// Whether this frame of the uplink is a plain VXLAN packet for us; returns whose it is.
 ///
 /// # Errors
 /// [`Outcome::NotVxlan`] for what is none of our business, else the oddity that only the kernel handles.
 #[inline(always)]
-pub fn outer(packet: &Packet<'_>, node: &Node) -> Result<(), Outcome> {
+pub fn outer(packet: &Packet<'_>, node: &Node) -> Result<[u8; 4], Outcome> {
     packet.pull((EthHdr::LEN + outer::LEN) as u32);
     let ip = outer_ipv4(packet, node)?;
     let udp: &UdpHdr = packet.header(EthHdr::LEN + Ipv4Hdr::LEN)?;
@@ -123,7 +131,9 @@ pub fn outer(packet: &Packet<'_>, node: &Node) -> Result<(), Outcome> {
     if ip.tos & outer::ECN == outer::CONGESTED {
         return Err(Outcome::OuterCongested);
     }
-    vxlan(packet, node)
+    let source = ip.src_addr;
+    vxlan(packet, node)?;
+    Ok(source)
 }
 
 #[inline(always)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::{Agent, agent_binary};
+use super::{Agent, agent_binary, old_kernel};
 use crate::cluster::Node;
 use crate::etcd::Etcd;
 use crate::netns::NetNs;
@@ -29,6 +29,7 @@ pub(super) struct Start {
     pub(super) netns: Arc<NetNs>,
     pub(super) program: Option<PathBuf>,
     pub(super) wrapper: Vec<String>,
+    pub(super) tcx: bool,
     pub(super) args: Vec<String>,
     pub(super) env: Vec<(String, String)>,
     pub(super) subnet_file: PathBuf,
@@ -44,6 +45,7 @@ impl AgentBuilder {
             netns: Arc::clone(node.netns()),
             program: None,
             wrapper: Vec::new(),
+            tcx: true,
             args: vec![format!("--subnet-file={}", subnet_file.display())],
             env: Vec::new(),
             subnet_file,
@@ -95,6 +97,12 @@ impl AgentBuilder {
         self
     }
 
+    /// Starts it as on a kernel without tcx (before 6.6).
+    pub fn without_tcx(mut self) -> Self {
+        self.start.tcx = false;
+        self
+    }
+
     /// Starts a real flanneld instead, as a peer; it knows only flannel's own flags.
     pub fn flanneld(self, program: impl Into<PathBuf>) -> Self {
         self.program(program).without_bpffs()
@@ -117,6 +125,9 @@ impl Start {
         let mut command = self.netns.command(words.next().unwrap_or_default());
         command.args(words).args(&self.args).env("NOTIFY_SOCKET", &self.socket);
         command.envs(self.env.iter().map(|(key, value)| (key, value)));
+        if !self.tcx {
+            old_kernel::without_tcx(&mut command);
+        }
         Ok(command)
     }
 }

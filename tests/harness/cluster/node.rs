@@ -135,6 +135,12 @@ impl Node {
         Pod::plug(&self.netns, &subnet, *pods)
     }
 
+    /// Removes a pod of this node and makes another one with its addresses.
+    pub fn replace_pod(&self, pod: Pod) -> Result<Pod> {
+        let number = pod.unplug(&self.netns)?;
+        Pod::plug(&self.netns, &self.bridged_subnet()?, number)
+    }
+
     fn bridged_subnet(&self) -> Result<SubnetEnv> {
         let known = self.bridge.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(subnet) = known {

@@ -26,8 +26,8 @@ enum Way {
 
 /// All routes of a node to pods of others, as `ip` prints them.
 fn routes(node: &Node) -> Result<Vec<String>> {
-    let mut routes = lines(node, "ip -4 route show root 10.5.0.0/16 proto boot")?;
-    routes.extend(lines(node, "ip -6 route show root fd44::/48 proto boot")?);
+    let mut routes = lines(node, "ip -4 route show root 10.5.0.0/16 proto boot type unicast")?;
+    routes.extend(lines(node, "ip -6 route show root fd44::/48 proto boot type unicast")?);
     routes.sort();
     Ok(routes)
 }

@@ -13,7 +13,7 @@ const V4: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","Backend":{
 
 /// The routes of a node into the pods' IPv4 network.
 fn routes(node: &Node) -> Result<Vec<String>> {
-    lines(node, "ip route show root 10.5.0.0/16 proto boot")
+    lines(node, "ip route show root 10.5.0.0/16 proto boot type unicast")
 }
 
 /// Waits until the node has one route to each of these and no other.
@@ -35,7 +35,7 @@ fn pods_reach_each_other_in_both_families() -> TestResult {
     bed.ensure_all_reach_all()?;
     let [one, two, three] = bed.nodes() else { unreachable!("three nodes") };
     ensure_routes(one, &[two, three])?;
-    let v6 = lines(one, "ip -6 route show root fd44::/48 proto boot")?;
+    let v6 = lines(one, "ip -6 route show root fd44::/48 proto boot type unicast")?;
     assert!(
         v6.contains(&format!("{}/64 via {} dev eth0 metric 1024 pref medium", base_v6(two)?, two.ip6())),
         "{v6:?}"

@@ -83,7 +83,9 @@ fn a_node_whose_subnet_was_given_away_takes_another_and_says_so() -> TestResult 
     })?;
     bed.ensure_known(&[robber])?;
     let errors = lines_of(&bed.agents[0].log(), "ERROR");
-    assert!(matches!(&errors[..], [error] if error.contains("the lease is lost")), "{errors:?}");
+    let [lost, moved] = &errors[..] else { panic!("{errors:?}") };
+    assert!(lost.contains("is lost: the node 192.168.64.99 has it now"), "{lost}");
+    assert!(moved.contains(&format!("had the subnet {}", own.name())), "{moved}");
     Ok(())
 }
 

@@ -45,7 +45,8 @@ pub(super) fn find(series: &[Series], variant: Variant) -> Option<&Series> {
     series.iter().find(|series| series.variant == variant)
 }
 
-fn median(samples: &[f64]) -> f64 {
+/// The middle one, or the mean of the middle two.
+pub(super) fn median(samples: &[f64]) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     match sorted.len() {

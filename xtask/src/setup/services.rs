@@ -15,8 +15,15 @@ use crate::phase;
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 /// How a policy that was left behind is known.
 const MARK: &str = "# written by flannel's xtask";
-/// Packages whose service would start at boot, and its unit.
-const UNITS: [(&str, &str); 1] = [("etcd-server", "/etc/systemd/system/etcd.service")];
+/// Packages whose service would start at boot, and its unit. `containerd` comes with `docker.io`.
+const UNITS: [(&str, &str); 4] = [
+    ("etcd-server", "etcd.service"),
+    ("docker.io", "docker.service"),
+    ("docker.io", "docker.socket"),
+    ("docker.io", "containerd.service"),
+];
+/// Where the administrator's word on units stands.
+const UNIT_FOLDER: &str = "/etc/systemd/system";
 
 /// As long as this lives, packages start no services.
 pub(crate) struct Quiet {
@@ -27,7 +34,7 @@ impl Quiet {
     /// Before the packages are installed.
     pub(crate) fn start(packages: &BTreeSet<&'static str>) -> Result<Self> {
         for (_, unit) in UNITS.iter().filter(|(package, _)| packages.contains(package)) {
-            mask(Path::new(unit))?;
+            mask(&Path::new(UNIT_FOLDER).join(unit))?;
         }
         // A policy that is not ours is the administrator's, or the container image's: it stays.
         let ours = fs::read_to_string(POLICY).map_or(true, |text| text.contains(MARK));
@@ -63,6 +70,6 @@ fn mask(unit: &Path) -> Result<()> {
         fs::create_dir_all(folder)?;
     }
     symlink("/dev/null", unit).with_context(|| format!("cannot mask {}", unit.display()))?;
-    phase::note(&format!("the system's own etcd stays off ({} is masked)", unit.display()));
+    phase::note(&format!("the system's own service stays off ({} is masked)", unit.display()));
     Ok(())
 }

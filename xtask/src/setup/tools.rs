@@ -48,6 +48,8 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("iperf3", "iperf3", "load for the tests and the benchmark"),
     tool("tshark", "tshark", "decodes captured packets independently of this project"),
     tool("tcpdump", "tcpdump", "captures them"),
+    tool("dockerd", "docker.io", "proves that Docker works with the options the agent makes for it"),
+    tool("busybox", "busybox-static", "what the containers of that proof are made of"),
     tool("/usr/lib/cni/bridge", "containernetworking-plugins", "the CNI plugins that pods are made with"),
 ];
 

@@ -5,6 +5,7 @@ use ipnet::IpNet;
 use tracing::debug;
 
 use crate::dataplane::desired::{Floor, Peer};
+use crate::dataplane::kernel::news::{Miss, News};
 use crate::dataplane::kernel::{Device, DeviceSpec, Kernel};
 use crate::lease::SubnetKey;
 
@@ -14,6 +15,8 @@ pub(super) struct Overlay {
     device: Device,
     /// What the kernel holds, as far as we know.
     floor: Floor,
+    nexthops: bool,
+    own: Option<SubnetKey>,
 }
 
 impl Overlay {
@@ -21,7 +24,8 @@ impl Overlay {
     pub(super) async fn start(kernel: &Kernel, spec: DeviceSpec) -> Result<Self> {
         let device = kernel.ensure_device(&spec).await?;
         let floor = kernel.actual(&device).await?;
-        Ok(Self { spec, device, floor })
+        let nexthops = kernel.has_nexthops().await;
+        Ok(Self { spec, device, floor, nexthops, own: None })
     }
 
     pub(super) const fn spec(&self) -> &DeviceSpec {
@@ -38,7 +42,8 @@ impl Overlay {
     }
 
     /// Gives the device the base address of our subnet, as source of what the host itself sends.
-    pub(super) async fn serve(&self, kernel: &Kernel, own: SubnetKey) -> Result<()> {
+    pub(super) async fn serve(&mut self, kernel: &Kernel, own: SubnetKey) -> Result<()> {
+        self.own = Some(own);
         let subnet = own.nets().find(|subnet| self.carries(*subnet));
         let subnet =
             subnet.with_context(|| format!("the lease {own} has no subnet for {}", self.spec.name))?;
@@ -47,21 +52,45 @@ impl Overlay {
 
     /// Makes the kernel hold exactly those of the peers that are of this family.
     pub(super) async fn apply(&mut self, kernel: &Kernel, peers: &[Peer]) -> Vec<anyhow::Error> {
-        let desired = Floor::of(peers.iter().filter(|peer| self.carries(peer.subnet)));
+        let ours = peers.iter().filter(|peer| self.carries(peer.subnet));
+        let desired = Floor::of(ours, self.nexthops);
         let changes = self.floor.changes_to(&desired);
         let mut errors = Vec::new();
         if !changes.is_empty() {
-            errors = kernel.apply(&self.device, &changes).await;
+            errors = kernel.apply(&self.device, changes).await;
             debug!(routes = desired.routes.len(), errors = errors.len(), "kernel entries brought up to date");
         }
         self.floor = desired;
         errors
     }
 
-    /// Reads what the kernel really holds.
-    pub(super) async fn read(&mut self, kernel: &Kernel) -> Result<()> {
+    /// Makes the device what it should be, again too, and reads what the kernel really holds for it. Returns whether
+    /// it is another device than before.
+    pub(super) async fn heal(&mut self, kernel: &Kernel) -> Result<bool> {
+        let before = self.device.index;
+        self.spec.mac = Some(self.device.mac);
+        self.device = kernel.ensure_device(&self.spec).await?;
+        if let Some(own) = self.own {
+            self.serve(kernel, own).await?;
+        }
         self.floor = kernel.actual(&self.device).await?;
-        Ok(())
+        Ok(self.device.index != before)
+    }
+
+    /// Whether the news is that something of ours is no longer as we left it.
+    pub(super) fn is_hurt_by(&self, news: &News) -> bool {
+        match news {
+            News::Link(index) => *index == self.device.index,
+            News::Entry(entry) => self.floor.is_contradicted_by(self.device.index, entry),
+            News::Lost => true,
+            News::Miss(..) => false,
+        }
+    }
+
+    /// Answers a question of the kernel's, if a peer is the answer.
+    pub(super) async fn answer(&self, kernel: &Kernel, miss: &Miss) -> Option<Result<()>> {
+        let answer = self.floor.answer(miss)?;
+        Some(kernel.answer(&self.device, answer, &self.floor).await)
     }
 
     fn carries(&self, subnet: IpNet) -> bool {

@@ -59,6 +59,7 @@ pub(super) fn accelerator(Setup { flags, config, .. }: &Setup<'_, VxlanConfig>) 
     Ok(Settings {
         mode: mode(flags, config)?,
         flow_cache: flags.flow_cache.unwrap_or(config.flow_cache),
+        source_check: config.source_check,
         pins: Pins::new(&flags.bpffs, config.vni),
         log_packets: flags.log_packets(),
     })

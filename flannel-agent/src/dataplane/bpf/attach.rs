@@ -9,7 +9,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{Link as _, LinkOrder, ProgramError, SchedClassifier, TcAttachType, tc};
 use flannel_common::outcome::Hook;
-use nix::net::if_::if_nameindex;
+use nix::net::if_::{Interface, if_nameindex};
 use tracing::debug;
 
 use super::pins::Pins;
@@ -129,6 +129,12 @@ pub(super) fn detach_clsact_everywhere() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The indexes of all interfaces but these.
+pub(super) fn interfaces_beside(these: [u32; 2]) -> Result<Vec<u32>> {
+    let interfaces = if_nameindex().context("listing interfaces")?;
+    Ok(interfaces.iter().map(Interface::index).filter(|index| !these.contains(index)).collect())
 }
 
 /// Takes our filter for this hook's direction away, if there is one. (A tcx link goes with its pin.)

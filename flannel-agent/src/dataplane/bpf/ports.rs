@@ -22,7 +22,7 @@ impl Bpf {
         let mut before = std::mem::take(&mut self.inherited);
         before.append(&mut self.ports.clone());
         let open = ports.iter().filter(|port| port.is_open()).map(|port| port.index).collect();
-        errors.extend(self.unplug(&before.difference(&open).copied().collect()).err());
+        errors.extend(self.unplug(&before.difference(&open).copied().collect(), &open).err());
         self.ports.retain(|index| open.contains(index));
         for port in ports.iter().filter(|port| port.is_open()) {
             match self.plug(port) {
@@ -50,8 +50,8 @@ impl Bpf {
         Ok(())
     }
 
-    /// Takes the programs off ports that may be gone already. Flows must not be delivered there any longer.
-    fn unplug(&mut self, ports: &BTreeSet<u32>) -> Result<()> {
+    /// Takes the programs off ports that may be gone already. Flows must be delivered to `open` ones only.
+    fn unplug(&mut self, ports: &BTreeSet<u32>, open: &BTreeSet<u32>) -> Result<()> {
         if ports.is_empty() {
             return Ok(());
         }
@@ -63,7 +63,7 @@ impl Bpf {
                 attach::detach_clsact(hook, &name);
             }
         }
-        flows::forget(&mut self.flows, ports)
+        flows::keep(&mut self.flows, open)
     }
 }
 

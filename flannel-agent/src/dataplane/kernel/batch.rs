@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, anyhow};
 use futures::StreamExt;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::proto::ConnectionHandle;
 use rtnetlink::sys::{AsyncSocket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::entry::Job;
+use super::request::Request;
 
 /// Jobs in one datagram. Answers wait in the socket's receive buffer until all jobs are done: 64 of them (under
 /// 1 KiB each as the kernel counts) fit into the default of 208 KiB. The runtime's thread waits as well, up to
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// would take for errors.
 #[derive(Debug)]
 pub(super) struct Batch {
-    socket: ConnectionHandle<RouteNetlinkMessage>,
+    socket: ConnectionHandle<Request>,
 }
 
 impl Batch {
@@ -36,6 +36,11 @@ impl Batch {
         connection.socket_mut().socket_mut().set_cap_ack(true).context("setting NETLINK_CAP_ACK")?;
         tokio::spawn(connection);
         Ok(Self { socket })
+    }
+
+    /// The same socket, for requests of other kinds.
+    pub(super) const fn socket(&self) -> &ConnectionHandle<Request> {
+        &self.socket
     }
 
     /// Does all jobs in order and returns what went wrong, each with the object's name.
@@ -62,7 +67,7 @@ impl Batch {
     }
 }
 
-fn refusal(job: Job, answer: &NetlinkMessage<RouteNetlinkMessage>) -> Option<Error> {
+fn refusal(job: Job, answer: &NetlinkMessage<Request>) -> Option<Error> {
     let NetlinkPayload::Error(answer) = &answer.payload else {
         return Some(anyhow!("unexpected answer {:?}", answer.payload).context(job.to_string()));
     };

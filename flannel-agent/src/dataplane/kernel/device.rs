@@ -58,6 +58,7 @@ pub(super) async fn ensure(handle: &Handle, spec: &DeviceSpec) -> Result<Device>
         None => create(handle, spec, mac).await?,
     };
     ignore_router_advertisements(&spec.name);
+    be_asked_for_neighbours(&spec.name);
     let link = bring_up(handle, spec, mac, link).await?;
     ensure!(
         link.mac == Some(mac),
@@ -128,6 +129,8 @@ fn message(spec: &DeviceSpec, mac: Mac) -> LinkMessage {
         .port(spec.port)
         .learning(spec.learning)
         .udp_csum(false)
+        // The kernel says when it does not know which node has a VTEP's MAC.
+        .l2miss(true)
         .address(mac.0.to_vec())
         .mtu(spec.mtu);
     let vxlan = match spec.local {
@@ -182,6 +185,22 @@ fn ignore_router_advertisements(device: &str) {
             info!(device, %error, "accept_ra cannot be set to 0 and stays as it is");
         }
         _ => {}
+    }
+}
+
+/// How often the kernel asks us for a neighbour before it gives up (flannel before 0.8 set the same).
+const QUESTIONS: &str = "3";
+
+/// Has the kernel ask user space for a neighbour that it does not know, instead of asking nobody: the overlay has no
+/// broadcast.
+fn be_asked_for_neighbours(device: &str) {
+    for family in ["ipv4", "ipv6"] {
+        match fs::write(format!("/proc/sys/net/{family}/neigh/{device}/app_solicit"), QUESTIONS) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                info!(device, family, %error, "app_solicit cannot be set: the kernel will not ask for neighbours");
+            }
+            _ => {}
+        }
     }
 }
 

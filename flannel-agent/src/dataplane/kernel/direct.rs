@@ -14,11 +14,12 @@ use rtnetlink::{Error, Handle};
 
 use super::route;
 use crate::config::SubnetRange;
+use crate::dataplane::desired::Via;
 
 /// The route to a peer's subnet by way of the peer's address.
 #[must_use]
 pub fn message(uplink: u32, subnet: IpNet, gateway: IpAddr) -> RouteMessage {
-    let mut message = route::message(uplink, subnet, gateway);
+    let mut message = route::message(uplink, subnet, Via::Gateway(gateway));
     message.header.flags = RouteFlags::empty();
     message
 }
@@ -29,9 +30,9 @@ pub(super) async fn dump(
     uplink: u32,
     ranges: &[SubnetRange],
 ) -> Result<BTreeMap<IpNet, IpAddr>, Error> {
-    let mut routes = route::dump(handle, uplink, RouteFlags::empty()).await?;
-    routes.retain(|subnet, _| ranges.iter().any(|range| is_nodes(*subnet, range)));
-    Ok(routes)
+    let routes = route::dump(handle, uplink, RouteFlags::empty()).await?;
+    let ours = routes.into_iter().filter(|(subnet, _)| ranges.iter().any(|range| is_nodes(*subnet, range)));
+    Ok(ours.map(|(subnet, via)| (subnet, via.gateway())).collect())
 }
 
 /// Whether a node can hold the subnet. Reservations may lie outside `SubnetMin` and `SubnetMax`.

@@ -1,22 +1,47 @@
 //! One kernel object of the floor, and the netlink message that sets or removes it.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
-use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage};
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
-use super::{direct, fdb, neighbour, route};
+use super::nexthop::Nexthop;
+use super::request::Request;
+use super::{direct, fdb, neighbour, nexthop, route};
+use crate::dataplane::desired::Via;
 use crate::mac::Mac;
 
 /// What there is one of per peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
-    Route { subnet: IpNet, gateway: IpAddr },
-    Direct { subnet: IpNet, gateway: IpAddr },
-    Neighbour { gateway: IpAddr, mac: Mac },
-    Fdb { mac: Mac, destination: IpAddr },
+    Route {
+        subnet: IpNet,
+        via: Via,
+    },
+    Nexthop {
+        gateway: Ipv4Addr,
+    },
+    Direct {
+        subnet: IpNet,
+        gateway: IpAddr,
+    },
+    Neighbour {
+        gateway: IpAddr,
+        mac: Mac,
+    },
+    /// A neighbour that the kernel asked for, and may forget.
+    Resolved {
+        address: IpAddr,
+        mac: Mac,
+    },
+    Fdb {
+        mac: Mac,
+        destination: IpAddr,
+    },
 }
 
 /// What to do with it.
@@ -27,8 +52,12 @@ pub(super) enum Job {
 }
 
 impl Entry {
-    pub(super) fn route(&(subnet, gateway): &(IpNet, IpAddr)) -> Self {
-        Self::Route { subnet, gateway }
+    pub(super) fn route(&(subnet, via): &(IpNet, Via)) -> Self {
+        Self::Route { subnet, via }
+    }
+
+    pub(super) fn nexthop(&(gateway, ()): &(Ipv4Addr, ())) -> Self {
+        Self::Nexthop { gateway }
     }
 
     pub(super) fn direct(&(subnet, gateway): &(IpNet, IpAddr)) -> Self {
@@ -43,44 +72,52 @@ impl Entry {
         Self::Fdb { mac, destination }
     }
 
-    fn set(self, device: u32) -> RouteNetlinkMessage {
+    fn set(self, device: u32) -> Request {
         match self {
-            Self::Route { subnet, gateway } => {
-                RouteNetlinkMessage::NewRoute(route::message(device, subnet, gateway))
+            Self::Route { subnet, via } => {
+                RouteNetlinkMessage::NewRoute(route::message(device, subnet, via)).into()
             }
+            Self::Nexthop { gateway } => Request::NewNexthop(Nexthop { gateway, device }.message()),
             Self::Direct { subnet, gateway } => {
-                RouteNetlinkMessage::NewRoute(direct::message(device, subnet, gateway))
+                RouteNetlinkMessage::NewRoute(direct::message(device, subnet, gateway)).into()
             }
             Self::Neighbour { gateway, mac } => {
-                RouteNetlinkMessage::NewNeighbour(neighbour::message(device, gateway, mac))
+                RouteNetlinkMessage::NewNeighbour(neighbour::message(device, gateway, mac)).into()
+            }
+            Self::Resolved { address, mac } => {
+                RouteNetlinkMessage::NewNeighbour(neighbour::resolved(device, address, mac)).into()
             }
             Self::Fdb { mac, destination } => {
-                RouteNetlinkMessage::NewNeighbour(fdb::message(device, mac, Some(destination)))
+                RouteNetlinkMessage::NewNeighbour(fdb::message(device, mac, Some(destination))).into()
             }
         }
     }
 
     /// An FDB entry is named by its MAC alone, so that it goes even if someone changed its destination.
-    fn remove(self, device: u32) -> RouteNetlinkMessage {
+    fn remove(self, device: u32) -> Request {
         match self {
-            Self::Route { subnet, gateway } => {
-                RouteNetlinkMessage::DelRoute(route::message(device, subnet, gateway))
+            Self::Route { subnet, via } => {
+                RouteNetlinkMessage::DelRoute(route::message(device, subnet, via)).into()
             }
+            Self::Nexthop { gateway } => Request::DelNexthop(Nexthop { gateway, device }.name()),
             Self::Direct { subnet, gateway } => {
-                RouteNetlinkMessage::DelRoute(direct::message(device, subnet, gateway))
+                RouteNetlinkMessage::DelRoute(direct::message(device, subnet, gateway)).into()
             }
-            Self::Neighbour { gateway, mac } => {
-                RouteNetlinkMessage::DelNeighbour(neighbour::message(device, gateway, mac))
+            Self::Neighbour { gateway, mac } | Self::Resolved { address: gateway, mac } => {
+                RouteNetlinkMessage::DelNeighbour(neighbour::message(device, gateway, mac)).into()
             }
-            Self::Fdb { mac, .. } => RouteNetlinkMessage::DelNeighbour(fdb::message(device, mac, None)),
+            Self::Fdb { mac, .. } => {
+                RouteNetlinkMessage::DelNeighbour(fdb::message(device, mac, None)).into()
+            }
         }
     }
 }
 
 impl Job {
-    /// The request for this device; setting replaces what is there.
-    pub(super) fn message(self, device: u32) -> NetlinkMessage<RouteNetlinkMessage> {
+    /// The request for this device; setting replaces what is there, but not another's nexthop object.
+    pub(super) fn message(self, device: u32) -> NetlinkMessage<Request> {
         let (payload, verb) = match self {
+            Self::Set(entry @ Entry::Nexthop { .. }) => (entry.set(device), NLM_F_CREATE | NLM_F_EXCL),
             Self::Set(entry) => (entry.set(device), NLM_F_CREATE | NLM_F_REPLACE),
             Self::Remove(entry) => (entry.remove(device), 0),
         };
@@ -99,9 +136,15 @@ impl Job {
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Route { subnet, gateway } => write!(f, "route {subnet} via {gateway}"),
+            Self::Route { subnet, via: Via::Gateway(gateway) } => write!(f, "route {subnet} via {gateway}"),
+            Self::Route { subnet, via: Via::Nexthop(gateway) } => {
+                write!(f, "route {subnet} by the nexthop object of {gateway}")
+            }
+            Self::Nexthop { gateway } => write!(f, "nexthop object {} of {gateway}", nexthop::id(*gateway)),
             Self::Direct { subnet, gateway } => write!(f, "direct route {subnet} via {gateway}"),
-            Self::Neighbour { gateway, mac } => write!(f, "neighbour {gateway} at {mac}"),
+            Self::Neighbour { gateway, mac } | Self::Resolved { address: gateway, mac } => {
+                write!(f, "neighbour {gateway} at {mac}")
+            }
             Self::Fdb { mac, destination } => write!(f, "FDB entry {mac} to {destination}"),
         }
     }

@@ -38,7 +38,8 @@ pub(super) async fn dump(handle: &Handle, device: u32) -> Result<BTreeMap<Mac, I
     request.execute().try_filter_map(|entry| future::ok(read(&entry, device))).try_collect().await
 }
 
-fn read(entry: &NeighbourMessage, device: u32) -> Option<(Mac, IpAddr)> {
+/// The entry, if it is one of ours on this device.
+pub(super) fn read(entry: &NeighbourMessage, device: u32) -> Option<(Mac, IpAddr)> {
     let permanent = u16::from(entry.header.state) & u16::from(NeighbourState::Permanent) != 0;
     let ours =
         entry.header.ifindex == device && permanent && entry.header.flags.contains(NeighbourFlags::Own);

@@ -31,6 +31,13 @@ pub(super) fn message(device: u32, gateway: IpAddr, mac: Mac) -> NeighbourMessag
     message
 }
 
+/// The entry for any address, as if the kernel had found it itself.
+pub(super) fn resolved(device: u32, address: IpAddr, mac: Mac) -> NeighbourMessage {
+    let mut message = message(device, address, mac);
+    message.header.state = NeighbourState::Reachable;
+    message
+}
+
 /// Every permanent neighbour on the device.
 pub(super) async fn dump(handle: &Handle, device: u32) -> Result<BTreeMap<IpAddr, Mac>, Error> {
     let mut neighbours = dump_family(handle, device, AddressFamily::Inet).await?;
@@ -48,7 +55,8 @@ async fn dump_family(
     request.execute().try_filter_map(|entry| future::ok(read(&entry, device))).try_collect().await
 }
 
-fn read(entry: &NeighbourMessage, device: u32) -> Option<(IpAddr, Mac)> {
+/// The entry, if it is one of ours on this device.
+pub(super) fn read(entry: &NeighbourMessage, device: u32) -> Option<(IpAddr, Mac)> {
     let ours = entry.header.ifindex == device && entry.header.state == NeighbourState::Permanent;
     if !ours { None } else { Some((destination(entry)?, mac(entry)?)) }
 }

@@ -140,3 +140,82 @@ fn local(address: &AddressMessage) -> Option<IpAddr> {
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SUBNET: &str = "10.5.7.0/24";
+    const BRIDGE: u32 = 2;
+
+    fn link(index: u32, kind: InfoKind, more: &[LinkAttribute]) -> LinkMessage {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.attributes = vec![
+            LinkAttribute::IfName(format!("if{index}")),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]),
+        ];
+        link.attributes.extend_from_slice(more);
+        link
+    }
+
+    /// A veth on the bridge; `elsewhere`: its other end is in another namespace.
+    fn port(index: u32, bridge: u32, elsewhere: bool) -> LinkMessage {
+        let mut more = vec![LinkAttribute::Controller(bridge)];
+        more.extend(elsewhere.then_some(LinkAttribute::LinkNetNsId(0)));
+        link(index, InfoKind::Veth, &more)
+    }
+
+    fn gateway(index: u32, address: &str) -> AddressMessage {
+        let mut message = AddressMessage::default();
+        message.header.index = index;
+        message.attributes = vec![AddressAttribute::Local(address.parse().unwrap())];
+        message
+    }
+
+    fn qdisc(index: i32, kind: &str) -> TcMessage {
+        let mut message = TcMessage::default();
+        message.header.index = index;
+        message.attributes = vec![TcAttribute::Kind(kind.to_owned())];
+        message
+    }
+
+    /// The indexes of the ports, and whether they are open, where these links are beside the pods' bridge.
+    fn found(links: &[LinkMessage], qdiscs: &[TcMessage]) -> Vec<(u32, Result<(), Obstacle>)> {
+        let links = [&[link(BRIDGE, InfoKind::Bridge, &[])], links].concat();
+        let addresses = [gateway(1, "10.9.0.1"), gateway(BRIDGE, "10.5.7.1")];
+        let ports = of(&links, &addresses, qdiscs, SUBNET.parse().unwrap());
+        ports.into_iter().map(|port| (port.index, port.shortcut)).collect()
+    }
+
+    #[test]
+    fn ports_are_those_of_the_bridge_with_the_gateway_s_address() {
+        let other_bridge = link(3, InfoKind::Bridge, &[]);
+        let beside = [link(4, InfoKind::Veth, &[]), port(5, 3, true), port(6, 99, true), other_bridge];
+        assert_eq!(found(&beside, &[]), []);
+        assert_eq!(found(&[port(7, BRIDGE, true), port(8, BRIDGE, true)], &[]), [(7, Ok(())), (8, Ok(()))]);
+        let no_bridge = [link(1, InfoKind::Dummy, &[]), port(7, 1, true)];
+        let addresses = [gateway(1, "10.5.7.1")];
+        assert_eq!(of(&no_bridge, &addresses, &[], SUBNET.parse().unwrap()), [], "the device is no bridge");
+    }
+
+    #[test]
+    fn a_port_that_leads_nowhere_else_or_is_shaped_is_left_alone() {
+        let shaped = |kind: &str| Err(Obstacle::Qdisc(kind.to_owned()));
+        let on = |kinds: &[&str]| kinds.iter().map(|kind| qdisc(7, kind)).collect::<Vec<_>>();
+        for (description, qdiscs, expected) in [
+            ("no qdisc", on(&[]), Ok(())),
+            ("none that queues", on(&["noqueue"]), Ok(())),
+            ("programs", on(&["noqueue", "clsact"]), Ok(())),
+            ("the bandwidth plugin, to the pod", on(&["tbf"]), shaped("tbf")),
+            ("the bandwidth plugin, from the pod", on(&["noqueue", "ingress"]), shaped("ingress")),
+            ("another port's", vec![qdisc(8, "tbf")], Ok(())),
+        ] {
+            assert_eq!(found(&[port(7, BRIDGE, true)], &qdiscs), [(7, expected)], "{description}");
+        }
+        let dummy = link(7, InfoKind::Dummy, &[LinkAttribute::Controller(BRIDGE)]);
+        for closed in [port(7, BRIDGE, false), dummy] {
+            assert_eq!(found(&[closed], &[]), [(7, Err(Obstacle::NoPeer))]);
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use self::namespace::{in_namespace, run};
 use super::*;
-use crate::dataplane::desired::Peer;
+use crate::dataplane::desired::{NEXTHOPS_FROM, Peer};
 use crate::mac::Mac;
 use crate::uplink::{self, UplinkOptions};
 
@@ -65,7 +65,7 @@ fn peer_v6(n: u16) -> Peer {
 
 async fn reach(kernel: &Kernel, device: &Device, desired: &Floor) {
     let changes = kernel.actual(device).await.unwrap().changes_to(desired);
-    let errors = kernel.apply(device, &changes).await;
+    let errors = kernel.apply(device, changes).await;
     assert!(errors.is_empty(), "{errors:?}");
     assert_eq!(&kernel.actual(device).await.unwrap(), desired);
 }
@@ -75,7 +75,7 @@ fn the_device_is_as_flanneld_makes_it_and_is_adopted() {
     in_namespace(async || {
         let (kernel, device) = with_device().await;
         let shown = run("ip -d link show flannel.1");
-        let expected = "vxlan id 1 local 192.168.64.3 dev eth0 srcport 0 0 dstport 8472 nolearning ttl auto \
+        let expected = "vxlan id 1 local 192.168.64.3 dev eth0 srcport 0 0 dstport 8472 nolearning l2miss ttl auto \
                         ageing 300 noudpcsum noudp6zerocsumtx noudp6zerocsumrx";
         assert!(shown.contains(expected), "{shown}");
         assert!(shown.contains("UP,LOWER_UP") && shown.contains("mtu 1450"), "{shown}");
@@ -146,7 +146,7 @@ fn the_ipv6_underlay_has_a_device_of_its_own() {
         let shown = run("ip -d link show flannel-v6.1");
         assert!(shown.contains("local fd00::3 dev eth0") && shown.contains("mtu 1430"), "{shown}");
         let peer = Peer { public_ip: "fd00::4".parse().unwrap(), ..peer_v6(7) };
-        reach(&kernel, &device_v6, &Floor::of(&[peer])).await;
+        reach(&kernel, &device_v6, &Floor::of(&[peer], true)).await;
         assert!(
             run("bridge fdb show dev flannel-v6.1").contains("02:00:00:00:00:07 dst fd00::4 self permanent")
         );
@@ -190,7 +190,7 @@ fn what_is_written_is_what_flanneld_writes_and_is_read_back() {
         let (kernel, device) = with_device().await;
         let mut peers: Vec<_> = (1..=300).map(peer).collect();
         peers.extend((301..=310).map(peer_v6));
-        reach(&kernel, &device, &Floor::of(&peers)).await;
+        reach(&kernel, &device, &Floor::of(&peers, true)).await;
         let route = run("ip -d route show 10.0.7.0/24");
         assert_eq!(
             route.trim(),
@@ -209,20 +209,20 @@ fn what_is_written_is_what_flanneld_writes_and_is_read_back() {
 fn changes_and_removals_reach_the_kernel_and_bear_repetition() {
     in_namespace(async || {
         let (kernel, device) = with_device().await;
-        reach(&kernel, &device, &Floor::of(&[peer(1), peer(2), peer_v6(3)])).await;
+        reach(&kernel, &device, &Floor::of(&[peer(1), peer(2), peer_v6(3)], true)).await;
         let moved = Peer { public_ip: peer(9).public_ip, ..peer(1) };
         let renewed = Peer { vtep_mac: peer(8).vtep_mac, ..peer(2) };
         let before = kernel.actual(&device).await.unwrap();
-        reach(&kernel, &device, &Floor::of(&[moved, renewed])).await;
+        reach(&kernel, &device, &Floor::of(&[moved, renewed], true)).await;
         let shown = run("bridge fdb show dev flannel.1");
         assert_eq!(shown.matches("02:00:00:00:00:01").count(), 1, "{shown}");
         for _ in 0..2 {
-            let errors = kernel.apply(&device, &before.changes_to(&Floor::default())).await;
+            let errors = kernel.apply(&device, before.changes_to(&Floor::default())).await;
             assert!(errors.is_empty(), "{errors:?}");
         }
         reach(&kernel, &device, &Floor::default()).await;
         run("ip link del flannel.1");
-        assert!(kernel.apply(&device, &before.changes_to(&Floor::default())).await.is_empty());
+        assert!(kernel.apply(&device, before.changes_to(&Floor::default())).await.is_empty());
         assert!(kernel.actual(&device).await.is_err());
     });
 }
@@ -248,12 +248,12 @@ fn a_refusal_is_named_and_does_not_stop_the_rest() {
         let (kernel, device) = with_device().await;
         let multicast =
             Peer { vtep_mac: Some(Mac([0; 6])), public_ip: "fd00::1".parse().unwrap(), ..peer(1) };
-        let changes = Floor::default().changes_to(&Floor::of(&[multicast, peer(2)]));
-        let errors = kernel.apply(&device, &changes).await;
+        let changes = Floor::default().changes_to(&Floor::of(&[multicast, peer(2)], true));
+        let errors = kernel.apply(&device, changes).await;
         let text: Vec<_> = errors.iter().map(|error| format!("{error:#}")).collect();
         assert_eq!(text.len(), 1, "{text:?}");
         assert!(text[0].starts_with("setting FDB entry 00:00:00:00:00:00 to fd00::1: "), "{text:?}");
-        assert_eq!(kernel.actual(&device).await.unwrap().fdb, Floor::of(&[peer(2)]).fdb);
+        assert_eq!(kernel.actual(&device).await.unwrap().fdb, Floor::of(&[peer(2)], true).fdb);
     });
 }
 
@@ -294,16 +294,42 @@ fn an_empty_namespace_has_no_uplink() {
     });
 }
 
+#[test]
+fn nexthop_objects_are_used_by_very_many_routes_and_go_with_them() {
+    in_namespace(async || {
+        let (kernel, device) = with_device().await;
+        assert!(kernel.has_nexthops().await);
+        let peers: Vec<_> = (1..=NEXTHOPS_FROM as u16).map(peer).collect();
+        // Somebody else's object, with the number that the first peer's would have.
+        run("ip nexthop add id 167772416 via 192.168.64.1 dev eth0");
+        let crowd = Floor::of(&peers, true);
+        let changes = kernel.actual(&device).await.unwrap().changes_to(&crowd);
+        assert!(kernel.apply(&device, changes).await.is_empty());
+        let route = |subnet: &str| run(&format!("ip route show {subnet}")).trim().to_owned();
+        assert_eq!(route("10.0.1.0/24"), "10.0.1.0/24 via 10.0.1.0 dev flannel.1 onlink");
+        assert_eq!(route("10.0.2.0/24"), "10.0.2.0/24 nhid 167772672 via 10.0.2.0 dev flannel.1 onlink");
+        run("ip nexthop del id 167772416");
+        reach(&kernel, &device, &crowd).await;
+        assert!(route("10.0.1.0/24").contains("nhid"));
+        reach(&kernel, &device, &Floor::of(&peers[1..], true)).await;
+        assert_eq!(route("10.0.2.0/24"), "10.0.2.0/24 via 10.0.2.0 dev flannel.1 onlink");
+        assert_eq!(run("ip nexthop show"), "");
+        reach(&kernel, &device, &crowd).await;
+        reach(&kernel, &device, &Floor::default()).await;
+        assert_eq!(run("ip nexthop show"), "");
+    });
+}
+
 /// flanneld needs 8.7 s; the bound leaves room for a debug build on a busy machine.
 #[test]
 fn ten_thousand_peers_take_seconds() {
     in_namespace(async || {
         let (kernel, device) = with_device().await;
-        let desired = Floor::of(&(1..=10_000).map(peer).collect::<Vec<_>>());
+        let desired = Floor::of(&(1..=10_000).map(peer).collect::<Vec<_>>(), true);
         for (what, goal) in [("written", &desired), ("removed", &Floor::default())] {
             let changes = kernel.actual(&device).await.unwrap().changes_to(goal);
             let start = Instant::now();
-            let errors = kernel.apply(&device, &changes).await;
+            let errors = kernel.apply(&device, changes).await;
             let applied = start.elapsed();
             assert!(errors.is_empty(), "{:?}", errors.first());
             assert_eq!(&kernel.actual(&device).await.unwrap(), goal);

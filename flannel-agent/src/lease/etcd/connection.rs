@@ -3,25 +3,21 @@
 //! etcd-client can balance over several members, but then hands requests to a member that is down, too; flannel's
 //! default endpoints have one that nearly always is.
 
-use std::error::Error as _;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use anyhow::bail;
-use etcd_client::{Client, ConnectOptions};
+use anyhow::{anyhow, bail};
+use etcd_client::Client;
+
+use super::access::Access;
 
 /// Longest wait for an answer, connecting included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// etcd ends connections that ping more often than every 5 s (`--grpc-keepalive-min-time`), or at all while
-/// nothing is asked of it.
-const PING_INTERVAL: Duration = Duration::from_secs(6);
-/// A member that leaves a ping unanswered for so long is gone: stopped, or unplugged.
-const PING_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The way to etcd.
 pub(super) struct Connection {
     endpoints: Vec<String>,
+    access: Access,
     current: Mutex<Current>,
 }
 
@@ -34,8 +30,8 @@ struct Current {
 }
 
 impl Connection {
-    pub(super) fn new(endpoints: Vec<String>) -> Self {
-        Self { endpoints, current: Mutex::default() }
+    pub(super) fn new(endpoints: Vec<String>, access: Access) -> Self {
+        Self { endpoints, access, current: Mutex::default() }
     }
 
     /// The configured endpoints, as etcdctl takes them.
@@ -57,10 +53,13 @@ impl Connection {
         let mut failures = Vec::new();
         for _ in 0..tries {
             let (endpoint, generation) = self.endpoint();
-            let attempt = async { operation(self.client(&endpoint, generation).await?).await };
+            let attempt = async {
+                let client = self.client(&endpoint, generation).await?;
+                operation(client).await.map_err(|error| anyhow!(plain(&error)))
+            };
             failures.push(match tokio::time::timeout(REQUEST_TIMEOUT, attempt).await {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) => format!("{endpoint}: {}", plain(&error)),
+                Ok(Err(error)) => format!("{endpoint}{}: {error:#}", self.access.tls.told(&endpoint)),
                 Err(_) => format!("{endpoint}: no answer within {} s", REQUEST_TIMEOUT.as_secs()),
             });
             self.give_up(generation);
@@ -82,11 +81,11 @@ impl Connection {
         (self.endpoints.get(current.endpoint).cloned().unwrap_or_default(), current.generation)
     }
 
-    async fn client(&self, endpoint: &str, generation: u64) -> Result<Client, etcd_client::Error> {
+    async fn client(&self, endpoint: &str, generation: u64) -> anyhow::Result<Client> {
         if let Some(client) = self.lock().client.clone() {
             return Ok(client);
         }
-        let client = Client::connect([endpoint], Some(connect_options())).await?;
+        let client = self.access.connect(endpoint).await?;
         let mut current = self.lock();
         if current.generation == generation {
             current.client = Some(client.clone());
@@ -111,18 +110,16 @@ impl Connection {
 
 /// What went wrong in a few words: etcd's own message, or the last cause, such as "Connection refused".
 pub(super) fn plain(error: &etcd_client::Error) -> String {
-    let etcd_client::Error::GRpcStatus(status) = error else { return error.to_string() };
-    match std::iter::successors(status.source(), |cause| (*cause).source()).last() {
-        Some(cause) => format!("{}: {cause}", status.message()),
-        None => status.message().to_owned(),
+    match error {
+        etcd_client::Error::GRpcStatus(status) => with_last_cause(status.message(), status),
+        etcd_client::Error::TransportError(error) => with_last_cause(&error.to_string(), error),
+        _ => error.to_string(),
     }
 }
 
-fn connect_options() -> ConnectOptions {
-    ConnectOptions::new()
-        .with_connect_timeout(CONNECT_TIMEOUT)
-        .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
-        .with_keep_alive_while_idle(false)
-        // A member cut off from its cluster must not look alive.
-        .with_require_leader(true)
+fn with_last_cause(message: &str, error: &dyn std::error::Error) -> String {
+    match std::iter::successors(error.source(), |cause| cause.source()).last() {
+        Some(cause) => format!("{message}: {cause}"),
+        None => message.to_owned(),
+    }
 }

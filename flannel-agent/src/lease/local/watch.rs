@@ -58,7 +58,8 @@ async fn follow(store: &Store, updates: &Updates, outage: &mut Outage) -> Result
     }
 }
 
-fn in_force(store: &Store) -> Result<Vec<RawLease>> {
+/// The leases and reservations that have not ended.
+pub(super) fn in_force(store: &Store) -> Result<Vec<RawLease>> {
     let now = SystemTime::now();
     let entries = store.entries()?.into_iter();
     Ok(entries.filter(|entry| !entry.has_ended(now)).map(|entry| entry.lease).collect())

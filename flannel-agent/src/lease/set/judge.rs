@@ -93,7 +93,7 @@ impl Judge {
             Backend::Vxlan(vxlan) => Some(vxlan.vni),
             Backend::HostGw | Backend::Udp(_) | Backend::Alloc => None,
         };
-        let networks = [config.ipv4, config.ipv6].into_iter().flatten().map(|range| range.network).collect();
+        let networks = config.networks().collect();
         Self { own, networks, backend: config.backend.name(), lease_type: config.backend.lease_type(), vni }
     }
 

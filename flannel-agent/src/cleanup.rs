@@ -1,0 +1,208 @@
+//! `flannel-agent cleanup`: the node as it was before the first agent.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use flannel_common::abi;
+use futures::TryStreamExt as _;
+use ipnet::IpNet;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::route::RouteMessage;
+
+use crate::dataplane::bpf::{self, pins::Pins};
+use crate::dataplane::kernel::{destination_of, unreachable};
+use crate::lease::SubnetKey;
+use crate::{firewall, subnet_file};
+
+/// Removes every trace that agents, or flanneld, left on this node: devices with their routes, neighbours and FDB
+/// entries, BPF programs and maps, firewall rules, blackhole routes, the subnet file.
+///
+/// The datastore is not touched: this node's lease there ends by itself after 24 h. Stop the agent first. Running it
+/// again does no harm.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Cleanup {
+    /// File that told others our subnet.
+    #[arg(
+        long,
+        env = "FLANNELD_SUBNET_FILE",
+        value_name = "FILE",
+        default_value = "/run/flannel/subnet.env"
+    )]
+    pub subnet_file: PathBuf,
+    /// BPF filesystem with programs and maps.
+    #[arg(long, env = "FLANNELD_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+}
+
+/// What was removed or could not be, a line each.
+type Results = Vec<Result<String>>;
+
+/// Removes everything and prints what it was.
+///
+/// # Errors
+/// An agent is running, or something could not be removed; the rest is removed all the same.
+pub async fn run(options: &Cleanup) -> Result<()> {
+    if let Some(pid) = running_agent()? {
+        bail!("a flannel daemon is running in this network namespace (pid {pid}): stop it first");
+    }
+    let results = remove_all(options).await;
+    let removed: Vec<_> = results.iter().filter_map(|result| result.as_ref().ok()).collect();
+    removed.iter().for_each(|line| println!("{line}"));
+    let problems: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
+    if problems.is_empty() && removed.is_empty() {
+        println!("nothing to remove");
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let problems: Vec<_> = problems.iter().map(|problem| format!("{problem:#}")).collect();
+    bail!("not everything could be removed:\n{}", problems.join("\n"))
+}
+
+/// Programs go before the devices that they are on. Routes through our devices go with these; what an agent writes on
+/// others (the uplink) needs a step of its own here.
+async fn remove_all(options: &Cleanup) -> Results {
+    let mut results = remove_programs(&options.bpffs);
+    results.extend(remove_devices().await.unwrap_or_else(|error| vec![Err(error)]));
+    results.extend(remove_unreachable().await.unwrap_or_else(|error| vec![Err(error)]));
+    let subnet = subnet_file::read_previous(&options.subnet_file);
+    let subnets: Vec<IpNet> = subnet.iter().flat_map(SubnetKey::nets).collect();
+    results.extend(firewall::remove(&subnets).await);
+    // Last, and only if all went well: it says which subnet was ours, which the next attempt needs, too.
+    if results.iter().all(Result::is_ok) {
+        results.extend(remove_file(&options.subnet_file).transpose());
+    }
+    results
+}
+
+/// Another process in this network namespace that is called as a node daemon is.
+fn running_agent() -> Result<Option<u32>> {
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net"));
+    let own = namespace("self").context("reading /proc/self/ns/net")?;
+    let is_daemon = |pid: &u32| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        *pid != std::process::id()
+            && ["flannel-agent", "flanneld"].contains(&name.trim_end())
+            && namespace(&pid.to_string()).is_ok_and(|other| other == own)
+    };
+    let processes = fs::read_dir("/proc").context("listing /proc")?.flatten();
+    Ok(processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(is_daemon))
+}
+
+/// Takes the programs of every VNI off their hooks, with maps and links.
+fn remove_programs(bpffs: &Path) -> Results {
+    let dir = bpffs.join(abi::PIN_DIR);
+    let Ok(overlays) = fs::read_dir(&dir) else { return Vec::new() };
+    let vnis = overlays.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut results: Results = vnis
+        .map(|vni: u32| {
+            bpf::detach(&Pins::new(bpffs, vni))?;
+            Ok(format!("removed BPF programs and maps of VNI {vni}"))
+        })
+        .collect();
+    if results.iter().all(Result::is_ok) {
+        let removed = fs::remove_dir(&dir).with_context(|| format!("removing {}", dir.display()));
+        results.push(removed.map(|()| format!("removed {}", dir.display())));
+    }
+    results
+}
+
+async fn remove_devices() -> Result<Results> {
+    let (connection, handle, _) = rtnetlink::new_connection().context("opening a netlink socket")?;
+    tokio::spawn(connection);
+    let links: Vec<_> = handle.link().get().execute().try_collect().await.context("listing interfaces")?;
+    let mut results = Vec::new();
+    for (link, name) in links.iter().filter_map(|link| Some((link, our_name(link)?))) {
+        let removed = handle.link().del(link.header.index).execute().await;
+        let removed = removed.with_context(|| format!("removing device {name}"));
+        results.push(
+            removed.map(|()| format!("removed device {name} with its routes, neighbours and FDB entries")),
+        );
+    }
+    Ok(results)
+}
+
+/// The last route of each network.
+async fn remove_unreachable() -> Result<Results> {
+    let (connection, handle, _) = rtnetlink::new_connection().context("opening a netlink socket")?;
+    tokio::spawn(connection);
+    let mut results = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        let routes: Vec<_> =
+            handle.route().get(request).execute().try_collect().await.context("listing routes")?;
+        for route in routes.into_iter().filter(unreachable::is_ours) {
+            let network = destination_of(&route).context("a route without destination")?;
+            let removed = handle.route().del(route).execute().await;
+            results.push(
+                removed
+                    .map(|()| format!("removed route unreachable {network}"))
+                    .with_context(|| format!("removing route unreachable {network}")),
+            );
+        }
+    }
+    Ok(results)
+}
+
+/// The device's name, if it is one that agents make: `flannel.<VNI>` or `flannel-v6.<VNI>` of kind vxlan, `flannel0` of
+/// kind tun (the udp backend's).
+fn our_name(link: &LinkMessage) -> Option<&str> {
+    let name = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    })?;
+    let infos = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    })?;
+    let kind = infos.iter().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    })?;
+    is_ours(name, kind).then_some(name)
+}
+
+fn is_ours(name: &str, kind: &InfoKind) -> bool {
+    let vni = name.strip_prefix("flannel.").or_else(|| name.strip_prefix("flannel-v6."));
+    match kind {
+        InfoKind::Vxlan => vni.is_some_and(|vni| vni.parse::<u32>().is_ok()),
+        InfoKind::Tun => name == "flannel0",
+        _ => false,
+    }
+}
+
+fn remove_file(path: &Path) -> Result<Option<String>> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        removed => removed
+            .map(|()| Some(format!("removed {}", path.display())))
+            .with_context(|| format!("removing {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_devices_that_agents_make_are_ours() {
+        for (name, kind, expected) in [
+            ("flannel.1", InfoKind::Vxlan, true),
+            ("flannel.4096", InfoKind::Vxlan, true),
+            ("flannel-v6.1", InfoKind::Vxlan, true),
+            ("flannel0", InfoKind::Tun, true),
+            ("flannel.1", InfoKind::Dummy, false),
+            ("flannel0", InfoKind::Vxlan, false),
+            ("flannel1", InfoKind::Tun, false),
+            ("flannel.", InfoKind::Vxlan, false),
+            ("flannel.mine", InfoKind::Vxlan, false),
+            ("vxlan.1", InfoKind::Vxlan, false),
+        ] {
+            assert_eq!(is_ours(name, &kind), expected, "{name} of kind {kind:?}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+use std::collections::VecDeque;
+use std::future::pending;
+use std::sync::Mutex;
+
+use anyhow::{Result, anyhow};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::*;
+use crate::config::NetworkConfig;
+use crate::lease::{LeaseAttrs, LeaseUpdate, RawLease, SubnetKey, TTL};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A datastore that answers requests for renewal as it is told, and then not at all.
+struct Store(Mutex<VecDeque<Result<Option<OwnLease>>>>);
+
+impl Store {
+    fn answering(answers: impl IntoIterator<Item = Result<Option<OwnLease>>>) -> Self {
+        Self(Mutex::new(answers.into_iter().collect()))
+    }
+}
+
+impl SubnetManager for Store {
+    async fn network_config(&self) -> Result<NetworkConfig> {
+        pending().await
+    }
+
+    async fn acquire(&self, _: &NetworkConfig, _: &LeaseAttrs, _: Option<SubnetKey>) -> Result<OwnLease> {
+        pending().await
+    }
+
+    async fn renew(&self, _: &OwnLease) -> Result<Option<OwnLease>> {
+        let answer = self.0.lock().unwrap().pop_front();
+        match answer {
+            Some(answer) => answer,
+            None => pending().await,
+        }
+    }
+
+    async fn readdress(&self, _: &OwnLease, _: &LeaseAttrs) -> Result<Option<OwnLease>> {
+        pending().await
+    }
+
+    async fn leases(&self) -> Result<Vec<RawLease>> {
+        pending().await
+    }
+
+    async fn watch(&self, _: mpsc::Sender<LeaseUpdate>) {
+        pending::<()>().await;
+    }
+}
+
+fn lease(left: Option<Duration>) -> OwnLease {
+    OwnLease {
+        subnet: "10.5.1.0-24".parse().unwrap(),
+        attrs: serde_json::from_str(r#"{"PublicIP":"192.168.0.1"}"#).unwrap(),
+        term: left.map(|left| Instant::now() + left),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_renewed_a_margin_before_its_end_but_not_all_the_time() {
+    for (left, margin, expected) in [
+        (TTL, 60 * MINUTE, 23 * 60 * MINUTE),
+        (TTL, MINUTE, TTL - MINUTE),
+        (TTL, 1439 * MINUTE, MINUTE),
+        (TTL, 1438 * MINUTE, 2 * MINUTE),
+        (10 * MINUTE, 60 * MINUTE, MINUTE),
+        (Duration::ZERO, 60 * MINUTE, MINUTE),
+    ] {
+        let start = Instant::now();
+        let store = Store::answering([Ok(Some(lease(Some(TTL))))]);
+        let renewed = renewed(&store, lease(Some(left)), margin).await.unwrap();
+        let after = start.elapsed();
+        assert_eq!(after.as_secs(), expected.as_secs(), "{left:?} {margin:?}");
+        assert_eq!(renewed.term, Some(start + TTL), "{left:?} {margin:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_tried_until_it_works() {
+    let start = Instant::now();
+    let failures = (0..5).map(|_| Err(anyhow!("etcd is away")));
+    let store = Store::answering(failures.chain([Ok(Some(lease(Some(TTL))))]));
+    assert!(renewed(&store, lease(Some(TTL)), 60 * MINUTE).await.is_some());
+    assert_eq!(start.elapsed().as_secs(), (23 * 60 * MINUTE + 5 * RETRY).as_secs());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_gone_is_lost() {
+    let store = Store::answering([Ok(None)]);
+    assert!(renewed(&store, lease(Some(TTL)), 60 * MINUTE).await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reservation_is_never_renewed() {
+    let store = Store::answering([Ok(None)]);
+    let waited = timeout(1000 * TTL, renewed(&store, lease(None), 60 * MINUTE)).await;
+    assert!(waited.is_err(), "{waited:?}");
+    assert_eq!(store.0.lock().unwrap().len(), 1, "etcd was asked");
+}

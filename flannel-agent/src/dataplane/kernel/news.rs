@@ -1,0 +1,214 @@
+//! What the kernel announces: devices that change, entries that are no longer what they were, and what it does not
+//! know and asks for.
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use futures::StreamExt as _;
+use futures::channel::mpsc::UnboundedReceiver;
+use ipnet::IpNet;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::neighbour::NeighbourMessage;
+use rtnetlink::packet_route::route::RouteFlags;
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::sys::SocketAddr;
+use rtnetlink::{MulticastGroup, new_multicast_connection};
+
+use super::{fdb, neighbour, route};
+use crate::dataplane::desired::Via;
+use crate::mac::Mac;
+
+/// Everything that the floor consists of.
+const GROUPS: [MulticastGroup; 6] = [
+    MulticastGroup::Link,
+    MulticastGroup::Neigh,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+];
+
+/// One announcement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// The interface with this index, or an address of it, is another than before, or gone.
+    Link(u32),
+    /// An entry is now like this.
+    Entry(Entry),
+    /// A packet waits at this interface for an answer.
+    Miss(u32, Miss),
+    /// There was too much news to keep it all.
+    Lost,
+}
+
+/// An entry of the kinds that a floor has, as the kernel has it now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// To this subnet leads a new route: through an interface as the floor's do, or of another kind.
+    Route(IpNet, Option<(u32, Via)>),
+    /// A route like the floor's is gone.
+    RouteGone(IpNet, (u32, Via)),
+    /// On an interface a gateway is at this MAC for good, or not.
+    Neighbour(u32, IpAddr, Option<Mac>),
+    /// On an interface a VTEP's MAC is behind this address for good, or not.
+    Fdb(u32, Mac, Option<IpAddr>),
+}
+
+/// What the kernel asks of whoever knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Miss {
+    /// Which VTEP MAC has this address?
+    Neighbour(IpAddr),
+    /// Which node has this VTEP MAC?
+    Fdb(Mac),
+}
+
+/// A subscription to the kernel's news.
+#[derive(Debug)]
+pub struct NewsFeed(UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
+
+impl NewsFeed {
+    /// Subscribes.
+    ///
+    /// # Errors
+    /// The netlink socket cannot be opened.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn open() -> Result<Self> {
+        let (connection, _, messages) =
+            new_multicast_connection(&GROUPS).context("subscribing to the kernel's news")?;
+        tokio::spawn(connection);
+        Ok(Self(messages))
+    }
+
+    /// Leaves out what is known by now: whoever is about to read everything anew has no use for it. Questions are
+    /// asked again.
+    pub fn drain(&mut self) {
+        while self.0.try_recv().is_ok() {}
+    }
+
+    /// Waits for the next one that is of any interest.
+    pub async fn next(&mut self) -> News {
+        while let Some((message, _)) = self.0.next().await {
+            if let Some(news) = read(&message.payload) {
+                return news;
+            }
+        }
+        // The connection ends with the runtime.
+        std::future::pending().await
+    }
+}
+
+fn read(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<News> {
+    let message = match payload {
+        NetlinkPayload::InnerMessage(message) => message,
+        NetlinkPayload::Overrun(_) => return Some(News::Lost),
+        _ => return None,
+    };
+    match message {
+        RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
+            Some(News::Link(link.header.index))
+        }
+        RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
+            Some(News::Link(address.header.index))
+        }
+        RouteNetlinkMessage::NewRoute(message) => {
+            let (subnet, way) = route::announced(message, RouteFlags::Onlink)?;
+            Some(News::Entry(Entry::Route(subnet, way)))
+        }
+        RouteNetlinkMessage::DelRoute(message) => {
+            let (subnet, way) = route::announced(message, RouteFlags::Onlink)?;
+            Some(News::Entry(Entry::RouteGone(subnet, way?)))
+        }
+        RouteNetlinkMessage::NewNeighbour(entry) => announced(entry, false).map(News::Entry),
+        RouteNetlinkMessage::DelNeighbour(entry) => announced(entry, true).map(News::Entry),
+        RouteNetlinkMessage::GetNeighbour(entry) => Some(News::Miss(entry.header.ifindex, missed(entry)?)),
+        _ => None,
+    }
+}
+
+/// A neighbour or an FDB entry.
+fn announced(entry: &NeighbourMessage, gone: bool) -> Option<Entry> {
+    let device = entry.header.ifindex;
+    if entry.header.family == AddressFamily::Bridge {
+        let now = fdb::read(entry, device).map(|(_, destination)| destination);
+        return Some(Entry::Fdb(device, neighbour::mac(entry)?, now.filter(|_| !gone)));
+    }
+    let now = neighbour::read(entry, device).map(|(_, mac)| mac);
+    Some(Entry::Neighbour(device, neighbour::destination(entry)?, now.filter(|_| !gone)))
+}
+
+/// The address is in a question for a MAC, the MAC in a question for a node (drivers/net/vxlan: `vxlan_fdb_miss`,
+/// net/core/neighbour.c: `neigh_app_ns`).
+fn missed(entry: &NeighbourMessage) -> Option<Miss> {
+    match neighbour::destination(entry) {
+        Some(address) if entry.header.family != AddressFamily::Bridge => Some(Miss::Neighbour(address)),
+        _ => neighbour::mac(entry).map(Miss::Fdb),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourState};
+
+    use super::*;
+
+    const DEVICE: u32 = 7;
+
+    fn news(message: RouteNetlinkMessage) -> Option<News> {
+        read(&NetlinkPayload::InnerMessage(message))
+    }
+
+    #[test]
+    fn neighbours_and_fdb_entries_are_told_apart() {
+        let (gateway, mac) = ("10.1.15.0".parse().unwrap(), "c6:d2:32:6f:8f:44".parse().unwrap());
+        let node = "192.168.64.3".parse().unwrap();
+        let neighbour = neighbour::message(DEVICE, gateway, mac);
+        let mut learned = neighbour.clone();
+        learned.header.state = NeighbourState::Stale;
+        let fdb = fdb::message(DEVICE, mac, Some(node));
+        for (message, entry) in [
+            (
+                RouteNetlinkMessage::NewNeighbour(neighbour.clone()),
+                Entry::Neighbour(DEVICE, gateway, Some(mac)),
+            ),
+            (RouteNetlinkMessage::NewNeighbour(learned), Entry::Neighbour(DEVICE, gateway, None)),
+            (RouteNetlinkMessage::DelNeighbour(neighbour), Entry::Neighbour(DEVICE, gateway, None)),
+            (RouteNetlinkMessage::NewNeighbour(fdb.clone()), Entry::Fdb(DEVICE, mac, Some(node))),
+            (RouteNetlinkMessage::DelNeighbour(fdb), Entry::Fdb(DEVICE, mac, None)),
+        ] {
+            assert_eq!(news(message), Some(News::Entry(entry)));
+        }
+    }
+
+    #[test]
+    fn questions_are_told_apart() {
+        let (gateway, mac): (IpAddr, Mac) =
+            ("10.1.15.0".parse().unwrap(), "c6:d2:32:6f:8f:44".parse().unwrap());
+        let mut l3 = neighbour::message(DEVICE, gateway, mac);
+        l3.attributes.retain(|attribute| matches!(attribute, NeighbourAttribute::Destination(_)));
+        // The kernel says AF_BRIDGE here, and puts the MAC alone.
+        let l2 = fdb::message(DEVICE, mac, None);
+        for (message, miss) in [(l3, Miss::Neighbour(gateway)), (l2, Miss::Fdb(mac))] {
+            let message = RouteNetlinkMessage::GetNeighbour(message);
+            assert_eq!(news(message), Some(News::Miss(DEVICE, miss)));
+        }
+    }
+
+    #[test]
+    fn routes_are_read_whatever_they_lead_through() {
+        let (subnet, via) = ("10.1.15.0/24".parse().unwrap(), Via::Gateway("10.1.15.0".parse().unwrap()));
+        let ours = route::message(DEVICE, subnet, via);
+        let mut other = ours.clone();
+        other.header.flags = Default::default();
+        for (message, entry) in [
+            (RouteNetlinkMessage::NewRoute(ours.clone()), Some(Entry::Route(subnet, Some((DEVICE, via))))),
+            (RouteNetlinkMessage::DelRoute(ours), Some(Entry::RouteGone(subnet, (DEVICE, via)))),
+            (RouteNetlinkMessage::NewRoute(other.clone()), Some(Entry::Route(subnet, None))),
+            (RouteNetlinkMessage::DelRoute(other), None),
+        ] {
+            assert_eq!(news(message), entry.map(News::Entry));
+        }
+    }
+}

@@ -1,0 +1,167 @@
+use super::super::super::rules::{Wish, chains};
+use super::*;
+
+const WISH: Wish = Wish { masquerade: true, fully_random: true, forward: true };
+
+/// What flanneld writes for 10.5.1.0/24 of 10.5.0.0/16, as `iptables -S` prints it.
+const MASQ: [&str; 6] = [
+    "-m mark --mark 0x4000/0x4000 -m comment --comment \"flanneld masq\" -j RETURN",
+    "-s 10.5.1.0/24 -d 10.5.0.0/16 -m comment --comment \"flanneld masq\" -j RETURN",
+    "-s 10.5.0.0/16 -d 10.5.1.0/24 -m comment --comment \"flanneld masq\" -j RETURN",
+    "! -s 10.5.0.0/16 -d 10.5.1.0/24 -m comment --comment \"flanneld masq\" -j RETURN",
+    "-s 10.5.0.0/16 ! -d 224.0.0.0/4 -m comment --comment \"flanneld masq\" -j MASQUERADE --random-fully",
+    "! -s 10.5.0.0/16 -d 10.5.0.0/16 -m comment --comment \"flanneld masq\" -j MASQUERADE --random-fully",
+];
+const MASQ_JUMP: &str = "-m comment --comment \"flanneld masq\" -j FLANNEL-POSTRTG";
+const FOREIGN: &str = "-s 172.17.0.0/16 ! -o docker0 -j MASQUERADE";
+
+fn rules(wish: Wish, network: &str, subnet: &str, purpose: Purpose) -> Vec<Rule> {
+    let chains = chains(wish, network.parse().unwrap(), subnet.parse().unwrap());
+    chains.into_iter().find(|chain| chain.purpose == purpose).unwrap().rules
+}
+
+fn texts(wish: Wish, network: &str, subnet: &str, purpose: Purpose) -> Vec<String> {
+    let rules = rules(wish, network, subnet, purpose);
+    rules.iter().map(|rule| Layout::of(purpose).text(rule)).collect()
+}
+
+#[test]
+fn the_rules_are_flannels() {
+    let v4 = |wish, purpose| texts(wish, "10.5.0.0/16", "10.5.1.0/24", purpose);
+    assert_eq!(v4(WISH, Purpose::Masquerade), MASQ);
+    assert_eq!(
+        v4(WISH, Purpose::Forward),
+        [
+            "-s 10.5.0.0/16 -m comment --comment \"flanneld forward\" -j ACCEPT",
+            "-d 10.5.0.0/16 -m comment --comment \"flanneld forward\" -j ACCEPT",
+        ]
+    );
+    let predictable = v4(Wish { fully_random: false, ..WISH }, Purpose::Masquerade);
+    assert_eq!(predictable, MASQ.map(|rule| rule.trim_end_matches(" --random-fully")));
+    assert_eq!(v4(Wish { masquerade: false, ..WISH }, Purpose::Masquerade), [""; 0]);
+    assert_eq!(v4(Wish { forward: false, ..WISH }, Purpose::Forward), [""; 0]);
+}
+
+#[test]
+fn ipv6_has_the_same_rules() {
+    assert_eq!(
+        texts(WISH, "fd44::/48", "fd44:0:0:4b::/64", Purpose::Masquerade),
+        [
+            "-m mark --mark 0x4000/0x4000 -m comment --comment \"flanneld masq\" -j RETURN",
+            "-s fd44:0:0:4b::/64 -d fd44::/48 -m comment --comment \"flanneld masq\" -j RETURN",
+            "-s fd44::/48 -d fd44:0:0:4b::/64 -m comment --comment \"flanneld masq\" -j RETURN",
+            "! -s fd44::/48 -d fd44:0:0:4b::/64 -m comment --comment \"flanneld masq\" -j RETURN",
+            "-s fd44::/48 ! -d ff00::/8 -m comment --comment \"flanneld masq\" -j MASQUERADE --random-fully",
+            "! -s fd44::/48 -d fd44::/48 -m comment --comment \"flanneld masq\" -j MASQUERADE --random-fully",
+        ]
+    );
+}
+
+fn owned(rules: &[&str]) -> Vec<String> {
+    rules.iter().map(|rule| (*rule).to_owned()).collect()
+}
+
+fn masq() -> (Layout, Vec<Rule>) {
+    let rules = rules(WISH, "10.5.0.0/16", "10.5.1.0/24", Purpose::Masquerade);
+    (Layout::of(Purpose::Masquerade), rules)
+}
+
+#[test]
+fn a_node_without_rules_gets_them_in_one_go() {
+    let (layout, rules) = masq();
+    let present = Present { hook: owned(&[FOREIGN]), chain: None };
+    let lines = layout.changes(&present, &rules);
+    assert_eq!(lines.first().unwrap(), ":FLANNEL-POSTRTG - [0:0]");
+    assert_eq!(lines.last().unwrap(), &format!("-A POSTROUTING {MASQ_JUMP}"));
+    assert_eq!(
+        after(&present, &lines),
+        Present { hook: owned(&[FOREIGN, MASQ_JUMP]), chain: Some(owned(&MASQ)) }
+    );
+}
+
+#[test]
+fn what_is_right_is_not_touched() {
+    let (layout, rules) = masq();
+    let listed = |chain, rules: &[&str]| -> String {
+        rules.iter().map(|rule| format!("-A {chain} {rule}\n")).collect()
+    };
+    let hook = format!("-P POSTROUTING ACCEPT\n{}", listed("POSTROUTING", &[FOREIGN, MASQ_JUMP, FOREIGN]));
+    let chain = format!("-N FLANNEL-POSTRTG\n{}", listed("FLANNEL-POSTRTG", &MASQ));
+    assert_eq!(layout.changes(&layout.parse(&hook, Some(&chain)), &rules), [""; 0]);
+    assert_eq!(layout.changes(&layout.parse("-P POSTROUTING ACCEPT\n", None), &[]), [""; 0]);
+}
+
+#[test]
+fn one_missing_rule_is_one_line() {
+    let (layout, rules) = masq();
+    for (missing, rule) in MASQ.iter().enumerate() {
+        let mut chain = owned(&MASQ);
+        chain.remove(missing);
+        let present = Present { hook: owned(&[MASQ_JUMP]), chain: Some(chain) };
+        let lines = layout.changes(&present, &rules);
+        assert_eq!(lines.len(), 1, "{rule}: {lines:?}");
+        assert_eq!(after(&present, &lines).chain, Some(owned(&MASQ)), "{rule}");
+    }
+}
+
+#[test]
+fn whatever_is_there_becomes_right_and_rules_of_others_stay() {
+    let (layout, rules) = masq();
+    let [a, b, c, d, e, f] = MASQ;
+    let old = "-s 10.5.7.0/24 -d 10.5.0.0/16 -m comment --comment \"flanneld masq\" -j RETURN";
+    for (name, chain, expected) in [
+        ("empty", vec![], vec![a, b, c, d, e, f]),
+        ("another subnet's", vec![a, old, c, d, e, f], vec![a, b, c, d, e, f]),
+        ("backwards", vec![f, e, d, c, b, a], vec![a, b, c, d, e, f]),
+        ("twice", vec![a, b, a, b, c, d, c, e, f], vec![a, b, c, d, e, f]),
+        ("another's rule at the start", vec![FOREIGN, a, b, c, e, f], vec![FOREIGN, a, b, c, d, e, f]),
+        ("another's rule in between", vec![a, b, FOREIGN, c, d, e], vec![a, b, FOREIGN, c, d, e, f]),
+        ("another's rules alone", vec![FOREIGN, FOREIGN], vec![FOREIGN, FOREIGN, a, b, c, d, e, f]),
+    ] {
+        let present = Present { hook: owned(&[MASQ_JUMP, FOREIGN, MASQ_JUMP]), chain: Some(owned(&chain)) };
+        let made = after(&present, &layout.changes(&present, &rules));
+        assert_eq!(made.chain, Some(owned(&expected)), "{name}");
+        assert_eq!(made.hook, [FOREIGN, MASQ_JUMP], "{name}");
+        assert_eq!(layout.changes(&made, &rules), [""; 0], "{name}");
+    }
+}
+
+#[test]
+fn without_rules_the_chain_and_its_jumps_go() {
+    let layout = Layout::of(Purpose::Masquerade);
+    let present = Present {
+        hook: owned(&["-j FLANNEL-POSTRTG", FOREIGN, MASQ_JUMP]),
+        chain: Some(owned(&[MASQ[0], FOREIGN])),
+    };
+    let made = after(&present, &layout.changes(&present, &[]));
+    assert_eq!(made, Present { hook: owned(&[FOREIGN]), chain: None });
+}
+
+/// What iptables-restore makes of the lines.
+fn after(present: &Present, lines: &[String]) -> Present {
+    let mut made = present.clone();
+    for line in lines {
+        if line.starts_with(':') {
+            made.chain = Some(Vec::new());
+            continue;
+        }
+        let (verb, rest) = line.split_once(' ').unwrap();
+        let (chain, rule) = rest.split_once(' ').unwrap_or((rest, ""));
+        let rules = if chain == "POSTROUTING" { &mut made.hook } else { made.chain.as_mut().unwrap() };
+        match verb {
+            "-A" => rules.push(rule.to_owned()),
+            "-D" => drop(rules.remove(rules.iter().position(|there| there == rule).unwrap())),
+            "-F" => rules.clear(),
+            "-X" => {
+                assert!(rules.is_empty(), "{lines:?}");
+                made.chain = None;
+            }
+            "-I" => {
+                let (number, rule) = rule.split_once(' ').unwrap();
+                rules.insert(number.parse::<usize>().unwrap() - 1, rule.to_owned());
+            }
+            other => panic!("{other} in {lines:?}"),
+        }
+    }
+    made
+}

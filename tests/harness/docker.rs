@@ -1,0 +1,142 @@
+//! The real dockerd, one on each node that asks for it, with nothing shared with the machine's own.
+
+mod api;
+pub(crate) mod cgroup;
+mod container;
+mod image;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+
+use crate::cluster::Node;
+use crate::failure::Errors;
+use crate::netns::NetNs;
+use crate::owner::MARK;
+use crate::process::{self, Daemon};
+use crate::require::require_commands;
+use crate::wait::eventually;
+use crate::workdir::Workdir;
+use api::Api;
+pub use container::Container;
+use image::{IMAGE, Image};
+
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// Hides the places that dockerd and containerd use whatever their flags say, then becomes dockerd.
+const ALONE: &str = r#"
+mkdir -p /etc/docker
+for dir in /etc/docker /opt /run; do mount -t tmpfs none $dir; done
+exec dockerd "$@"
+"#;
+
+/// A running dockerd with its containerd and its containers. Dropping it kills them all and removes what they made.
+#[derive(Debug)]
+pub struct Docker {
+    daemon: Daemon,
+    api: Api,
+    image: Image,
+    mark: String,
+    netns: Arc<NetNs>,
+    containers: AtomicU32,
+    _workdir: Arc<Workdir>,
+}
+
+impl Docker {
+    /// Starts it on a node, with the options that an administrator would give it, and gives it the one image that
+    /// its containers are made of. It needs cgroups, as every dockerd does.
+    pub fn start(node: &Node, options: &[&str]) -> Result<Self> {
+        require_commands(&["dockerd", "busybox", "tar", "unshare"])?;
+        let dir = node.dir().join("docker");
+        fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        let mark = format!("{}-docker", node.netns().name());
+        let name = format!("the dockerd of {}", node.name());
+        let command = command(node.netns(), &mark, &dir, options);
+        let mut docker = Self {
+            image: Image::make(&dir)?,
+            daemon: Daemon::start(&name, command, &dir.join("docker.log"))?,
+            api: Api::new(dir.join("docker.sock")),
+            mark,
+            netns: Arc::clone(node.netns()),
+            containers: AtomicU32::new(0),
+            _workdir: Arc::clone(&node.workdir),
+        };
+        docker.wait_ready().with_context(|| format!("start {name}; what it misses here is in its log"))?;
+        docker.api.import(IMAGE, docker.image.archive())?;
+        Ok(docker)
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let Self { daemon, api, .. } = self;
+        let mut ended = Ok(());
+        let ready = eventually("dockerd answers", START_LIMIT, || {
+            ended = daemon.ensure_running();
+            if ended.is_err() { Ok(()) } else { api.get("/version").map(drop) }
+        });
+        ended?;
+        ready.with_context(|| self.daemon.tail())
+    }
+
+    /// A container that serves its files over HTTP for as long as it lives.
+    pub fn serve(&self) -> Result<Container> {
+        let id = self.create(&[self.image.busybox(), "httpd", "-f", "-p", "80", "-h", "/"])?;
+        let number = self.containers.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}-container{number}", self.netns.name());
+        Container::start(&self.api, &id, &name).with_context(|| self.daemon.tail())
+    }
+
+    /// Runs a shell's line in a container of its own to its end and gives what it said. `$BUSYBOX` is the one program
+    /// that containers have.
+    pub fn run(&self, line: &str) -> Result<String> {
+        let id = self.create(&[self.image.busybox(), "sh", "-c", line])?;
+        container::run(&self.api, &id).with_context(|| format!("`{line}` in a container"))
+    }
+
+    fn create(&self, command: &[&str]) -> Result<String> {
+        let busybox = format!("BUSYBOX={}", self.image.busybox());
+        // The mark is how the bed finds what belongs to it. With a terminal the log is plain text.
+        let env = [format!("{MARK}={}", self.mark), busybox];
+        let created = self
+            .api
+            .post("/containers/create", &json!({"Image": IMAGE, "Cmd": command, "Env": env, "Tty": true}))?;
+        created["Id"].as_str().map(str::to_owned).with_context(|| format!("no container in {created}"))
+    }
+
+    /// Kills containerd, the shims and the containers, which outlive their dockerd; one may start another meanwhile.
+    fn end_all(&self) -> Result<()> {
+        while !process::end_marked(|mark, _| mark == self.mark)?.is_empty() {}
+        Ok(())
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        let mut errors = Errors::default();
+        errors.collect(self.daemon.kill());
+        errors.collect(self.end_all());
+        errors.collect(cgroup::remove(|name| name == self.mark));
+        if let Err(error) = errors.into_result() {
+            eprintln!("test bed: {error:#}");
+        }
+    }
+}
+
+/// In a mount namespace of its own, so that every mount of Docker's is gone with its processes.
+fn command(netns: &NetNs, mark: &str, dir: &Path, options: &[&str]) -> Command {
+    let mut command = netns.command("unshare");
+    command.env(MARK, mark).args(["--mount", "--propagation", "slave", "sh", "-ec", ALONE, "dockerd"]);
+    command.arg("--data-root").arg(dir.join("data")).arg("--exec-root").arg(dir.join("exec"));
+    command.arg("--host").arg(format!("unix://{}", dir.join("docker.sock").display()));
+    command.arg("--pidfile").arg(dir.join("docker.pid"));
+    // vfs works on every file system, and an image of 2 MB is copied faster than others are probed.
+    command.args(["--storage-driver", "vfs", "--log-level", "warn"]);
+    // systemd, if it runs here, would put the containers beside those of the machine's own Docker.
+    command.args(["--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", &format!("/{mark}")]);
+    command.args(options);
+    command
+}

@@ -1,0 +1,50 @@
+//! The image: busybox and nothing else, from this machine, since no registry is asked for anything.
+
+use std::env;
+use std::path::Path;
+use std::process::Command;
+use std::{fs, str};
+
+use anyhow::{Context as _, Result};
+
+use crate::process::{LIMIT, finish};
+
+/// Its name.
+pub(super) const IMAGE: &str = "busybox";
+
+#[derive(Debug)]
+pub(super) struct Image {
+    busybox: String,
+    archive: Vec<u8>,
+}
+
+impl Image {
+    /// Packs the program, and its libraries where it is not static, under the paths that they have here.
+    pub(super) fn make(dir: &Path) -> Result<Self> {
+        let busybox = find("busybox")?;
+        // ldd fails for a static program, which needs nothing.
+        let needed = finish(Command::new("ldd").arg(&busybox), "", LIMIT).unwrap_or_default();
+        let libraries = needed.split_whitespace().filter(|word| word.starts_with('/'));
+        let file = dir.join("image.tar");
+        let mut tar = Command::new("tar");
+        tar.args(["--create", "--dereference", "--file"]).arg(&file).arg(&busybox).args(libraries);
+        finish(&mut tar, "", LIMIT)?;
+        let archive = fs::read(&file).with_context(|| format!("read {}", file.display()))?;
+        Ok(Self { busybox, archive })
+    }
+
+    /// Where busybox is in it.
+    pub(super) fn busybox(&self) -> &str {
+        &self.busybox
+    }
+
+    pub(super) fn archive(&self) -> &[u8] {
+        &self.archive
+    }
+}
+
+fn find(program: &str) -> Result<String> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file());
+    found.and_then(|file| file.to_str().map(str::to_owned)).with_context(|| format!("{program} is nowhere"))
+}

@@ -1,0 +1,127 @@
+//! Docker beside the agent, as its users have it: dockerd with the options that `docker-opts` makes of subnet.env.
+
+use std::fs;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use flannel_tests::agent::agent_binary;
+use flannel_tests::docker::Container;
+use flannel_tests::process::{LIMIT, finish};
+use flannel_tests::traffic::{At, TcpSession};
+use flannel_tests::{Docker, Host, Node, SubnetEnv, TestResult, Topology, eventually};
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::inspect;
+use crate::overlay::{Overlay, Streams};
+
+/// In which traffic has found its way past the host stack.
+const SOON: Duration = Duration::from_secs(5);
+
+/// Two nodes with a dockerd and a container each. Fields are in the order in which they have to go.
+struct Bed {
+    containers: Vec<Container>,
+    dockers: Vec<Docker>,
+    overlay: Overlay,
+}
+
+impl Bed {
+    /// flannel masquerades what leaves the overlay, so that Docker does not.
+    fn start() -> Result<Self> {
+        let overlay = Overlay::start(Topology::segment(2), &["--ip-masq"; 2], 0)?;
+        let dockers = overlay.nodes().iter().map(start_docker).collect::<Result<Vec<_>>>()?;
+        let containers = dockers.iter().map(Docker::serve).collect::<Result<_>>()?;
+        Ok(Self { containers, dockers, overlay })
+    }
+
+    fn containers(&self) -> (&Container, &Container) {
+        (&self.containers[0], &self.containers[1])
+    }
+
+    /// Another container on each node pings the other node's, and fetches a program from it, byte by byte.
+    fn ensure_reached(&self) -> Result<()> {
+        for (docker, remote) in self.dockers.iter().zip(self.containers.iter().rev()) {
+            let ip = remote.ip();
+            docker.run(&format!(
+                "$BUSYBOX ping -c 1 -W 5 {ip} && $BUSYBOX wget -q -O - http://{ip}$BUSYBOX | $BUSYBOX cmp - $BUSYBOX"
+            ))?;
+        }
+        Ok(())
+    }
+}
+
+/// What a unit's ExecStartPost and the daemon's `$DOCKER_NETWORK_OPTIONS` do with subnet.env.
+fn docker_options(node: &Node) -> Result<String> {
+    let file = node.dir().join("docker_opts.env");
+    let mut command = node.netns().command(agent_binary()?);
+    command.env_clear().args(["docker-opts", "-c", "-k", "DOCKER_NETWORK_OPTIONS", "-f"]);
+    finish(command.arg(node.subnet_file()).arg("-d").arg(&file), "", LIMIT)?;
+    let text = fs::read_to_string(file)?;
+    let value = text.strip_prefix("DOCKER_NETWORK_OPTIONS=\"").and_then(|text| text.strip_suffix("\"\n"));
+    value.map(str::to_owned).with_context(|| format!("not one variable: {text}"))
+}
+
+/// On a node as it is after a boot: it does not forward. A dockerd that switches forwarding on makes DROP the policy
+/// of the FORWARD chain, and the agent's forward rules, which are on by default, are what lets containers through.
+fn start_docker(node: &Node) -> Result<Docker> {
+    node.netns().set(&[("net.ipv4.ip_forward", "0")])?;
+    let options = docker_options(node)?;
+    Docker::start(node, &options.split_whitespace().collect::<Vec<_>>())
+}
+
+/// Which address the server of a connection sees.
+fn seen(from: &dyn Host, to: &dyn Host) -> Result<IpAddr> {
+    Ok(TcpSession::open(from, to)?.seen_client()?.ip())
+}
+
+/// Docker was told, and made its container, what subnet.env says.
+fn ensure_configured(node: &Node, container: &Container) -> Result<()> {
+    let SubnetEnv { subnet, mtu, .. } = node.subnet_env()?;
+    let subnet = subnet.context("a node without a subnet")?;
+    let options = docker_options(node)?;
+    ensure!(options.trim() == format!("--bip={subnet} --ip-masq=false --mtu={mtu}"), "{options}");
+    let network = Ipv4Net::new(subnet.addr, subnet.len)?;
+    ensure!(IpNet::from(network).contains(&container.ip()), "{} is not in {subnet}", container.ip());
+    ensure!(container.address().len == subnet.len, "{} in {subnet}", container.address());
+    ensure!(container.mtu() == mtu, "an MTU of {} instead of {mtu}", container.mtu());
+    Ok(())
+}
+
+#[test]
+fn containers_reach_each_other_across_nodes() -> TestResult {
+    let bed = Bed::start()?;
+    for node in bed.overlay.nodes() {
+        let policy = node.exec("iptables -S FORWARD")?;
+        assert!(policy.starts_with("-P FORWARD DROP\n"), "dockerd left forwarding open: {policy}");
+    }
+    for (node, container) in bed.overlay.nodes().iter().zip(&bed.containers) {
+        ensure_configured(node, container)?;
+    }
+    bed.ensure_reached()?;
+    let (one, other) = bed.containers();
+    assert_eq!(seen(one, other)?, one.ip(), "a container, from a remote container");
+    let (first, second) = (&bed.overlay.nodes()[0], &bed.overlay.nodes()[1]);
+    assert_eq!(seen(one, second)?, first.ip(), "a container, from another node");
+    let host = At { netns: first.netns(), ip: bed.overlay.base(0)?.into() };
+    assert_eq!(seen(&host, other)?, host.ip, "a node, from a remote container");
+    Ok(())
+}
+
+#[test]
+fn a_restart_of_the_agent_leaves_containers_talking() -> TestResult {
+    let mut bed = Bed::start()?;
+    let (one, other) = bed.containers();
+    let streams = Streams::between(one, other)?;
+    eventually("containers' packets skip the host stack", SOON, || {
+        let (sent, delivered) = inspect::shortcut(&bed.overlay.nodes()[0])?;
+        ensure!(sent > 0 && delivered > 0, "{sent} sent, {delivered} delivered");
+        Ok(())
+    })?;
+    bed.overlay.agents[0].term()?;
+    bed.ensure_reached()?;
+    bed.overlay.agents[0].restart()?;
+    bed.overlay.wait_joined()?;
+    bed.ensure_reached()?;
+    streams.ensure_whole()?;
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! Masquerading, forward rules, blackhole route: as flanneld writes them, kept, and taken away.
+
+mod blackhole;
+mod cleanup;
+mod nftables;
+mod repair;
+mod rules;
+mod tools;
+mod traffic;
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use flannel_tests::{Agent, Cluster, Datastore as _, LocalStore, Node, Pod, TestResult, eventually};
+
+const CLUSTER: &str = "10.5.0.0/16";
+const IPTABLES: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+const NFTABLES: &str = r#"{"Network":"10.5.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#;
+/// In which something is repaired that is looked at every second.
+const SOON: Duration = Duration::from_secs(5);
+/// In which it is looked at more than once.
+const LOOKS: Duration = Duration::from_millis(2500);
+/// What others have in the chains that flannel's hang in.
+const FOREIGN: &str = "*nat\n\
+    -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE\n\
+    COMMIT\n\
+    *filter\n\
+    -A FORWARD -i docker0 -j ACCEPT\n\
+    COMMIT\n";
+
+/// Nodes whose subnets are known: the first has 10.5.1.0/24. Fields are in the order in which they have to go.
+struct Bed {
+    pods: Vec<Pod>,
+    agents: Vec<Agent>,
+    store: LocalStore,
+    cluster: Cluster,
+}
+
+impl Bed {
+    fn new(nodes: usize, config: &str) -> Result<Self> {
+        let cluster = Cluster::segment(nodes)?;
+        let store = cluster.local_store("leases")?;
+        store.configure(config)?;
+        for (node, number) in cluster.nodes().iter().zip(1..) {
+            store.put(&format!("10.5.{number}.0-24"), &format!(r#"{{"PublicIP":"{}"}}"#, node.ip()))?;
+        }
+        Ok(Self { pods: Vec::new(), agents: Vec::new(), store, cluster })
+    }
+
+    /// An agent on every node.
+    fn started(nodes: usize, config: &str, flags: &[&str]) -> Result<Self> {
+        let mut bed = Self::new(nodes, config)?;
+        bed.start(flags)?;
+        Ok(bed)
+    }
+
+    fn start(&mut self, flags: &[&str]) -> Result<()> {
+        self.agents = self.cluster.start_agents_with(&self.store, |agent| {
+            flags.iter().fold(agent.arg("--iptables-resync=1"), |agent, flag| agent.arg(*flag))
+        })?;
+        Ok(())
+    }
+
+    /// Starts the first node's agent again, with these flags in place of those of the same names.
+    fn restart(&mut self, flags: &[&str]) -> TestResult {
+        self.agents[0].term()?;
+        self.agents[0].restart_with(|args| {
+            let name = |flag: &str| flag.split('=').next().map(str::to_owned);
+            args.retain(|arg| !flags.iter().any(|flag| name(flag) == name(arg)));
+            args.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        })?;
+        Ok(())
+    }
+
+    fn node(&self, node: usize) -> &Node {
+        &self.cluster.nodes()[node]
+    }
+
+    /// One pod on each node, once the nodes know each other.
+    fn add_pods(&mut self) -> TestResult {
+        self.pods = self.cluster.one_pod_each()?;
+        let others: Vec<_> =
+            (1..=self.cluster.nodes().len()).map(|number| format!("10.5.{number}.0")).collect();
+        eventually("the nodes know each other", SOON, || {
+            for (node, own) in self.cluster.nodes().iter().zip(&others) {
+                let routes = node.exec("ip route show")?;
+                let known =
+                    others.iter().all(|other| other == own || routes.contains(&format!("{other}/24 via")));
+                ensure!(known, "{} lacks a route: {routes}", node.name());
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    fn base(number: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 5, number, 0)
+    }
+}
+
+/// All rules of both tables, as iptables prints them.
+fn rules(node: &Node) -> Result<String> {
+    Ok(node.exec("iptables -t nat -S")? + &node.exec("iptables -t filter -S")?)
+}
+
+/// Waits until the rules are these.
+fn become_rules(node: &Node, expected: &str) -> Result<()> {
+    eventually("the rules are as they should be", SOON, || {
+        let rules = rules(node)?;
+        ensure!(rules == expected, "{rules}\ninstead of\n{expected}");
+        Ok(())
+    })
+}

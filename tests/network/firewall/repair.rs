@@ -1,0 +1,84 @@
+//! What others do to the rules, and that it does not last.
+
+use anyhow::{Context as _, Result, ensure};
+use flannel_tests::traffic::ping;
+use flannel_tests::{Node, TestResult, eventually};
+
+use super::{Bed, FOREIGN, IPTABLES, SOON, become_rules, rules};
+
+fn bed() -> Result<(Bed, String)> {
+    let mut bed = Bed::new(1, IPTABLES)?;
+    bed.node(0).netns().exec_with("iptables-restore", FOREIGN)?;
+    bed.start(&["--ip-masq"])?;
+    let whole = rules(bed.node(0))?;
+    Ok((bed, whole))
+}
+
+#[test]
+fn what_is_deleted_comes_back() -> TestResult {
+    let (bed, whole) = bed()?;
+    for damage in [
+        "iptables -t nat -D FLANNEL-POSTRTG 1",
+        "iptables -t nat -D FLANNEL-POSTRTG 4",
+        "iptables -t nat -D FLANNEL-POSTRTG 6",
+        "iptables -t nat -D POSTROUTING 2",
+        "iptables -t nat -F FLANNEL-POSTRTG",
+        "iptables -D FLANNEL-FWD 1",
+        "iptables -D FORWARD 2",
+    ] {
+        bed.node(0).exec(damage)?;
+        become_rules(bed.node(0), &whole).context(damage)?;
+    }
+    bed.node(0).netns().exec_with(
+        "iptables-restore --noflush",
+        "*filter\n-D FORWARD 2\n-F FLANNEL-FWD\n-X FLANNEL-FWD\nCOMMIT\n",
+    )?;
+    become_rules(bed.node(0), &whole).context("without the chain")?;
+    Ok(())
+}
+
+#[test]
+fn rules_of_others_stay_where_they_are() -> TestResult {
+    let (bed, _) = bed()?;
+    let node = bed.node(0);
+    for line in [
+        "iptables -t nat -I FLANNEL-POSTRTG 1 -s 10.5.1.9/32 -j RETURN",
+        "iptables -t nat -I FLANNEL-POSTRTG 4 -s 10.5.1.8/32 -j RETURN",
+        "iptables -t nat -I POSTROUTING 1 -s 10.5.1.7/32 -j RETURN",
+        "iptables -t nat -A POSTROUTING -s 10.5.1.6/32 -j RETURN",
+    ] {
+        node.exec(line)?;
+    }
+    let with_theirs = rules(node)?;
+    for damage in ["iptables -t nat -D FLANNEL-POSTRTG 2", "iptables -t nat -D FLANNEL-POSTRTG 5"] {
+        node.exec(damage)?;
+        become_rules(node, &with_theirs).context(damage)?;
+    }
+    Ok(())
+}
+
+/// How many packets have met the rules of FLANNEL-FWD.
+fn counters(node: &Node) -> Result<Vec<u64>> {
+    let listed = node.exec("iptables -v -S FLANNEL-FWD")?;
+    let packets = |line: &str| line.split(" -c ").nth(1)?.split(' ').next()?.parse().ok();
+    Ok(listed.lines().filter_map(packets).collect())
+}
+
+#[test]
+fn a_repair_leaves_the_other_rules_their_counters() -> TestResult {
+    let mut bed = Bed::started(2, IPTABLES, &["--ip-masq"])?;
+    bed.add_pods()?;
+    ping(&bed.pods[0], bed.pods[1].ip())?;
+    let before = counters(bed.node(0))?;
+    assert!(matches!(&before[..], [from, _] if *from > 0), "{before:?}");
+    bed.node(0).exec("iptables -D FLANNEL-FWD 2")?;
+    let after = eventually("the rule is back", SOON, || {
+        let now = counters(bed.node(0))?;
+        ensure!(now.len() == 2, "{now:?}");
+        Ok(now)
+    })?;
+    assert!(after[0] >= before[0], "{before:?} then {after:?}");
+    bed.restart(&[])?;
+    assert!(counters(bed.node(0))?[0] >= before[0], "a restart reset {before:?}");
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! The programs that rules are written with, in their variants, and none.
+
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use flannel_tests::firewall::firewall;
+use flannel_tests::wait::throughout;
+use flannel_tests::{Agent, TestResult, eventually};
+
+use super::{Bed, CLUSTER, IPTABLES, LOOKS, SOON, rules};
+use crate::overlay::lines_of;
+
+/// Where a program is.
+fn installed(program: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").context("no PATH")?;
+    let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file());
+    found.with_context(|| format!("{program} is not installed: apt-get install iptables"))
+}
+
+#[test]
+fn a_node_without_iptables_comes_up_says_so_once_and_catches_up() -> TestResult {
+    let bed = Bed::new(1, IPTABLES)?;
+    let node = bed.node(0);
+    let path = node.dir().join("programs");
+    std::fs::create_dir(&path)?;
+    let agent = Agent::builder(node).store(&bed.store).arg("--dataplane=netlink").arg("--iptables-resync=1");
+    let mut agent = agent.arg("--ip-masq").env("PATH", path.to_string_lossy()).start()?;
+    agent.wait_ready()?;
+    throughout("it says so once", LOOKS, || {
+        let errors = lines_of(&agent.log(), "ERROR");
+        ensure!(
+            matches!(&errors[..], [error] if error.contains("`iptables` is not installed")),
+            "{errors:?}"
+        );
+        Ok(())
+    })?;
+    for program in ["iptables", "iptables-restore"] {
+        symlink(installed(program)?, path.join(program))?;
+    }
+    eventually("the rules are there", SOON, || {
+        ensure!(rules(node)?.contains("-j FLANNEL-FWD"), "{}", rules(node)?);
+        ensure!(agent.log().contains("rules are complete again"), "{}", agent.log());
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// Both variants go by the name of iptables.
+#[test]
+fn legacy_iptables_writes_the_same_rules() -> TestResult {
+    let bed = Bed::new(2, IPTABLES)?;
+    let (node, other) = (bed.node(0), bed.node(1));
+    let path = node.dir().join("programs");
+    std::fs::create_dir(&path)?;
+    for program in ["iptables", "iptables-restore"] {
+        symlink(installed(&program.replace("iptables", "iptables-legacy"))?, path.join(program))?;
+    }
+    let agent = Agent::builder(node).store(&bed.store).arg("--ip-masq").arg("--iptables-resync=1");
+    let mut agent = agent.arg("--dataplane=netlink").env("PATH", path.to_string_lossy()).start()?;
+    agent.wait_ready()?;
+    firewall(other, "10.5.1.0/24", CLUSTER)?;
+    let flanneld_s = other.exec("iptables -t nat -S")? + &other.exec("iptables -S")?;
+    let legacy = || -> Result<String> {
+        Ok(node.exec("iptables-legacy -w -t nat -S")? + &node.exec("iptables-legacy -w -S")?)
+    };
+    assert_eq!(legacy()?, flanneld_s);
+    node.exec("iptables-legacy -w -t nat -D FLANNEL-POSTRTG 4")?;
+    node.exec("iptables-legacy -w -F FLANNEL-FWD")?;
+    eventually("the rules are back", SOON, || {
+        ensure!(legacy()? == flanneld_s, "{}", legacy()?);
+        Ok(())
+    })?;
+    assert_eq!(lines_of(&agent.log(), "ERROR"), [""; 0]);
+    Ok(())
+}

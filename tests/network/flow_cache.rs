@@ -1,0 +1,126 @@
+//! The flow cache: what takes the shortcut past the host stack.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use flannel_common::outcome::{Hook, Outcome};
+use flannel_tests::traffic::{TcpSession, UdpSession, ping, tcp_transfer};
+use flannel_tests::{Capture, Node, Pod, TestResult, Topology, eventually};
+
+use crate::inspect::{self, UPLINK};
+use crate::overlay::Overlay;
+
+/// How long the agent may take to follow.
+pub(super) const SOON: Duration = Duration::from_secs(5);
+
+/// Two nodes with BPF and this many pods each, whose ports have their programs.
+pub(super) fn overlay_of(pods: usize) -> Result<Overlay> {
+    let overlay = Overlay::start(Topology::segment(2), &["--dataplane=bpf"; 2], pods)?;
+    for (node, pods) in overlay.nodes().iter().zip(&overlay.pods) {
+        pods.iter().try_for_each(|pod| wait_plugged(node, pod))?;
+    }
+    Ok(overlay)
+}
+
+/// Waits until the programs are on a pod's port.
+pub(super) fn wait_plugged(node: &Node, pod: &Pod) -> Result<()> {
+    eventually("the pod's port has its programs", SOON, || {
+        let programs = inspect::tcx_programs(node, pod.port())?;
+        ensure!(programs == ["pod_egress", "pod_ingress"], "there are {programs:?}");
+        Ok(())
+    })
+}
+
+/// Packets that a node sent and received past its host stack, and through it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ways {
+    pub(super) shortcut: (u64, u64),
+    pub(super) stack: (u64, u64),
+}
+
+impl Ways {
+    pub(super) fn of(node: &Node) -> Result<Self> {
+        Ok(Self { shortcut: inspect::shortcut(node)?, stack: inspect::through_stack(node)? })
+    }
+}
+
+fn ways(overlay: &Overlay) -> Result<[Ways; 2]> {
+    let [one, other] = overlay.nodes() else { unreachable!("two nodes") };
+    Ok([Ways::of(one)?, Ways::of(other)?])
+}
+
+#[test]
+fn datagrams_take_the_shortcut_from_the_second_on() -> TestResult {
+    const MORE: u64 = 50;
+    let overlay = overlay_of(1)?;
+    let (one, other) = overlay.two_pods();
+    let mut session = UdpSession::open(one, other)?;
+    session.echo(100)?;
+    assert_eq!(ways(&overlay)?, [Ways { shortcut: (0, 0), stack: (1, 1) }; 2]);
+    (0..MORE).try_for_each(|size| session.echo(size as usize * 29))?;
+    assert_eq!(ways(&overlay)?, [Ways { shortcut: (MORE, MORE), stack: (1, 1) }; 2]);
+    // No flow of TCP or UDP: every one through the stack.
+    ping(one, other.ip())?;
+    ping(other, one.ip())?;
+    assert_eq!(ways(&overlay)?, [Ways { shortcut: (MORE, MORE), stack: (3, 3) }; 2]);
+    Ok(())
+}
+
+#[test]
+fn tcp_takes_the_shortcut_both_ways() -> TestResult {
+    const MORE: u64 = 50;
+    let overlay = overlay_of(1)?;
+    let (one, other) = overlay.two_pods();
+    let mut session = TcpSession::open(one, other)?;
+    for _ in 0..3 {
+        session.exchange(100)?;
+    }
+    let before = ways(&overlay)?;
+    (0..MORE).try_for_each(|_| session.exchange(100))?;
+    for (node, (then, now)) in before.into_iter().zip(ways(&overlay)?).enumerate() {
+        assert_eq!(now.stack, then.stack, "node {node}: packets through the stack");
+        let shortcut = (now.shortcut.0 - then.shortcut.0, now.shortcut.1 - then.shortcut.1);
+        assert!(shortcut.0 >= MORE && shortcut.1 >= MORE, "node {node}: {shortcut:?} past the stack");
+    }
+    tcp_transfer(one, other, 16 << 20)?;
+    let aggregates = inspect::packets(&overlay.nodes()[1], Hook::OverlayIngress, Outcome::Delivered)?;
+    assert!(aggregates > 0, "no aggregate went from the vxlan device to its pod");
+    Ok(())
+}
+
+#[test]
+fn a_packet_looks_the_same_whichever_way_it_came() -> TestResult {
+    const ECHOES: usize = 5;
+    let overlay = overlay_of(1)?;
+    let (one, other) = overlay.two_pods();
+    let captures = [one, other].map(|pod| (pod, Capture::start(pod.netns(), "eth0").unwrap()));
+    let mut session = UdpSession::open(one, other)?;
+    (0..ECHOES).try_for_each(|_| session.echo(64))?;
+    let [first, second] = ways(&overlay)?;
+    assert_eq!([first.shortcut, second.shortcut], [(4, 4), (4, 4)]);
+    for (pod, capture) in captures {
+        let fields = ["ip.ttl", "eth.src", "eth.dst", "ip.checksum.status", "ip.dsfield", "ip.len"];
+        let packets = capture.stop()?.fields(&format!("udp && ip.dst == {}", pod.ip()), &fields)?;
+        assert_eq!(packets.len(), ECHOES);
+        // Two routers lie between: the nodes.
+        assert_eq!((&packets[0][0], &packets[0][3]), (&"62".to_owned(), &"1".to_owned()));
+        assert!(packets.iter().all(|packet| *packet == packets[0]), "{packets:#?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn without_the_flow_cache_all_goes_through_the_stack() -> TestResult {
+    const ECHOES: u64 = 20;
+    let overlay = Overlay::start(Topology::segment(2), &["--flow-cache=false"; 2], 1)?;
+    let (one, other) = overlay.two_pods();
+    let mut session = UdpSession::open(one, other)?;
+    (0..ECHOES).try_for_each(|_| session.echo(100))?;
+    assert_eq!(ways(&overlay)?, [Ways { shortcut: (0, 0), stack: (ECHOES, ECHOES) }; 2]);
+    for (node, pods) in overlay.nodes().iter().zip(&overlay.pods) {
+        assert_eq!(inspect::tcx_programs(node, pods[0].port())?, [""; 0]);
+        assert_eq!(inspect::tcx_programs(node, UPLINK)?.len(), 1);
+        assert_eq!(inspect::flows(node)?.len(), 0);
+    }
+    Ok(())
+}

@@ -1,0 +1,180 @@
+//! What somebody else breaks is put right, long before the next look that would find it.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use flannel_tests::traffic::ping;
+use flannel_tests::wait::throughout;
+use flannel_tests::{Node, TestResult, Topology, eventually};
+use nix::sys::signal::Signal;
+
+use crate::inspect::{self, DEVICE, Link, Peer};
+use crate::overlay::{Overlay, lines_of};
+
+/// The periodic look comes every 60 s.
+const SOON: Duration = Duration::from_secs(10);
+const WHILE: Duration = Duration::from_millis(500);
+
+fn floor() -> Result<Overlay> {
+    Overlay::start(Topology::segment(2), &["--dataplane=netlink"; 2], 1)
+}
+
+/// A device as it must be again: its MAC, MTU, address and state.
+fn device(node: &Node) -> Result<(String, String)> {
+    let link = node.exec(&format!("ip -o link show {DEVICE}"))?;
+    let state = ["mtu 1450", ",UP,"].iter().all(|mark| link.contains(mark));
+    let addresses = node.exec(&format!("ip -o -4 address show dev {DEVICE} scope global"))?;
+    let address = addresses.split_whitespace().nth(3).unwrap_or_default().to_owned();
+    ensure!(state && !address.is_empty(), "{link} {addresses}");
+    Ok((inspect::link(node, DEVICE)?.mac, address))
+}
+
+/// Breaks something with `ip` and waits until the first node knows the second again, and their pods talk.
+fn heals(overlay: &Overlay, damage: &str) -> Result<()> {
+    let node = &overlay.nodes()[0];
+    let (before, peer) = (device(node)?, overlay.peer(1)?);
+    for command in damage.split("; ") {
+        node.exec(command)?;
+    }
+    eventually(damage, SOON, || {
+        inspect::ensure_knows(node, std::slice::from_ref(&peer))?;
+        let now = device(node)?;
+        ensure!(now == before, "{now:?}, not {before:?}");
+        Ok(())
+    })?;
+    let (one, other) = overlay.two_pods();
+    ping(one, other.ip()).with_context(|| format!("after {damage}"))?;
+    ping(other, one.ip()).with_context(|| format!("after {damage}")).map(drop)
+}
+
+#[test]
+fn entries_that_are_removed_or_changed_come_back() -> TestResult {
+    let mut overlay = floor()?;
+    let Peer { base, mac, .. } = overlay.peer(1)?;
+    for damage in [
+        format!("ip route del {base}/24"),
+        format!("ip route replace {base}/24 via 192.168.64.9 dev eth0"),
+        format!("ip neigh del {base} dev {DEVICE}"),
+        format!("ip neigh replace {base} lladdr 02:00:00:00:00:99 dev {DEVICE} nud permanent"),
+        format!("ip neigh replace {base} lladdr {mac} dev {DEVICE} nud reachable"),
+        format!("bridge fdb del {mac} dev {DEVICE}"),
+        format!("bridge fdb replace {mac} dst 192.168.64.9 dev {DEVICE}"),
+        format!("ip route flush dev {DEVICE}"),
+        format!("ip neigh flush dev {DEVICE} nud permanent"),
+        // The walk-through of how vxlan works: both entries away, a ping, and they are there.
+        format!("ip neigh del {base} dev {DEVICE}; bridge fdb del {mac} dev {DEVICE}"),
+    ] {
+        heals(&overlay, &damage)?;
+    }
+    overlay.agents[0].ensure_running()?;
+    assert_eq!(lines_of(&overlay.agents[0].log(), "ERROR"), [""; 0]);
+    Ok(())
+}
+
+#[test]
+fn a_device_that_is_changed_or_deleted_comes_back_with_its_mac() -> TestResult {
+    for flag in ["--dataplane=netlink", "--dataplane=bpf"] {
+        let mut overlay = Overlay::start(Topology::segment(2), &[flag; 2], 1)?;
+        let base = overlay.base(0)?;
+        for damage in [
+            format!("ip link set {DEVICE} down"),
+            format!("ip link set {DEVICE} mtu 1300"),
+            format!("ip address del {base}/32 dev {DEVICE}"),
+            format!("ip link del {DEVICE}"),
+            format!("ip link del {DEVICE}"),
+        ] {
+            heals(&overlay, &damage)?;
+        }
+        overlay.agents[0].ensure_running()?;
+        if flag == "--dataplane=bpf" {
+            let before = inspect::carried(&overlay.nodes()[0])?;
+            let (one, other) = overlay.two_pods();
+            ping(one, other.ip())?;
+            let now = inspect::carried(&overlay.nodes()[0])?;
+            assert!(
+                now.0 > before.0 && now.1 > before.1,
+                "BPF is not on the new device: {before:?}, {now:?}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_others_wrote_is_left_alone() -> TestResult {
+    let overlay = floor()?;
+    let node = &overlay.nodes()[0];
+    let base = overlay.base(1)?;
+    let foreign = [
+        format!("ip route add 10.99.0.0/24 via 10.99.0.0 dev {DEVICE} onlink proto static"),
+        format!("ip route add {base}/24 via 192.168.64.2 dev eth0 metric 50"),
+        "ip route add 10.98.0.0/24 via 192.168.64.2 dev eth0".to_owned(),
+        format!("bridge fdb append 00:00:00:00:00:00 dst 192.168.64.2 dev {DEVICE}"),
+    ];
+    for command in &foreign {
+        node.exec(command)?;
+    }
+    let shown = || anyhow::Ok((node.exec("ip route")?, node.exec(&format!("bridge fdb show dev {DEVICE}"))?));
+    let before = shown()?;
+    // A repair beside them does not touch them.
+    node.exec(&format!("ip neigh del {base} dev {DEVICE}"))?;
+    eventually("the neighbour is back", SOON, || {
+        let neighbour = node.exec(&format!("ip neigh show {base} dev {DEVICE}"))?;
+        ensure!(neighbour.contains("PERMANENT"), "{neighbour:?}");
+        Ok(())
+    })?;
+    throughout("what others wrote stays", WHILE, || {
+        let now = shown()?;
+        ensure!(now == before, "{now:?}, not {before:?}");
+        Ok(())
+    })?;
+    Ok(())
+}
+
+#[test]
+fn news_that_are_lost_are_made_up_for() -> TestResult {
+    let overlay = floor()?;
+    let (node, peer) = (&overlay.nodes()[0], overlay.peer(1)?);
+    overlay.agents[0].signal(Signal::SIGSTOP)?;
+    // More than the socket holds, and what matters at the very end.
+    node.exec("ip link add noise type veth peer name noise1")?;
+    let noise: String =
+        (0..4000).map(|n| format!("route add 10.{}.{}.0/24 dev noise\n", 100 + n / 250, n % 250)).collect();
+    let batch = node.dir().join("noise");
+    std::fs::write(&batch, noise)?;
+    for end in ["noise", "noise1"] {
+        node.exec(&format!("ip link set {end} up"))?;
+    }
+    node.exec(&format!("ip -batch {}", batch.display()))?;
+    node.exec(&format!("ip route del {}/24", peer.base))?;
+    overlay.agents[0].signal(Signal::SIGCONT)?;
+    eventually("the route is back", SOON, || inspect::ensure_knows(node, std::slice::from_ref(&peer)))?;
+    Ok(())
+}
+
+#[test]
+fn the_kernel_is_told_which_node_has_an_address() -> TestResult {
+    let overlay = floor()?;
+    let (node, other) = (&overlay.nodes()[0], &overlay.pods[1][0]);
+    let Link { mac, .. } = inspect::link(&overlay.nodes()[1], DEVICE)?;
+    // As the oldest flannel had it: no gateway, so that the kernel asks for the pod itself.
+    node.exec(&format!("ip route add {}/32 dev {DEVICE}", other.ip()))?;
+    node.exec(&format!("ping -c 1 -W 3 {}", other.ip()))?;
+    let neighbour = node.exec(&format!("ip neigh show {} dev {DEVICE}", other.ip()))?;
+    assert!(neighbour.contains(&mac) && !neighbour.contains("PERMANENT"), "{neighbour}");
+    Ok(())
+}
+
+#[test]
+fn what_nobody_leases_is_answered_unreachable() -> TestResult {
+    let overlay = floor()?;
+    let (node, (pod, _)) = (&overlay.nodes()[0], overlay.two_pods());
+    let said = node.exec("ip route get 10.5.77.7").unwrap_err();
+    assert!(format!("{said:#}").contains("No route to host"), "{said:#}");
+    let said = format!("{:#}", pod.exec("ping -c 1 -W 5 10.5.77.7").unwrap_err());
+    assert!(said.contains("Unreachable"), "{said}");
+    // A route of somebody else's is stronger.
+    node.exec("ip route add 10.5.0.0/16 via 192.168.64.254 dev eth0 onlink")?;
+    assert!(node.exec("ip route get 10.5.77.7")?.contains("via 192.168.64.254"));
+    Ok(())
+}

@@ -1,0 +1,181 @@
+//! Tables for the flow cache: a packet, what `FLOWS` holds before the run, and what it holds afterwards.
+
+use std::collections::BTreeMap;
+
+use aya::maps::HashMap;
+use etherparse::IpNumber;
+use flannel_common::abi;
+use flannel_common::flow::{Flow, FlowKey, PROOF_NS, Passage, Port, TRANSIT_NS};
+use flannel_common::outcome::{Hook, Outcome, Verdict};
+
+use flannel_tests::NetNs;
+
+use super::{Programs, Run, TC_ACT_REDIRECT, TC_ACT_UNSPEC};
+use sample::{GATEWAY_MAC, POD_MAC, key};
+
+pub(super) mod sample;
+
+/// In the tables, times are ages in nanoseconds when the run begins, and this is what the run wrote.
+pub(super) const NOW: u64 = u64::MAX;
+pub(super) const NEVER: u64 = 0;
+const MOMENT: u64 = 10_000_000;
+/// Of a proof that holds, and of a packet that may still be in the stack.
+pub(super) const FRESH: u64 = MOMENT;
+/// Of a packet that can no longer be in the stack.
+pub(super) const LOST: u64 = TRANSIT_NS + MOMENT;
+/// Of a proof that holds no longer.
+pub(super) const STALE: u64 = PROOF_NS + MOMENT;
+
+/// When a packet last entered the stack, and when one last left it.
+pub(super) const UNKNOWN: [u64; 2] = [NEVER, NEVER];
+pub(super) const PROVEN: [u64; 2] = [FRESH, FRESH];
+pub(super) const OLD: [u64; 2] = [STALE, STALE];
+
+/// A flow that has entered and left the stack at these times on its way from the pod, and to it.
+pub(super) fn flow(egress: [u64; 2], ingress: [u64; 2]) -> Flow {
+    let passage = |[entered, left]: [u64; 2]| Passage { entered, left };
+    Flow { egress: passage(egress), ingress: passage(ingress), port: port() }
+}
+
+/// MTU of the pod's bridge port, in bytes.
+pub(super) const POD_MTU: usize = 1450;
+
+/// The pod's bridge port: that of a test run, loopback.
+fn port() -> Port {
+    Port { ifindex: 1, pod_mac: POD_MAC, gateway_mac: GATEWAY_MAC }
+}
+
+/// Changes where the pod is.
+pub(super) fn moved(mut flow: Flow, change: impl FnOnce(&mut Port)) -> Flow {
+    change(&mut flow.port);
+    flow
+}
+
+/// Contents of `FLOWS`.
+pub(super) type Flows = BTreeMap<FlowKey, Flow>;
+
+pub(super) fn none() -> Flows {
+    Flows::new()
+}
+
+pub(super) fn of_udp(flow: Flow) -> Flows {
+    Flows::from([(key(IpNumber::UDP), flow)])
+}
+
+pub(super) fn of_tcp(flow: Flow) -> Flows {
+    Flows::from([(key(IpNumber::TCP), flow)])
+}
+
+/// One run.
+pub(super) struct Row {
+    description: &'static str,
+    frame: Vec<u8>,
+    gso_size: u32,
+    before: Flows,
+    outcome: Outcome,
+    after: Flows,
+}
+
+/// What happens to this frame, and to what is known of its flow.
+pub(super) fn row(
+    description: &'static str,
+    frame: Vec<u8>,
+    before: Flows,
+    outcome: Outcome,
+    after: Flows,
+) -> Row {
+    Row { description, frame, gso_size: 0, before, outcome, after }
+}
+
+/// [`row`] for a frame that changes nothing, whether its flow is proven or unknown.
+fn indifferent(description: &'static str, frame: &[u8], outcome: Outcome) -> [Row; 2] {
+    [of_udp(flow(PROVEN, PROVEN)), none()]
+        .map(|flows| row(description, frame.to_vec(), flows.clone(), outcome, flows))
+}
+
+impl Row {
+    /// The same with an aggregate of such segments.
+    pub(super) fn gso(self, gso_size: usize) -> Self {
+        Self { gso_size: gso_size as u32, ..self }
+    }
+}
+
+/// Runs a table, in a namespace with no other interface than the pod's port. What is not carried must come out as
+/// it went in; `carried` judges the rest.
+pub(super) fn check(
+    programs: &mut Programs,
+    hook: Hook,
+    table: Vec<Row>,
+    carried: impl Fn(&Run, &[u8]) + Send,
+) {
+    let place = NetNs::new("program").unwrap();
+    place.ip(&[format!("link set lo mtu {POD_MTU}")]).unwrap();
+    let checked = place.run(|| {
+        check_here(programs, hook, table, carried);
+        Ok(())
+    });
+    checked.unwrap();
+}
+
+fn check_here(programs: &mut Programs, hook: Hook, table: Vec<Row>, carried: impl Fn(&Run, &[u8])) {
+    for Row { description, frame, gso_size, before, outcome, after } in table {
+        let start = now();
+        programs.set_flows(&at_times(before, |age| start - age));
+        let run = programs.run(hook, &frame, gso_size);
+        assert_eq!(run.outcome, outcome, "{description}");
+        if outcome.verdict() == Verdict::Carried {
+            assert_eq!(run.action, TC_ACT_REDIRECT, "{description}");
+            carried(&run, &frame);
+        } else {
+            assert_eq!((run.action, &run.packet), (TC_ACT_UNSPEC, &frame), "{description}");
+        }
+        let age = |time| if time >= start { NOW } else { start - time };
+        assert_eq!(at_times(programs.flows(), age), after, "{description}");
+    }
+}
+
+/// A good packet changes nothing where the flow cache is off, or the agent has not written its facts yet.
+pub(super) fn check_off(hook: Hook, frame: &[u8]) {
+    for (mut programs, outcome) in
+        [(Programs::load(), Outcome::FlowCacheOff), (Programs::unconfigured(), Outcome::NoConfig)]
+    {
+        let rows = indifferent("a good packet", frame, outcome);
+        check(&mut programs, hook, rows.into(), |_, _| unreachable!("nothing is carried"));
+    }
+}
+
+/// Changes all times but "never".
+fn at_times(mut flows: Flows, change: impl Fn(u64) -> u64) -> Flows {
+    for Flow { egress, ingress, .. } in flows.values_mut() {
+        for time in [&mut egress.entered, &mut egress.left, &mut ingress.entered, &mut ingress.left] {
+            if *time != NEVER {
+                *time = change(*time);
+            }
+        }
+    }
+    flows
+}
+
+/// The programs' clock, in nanoseconds.
+fn now() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the time lives through the call.
+    let read = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
+    assert_eq!(read, 0, "CLOCK_MONOTONIC_COARSE");
+    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+}
+
+impl Programs {
+    fn flows(&self) -> Flows {
+        let flows = HashMap::<_, FlowKey, Flow>::try_from(self.0.map(abi::FLOWS).unwrap()).unwrap();
+        flows.iter().map(Result::unwrap).collect()
+    }
+
+    fn set_flows(&mut self, wanted: &Flows) {
+        let old: Vec<_> = self.flows().into_keys().collect();
+        let map = self.0.map_mut(abi::FLOWS).unwrap();
+        let mut flows = HashMap::<_, FlowKey, Flow>::try_from(map).unwrap();
+        old.iter().for_each(|key| flows.remove(key).unwrap());
+        wanted.iter().for_each(|(key, flow)| flows.insert(key, flow, 0).unwrap());
+    }
+}

@@ -1,0 +1,122 @@
+//! Ingress of the vxlan device: packets out of their tunnel. Those of proven flows go to their pod, the rest
+//! enters the stack.
+
+use etherparse::EtherType;
+use flannel_common::flow::Flow;
+use flannel_common::outcome::{Hook, Outcome};
+
+use super::flow::sample::{GATEWAY_MAC, POD_MAC, Way, controls, hop, no_flows};
+use super::flow::{
+    FRESH, Flows, NEVER, NOW, OLD, POD_MTU, PROVEN, Row, STALE, UNKNOWN, check, check_off, flow, moved, none,
+    of_tcp, of_udp, row,
+};
+use super::{OUR_MAC, PEER_MAC, Programs};
+use crate::packets::{Ipv4, frame};
+
+const HOOK: Hook = Hook::OverlayIngress;
+
+fn received(packet: &Ipv4) -> Vec<u8> {
+    frame(OUR_MAC, PEER_MAC, EtherType::IPV4, &packet.bytes())
+}
+
+fn datagram() -> Vec<u8> {
+    received(&Way::Ingress.udp(b"payload"))
+}
+
+/// A flow of which a packet has entered the stack just now; where its pod is nobody knows yet.
+fn entered() -> Flow {
+    moved(flow(UNKNOWN, [NOW, NEVER]), |port| *port = Default::default())
+}
+
+fn check_all(table: Vec<Row>) {
+    check(&mut Programs::with_flow_cache(), HOOK, table, |run, sent| {
+        assert_eq!(run.packet, hop(sent, POD_MAC, GATEWAY_MAC));
+    });
+}
+
+#[test]
+fn a_datagram_goes_to_its_pod_while_its_direction_is_proven() {
+    let known = |egress, ingress| of_udp(flow(egress, ingress));
+    let one = |description, before, outcome, after| row(description, datagram(), before, outcome, after);
+    let delivered = |description, flows: Flows| one(description, flows.clone(), Outcome::Delivered, flows);
+    check_all(vec![
+        one("the first one", none(), Outcome::FlowNew, of_udp(entered())),
+        one(
+            "not seen to leave",
+            known(PROVEN, [FRESH, NEVER]),
+            Outcome::FlowNew,
+            known(PROVEN, [NOW, NEVER]),
+        ),
+        delivered("proven", known(UNKNOWN, PROVEN)),
+        delivered("proven both ways", known(PROVEN, PROVEN)),
+        delivered("proven, the other way too long ago", known(OLD, PROVEN)),
+        one("proven too long ago", known(PROVEN, OLD), Outcome::FlowStale, known(PROVEN, [NOW, STALE])),
+    ]);
+}
+
+#[test]
+fn a_segment_goes_to_its_pod_while_both_directions_are_known() {
+    let segment = || received(&Way::Ingress.tcp(|_| {}, b"payload"));
+    let known = |egress, ingress| of_tcp(flow(egress, ingress));
+    let one = |description, before, outcome, after| row(description, segment(), before, outcome, after);
+    check_all(vec![
+        one("the first one", none(), Outcome::FlowNew, of_tcp(entered())),
+        one("no answer yet", known(UNKNOWN, PROVEN), Outcome::FlowNew, known(UNKNOWN, [NOW, FRESH])),
+        one("proven both ways", known(PROVEN, PROVEN), Outcome::Delivered, known(PROVEN, PROVEN)),
+        one("no answer for long", known(OLD, PROVEN), Outcome::Delivered, known(OLD, PROVEN)),
+        one("proven too long ago", known(PROVEN, OLD), Outcome::FlowStale, known(PROVEN, [NOW, STALE])),
+    ]);
+}
+
+#[test]
+fn a_connection_that_begins_or_ends_is_forgotten() {
+    let proven = of_tcp(flow(PROVEN, PROVEN));
+    let rows = controls(Way::Ingress).into_iter().flat_map(|(description, packet)| {
+        [&proven, &none()]
+            .map(|before| row(description, received(&packet), before.clone(), Outcome::TcpControl, none()))
+    });
+    check_all(rows.collect());
+}
+
+#[test]
+fn what_is_no_flow_is_left_alone() {
+    check_all(no_flows(Way::Ingress, |ether_type, payload| frame(OUR_MAC, PEER_MAC, ether_type, payload)));
+}
+
+#[test]
+fn what_only_the_stack_can_answer_enters_it() {
+    let (proven, entered) = (flow(PROVEN, PROVEN), flow(PROVEN, [NOW, FRESH]));
+    let gone = |flow| moved(flow, |port| port.ifindex = 99);
+    let refused = |description, packet: Ipv4, outcome| {
+        row(description, received(&packet), of_udp(proven), outcome, of_udp(entered))
+    };
+    let delivered = |description, packet: Ipv4| {
+        row(description, received(&packet), of_udp(proven), Outcome::Delivered, of_udp(proven))
+    };
+    check_all(vec![
+        delivered("two routers left", Way::Ingress.udp(b"x").ttl(2)),
+        refused("the last router", Way::Ingress.udp(b"x").ttl(1), Outcome::TtlExpired),
+        refused("dead on arrival", Way::Ingress.udp(b"x").ttl(0), Outcome::TtlExpired),
+        delivered("as long as the pod's MTU", Way::Ingress.udp(&[1; POD_MTU - 28])),
+        row("a port that is gone", datagram(), of_udp(gone(proven)), Outcome::FlowNew, of_udp(gone(entered))),
+        refused("one byte longer", Way::Ingress.udp(&[1; POD_MTU - 28 + 1]), Outcome::TooBig),
+    ]);
+}
+
+#[test]
+fn an_aggregate_is_delivered_whole_if_its_segments_fit() {
+    let (proven, entered) = (flow(PROVEN, PROVEN), flow(PROVEN, [NOW, FRESH]));
+    let tcp = || received(&Way::Ingress.tcp(|_| {}, &[0x50; 3000]));
+    let udp = || received(&Way::Ingress.udp(&[0x50; 3000]));
+    check_all(vec![
+        row("TCP", tcp(), of_tcp(proven), Outcome::Delivered, of_tcp(proven)).gso(POD_MTU - 40),
+        row("TCP, too long", tcp(), of_tcp(proven), Outcome::TooBig, of_tcp(entered)).gso(POD_MTU - 40 + 1),
+        row("UDP", udp(), of_udp(proven), Outcome::Delivered, of_udp(proven)).gso(POD_MTU - 28),
+        row("UDP, too long", udp(), of_udp(proven), Outcome::TooBig, of_udp(entered)).gso(POD_MTU - 28 + 1),
+    ]);
+}
+
+#[test]
+fn nothing_is_noted_without_flow_cache_or_facts() {
+    check_off(HOOK, &datagram());
+}

@@ -1,0 +1,163 @@
+//! Ingress of a pod's bridge port: what the pod sends. A proven flow leaves from here, the rest enters the stack.
+
+use etherparse::{EtherType, IpNumber};
+use flannel_common::flow::Flow;
+use flannel_common::outcome::{Hook, Outcome};
+
+use super::flow::sample::{GATEWAY_MAC, POD, POD_MAC, Way, controls, elsewhere, hop, no_flows};
+use super::flow::{
+    FRESH, Flows, LOST, NEVER, NOW, OLD, PROVEN, Row, STALE, UNKNOWN, check, check_off, flow, moved, none,
+    of_tcp, of_udp, row,
+};
+use super::overlay_egress::unwrapped;
+use super::{OUR_MAC, PEER_IP, PEER_MAC, Programs};
+use crate::packets::{Ipv4, frame, ipv4, udp};
+
+const HOOK: Hook = Hook::PodEgress;
+
+fn sent(packet: &Ipv4) -> Vec<u8> {
+    frame(GATEWAY_MAC, POD_MAC, EtherType::IPV4, &packet.bytes())
+}
+
+fn datagram() -> Vec<u8> {
+    sent(&Way::Egress.udp(b"payload"))
+}
+
+fn segment() -> Vec<u8> {
+    sent(&Way::Egress.tcp(|_| {}, b"payload"))
+}
+
+/// A flow of which a packet has entered the stack just now.
+fn entered() -> Flow {
+    flow([NOW, NEVER], UNKNOWN)
+}
+
+fn check_all(table: Vec<Row>) {
+    check(&mut Programs::with_flow_cache(), HOOK, table, |run, sent| {
+        assert_eq!(unwrapped(&run.packet, PEER_IP, 0), hop(sent, PEER_MAC, OUR_MAC));
+    });
+}
+
+#[test]
+fn a_datagram_skips_the_stack_while_its_direction_is_proven() {
+    let new = |description, before, after| row(description, datagram(), before, Outcome::FlowNew, after);
+    let known = |egress, ingress| of_udp(flow(egress, ingress));
+    let carried =
+        |description, flows: Flows| row(description, datagram(), flows.clone(), Outcome::Encapsulated, flows);
+    check_all(vec![
+        new("the first one", none(), of_udp(entered())),
+        new(
+            "one before it is still in the stack",
+            known([FRESH, NEVER], UNKNOWN),
+            known([NOW, NEVER], UNKNOWN),
+        ),
+        new(
+            "one before it was lost in the stack",
+            known([LOST, NEVER], UNKNOWN),
+            known([NOW, NEVER], UNKNOWN),
+        ),
+        new("only the answers are proven", known(UNKNOWN, PROVEN), known([NOW, NEVER], PROVEN)),
+        carried("proven", known(PROVEN, UNKNOWN)),
+        carried("proven both ways", known(PROVEN, PROVEN)),
+        carried("proven, the answers too long ago", known(PROVEN, OLD)),
+        carried("proven by a packet that was long in the stack", known([LOST, FRESH], UNKNOWN)),
+        row(
+            "proven too long ago",
+            datagram(),
+            known(OLD, PROVEN),
+            Outcome::FlowStale,
+            known([NOW, STALE], PROVEN),
+        ),
+    ]);
+}
+
+#[test]
+fn a_segment_skips_the_stack_while_both_directions_are_known() {
+    let known = |egress, ingress| of_tcp(flow(egress, ingress));
+    let one = |description, before, outcome, after| row(description, segment(), before, outcome, after);
+    check_all(vec![
+        one("the first one", none(), Outcome::FlowNew, of_tcp(entered())),
+        one("no answer yet", known(PROVEN, UNKNOWN), Outcome::FlowNew, known([NOW, FRESH], UNKNOWN)),
+        one("answers alone", known(UNKNOWN, PROVEN), Outcome::FlowNew, known([NOW, NEVER], PROVEN)),
+        one("proven both ways", known(PROVEN, PROVEN), Outcome::Encapsulated, known(PROVEN, PROVEN)),
+        one("no answer for long", known(PROVEN, OLD), Outcome::Encapsulated, known(PROVEN, OLD)),
+        one("proven too long ago", known(OLD, PROVEN), Outcome::FlowStale, known([NOW, STALE], PROVEN)),
+    ]);
+}
+
+#[test]
+fn a_connection_that_begins_or_ends_is_forgotten() {
+    let proven = of_tcp(flow(PROVEN, PROVEN));
+    let rows = controls(Way::Egress).into_iter().flat_map(|(description, packet)| {
+        [&proven, &none()]
+            .map(|before| row(description, sent(&packet), before.clone(), Outcome::TcpControl, none()))
+    });
+    check_all(rows.collect());
+}
+
+#[test]
+fn a_flow_belongs_to_the_port_that_it_was_proven_at() {
+    let mut rows: Vec<_> = elsewhere()
+        .into_iter()
+        .map(|(description, known)| {
+            row(description, datagram(), of_udp(known), Outcome::FlowNew, of_udp(entered()))
+        })
+        .collect();
+    let nowhere = moved(flow(UNKNOWN, [FRESH, NEVER]), |port| *port = Default::default());
+    let here = flow([NOW, NEVER], [FRESH, NEVER]);
+    rows.push(row("no port yet", datagram(), of_udp(nowhere), Outcome::FlowNew, of_udp(here)));
+    check_all(rows);
+}
+
+#[test]
+fn what_is_no_flow_is_left_alone() {
+    check_all(no_flows(Way::Egress, |ether_type, payload| frame(GATEWAY_MAC, POD_MAC, ether_type, payload)));
+}
+
+#[test]
+fn what_goes_to_no_peer_is_left_alone() {
+    let table = [
+        ("a pod of this node", [10, 1, 90, 9]),
+        ("somebody outside", [203, 0, 113, 1]),
+        ("multicast", [224, 0, 0, 251]),
+        ("broadcast", [255, 255, 255, 255]),
+    ];
+    let rows = table.map(|(description, address): (_, [u8; 4])| {
+        let packet = ipv4(POD, address.into(), IpNumber::UDP, udp(40000, 53, b"x"));
+        row(description, sent(&packet), none(), Outcome::NoLease, none())
+    });
+    check_all(rows.into());
+}
+
+#[test]
+fn what_only_the_stack_can_answer_goes_there() {
+    let proven = of_udp(flow(PROVEN, PROVEN));
+    let aggregate = |gso_size, outcome| {
+        let packet = sent(&Way::Egress.tcp(|_| {}, &[0x50; 3000]));
+        let known = of_tcp(flow(PROVEN, PROVEN));
+        row("an aggregate", packet, known.clone(), outcome, known).gso(gso_size)
+    };
+    let same = |description, packet: Ipv4, outcome| {
+        row(description, sent(&packet), proven.clone(), outcome, proven.clone())
+    };
+    // Outer headers of 36 bytes, and Ethernet, IPv4 and UDP or TCP inside.
+    let longest = 1500 - 36 - 14 - 20 - 8;
+    let segment = 1500 - 36 - 14 - 20 - 20;
+    let last_hop = sent(&Way::Egress.udp(b"x").ttl(1));
+    check_all(vec![
+        same("two routers left", Way::Egress.udp(b"x").ttl(2), Outcome::Encapsulated),
+        same("the last router", Way::Egress.udp(b"x").ttl(1), Outcome::TtlExpired),
+        same("dead on arrival", Way::Egress.udp(b"x").ttl(0), Outcome::TtlExpired),
+        row("the last router of a new flow", last_hop, none(), Outcome::FlowNew, of_udp(entered())),
+        same("the longest that fits", Way::Egress.udp(&vec![1; longest]), Outcome::Encapsulated),
+        same("one byte too long", Way::Egress.udp(&vec![1; longest + 1]), Outcome::TooBig),
+        aggregate(segment + 1, Outcome::TooBig),
+        // A test run cannot say of what type the aggregate is, and the kernel grows none of unknown type.
+        aggregate(segment, Outcome::NoRoom),
+    ]);
+}
+
+#[test]
+fn nothing_is_noted_without_flow_cache_or_facts() {
+    check_off(HOOK, &datagram());
+}

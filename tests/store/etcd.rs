@@ -1,0 +1,6 @@
+//! etcd as it is run in earnest: with certificates and users, several members, and more than one agent at a time.
+
+mod certificates;
+mod login;
+mod managers;
+mod tls;

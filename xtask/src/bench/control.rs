@@ -1,0 +1,48 @@
+//! `cargo xtask bench --control-plane`: how soon a starting agent has all leases in kernel and maps, what that costs,
+//! and how soon a new lease is there.
+//!
+//! Every sample is a node, an etcd and an agent of its own, with nothing left from another one.
+
+mod node;
+mod sample;
+mod table;
+mod target;
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use flannel_tests::failure;
+
+use super::{Args, Machine, rounds};
+use crate::phase;
+use crate::workspace::release_agent;
+use sample::Scale;
+
+/// Leases in the datastore before the agent starts.
+pub(super) const COUNTS: [u32; 6] = [0, 250, 1000, 5000, 10_000, 50_000];
+
+pub(super) fn run(args: &Args, machine: &Machine) -> Result<()> {
+    let scales = measure(args).inspect_err(|_| failure::declare())?;
+    print!("{}", table::text(&scales, args.rounds));
+    if let Some(file) = &args.json {
+        let text = format!("{:#}\n", serde_json::json!({ "machine": machine, "scales": scales }));
+        fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    if args.check { target::check(&scales) } else { Ok(()) }
+}
+
+/// All counts in every round: whatever else the machine does meets them all.
+fn measure(args: &Args) -> Result<Vec<Scale>> {
+    let agent = release_agent()?;
+    let mut scales: Vec<_> = args.leases.iter().map(|leases| Scale::new(*leases)).collect();
+    for round in 1..=args.rounds {
+        for scale in &mut scales {
+            rounds::ensure_wanted()?;
+            let sample = node::measure(&agent, scale.leases);
+            let sample = sample.with_context(|| format!("an agent with {} leases", scale.leases))?;
+            phase::note(&format!("round {round} of {}: {} leases: {sample}", args.rounds, scale.leases));
+            scale.samples.push(sample);
+        }
+    }
+    Ok(scales)
+}

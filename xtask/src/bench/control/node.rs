@@ -1,0 +1,106 @@
+//! One node, one etcd full of leases, one agent, and a watch on the clock.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use flannel_tests::{Agent, Cluster, Etcd, Node};
+
+use super::sample::Sample;
+use crate::bench::series::median;
+
+/// Leases that come while the agent runs.
+pub(super) const NEWCOMERS: u32 = 20;
+/// Far above what anything here takes.
+const PATIENCE: Duration = Duration::from_secs(120);
+const CONFIG: &str = r#"{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}"#;
+
+/// Starts an agent among so many leases and takes its time.
+pub(super) fn measure(program: &Path, leases: u32) -> Result<Sample> {
+    let cluster = Cluster::segment(1)?;
+    let node = cluster.nodes().first().context("no node")?;
+    let etcd = cluster.start_etcd()?;
+    etcd.configure(CONFIG)?;
+    etcd.kv().put_all(&(0..leases).map(lease).collect::<Vec<_>>())?;
+
+    let start = Instant::now();
+    let mut agent = Agent::builder(node).etcd(&etcd).program(program).start()?;
+    agent.wait_status(|status| status.contains(" on "), PATIENCE)?;
+    let subnet_file = start.elapsed();
+    agent.wait_status(|status| status.ends_with(&peers(leases)), PATIENCE)?;
+    let all_leases = start.elapsed();
+    let (cpu, memory) = (cpu(agent.pid())?, peak_memory(agent.pid())?);
+    let new_lease = newcomers(&mut agent, &etcd, leases)?;
+    ensure_carries(node, leases + NEWCOMERS)?;
+    Ok(Sample { subnet_file, all_leases, cpu, memory, new_lease })
+}
+
+/// The agent says how many peers it serves once kernel and maps have them.
+fn peers(count: u32) -> String {
+    format!("peers: {count}")
+}
+
+/// The median time of a new lease.
+fn newcomers(agent: &mut Agent, etcd: &Etcd, leases: u32) -> Result<Duration> {
+    let mut times = Vec::new();
+    for number in leases..leases + NEWCOMERS {
+        let (key, value) = lease(number);
+        let start = Instant::now();
+        etcd.put(&key, &value)?;
+        agent.wait_status(|status| status.ends_with(&peers(number + 1)), PATIENCE)?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    Ok(Duration::from_secs_f64(median(&times)))
+}
+
+/// Key and value of the lease with this number: 10.1.0.0/24, 10.1.1.0/24 ...
+fn lease(number: u32) -> (String, String) {
+    let (high, low) = (1 + number / 256, number % 256);
+    let node = format!("172.{}.{}.{}", 16 + number / 65_536, number / 256 % 256, low);
+    let mac = format!("c6:00:00:{:02x}:{:02x}:{:02x}", number >> 16, number >> 8 & 255, number & 255);
+    let value = format!(
+        r#"{{"PublicIP":"{node}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
+    );
+    (format!("/coreos.com/network/subnets/10.{high}.{low}.0-24"), value)
+}
+
+/// What it says must be so: routes, neighbours, FDB entries and the map hold them all.
+fn ensure_carries(node: &Node, leases: u32) -> Result<()> {
+    let lines = |command: &str, mark: &str| {
+        anyhow::Ok(node.exec(command)?.lines().filter(|line| line.contains(mark)).count())
+    };
+    let map = node.bpffs()?.join("flannel/1/LEASES");
+    let map = format!("bpftool -j map dump pinned {}", map.display());
+    let dump: Vec<serde_json::Value> = serde_json::from_str(&node.exec(&map)?)?;
+    // The map has the nodes' own addresses too, and us.
+    let subnets = dump.iter().filter(|entry| entry["formatted"]["value"]["flags"] == 0).count();
+    let counts = [
+        ("routes", lines("ip route show dev flannel.1", " onlink")?),
+        ("neighbours", lines("ip -4 neigh show dev flannel.1", " PERMANENT")?),
+        ("FDB entries", lines("bridge fdb show dev flannel.1", " dst ")?),
+        ("subnets in LEASES", subnets),
+    ];
+    for (what, count) in counts {
+        ensure!(count == leases as usize, "there are {count} {what}, not {leases}");
+    }
+    Ok(())
+}
+
+/// What all of its threads have had of the CPUs. The first number of schedstat is nanoseconds.
+fn cpu(pid: u32) -> Result<Duration> {
+    let mut nanoseconds = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = fs::read_to_string(thread?.path().join("schedstat"))?;
+        nanoseconds += text.split(' ').next().context("schedstat is empty")?.parse::<u64>()?;
+    }
+    Ok(Duration::from_nanos(nanoseconds))
+}
+
+/// The most memory that it has had resident, in bytes.
+fn peak_memory(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib * 1024)
+}

@@ -1,0 +1,71 @@
+//! What is measured of one starting agent.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::bench::series::median;
+
+/// One agent, from its start on.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Sample {
+    /// Until `subnet.env` was there.
+    pub(super) subnet_file: Duration,
+    /// Until kernel and maps had all leases.
+    pub(super) all_leases: Duration,
+    /// On a CPU until then, in user and kernel mode.
+    pub(super) cpu: Duration,
+    /// Most memory resident so far, in bytes.
+    pub(super) memory: u64,
+    /// From the start of a write to etcd until kernel and maps had the lease; median of [`super::node::NEWCOMERS`].
+    pub(super) new_lease: Duration,
+}
+
+/// The samples of one number of leases.
+#[derive(Debug, Serialize)]
+pub(super) struct Scale {
+    pub(super) leases: u32,
+    pub(super) samples: Vec<Sample>,
+}
+
+impl Scale {
+    pub(super) fn new(leases: u32) -> Self {
+        Self { leases, samples: Vec::new() }
+    }
+
+    /// The median of the samples' value.
+    pub(super) fn median(&self, value: impl Fn(&Sample) -> f64) -> f64 {
+        median(&self.samples.iter().map(value).collect::<Vec<_>>())
+    }
+}
+
+/// A figure of a sample, and its heading.
+type Column = (&'static str, fn(&Sample) -> f64);
+
+impl Sample {
+    /// Everything, in the table's order and units.
+    pub(super) const COLUMNS: [Column; 5] = [
+        ("subnet.env ms", |sample| millis(sample.subnet_file)),
+        ("all leases ms", |sample| millis(sample.all_leases)),
+        ("CPU ms", |sample| millis(sample.cpu)),
+        ("memory MB", |sample| megabytes(sample.memory)),
+        ("new lease ms", |sample| millis(sample.new_lease)),
+    ];
+}
+
+impl fmt::Display for Sample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = Self::COLUMNS.map(|(title, value)| format!("{title} {:.1}", value(self)));
+        f.write_str(&shown.join(", "))
+    }
+}
+
+pub(super) fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a process has less than 2^53 bytes")]
+fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}

@@ -1,0 +1,26 @@
+//! The table on the terminal.
+
+use std::fmt::Write as _;
+
+use super::node::NEWCOMERS;
+use super::sample::{Sample, Scale};
+
+/// One line per number of leases, one column per figure.
+pub(super) fn text(scales: &[Scale], rounds: u32) -> String {
+    let mut text = format!("\n{:>8}", "leases");
+    for (title, _) in Sample::COLUMNS {
+        let _ = write!(text, "{title:>16}");
+    }
+    for scale in scales {
+        let _ = write!(text, "\n{:>8}", scale.leases);
+        for (_, value) in Sample::COLUMNS {
+            let _ = write!(text, "{:>16.1}", scale.median(value));
+        }
+    }
+    let _ = writeln!(
+        text,
+        "\n\nmedians of {rounds} agents each; all leases: from the agent's start until kernel and maps have them; new \
+         lease: from the\nstart of the write to etcd until they have it, median of {NEWCOMERS}"
+    );
+    text
+}
