@@ -16,7 +16,7 @@ use crate::backend::host_gw::HostGw;
 use crate::backend::udp::Udp;
 use crate::backend::vxlan::Vxlan;
 use crate::backend::{Backend, Setup};
-use crate::cli::Flags;
+use crate::cli::{Flags, Mode};
 use crate::config::{self, NetworkConfig};
 use crate::dataplane::desired::Peer;
 use crate::firewall::Firewall;
@@ -72,6 +72,9 @@ async fn serve(flags: &Flags, health: &Health) -> Result<()> {
 
 async fn serve_from(store: &impl SubnetManager, flags: &Flags, health: &Health) -> Result<()> {
     let network = patiently("reading the network configuration", || store.network_config()).await;
+    if flags.dataplane == Some(Mode::Bpf) && !matches!(network.backend, config::Backend::Vxlan(_)) {
+        bail!("--dataplane bpf was asked for, which the backend {} does not have", network.backend.name());
+    }
     match &network.backend {
         config::Backend::Vxlan(vxlan) => serve_with::<Vxlan>(store, flags, health, &network, vxlan).await,
         config::Backend::HostGw => serve_with::<HostGw>(store, flags, health, &network, &()).await,

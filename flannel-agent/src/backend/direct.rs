@@ -100,7 +100,7 @@ impl Direct {
     /// Removes what is too much; where no direct routes are wanted, only those to subnets of peers.
     pub(super) async fn remove(&mut self, kernel: &Kernel, ways: &Ways) -> Vec<Error> {
         let mut surplus = Changes::between(&self.routes, &ways.direct).remove;
-        if self.watch.is_none() {
+        if self.watch.is_none() && !surplus.is_empty() {
             let tunnelled: BTreeSet<_> = ways.tunnelled.iter().map(|peer| peer.subnet).collect();
             surplus.retain(|(subnet, _)| tunnelled.contains(subnet));
         }

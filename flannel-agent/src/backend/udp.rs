@@ -6,10 +6,10 @@ mod packet;
 mod proxy;
 mod tun;
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use ipnet::{IpNet, Ipv4Net};
 use nix::net::if_::if_nametoindex;
 use tokio::sync::Notify;
@@ -52,7 +52,7 @@ impl Backend for Udp {
         let local = uplink.ipv4.context("the udp backend carries IPv4 only")?.local;
         let network = match network.ipv4.map(|range| range.network) {
             Some(IpNet::V4(network)) => network,
-            _ => anyhow::bail!("the udp backend carries IPv4 only, and the network has none"),
+            _ => bail!("the udp backend carries IPv4 only, and the network has none"),
         };
         let (kernel, broken) = (Kernel::new()?, Arc::new(Notify::new()));
         let mut udp = Self {
@@ -65,7 +65,7 @@ impl Backend for Udp {
             own: None,
             broken,
         };
-        udp.open()?;
+        udp.open().await?;
         Ok(udp)
     }
 
@@ -109,7 +109,7 @@ impl Backend for Udp {
     /// Makes the tunnel anew.
     async fn react(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
         self.tunnel = None;
-        if let Err(error) = self.open() {
+        if let Err(error) = self.open().await {
             return vec![error];
         }
         let mut errors = self.apply(peers).await;
@@ -120,7 +120,7 @@ impl Backend for Udp {
 
 impl Udp {
     /// Makes device and socket and lets packets through, as far as there are peers.
-    fn open(&mut self) -> Result<()> {
+    async fn open(&mut self) -> Result<()> {
         let tun = tun::open()?;
         let index = if_nametoindex(tun::NAME).with_context(|| format!("looking up {}", tun::NAME))?;
         let address = (self.local, self.port);
@@ -130,6 +130,8 @@ impl Udp {
                 self.port, self.local
             )
         })?;
+        // Before packets come: what is written to a device that is down is lost.
+        self.kernel.set_up(index, self.mtu()).await?;
         let proxy = Proxy::start(tun, socket, Arc::clone(&self.broken))?;
         self.tunnel = Some(Tunnel { index, proxy });
         Ok(())
@@ -139,7 +141,7 @@ impl Udp {
     async fn dress(&self) -> Result<()> {
         let (tunnel, own) = self.tunnel.as_ref().zip(self.own).context("there is no tunnel")?;
         self.kernel.set_up(tunnel.index, self.mtu()).await?;
-        self.kernel.ensure_address(tunnel.index, IpNet::from(std::net::IpAddr::V4(own))).await?;
+        self.kernel.ensure_address(tunnel.index, IpNet::from(IpAddr::V4(own))).await?;
         self.kernel.ensure_network_route(tunnel.index, self.network).await
     }
 }

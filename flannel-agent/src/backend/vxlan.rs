@@ -12,6 +12,7 @@ use tracing::{debug, warn};
 
 use super::direct::Direct;
 use super::{Backend, Setup};
+use crate::cli::Mode;
 use crate::config::VxlanConfig;
 use crate::dataplane::accelerator::{self, Accelerator, Settings};
 use crate::dataplane::desired::Peer;
@@ -74,7 +75,9 @@ impl Backend for Vxlan {
             misses: Misses::default(),
             wants_peers: false,
         };
-        if vxlan.accelerated.pins.are_there() {
+        // An earlier agent's programs may be for a device that is no more; and who insists on BPF must not get a subnet
+        // without.
+        if vxlan.accelerated.pins.are_there() || vxlan.accelerated.mode == Mode::Bpf {
             vxlan.load_programs().await?;
         }
         Ok(vxlan)
@@ -114,7 +117,6 @@ impl Backend for Vxlan {
         Ok(())
     }
 
-    /// An earlier agent's programs have been replaced at the start: they may be for a device that is no more.
     async fn accelerate(&mut self) -> Result<()> {
         if self.decided { Ok(()) } else { self.load_programs().await }
     }
@@ -207,9 +209,9 @@ impl Vxlan {
     async fn load_programs(&mut self) -> Result<()> {
         self.accelerator = accelerator(&self.accelerated, &self.overlays, &self.uplink)?;
         self.decided = true;
-        self.serve_accelerated();
-        for error in self.follow_pods().await {
-            warn!("{error:#}");
+        if self.own.is_some() {
+            self.serve_accelerated();
+            self.follow_pods().await.iter().for_each(|error| warn!("{error:#}"));
         }
         Ok(())
     }

@@ -104,17 +104,20 @@ fn a_peer_behind_a_router_is_named_until_it_is_on_the_link() -> TestResult {
 }
 
 #[test]
-fn a_translated_address_is_refused() -> TestResult {
+fn what_cannot_be_is_refused() -> TestResult {
     let cluster = Cluster::segment(1)?;
     let etcd = cluster.start_etcd()?;
     etcd.configure(V4)?;
-    let mut agent = Agent::builder(&cluster.nodes()[0]).etcd(&etcd).arg("--public-ip=203.0.113.9").start()?;
-    assert_eq!(agent.wait_exit(FOLLOW)?.code(), Some(1));
-    let errors = lines_of(&agent.log(), "ERROR");
-    assert!(
-        matches!(&errors[..], [error] if error.contains("203.0.113.9 is not the uplink's address 192.168.64.1")),
-        "{errors:?}"
-    );
+    for (flag, said) in [
+        ("--public-ip=203.0.113.9", "203.0.113.9 is not the uplink's address 192.168.64.1"),
+        ("--dataplane=bpf", "--dataplane bpf was asked for, which the backend host-gw does not have"),
+    ] {
+        std::fs::write(cluster.nodes()[0].dir().join("agent.log"), "")?;
+        let mut agent = Agent::builder(&cluster.nodes()[0]).etcd(&etcd).arg(flag).start()?;
+        assert_eq!(agent.wait_exit(FOLLOW)?.code(), Some(1), "{flag}");
+        let errors = lines_of(&agent.log(), "ERROR");
+        assert!(matches!(&errors[..], [error] if error.contains(said)), "{errors:?}");
+    }
     assert_eq!(etcd.subnets()?, []);
     Ok(())
 }

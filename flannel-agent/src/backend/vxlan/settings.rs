@@ -75,3 +75,49 @@ fn mode(flags: &Flags, config: &VxlanConfig) -> Result<Mode> {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Backend, NetworkConfig};
+    use crate::lease::LeaseAttrs;
+    use crate::uplink::{Ends, Uplink};
+
+    const KNOWN: &str = r#"{"PublicIP":"192.168.64.3","BackendType":"vxlan","BackendData":{"VNI":7,
+        "VtepMAC":"c6:d2:32:6f:8f:44"},"BackendV6Data":{"VNI":7,"VtepMAC":"c6:d2:32:6f:8f:45"}}"#;
+
+    /// Name, local address, MTU and MAC of each device.
+    fn shown(config: &str, v4: bool, v6: bool, known: Option<&LeaseAttrs>) -> Vec<String> {
+        let config = format!(r#"{{"Network": "10.5.0.0/16", "Backend": {{"Type": "vxlan", {config}}}}}"#);
+        let network = NetworkConfig::parse(&config).unwrap();
+        let Backend::Vxlan(config) = &network.backend else { panic!("no vxlan") };
+        let flags = Flags::parse_from_go(["flannel-agent".into()]).unwrap();
+        let uplink = Uplink {
+            name: "eth0".to_owned(),
+            index: 2,
+            mtu: 1500,
+            ethernet: true,
+            ipv4: v4.then(|| Ends { local: [192, 168, 64, 3].into(), public: [203, 0, 113, 9].into() }),
+            ipv6: v6
+                .then(|| ["fd00::3", "2001:db8::9"].map(|ip| ip.parse().unwrap()))
+                .map(|[local, public]| Ends { local, public }),
+        };
+        let setup = Setup { flags: &flags, network: &network, config, uplink: &uplink, known };
+        let show = |device: &DeviceSpec| {
+            let mac = device.mac.map_or_else(|| "any".to_owned(), |mac| mac.to_string());
+            format!("{} {} {} {mac}", device.name, device.local, device.mtu)
+        };
+        devices(&setup).iter().map(show).collect()
+    }
+
+    #[test]
+    fn each_family_has_a_device() {
+        let known: LeaseAttrs = serde_json::from_str(KNOWN).unwrap();
+        assert_eq!(shown(r#""VNI": 7"#, true, false, None), ["flannel.7 192.168.64.3 1450 any"]);
+        assert_eq!(shown(r#""MTU": 1480"#, false, true, None), ["flannel-v6.1 fd00::3 1410 any"]);
+        assert_eq!(
+            shown(r#""VNI": 7"#, true, true, Some(&known)),
+            ["flannel.7 192.168.64.3 1450 c6:d2:32:6f:8f:44", "flannel-v6.7 fd00::3 1430 c6:d2:32:6f:8f:45"]
+        );
+    }
+}

@@ -81,6 +81,8 @@ pub(super) struct Judge {
     pub own: SubnetKey,
     networks: Vec<IpNet>,
     backend: &'static str,
+    /// What their `BackendType` has to be.
+    lease_type: &'static str,
     /// What the leases of a backend with vxlan devices have to agree on.
     vni: Option<u32>,
 }
@@ -92,7 +94,7 @@ impl Judge {
             Backend::HostGw | Backend::Udp(_) | Backend::Alloc => None,
         };
         let networks = config.networks().collect();
-        Self { own, networks, backend: config.backend.lease_type(), vni }
+        Self { own, networks, backend: config.backend.name(), lease_type: config.backend.lease_type(), vni }
     }
 
     pub(super) fn judge(&self, lease: &RawLease) -> Result<Verdict, Reason> {
@@ -102,7 +104,7 @@ impl Judge {
         }
         let subnets = self.subnets(&key)?;
         let attrs = attrs(lease)?;
-        if attrs.backend_type != self.backend {
+        if attrs.backend_type != self.lease_type {
             return Err(Reason::OtherBackend { theirs: attrs.backend_type, ours: self.backend });
         }
         let peers = subnets.into_iter().map(|subnet| self.peer(subnet, &attrs));

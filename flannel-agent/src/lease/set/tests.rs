@@ -253,3 +253,30 @@ fn a_dual_stack_lease_is_a_peer_in_both_families() {
     assert_eq!(set.apply(put("10.5.5.0-24", &value("192.168.0.5", MAC))), []);
     assert_eq!(set.peers().len(), 3);
 }
+
+#[test]
+fn other_backends_have_peers_without_a_mac() {
+    let bare = r#"{"PublicIP":"192.168.0.2","PublicIPv6":null}"#;
+    let host_gw = r#"{"PublicIP":"192.168.0.2","PublicIPv6":null,"BackendType":"host-gw"}"#;
+    let vxlan = value("192.168.0.2", MAC);
+    for (ours, theirs, refused) in [
+        ("host-gw", host_gw, false),
+        ("host-gw", bare, true),
+        ("host-gw", &vxlan, true),
+        ("udp", bare, false),
+        ("udp", host_gw, true),
+        ("alloc", bare, false),
+        ("alloc", &vxlan, true),
+    ] {
+        let config = config(&format!(r#"{{"Network": "10.5.0.0/16", "Backend": {{"Type": "{ours}"}}}}"#));
+        let mut set = LeaseSet::new(&config, OWN.parse().unwrap());
+        let said = set.apply(put(PEER, theirs)).iter().map(ToString::to_string).collect::<Vec<_>>().join("");
+        assert_eq!(said.ends_with(&format!("this node's is {ours:?}")), refused, "{ours}: {said}");
+        let peer = Peer {
+            subnet: "10.5.2.0/24".parse().unwrap(),
+            public_ip: "192.168.0.2".parse().unwrap(),
+            vtep_mac: None,
+        };
+        assert_eq!(set.peers(), if refused { vec![] } else { vec![peer] }, "{ours} {theirs}");
+    }
+}
