@@ -6,3 +6,4 @@ pub mod bpf;
 pub mod desired;
 pub mod kernel;
 mod shortcut;
+pub mod table;

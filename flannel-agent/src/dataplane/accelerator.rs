@@ -153,5 +153,15 @@ fn load(settings: &Settings, overlay: Overlay<'_>) -> Result<Bpf> {
     if settings.log_packets {
         bpf.log()?;
     }
+    give_memory_back();
     Ok(bpf)
+}
+
+/// Loading parses the kernel's BTF, which takes some 20 MB that nothing needs any more. glibc would keep them.
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no pointers; the allocator gives back what is free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }

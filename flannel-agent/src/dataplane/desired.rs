@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 
 use super::kernel::news::{Entry, Miss};
+use super::table::Table;
 use crate::mac::Mac;
 
 /// Another node, as one address family sees it.
@@ -74,13 +75,13 @@ impl Ways {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Floor {
     /// Pod subnet -> gateway, `onlink` through the vxlan device. The gateway is the subnet's base address.
-    pub routes: BTreeMap<IpNet, Via>,
+    pub routes: Table<IpNet, Via>,
     /// Gateways that have an object.
-    pub nexthops: BTreeMap<Ipv4Addr, ()>,
+    pub nexthops: Table<Ipv4Addr, ()>,
     /// Gateway -> VTEP MAC, permanent.
-    pub neighbours: BTreeMap<IpAddr, Mac>,
+    pub neighbours: Table<IpAddr, Mac>,
     /// VTEP MAC -> public IP of its node.
-    pub fdb: BTreeMap<Mac, IpAddr>,
+    pub fdb: Table<Mac, IpAddr>,
 }
 
 impl Floor {
@@ -134,7 +135,7 @@ impl Floor {
             Miss::Fdb(mac) => self.fdb.get(mac).map(|node| Answer::Fdb(*mac, *node)),
             Miss::Neighbour(address) => {
                 // Subnets do not overlap: the last one that begins before the address is the only one that can hold it.
-                let (subnet, via) = self.routes.range(..=IpNet::from(*address)).next_back()?;
+                let (subnet, via) = self.routes.last_up_to(&IpNet::from(*address))?;
                 let mac = self.neighbours.get(&via.gateway())?;
                 subnet.contains(address).then_some(Answer::Neighbour(*address, *mac))
             }
@@ -206,11 +207,18 @@ pub struct Changes<K, V> {
 }
 
 impl<K: Ord + Clone, V: PartialEq + Clone> Changes<K, V> {
-    /// What to change to get from `actual` to `desired`.
+    /// What to change to get from `actual` to `desired`. Both in the order of their keys.
     #[must_use]
-    pub fn between(actual: &BTreeMap<K, V>, desired: &BTreeMap<K, V>) -> Self {
+    pub fn between<'a>(
+        actual: impl IntoIterator<Item = (&'a K, &'a V)>,
+        desired: impl IntoIterator<Item = (&'a K, &'a V)>,
+    ) -> Self
+    where
+        K: 'a,
+        V: 'a,
+    {
         let (mut set, mut remove) = (Vec::new(), Vec::new());
-        let (mut there, mut wanted) = (actual.iter().peekable(), desired.iter().peekable());
+        let (mut there, mut wanted) = (actual.into_iter().peekable(), desired.into_iter().peekable());
         loop {
             // Both are sorted: the smaller key is the one that the other side does not have.
             let order = match (there.peek(), wanted.peek()) {
@@ -262,10 +270,10 @@ mod tests {
             let peer = peer(subnet, public_ip, 2);
             let floor = Floor::of(std::slice::from_ref(&peer), true);
             let base: IpAddr = base.parse().unwrap();
-            assert_eq!(floor.routes, BTreeMap::from([(peer.subnet, Via::Gateway(base))]));
+            assert_eq!(floor.routes, Table::from([(peer.subnet, Via::Gateway(base))]));
             let mac = peer.vtep_mac.unwrap();
-            assert_eq!(floor.neighbours, BTreeMap::from([(base, mac)]));
-            assert_eq!(floor.fdb, BTreeMap::from([(mac, peer.public_ip)]));
+            assert_eq!(floor.neighbours, Table::from([(base, mac)]));
+            assert_eq!(floor.fdb, Table::from([(mac, peer.public_ip)]));
         }
     }
 
@@ -278,7 +286,7 @@ mod tests {
     #[test]
     fn many_routes_have_nexthop_objects_where_the_kernel_has_them() {
         let (mut crowd, other) = (crowd(), peer("fd44:0:0:4b::/64", "fd00::2", 2));
-        let via = |floor: &Floor, peer: &Peer| floor.routes[&peer.subnet];
+        let via = |floor: &Floor, peer: &Peer| *floor.routes.get(&peer.subnet).unwrap();
         let IpAddr::V4(gateway) = crowd[0].subnet.network() else { panic!() };
         crowd.push(other.clone());
         let floor = Floor::of(&crowd, true);
@@ -338,11 +346,14 @@ mod tests {
         }
     }
 
-    fn apply<K: Ord, V>(table: &mut BTreeMap<K, V>, changes: Changes<K, V>) {
+    fn apply<K: Ord + Clone, V: Clone>(table: &mut Table<K, V>, changes: Changes<K, V>) {
+        let mut entries: BTreeMap<K, V> =
+            table.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
         for (key, _) in changes.remove {
-            assert!(table.remove(&key).is_some(), "removed what is not there");
+            assert!(entries.remove(&key).is_some(), "removed what is not there");
         }
-        table.extend(changes.set);
+        entries.extend(changes.set);
+        *table = entries.into_iter().collect();
     }
 
     #[test]

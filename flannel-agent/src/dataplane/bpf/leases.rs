@@ -13,6 +13,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::batch;
 use crate::dataplane::desired::{Changes, Peer};
+use crate::dataplane::table;
 
 /// The map, and what it holds.
 pub(super) struct Leases {
@@ -25,7 +26,7 @@ pub(super) struct Leases {
     ended: BTreeMap<Ipv4Net, (Lease, Instant)>,
 }
 
-type Table = BTreeMap<Ipv4Net, Lease>;
+type Table = table::Table<Ipv4Net, Lease>;
 
 /// A lease that is lost is often taken again at once; what its node sends meanwhile is not forged.
 const REMEMBERED: Duration = Duration::from_secs(30);
@@ -37,7 +38,7 @@ impl Leases {
         let fd = data.fd().as_fd().try_clone_to_owned().context("duplicating a file descriptor")?;
         let map = LpmTrie::try_from(map)?;
         let current = entries(&map)?;
-        Ok(Self { map, fd, current, own: Table::new(), ended: BTreeMap::new() })
+        Ok(Self { map, fd, current, own: Table::default(), ended: BTreeMap::new() })
     }
 
     /// From now on the map holds this, the node's own lease, beside those of the peers.
@@ -48,13 +49,11 @@ impl Leases {
 
     /// Makes the map hold exactly these peers and ourselves.
     pub(super) fn apply(&mut self, peers: &[Peer]) -> Result<()> {
-        let mut desired = leases_of(peers);
-        desired.extend(&self.own);
         let now = Instant::now();
-        remember(&mut self.ended, &self.current, &desired, now);
-        for (subnet, (lease, _)) in &self.ended {
-            desired.entry(*subnet).or_insert(*lease);
-        }
+        let wanted = leases_of(peers, &self.own);
+        remember(&mut self.ended, &self.current, &wanted, now);
+        let ended = self.ended.iter().map(|(subnet, (lease, _))| (*subnet, *lease));
+        let desired = if self.ended.is_empty() { wanted } else { wanted.into_iter().chain(ended).collect() };
         let changes = Changes::between(&self.current, &desired);
         let written = self.write(&changes);
         // After a failure only the map itself knows.
@@ -91,8 +90,8 @@ fn remember(ended: &mut BTreeMap<Ipv4Net, (Lease, Instant)>, current: &Table, de
     }));
 }
 
-/// The peers as `LEASES` has them: IPv4 subnets behind IPv4 addresses, and these addresses.
-fn leases_of(peers: &[Peer]) -> Table {
+/// The peers as `LEASES` has them: IPv4 subnets behind IPv4 addresses, and these addresses. And ourselves.
+fn leases_of(peers: &[Peer], own: &Table) -> Table {
     let lease = |peer: &Peer| match (peer.subnet, peer.public_ip, peer.vtep_mac) {
         (IpNet::V4(subnet), IpAddr::V4(public_ip), Some(mac)) => {
             Some((subnet, Lease { public_ip: public_ip.octets(), vtep_mac: mac.0, flags: 0 }))
@@ -101,7 +100,8 @@ fn leases_of(peers: &[Peer]) -> Table {
     };
     let leases = peers.iter().filter_map(lease);
     let nodes = leases.clone().map(|(_, lease)| (host(lease.public_ip), Lease { flags: NODE, ..lease }));
-    nodes.chain(leases).collect()
+    let own = own.iter().map(|(subnet, lease)| (*subnet, *lease));
+    leases.clone().chain(nodes).chain(own).collect()
 }
 
 /// One address.
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn a_lease_that_is_gone_is_remembered_for_a_while() {
         let (subnet, start): (Ipv4Net, _) = ("10.1.15.0/24".parse().unwrap(), Instant::now());
-        let (with, without) = (Table::from([(subnet, LEASE)]), Table::new());
+        let (with, without) = (Table::from([(subnet, LEASE)]), Table::default());
         let mut ended = BTreeMap::new();
         remember(&mut ended, &with, &without, start);
         assert_eq!(ended[&subnet].0, Lease { flags: ENDED, ..LEASE });
@@ -150,7 +150,7 @@ mod tests {
     fn our_own_lease_is_not_remembered() {
         let own = Table::from([("10.1.15.0/24".parse().unwrap(), Lease { flags: OWN, ..LEASE })]);
         let mut ended = BTreeMap::new();
-        remember(&mut ended, &own, &Table::new(), Instant::now());
+        remember(&mut ended, &own, &Table::default(), Instant::now());
         assert!(ended.is_empty());
     }
 }

@@ -1,6 +1,5 @@
 //! FDB entries of the vxlan device: which node has this VTEP MAC (`bridge fdb`).
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use futures::{TryStreamExt, future};
@@ -11,6 +10,7 @@ use rtnetlink::packet_route::neighbour::{
 use rtnetlink::{Error, Handle};
 
 use super::neighbour;
+use crate::dataplane::table::Table;
 use crate::mac::Mac;
 
 /// The FDB entry for a VTEP MAC on the device with this index; its destination is not
@@ -32,10 +32,12 @@ pub(super) fn message(device: u32, mac: Mac, destination: Option<IpAddr>) -> Nei
 /// Every permanent entry of the device with a destination.
 ///
 /// One per MAC: the kernel appends destinations only to multicast MACs and to the all-zero one.
-pub(super) async fn dump(handle: &Handle, device: u32) -> Result<BTreeMap<Mac, IpAddr>, Error> {
+pub(super) async fn dump(handle: &Handle, device: u32) -> Result<Table<Mac, IpAddr>, Error> {
     let mut request = handle.neighbours().get().set_address_family(AddressFamily::Bridge);
     request.message_mut().header.ifindex = device;
-    request.execute().try_filter_map(|entry| future::ok(read(&entry, device))).try_collect().await
+    let entries: Vec<_> =
+        request.execute().try_filter_map(|entry| future::ok(read(&entry, device))).try_collect().await?;
+    Ok(entries.into_iter().collect())
 }
 
 /// The entry, if it is one of ours on this device.

@@ -1,6 +1,5 @@
 //! Permanent neighbours: which VTEP MAC has the gateway of a peer's subnet (`ip neigh`).
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use futures::{TryStreamExt, future};
@@ -12,6 +11,7 @@ use rtnetlink::packet_route::route::RouteType;
 use rtnetlink::{Error, Handle};
 
 use super::family_of;
+use crate::dataplane::table::Table;
 use crate::mac::Mac;
 
 /// The neighbour entry for a gateway on the device with this index.
@@ -39,17 +39,17 @@ pub(super) fn resolved(device: u32, address: IpAddr, mac: Mac) -> NeighbourMessa
 }
 
 /// Every permanent neighbour on the device.
-pub(super) async fn dump(handle: &Handle, device: u32) -> Result<BTreeMap<IpAddr, Mac>, Error> {
+pub(super) async fn dump(handle: &Handle, device: u32) -> Result<Table<IpAddr, Mac>, Error> {
     let mut neighbours = dump_family(handle, device, AddressFamily::Inet).await?;
     neighbours.extend(dump_family(handle, device, AddressFamily::Inet6).await?);
-    Ok(neighbours)
+    Ok(neighbours.into_iter().collect())
 }
 
 async fn dump_family(
     handle: &Handle,
     device: u32,
     family: AddressFamily,
-) -> Result<BTreeMap<IpAddr, Mac>, Error> {
+) -> Result<Vec<(IpAddr, Mac)>, Error> {
     let mut request = handle.neighbours().get().set_address_family(family);
     request.message_mut().attributes.push(NeighbourAttribute::IfIndex(device));
     request.execute().try_filter_map(|entry| future::ok(read(&entry, device))).try_collect().await

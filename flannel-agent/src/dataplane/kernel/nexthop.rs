@@ -4,7 +4,6 @@
 //! (net/ipv4/fib_semantics.c: `fib_find_info`; its hash knows the device, not the gateway): the ten thousandth
 //! route costs 0.3 ms, and all of them 1.8 s. A nexthop object is found by its number: 0.3 s for all.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
@@ -15,6 +14,7 @@ use rtnetlink::proto::ConnectionHandle;
 use rtnetlink::sys::SocketAddr;
 
 use super::request::Request;
+use crate::dataplane::table::Table;
 
 /// include/uapi/linux/nexthop.h
 const NHA_ID: u16 = 1;
@@ -65,7 +65,7 @@ impl Nexthop {
 }
 
 /// The gateways that have an object of ours on the device. None where the kernel has no such objects.
-pub(super) async fn dump(socket: &ConnectionHandle<Request>, device: u32) -> Result<BTreeMap<Ipv4Addr, ()>> {
+pub(super) async fn dump(socket: &ConnectionHandle<Request>, device: u32) -> Result<Table<Ipv4Addr, ()>> {
     let mut filter = header(RouteProtocol::Unspec, 0);
     attribute(&mut filter, NHA_OIF, device.to_ne_bytes());
     let mut request = NetlinkMessage::from(Request::GetNexthop(filter));
@@ -78,7 +78,7 @@ pub(super) async fn dump(socket: &ConnectionHandle<Request>, device: u32) -> Res
         };
         future::ready(nexthop.filter(|nexthop| nexthop.device == device).map(|nexthop| (nexthop.gateway, ())))
     };
-    Ok(answers.filter_map(read).collect().await)
+    Ok(answers.filter_map(read).collect::<Vec<_>>().await.into_iter().collect())
 }
 
 /// Whether the kernel knows such objects: asked for one that cannot be there, it says that, or that it knows none.

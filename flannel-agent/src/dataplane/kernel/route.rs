@@ -1,6 +1,5 @@
 //! Routes as flanneld writes them: `10.1.15.0/24 via 10.1.15.0 dev flannel.1 onlink`, proto boot, main table.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use futures::{TryStreamExt, future};
@@ -13,6 +12,7 @@ use rtnetlink::{Error, Handle};
 
 use super::{family_of, nexthop};
 use crate::dataplane::desired::Via;
+use crate::dataplane::table::Table;
 
 /// What the kernel gives an IPv6 route that is written without a metric (IP6_RT_PRIO_USER).
 const DEFAULT_METRIC_V6: u32 = 1024;
@@ -47,10 +47,10 @@ pub(super) async fn dump(
     handle: &Handle,
     device: u32,
     flags: RouteFlags,
-) -> Result<BTreeMap<IpNet, Via>, Error> {
+) -> Result<Table<IpNet, Via>, Error> {
     let mut routes = dump_family(handle, device, AddressFamily::Inet, flags).await?;
     routes.extend(dump_family(handle, device, AddressFamily::Inet6, flags).await?);
-    Ok(routes)
+    Ok(routes.into_iter().collect())
 }
 
 async fn dump_family(
@@ -58,7 +58,7 @@ async fn dump_family(
     device: u32,
     family: AddressFamily,
     flags: RouteFlags,
-) -> Result<BTreeMap<IpNet, Via>, Error> {
+) -> Result<Vec<(IpNet, Via)>, Error> {
     let mut request = RouteMessage::default();
     request.header.address_family = family;
     request.header.table = RouteHeader::RT_TABLE_MAIN;

@@ -32,10 +32,11 @@ pub(super) fn measure(program: &Path, leases: u32) -> Result<Sample> {
     let subnet_file = appears(&node.subnet_file(), start)?;
     agent.wait_status(|status| status.ends_with(&peers(leases)), PATIENCE)?;
     let all_leases = start.elapsed();
-    let (cpu, memory) = (cpu(agent.pid())?, peak_memory(agent.pid())?);
+    let cpu = cpu(agent.pid())?;
+    let [memory, peak] = [memory(agent.pid(), "VmRSS:")?, memory(agent.pid(), "VmHWM:")?];
     let new_lease = newcomers(&mut agent, &etcd, leases)?;
     ensure_carries(node, leases + NEWCOMERS)?;
-    Ok(Sample { subnet_file, all_leases, cpu, memory, new_lease })
+    Ok(Sample { subnet_file, all_leases, cpu, memory, peak, new_lease })
 }
 
 /// How long after the start the file is there.
@@ -108,10 +109,11 @@ fn cpu(pid: u32) -> Result<Duration> {
     Ok(Duration::from_nanos(nanoseconds))
 }
 
-/// The most memory that it has had resident, in bytes.
-fn peak_memory(pid: u32) -> Result<u64> {
+/// Resident memory, now (`VmRSS:`) or at its peak (`VmHWM:`), in bytes.
+fn memory(pid: u32, which: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    let line =
+        status.lines().find_map(|line| line.strip_prefix(which)).with_context(|| format!("no {which}"))?;
     let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kib * 1024)
 }

@@ -16,8 +16,10 @@ pub(super) struct Sample {
     pub(super) all_leases: Duration,
     /// On a CPU until then, in user and kernel mode.
     pub(super) cpu: Duration,
-    /// Most memory resident so far, in bytes.
+    /// Memory resident then, in bytes.
     pub(super) memory: u64,
+    /// The most that it had resident until then, in bytes.
+    pub(super) peak: u64,
     /// From the start of a write to etcd until kernel and maps had the lease; median of [`super::node::NEWCOMERS`].
     pub(super) new_lease: Duration,
 }
@@ -45,11 +47,12 @@ type Column = (&'static str, fn(&Sample) -> f64);
 
 impl Sample {
     /// Everything, in the table's order and units.
-    pub(super) const COLUMNS: [Column; 5] = [
+    pub(super) const COLUMNS: [Column; 6] = [
         ("subnet.env ms", |sample| millis(sample.subnet_file)),
         ("all leases ms", |sample| millis(sample.all_leases)),
         ("CPU ms", |sample| millis(sample.cpu)),
         ("memory MB", |sample| megabytes(sample.memory)),
+        ("peak MB", |sample| megabytes(sample.peak)),
         ("new lease ms", |sample| millis(sample.new_lease)),
     ];
 }

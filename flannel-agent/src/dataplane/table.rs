@@ -1,0 +1,119 @@
+//! A table in one piece of memory, sorted by key. It is made anew from tens of thousands of leases whenever one of them
+//! changes, and compared with its predecessor: a tree would take several times as long, and twice the memory.
+
+use std::slice;
+
+/// Keys and their values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table<K, V>(Vec<(K, V)>);
+
+impl<K, V> Default for Table<K, V> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<K: Ord, V> Table<K, V> {
+    /// The value of a key.
+    #[must_use]
+    pub fn get(&self, key: &K) -> Option<&V> {
+        self.0.binary_search_by(|(one, _)| one.cmp(key)).ok().map(|index| &self.0[index].1)
+    }
+
+    /// Whether the key has a value.
+    #[must_use]
+    pub fn contains_key(&self, key: &K) -> bool {
+        self.get(key).is_some()
+    }
+
+    /// The last entry whose key is not behind this one.
+    #[must_use]
+    pub fn last_up_to(&self, key: &K) -> Option<&(K, V)> {
+        self.0[..self.0.partition_point(|(one, _)| one <= key)].last()
+    }
+
+    /// How many entries there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The entries in the order of their keys.
+    pub fn iter(&self) -> Iter<'_, K, V> {
+        self.into_iter()
+    }
+}
+
+/// Of several values of a key the last one counts. What is sorted already is taken over as it is.
+impl<K: Ord, V> FromIterator<(K, V)> for Table<K, V> {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
+        let mut entries: Vec<_> = entries.into_iter().collect();
+        entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+        entries.dedup_by(|later, earlier| {
+            let same = later.0 == earlier.0;
+            if same {
+                std::mem::swap(later, earlier);
+            }
+            same
+        });
+        Self(entries)
+    }
+}
+
+impl<K: Ord, V, const N: usize> From<[(K, V); N]> for Table<K, V> {
+    fn from(entries: [(K, V); N]) -> Self {
+        entries.into_iter().collect()
+    }
+}
+
+/// Entries of a table.
+pub type Iter<'a, K, V> = std::iter::Map<slice::Iter<'a, (K, V)>, fn(&'a (K, V)) -> (&'a K, &'a V)>;
+
+impl<'a, K, V> IntoIterator for &'a Table<K, V> {
+    type Item = (&'a K, &'a V);
+    type IntoIter = Iter<'a, K, V>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter().map(|(key, value)| (key, value))
+    }
+}
+
+impl<K, V> IntoIterator for Table<K, V> {
+    type Item = (K, V);
+    type IntoIter = std::vec::IntoIter<(K, V)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_value_of_a_key_counts_and_keys_are_in_order() {
+        let table = Table::from([(3, 'a'), (1, 'b'), (3, 'c'), (2, 'd'), (1, 'e')]);
+        assert_eq!(table, Table::from([(1, 'e'), (2, 'd'), (3, 'c')]));
+        assert_eq!(table.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!((table.get(&2), table.get(&4)), (Some(&'d'), None));
+        assert_eq!(table.len(), 3);
+        assert!(!table.is_empty() && table.contains_key(&1));
+    }
+
+    #[test]
+    fn the_entry_before_a_key() {
+        let table = Table::from([(10, 'a'), (20, 'b')]);
+        for (key, expected) in
+            [(9, None), (10, Some((10, 'a'))), (19, Some((10, 'a'))), (99, Some((20, 'b')))]
+        {
+            assert_eq!(table.last_up_to(&key).copied(), expected, "{key}");
+        }
+    }
+}
