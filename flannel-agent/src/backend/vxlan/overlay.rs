@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use tracing::debug;
 
 use crate::dataplane::desired::{Floor, Peer};
-use crate::dataplane::kernel::news::{Miss, News};
+use crate::dataplane::kernel::news::{LinkState, Miss, News};
 use crate::dataplane::kernel::{Device, DeviceSpec, Kernel};
 use crate::lease::SubnetKey;
 
@@ -44,9 +44,8 @@ impl Overlay {
     /// Gives the device the base address of our subnet, as source of what the host itself sends.
     pub(super) async fn serve(&mut self, kernel: &Kernel, own: SubnetKey) -> Result<()> {
         self.own = Some(own);
-        let subnet = own.nets().find(|subnet| self.carries(*subnet));
         let subnet =
-            subnet.with_context(|| format!("the lease {own} has no subnet for {}", self.spec.name))?;
+            self.base().with_context(|| format!("the lease {own} has no subnet for {}", self.spec.name))?;
         kernel.ensure_address(self.device.index, IpNet::from(subnet.network())).await
     }
 
@@ -80,11 +79,24 @@ impl Overlay {
     /// Whether the news is that something of ours is no longer as we left it.
     pub(super) fn is_hurt_by(&self, news: &News) -> bool {
         match news {
-            News::Link(index) => *index == self.device.index,
+            News::Link(index, state) => *index == self.device.index && *state != Some(self.link_state()),
+            News::AddressGone(index, address) => {
+                *index == self.device.index && self.base().is_some_and(|base| base.network() == *address)
+            }
             News::Entry(entry) => self.floor.is_contradicted_by(self.device.index, entry),
             News::Lost => true,
             News::Miss(..) => false,
         }
+    }
+
+    /// The device as it should be.
+    const fn link_state(&self) -> LinkState {
+        LinkState { up: true, mtu: self.device.mtu, mac: Some(self.device.mac) }
+    }
+
+    /// Our subnet of this family, once there is one.
+    fn base(&self) -> Option<IpNet> {
+        self.own?.nets().find(|subnet| self.carries(*subnet))
     }
 
     /// Answers a question of the kernel's, if a peer is the answer.

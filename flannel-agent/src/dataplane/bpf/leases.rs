@@ -81,13 +81,15 @@ impl Leases {
 
 /// Takes up the peers' leases that are not wanted any more, and lets go of those that are again, or have been
 /// remembered long enough.
-fn remember(ended: &mut BTreeMap<Ipv4Net, (Lease, Instant)>, current: &Table, desired: &Table, now: Instant) {
-    ended.retain(|subnet, (_, until)| *until > now && !desired.contains_key(subnet));
-    let gone =
-        current.iter().filter(|(subnet, lease)| !desired.contains_key(subnet) && lease.flags & !NODE == 0);
-    ended.extend(gone.map(|(subnet, lease)| {
-        (*subnet, (Lease { flags: lease.flags | ENDED, ..*lease }, now + REMEMBERED))
-    }));
+fn remember(ended: &mut BTreeMap<Ipv4Net, (Lease, Instant)>, current: &Table, wanted: &Table, now: Instant) {
+    ended.retain(|subnet, (_, until)| *until > now && !wanted.contains_key(subnet));
+    let gone = Changes::between(current, wanted).remove.into_iter();
+    let peers = gone.filter(|(_, lease)| lease.flags & !NODE == 0);
+    ended.extend(
+        peers.map(|(subnet, lease)| {
+            (subnet, (Lease { flags: lease.flags | ENDED, ..lease }, now + REMEMBERED))
+        }),
+    );
 }
 
 /// The peers as `LEASES` has them: IPv4 subnets behind IPv4 addresses, and these addresses. And ourselves.

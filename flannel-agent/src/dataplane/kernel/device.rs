@@ -9,8 +9,9 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, anyhow, ensure};
 use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::{Handle, LinkUnspec, LinkVxlan};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
+pub(super) use self::link::read as read_link;
 use self::link::{Link, Vxlan};
 use super::errno;
 use crate::mac::Mac;
@@ -82,7 +83,7 @@ const UDEV_HINT: &str = "is another program changing it, such as systemd-udevd w
 
 async fn adopt_or_replace(handle: &Handle, spec: &DeviceSpec, mac: Mac, link: Link) -> Result<Link> {
     let Some(difference) = difference(spec, &link) else {
-        info!(device = spec.name, %mac, "adopting the existing vxlan device");
+        debug!(device = spec.name, %mac, "the existing vxlan device fits");
         return Ok(link);
     };
     warn!(device = spec.name, difference, %mac, "the existing device does not fit; making it anew with its MAC");

@@ -8,13 +8,14 @@ use futures::StreamExt as _;
 use futures::channel::mpsc::UnboundedReceiver;
 use ipnet::IpNet;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::neighbour::NeighbourMessage;
 use rtnetlink::packet_route::route::RouteFlags;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{AsyncSocket as _, SocketAddr};
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 
-use super::{fdb, filter, neighbour, route};
+use super::{device, fdb, filter, neighbour, route};
 use crate::dataplane::desired::Via;
 use crate::mac::Mac;
 
@@ -31,14 +32,27 @@ const GROUPS: [MulticastGroup; 6] = [
 /// One announcement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
-    /// The interface with this index, or an address of it, is another than before, or gone.
-    Link(u32),
+    /// The interface with this index is like this, or gone.
+    Link(u32, Option<LinkState>),
+    /// The interface with this index has lost an address.
+    AddressGone(u32, IpAddr),
     /// An entry is now like this.
     Entry(Entry),
     /// A packet waits at this interface for an answer.
     Miss(u32, Miss),
     /// There was too much news to keep it all.
     Lost,
+}
+
+/// What can change of an interface while it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkState {
+    /// Whether it is up.
+    pub up: bool,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Its Ethernet address; `None` if it has none.
+    pub mac: Option<Mac>,
 }
 
 /// An entry of the kinds that a floor has, as the kernel has it now.
@@ -103,11 +117,12 @@ fn read(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<News> {
         _ => return None,
     };
     match message {
-        RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
-            Some(News::Link(link.header.index))
+        RouteNetlinkMessage::NewLink(link) => {
+            Some(News::Link(link.header.index, Some(device::read_link(link).state())))
         }
-        RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
-            Some(News::Link(address.header.index))
+        RouteNetlinkMessage::DelLink(link) => Some(News::Link(link.header.index, None)),
+        RouteNetlinkMessage::DelAddress(address) => {
+            Some(News::AddressGone(address.header.index, address_of(address)?))
         }
         RouteNetlinkMessage::NewRoute(message) => {
             let (subnet, way) = route::announced(message, RouteFlags::Onlink)?;
@@ -122,6 +137,13 @@ fn read(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<News> {
         RouteNetlinkMessage::GetNeighbour(entry) => Some(News::Miss(entry.header.ifindex, missed(entry)?)),
         _ => None,
     }
+}
+
+fn address_of(message: &AddressMessage) -> Option<IpAddr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    })
 }
 
 /// A neighbour or an FDB entry.

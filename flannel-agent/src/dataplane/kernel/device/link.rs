@@ -10,11 +10,12 @@ use rtnetlink::{Error, Handle, LinkGetRequest};
 
 use super::super::errno;
 use super::DeviceSpec;
+use crate::dataplane::kernel::news::LinkState;
 use crate::mac::Mac;
 
 /// An interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Link {
+pub(in crate::dataplane::kernel) struct Link {
     pub(super) index: u32,
     pub(super) name: String,
     /// None if it is not an Ethernet device.
@@ -23,6 +24,13 @@ pub(super) struct Link {
     pub(super) up: bool,
     /// If it is a vxlan device.
     pub(super) vxlan: Option<Vxlan>,
+}
+
+impl Link {
+    /// What can change while it lives.
+    pub(in crate::dataplane::kernel) const fn state(&self) -> LinkState {
+        LinkState { up: self.up, mtu: self.mtu, mac: self.mac }
+    }
 }
 
 /// The options of a vxlan device that are fixed when it is created.
@@ -70,7 +78,7 @@ impl Vxlan {
     }
 }
 
-fn read(message: &LinkMessage) -> Link {
+pub(in crate::dataplane::kernel) fn read(message: &LinkMessage) -> Link {
     let up = message.header.flags.contains(LinkFlags::Up);
     let name = String::new();
     let mut link = Link { index: message.header.index, name, mac: None, mtu: 0, up, vxlan: None };
