@@ -1,35 +1,60 @@
 //! Agents that start at the same moment, in a network that has just enough subnets.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
-use flannel_tests::traffic::ping;
-use flannel_tests::{Cluster, TestResult, eventually};
+use anyhow::{Context as _, Result, ensure};
+use flannel_tests::etcd::PREFIX;
+use flannel_tests::wait::throughout;
+use flannel_tests::{Agent, Cluster, Node, TestResult, eventually};
 
-/// Subnets 10.5.1.0 to 10.5.7.0: as many as nodes.
-const TIGHT: &str = r#"{"Network":"10.5.0.0/21","SubnetLen":24,"Backend":{"Type":"vxlan"}}"#;
-const NODES: usize = 7;
+use crate::overlay::lines_of;
+
+/// Subnets 10.5.1.0 to 10.5.60.0: as many as nodes, but for one.
+const TIGHT: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.60.0","Backend":{"Type":"vxlan"}}"#;
+const NODES: usize = 60;
+/// Within this all have a subnet.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Several of the agent's attempts, one in a second.
+const ATTEMPTS: Duration = Duration::from_millis(2500);
+
+/// The subnets that the nodes tell their pods, as etcd's keys.
+fn told(nodes: &[Node]) -> Result<BTreeSet<String>> {
+    let key = |node: &Node| {
+        let subnet = node.subnet_env()?.subnet.context("no subnet")?;
+        let base = std::net::Ipv4Addr::from_bits(subnet.addr.to_bits() & !0xff);
+        Ok(format!("{PREFIX}/subnets/{base}-24"))
+    };
+    nodes.iter().map(key).collect()
+}
 
 #[test]
-fn every_agent_gets_a_subnet_of_its_own() -> TestResult {
-    let cluster = Cluster::segment(NODES)?;
+fn sixty_agents_share_sixty_subnets_and_one_more_waits_for_one() -> TestResult {
+    let cluster = Cluster::segment(NODES + 1)?;
     let etcd = cluster.start_etcd()?;
     etcd.configure(TIGHT)?;
-    let _agents = cluster.start_agents_with(&etcd, |agent| agent.arg("--dataplane=netlink"))?;
-    let keys: BTreeSet<String> = etcd.subnets()?.into_iter().map(|entry| entry.key).collect();
-    let expected =
-        (1..=NODES).map(|n| format!("{}/subnets/10.5.{n}.0-24", flannel_tests::etcd::PREFIX)).collect();
-    assert_eq!(keys, expected);
-    let subnets: BTreeSet<String> = cluster
-        .nodes()
-        .iter()
-        .map(|node| Ok(format!("{:?}", node.subnet_env()?.subnet)))
-        .collect::<anyhow::Result<_>>()?;
-    assert_eq!(subnets.len(), NODES, "nodes have told their pods the same subnet: {subnets:?}");
-    let pods = cluster.one_pod_each()?;
-    for pod in &pods[1..] {
-        eventually("the pods reach each other", std::time::Duration::from_secs(5), || {
-            ping(&pods[0], pod.ip())
-        })?;
-    }
+    let (last, nodes) = cluster.nodes().split_last().context("no nodes")?;
+    let agent = |node| Agent::builder(node).etcd(&etcd).arg("--dataplane=netlink").start();
+    let start = Instant::now();
+    let mut agents = nodes.iter().map(agent).collect::<Result<Vec<_>>>()?;
+    agents.iter_mut().try_for_each(|agent| agent.wait_ready().map(drop))?;
+    let took = start.elapsed();
+    let held: BTreeSet<_> = etcd.subnets()?.into_iter().map(|entry| entry.key).collect();
+    assert_eq!(held.len(), NODES, "{held:?}");
+    assert_eq!(told(nodes)?, held, "what the nodes say is what etcd has");
+    assert!(took < LIMIT, "it took {took:?}");
+
+    let mut late = agent(last)?;
+    eventually("it says that none is free", LIMIT, || {
+        ensure!(late.log().contains("no subnet is free: etcd holds 60 leases"), "{}", late.log());
+        Ok(())
+    })?;
+    throughout("it keeps trying", ATTEMPTS, || late.ensure_running())?;
+    assert_eq!(lines_of(&late.log(), "ERROR").len(), 1, "{}", late.log());
+    agents[0].term()?;
+    let freed = told(&nodes[..1])?;
+    etcd.delete(freed.first().context("no subnet")?)?;
+    late.wait_ready()?;
+    assert_eq!(told(std::slice::from_ref(last))?, freed);
     Ok(())
 }
