@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use flannel_tests::cluster::MGMT;
-use flannel_tests::{Agent, Cluster, Node, TestResult, eventually};
+use flannel_tests::traffic::ping;
+use flannel_tests::{Agent, Cluster, Node, TestResult, Topology, eventually};
 
 use crate::overlay::{NETWORK, Overlay, lines_of};
 
@@ -103,5 +104,32 @@ fn systemd_is_told_how_it_stands() -> TestResult {
     })?;
     overlay.agents[0].term()?;
     assert_eq!(overlay.agents[0].latest_status()?, "stopping");
+    Ok(())
+}
+
+#[test]
+fn figures_for_prometheus() -> TestResult {
+    let port = format!("-healthz-port={PORT}");
+    let overlay = Overlay::start(Topology::segment(2), &[&port, "--dataplane=bpf"], 1)?;
+    let (node, (one, other)) = (&overlay.nodes()[0], overlay.two_pods());
+    ping(one, other.ip())?;
+    // A repair, so that there is an action to count.
+    node.exec(&format!("ip route del {}/24", overlay.base(1)?))?;
+    eventually("the figures tell of it", SOON, || {
+        let (status, text) = get(node, LOCALHOST, "/metrics")?;
+        ensure!(status == 200 && text.ends_with("# EOF\n"), "{status}: {text}");
+        let value = |name: &str| -> Result<f64> {
+            let line =
+                text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| name.to_owned())?;
+            Ok(line.trim().parse()?)
+        };
+        ensure!(value("flannel_leases ")? == 1.0 && value("flannel_datastore_up ")? == 1.0, "{text}");
+        ensure!(value("flannel_dataplane{name=\"bpf\"} ")? == 1.0, "{text}");
+        ensure!(value("flannel_lease_left_seconds ")? > 86_000.0, "{text}");
+        ensure!(value("flannel_reconcile_actions_total{object=\"route\",action=\"set\"} ")? >= 2.0, "{text}");
+        let sent = "flannel_packets_total{outcome=\"encapsulated\",program=\"overlay_egress\"} ";
+        ensure!(value(sent)? >= 1.0, "{text}");
+        Ok(())
+    })?;
     Ok(())
 }

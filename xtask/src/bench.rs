@@ -57,6 +57,9 @@ pub(crate) struct Args {
     /// Measure instead how soon a starting agent has all leases in kernel and maps, and a new one
     #[arg(long, conflicts_with_all = ["only", "before", "plot", "seconds"])]
     control_plane: bool,
+    /// Backend of the leases to start among; the targets of --check are vxlan's
+    #[arg(long, requires = "control_plane", value_enum, default_value_t = control::Carrier::Vxlan)]
+    backend: control::Carrier,
     /// Numbers of leases to start among
     #[arg(long, value_name = "N", num_args = 1.., requires = "control_plane", default_values_t = control::COUNTS,
           value_parser = clap::value_parser!(u32).range(0..=60_000))]

@@ -23,7 +23,7 @@ mod tests;
 pub mod unreachable;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result};
@@ -40,7 +40,7 @@ use self::entry::{Entry, Job};
 use self::news::NewsFeed;
 pub use self::pods::PodPort;
 pub use self::watch::LinkWatch;
-use super::desired::{Answer, Floor, FloorChanges, Via};
+use super::desired::{Answer, Floor, FloorChanges, NEXTHOPS_FROM, Via};
 use crate::config::SubnetRange;
 use crate::metrics::METRICS;
 use crate::uplink::way_to;
@@ -169,15 +169,31 @@ impl Kernel {
         Ok(way.is_some_and(|way| way.index == interface && way.on_link))
     }
 
-    /// Writes routes through the uplink; what fails is reported and does not stop the rest.
+    /// Writes routes through the uplink; what fails is reported and does not stop the rest. Very many at once have
+    /// nexthop objects, as the overlay's have.
     pub async fn set_direct(&self, uplink: u32, routes: &[(IpNet, IpAddr)]) -> Vec<anyhow::Error> {
-        let jobs: Vec<_> = routes.iter().map(|route| Job::Set(Entry::direct(route))).collect();
-        self.batch.run(uplink, &jobs).await
+        let gateways: BTreeSet<_> = routes.iter().filter_map(|(_, gateway)| ipv4(*gateway)).collect();
+        let objects: Vec<_> =
+            gateways.iter().map(|gateway| Job::Set(Entry::direct_nexthop(*gateway))).collect();
+        let by_objects = routes.len() >= NEXTHOPS_FROM && self.batch.run(uplink, &objects).await.is_empty();
+        let via = |gateway| match gateway {
+            IpAddr::V4(gateway) if by_objects => Via::Nexthop(gateway),
+            gateway => Via::Gateway(gateway),
+        };
+        let job = |(subnet, gateway): &(IpNet, IpAddr)| Job::Set(Entry::direct(*subnet, via(*gateway)));
+        self.batch.run(uplink, &routes.iter().map(job).collect::<Vec<_>>()).await
     }
 
-    /// Removes routes through the uplink. Removing what is not there is a success.
+    /// Removes routes through the uplink, however they name their gateway. Removing what is not there is a success.
     pub async fn remove_direct(&self, uplink: u32, routes: &[(IpNet, IpAddr)]) -> Vec<anyhow::Error> {
-        let jobs: Vec<_> = routes.iter().map(|route| Job::Remove(Entry::direct(route))).collect();
+        let mut jobs = Vec::new();
+        for (subnet, gateway) in routes {
+            jobs.push(Job::Remove(Entry::direct(*subnet, Via::Gateway(*gateway))));
+            if let Some(gateway) = ipv4(*gateway) {
+                jobs.push(Job::Remove(Entry::direct(*subnet, Via::Nexthop(gateway))));
+                jobs.push(Job::Remove(Entry::direct_nexthop(gateway)));
+            }
+        }
         self.batch.run(uplink, &jobs).await
     }
 
@@ -283,6 +299,13 @@ fn errno(error: &rtnetlink::Error) -> i32 {
     match error {
         rtnetlink::Error::NetlinkError(refused) => -refused.raw_code(),
         _ => 0,
+    }
+}
+
+const fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
     }
 }
 

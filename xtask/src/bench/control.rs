@@ -18,6 +18,15 @@ use crate::phase;
 use crate::workspace::release_agent;
 use sample::Scale;
 
+/// What carries the packets of those leases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Carrier {
+    /// The kernel's device and BPF
+    Vxlan,
+    /// Routes by way of the peers, all of them on the link
+    HostGw,
+}
+
 /// Leases in the datastore before the agent starts.
 pub(super) const COUNTS: [u32; 6] = [0, 250, 1000, 5000, 10_000, 50_000];
 
@@ -38,7 +47,7 @@ fn measure(args: &Args) -> Result<Vec<Scale>> {
     for round in 1..=args.rounds {
         for scale in &mut scales {
             rounds::ensure_wanted()?;
-            let sample = node::measure(&agent, scale.leases);
+            let sample = node::measure(&agent, args.backend, scale.leases);
             let sample = sample.with_context(|| format!("an agent with {} leases", scale.leases))?;
             phase::note(&format!("round {round} of {}: {} leases: {sample}", args.rounds, scale.leases));
             scale.samples.push(sample);

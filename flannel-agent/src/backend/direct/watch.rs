@@ -85,6 +85,7 @@ mod tests {
     use rtnetlink::packet_route::link::LinkMessage;
 
     use super::*;
+    use crate::dataplane::desired::Via;
     use crate::dataplane::kernel::direct_message;
 
     const UPLINK: u32 = 2;
@@ -92,7 +93,7 @@ mod tests {
     fn route(to: &str) -> RouteMessage {
         let to: IpNet = to.parse().unwrap();
         let gateway = if to.addr().is_ipv4() { "192.168.64.9" } else { "fd00::9" };
-        direct_message(UPLINK, to, gateway.parse().unwrap())
+        direct_message(UPLINK, to, Via::Gateway(gateway.parse().unwrap()))
     }
 
     fn link(index: u32) -> LinkMessage {
@@ -120,7 +121,14 @@ mod tests {
             (NewRoute(route("192.168.66.0/24")), false),
             (NewRoute(route("10.5.3.0/24")), false),
             (DelRoute(route("10.5.3.0/24")), true),
-            (DelRoute(direct_message(7, "10.5.3.0/24".parse().unwrap(), "10.5.3.0".parse().unwrap())), false),
+            (
+                DelRoute(direct_message(
+                    7,
+                    "10.5.3.0/24".parse().unwrap(),
+                    Via::Gateway("10.5.3.0".parse().unwrap()),
+                )),
+                false,
+            ),
             (DelRoute(route("10.5.4.0/24")), false),
             (NewLink(link(UPLINK)), true),
             (NewLink(link(7)), false),

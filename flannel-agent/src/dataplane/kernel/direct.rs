@@ -18,8 +18,8 @@ use crate::dataplane::desired::Via;
 
 /// The route to a peer's subnet by way of the peer's address.
 #[must_use]
-pub fn message(uplink: u32, subnet: IpNet, gateway: IpAddr) -> RouteMessage {
-    let mut message = route::message(uplink, subnet, Via::Gateway(gateway));
+pub fn message(uplink: u32, subnet: IpNet, via: Via) -> RouteMessage {
+    let mut message = route::message(uplink, subnet, via);
     message.header.flags = RouteFlags::empty();
     message
 }

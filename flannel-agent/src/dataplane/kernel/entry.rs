@@ -24,10 +24,11 @@ pub(super) enum Entry {
     },
     Nexthop {
         gateway: Ipv4Addr,
+        onlink: bool,
     },
     Direct {
         subnet: IpNet,
-        gateway: IpAddr,
+        via: Via,
     },
     Neighbour {
         gateway: IpAddr,
@@ -57,11 +58,15 @@ impl Entry {
     }
 
     pub(super) fn nexthop(&(gateway, ()): &(Ipv4Addr, ())) -> Self {
-        Self::Nexthop { gateway }
+        Self::Nexthop { gateway, onlink: true }
     }
 
-    pub(super) fn direct(&(subnet, gateway): &(IpNet, IpAddr)) -> Self {
-        Self::Direct { subnet, gateway }
+    pub(super) const fn direct(subnet: IpNet, via: Via) -> Self {
+        Self::Direct { subnet, via }
+    }
+
+    pub(super) const fn direct_nexthop(gateway: Ipv4Addr) -> Self {
+        Self::Nexthop { gateway, onlink: false }
     }
 
     pub(super) fn neighbour(&(gateway, mac): &(IpAddr, Mac)) -> Self {
@@ -77,9 +82,11 @@ impl Entry {
             Self::Route { subnet, via } => {
                 RouteNetlinkMessage::NewRoute(route::message(device, subnet, via)).into()
             }
-            Self::Nexthop { gateway } => Request::NewNexthop(Nexthop { gateway, device }.message()),
-            Self::Direct { subnet, gateway } => {
-                RouteNetlinkMessage::NewRoute(direct::message(device, subnet, gateway)).into()
+            Self::Nexthop { gateway, onlink } => {
+                Request::NewNexthop(Nexthop { gateway, device, onlink }.message())
+            }
+            Self::Direct { subnet, via } => {
+                RouteNetlinkMessage::NewRoute(direct::message(device, subnet, via)).into()
             }
             Self::Neighbour { gateway, mac } => {
                 RouteNetlinkMessage::NewNeighbour(neighbour::message(device, gateway, mac)).into()
@@ -99,9 +106,9 @@ impl Entry {
             Self::Route { subnet, via } => {
                 RouteNetlinkMessage::DelRoute(route::message(device, subnet, via)).into()
             }
-            Self::Nexthop { gateway } => Request::DelNexthop(Nexthop { gateway, device }.name()),
-            Self::Direct { subnet, gateway } => {
-                RouteNetlinkMessage::DelRoute(direct::message(device, subnet, gateway)).into()
+            Self::Nexthop { gateway, .. } => Request::DelNexthop(nexthop::name(gateway)),
+            Self::Direct { subnet, via } => {
+                RouteNetlinkMessage::DelRoute(direct::message(device, subnet, via)).into()
             }
             Self::Neighbour { gateway, mac } | Self::Resolved { address: gateway, mac } => {
                 RouteNetlinkMessage::DelNeighbour(neighbour::message(device, gateway, mac)).into()
@@ -140,8 +147,10 @@ impl fmt::Display for Entry {
             Self::Route { subnet, via: Via::Nexthop(gateway) } => {
                 write!(f, "route {subnet} by the nexthop object of {gateway}")
             }
-            Self::Nexthop { gateway } => write!(f, "nexthop object {} of {gateway}", nexthop::id(*gateway)),
-            Self::Direct { subnet, gateway } => write!(f, "direct route {subnet} via {gateway}"),
+            Self::Nexthop { gateway, .. } => {
+                write!(f, "nexthop object {} of {gateway}", nexthop::id(*gateway))
+            }
+            Self::Direct { subnet, via } => write!(f, "direct route {subnet} via {}", via.gateway()),
             Self::Neighbour { gateway, mac } | Self::Resolved { address: gateway, mac } => {
                 write!(f, "neighbour {gateway} at {mac}")
             }

@@ -30,6 +30,8 @@ const HEADER: usize = 8;
 pub(super) struct Nexthop {
     pub(super) gateway: Ipv4Addr,
     pub(super) device: u32,
+    /// Whether the gateway is taken to be on the link, whatever the addresses say.
+    pub(super) onlink: bool,
 }
 
 /// The number of a gateway's object: its address. No gateway has two objects, and nobody needs to remember numbers.
@@ -37,20 +39,20 @@ pub(super) fn id(gateway: Ipv4Addr) -> u32 {
     gateway.into()
 }
 
+/// The message that names a gateway's object.
+pub(super) fn name(gateway: Ipv4Addr) -> Vec<u8> {
+    let mut message = header(RouteProtocol::Unspec, 0);
+    attribute(&mut message, NHA_ID, id(gateway).to_ne_bytes());
+    message
+}
+
 impl Nexthop {
     /// The message that makes it.
     pub(super) fn message(self) -> Vec<u8> {
-        let mut message = header(RouteProtocol::Boot, RTNH_F_ONLINK);
+        let mut message = header(RouteProtocol::Boot, if self.onlink { RTNH_F_ONLINK } else { 0 });
         attribute(&mut message, NHA_ID, id(self.gateway).to_ne_bytes());
         attribute(&mut message, NHA_OIF, self.device.to_ne_bytes());
         attribute(&mut message, NHA_GATEWAY, self.gateway.octets());
-        message
-    }
-
-    /// The message that names it.
-    pub(super) fn name(self) -> Vec<u8> {
-        let mut message = header(RouteProtocol::Unspec, 0);
-        attribute(&mut message, NHA_ID, id(self.gateway).to_ne_bytes());
         message
     }
 
@@ -59,8 +61,9 @@ impl Nexthop {
         let flags = message.get(4..HEADER)?.try_into().map(u32::from_ne_bytes).ok()?;
         let value = |wanted| attributes(message).find(|(kind, _)| *kind == wanted)?.1.try_into().ok();
         let gateway = Ipv4Addr::from(value(NHA_GATEWAY)?);
-        let ours = flags & RTNH_F_ONLINK != 0 && u32::from_ne_bytes(value(NHA_ID)?) == id(gateway);
-        ours.then_some(Self { gateway, device: u32::from_ne_bytes(value(NHA_OIF)?) })
+        let device = u32::from_ne_bytes(value(NHA_OIF)?);
+        let ours = u32::from_ne_bytes(value(NHA_ID)?) == id(gateway);
+        ours.then_some(Self { gateway, device, onlink: flags & RTNH_F_ONLINK != 0 })
     }
 }
 
@@ -76,14 +79,18 @@ pub(super) async fn dump(socket: &ConnectionHandle<Request>, device: u32) -> Res
             NetlinkPayload::InnerMessage(Request::NewNexthop(message)) => Nexthop::read(&message),
             _ => None,
         };
-        future::ready(nexthop.filter(|nexthop| nexthop.device == device).map(|nexthop| (nexthop.gateway, ())))
+        future::ready(
+            nexthop
+                .filter(|nexthop| nexthop.device == device && nexthop.onlink)
+                .map(|nexthop| (nexthop.gateway, ())),
+        )
     };
     Ok(answers.filter_map(read).collect::<Vec<_>>().await.into_iter().collect())
 }
 
 /// Whether the kernel knows such objects: asked for one that cannot be there, it says that, or that it knows none.
 pub(super) async fn are_there(socket: &ConnectionHandle<Request>) -> bool {
-    let name = Nexthop { gateway: Ipv4Addr::BROADCAST, device: 0 }.name();
+    let name = name(Ipv4Addr::BROADCAST);
     let mut request = NetlinkMessage::from(Request::GetNexthop(name));
     request.header.flags = NLM_F_REQUEST;
     let Ok(mut answers) = socket.request(request, SocketAddr::new(0, 0)) else { return false };
@@ -124,9 +131,9 @@ mod tests {
 
     #[test]
     fn an_object_is_read_as_it_was_written() {
-        let nexthop = Nexthop { gateway: Ipv4Addr::new(10, 1, 15, 0), device: 7 };
+        let nexthop = Nexthop { gateway: Ipv4Addr::new(10, 1, 15, 0), device: 7, onlink: true };
         assert_eq!(Nexthop::read(&nexthop.message()), Some(nexthop));
-        assert_eq!(Nexthop::read(&nexthop.name()), None);
+        assert_eq!(Nexthop::read(&name(nexthop.gateway)), None);
         let mut foreign = nexthop.message();
         foreign[12] ^= 1;
         assert_eq!(Nexthop::read(&foreign), None, "another number");

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use flannel_tests::{Agent, Cluster, Etcd, Node};
 
+use super::Carrier;
 use super::sample::Sample;
 use crate::bench::series::median;
 
@@ -17,15 +18,16 @@ pub(super) const NEWCOMERS: u32 = 20;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks for a file.
 const LOOK: Duration = Duration::from_micros(200);
-const CONFIG: &str = r#"{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}"#;
 
 /// Starts an agent among so many leases and takes its time.
-pub(super) fn measure(program: &Path, leases: u32) -> Result<Sample> {
+pub(super) fn measure(program: &Path, carrier: Carrier, leases: u32) -> Result<Sample> {
     let cluster = Cluster::segment(1)?;
     let node = cluster.nodes().first().context("no node")?;
     let etcd = cluster.start_etcd()?;
-    etcd.configure(CONFIG)?;
-    etcd.kv().put_all(&(0..leases).map(lease).collect::<Vec<_>>())?;
+    etcd.configure(&format!(r#"{{"Network":"10.0.0.0/8","Backend":{{"Type":"{}"}}}}"#, name(carrier)))?;
+    etcd.kv().put_all(&(0..leases).map(|number| lease(carrier, number)).collect::<Vec<_>>())?;
+    // All peers are on the link.
+    node.exec("ip address add 172.31.255.254/12 dev eth0")?;
 
     let start = Instant::now();
     let mut agent = Agent::builder(node).etcd(&etcd).program(program).start()?;
@@ -34,8 +36,8 @@ pub(super) fn measure(program: &Path, leases: u32) -> Result<Sample> {
     let all_leases = start.elapsed();
     let cpu = cpu(agent.pid())?;
     let [memory, peak] = [memory(agent.pid(), "VmRSS:")?, memory(agent.pid(), "VmHWM:")?];
-    let new_lease = newcomers(&mut agent, &etcd, leases)?;
-    ensure_carries(node, leases + NEWCOMERS)?;
+    let new_lease = newcomers(&mut agent, &etcd, carrier, leases)?;
+    ensure_carries(node, carrier, leases + NEWCOMERS)?;
     Ok(Sample { subnet_file, all_leases, cpu, memory, peak, new_lease })
 }
 
@@ -54,10 +56,10 @@ fn peers(count: u32) -> String {
 }
 
 /// The median time of a new lease.
-fn newcomers(agent: &mut Agent, etcd: &Etcd, leases: u32) -> Result<Duration> {
+fn newcomers(agent: &mut Agent, etcd: &Etcd, carrier: Carrier, leases: u32) -> Result<Duration> {
     let mut times = Vec::new();
     for number in leases..leases + NEWCOMERS {
-        let (key, value) = lease(number);
+        let (key, value) = lease(carrier, number);
         let start = Instant::now();
         etcd.put(&key, &value)?;
         agent.wait_status(|status| status.ends_with(&peers(number + 1)), PATIENCE)?;
@@ -66,22 +68,37 @@ fn newcomers(agent: &mut Agent, etcd: &Etcd, leases: u32) -> Result<Duration> {
     Ok(Duration::from_secs_f64(median(&times)))
 }
 
+const fn name(carrier: Carrier) -> &'static str {
+    match carrier {
+        Carrier::Vxlan => "vxlan",
+        Carrier::HostGw => "host-gw",
+    }
+}
+
 /// Key and value of the lease with this number: 10.1.0.0/24, 10.1.1.0/24 ...
-fn lease(number: u32) -> (String, String) {
+fn lease(carrier: Carrier, number: u32) -> (String, String) {
     let (high, low) = (1 + number / 256, number % 256);
     let node = format!("172.{}.{}.{}", 16 + number / 65_536, number / 256 % 256, low);
     let mac = format!("c6:00:00:{:02x}:{:02x}:{:02x}", number >> 16, number >> 8 & 255, number & 255);
-    let value = format!(
-        r#"{{"PublicIP":"{node}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
-    );
+    let data = match carrier {
+        Carrier::Vxlan => format!(r#","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}"#),
+        Carrier::HostGw => String::new(),
+    };
+    let value =
+        format!(r#"{{"PublicIP":"{node}","PublicIPv6":null,"BackendType":"{}"{data}}}"#, name(carrier));
     (format!("/coreos.com/network/subnets/10.{high}.{low}.0-24"), value)
 }
 
 /// What it says must be so: routes, neighbours, FDB entries and the map hold them all.
-fn ensure_carries(node: &Node, leases: u32) -> Result<()> {
+fn ensure_carries(node: &Node, carrier: Carrier, leases: u32) -> Result<()> {
     let lines = |command: &str, mark: &str| {
         anyhow::Ok(node.exec(command)?.lines().filter(|line| line.contains(mark)).count())
     };
+    if carrier == Carrier::HostGw {
+        let routes = lines("ip route show dev eth0", " via 172.")?;
+        ensure!(routes == leases as usize, "there are {routes} routes, not {leases}");
+        return Ok(());
+    }
     let map = node.bpffs()?.join("flannel/1/LEASES");
     let map = format!("bpftool -j map dump pinned {}", map.display());
     let dump: Vec<serde_json::Value> = serde_json::from_str(&node.exec(&map)?)?;
