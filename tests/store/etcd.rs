@@ -3,4 +3,6 @@
 mod certificates;
 mod login;
 mod managers;
+mod members;
+mod routes;
 mod tls;
