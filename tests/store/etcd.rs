@@ -6,3 +6,4 @@ mod managers;
 mod members;
 mod routes;
 mod tls;
+mod watch;
