@@ -3,4 +3,7 @@
 mod certificates;
 mod login;
 mod managers;
+mod members;
+mod routes;
 mod tls;
+mod watch;

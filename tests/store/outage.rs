@@ -15,6 +15,8 @@ use crate::overlay::{NETWORK, Overlay, lines_of};
 const ATTEMPTS: Duration = Duration::from_millis(2500);
 /// How long etcd is away under traffic.
 const AWAY: Duration = Duration::from_millis(500);
+/// A ping, the wait for its answer, and some room.
+const NOTICED: Duration = Duration::from_secs(15);
 /// The longest pause between attempts to watch again, and some room.
 const WATCHING_AGAIN: Duration = Duration::from_secs(8);
 
@@ -92,6 +94,24 @@ fn etcd_hangs_for_a_while() -> TestResult {
     let mut overlay = Overlay::bpf(2)?;
     let streams = overlay.streams()?;
     overlay.etcd.stop()?;
+    ensure_pods_talk(&overlay)?;
+    overlay.etcd.cont()?;
+    ensure_follows(&overlay)?;
+    streams.ensure_whole()?;
+    Ok(())
+}
+
+#[test]
+fn etcd_hangs_until_it_is_given_up() -> TestResult {
+    let mut overlay = Overlay::bpf(2)?;
+    let streams = overlay.streams()?;
+    overlay.etcd.stop()?;
+    for agent in &overlay.agents {
+        eventually("the agents notice", NOTICED, || {
+            ensure!(agent.log().contains("lost the watch on the leases"), "{}", agent.log());
+            Ok(())
+        })?;
+    }
     ensure_pods_talk(&overlay)?;
     overlay.etcd.cont()?;
     ensure_follows(&overlay)?;

@@ -166,4 +166,6 @@ fn free(config: &NetworkConfig, leases: &[Taken], random: u64) -> Option<SubnetK
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 //!
 //! Pure. A refused entry changes nothing: neither the other leases nor the good value that its key had.
 
+mod claims;
 mod judge;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use super::{LeaseUpdate, RawLease, SubnetKey};
 use crate::config::NetworkConfig;
 use crate::dataplane::desired::Peer;
 
+use claims::Claims;
 pub use judge::Reason;
 use judge::{Judge, Verdict};
 
@@ -20,6 +22,7 @@ use judge::{Judge, Verdict};
 pub struct LeaseSet {
     judge: Judge,
     peers: BTreeMap<SubnetKey, Vec<Peer>>,
+    claims: Claims,
     own: Option<PublicIps>,
     /// Refused values by key, so that each is reported once.
     refused: BTreeMap<String, Vec<u8>>,
@@ -45,7 +48,7 @@ impl LeaseSet {
     #[must_use]
     pub fn new(config: &NetworkConfig, own: SubnetKey) -> Self {
         let judge = Judge::new(config, own);
-        Self { judge, peers: BTreeMap::new(), own: None, refused: BTreeMap::new() }
+        Self { judge, peers: BTreeMap::new(), claims: Claims::default(), own: None, refused: BTreeMap::new() }
     }
 
     /// Takes in what the datastore says. Returns the entries refused, each once per key and value.
@@ -84,38 +87,65 @@ impl LeaseSet {
     fn keep_only(&mut self, leases: &[RawLease]) {
         let present: BTreeSet<&str> = leases.iter().map(|lease| lease.key.as_str()).collect();
         let keys: BTreeSet<SubnetKey> = present.iter().filter_map(|key| key.parse().ok()).collect();
-        self.peers.retain(|key, _| keys.contains(key));
+        for (key, _) in self.peers.extract_if(.., |key, _| !keys.contains(key)) {
+            self.claims.free(&key);
+        }
         self.own = self.own.filter(|_| keys.contains(&self.judge.own));
         self.refused.retain(|key, _| present.contains(key.as_str()));
     }
 
     fn put(&mut self, lease: RawLease) -> Option<Refusal> {
-        if self.refused.get(&lease.key) == Some(&lease.value) {
-            return None;
-        }
-        match self.judge.judge(&lease) {
-            Ok(Verdict::Own(holder)) => self.own = Some(holder),
-            Ok(Verdict::Peer(key, peers)) => {
-                self.peers.insert(key, peers);
+        match self.judge.judge(&lease).and_then(|verdict| self.take_in(verdict)) {
+            Ok(()) => {
+                self.refused.remove(&lease.key);
+                None
             }
             Err(reason) => {
-                self.refused.insert(lease.key.clone(), lease.value);
-                return Some(Refusal { key: lease.key, reason });
+                let RawLease { key, value } = lease;
+                let told = self.refused.insert(key.clone(), value.clone()) == Some(value);
+                (!told).then_some(Refusal { key, reason })
             }
         }
-        self.refused.remove(&lease.key);
-        None
+    }
+
+    fn take_in(&mut self, verdict: Verdict) -> Result<(), Reason> {
+        match verdict {
+            Verdict::Own(holder) => self.own = Some(holder),
+            Verdict::Peer(key, peers) => {
+                if let Some(other) = self.claims.rival(&key) {
+                    return Err(Reason::OverlapsPeer { other });
+                }
+                self.claims.take(key);
+                self.peers.insert(key, peers);
+            }
+        }
+        Ok(())
     }
 
     fn delete(&mut self, key: &str) {
         self.refused.remove(key);
         let Ok(key) = key.parse::<SubnetKey>() else { return };
-        self.peers.remove(&key);
+        if self.peers.remove(&key).is_some() {
+            self.claims.free(&key);
+            self.give_way(key);
+        }
         if key == self.judge.own {
             self.own = None;
         }
     }
+
+    /// Takes in what was refused because it overlaps this lease.
+    fn give_way(&mut self, gone: SubnetKey) {
+        let waited = |key: &&String| key.parse::<SubnetKey>().is_ok_and(|key| key.overlaps(&gone));
+        let waiting: Vec<String> = self.refused.keys().filter(waited).cloned().collect();
+        for key in waiting {
+            let value = self.refused.get(&key).cloned().unwrap_or_default();
+            self.put(RawLease { key, value });
+        }
+    }
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

@@ -10,18 +10,18 @@ use flannel_tests::etcd::{Entry, PREFIX};
 use flannel_tests::{Etcd, TestResult};
 
 /// Subnets 10.5.1.0 to 10.5.9.0.
-const V4: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.9.0","Backend":{"Type":"vxlan"}}"#;
+pub(super) const V4: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.9.0","Backend":{"Type":"vxlan"}}"#;
 const DUAL: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.9.0","EnableIPv6":true,"IPv6Network":"fd44::/48","IPv6SubnetMax":"fd44:0:0:9::","Backend":{"Type":"vxlan"}}"#;
 const V6: &str = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd44::/48","IPv6SubnetMax":"fd44:0:0:9::","Backend":{"Type":"vxlan"}}"#;
 /// As many as each of the networks has subnets.
 const NODES: u8 = 9;
 const DAY: i64 = 86_400;
 
-fn run<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) fn run<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
 }
 
-fn manager(etcd: &Etcd) -> EtcdManager {
+pub(super) fn manager(etcd: &Etcd) -> EtcdManager {
     let (endpoints, prefix) = (vec![etcd.endpoint()], PREFIX.to_owned());
     EtcdManager::new(EtcdOptions { endpoints, prefix, tls: TlsFiles::default(), login: None })
 }
@@ -33,7 +33,7 @@ fn dual_value(node: u8) -> String {
     )
 }
 
-fn v4_value(node: u8) -> String {
+pub(super) fn v4_value(node: u8) -> String {
     format!(
         r#"{{"PublicIP":"192.168.0.{node}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:{node:02x}"}}}}"#
     )
@@ -50,7 +50,7 @@ fn attrs(value: &str) -> Result<LeaseAttrs> {
 }
 
 /// What an agent does at its start that would write this value and had this subnet in its last run.
-fn acquire(etcd: &Etcd, config: &str, value: &str, previous: Option<&str>) -> Result<OwnLease> {
+pub(super) fn acquire(etcd: &Etcd, config: &str, value: &str, previous: Option<&str>) -> Result<OwnLease> {
     let previous = previous.map(str::parse).transpose()?;
     let (config, attrs) = (NetworkConfig::parse(config)?, attrs(value)?);
     run(async { manager(etcd).acquire(&config, &attrs, previous).await })

@@ -38,6 +38,12 @@ pub enum Reason {
         /// Our subnet.
         own: SubnetKey,
     },
+    /// Another lease, which came first, has some of its addresses.
+    #[error("it overlaps the lease {other}, which was there first; delete the wrong one")]
+    OverlapsPeer {
+        /// The other lease.
+        other: SubnetKey,
+    },
     /// The node runs another backend.
     #[error("its backend is {theirs:?}, this node's is {ours:?}")]
     OtherBackend {

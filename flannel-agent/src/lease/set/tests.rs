@@ -223,6 +223,27 @@ fn the_last_event_counts_and_keys_do_not_mix() {
 }
 
 #[test]
+fn of_leases_that_overlap_the_first_counts_until_it_is_gone() {
+    let other = value("192.168.0.3", MAC);
+    for rival in ["10.5.2.0-25", "10.5.2.0-23", "10.5.2.128-25", "10.5.2.0-24&fd44::-64"] {
+        let mut set = set();
+        set.apply(put(PEER, &value("192.168.0.2", MAC)));
+        let before = peers(&set);
+        let reason = Reason::OverlapsPeer { other: PEER.parse().unwrap() };
+        assert_eq!(set.apply(put(rival, &other)), [Refusal { key: rival.into(), reason }]);
+        assert_eq!(peers(&set), before, "{rival}");
+        // The first may change, and both may be read again.
+        set.apply(put(PEER, &value("192.168.0.4", MAC)));
+        let both = vec![lease(rival, &other), lease(PEER, &value("192.168.0.4", MAC))];
+        assert_eq!(set.apply(LeaseUpdate::Snapshot(both)), []);
+        assert_eq!(peers(&set), [format!("10.5.2.0/24 192.168.0.4 {MAC}")], "{rival}");
+        assert_eq!(set.apply(LeaseUpdate::Delete(PEER.into())), []);
+        assert_eq!(set.peers().len(), 1, "{rival}");
+        assert!(peers(&set)[0].contains("192.168.0.3"), "{rival}: {:?}", peers(&set));
+    }
+}
+
+#[test]
 fn the_own_lease_is_watched_and_is_no_peer() {
     let mut set = set();
     assert_eq!(set.own(), None);

@@ -1,0 +1,154 @@
+//! What holds after any updates, bad ones among them.
+
+use std::collections::BTreeMap;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+
+use super::*;
+use crate::lease::key::overlap;
+
+const OWN: &str = "10.5.1.0-24&fd44:0:0:1::-64";
+const CONFIG: &str = r#"{"Network": "10.5.0.0/21", "EnableIPv6": true, "IPv6Network": "fd44::/61", "Backend": {"Type": "vxlan"}}"#;
+
+/// So few subnets that they often overlap, some of them outside the network.
+fn keys() -> impl Strategy<Value = String> {
+    let v4 =
+        (0..10u8, 22..26u8).prop_map(|(n, len)| Ipv4Net::new([10, 5, n, 0].into(), len).unwrap().trunc());
+    let v6 = (0..10u16, 62..65u8)
+        .prop_map(|(n, len)| Ipv6Net::new([0xfd44, 0, 0, n, 0, 0, 0, 0].into(), len).unwrap().trunc());
+    let subnets = (option::weighted(0.8, v4), option::weighted(0.7, v6));
+    prop_oneof![
+        20 => subnets.prop_map(|(v4, v6)| SubnetKey { v4, v6 }.to_string()),
+        1 => Just(OWN.to_owned()),
+        1 => "[a-z0-9.&-]{0,12}",
+    ]
+}
+
+fn values() -> impl Strategy<Value = String> {
+    let good = (1..5u8, 1..5u8).prop_map(|(ip, mac)| {
+        let data = format!(r#"{{"VNI":1,"VtepMAC":"c6:00:00:00:00:{mac:02x}"}}"#);
+        format!(
+            r#"{{"PublicIP":"192.168.0.{ip}","PublicIPv6":"fd00::{ip}","BackendType":"vxlan","BackendData":{data},"BackendV6Data":{data}}}"#
+        )
+    });
+    prop_oneof![4 => good, 1 => Just(String::new()), 1 => Just("{}".to_owned())]
+}
+
+/// What happens to the datastore: a lease is written or deleted, or all of it is read again.
+#[derive(Clone, Debug)]
+enum Event {
+    Put(String, String),
+    Delete(String),
+    Gap(Vec<(String, String)>),
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let event = prop_oneof![
+        10 => (keys(), values()).prop_map(|(key, value)| Event::Put(key, value)),
+        5 => keys().prop_map(Event::Delete),
+        1 => vec((keys(), values()), 0..20).prop_map(Event::Gap),
+    ];
+    vec(event, 0..60)
+}
+
+type Datastore = BTreeMap<String, String>;
+
+fn lease((key, value): (&String, &String)) -> RawLease {
+    RawLease { key: key.clone(), value: value.clone().into_bytes() }
+}
+
+fn snapshot(datastore: &Datastore) -> LeaseUpdate {
+    LeaseUpdate::Snapshot(datastore.iter().map(lease).collect())
+}
+
+/// The update that tells of an event.
+fn update(event: Event, datastore: &mut Datastore) -> LeaseUpdate {
+    match event {
+        Event::Put(key, value) => {
+            datastore.insert(key.clone(), value.clone());
+            LeaseUpdate::Put(lease((&key, &value)))
+        }
+        Event::Delete(key) => {
+            datastore.remove(&key);
+            LeaseUpdate::Delete(key)
+        }
+        Event::Gap(leases) => {
+            *datastore = leases.into_iter().collect();
+            snapshot(datastore)
+        }
+    }
+}
+
+fn set() -> LeaseSet {
+    LeaseSet::new(&NetworkConfig::parse(CONFIG).unwrap(), OWN.parse().unwrap())
+}
+
+fn state(set: &LeaseSet) -> (Vec<Peer>, Option<PublicIps>) {
+    (set.peers(), set.own())
+}
+
+proptest! {
+    #[test]
+    fn no_two_peers_overlap_and_none_leaves_the_network_or_overlaps_us(events in events()) {
+        let (mut set, mut datastore) = (set(), Datastore::new());
+        let own: SubnetKey = OWN.parse().unwrap();
+        let networks: [IpNet; 2] = ["10.5.0.0/21", "fd44::/61"].map(|net| net.parse().unwrap());
+        for event in events {
+            set.apply(update(event, &mut datastore));
+            let peers = set.peers();
+            for (n, peer) in peers.iter().enumerate() {
+                prop_assert!(networks.iter().any(|network| network.contains(&peer.subnet)), "{peer:?}");
+                prop_assert!(!own.nets().any(|own| overlap(own, peer.subnet)), "{peer:?}");
+                let other = peers[..n].iter().find(|other| overlap(other.subnet, peer.subnet));
+                prop_assert!(other.is_none(), "{peer:?} {other:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_what_is_known_changes_and_tells_nothing(events in events()) {
+        let (mut set, mut datastore) = (set(), Datastore::new());
+        for event in events {
+            set.apply(update(event, &mut datastore));
+            let before = state(&set);
+            prop_assert_eq!(set.apply(snapshot(&datastore)), []);
+            prop_assert_eq!(state(&set), before);
+        }
+    }
+
+    #[test]
+    fn every_peer_is_in_the_datastore_and_every_refusal_is_told_once(events in events()) {
+        let (mut set, mut datastore) = (set(), Datastore::new());
+        for event in events {
+            let refusals = set.apply(update(event, &mut datastore));
+            for refusal in refusals {
+                let value = datastore.get(&refusal.key).map(|value| value.as_bytes());
+                prop_assert_eq!(set.refused.get(&refusal.key).map(Vec::as_slice), value);
+                let again = LeaseUpdate::Put(lease((&refusal.key, &datastore[&refusal.key])));
+                prop_assert_eq!(set.apply(again), []);
+            }
+            let known: Vec<SubnetKey> = datastore.keys().filter_map(|key| key.parse().ok()).collect();
+            prop_assert!(set.peers.keys().all(|key| known.contains(key)));
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_changes_nothing(events in events()) {
+        let (mut all, mut pure, mut datastore) = (set(), set(), Datastore::new());
+        for event in events {
+            let is_key = match &event {
+                Event::Put(key, _) | Event::Delete(key) => key.parse::<SubnetKey>().is_ok(),
+                Event::Gap(_) => true,
+            };
+            let update = update(event, &mut datastore);
+            if is_key {
+                pure.apply(update.clone());
+            }
+            all.apply(update);
+            prop_assert_eq!(state(&all), state(&pure));
+        }
+    }
+}
