@@ -118,3 +118,34 @@ fn a_good_lease_that_turns_bad_keeps_its_last_good_value() -> TestResult {
     ensure_known(&overlay, &[later])?;
     Ok(())
 }
+
+#[test]
+fn who_claims_what_somebody_has_is_named_once_and_changes_nothing() -> TestResult {
+    let overlay = Overlay::bpf(2)?;
+    let streams = overlay.streams()?;
+    let base = overlay.base(0)?;
+    let half = std::net::Ipv4Addr::from_bits(base.to_bits() + 128);
+    let rivals = [format!("{base}-25"), format!("{half}-25"), format!("{base}-24&fd44::-64")];
+    let beside =
+        ["subnets", "subnet/10.5.99.0-24", "subnetsx/10.5.99.0-24", "x/subnets/10.5.99.0-24", "10.5.99.0-24"];
+    for _ in 0..2 {
+        let claims = rivals.iter().map(|key| entry(key, GOOD));
+        let beside = beside.iter().map(|key| (format!("{PREFIX}/{key}"), GOOD.to_owned()));
+        overlay.etcd.kv().put_all(&claims.chain(beside).collect::<Vec<_>>())?;
+    }
+    let late = peer(121);
+    overlay.etcd.put(&late.key(), &late.value())?;
+    ensure_known(&overlay, &[late])?;
+    let whose = ["this node's own subnet".to_owned(), format!("the lease {base}-24")];
+    for (agent, whose) in overlay.agents.iter().zip(whose) {
+        let warnings = lines_of(&agent.log(), "WARN");
+        assert_eq!(warnings.len(), rivals.len(), "{warnings:#?}");
+        for key in &rivals {
+            let named =
+                |line: &&String| line.contains(&format!("lease {key} not used")) && line.contains(&whose);
+            assert_eq!(warnings.iter().filter(named).count(), 1, "{key}: {warnings:#?}");
+        }
+    }
+    streams.ensure_whole()?;
+    Ok(())
+}

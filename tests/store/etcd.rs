@@ -4,6 +4,7 @@ mod certificates;
 mod login;
 mod managers;
 mod members;
+mod requests;
 mod routes;
 mod tls;
 mod watch;

@@ -119,16 +119,28 @@ impl Gateway {
         self.post("kv/compaction", &json!({"revision": revision, "physical": true})).map(drop)
     }
 
+    /// How many requests of one kind (`Range`) etcd has served since it started, the test bed's own too.
+    pub fn served(&self, method: &str) -> Result<u64> {
+        let metrics = self.exchange("GET", "/metrics", "").context("etcd's metrics")?;
+        let label = format!("grpc_method=\"{method}\"");
+        let counters = metrics.lines().filter(|line| line.starts_with("grpc_server_started_total"));
+        let counter =
+            counters.filter(|line| line.contains(&label)).filter_map(|line| line.rsplit(' ').next());
+        counter.map(|count| Ok(count.parse::<f64>()? as u64)).sum()
+    }
+
     /// Any call of etcd's v3 JSON API.
     pub fn post(&self, path: &str, body: &Value) -> Result<Value> {
         self.request("POST", &format!("/v3/{path}"), &body.to_string())
     }
 
     fn request(&self, method: &str, path: &str, body: &str) -> Result<Value> {
-        self.exchange(method, path, body).with_context(|| format!("{method} {path} at etcd {}", self.address))
+        let answer = self.exchange(method, path, body);
+        let json = answer.and_then(|answer| serde_json::from_str(&answer).context("the answer is not JSON"));
+        json.with_context(|| format!("{method} {path} at etcd {}", self.address))
     }
 
-    fn exchange(&self, method: &str, path: &str, body: &str) -> Result<Value> {
+    fn exchange(&self, method: &str, path: &str, body: &str) -> Result<String> {
         let mut stream = self.connect()?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
@@ -143,7 +155,7 @@ impl Gateway {
         let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
         let status = head.split(' ').nth(1).unwrap_or_default();
         ensure!(status == "200", "status {status}: {}", body.trim());
-        serde_json::from_str(body).context("the answer is not JSON")
+        Ok(body.to_owned())
     }
 
     fn connect(&self) -> Result<TcpStream> {

@@ -125,7 +125,7 @@ proptest! {
         for event in events {
             let refusals = set.apply(update(event, &mut datastore));
             for refusal in refusals {
-                let value = datastore.get(&refusal.key).map(|value| value.as_bytes());
+                let value = datastore.get(&refusal.key).map(String::as_bytes);
                 prop_assert_eq!(set.refused.get(&refusal.key).map(Vec::as_slice), value);
                 let again = LeaseUpdate::Put(lease((&refusal.key, &datastore[&refusal.key])));
                 prop_assert_eq!(set.apply(again), []);
