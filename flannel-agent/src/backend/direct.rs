@@ -107,6 +107,6 @@ impl Direct {
         for (subnet, _) in &surplus {
             self.routes.remove(subnet);
         }
-        kernel.remove_direct(self.uplink, &surplus).await
+        kernel.remove_direct(self.uplink, &surplus, &self.routes).await
     }
 }

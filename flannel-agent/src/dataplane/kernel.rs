@@ -184,14 +184,22 @@ impl Kernel {
         self.batch.run(uplink, &routes.iter().map(job).collect::<Vec<_>>()).await
     }
 
-    /// Removes routes through the uplink, however they name their gateway. Removing what is not there is a success.
-    pub async fn remove_direct(&self, uplink: u32, routes: &[(IpNet, IpAddr)]) -> Vec<anyhow::Error> {
+    /// Removes routes through the uplink, however they name their gateway, and the objects of gateways that none of the
+    /// routes that stay has. Removing what is not there is a success.
+    pub async fn remove_direct(
+        &self,
+        uplink: u32,
+        routes: &[(IpNet, IpAddr)],
+        staying: &BTreeMap<IpNet, IpAddr>,
+    ) -> Vec<anyhow::Error> {
+        let in_use: BTreeSet<_> = staying.values().collect();
         let mut jobs = Vec::new();
         for (subnet, gateway) in routes {
             jobs.push(Job::Remove(Entry::direct(*subnet, Via::Gateway(*gateway))));
-            if let Some(gateway) = ipv4(*gateway) {
-                jobs.push(Job::Remove(Entry::direct(*subnet, Via::Nexthop(gateway))));
-                jobs.push(Job::Remove(Entry::direct_nexthop(gateway)));
+            let Some(object) = ipv4(*gateway) else { continue };
+            jobs.push(Job::Remove(Entry::direct(*subnet, Via::Nexthop(object))));
+            if !in_use.contains(gateway) {
+                jobs.push(Job::Remove(Entry::direct_nexthop(object)));
             }
         }
         self.batch.run(uplink, &jobs).await

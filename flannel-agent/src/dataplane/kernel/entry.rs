@@ -133,10 +133,15 @@ impl Job {
         message
     }
 
-    /// Whether the errno means that there was nothing to remove (ENODEV: not even the device).
-    pub(super) fn tolerates(self, errno: i32) -> bool {
-        let absent = matches!(errno, libc::ESRCH | libc::ENOENT | libc::ENODEV);
-        absent && matches!(self, Self::Remove(_))
+    /// Whether the errno means that there was nothing to remove. ENODEV: not even the device; EINVAL: not even the
+    /// nexthop object that the route would have (the kernel's net/ipv4/fib_frontend.c, `inet_rtm_delroute`).
+    pub(super) const fn tolerates(self, errno: i32) -> bool {
+        let Self::Remove(entry) = self else { return false };
+        let by_object = matches!(
+            entry,
+            Entry::Route { via: Via::Nexthop(_), .. } | Entry::Direct { via: Via::Nexthop(_), .. }
+        );
+        matches!(errno, libc::ESRCH | libc::ENOENT | libc::ENODEV) || (by_object && errno == libc::EINVAL)
     }
 }
 
