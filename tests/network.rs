@@ -19,6 +19,7 @@ mod routed;
 mod takeover;
 mod tcp;
 mod too_big;
+mod trace;
 mod truncated;
 mod udp;
 mod uplink;

@@ -12,7 +12,7 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::RouteMessage;
 
-use crate::dataplane::bpf::{self, pins::Pins};
+use crate::dataplane::bpf::{self, pins, pins::Pins};
 use crate::dataplane::kernel::{destination_of, unreachable};
 use crate::lease::SubnetKey;
 use crate::{firewall, subnet_file};
@@ -95,10 +95,13 @@ fn running_agent() -> Result<Option<u32>> {
 /// Takes the programs of every VNI off their hooks, with maps and links.
 fn remove_programs(bpffs: &Path) -> Results {
     let dir = bpffs.join(abi::PIN_DIR);
-    let Ok(overlays) = fs::read_dir(&dir) else { return Vec::new() };
-    let vnis = overlays.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let mut results: Results = vnis
-        .map(|vni: u32| {
+    if !dir.exists() {
+        return Vec::new();
+    }
+    let mut results: Results = pins::vnis(bpffs)
+        .unwrap_or_default()
+        .into_iter()
+        .map(|vni| {
             bpf::detach(&Pins::new(bpffs, vni))?;
             Ok(format!("removed BPF programs and maps of VNI {vni}"))
         })

@@ -12,6 +12,7 @@ use regex::Regex;
 
 use crate::cleanup::Cleanup;
 use crate::docker_opts::DockerOpts;
+use crate::trace::Trace;
 
 /// A node's share of the overlay network: takes a pod subnet and makes it reach the others.
 ///
@@ -218,6 +219,11 @@ pub enum Command {
     DockerOpts(DockerOpts),
     /// Removes every trace of the agent from this node; the datastore is not touched.
     Cleanup(Cleanup),
+    /// Says where a packet would go from here, and why: which BPF program takes it and what it makes of it, or what the
+    /// kernel's routes, neighbours and FDB entries do with it. Nothing is sent, and the node does not notice.
+    ///
+    /// Ask on the node of --src, and the packet is followed out; ask on the node of --dst, and it is followed in.
+    Trace(Trace),
 }
 
 /// Who moves packets.

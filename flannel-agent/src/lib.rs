@@ -5,6 +5,7 @@
 
 mod atomic_file;
 pub mod backend;
+mod checksum;
 pub mod cleanup;
 pub mod cli;
 pub mod config;
@@ -20,4 +21,5 @@ pub mod metrics;
 pub mod notify;
 pub mod signals;
 pub mod subnet_file;
+pub mod trace;
 pub mod uplink;

@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use flannel_agent::cli::{Command, Flags};
-use flannel_agent::{cleanup, daemon, docker_opts};
+use flannel_agent::{cleanup, daemon, docker_opts, trace};
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 
@@ -16,6 +16,7 @@ async fn main() -> ExitCode {
             ended(docker_opts::run(options).await, |error| eprintln!("{error:#}"))
         }
         Some(Command::Cleanup(options)) => ended(cleanup::run(options).await, |error| eprintln!("{error:#}")),
+        Some(Command::Trace(options)) => ended(trace::run(options).await, |error| eprintln!("{error:#}")),
         None => {
             start_log(&flags);
             ended(daemon::run(flags).await, |error| error!("{error:#}"))

@@ -20,6 +20,7 @@ use crate::dataplane::desired::Peer;
 pub mod attach;
 mod batch;
 pub mod counters;
+pub mod dry_run;
 mod flows;
 mod leases;
 pub mod logs;
@@ -60,17 +61,7 @@ impl Bpf {
         let previous = pins.prepare()?;
         // Logging that is off costs nothing: the verifier removes it.
         let level = if debug { aya_log::Level::Debug as u8 } else { 0 };
-        let mut loader = EbpfLoader::new();
-        loader.override_global(aya_log::LEVEL, &level, true).verifier_log_level(VerifierLogLevel::STATS);
-        for name in abi::PINNED_MAPS {
-            loader.map_pin_path(name, pins.path(name));
-        }
-        let mut ebpf = loader.load(OBJECT).context("loading the BPF maps")?;
-        for hook in Hook::ALL {
-            program(&mut ebpf, *hook)?
-                .load()
-                .with_context(|| format!("loading the BPF program {}", hook.program()))?;
-        }
+        let mut ebpf = load_programs(&pins, &abi::PINNED_MAPS, level)?;
         let config = Array::try_from(take(&mut ebpf, abi::CONFIG)?)?;
         let leases = Leases::open(take(&mut ebpf, abi::LEASES)?)?;
         let flows = HashMap::try_from(take(&mut ebpf, abi::FLOWS)?)?;
@@ -145,6 +136,21 @@ impl Bpf {
     pub fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
+}
+
+/// Loads the programs, on the pinned maps of these names, and on new ones for the others.
+fn load_programs(pins: &Pins, maps: &[&'static str], log_level: u8) -> Result<Ebpf> {
+    let mut loader = EbpfLoader::new();
+    loader.override_global(aya_log::LEVEL, &log_level, true).verifier_log_level(VerifierLogLevel::STATS);
+    for name in maps {
+        loader.map_pin_path(name, pins.path(name));
+    }
+    let mut ebpf = loader.load(OBJECT).context("loading the BPF maps")?;
+    for hook in Hook::ALL {
+        let loaded = program(&mut ebpf, *hook)?.load();
+        loaded.with_context(|| format!("loading the BPF program {}", hook.program()))?;
+    }
+    Ok(ebpf)
 }
 
 /// Takes an earlier agent's programs off their hooks and removes their pins: the floor carries everything.

@@ -12,6 +12,8 @@ mod direct;
 mod entry;
 mod fdb;
 mod filter;
+pub mod interface;
+pub mod lookup;
 mod neighbour;
 pub mod news;
 mod nexthop;

@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use crate::checksum::{checksum, fold};
+
 /// Without options.
 const HEADER: usize = 20;
 const ICMP_HEADER: usize = 8;
@@ -65,19 +67,6 @@ fn header(packet: &[u8]) -> Option<usize> {
 fn address(packet: &[u8], at: usize) -> Option<Ipv4Addr> {
     let bytes: [u8; 4] = packet.get(at..at + 4)?.try_into().ok()?;
     Some(bytes.into())
-}
-
-/// RFC 1071.
-fn checksum(bytes: &[u8]) -> u16 {
-    let word = |pair: &[u8]| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
-    !fold(bytes.chunks(2).map(word).sum())
-}
-
-fn fold(mut sum: u32) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
 }
 
 #[cfg(test)]

@@ -115,7 +115,8 @@ fn key(subnet: Ipv4Net) -> Key<[u8; 4]> {
     Key::new(subnet.prefix_len().into(), subnet.network().octets())
 }
 
-fn entries(map: &LpmTrie<MapData, [u8; 4], Lease>) -> Result<Table> {
+/// What the map holds.
+pub(super) fn entries(map: &LpmTrie<MapData, [u8; 4], Lease>) -> Result<Table> {
     map.iter()
         .map(|entry| {
             let (key, lease) = entry.context("reading LEASES")?;

@@ -1,6 +1,7 @@
 //! Where programs, maps and links outlive the agent.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -10,6 +11,19 @@ use flannel_common::node::Node;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use tracing::{info, warn};
+
+/// The VNIs of the overlays whose objects are pinned below the BPF filesystem at `bpffs`.
+///
+/// # Errors
+/// The folder is there and cannot be read.
+pub fn vnis(bpffs: &Path) -> io::Result<Vec<u32>> {
+    match fs::read_dir(bpffs.join(abi::PIN_DIR)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        overlays => {
+            Ok(overlays?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+        }
+    }
+}
 
 /// The folder of one overlay's pins.
 #[derive(Clone, Debug)]
@@ -109,7 +123,7 @@ impl Pins {
 
 fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("removing {}", path.display()))
         }
         _ => Ok(()),

@@ -1,0 +1,171 @@
+//! `flannel-agent trace`: where would this packet go? The real programs are asked, in a copy that counts and remembers
+//! for itself, and the kernel's tables for whatever is left to the host. Nothing is sent, nothing is changed.
+
+mod egress;
+mod host;
+mod ingress;
+mod journey;
+pub mod outer;
+pub mod packet;
+pub mod report;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use ipnet::IpNet;
+use nix::unistd::geteuid;
+
+use crate::dataplane::bpf::dry_run::{DryRun, LONGEST_FRAME};
+use crate::dataplane::bpf::pins::{self, Pins};
+use crate::dataplane::kernel::Kernel;
+use crate::lease::SubnetKey;
+use crate::subnet_file;
+use journey::Journey;
+use packet::{Packet, Protocol};
+use report::{Report, Step};
+
+/// The question, and where this node's things are.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Trace {
+    /// Source address: a pod, or a node.
+    #[arg(long, value_name = "ADDRESS")]
+    pub src: IpAddr,
+    /// Destination address.
+    #[arg(long, value_name = "ADDRESS")]
+    pub dst: IpAddr,
+    /// What the packet carries: a ping, a segment in the middle of a connection, a datagram.
+    #[arg(long, value_enum, value_name = "PROTOCOL", default_value = "icmp")]
+    pub proto: Protocol,
+    /// Source port. With the ports of real traffic, what the node knows of that flow counts.
+    #[arg(long, value_name = "PORT", default_value_t = 40000)]
+    pub sport: u16,
+    /// Destination port; TCP and UDP need it.
+    #[arg(long, value_name = "PORT")]
+    pub dport: Option<u16>,
+    /// Length of the IP packet, headers included.
+    #[arg(long, value_name = "BYTES", default_value_t = 84)]
+    pub size: u16,
+    /// Public address of the node that sends the packet here. Default: the node that holds --src.
+    #[arg(long, value_name = "ADDRESS")]
+    pub sender: Option<Ipv4Addr>,
+    /// VNI of the overlay, where programs of several are pinned.
+    #[arg(long, value_name = "VNI")]
+    pub vni: Option<u32>,
+    /// Print the answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// File that tells others our subnet.
+    #[arg(
+        long,
+        env = "FLANNELD_SUBNET_FILE",
+        value_name = "FILE",
+        default_value = "/run/flannel/subnet.env"
+    )]
+    pub subnet_file: PathBuf,
+    /// BPF filesystem with programs and maps.
+    #[arg(long, env = "FLANNELD_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  flannel-agent trace --src 10.244.1.5 --dst 10.244.7.9
+  flannel-agent trace --src 10.244.1.5 --dst 10.244.7.9 --proto tcp --sport 41234 --dport 80 --size 1450
+  flannel-agent trace --src 10.244.7.9 --dst 10.244.1.5 --sender 192.168.64.66 --json";
+
+/// Prints where the packet would go.
+///
+/// # Errors
+/// The question makes no sense, the packet does not pass this node, no agent has run here, or programs and tables cannot be
+/// read.
+pub async fn run(options: &Trace) -> Result<()> {
+    let asked = answer(options).await;
+    let report = if geteuid().is_root() { asked? } else { asked.context("this needs root")? };
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{report}");
+    }
+    Ok(())
+}
+
+async fn answer(options: &Trace) -> Result<Report> {
+    let packet = packet(options)?;
+    let vni = vni(options)?;
+    let file = subnet_file::read_previous(&options.subnet_file);
+    if vni.is_none() && file.is_none() {
+        bail!(
+            "no flannel-agent has run here: there are neither programs below {} nor a subnet in {}. One is started by \
+             `flannel-agent --etcd-endpoints URL`; where its files are elsewhere, --bpffs and --subnet-file say so",
+            options.bpffs.join(flannel_common::abi::PIN_DIR).display(),
+            options.subnet_file.display()
+        );
+    }
+    let (programs, steps) = match vni {
+        Some(vni) if packet.ipv4().is_some() => {
+            (Some(DryRun::open(&Pins::new(&options.bpffs, vni))?), vec![])
+        }
+        Some(_) => (None, vec![Step::note("IPv6 is carried by the kernel; the BPF programs pass it on")]),
+        None => (None, vec![Step::note("no BPF programs are pinned here: the kernel carries all")]),
+    };
+    let own = file.iter().flat_map(SubnetKey::nets).collect();
+    let journey = Journey { packet, sender: options.sender, kernel: Kernel::new()?, programs, steps };
+    travel(journey, own).await
+}
+
+async fn travel(mut journey: Journey, mut own: Vec<IpNet>) -> Result<Report> {
+    own.extend(journey.own_leases());
+    let Packet { source, destination, .. } = journey.packet;
+    let end = if journey.is_here(source, &own).await? {
+        journey.egress().await?
+    } else if journey.is_here(destination, &own).await? {
+        journey.ingress().await?
+    } else {
+        bail!("{}", journey.elsewhere(&own))
+    };
+    let vni = journey.programs.as_ref().map(|programs| programs.node().vni);
+    Ok(Report { packet: journey.packet, vni, steps: journey.steps, end })
+}
+
+/// The packet that was asked about.
+fn packet(options: &Trace) -> Result<Packet> {
+    let Trace { src: source, dst: destination, proto: protocol, sport, dport, size: bytes, .. } = *options;
+    ensure!(
+        source.is_ipv4() == destination.is_ipv4(),
+        "--src {source} and --dst {destination} are of different address families"
+    );
+    let shortest = Packet::shortest(protocol, source.is_ipv4());
+    ensure!(bytes >= shortest, "--size {bytes}: the headers alone have {shortest} bytes");
+    // Around it, what a peer would put there.
+    let longest = LONGEST_FRAME - 64;
+    ensure!(
+        usize::from(bytes) <= longest,
+        "--size {bytes}: the kernel runs programs on up to {longest} bytes"
+    );
+    let (source_port, destination_port) = match (protocol, dport) {
+        (Protocol::Icmp, None) => (0, 0),
+        (Protocol::Icmp, Some(_)) => bail!("--dport needs --proto tcp or --proto udp"),
+        (_, Some(dport)) => (sport, dport),
+        (_, None) => bail!("TCP and UDP need --dport"),
+    };
+    Ok(Packet { source, destination, protocol, source_port, destination_port, bytes })
+}
+
+/// The overlay whose programs are to be asked, if there are any.
+fn vni(options: &Trace) -> Result<Option<u32>> {
+    let folder = options.bpffs.join(flannel_common::abi::PIN_DIR);
+    let pinned = pins::vnis(&options.bpffs).with_context(|| format!("reading {}", folder.display()))?;
+    let listed = || pinned.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+    match (options.vni, &pinned[..]) {
+        (None, []) => Ok(None),
+        (None, [vni]) => Ok(Some(*vni)),
+        (None, _) => {
+            bail!("there are programs of several overlays, with VNI {}: choose one by --vni", listed())
+        }
+        (Some(vni), pinned) if pinned.contains(&vni) => Ok(Some(vni)),
+        (Some(vni), []) => bail!("there are no programs of VNI {vni} below {}", folder.display()),
+        (Some(vni), _) => bail!("there are no programs of VNI {vni}, but of VNI {}", listed()),
+    }
+}

@@ -1,0 +1,183 @@
+//! The outer headers of what a program sends to a peer, read off the packet: nothing is taken for granted.
+
+use std::net::Ipv4Addr;
+
+use serde::Serialize;
+
+use crate::checksum::checksum;
+use crate::mac::Mac;
+
+/// What the headers around an inner frame say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Outer {
+    /// IPv4 source: the sending node.
+    pub source: Ipv4Addr,
+    /// IPv4 destination: the receiving node.
+    pub destination: Ipv4Addr,
+    /// Time to live.
+    pub ttl: u8,
+    /// ECN code point (RFC 3168), 0 to 3.
+    pub ecn: u8,
+    /// UDP source port, which spreads flows over the underlay: the kernel hashes the packets of a socket otherwise than
+    /// one that comes from nowhere.
+    pub source_port: u16,
+    /// UDP destination port.
+    pub destination_port: u16,
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// Source of the frame inside: the sending VTEP.
+    pub inner_source: Mac,
+    /// Destination of the frame inside: the receiving VTEP.
+    pub inner_destination: Mac,
+    /// Length of the outer IPv4 packet in bytes.
+    pub bytes: u16,
+}
+
+/// What is wrong with outer headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// The packet ends before its headers do.
+    #[error("the packet ends inside its headers")]
+    Short,
+    /// Not IPv4 with a plain header, or not UDP.
+    #[error("the outer packet is not plain IPv4 with UDP inside")]
+    Kind,
+    /// IPv4 length, UDP length and frame do not agree.
+    #[error("the outer lengths do not agree with the frame's")]
+    Length,
+    /// The IPv4 header checksum is wrong, or there is a UDP checksum.
+    #[error("an outer checksum is wrong")]
+    Checksum,
+    /// Not the VNI flag alone, or reserved bits set (RFC 7348 section 5).
+    #[error("the VXLAN header is not plain")]
+    Vxlan,
+}
+
+const ETHERNET: usize = 14;
+const IPV4: usize = 20;
+const UDP: usize = 8;
+const VXLAN: usize = 8;
+
+impl Outer {
+    /// Reads the headers of a frame and returns them with the frame inside.
+    ///
+    /// # Errors
+    /// Anything about them is not as RFC 7348 and flannel's peers expect it.
+    pub fn read(frame: &[u8]) -> Result<(Self, &[u8]), Malformed> {
+        let (ethernet, packet) = frame.split_at_checked(ETHERNET).ok_or(Malformed::Short)?;
+        let (ip, datagram) = packet.split_at_checked(IPV4).ok_or(Malformed::Short)?;
+        let (udp, payload) = datagram.split_at_checked(UDP).ok_or(Malformed::Short)?;
+        let (vxlan, inner) = payload.split_at_checked(VXLAN).ok_or(Malformed::Short)?;
+        if inner.len() < ETHERNET {
+            return Err(Malformed::Short);
+        }
+        // Version 4 without options, no fragment, UDP.
+        if ethernet[12..] != [0x08, 0] || ip[0] != 0x45 || word(ip, 6) & 0x3fff != 0 || ip[9] != 17 {
+            return Err(Malformed::Kind);
+        }
+        if usize::from(word(ip, 2)) != packet.len() || usize::from(word(udp, 4)) != datagram.len() {
+            return Err(Malformed::Length);
+        }
+        if checksum(ip) != 0 || word(udp, 6) != 0 {
+            return Err(Malformed::Checksum);
+        }
+        if vxlan[..4] != [0x08, 0, 0, 0] || vxlan[7] != 0 {
+            return Err(Malformed::Vxlan);
+        }
+        Ok((Self::of(ip, udp, vxlan, inner), inner))
+    }
+
+    fn of(ip: &[u8], udp: &[u8], vxlan: &[u8], inner: &[u8]) -> Self {
+        Self {
+            source: address(ip, 12),
+            destination: address(ip, 16),
+            ttl: ip[8],
+            ecn: ip[1] & 0b11,
+            source_port: word(udp, 0),
+            destination_port: word(udp, 2),
+            vni: u32::from_be_bytes([0, vxlan[4], vxlan[5], vxlan[6]]),
+            inner_source: mac(inner, 6),
+            inner_destination: mac(inner, 0),
+            bytes: word(ip, 2),
+        }
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn address(bytes: &[u8], at: usize) -> Ipv4Addr {
+    Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3])
+}
+
+fn mac(bytes: &[u8], at: usize) -> Mac {
+    let mut mac = [0; 6];
+    mac.copy_from_slice(&bytes[at..at + 6]);
+    Mac(mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::packet::wrapped;
+
+    const INNER: [u8; 34] = [7; 34];
+
+    fn good() -> Vec<u8> {
+        wrapped(
+            &INNER,
+            Ipv4Addr::new(192, 168, 64, 2),
+            Ipv4Addr::new(192, 168, 64, 1),
+            8472,
+            0xabcdef,
+            [1; 6],
+        )
+    }
+
+    #[test]
+    fn what_a_peer_sends_is_read() {
+        let sent = good();
+        let (outer, inner) = Outer::read(&sent).unwrap();
+        assert_eq!(inner, INNER);
+        let expected = Outer {
+            source: Ipv4Addr::new(192, 168, 64, 2),
+            destination: Ipv4Addr::new(192, 168, 64, 1),
+            ttl: 64,
+            ecn: 0,
+            source_port: 40000,
+            destination_port: 8472,
+            vni: 0xabcdef,
+            inner_source: Mac([7; 6]),
+            inner_destination: Mac([7; 6]),
+            bytes: 34 + 36,
+        };
+        assert_eq!(outer, expected);
+    }
+
+    #[test]
+    fn what_is_not_as_it_should_be_is_not_read() {
+        let with = |at: usize, byte: u8| {
+            let mut frame = good();
+            frame[at] = byte;
+            Outer::read(&frame).err()
+        };
+        for (description, at, byte, expected) in [
+            ("IPv6", 12, 0x86, Malformed::Kind),
+            ("IP options", 14, 0x46, Malformed::Kind),
+            ("a fragment", 20, 0x20, Malformed::Kind),
+            ("TCP", 23, 6, Malformed::Kind),
+            ("IPv4 length", 17, 71, Malformed::Length),
+            ("UDP length", 39, 1, Malformed::Length),
+            ("IPv4 checksum", 24, 0, Malformed::Checksum),
+            ("UDP checksum", 41, 1, Malformed::Checksum),
+            ("VXLAN flags", 42, 0x88, Malformed::Vxlan),
+            ("behind the VNI", 49, 1, Malformed::Vxlan),
+        ] {
+            assert_eq!(with(at, byte), Some(expected), "{description}");
+        }
+        for length in 0..50 + ETHERNET {
+            assert_eq!(Outer::read(&good()[..length]).err(), Some(Malformed::Short), "cut at {length}");
+        }
+    }
+}

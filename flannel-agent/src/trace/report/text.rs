@@ -1,0 +1,125 @@
+//! The answer as people read it.
+
+use std::fmt;
+
+use super::{Carrier, End, Holder, Report, Step};
+use crate::trace::outer::Outer;
+use crate::trace::packet::{Packet, Protocol};
+
+/// A line for the packet, one for each step, one for the end.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        line(f, "packet", &self.packet)?;
+        for step in &self.steps {
+            line(f, step.label(), step)?;
+        }
+        line(f, "=>", &self.end)
+    }
+}
+
+fn line(f: &mut fmt::Formatter<'_>, label: &str, text: &impl fmt::Display) -> fmt::Result {
+    writeln!(f, "{label:<17} {text}")
+}
+
+impl fmt::Display for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { source, destination, source_port, destination_port, bytes, protocol } = self;
+        match protocol {
+            Protocol::Icmp => write!(f, "icmp {source} -> {destination}, {bytes} bytes"),
+            Protocol::Tcp | Protocol::Udp => {
+                let name = if *protocol == Protocol::Tcp { "tcp" } else { "udp" };
+                write!(
+                    f,
+                    "{name} {source} port {source_port} -> {destination} port {destination_port}, {bytes} bytes"
+                )
+            }
+        }
+    }
+}
+
+impl Step {
+    const fn label(&self) -> &'static str {
+        match self {
+            Self::Note { .. } => "note",
+            Self::Lease(_) => "lease",
+            Self::Pod { .. } => "pod",
+            Self::Program { program, .. } | Self::Absent { program, .. } => program,
+            Self::Outer(_) => "outer headers",
+            Self::Route { .. } => "route",
+            Self::Neighbour { .. } => "neighbour",
+            Self::TunnelEnd { .. } => "FDB",
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Note { text } => f.write_str(text),
+            Self::Lease(holder) => holder.fmt(f),
+            Self::Pod { address, mac, device } => write!(f, "{address} is {mac} at {device}"),
+            Self::Program { device, verdict, outcome, help, .. } => {
+                write!(f, "at {device}: {verdict}, {outcome}: {help}")
+            }
+            Self::Absent { device, .. } => write!(f, "not attached to {device}: the packet passes"),
+            Self::Outer(outer) => outer.fmt(f),
+            Self::Route { destination, device, mtu, gateway: None } => {
+                write!(f, "{destination} is on the link of {device} (MTU {mtu})")
+            }
+            Self::Route { destination, device, mtu, gateway: Some(gateway) } => {
+                write!(f, "{destination} via {gateway} dev {device} (MTU {mtu})")
+            }
+            Self::Neighbour { address, device, mac: Some(mac), state } => {
+                write!(f, "{address} dev {device} is {mac} ({state})")
+            }
+            Self::Neighbour { address, device, mac: None, state } => {
+                write!(f, "{address} dev {device} has no MAC ({state})")
+            }
+            Self::TunnelEnd { mac, device, node: Some(node) } => write!(f, "{mac} dev {device} is at {node}"),
+            Self::TunnelEnd { mac, device, node: None } => write!(f, "{mac} dev {device} is nowhere"),
+        }
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, subnet, public_ip, vtep_mac, kind } = self;
+        let kind = if *kind == "subnet" { String::new() } else { format!(" ({kind})") };
+        write!(f, "{address} is in {subnet}{kind}, held by {public_ip} with VTEP MAC {vtep_mac}")
+    }
+}
+
+impl fmt::Display for Outer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { source, destination, ttl, ecn, source_port, destination_port, vni, bytes, .. } = self;
+        let (from, to) = (self.inner_source, self.inner_destination);
+        write!(
+            f,
+            "IPv4 {source} -> {destination}, TTL {ttl}, ECN {ecn}, {bytes} bytes; UDP {source_port} (varies) -> \
+             {destination_port}; VXLAN VNI {vni}; inside {from} -> {to}"
+        )
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leaves { device, node: Some(node), by } => {
+                write!(f, "leaves by {device}, wrapped in VXLAN for {node} by {by}")
+            }
+            Self::Leaves { device, node: None, by } => write!(f, "leaves by {device} as it is, sent by {by}"),
+            Self::Delivered { device, by } => write!(f, "goes to its pod at {device}, handed over by {by}"),
+            Self::Local => f.write_str("is for this host itself"),
+            Self::Lost { reason } => write!(f, "goes no further: {reason}"),
+        }
+    }
+}
+
+impl fmt::Display for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bpf => "BPF",
+            Self::Kernel => "the kernel",
+        })
+    }
+}

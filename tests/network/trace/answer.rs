@@ -1,0 +1,92 @@
+//! Asking a node where a packet would go.
+
+use std::net::IpAddr;
+use std::process::{Command, Output};
+
+use anyhow::{Context as _, Result, ensure};
+use flannel_tests::Node;
+use flannel_tests::agent::agent_binary;
+use serde_json::Value;
+
+/// A command line of `flannel-agent trace`.
+#[derive(Clone)]
+pub(super) struct Question(Vec<String>);
+
+impl Question {
+    pub(super) fn new(source: IpAddr, destination: IpAddr) -> Self {
+        Self(vec![format!("--src={source}"), format!("--dst={destination}")])
+    }
+
+    pub(super) fn arg(mut self, arg: impl Into<String>) -> Self {
+        self.0.push(arg.into());
+        self
+    }
+
+    pub(super) fn udp(self, source: u16, destination: u16) -> Self {
+        self.arg("--proto=udp").arg(format!("--sport={source}")).arg(format!("--dport={destination}"))
+    }
+
+    pub(super) fn tcp(self, source: u16, destination: u16) -> Self {
+        self.arg("--proto=tcp").arg(format!("--sport={source}")).arg(format!("--dport={destination}"))
+    }
+
+    /// What the node answers, as JSON.
+    pub(super) fn ask(&self, node: &Node) -> Result<Answer> {
+        let text = self.clone().arg("--json").text(node)?;
+        Ok(Answer(serde_json::from_str(&text).with_context(|| format!("no JSON: {text}"))?))
+    }
+
+    /// What the node answers to a person.
+    pub(super) fn text(&self, node: &Node) -> Result<String> {
+        let output = self.output(&mut node.netns().command(agent_binary()?), node)?;
+        ensure!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Why the node does not answer.
+    pub(super) fn refusal(&self, node: &Node) -> Result<String> {
+        self.refusal_of(&mut node.netns().command(agent_binary()?), node)
+    }
+
+    /// [`Question::refusal`] of an agent that is started in some other way.
+    pub(super) fn refusal_of(&self, agent: &mut Command, node: &Node) -> Result<String> {
+        let output = self.output(agent, node)?;
+        ensure!(output.status.code() == Some(1) && output.stdout.is_empty(), "{output:?}");
+        Ok(String::from_utf8(output.stderr)?)
+    }
+
+    fn output(&self, agent: &mut Command, node: &Node) -> Result<Output> {
+        agent.arg("trace").arg("--subnet-file").arg(node.subnet_file()).arg("--bpffs").arg(node.bpffs()?);
+        Ok(agent.args(&self.0).output()?)
+    }
+}
+
+/// What a node has said.
+#[derive(Debug)]
+pub(super) struct Answer(pub(super) Value);
+
+impl Answer {
+    pub(super) fn steps(&self) -> &[Value] {
+        self.0["steps"].as_array().map_or(&[], Vec::as_slice)
+    }
+
+    /// The first step of a kind.
+    pub(super) fn step(&self, kind: &str) -> &Value {
+        self.steps()
+            .iter()
+            .find(|step| step["step"] == kind)
+            .unwrap_or_else(|| panic!("no {kind}: {self:#?}"))
+    }
+
+    /// The programs that ran, and how they ended.
+    pub(super) fn programs(&self) -> Vec<(&str, &str)> {
+        let ran = self.steps().iter().filter(|step| step["step"] == "program");
+        ran.filter_map(|step| Some((step["program"].as_str()?, step["outcome"].as_str()?))).collect()
+    }
+
+    /// What becomes of the packet, at which device, and who sees to it.
+    pub(super) fn end(&self) -> (&str, &str, &str) {
+        let text = |field: &str| self.0["end"][field].as_str().unwrap_or_default();
+        (text("end"), text("device"), text("by"))
+    }
+}

@@ -1,0 +1,77 @@
+//! Questions that have no answer, and what is said instead.
+
+use std::fs;
+use std::process::Command;
+
+use flannel_tests::agent::agent_binary;
+use flannel_tests::{Cluster, TestResult, Topology};
+
+use super::{Question, acquainted, back, there};
+
+#[test]
+fn what_makes_no_sense_is_refused_with_a_reason() -> TestResult {
+    let overlay = acquainted()?;
+    let node = &overlay.nodes()[0];
+    let (one, other) = overlay.two_pods();
+    let second = overlay.nodes()[1].ip();
+    for (question, said) in [
+        (Question::new(other.ip(), "203.0.113.7".parse()?), format!("ask on the node {second}")),
+        (
+            Question::new("10.9.0.1".parse()?, "10.9.0.2".parse()?),
+            "is on this node, which has 10.5.".to_owned(),
+        ),
+        (Question::new("10.5.70.7".parse()?, one.ip()), "Name its public address by --sender".to_owned()),
+        (Question::new(one.ip(), "fd44::1".parse()?), "different address families".to_owned()),
+        (there(&overlay).arg("--proto=tcp"), "need --dport".to_owned()),
+        (there(&overlay).arg("--dport=80"), "--proto tcp or --proto udp".to_owned()),
+        (there(&overlay).arg("--size=27"), "the headers alone have 28 bytes".to_owned()),
+        (there(&overlay).arg("--size=4000"), "the kernel runs programs on up to".to_owned()),
+        (back(&overlay).arg("--vni=7"), "no programs of VNI 7, but of VNI 1".to_owned()),
+    ] {
+        let refusal = question.refusal(node)?;
+        assert!(refusal.contains(&said), "{said:?} is not in {refusal}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_longest_packet_is_taken() -> TestResult {
+    let overlay = acquainted()?;
+    let answer = back(&overlay).arg("--size=3536").ask(&overlay.nodes()[0])?;
+    assert_eq!(answer.programs()[0], ("underlay_ingress", "decapsulated"));
+    Ok(())
+}
+
+#[test]
+fn of_several_overlays_one_is_chosen() -> TestResult {
+    let overlay = acquainted()?;
+    let node = &overlay.nodes()[0];
+    fs::create_dir(node.bpffs()?.join("flannel/7"))?;
+    let refusal = there(&overlay).refusal(node)?;
+    assert!(refusal.contains("choose one by --vni"), "{refusal}");
+    let answer = there(&overlay).arg("--vni=1").ask(node)?;
+    assert_eq!(answer.0["vni"], 1);
+    let refusal = there(&overlay).arg("--vni=7").refusal(node)?;
+    assert!(refusal.contains("flannel/7/CONFIG"), "{refusal}");
+    Ok(())
+}
+
+#[test]
+fn where_no_agent_has_run_it_is_said_how_one_is_started() -> TestResult {
+    let cluster = Cluster::build(Topology::segment(2))?;
+    let refusal = Question::new("10.5.1.2".parse()?, "10.5.2.2".parse()?).refusal(&cluster.nodes()[0])?;
+    assert!(refusal.contains("no flannel-agent has run here"), "{refusal}");
+    assert!(refusal.contains("flannel-agent --etcd-endpoints URL"), "{refusal}");
+    Ok(())
+}
+
+#[test]
+fn others_than_root_are_told_so() -> TestResult {
+    let overlay = acquainted()?;
+    let node = &overlay.nodes()[0];
+    let mut agent: Command = node.netns().command("setpriv");
+    agent.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(agent_binary()?);
+    let refusal = there(&overlay).refusal_of(&mut agent, node)?;
+    assert!(refusal.starts_with("this needs root: "), "{refusal}");
+    Ok(())
+}
