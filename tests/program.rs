@@ -11,6 +11,7 @@ use flannel_common::node::Node;
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 
 mod flow;
+mod fuzz;
 mod overlay_egress;
 mod overlay_ingress;
 mod pod_egress;
@@ -62,6 +63,31 @@ impl Programs {
     /// With other facts than usual.
     pub(crate) fn configured(change: impl FnOnce(&mut Node)) -> Self {
         let mut programs = Self::unconfigured();
+        programs.set_node(change);
+        programs.lease(24, [10, 1, 15, 0], Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: 0 });
+        let inner_peer = Lease { public_ip: INNER_PEER_IP, vtep_mac: INNER_PEER_MAC, flags: 0 };
+        programs.lease(25, [10, 1, 15, 128], inner_peer);
+        programs.lease(32, PEER_IP, Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: lease::NODE });
+        let gone = Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: lease::ENDED };
+        programs.lease(24, ENDED_SUBNET, gone);
+        programs.lease(24, OUR_SUBNET, Lease { public_ip: OUR_IP, vtep_mac: OUR_MAC, flags: lease::OWN });
+        programs
+    }
+
+    /// Programs whose agent has not written its facts yet.
+    pub(crate) fn unconfigured() -> Self {
+        // To list a map takes as long as it is large.
+        let loaded = EbpfLoader::new().map_max_entries(abi::FLOWS, 1024).load(OBJECT);
+        let mut ebpf = loaded.expect("loading BPF needs root: run `cargo xtask test` as root");
+        for hook in Hook::ALL {
+            let program: &mut SchedClassifier = ebpf.program_mut(hook.program()).unwrap().try_into().unwrap();
+            program.load().unwrap_or_else(|error| panic!("{}: {error:#?}", hook.program()));
+        }
+        Self(ebpf)
+    }
+
+    /// Writes our facts, changed.
+    fn set_node(&mut self, change: impl FnOnce(&mut Node)) {
         let mut node = Node {
             layout: abi::LAYOUT,
             overlay_ifindex: 7,
@@ -75,27 +101,8 @@ impl Programs {
             source_check: 1,
         };
         change(&mut node);
-        let mut config: Array<_, Node> = programs.0.map_mut(abi::CONFIG).unwrap().try_into().unwrap();
+        let mut config: Array<_, Node> = self.0.map_mut(abi::CONFIG).unwrap().try_into().unwrap();
         config.set(0, node, 0).unwrap();
-        programs.lease(24, [10, 1, 15, 0], Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: 0 });
-        let inner_peer = Lease { public_ip: INNER_PEER_IP, vtep_mac: INNER_PEER_MAC, flags: 0 };
-        programs.lease(25, [10, 1, 15, 128], inner_peer);
-        programs.lease(32, PEER_IP, Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: lease::NODE });
-        let gone = Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: lease::ENDED };
-        programs.lease(24, ENDED_SUBNET, gone);
-        programs.lease(24, OUR_SUBNET, Lease { public_ip: OUR_IP, vtep_mac: OUR_MAC, flags: lease::OWN });
-        programs
-    }
-
-    /// Programs whose agent has not written its facts yet.
-    pub(crate) fn unconfigured() -> Self {
-        let mut ebpf =
-            EbpfLoader::new().load(OBJECT).expect("loading BPF needs root: run `cargo xtask test` as root");
-        for hook in Hook::ALL {
-            let program: &mut SchedClassifier = ebpf.program_mut(hook.program()).unwrap().try_into().unwrap();
-            program.load().unwrap_or_else(|error| panic!("{}: {error:#?}", hook.program()));
-        }
-        Self(ebpf)
     }
 
     fn lease(&mut self, length: u32, subnet: [u8; 4], lease: Lease) {

@@ -145,7 +145,7 @@ pub(super) fn check_off(hook: Hook, frame: &[u8]) {
 }
 
 /// Changes all times but "never".
-fn at_times(mut flows: Flows, change: impl Fn(u64) -> u64) -> Flows {
+pub(super) fn at_times(mut flows: Flows, change: impl Fn(u64) -> u64) -> Flows {
     for Flow { egress, ingress, .. } in flows.values_mut() {
         for time in [&mut egress.entered, &mut egress.left, &mut ingress.entered, &mut ingress.left] {
             if *time != NEVER {
@@ -157,7 +157,7 @@ fn at_times(mut flows: Flows, change: impl Fn(u64) -> u64) -> Flows {
 }
 
 /// The programs' clock, in nanoseconds.
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the time lives through the call.
     let read = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
@@ -166,12 +166,12 @@ fn now() -> u64 {
 }
 
 impl Programs {
-    fn flows(&self) -> Flows {
+    pub(super) fn flows(&self) -> Flows {
         let flows = HashMap::<_, FlowKey, Flow>::try_from(self.0.map(abi::FLOWS).unwrap()).unwrap();
         flows.iter().map(Result::unwrap).collect()
     }
 
-    fn set_flows(&mut self, wanted: &Flows) {
+    pub(super) fn set_flows(&mut self, wanted: &Flows) {
         let old: Vec<_> = self.flows().into_keys().collect();
         let map = self.0.map_mut(abi::FLOWS).unwrap();
         let mut flows = HashMap::<_, FlowKey, Flow>::try_from(map).unwrap();

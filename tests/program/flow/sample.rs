@@ -18,7 +18,7 @@ const POD_PORT: u16 = 40000;
 const REMOTE_PORT: u16 = 53;
 
 /// The flow in `FLOWS`.
-pub(super) fn key(IpNumber(protocol): IpNumber) -> FlowKey {
+pub(in crate::program) fn key(IpNumber(protocol): IpNumber) -> FlowKey {
     let (pod_port, remote_port) = (POD_PORT.to_be_bytes(), REMOTE_PORT.to_be_bytes());
     FlowKey { pod: POD.octets(), remote: REMOTE.octets(), pod_port, remote_port, protocol, reserved: [0; 3] }
 }

@@ -1,0 +1,127 @@
+//! What is done to good packets.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::frame::{INNER_IPV4_AT, IPV4_AT, right_checksum};
+
+/// The kernel runs programs on frames of that many bytes at most (net/bpf/test_run.c).
+const LONGEST: usize = 3500;
+
+/// One change to a frame; places beyond its end count from its beginning again.
+#[derive(Clone, Debug)]
+enum Mutation {
+    Flip {
+        at: usize,
+        bit: u8,
+    },
+    Set {
+        at: usize,
+        byte: u8,
+    },
+    /// A number in two bytes becomes greater or less.
+    Lie {
+        at: usize,
+        by: i16,
+    },
+    /// Options, tags, another header.
+    Insert {
+        at: usize,
+        bytes: Vec<u8>,
+    },
+    Cut {
+        at: usize,
+    },
+    Append {
+        bytes: Vec<u8>,
+    },
+    /// Everything from there on.
+    Scramble {
+        at: usize,
+        bytes: Vec<u8>,
+    },
+}
+
+/// Changes, and which IPv4 header checksums are put right afterwards so that more than the first check is met.
+#[derive(Clone, Debug)]
+pub(super) struct Mutations {
+    changes: Vec<Mutation>,
+    mended: [bool; 2],
+}
+
+/// Up to four changes, mostly where the headers are.
+pub(super) fn mutations() -> impl Strategy<Value = Mutations> {
+    (vec(mutation(), 0..=4), any::<[bool; 2]>()).prop_map(|(changes, mended)| Mutations { changes, mended })
+}
+
+fn mutation() -> impl Strategy<Value = Mutation> {
+    let anywhere = || prop_oneof![9 => 0..110usize, 1 => 0..LONGEST];
+    // Lengths, header lengths and offsets of fragments, in IPv4, UDP and TCP, outside and inside.
+    let lengths = select(vec![14usize, 16, 20, 22, 38, 46, 64, 66, 70, 88, 96]);
+    let few = prop_oneof![4 => -3..=3i16, 1 => any::<i16>()];
+    prop_oneof![
+        4 => (anywhere(), 0..8u8).prop_map(|(at, bit)| Mutation::Flip { at, bit }),
+        3 => (anywhere(), any::<u8>()).prop_map(|(at, byte)| Mutation::Set { at, byte }),
+        3 => (lengths, few).prop_map(|(at, by)| Mutation::Lie { at, by }),
+        2 => (anywhere(), vec(any::<u8>(), 1..=8)).prop_map(|(at, bytes)| Mutation::Insert { at, bytes }),
+        2 => anywhere().prop_map(|at| Mutation::Cut { at }),
+        1 => vec(any::<u8>(), 1..200).prop_map(|bytes| Mutation::Append { bytes }),
+        1 => (anywhere(), vec(any::<u8>(), 1..60)).prop_map(|(at, bytes)| Mutation::Scramble { at, bytes }),
+    ]
+}
+
+impl Mutations {
+    /// The frame with all changes.
+    pub(super) fn of(&self, good: &[u8]) -> Vec<u8> {
+        let mut frame = good.to_vec();
+        for change in &self.changes {
+            change.apply(&mut frame);
+        }
+        frame.truncate(LONGEST);
+        // Shorter ones the kernel does not feed to programs: it wants the IP header whole, of anything else a byte.
+        frame.resize(frame.len().max(14 + 1), 0);
+        let shortest = match frame[12..14] {
+            [0x08, 0] => 14 + 20,
+            [0x86, 0xdd] => 14 + 40,
+            _ => 14 + 1,
+        };
+        frame.resize(frame.len().max(shortest), 0);
+        for (at, mended) in [IPV4_AT, INNER_IPV4_AT].into_iter().zip(self.mended) {
+            if mended {
+                right_checksum(&mut frame, at);
+            }
+        }
+        frame
+    }
+}
+
+impl Mutation {
+    fn apply(&self, frame: &mut Vec<u8>) {
+        let length = frame.len();
+        let place = |at: usize| at % length;
+        match self {
+            Self::Append { bytes } => frame.extend(bytes),
+            _ if frame.is_empty() => {}
+            Self::Flip { at, bit } => frame[place(*at)] ^= 1 << bit,
+            Self::Set { at, byte } => frame[place(*at)] = *byte,
+            Self::Lie { at, by } => lie(frame, *at, *by),
+            Self::Insert { at, bytes } => {
+                let at = place(*at);
+                drop(frame.splice(at..at, bytes.iter().copied()));
+            }
+            Self::Cut { at } => frame.truncate(place(*at)),
+            Self::Scramble { at, bytes } => {
+                let at = place(*at);
+                frame[at..].iter_mut().zip(bytes).for_each(|(old, new)| *old = *new);
+            }
+        }
+    }
+}
+
+fn lie(frame: &mut [u8], at: usize, by: i16) {
+    if let Some(number) = frame.get_mut(at..at + 2) {
+        let lie = u16::from_be_bytes([number[0], number[1]]).wrapping_add_signed(by);
+        number.copy_from_slice(&lie.to_be_bytes());
+    }
+}

@@ -1,0 +1,94 @@
+//! Good packets of every kind, at the hooks where they belong.
+
+use std::net::Ipv4Addr;
+
+use etherparse::{EtherType, IpNumber};
+use flannel_common::outcome::Hook;
+
+use crate::packets::{Ipv4, PORT, frame, ipv4, udp, vxlan};
+use crate::program::flow::sample::{GATEWAY_MAC, POD, POD_MAC, REMOTE, Way, controls};
+use crate::program::{INNER_PEER_IP, OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, VNI};
+
+/// A test run receives on the loopback interface, whose address is all zeroes.
+const HOST_MAC: [u8; 6] = [0; 6];
+const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+/// In the part of the peer's subnet that another peer holds, in nobody's, and in what was leased a moment ago.
+const OTHERS: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(10, 1, 15, 200), Ipv4Addr::new(10, 1, 77, 7), Ipv4Addr::new(10, 1, 16, 7)];
+
+/// All of them.
+pub(super) fn all() -> Vec<(Hook, Vec<u8>)> {
+    let (out, inwards) = (payloads(Way::Egress), payloads(Way::Ingress));
+    let at = |hook, to: [u8; 6], from: [u8; 6], payloads: &[(EtherType, Vec<u8>)]| {
+        let framed = payloads.iter().map(|(kind, payload)| (hook, frame(to, from, *kind, payload)));
+        framed.collect::<Vec<_>>()
+    };
+    let received = at(Hook::OverlayIngress, OUR_MAC, PEER_MAC, &inwards);
+    [
+        at(Hook::OverlayEgress, PEER_MAC, OUR_MAC, &out),
+        at(Hook::PodEgress, GATEWAY_MAC, POD_MAC, &out),
+        at(Hook::PodIngress, POD_MAC, GATEWAY_MAC, &inwards),
+        received.iter().flat_map(|(_, inner)| wrapped(inner)).collect(),
+        received,
+        forged(),
+        vec![(Hook::UnderlayIngress, frame(HOST_MAC, ROUTER_MAC, EtherType::ARP, &[0; 28]))],
+    ]
+    .concat()
+}
+
+/// What pods send each other: EtherType and contents.
+fn payloads(way: Way) -> Vec<(EtherType, Vec<u8>)> {
+    let ping = || way.packet(IpNumber::ICMP, vec![8, 0, 0, 0, 0, 1, 0, 1]);
+    let mut packets = vec![
+        way.udp(b"payload"),
+        way.udp(&[0xab; 1400]),
+        way.udp(b"").tos(46, 2),
+        way.udp(&[7; 64]).fragment(0, true),
+        way.udp(&[7; 64]).fragment(185, false),
+        way.udp(&[7; 64]).options([0x94, 4, 0, 0]),
+        way.tcp(|_| {}, b"payload"),
+        way.tcp(|_| {}, &[0xcd; 1300]),
+        way.packet(IpNumber::SCTP, vec![0; 32]),
+        way.packet(IpNumber::UDP, vec![]),
+        ping(),
+        ping().ttl(1),
+    ];
+    packets.extend(controls(way).map(|(_, packet)| packet));
+    packets.extend(OTHERS.map(|other| elsewhere(way, other)));
+    let tagged = [&[0, 5, 8, 0], &ping().bytes()[..]].concat();
+    let mut all: Vec<_> = packets.iter().map(|packet| (EtherType::IPV4, packet.bytes())).collect();
+    all.extend([
+        (EtherType::IPV6, vec![0x60; 60]),
+        (EtherType::ARP, vec![0; 28]),
+        (EtherType::VLAN_TAGGED_FRAME, tagged),
+    ]);
+    all
+}
+
+fn elsewhere(way: Way, other: Ipv4Addr) -> Ipv4 {
+    let (source, destination) = match way {
+        Way::Egress => (POD, other),
+        Way::Ingress => (other, POD),
+    };
+    ipv4(source, destination, IpNumber::UDP, udp(1, 2, b"x"))
+}
+
+/// As a peer sends it, and as another one would.
+fn wrapped(inner: &[u8]) -> Vec<(Hook, Vec<u8>)> {
+    let by = |sender: [u8; 4]| {
+        let packet =
+            ipv4(sender.into(), OUR_IP.into(), IpNumber::UDP, udp(41000, PORT, &vxlan(8, VNI, inner)));
+        (Hook::UnderlayIngress, frame(HOST_MAC, ROUTER_MAC, EtherType::IPV4, &packet.bytes()))
+    };
+    vec![by(PEER_IP), by(INNER_PEER_IP)]
+}
+
+/// From our own subnet, and from an address that is nobody's.
+fn forged() -> Vec<(Hook, Vec<u8>)> {
+    let sources = [POD, REMOTE, Ipv4Addr::new(192, 0, 2, 1)];
+    let packets = sources.map(|source| ipv4(source, POD, IpNumber::UDP, udp(53, 40000, b"forged")));
+    packets
+        .iter()
+        .flat_map(|packet| wrapped(&frame(OUR_MAC, PEER_MAC, EtherType::IPV4, &packet.bytes())))
+        .collect()
+}
