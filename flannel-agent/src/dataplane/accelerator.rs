@@ -109,6 +109,14 @@ impl Accelerator {
         self.bpf.apply(peers)
     }
 
+    /// Adds these peers to the maps; false, with nothing done, if it is not done with adding.
+    ///
+    /// # Errors
+    /// As of [`Self::apply`].
+    pub fn grow(&mut self, joined: &[Peer]) -> Result<bool> {
+        self.bpf.grow(joined)
+    }
+
     /// Waits until pods may have come or gone; forever, if that does not matter.
     pub async fn pods_changed(&mut self) {
         match &mut self.shortcut {

@@ -124,6 +124,14 @@ impl Bpf {
         self.write(&{ self.node })
     }
 
+    /// Adds these peers to `LEASES`; false, with nothing done, if it is not done with adding.
+    ///
+    /// # Errors
+    /// As of [`Self::apply`].
+    pub fn grow(&mut self, joined: &[Peer]) -> Result<bool> {
+        self.leases.grow(joined)
+    }
+
     /// Forwards what the programs log to the agent's log.
     ///
     /// # Errors
