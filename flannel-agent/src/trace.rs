@@ -118,7 +118,7 @@ async fn answer(options: &Trace) -> Result<Report> {
 async fn travel(mut journey: Journey, mut own: Vec<IpNet>) -> Result<Report> {
     own.extend(journey.own_leases());
     let Packet { source, destination, .. } = journey.packet;
-    let end = if journey.is_here(source, &own).await? {
+    let end = if journey.sender.is_none() && journey.is_here(source, &own).await? {
         journey.egress().await?
     } else if journey.is_here(destination, &own).await? {
         journey.ingress().await?

@@ -135,6 +135,7 @@ fn a_forged_packet_is_dropped() -> TestResult {
         (overlay.two_pods().1.ip(), "192.168.64.77".parse()?, "forged-sender"),
         ("10.5.70.7".parse()?, sender, "unknown-sender"),
         ("192.168.64.77".parse()?, sender, "unknown-sender"),
+        (one.ip(), sender, "looped-sender"),
     ] {
         let question = Question::new(source, one.ip()).arg(format!("--sender={sender}"));
         let answer = ask(&overlay, &question)?;

@@ -10,6 +10,7 @@ use ipnet::{IpNet, Ipv4Net};
 use super::outer::Outer;
 use super::packet::Packet;
 use super::report::{Carrier, End, Holder, Step};
+use crate::dataplane::bpf::attach;
 use crate::dataplane::bpf::dry_run::{DryRun, Run};
 use crate::dataplane::kernel::Kernel;
 use crate::dataplane::kernel::interface::Interface;
@@ -45,10 +46,12 @@ impl Journey {
     pub(super) fn elsewhere(&self, own: &[IpNet]) -> String {
         let Packet { source, destination, .. } = self.packet;
         let own: Vec<_> = own.iter().map(ToString::to_string).collect();
-        let mut text = format!(
-            "neither {source} nor {destination} is on this node, which has {}: the packet does not pass here",
-            own.join(" and ")
-        );
+        let missing = match self.sender {
+            Some(_) => format!("{destination} is not"),
+            None => format!("neither {source} nor {destination} is"),
+        };
+        let own = own.join(" and ");
+        let mut text = format!("{missing} on this node, which has {own}: the packet does not pass here");
         for address in [source, destination] {
             if let Some(Holder { subnet, public_ip, .. }) = self.holder(address) {
                 text += &format!("; {address} is in {subnet}: ask on the node {public_ip}");
@@ -96,7 +99,8 @@ impl Journey {
         let Some(programs) = &mut self.programs else { return Ok(None) };
         let Interface { index, name, .. } = at;
         let device = name.clone();
-        if !programs.is_attached(hook, name) && !self.kernel.has_filter(*index, hook).await? {
+        let filters = self.kernel.filters(*index, attach::is_egress(hook)).await?;
+        if !attach::is_on_tcx(hook, name) && !filters.iter().any(attach::is_ours) {
             self.steps.push(Step::Absent { program: hook.program(), device });
             return Ok(None);
         }

@@ -3,10 +3,14 @@
 use std::fs;
 use std::process::Command;
 
+use aya::maps::{Array, Map, MapData};
+use flannel_common::abi;
+use flannel_common::node::Node;
 use flannel_tests::agent::agent_binary;
 use flannel_tests::{Cluster, TestResult, Topology};
 
 use super::{Question, acquainted, back, there};
+use crate::inspect;
 
 #[test]
 fn what_makes_no_sense_is_refused_with_a_reason() -> TestResult {
@@ -21,6 +25,7 @@ fn what_makes_no_sense_is_refused_with_a_reason() -> TestResult {
             "is on this node, which has 10.5.".to_owned(),
         ),
         (Question::new("10.5.70.7".parse()?, one.ip()), "Name its public address by --sender".to_owned()),
+        (there(&overlay).arg("--sender=192.168.64.77"), format!("{} is not on this node", other.ip())),
         (Question::new(one.ip(), "fd44::1".parse()?), "different address families".to_owned()),
         (there(&overlay).arg("--proto=tcp"), "need --dport".to_owned()),
         (there(&overlay).arg("--dport=80"), "--proto tcp or --proto udp".to_owned()),
@@ -53,6 +58,24 @@ fn of_several_overlays_one_is_chosen() -> TestResult {
     assert_eq!(answer.0["vni"], 1);
     let refusal = there(&overlay).arg("--vni=7").refusal(node)?;
     assert!(refusal.contains("flannel/7/CONFIG"), "{refusal}");
+    Ok(())
+}
+
+#[test]
+fn maps_of_another_version_are_not_misread() -> TestResult {
+    let mut overlay = acquainted()?;
+    overlay.agents[0].term()?;
+    let node = &overlay.nodes()[0];
+    let map = Map::from_map_data(MapData::from_pin(inspect::pins(node)?.path(abi::CONFIG))?)?;
+    let mut config = Array::<_, Node>::try_from(map)?;
+    let facts = config.get(&0, 0)?;
+    for (layout, said) in
+        [(abi::LAYOUT + 1, "use the flannel-agent that runs here"), (0, "has not written its facts")]
+    {
+        config.set(0, Node { layout, ..facts }, 0)?;
+        let refusal = there(&overlay).refusal(node)?;
+        assert!(refusal.contains(said), "{refusal}");
+    }
     Ok(())
 }
 

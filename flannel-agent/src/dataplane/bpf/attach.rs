@@ -147,21 +147,24 @@ pub(super) fn detach_clsact(hook: Hook, interface: &str) {
 }
 
 /// Whether the hook's program, of whatever version, is on the interface by tcx.
-pub(super) fn is_on_tcx(hook: Hook, interface: &str) -> bool {
+#[must_use]
+pub fn is_on_tcx(hook: Hook, interface: &str) -> bool {
     /// The kernel keeps so many bytes of a program's name (`BPF_OBJ_NAME_LEN`).
     const NAME: usize = 15;
     let name = hook.program().as_bytes();
-    let on = SchedClassifier::query_tcx(interface, direction(hook)).map_or_else(|_| Vec::new(), |(_, on)| on);
-    on.iter().any(|program| program.name() == &name[..name.len().min(NAME)])
+    let Ok((_, programs)) = SchedClassifier::query_tcx(interface, direction(hook)) else { return false };
+    programs.iter().any(|program| program.name() == &name[..name.len().min(NAME)])
 }
 
-/// Whether a filter on a clsact qdisc is ours.
-pub(crate) const fn is_our_filter(priority: u16, handle: u32) -> bool {
-    priority == PRIORITY && handle == 1
+/// Whether a filter on a clsact qdisc, by priority and handle, is ours.
+#[must_use]
+pub fn is_ours(filter: &(u16, u32)) -> bool {
+    *filter == (PRIORITY, HANDLE.into())
 }
 
-/// Whether the hook is met by what an interface sends, not by what it receives.
-pub(crate) const fn is_egress(hook: Hook) -> bool {
+/// Whether the hook is for what an interface sends, not for what it receives.
+#[must_use]
+pub const fn is_egress(hook: Hook) -> bool {
     matches!(direction(hook), TcAttachType::Egress)
 }
 

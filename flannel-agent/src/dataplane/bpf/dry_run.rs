@@ -17,11 +17,11 @@ use ipnet::Ipv4Net;
 
 use super::counters::{self, Counters};
 use super::pins::Pins;
-use super::{attach, leases, take};
+use super::{leases, take};
 
 /// The maps that the copy shares with the node.
 const SHARED: [&str; 2] = [abi::LEASES, abi::CONFIG];
-/// `struct __sk_buff` (linux/bpf.h): its size, and where `ifindex` is.
+/// `struct __sk_buff` (linux/bpf.h): its size, and where `ifindex` is, which test runs heed since Linux 5.9.
 const CONTEXT: usize = 192;
 const IFINDEX: usize = 40;
 /// By how much a program may make a frame longer.
@@ -85,12 +85,6 @@ impl DryRun {
         let path = self.pins.path(hook.program());
         let live = ProgramInfo::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
         Ok(live.tag() == self.program(hook)?.info()?.tag())
-    }
-
-    /// Whether the node's program is attached at this hook of an interface by tcx.
-    #[must_use]
-    pub fn is_attached(&self, hook: Hook, interface: &str) -> bool {
-        attach::is_on_tcx(hook, interface)
     }
 
     /// Lets the copy know what the node knows of a flow.

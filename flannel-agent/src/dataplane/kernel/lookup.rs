@@ -10,12 +10,10 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType, RouteVia};
 
-use flannel_common::outcome::Hook;
 use rtnetlink::packet_route::tc::TcMessage;
 
 use super::interface::Interface;
 use super::{Kernel, family_of, neighbour, route};
-use crate::dataplane::bpf::attach;
 use crate::mac::Mac;
 
 /// A packet that looks for its way.
@@ -121,25 +119,18 @@ impl Kernel {
         Ok(entries.iter().find(is_behind).map(|entry| entry.header.ifindex))
     }
 
-    /// Whether the hook's program is on the clsact qdisc of an interface (`tc filter show dev ...`).
+    /// Priorities and handles of the filters on one side of an interface's clsact qdisc (`tc filter show dev ...`).
     ///
     /// # Errors
     /// If the dump fails.
-    pub async fn has_filter(&self, interface: u32, hook: Hook) -> Result<bool> {
+    pub async fn filters(&self, interface: u32, egress: bool) -> Result<Vec<(u16, u32)>> {
         let _dumping = self.dumping.lock().await;
         let request = self.handle.traffic_filter(interface.cast_signed()).get();
-        let request = if attach::is_egress(hook) { request.egress() } else { request.ingress() };
-        let filters: Vec<_> = match request.execute().try_collect().await {
-            // There is no clsact qdisc.
-            Err(Error::NetlinkError(refused)) if -refused.raw_code() == libc::EINVAL => return Ok(false),
-            filters => filters.context("listing filters")?,
-        };
-        let is_ours = |filter: &TcMessage| {
-            let handle = u32::from(filter.header.handle.major) << 16 | u32::from(filter.header.handle.minor);
-            // The priority is in the upper half, the EtherType in the lower.
-            attach::is_our_filter((filter.header.info >> 16) as u16, handle)
-        };
-        Ok(filters.iter().any(is_ours))
+        let request = if egress { request.egress() } else { request.ingress() };
+        let filters: Vec<_> = request.execute().try_collect().await.context("listing filters")?;
+        // The priority is in the upper half, the EtherType in the lower.
+        let read = |TcMessage { header, .. }: &TcMessage| ((header.info >> 16) as u16, header.handle.into());
+        Ok(filters.iter().map(read).collect())
     }
 
     async fn neighbours(
