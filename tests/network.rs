@@ -3,6 +3,7 @@
 mod backends;
 mod clsact;
 mod docker;
+mod ecn;
 mod fallback;
 mod firewall;
 mod flow_cache;

@@ -10,6 +10,7 @@ use flannel_common::lease::{self, Lease};
 use flannel_common::node::Node;
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 
+mod ecn;
 mod flow;
 mod overlay_egress;
 mod overlay_ingress;
@@ -73,6 +74,7 @@ impl Programs {
             port: crate::packets::PORT.to_be_bytes(),
             flow_cache: 0,
             source_check: 1,
+            ttl: 64,
         };
         change(&mut node);
         let mut config: Array<_, Node> = programs.0.map_mut(abi::CONFIG).unwrap().try_into().unwrap();

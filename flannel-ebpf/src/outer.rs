@@ -24,14 +24,6 @@ pub struct Headers<T> {
 unsafe impl<T: Header> Header for Headers<T> {}
 const _: () = assert!(size_of::<Headers<EthHdr>>() == LEN + EthHdr::LEN);
 
-/// The ECN field of the type-of-service byte (RFC 3168 section 5).
-pub const ECN: u8 = 0b11;
-/// ECN code point: congestion experienced.
-pub const CONGESTED: u8 = 0b11;
-
-/// Time to live of outer packets, as `ttl auto` of the kernel device gives it.
-const TTL: u8 = 64;
-
 /// What the outer headers say.
 pub struct Outer {
     /// Our address on the underlay.
@@ -46,6 +38,8 @@ pub struct Outer {
     pub vni: u32,
     /// ECN code point of the inner packet, copied (RFC 6040 section 4.1, normal mode).
     pub ecn: u8,
+    /// Time to live.
+    pub ttl: u8,
     /// IPv4 identification.
     pub identification: u16,
 }
@@ -78,7 +72,7 @@ impl Outer {
             tot_len: tot_len.to_be_bytes(),
             id: self.identification.to_be_bytes(),
             frags: [0; 2],
-            ttl: TTL,
+            ttl: self.ttl,
             proto: IpProto::Udp as u8,
             check: [0; 2],
             src_addr: self.source,
@@ -129,6 +123,7 @@ mod tests {
             port: 8472u16.to_be_bytes(),
             vni: 1,
             ecn: 0b10,
+            ttl: 64,
             identification: 0x1234,
         }
     }

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::bpf::pins::Pins;
 use super::bpf::{self, Bpf};
 use super::desired::Peer;
-use super::kernel::{Device, DeviceSpec, Kernel};
+use super::kernel::{Device, DeviceSpec, Kernel, default_ttl};
 use super::shortcut::Shortcut;
 use crate::cli::Mode;
 use crate::metrics::METRICS;
@@ -145,6 +145,7 @@ fn load(settings: &Settings, overlay: Overlay<'_>) -> Result<Bpf> {
         port: spec.port.to_be_bytes(),
         flow_cache: settings.flow_cache.into(),
         source_check: settings.source_check.into(),
+        ttl: default_ttl()?.into(),
     };
     let mut bpf = Bpf::load(settings.pins.clone(), settings.log_packets)?;
     bpf.configure(&node)?;

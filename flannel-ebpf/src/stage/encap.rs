@@ -12,6 +12,7 @@ use network_types::eth::EthHdr;
 
 use crate::outer::{self, Outer};
 use crate::packet::{Header, Packet};
+use crate::stage::ecn;
 
 /// Pushes outer IPv4, UDP and VXLAN headers in front of an inner frame, which begins with `front` then; the
 /// Ethernet header before them is the delivery's business.
@@ -38,7 +39,8 @@ pub fn push<T: Header>(
         source_port: outer::source_port(flow_hash(packet)),
         port: node.port,
         vni: node.vni,
-        ecn: tos & outer::ECN,
+        ecn: tos & ecn::FIELD,
+        ttl: node.ttl as u8,
         // RFC 6864 section 4: a packet that may be fragmented needs an identification.
         identification: random(),
     }

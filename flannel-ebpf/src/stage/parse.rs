@@ -108,12 +108,20 @@ pub fn is_later_fragment(ip: &Ipv4Hdr) -> bool {
     ip.frags[0] & OFFSET[0] != 0 || ip.frags[1] & OFFSET[1] != 0
 }
 
-/// Whether this frame of the uplink is a plain VXLAN packet for us; returns whose it is.
+/// What the outer headers say of a VXLAN packet for us.
+pub struct Envelope {
+    /// Outer source: the address of the node that sent it, if the sender check agrees.
+    pub sender: [u8; 4],
+    /// Outer type of service, of which the ECN field counts.
+    pub tos: u8,
+}
+
+/// Reads the outer headers of this frame of the uplink, if it is a plain VXLAN packet for us.
 ///
 /// # Errors
 /// [`Outcome::NotVxlan`] for what is none of our business, else the oddity that only the kernel handles.
 #[inline(always)]
-pub fn outer(packet: &Packet<'_>, node: &Node) -> Result<[u8; 4], Outcome> {
+pub fn outer(packet: &Packet<'_>, node: &Node) -> Result<Envelope, Outcome> {
     packet.pull((EthHdr::LEN + outer::LEN) as u32);
     let ip = outer_ipv4(packet, node)?;
     let udp: &UdpHdr = packet.header(EthHdr::LEN + Ipv4Hdr::LEN)?;
@@ -128,12 +136,9 @@ pub fn outer(packet: &Packet<'_>, node: &Node) -> Result<[u8; 4], Outcome> {
     if udp.check != [0; 2] || outer::checksum(ip) != 0 {
         return Err(Outcome::OuterChecksum);
     }
-    if ip.tos & outer::ECN == outer::CONGESTED {
-        return Err(Outcome::OuterCongested);
-    }
-    let source = ip.src_addr;
+    let envelope = Envelope { sender: ip.src_addr, tos: ip.tos };
     vxlan(packet, node)?;
-    Ok(source)
+    Ok(envelope)
 }
 
 #[inline(always)]
