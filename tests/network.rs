@@ -10,6 +10,7 @@ mod flow_cache;
 mod flow_changes;
 mod flow_refused;
 mod forged;
+mod group;
 mod healing;
 mod leases;
 mod mixed;

@@ -83,7 +83,7 @@ outcomes! {
     22 FlowNew "flow-new" Floor "No packet of the flow has passed the host stack unchanged yet (TCP: in both directions).",
     23 FlowStale "flow-stale" Floor "The flow was proven too long ago: the host stack is asked again.",
     24 TcpControl "tcp-control" Floor "SYN, FIN or RST: the host stack keeps track of connections, and the flow is forgotten.",
-    25 NotCacheable "not-cacheable" Floor "Neither TCP nor UDP, or a fragment, or with IP options: no flow to remember.",
+    25 NotCacheable "not-cacheable" Floor "Neither TCP nor UDP, or a fragment, or with IP options, or marked before the stack: no flow to remember.",
     26 TtlExpired "ttl-expired" Floor "The time to live ends here: the host stack answers.",
     27 FlowProven "flow-proven" Foreign "To a pod, unchanged by the host stack: the flow's next packets may skip it.",
     28 NoFlow "no-flow" Foreign "To a pod, and of no flow from another node, or changed by the host stack.",

@@ -5,6 +5,7 @@ use network_types::ip::{IpProto, Ipv4Hdr};
 use network_types::udp::UdpHdr;
 use network_types::vxlan::VxlanHdr;
 
+use crate::group;
 use crate::packet::Header;
 
 /// Bytes of outer headers between the outer Ethernet header and the inner frame.
@@ -36,6 +37,8 @@ pub struct Outer {
     pub port: [u8; 2],
     /// VXLAN network identifier.
     pub vni: u32,
+    /// The inner packet's mark, as far as it stands for a group ([`group::header`]); 0 without group policy.
+    pub mark: u32,
     /// ECN code point of the inner packet, copied (RFC 6040 section 4.1, normal mode).
     pub ecn: u8,
     /// Time to live.
@@ -59,7 +62,7 @@ impl Outer {
                 len: udp_len.to_be_bytes(),
                 check: [0; 2],
             },
-            vxlan: VxlanHdr::new(self.vni),
+            vxlan: group::header(self.vni, self.mark),
             inner,
         }
     }
@@ -122,6 +125,7 @@ mod tests {
             source_port: 40000,
             port: 8472u16.to_be_bytes(),
             vni: 1,
+            mark: 0,
             ecn: 0b10,
             ttl: 64,
             identification: 0x1234,

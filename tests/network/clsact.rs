@@ -33,6 +33,7 @@ fn facts(node: &Node) -> Result<Facts> {
         flow_cache: 0,
         source_check: 1,
         ttl: 64,
+        group_policy: 0,
     })
 }
 

@@ -128,8 +128,8 @@ impl Accelerator {
 
 fn load(settings: &Settings, overlay: Overlay<'_>) -> Result<Bpf> {
     let Overlay { spec, device, uplink, local_ip } = overlay;
-    if spec.gbp || spec.learning {
-        bail!("the BPF programs have neither GBP nor Learning, which the network's Backend asks for");
+    if spec.learning {
+        bail!("the BPF programs do not learn, which the network's Backend asks for with Learning");
     }
     if !uplink.ethernet {
         bail!("the uplink {} has no Ethernet header, which the BPF programs expect", uplink.name);
@@ -146,6 +146,7 @@ fn load(settings: &Settings, overlay: Overlay<'_>) -> Result<Bpf> {
         flow_cache: settings.flow_cache.into(),
         source_check: settings.source_check.into(),
         ttl: default_ttl()?.into(),
+        group_policy: spec.gbp.into(),
     };
     let mut bpf = Bpf::load(settings.pins.clone(), settings.log_packets)?;
     bpf.configure(&node)?;

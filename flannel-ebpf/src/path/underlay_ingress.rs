@@ -23,7 +23,7 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
     }
     let code_point = ecn::decapsulated(envelope.tos, inner.ip.tos)?;
     if node.flow_cache != 0
-        && let Ok(step) = Step::of(packet, &inner, Direction::Ingress)
+        && let Ok(step) = Step::of(packet, &inner, Direction::Ingress, envelope.mark)
         && let Ok((routed, port)) = deliver::shortcut(packet, &inner, &step)
     {
         decap::pop(packet, routed.marked(code_point))?;
@@ -31,5 +31,8 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
     }
     // Why it takes no shortcut is counted behind the vxlan device, where it turns up next.
     decap::pop(packet, Routed::unchanged(&inner).marked(code_point))?;
+    if node.group_policy != 0 {
+        packet.set_mark(envelope.mark);
+    }
     Ok(deliver::to_overlay_device(node))
 }
