@@ -15,6 +15,7 @@ mod healing;
 mod leases;
 mod mixed;
 mod moving;
+mod offloads;
 mod reachability;
 mod restart;
 mod routed;

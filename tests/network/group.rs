@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::{UdpSession, tcp_transfer};
-use flannel_tests::{Agent, Capture, Cluster, Node, Pod, TestResult, Topology, eventually};
+use flannel_tests::{Capture, Node, Pod, TestResult, Topology, eventually};
 
 use super::flow_cache::{SOON, wait_plugged};
 use crate::inspect::{self, DEVICE, UPLINK};
@@ -24,15 +24,7 @@ const GROUPS: [(u32, &str, &str, u32); 6] = [
 
 /// Two nodes, each with its own flag.
 fn overlay(flags: [&str; 2]) -> Result<Overlay> {
-    let cluster = Cluster::build(Topology::segment(2))?;
-    let etcd = cluster.start_etcd()?;
-    etcd.configure(NETWORK)?;
-    let start = |(node, flag)| Agent::builder(node).etcd(&etcd).arg(flag).start();
-    let mut agents = cluster.nodes().iter().zip(flags).map(start).collect::<Result<Vec<_>>>()?;
-    agents.iter_mut().try_for_each(|agent| agent.wait_ready().map(drop))?;
-    let pods = cluster.pods_each(1)?;
-    let overlay = Overlay { pods, agents, etcd, cluster };
-    overlay.wait_joined()?;
+    let overlay = Overlay::start_in(NETWORK, Topology::segment(2), &flags, 1, |agent| agent)?;
     for (node, (pods, flag)) in overlay.nodes().iter().zip(overlay.pods.iter().zip(flags)) {
         ensure!(
             node.exec(&format!("ip -d link show dev {DEVICE}"))?.contains(" gbp "),
