@@ -130,6 +130,26 @@ fn without_group_policy_marks_are_nobody_s_business() {
     }
 }
 
+#[test]
+fn without_group_policy_what_is_remembered_of_it_does_not_count() {
+    let proven = || known(PROVEN, PROVEN, [42, 42]);
+    let row = |hook, frame, outcome, after| (hook, row("a group", frame, proven(), outcome, after));
+    let entered = known(PROVEN, [NOW, NEVER], [42, 0]);
+    for (hook, row) in [
+        row(Hook::PodEgress, sent(), Outcome::Encapsulated, proven()),
+        row(Hook::OverlayEgress, routed(), Outcome::Encapsulated, known([FRESH, NOW], PROVEN, [0, 42])),
+        row(Hook::UnderlayIngress, arrives([8, 0, 0, 0]), Outcome::Decapsulated, proven()),
+        row(Hook::OverlayIngress, received(), Outcome::FlowNew, entered),
+    ] {
+        check(&mut Programs::with_flow_cache(), hook, vec![row], |run, _| {
+            assert_eq!(run.mark, 0);
+            if run.outcome == Outcome::Encapsulated {
+                assert_eq!(run.packet[VXLAN], header([8, 0, 0, 0]));
+            }
+        });
+    }
+}
+
 /// A flow in these groups, from the pod and to it.
 fn known(egress: [u64; 2], ingress: [u64; 2], groups: [u32; 2]) -> Flows {
     of_udp(grouped(flow(egress, ingress), groups))

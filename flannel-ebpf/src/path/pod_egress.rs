@@ -25,7 +25,9 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
     let step = Step::of(packet, &inner, Direction::Egress, 0)?;
     let here =
         Port { ifindex: packet.ifindex(), pod_mac: inner.frame.src_addr, gateway_mac: inner.frame.dst_addr };
-    let mark = step.shortcut(Some(&here)).inspect_err(|_| step.enters(Some(&here)))?.egress.mark;
+    let flow = step.shortcut(Some(&here)).inspect_err(|_| step.enters(Some(&here)))?;
+    // A flow of an agent that had group policy may have one still.
+    let mark = if node.group_policy != 0 { flow.egress.mark } else { 0 };
     let routed = route::hop(&inner, node.vtep_mac, lease.vtep_mac)?;
     fit::uplink(packet, &inner, node)?;
     encap::push(packet, routed, inner.ip.tos, node, lease, mark)?;
