@@ -28,7 +28,7 @@ const AT_LEAST: u32 = 2000;
 const BATCH: u32 = 250;
 
 /// What the packets have to have shown: a fuzz test that always ends at the first check proves nothing.
-const REACHED: [(Hook, Outcome); 22] = [
+const REACHED: [(Hook, Outcome); 23] = [
     (Hook::OverlayEgress, Outcome::Encapsulated),
     (Hook::OverlayEgress, Outcome::NotIp),
     (Hook::OverlayEgress, Outcome::NoLease),
@@ -42,6 +42,7 @@ const REACHED: [(Hook, Outcome); 22] = [
     (Hook::UnderlayIngress, Outcome::UnknownSender),
     (Hook::UnderlayIngress, Outcome::ForgedSender),
     (Hook::UnderlayIngress, Outcome::LoopedSender),
+    (Hook::UnderlayIngress, Outcome::NotEcnCapable),
     (Hook::OverlayIngress, Outcome::Delivered),
     (Hook::OverlayIngress, Outcome::FlowNew),
     (Hook::OverlayIngress, Outcome::Truncated),

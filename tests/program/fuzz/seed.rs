@@ -73,14 +73,14 @@ fn elsewhere(way: Way, other: Ipv4Addr) -> Ipv4 {
     ipv4(source, destination, IpNumber::UDP, udp(1, 2, b"x"))
 }
 
-/// As a peer sends it, and as another one would.
+/// As a peer sends it, also by way of a congested router, and as another one would.
 fn wrapped(inner: &[u8]) -> Vec<(Hook, Vec<u8>)> {
-    let by = |sender: [u8; 4]| {
-        let packet =
-            ipv4(sender.into(), OUR_IP.into(), IpNumber::UDP, udp(41000, PORT, &vxlan(8, VNI, inner)));
+    let by = |sender: [u8; 4], ecn: u8| {
+        let datagram = udp(41000, PORT, &vxlan(8, VNI, inner));
+        let packet = ipv4(sender.into(), OUR_IP.into(), IpNumber::UDP, datagram).tos(0, ecn);
         (Hook::UnderlayIngress, frame(HOST_MAC, ROUTER_MAC, EtherType::IPV4, &packet.bytes()))
     };
-    vec![by(PEER_IP), by(INNER_PEER_IP)]
+    vec![by(PEER_IP, 0), by(PEER_IP, 1), by(PEER_IP, 3), by(INNER_PEER_IP, 0)]
 }
 
 /// From our own subnet, and from an address that is nobody's.
