@@ -10,7 +10,9 @@ use flannel_common::lease::{self, Lease};
 use flannel_common::node::Node;
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 
+mod ecn;
 mod flow;
+mod group;
 mod overlay_egress;
 mod overlay_ingress;
 mod pod_egress;
@@ -35,14 +37,16 @@ pub(crate) const VNI: u32 = 1;
 const TC_ACT_UNSPEC: i32 = -1;
 pub(crate) const TC_ACT_SHOT: i32 = 2;
 const TC_ACT_REDIRECT: i32 = 7;
-/// `struct __sk_buff` (linux/bpf.h): its size, and where `gso_size` is.
+/// `struct __sk_buff` (linux/bpf.h): its size, and where `mark` and `gso_size` are.
 const SKB_SIZE: usize = 192;
+const SKB_MARK: usize = 8;
 const SKB_GSO_SIZE: usize = 176;
 
 /// What one run did.
 pub(crate) struct Run {
     pub(crate) action: i32,
     pub(crate) packet: Vec<u8>,
+    pub(crate) mark: u32,
     pub(crate) outcome: Outcome,
 }
 
@@ -73,6 +77,8 @@ impl Programs {
             port: crate::packets::PORT.to_be_bytes(),
             flow_cache: 0,
             source_check: 1,
+            ttl: 64,
+            group_policy: 0,
         };
         change(&mut node);
         let mut config: Array<_, Node> = programs.0.map_mut(abi::CONFIG).unwrap().try_into().unwrap();
@@ -105,21 +111,29 @@ impl Programs {
 
     /// Runs one frame through the program at `hook`; exactly one outcome must be counted, with its bytes.
     pub(crate) fn run(&mut self, hook: Hook, frame: &[u8], gso_size: u32) -> Run {
+        self.run_marked(hook, frame, gso_size, 0)
+    }
+
+    /// [`Programs::run`] for a frame with a mark.
+    pub(crate) fn run_marked(&mut self, hook: Hook, frame: &[u8], gso_size: u32, mark: u32) -> Run {
         let before = self.counters();
         let mut context = [0; SKB_SIZE];
         context[SKB_GSO_SIZE..][..4].copy_from_slice(&gso_size.to_ne_bytes());
-        let mut out = vec![0; frame.len() + 100];
+        context[SKB_MARK..][..4].copy_from_slice(&mark.to_ne_bytes());
+        let (mut out, mut context_out) = (vec![0; frame.len() + 100], [0; SKB_SIZE]);
         let program: &SchedClassifier = self.0.program(hook.program()).unwrap().try_into().unwrap();
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
         options.ctx_in = Some(&context);
+        options.ctx_out = Some(&mut context_out);
         let result = program
             .test_run(options)
             .unwrap_or_else(|error| panic!("a frame of {} bytes: {error}", frame.len()));
         out.truncate(result.data_size_out as usize);
         let action = i32::from_ne_bytes(result.return_value.to_ne_bytes());
-        Run { action, packet: out, outcome: self.counted_since(&before, hook, frame.len()) }
+        let mark = context_out[SKB_MARK..][..4].try_into().map(u32::from_ne_bytes).unwrap();
+        Run { action, packet: out, mark, outcome: self.counted_since(&before, hook, frame.len()) }
     }
 
     fn counters(&self) -> counters::Counters {

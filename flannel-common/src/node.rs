@@ -24,10 +24,14 @@ pub struct Node {
     pub flow_cache: u32,
     /// 1: a VXLAN packet whose sender does not hold the inner source is dropped; 0: it is taken, as flannel does.
     pub source_check: u32,
+    /// Time to live of outer packets, 1 to 255: the kernel's default, as its vxlan device has it.
+    pub ttl: u32,
+    /// 1: a packet's mark is its group, which VXLAN carries (`Backend.GBP`); 0: marks are left alone.
+    pub group_policy: u32,
 }
 
-const _: () = assert!(size_of::<Node>() == 40 && align_of::<Node>() == 4);
+const _: () = assert!(size_of::<Node>() == 48 && align_of::<Node>() == 4);
 
 #[cfg(feature = "user")]
-// SAFETY: repr(C), no padding (asserted above: 5 * 4 + 4 + 6 + 2 + 2 * 4), every bit pattern is valid.
+// SAFETY: repr(C), no padding (asserted above: 5 * 4 + 4 + 6 + 2 + 4 * 4), every bit pattern is valid.
 unsafe impl aya::Pod for Node {}

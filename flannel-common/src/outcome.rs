@@ -75,7 +75,7 @@ outcomes! {
     14 OuterFragment "outer-fragment" Floor "The outer packet is a fragment: reassembled by the stack first.",
     15 OuterChecksum "outer-checksum" Floor "The outer UDP checksum is set, or the IPv4 header checksum is wrong: judged by the stack.",
     16 OuterLength "outer-length" Floor "The outer IPv4 and UDP lengths disagree with each other or the frame.",
-    17 OuterCongested "outer-congested" Floor "Outer ECN says congestion experienced: merged into the inner header by the kernel.",
+    17 OuterCongested "outer-congested" Floor "No longer counted: what outer ECN says is merged into the inner header.",
     18 GsoAggregate "gso-aggregate" Floor "A received aggregate: decapsulated by the kernel device, which keeps segmentation right.",
     19 InnerIpv6 "inner-ipv6" Floor "An IPv6 frame: carried by the kernel's v6 device.",
     20 WriteFailed "write-failed" Dropped "Headers could not be written after the packet had been resized.",
@@ -83,7 +83,7 @@ outcomes! {
     22 FlowNew "flow-new" Floor "No packet of the flow has passed the host stack unchanged yet (TCP: in both directions).",
     23 FlowStale "flow-stale" Floor "The flow was proven too long ago: the host stack is asked again.",
     24 TcpControl "tcp-control" Floor "SYN, FIN or RST: the host stack keeps track of connections, and the flow is forgotten.",
-    25 NotCacheable "not-cacheable" Floor "Neither TCP nor UDP, or a fragment, or with IP options: no flow to remember.",
+    25 NotCacheable "not-cacheable" Floor "Neither TCP nor UDP, or a fragment, or with IP options, or marked before the stack: no flow to remember.",
     26 TtlExpired "ttl-expired" Floor "The time to live ends here: the host stack answers.",
     27 FlowProven "flow-proven" Foreign "To a pod, unchanged by the host stack: the flow's next packets may skip it.",
     28 NoFlow "no-flow" Foreign "To a pod, and of no flow from another node, or changed by the host stack.",
@@ -91,6 +91,7 @@ outcomes! {
     30 UnknownSender "unknown-sender" Dropped "Sender check: no lease holds the inner source.",
     31 ForgedSender "forged-sender" Dropped "Sender check: another node than the outer source holds the inner source.",
     32 LoopedSender "looped-sender" Dropped "Sender check: the inner source is in our own subnet.",
+    33 NotEcnCapable "not-ecn-capable" Dropped "Outer ECN says congestion experienced, and the inner packet is not ECN-capable: lost as on the congested router (RFC 6040).",
 }
 
 /// The place where a program runs.

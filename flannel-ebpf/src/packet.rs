@@ -77,6 +77,18 @@ impl<'a> Packet<'a> {
         self.skb().vlan_present == 0
     }
 
+    /// The mark that firewall, routing and group policy know the packet by.
+    #[inline(always)]
+    pub fn mark(&self) -> u32 {
+        self.skb().mark
+    }
+
+    /// Changes the mark.
+    #[inline(always)]
+    pub fn set_mark(&self, mark: u32) {
+        self.ctx.set_mark(mark);
+    }
+
     /// ifindex of the interface whose hook the program runs at.
     #[inline(always)]
     pub fn ifindex(&self) -> u32 {

@@ -2,6 +2,7 @@
 
 pub mod decap;
 pub mod deliver;
+pub mod ecn;
 pub mod encap;
 pub mod fit;
 pub mod flow;

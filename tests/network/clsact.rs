@@ -32,6 +32,8 @@ fn facts(node: &Node) -> Result<Facts> {
         port: crate::packets::PORT.to_be_bytes(),
         flow_cache: 0,
         source_check: 1,
+        ttl: 64,
+        group_policy: 0,
     })
 }
 

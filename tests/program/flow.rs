@@ -33,7 +33,7 @@ pub(super) const OLD: [u64; 2] = [STALE, STALE];
 
 /// A flow that has entered and left the stack at these times on its way from the pod, and to it.
 pub(super) fn flow(egress: [u64; 2], ingress: [u64; 2]) -> Flow {
-    let passage = |[entered, left]: [u64; 2]| Passage { entered, left };
+    let passage = |[entered, left]: [u64; 2]| Passage { entered, left, ..Passage::default() };
     Flow { egress: passage(egress), ingress: passage(ingress), port: port() }
 }
 
@@ -48,6 +48,12 @@ fn port() -> Port {
 /// Changes where the pod is.
 pub(super) fn moved(mut flow: Flow, change: impl FnOnce(&mut Port)) -> Flow {
     change(&mut flow.port);
+    flow
+}
+
+/// The same flow in these groups, from the pod and to it.
+pub(super) fn grouped(mut flow: Flow, [egress, ingress]: [u32; 2]) -> Flow {
+    (flow.egress.mark, flow.ingress.mark) = (egress, ingress);
     flow
 }
 
@@ -71,6 +77,7 @@ pub(super) struct Row {
     description: &'static str,
     frame: Vec<u8>,
     gso_size: u32,
+    mark: u32,
     before: Flows,
     outcome: Outcome,
     after: Flows,
@@ -84,7 +91,7 @@ pub(super) fn row(
     outcome: Outcome,
     after: Flows,
 ) -> Row {
-    Row { description, frame, gso_size: 0, before, outcome, after }
+    Row { description, frame, gso_size: 0, mark: 0, before, outcome, after }
 }
 
 /// [`row`] for a frame that changes nothing, whether its flow is proven or unknown.
@@ -97,6 +104,11 @@ impl Row {
     /// The same with an aggregate of such segments.
     pub(super) fn gso(self, gso_size: usize) -> Self {
         Self { gso_size: gso_size as u32, ..self }
+    }
+
+    /// The same with a mark.
+    pub(super) fn marked(self, mark: u32) -> Self {
+        Self { mark, ..self }
     }
 }
 
@@ -118,16 +130,17 @@ pub(super) fn check(
 }
 
 fn check_here(programs: &mut Programs, hook: Hook, table: Vec<Row>, carried: impl Fn(&Run, &[u8])) {
-    for Row { description, frame, gso_size, before, outcome, after } in table {
+    for Row { description, frame, gso_size, mark, before, outcome, after } in table {
         let start = now();
         programs.set_flows(&at_times(before, |age| start - age));
-        let run = programs.run(hook, &frame, gso_size);
+        let run = programs.run_marked(hook, &frame, gso_size, mark);
         assert_eq!(run.outcome, outcome, "{description}");
         if outcome.verdict() == Verdict::Carried {
             assert_eq!(run.action, TC_ACT_REDIRECT, "{description}");
             carried(&run, &frame);
         } else {
-            assert_eq!((run.action, &run.packet), (TC_ACT_UNSPEC, &frame), "{description}");
+            let untouched = (TC_ACT_UNSPEC, &frame, mark);
+            assert_eq!((run.action, &run.packet, run.mark), untouched, "{description}");
         }
         let age = |time| if time >= start { NOW } else { start - time };
         assert_eq!(at_times(programs.flows(), age), after, "{description}");

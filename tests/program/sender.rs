@@ -39,7 +39,6 @@ fn odd(sender: [u8; 4], source: [u8; 4]) -> Vec<(&'static str, Vec<u8>, u32, Out
         ("first fragment", arrives(&plain().fragment(0, true)), 0, Outcome::OuterFragment),
         ("outer checksum", checksum, 0, Outcome::OuterChecksum),
         ("trailing bytes", padded, 0, Outcome::OuterLength),
-        ("congestion experienced", arrives(&plain().tos(0, 3)), 0, Outcome::OuterCongested),
         ("aggregate", arrives(&plain()), 20, Outcome::GsoAggregate),
     ]
 }

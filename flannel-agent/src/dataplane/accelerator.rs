@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::bpf::pins::Pins;
 use super::bpf::{self, Bpf};
 use super::desired::Peer;
-use super::kernel::{Device, DeviceSpec, Kernel};
+use super::kernel::{Device, DeviceSpec, Kernel, default_ttl};
 use super::shortcut::Shortcut;
 use crate::cli::Mode;
 use crate::metrics::METRICS;
@@ -136,8 +136,8 @@ impl Accelerator {
 
 fn load(settings: &Settings, overlay: Overlay<'_>) -> Result<Bpf> {
     let Overlay { spec, device, uplink, local_ip } = overlay;
-    if spec.gbp || spec.learning {
-        bail!("the BPF programs have neither GBP nor Learning, which the network's Backend asks for");
+    if spec.learning {
+        bail!("the BPF programs do not learn, which the network's Backend asks for with Learning");
     }
     if !uplink.ethernet {
         bail!("the uplink {} has no Ethernet header, which the BPF programs expect", uplink.name);
@@ -153,6 +153,8 @@ fn load(settings: &Settings, overlay: Overlay<'_>) -> Result<Bpf> {
         port: spec.port.to_be_bytes(),
         flow_cache: settings.flow_cache.into(),
         source_check: settings.source_check.into(),
+        ttl: default_ttl()?.into(),
+        group_policy: spec.gbp.into(),
     };
     let mut bpf = Bpf::load(settings.pins.clone(), settings.log_packets)?;
     bpf.configure(&node)?;

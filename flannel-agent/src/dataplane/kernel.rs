@@ -20,6 +20,7 @@ mod request;
 mod route;
 #[cfg(test)]
 mod tests;
+mod ttl;
 pub mod unreachable;
 mod watch;
 
@@ -39,6 +40,7 @@ pub use self::direct::{destination_of, is_through, message as direct_message};
 use self::entry::{Entry, Job};
 use self::news::NewsFeed;
 pub use self::pods::PodPort;
+pub use self::ttl::default_ttl;
 pub use self::watch::LinkWatch;
 use super::desired::{Answer, Floor, FloorChanges, NEXTHOPS_FROM, Via};
 use crate::metrics::METRICS;

@@ -18,12 +18,13 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
         // Somebody's own neighbour entry: the FDB knows where it leads, we do not.
         return Err(Outcome::ForeignVtep);
     }
+    let mark = parse::mark(packet, node);
     if node.flow_cache != 0
-        && let Ok(step) = Step::of(packet, &inner, Direction::Egress)
+        && let Ok(step) = Step::of(packet, &inner, Direction::Egress, mark)
     {
         step.leaves(None);
     }
     fit::uplink(packet, &inner, node)?;
-    encap::push(packet, *inner.frame, inner.ip.tos, node, lease)?;
+    encap::push(packet, *inner.frame, inner.ip.tos, node, lease, mark)?;
     Ok(deliver::to_uplink(node))
 }

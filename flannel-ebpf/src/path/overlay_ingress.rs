@@ -17,8 +17,12 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
         return Err(Outcome::FlowCacheOff);
     }
     let inner = parse::inner_at(packet, 0)?;
-    let step = Step::of(packet, &inner, Direction::Ingress)?;
+    let step = Step::of(packet, &inner, Direction::Ingress, parse::mark(packet, node))?;
     let (routed, port) = deliver::shortcut(packet, &inner, &step).inspect_err(|_| step.enters(None))?;
     packet.write(0, &routed)?;
+    if node.group_policy != 0 {
+        // The kernel device has set it; at the end of the veth's cable it would be gone.
+        packet.set_mark(0);
+    }
     Ok(deliver::to_pod(port))
 }

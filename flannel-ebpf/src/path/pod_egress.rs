@@ -18,12 +18,22 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
     }
     let inner = parse::inner_at(packet, 0)?;
     let lease = maps::peer(inner.ip.dst_addr)?;
-    let step = Step::of(packet, &inner, Direction::Egress)?;
+    if parse::mark(packet, node) != 0 {
+        // Somebody marks packets before us, by what we do not know: the proof of one is none of the next.
+        return Err(Outcome::NotCacheable);
+    }
+    let step = Step::of(packet, &inner, Direction::Egress, 0)?;
     let here =
         Port { ifindex: packet.ifindex(), pod_mac: inner.frame.src_addr, gateway_mac: inner.frame.dst_addr };
-    step.shortcut(Some(&here)).inspect_err(|_| step.enters(Some(&here)))?;
+    let flow = step.shortcut(Some(&here)).inspect_err(|_| step.enters(Some(&here)))?;
+    // A flow of an agent that had group policy may have one still.
+    let mark = if node.group_policy != 0 { flow.egress.mark } else { 0 };
     let routed = route::hop(&inner, node.vtep_mac, lease.vtep_mac)?;
     fit::uplink(packet, &inner, node)?;
-    encap::push(packet, routed, inner.ip.tos, node, lease)?;
+    encap::push(packet, routed, inner.ip.tos, node, lease, mark)?;
+    if node.group_policy != 0 {
+        // As out of the kernel device, for whom the underlay's routes and queues tell apart by it.
+        packet.set_mark(mark);
+    }
     Ok(deliver::to_uplink(node))
 }

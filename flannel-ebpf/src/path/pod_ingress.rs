@@ -20,7 +20,7 @@ fn note(packet: &Packet<'_>) -> Result<Outcome, Outcome> {
         return Err(Outcome::FlowCacheOff);
     }
     let inner = parse::inner_at(packet, 0)?;
-    let step = Step::of(packet, &inner, Direction::Ingress)?;
+    let step = Step::of(packet, &inner, Direction::Ingress, 0)?;
     let here =
         Port { ifindex: packet.ifindex(), pod_mac: inner.frame.dst_addr, gateway_mac: inner.frame.src_addr };
     Ok(if step.leaves(Some(&here)) { Outcome::FlowProven } else { Outcome::NoFlow })

@@ -5,7 +5,8 @@ use network_types::eth::EthHdr;
 
 use crate::packet::Packet;
 use crate::stage::flow::{Direction, Step};
-use crate::stage::{decap, deliver, parse, sender};
+use crate::stage::route::Routed;
+use crate::stage::{decap, deliver, ecn, parse, sender};
 use crate::verdict::Carried;
 use crate::{maps, outer};
 
@@ -14,20 +15,24 @@ use crate::{maps, outer};
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
     let node = maps::node()?;
-    let sender = parse::outer(packet, node).map_err(|oddity| sender::check_odd(packet, node, oddity))?;
+    let envelope = parse::outer(packet, node).map_err(|oddity| sender::check_odd(packet, node, oddity))?;
     let inner = parse::inner_at(packet, EthHdr::LEN + outer::LEN)?;
-    sender::check(node, sender, inner.ip.src_addr)?;
+    sender::check(node, envelope.sender, inner.ip.src_addr)?;
     if inner.frame.dst_addr != node.vtep_mac {
         return Err(Outcome::ForeignVtep);
     }
+    let code_point = ecn::decapsulated(envelope.tos, inner.ip.tos)?;
     if node.flow_cache != 0
-        && let Ok(step) = Step::of(packet, &inner, Direction::Ingress)
+        && let Ok(step) = Step::of(packet, &inner, Direction::Ingress, envelope.mark)
         && let Ok((routed, port)) = deliver::shortcut(packet, &inner, &step)
     {
-        decap::pop(packet, routed)?;
+        decap::pop(packet, routed.marked(code_point))?;
         return Ok(deliver::to_pod(port));
     }
     // Why it takes no shortcut is counted behind the vxlan device, where it turns up next.
-    decap::pop(packet, *inner.frame)?;
+    decap::pop(packet, Routed::unchanged(&inner).marked(code_point))?;
+    if node.group_policy != 0 {
+        packet.set_mark(envelope.mark);
+    }
     Ok(deliver::to_overlay_device(node))
 }

@@ -40,7 +40,7 @@ pub fn shortcut(
     inner: &Inner<'_>,
     step: &Step,
 ) -> Result<(Routed, &'static Port), Outcome> {
-    let port = step.shortcut(None)?;
+    let port = &step.shortcut(None)?.port;
     // A port that is gone swallows what is sent there, and no agent may be there to forget its flows.
     let mtu = packet.mtu_of(port.ifindex).ok_or(Outcome::FlowNew)?;
     fit::mtu(packet, inner, mtu)?;

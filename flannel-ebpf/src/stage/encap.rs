@@ -12,9 +12,10 @@ use network_types::eth::EthHdr;
 
 use crate::outer::{self, Outer};
 use crate::packet::{Header, Packet};
+use crate::stage::ecn;
 
 /// Pushes outer IPv4, UDP and VXLAN headers in front of an inner frame, which begins with `front` then; the
-/// Ethernet header before them is the delivery's business.
+/// Ethernet header before them is the delivery's business. `mark`: the group's, 0 without group policy.
 ///
 /// # Errors
 /// [`Outcome::NoRoom`] with the packet as it was; [`Outcome::WriteFailed`] with the packet lost.
@@ -25,6 +26,7 @@ pub fn push<T: Header>(
     tos: u8,
     node: &Node,
     lease: &Lease,
+    mark: u32,
 ) -> Result<(), Outcome> {
     // FIXED_GSO: segments fit already (`fit::uplink`), so their size stays.
     const FLAGS: u64 = (BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
@@ -38,7 +40,9 @@ pub fn push<T: Header>(
         source_port: outer::source_port(flow_hash(packet)),
         port: node.port,
         vni: node.vni,
-        ecn: tos & outer::ECN,
+        mark,
+        ecn: tos & ecn::FIELD,
+        ttl: node.ttl as u8,
         // RFC 6864 section 4: a packet that may be fragmented needs an identification.
         identification: random(),
     }

@@ -22,16 +22,22 @@ pub struct Step {
     key: FlowKey,
     direction: Direction,
     control: bool,
+    mark: u32,
     now: u64,
 }
 
 impl Step {
-    /// Reads which flow a packet belongs to.
+    /// Reads which flow a packet belongs to. `mark`: its group's ([`Passage::mark`]).
     ///
     /// # Errors
     /// [`Outcome::NotCacheable`], [`Outcome::Truncated`].
     #[inline(always)]
-    pub fn of(packet: &Packet<'_>, inner: &Inner<'_>, direction: Direction) -> Result<Self, Outcome> {
+    pub fn of(
+        packet: &Packet<'_>,
+        inner: &Inner<'_>,
+        direction: Direction,
+        mark: u32,
+    ) -> Result<Self, Outcome> {
         let parse::Transport { source, destination, control } = parse::transport(packet, inner)?;
         let from = (inner.ip.src_addr, source);
         let to = (inner.ip.dst_addr, destination);
@@ -39,15 +45,15 @@ impl Step {
             if direction == Direction::Egress { (from, to) } else { (to, from) };
         let protocol = inner.ip.proto;
         let key = FlowKey { pod, remote, pod_port, remote_port, protocol, reserved: [0; 3] };
-        Ok(Self { key, direction, control, now: now() })
+        Ok(Self { key, direction, control, mark, now: now() })
     }
 
-    /// Where the pod is, if this packet may skip the host stack. `port`: where it comes from, if that is a pod.
+    /// What is known of the flow, if this packet may skip the host stack. `port`: where it comes from, if that is a pod.
     ///
     /// # Errors
     /// [`Outcome::TcpControl`], [`Outcome::FlowNew`], [`Outcome::FlowStale`].
     #[inline(always)]
-    pub fn shortcut(&self, port: Option<&Port>) -> Result<&'static Port, Outcome> {
+    pub fn shortcut(&self, port: Option<&Port>) -> Result<&'static Flow, Outcome> {
         if self.control {
             return Err(Outcome::TcpControl);
         }
@@ -59,10 +65,12 @@ impl Step {
         };
         // A connection tracker that sees one direction only takes the other's packets for invalid.
         let known = way.is_known() && (self.key.protocol != TCP || back.is_known());
-        if !known || port.is_some_and(|port| flow.port != *port) {
+        // Rules may let one group pass and not another. What leaves has its group from the stack.
+        let other_group = self.direction == Direction::Ingress && way.mark != self.mark;
+        if !known || other_group || port.is_some_and(|port| flow.port != *port) {
             return Err(Outcome::FlowNew);
         }
-        if way.is_proven(self.now) { Ok(&flow.port) } else { Err(Outcome::FlowStale) }
+        if way.is_proven(self.now) { Ok(flow) } else { Err(Outcome::FlowStale) }
     }
 
     /// Notes that the packet goes into the host stack. A TCP connection that begins or ends is forgotten. `port`:
@@ -72,18 +80,37 @@ impl Step {
         if self.control {
             maps::forget(&self.key);
         } else if let Some(flow) = self.known(port) {
-            self.passage_of(flow).enter(self.now);
+            self.enter(flow);
         } else {
             let mut flow = Flow { port: port.copied().unwrap_or_default(), ..Flow::default() };
-            self.passage_of(&mut flow).enter(self.now);
+            self.enter(&mut flow);
             maps::remember(&self.key, &flow);
         }
+    }
+
+    #[inline(always)]
+    fn enter(&self, flow: &mut Flow) {
+        let passage = self.passage_of(flow);
+        if self.direction == Direction::Ingress {
+            passage.expect(self.mark, self.now);
+        }
+        passage.enter(self.now);
     }
 
     /// Notes that the packet has come out of the host stack; false if it is not known to have entered it.
     #[inline(always)]
     pub fn leaves(&self, port: Option<&Port>) -> bool {
-        !self.control && self.known(port).is_some_and(|flow| self.passage_of(flow).leave(self.now))
+        !self.control && self.known(port).is_some_and(|flow| self.leave(flow))
+    }
+
+    #[inline(always)]
+    fn leave(&self, flow: &mut Flow) -> bool {
+        let passage = self.passage_of(flow);
+        if self.direction == Direction::Egress {
+            // Before the proof: whoever finds that finds the group it is of.
+            passage.mark = self.mark;
+        }
+        passage.leave(self.now)
     }
 
     /// The entry, if it is of this port or of none yet. A flow that turns up at another port is forgotten, not

@@ -7,8 +7,8 @@ use network_types::ip::{IpProto, Ipv4Hdr};
 use network_types::udp::UdpHdr;
 use network_types::vxlan::VxlanHdr;
 
-use crate::outer;
 use crate::packet::Packet;
+use crate::{group, outer};
 
 /// IP protocol number of TCP.
 pub const TCP: u8 = IpProto::Tcp as u8;
@@ -68,6 +68,12 @@ pub fn inner_at<'a>(packet: &'a Packet<'_>, offset: usize) -> Result<Inner<'a>, 
     Ok(Inner { offset, frame, ip })
 }
 
+/// The mark of a packet as far as it stands for a group; 0 without group policy, where marks are nobody's business here.
+#[inline(always)]
+pub fn mark(packet: &Packet<'_>, node: &Node) -> u32 {
+    if node.group_policy != 0 { packet.mark() } else { 0 }
+}
+
 /// The transport layer's part in a flow.
 pub struct Transport {
     /// Source port, wire order.
@@ -108,12 +114,22 @@ pub fn is_later_fragment(ip: &Ipv4Hdr) -> bool {
     ip.frags[0] & OFFSET[0] != 0 || ip.frags[1] & OFFSET[1] != 0
 }
 
-/// Whether this frame of the uplink is a plain VXLAN packet for us; returns whose it is.
+/// What the outer headers say of a VXLAN packet for us.
+pub struct Envelope {
+    /// Outer source: the address of the node that sent it, if the sender check agrees.
+    pub sender: [u8; 4],
+    /// Outer type of service, of which the ECN field counts.
+    pub tos: u8,
+    /// The mark that the kernel would give to what is inside; 0 without group policy.
+    pub mark: u32,
+}
+
+/// Reads the outer headers of this frame of the uplink, if it is a plain VXLAN packet for us.
 ///
 /// # Errors
 /// [`Outcome::NotVxlan`] for what is none of our business, else the oddity that only the kernel handles.
 #[inline(always)]
-pub fn outer(packet: &Packet<'_>, node: &Node) -> Result<[u8; 4], Outcome> {
+pub fn outer(packet: &Packet<'_>, node: &Node) -> Result<Envelope, Outcome> {
     packet.pull((EthHdr::LEN + outer::LEN) as u32);
     let ip = outer_ipv4(packet, node)?;
     let udp: &UdpHdr = packet.header(EthHdr::LEN + Ipv4Hdr::LEN)?;
@@ -128,12 +144,8 @@ pub fn outer(packet: &Packet<'_>, node: &Node) -> Result<[u8; 4], Outcome> {
     if udp.check != [0; 2] || outer::checksum(ip) != 0 {
         return Err(Outcome::OuterChecksum);
     }
-    if ip.tos & outer::ECN == outer::CONGESTED {
-        return Err(Outcome::OuterCongested);
-    }
-    let source = ip.src_addr;
-    vxlan(packet, node)?;
-    Ok(source)
+    let (sender, tos) = (ip.src_addr, ip.tos);
+    Ok(Envelope { sender, tos, mark: vxlan(packet, node)? })
 }
 
 #[inline(always)]
@@ -166,14 +178,17 @@ fn lengths(packet: &Packet<'_>, ip: &Ipv4Hdr, udp: &UdpHdr) -> Result<(), Outcom
     Ok(())
 }
 
+/// The packet's mark, if its header is as it should be.
 #[inline(always)]
-fn vxlan(packet: &Packet<'_>, node: &Node) -> Result<(), Outcome> {
+fn vxlan(packet: &Packet<'_>, node: &Node) -> Result<u32, Outcome> {
     let vxlan: &VxlanHdr = packet.header(EthHdr::LEN + Ipv4Hdr::LEN + UdpHdr::LEN)?;
-    if vxlan.flags != PLAIN_VXLAN {
+    let group = if node.group_policy != 0 { group::mark(vxlan) } else { None };
+    let allowed = if group.is_some() { PLAIN_VXLAN | group::PRESENT } else { PLAIN_VXLAN };
+    if vxlan.flags != allowed {
         return Err(Outcome::VxlanFlags);
     }
     if vxlan.vni() != node.vni {
         return Err(Outcome::ForeignVni);
     }
-    Ok(())
+    Ok(group.unwrap_or_else(|| mark(packet, node)))
 }

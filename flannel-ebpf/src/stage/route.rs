@@ -5,6 +5,7 @@ use network_types::eth::EthHdr;
 use network_types::ip::Ipv4Hdr;
 
 use crate::packet::Header;
+use crate::stage::ecn;
 use crate::stage::parse::Inner;
 
 /// The headers that a hop changes.
@@ -20,6 +21,21 @@ pub struct Routed {
 // SAFETY: headers one behind the other, without padding (asserted below), aligned to 2 at most.
 unsafe impl Header for Routed {}
 const _: () = assert!(size_of::<Routed>() == EthHdr::LEN + Ipv4Hdr::LEN);
+
+impl Routed {
+    /// The packet's headers where it is not routed.
+    #[inline(always)]
+    pub const fn unchanged(inner: &Inner<'_>) -> Self {
+        Self { frame: *inner.frame, ip: *inner.ip }
+    }
+
+    /// The same headers with another ECN code point.
+    #[inline(always)]
+    #[must_use]
+    pub fn marked(self, code_point: u8) -> Self {
+        Self { ip: ecn::marked(self.ip, code_point), ..self }
+    }
+}
 
 /// The packet's headers behind the hop from `source` to `destination`.
 ///
