@@ -10,6 +10,7 @@ mod flow_changes;
 mod flow_refused;
 mod forged;
 mod healing;
+mod ipv6;
 mod leases;
 mod mixed;
 mod moving;

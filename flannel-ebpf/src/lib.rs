@@ -3,6 +3,7 @@
 //! points alone are in `main.rs`.
 #![cfg_attr(target_arch = "bpf", no_std)]
 
+pub mod ip;
 pub mod maps;
 pub mod outer;
 pub mod packet;

@@ -24,7 +24,7 @@ use crate::uplink::Uplink;
 use misses::Misses;
 use overlay::Overlay;
 
-/// The overlay of this node. IPv6 is carried by the floor.
+/// The overlay of this node.
 pub struct Vxlan {
     kernel: Kernel,
     /// One for each address family, at least one.
@@ -121,12 +121,19 @@ impl Backend for Vxlan {
         if self.decided { Ok(()) } else { self.load_programs().await }
     }
 
-    /// A peer that changes from overlay to link or back has its new route before the old one goes.
+    /// A peer that changes from overlay to link or back has its new route before the old one goes. BPF knows before the
+    /// kernel's entries go, on which what it sends over IPv6 depends.
     async fn apply(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
         let Self { kernel, overlays, direct, accelerator, .. } = self;
         let mut errors = Vec::new();
         let ways = direct.ways(kernel, peers, &mut errors).await;
         errors.extend(direct.add(kernel, &ways).await);
+        // All of them: a peer on the link may still send through the overlay.
+        if let Some(Err(error)) =
+            accelerator.as_mut().map(|accelerator| accelerator.apply(peers, &ways.direct))
+        {
+            errors.push(error);
+        }
         for overlay in overlays {
             // Over IPv6 it cannot be so: the kernel refuses an onlink gateway to which another device leads.
             if overlay.is_v6() {
@@ -135,10 +142,6 @@ impl Backend for Vxlan {
             errors.extend(overlay.apply(kernel, &ways.tunnelled).await);
         }
         errors.extend(direct.remove(kernel, &ways).await);
-        // All of them: a peer on the link may still send through the overlay, and packets to it do not come here.
-        if let Some(Err(error)) = accelerator.as_mut().map(|accelerator| accelerator.apply(peers)) {
-            errors.push(error);
-        }
         errors
     }
 
@@ -216,10 +219,10 @@ impl Vxlan {
         Ok(())
     }
 
-    /// Tells the programs which subnet is ours.
+    /// Tells the programs which subnets are ours.
     fn serve_accelerated(&mut self) {
-        if let (Some(accelerator), Some(subnet)) = (&mut self.accelerator, self.own.and_then(|own| own.v4)) {
-            accelerator.serve(subnet.into());
+        if let (Some(accelerator), Some(own)) = (&mut self.accelerator, self.own) {
+            accelerator.serve(&own.nets().collect::<Vec<_>>());
         }
     }
 
@@ -270,10 +273,13 @@ async fn noticed(news: &mut NewsFeed, overlays: &[Overlay], misses: &mut Misses)
     }
 }
 
-/// BPF on the IPv4 overlay.
+/// BPF on the overlays.
 fn accelerator(settings: &Settings, overlays: &[Overlay], uplink: &Uplink) -> Result<Option<Accelerator>> {
-    let ipv4 = overlays.iter().find(|overlay| !overlay.is_v6()).zip(uplink.ipv4);
-    let Some((overlay, ends)) = ipv4 else { return Accelerator::without_ipv4(settings) };
-    let (spec, device) = (overlay.spec(), overlay.device());
-    Accelerator::start(settings, accelerator::Overlay { spec, device, uplink, local_ip: ends.local })
+    let served = |overlay| accelerator::Overlay {
+        spec: Overlay::spec(overlay),
+        device: overlay.device(),
+        uplink,
+        local_ip: overlay.spec().local,
+    };
+    Accelerator::start(settings, &overlays.iter().map(served).collect::<Vec<_>>())
 }
