@@ -25,7 +25,7 @@ use crate::uplink::Uplink;
 use misses::Misses;
 use overlay::Overlay;
 
-/// The overlay of this node. IPv6 is carried by the floor.
+/// The overlay of this node.
 pub struct Vxlan {
     kernel: Kernel,
     /// One for each address family, at least one.
@@ -212,10 +212,10 @@ impl Vxlan {
         Ok(())
     }
 
-    /// Tells the programs which subnet is ours.
+    /// Tells the programs which subnets are ours.
     fn serve_accelerated(&mut self) {
-        if let (Some(accelerator), Some(subnet)) = (&mut self.accelerator, self.own.and_then(|own| own.v4)) {
-            accelerator.serve(subnet.into());
+        if let (Some(accelerator), Some(own)) = (&mut self.accelerator, self.own) {
+            accelerator.serve(&own.nets().collect::<Vec<_>>());
         }
     }
 
@@ -266,10 +266,13 @@ async fn noticed(news: &mut NewsFeed, overlays: &[Overlay], misses: &mut Misses)
     }
 }
 
-/// BPF on the IPv4 overlay.
+/// BPF on the overlays.
 fn accelerator(settings: &Settings, overlays: &[Overlay], uplink: &Uplink) -> Result<Option<Accelerator>> {
-    let ipv4 = overlays.iter().find(|overlay| !overlay.is_v6()).zip(uplink.ipv4);
-    let Some((overlay, ends)) = ipv4 else { return Accelerator::without_ipv4(settings) };
-    let (spec, device) = (overlay.spec(), overlay.device());
-    Accelerator::start(settings, accelerator::Overlay { spec, device, uplink, local_ip: ends.local })
+    let served = |overlay| accelerator::Overlay {
+        spec: Overlay::spec(overlay),
+        device: overlay.device(),
+        uplink,
+        local_ip: overlay.spec().local,
+    };
+    Accelerator::start(settings, &overlays.iter().map(served).collect::<Vec<_>>())
 }

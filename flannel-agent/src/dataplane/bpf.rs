@@ -3,32 +3,36 @@
 //! Programs, maps and links are pinned under `<bpffs>/flannel/<VNI>/`, so that they outlive the agent; the
 //! next one adopts the maps, replaces the programs atomically and goes on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
-use aya::maps::{Array, HashMap, MapData};
+use aya::maps::{Array, MapData};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use flannel_common::abi;
-use flannel_common::flow::{Flow, FlowKey};
+use flannel_common::address::{V4, V6};
 use flannel_common::node::Node;
 use flannel_common::outcome::Hook;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::dataplane::desired::Peer;
 
 pub mod attach;
 mod batch;
 pub mod counters;
+mod family;
 mod flows;
 mod leases;
 pub mod logs;
 pub mod pins;
+pub mod place;
 mod ports;
 
 use attach::Mechanism;
-use leases::Leases;
+use family::Maps;
 use pins::Pins;
+use place::Place;
 
 /// The compiled programs.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flannel-ebpf"));
@@ -38,10 +42,10 @@ pub struct Bpf {
     ebpf: Ebpf,
     pins: Pins,
     config: Array<MapData, Node>,
-    /// What `CONFIG` holds once `LEASES` is complete.
+    /// What `CONFIG` holds once `LEASES` and `LEASES6` are complete.
     node: Node,
-    leases: Leases,
-    flows: HashMap<MapData, FlowKey, Flow>,
+    v4: Maps<V4>,
+    v6: Maps<V6>,
     /// The bridge ports that our programs are attached to.
     ports: BTreeSet<u32>,
     /// Those that the previous agent's are, until [`Bpf::follow`] takes them over.
@@ -51,17 +55,21 @@ pub struct Bpf {
 }
 
 impl Bpf {
-    /// Loads the programs, on the pinned maps of an earlier agent if they have our layout. With `debug`,
-    /// every program run is logged.
+    /// Loads the programs, on the pinned maps of an earlier agent if they have our layout, and tells them who and where
+    /// we are. With `debug`, every program run is logged.
     ///
     /// # Errors
     /// No bpffs, no privilege, or a kernel that refuses map or program: the verifier's words are included.
-    pub fn load(pins: Pins, debug: bool) -> Result<Self> {
-        let previous = pins.prepare()?;
+    pub fn load(pins: Pins, node: &Node, debug: bool) -> Result<Self> {
+        let previous = pins.prepare(node)?;
         // Logging that is off costs nothing: the verifier removes it.
         let level = if debug { aya_log::Level::Debug as u8 } else { 0 };
         let mut loader = EbpfLoader::new();
         loader.override_global(aya_log::LEVEL, &level, true).verifier_log_level(VerifierLogLevel::STATS);
+        for name in family::idle_flows(node) {
+            // The flows' memory is taken when the map is made.
+            loader.map_max_entries(name, 1);
+        }
         for name in abi::PINNED_MAPS {
             loader.map_pin_path(name, pins.path(name));
         }
@@ -72,22 +80,17 @@ impl Bpf {
                 .with_context(|| format!("loading the BPF program {}", hook.program()))?;
         }
         let config = Array::try_from(take(&mut ebpf, abi::CONFIG)?)?;
-        let leases = Leases::open(take(&mut ebpf, abi::LEASES)?)?;
-        let flows = HashMap::try_from(take(&mut ebpf, abi::FLOWS)?)?;
-        let inherited = ports::pinned(&pins);
-        let ports = BTreeSet::new();
-        Ok(Self { ebpf, pins, config, node: Node::default(), leases, flows, ports, inherited, previous })
-    }
-
-    /// Tells the programs who and where we are.
-    ///
-    /// # Errors
-    /// The map cannot be written.
-    pub fn configure(&mut self, node: &Node) -> Result<()> {
-        self.node = *node;
-        let checked = self.previous.map_or(0, |previous| previous.source_check);
+        let (v4, v6) = (Maps::open(&mut ebpf)?, Maps::open(&mut ebpf)?);
+        let (inherited, ports) = (ports::pinned(&pins), BTreeSet::new());
+        let mut bpf = Self { ebpf, pins, config, node: *node, v4, v6, ports, inherited, previous };
         // Until the leases are there, an empty map would make everybody a stranger.
-        self.write(&Node { source_check: node.source_check.min(checked), ..*node })
+        let mut first = *node;
+        let checked =
+            previous.map_or((0, 0), |previous| (previous.v4.source_check, previous.v6.source_check));
+        first.v4.source_check = first.v4.source_check.min(checked.0);
+        first.v6.source_check = first.v6.source_check.min(checked.1);
+        bpf.write(&first)?;
+        Ok(bpf)
     }
 
     fn write(&mut self, node: &Node) -> Result<()> {
@@ -98,19 +101,23 @@ impl Bpf {
     ///
     /// # Errors
     /// The kernel refuses; what is attached already stays, the floor carries the rest.
-    pub fn attach(&mut self, overlay: &str, uplink: &str, node: &Node) -> Result<Mechanism> {
-        let adopt = self.previous.is_some_and(|previous| {
-            (previous.overlay_ifindex, previous.uplink_ifindex) == (node.overlay_ifindex, node.uplink_ifindex)
-        });
+    pub fn attach(&mut self, places: &[Place]) -> Result<Mechanism> {
         let mut mechanism = Mechanism::Tcx;
-        for (hook, interface) in places(overlay, uplink) {
+        for place in places {
+            let adopt =
+                self.previous.is_some_and(|previous| place.index(&previous) == place.index(&self.node));
+            let (hook, interface) = (place.hook, place.interface.as_str());
             let program = program(&mut self.ebpf, hook)?;
-            mechanism = attach::attach(program, hook, interface, &attach::link_name(hook), adopt, &self.pins)
+            mechanism = attach::attach(program, hook, interface, &place.link(), adopt, &self.pins)
                 .with_context(|| format!("attaching {} to {interface}", hook.program()))?;
         }
+        // Of a family that the network no longer has.
+        place::other_links(places).try_for_each(|link| self.pins.remove(&link))?;
         if mechanism == Mechanism::Clsact {
             // No pin tells which ports the previous agent's filters are on.
-            self.inherited.extend(attach::interfaces_beside([node.overlay_ifindex, node.uplink_ifindex])?);
+            let Node { v4, v6, .. } = self.node;
+            let ours = [v4.overlay_ifindex, v4.uplink_ifindex, v6.overlay_ifindex, v6.uplink_ifindex];
+            self.inherited.extend(attach::interfaces_beside(&ours)?);
         }
         for hook in Hook::ALL {
             let program = program(&mut self.ebpf, *hook)?;
@@ -119,26 +126,29 @@ impl Bpf {
         Ok(mechanism)
     }
 
-    /// Lets the programs know our own subnet, with the next [`Self::apply`].
-    pub fn serve(&mut self, subnet: Ipv4Net) {
-        self.leases.set_own(subnet, self.node.local_ip, self.node.vtep_mac);
+    /// Lets the programs know our own subnet of a family, with the next [`Self::apply`].
+    pub fn serve(&mut self, subnet: IpNet) {
+        self.v4.serve(subnet, &self.node);
+        self.v6.serve(subnet, &self.node);
     }
 
-    /// Makes `LEASES` hold exactly these peers and ourselves.
+    /// Makes `LEASES` and `LEASES6` hold exactly these peers and ourselves. `direct`: the subnets that are routed without
+    /// a tunnel.
     ///
     /// # Errors
-    /// The map cannot be written; what was written stays, the floor carries the rest.
-    pub fn apply(&mut self, peers: &[Peer]) -> Result<()> {
-        self.leases.apply(peers)?;
+    /// A map cannot be written; what was written stays, the floor carries the rest.
+    pub fn apply(&mut self, peers: &[Peer], direct: &BTreeMap<IpNet, IpAddr>) -> Result<()> {
+        self.v4.leases.apply(peers, direct)?;
+        self.v6.leases.apply(peers, direct)?;
         self.write(&{ self.node })
     }
 
-    /// Adds these peers to `LEASES`; false, with nothing done, if it is not done with adding.
+    /// Adds these peers to `LEASES` and `LEASES6`; false if it is not done with adding.
     ///
     /// # Errors
     /// As of [`Self::apply`].
     pub fn grow(&mut self, joined: &[Peer]) -> Result<bool> {
-        self.leases.grow(joined)
+        Ok(self.v4.leases.grow(joined)? && self.v6.leases.grow(joined)?)
     }
 
     /// Forwards what the programs log to the agent's log.
@@ -162,11 +172,6 @@ impl Bpf {
 pub fn detach(pins: &Pins) -> Result<()> {
     attach::detach_clsact_everywhere()?;
     pins.remove_all()
-}
-
-/// Where the node's own hooks are. Unwrap before wrapping: peers may send as soon as they can.
-const fn places<'a>(overlay: &'a str, uplink: &'a str) -> [(Hook, &'a str); 3] {
-    [(Hook::UnderlayIngress, uplink), (Hook::OverlayIngress, overlay), (Hook::OverlayEgress, overlay)]
 }
 
 fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {

@@ -240,9 +240,9 @@ impl Kernel {
     ///
     /// # Errors
     /// If a dump fails.
-    pub async fn pod_ports(&self, subnet: IpNet) -> Result<Vec<PodPort>> {
+    pub async fn pod_ports(&self, subnets: &[IpNet]) -> Result<Vec<PodPort>> {
         let _dumping = self.dumping.lock().await;
-        pods::dump(&self.handle, subnet).await
+        pods::dump(&self.handle, subnets).await
     }
 
     /// Makes the connection tracker, if there is one, bear that flows skip the host stack.

@@ -132,7 +132,7 @@ pub(super) fn detach_clsact_everywhere() -> Result<()> {
 }
 
 /// The indexes of all interfaces but these.
-pub(super) fn interfaces_beside(these: [u32; 2]) -> Result<Vec<u32>> {
+pub(super) fn interfaces_beside(these: &[u32]) -> Result<Vec<u32>> {
     let interfaces = if_nameindex().context("listing interfaces")?;
     Ok(interfaces.iter().map(Interface::index).filter(|index| !these.contains(index)).collect())
 }

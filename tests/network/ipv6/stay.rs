@@ -1,0 +1,76 @@
+//! The agent comes and goes, and the network gains and loses a family: pods of IPv6 do not notice.
+
+use flannel_common::abi;
+use flannel_tests::{Agent, Cluster, TestResult};
+
+use super::{BPF, DEVICE, DUAL, V6_ONLY, two_nodes};
+use crate::inspect::{self, attached, tcx_programs};
+use crate::overlay::{Streams, ensure_whole};
+
+#[test]
+fn traffic_outlives_the_agent() -> TestResult {
+    let mut overlay = two_nodes()?;
+    let before = attached(&overlay.nodes()[0])?;
+    let (one, other) = overlay.two_pods();
+    let streams = Streams::between(&one.v6()?, &other.v6()?)?;
+    overlay.agents[0].kill()?;
+    overlay.agents[0].restart()?;
+    let after = attached(&overlay.nodes()[0])?;
+    streams.ensure_whole()?;
+    // Three for the node, two for its pod.
+    assert_eq!((before.len(), after.len()), (5, 5));
+    for (name, old) in &before {
+        assert_eq!(old.link, after[name].link, "{name} is the one that was there");
+        assert_ne!(old.program, after[name].program, "the program on {name} is new");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_agent_without_bpf_takes_the_programs_away() -> TestResult {
+    let mut overlay = two_nodes()?;
+    let (one, other) = overlay.two_pods();
+    let streams = Streams::between(&one.v6()?, &other.v6()?)?;
+    overlay.agents[0].restart_with(|args| {
+        args.retain(|arg| arg != BPF);
+        args.push("--dataplane=netlink".to_owned());
+    })?;
+    for interface in [DEVICE, inspect::UPLINK, overlay.pods[0][0].port()] {
+        assert_eq!(tcx_programs(&overlay.nodes()[0], interface)?, [""; 0], "{interface}");
+    }
+    assert!(!inspect::pins(&overlay.nodes()[0])?.are_there());
+    ensure_whole(&streams.there.stop()?)?;
+    ensure_whole(&streams.back.stop()?)?;
+    Ok(())
+}
+
+/// Pods of before are cut off by the new subnets: it is the node's own part that is looked at.
+#[test]
+fn a_network_may_gain_a_family_and_lose_it() -> TestResult {
+    const V4_ONLY: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+    let cluster = Cluster::segment(1)?;
+    let (node, etcd) = (&cluster.nodes()[0], cluster.start_etcd()?);
+    etcd.configure(DUAL)?;
+    let mut agent = Agent::builder(node).etcd(&etcd).arg(BPF).start()?;
+    agent.wait_ready()?;
+    for (config, v4, v6) in [
+        (DUAL, true, true),
+        (V6_ONLY, false, true),
+        (DUAL, true, true),
+        (V4_ONLY, true, false),
+        (DUAL, true, true),
+    ] {
+        etcd.configure(config)?;
+        agent.restart()?;
+        let room = |is_there| if is_there { abi::MAX_FLOWS as u64 } else { 1 };
+        assert_eq!(inspect::map_entries(node, abi::FLOWS)?, room(v4), "{config}");
+        assert_eq!(inspect::map_entries(node, abi::FLOWS6)?, room(v6), "{config}");
+        let links = attached(node)?;
+        let on = |name: &str| links.contains_key(name);
+        assert_eq!((on("overlay_egress_link"), on("overlay_egress_link6")), (v4, v6), "{config}");
+        assert_eq!((on("overlay_ingress_link"), on("overlay_ingress_link6")), (v4, v6), "{config}");
+        assert_eq!((on("underlay_ingress_link"), on("underlay_ingress_link6")), (v4, !v4), "{config}");
+        assert_eq!(tcx_programs(node, inspect::UPLINK)?.len(), 1, "{config}");
+    }
+    Ok(())
+}
