@@ -101,6 +101,24 @@ fn a_device_that_is_changed_or_deleted_comes_back_with_its_mac() -> TestResult {
 }
 
 #[test]
+fn an_uplink_that_goes_down_carries_again_when_it_is_up() -> TestResult {
+    for flag in ["--dataplane=netlink", "--dataplane=bpf"] {
+        let overlay = Overlay::start(Topology::segment(2), &[flag; 2], 1)?;
+        let up = "ip link set eth0 up; ip route replace default via 192.168.64.254";
+        overlay.nodes()[0].exec("ip link set eth0 down")?;
+        eventually("the agent says so", SOON, || {
+            let warnings = lines_of(&overlay.agents[0].log(), "WARN");
+            ensure!(warnings.iter().any(|line| line.contains("staying with eth0")), "{warnings:?}");
+            Ok(())
+        })?;
+        heals(&overlay, up)?;
+        heals(&overlay, &format!("ip link set eth0 down; {up}"))?;
+        assert_eq!(lines_of(&overlay.agents[0].log(), "ERROR"), [""; 0]);
+    }
+    Ok(())
+}
+
+#[test]
 fn what_others_wrote_is_left_alone() -> TestResult {
     let overlay = floor()?;
     let node = &overlay.nodes()[0];

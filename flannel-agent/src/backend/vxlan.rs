@@ -2,6 +2,7 @@
 
 mod misses;
 mod overlay;
+mod peers;
 mod settings;
 
 use std::time::Instant;
@@ -15,7 +16,7 @@ use super::{Backend, Setup};
 use crate::cli::Mode;
 use crate::config::VxlanConfig;
 use crate::dataplane::accelerator::{self, Accelerator, Settings};
-use crate::dataplane::desired::Peer;
+use crate::dataplane::desired::{self, Peer};
 use crate::dataplane::kernel::Kernel;
 use crate::dataplane::kernel::news::{News, NewsFeed};
 use crate::lease::{LeaseAttrs, SubnetKey, VxlanData};
@@ -39,6 +40,8 @@ pub struct Vxlan {
     vni: u32,
     networks: Vec<IpNet>,
     own: Option<SubnetKey>,
+    /// The peers that everything holds, as far as we know.
+    applied: Option<Vec<Peer>>,
     news: NewsFeed,
     /// Something of ours is no longer as we left it.
     hurt: bool,
@@ -71,6 +74,7 @@ impl Backend for Vxlan {
             uplink: uplink.clone(),
             vni: config.vni,
             own: None,
+            applied: None,
             hurt: false,
             misses: Misses::default(),
             wants_peers: false,
@@ -107,6 +111,7 @@ impl Backend for Vxlan {
             overlay.serve(&self.kernel, own).await?;
         }
         self.own = Some(own);
+        self.applied = None;
         for network in &self.networks {
             self.kernel.ensure_unreachable(*network).await?;
         }
@@ -121,28 +126,14 @@ impl Backend for Vxlan {
         if self.decided { Ok(()) } else { self.load_programs().await }
     }
 
-    /// A peer that changes from overlay to link or back has its new route before the old one goes. BPF knows before the
-    /// kernel's entries go, on which what it sends over IPv6 depends.
     async fn apply(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
-        let Self { kernel, overlays, direct, accelerator, .. } = self;
-        let mut errors = Vec::new();
-        let ways = direct.ways(kernel, peers, &mut errors).await;
-        errors.extend(direct.add(kernel, &ways).await);
-        // All of them: a peer on the link may still send through the overlay.
-        if let Some(Err(error)) =
-            accelerator.as_mut().map(|accelerator| accelerator.apply(peers, &ways.direct))
+        let before = self.applied.replace(peers.to_vec());
+        if let Some(joined) = before.and_then(|before| desired::joined(&before, peers))
+            && let Some(errors) = self.grow(&joined).await
         {
-            errors.push(error);
+            return errors;
         }
-        for overlay in overlays {
-            // Over IPv6 it cannot be so: the kernel refuses an onlink gateway to which another device leads.
-            if overlay.is_v6() {
-                errors.extend(direct.remove(kernel, &ways).await);
-            }
-            errors.extend(overlay.apply(kernel, &ways.tunnelled).await);
-        }
-        errors.extend(direct.remove(kernel, &ways).await);
-        errors
+        self.apply_all(peers).await
     }
 
     async fn resync(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
@@ -191,6 +182,7 @@ impl Vxlan {
         // What is known by now is what we are about to read.
         self.news.drain();
         self.hurt = false;
+        self.applied = None;
         let mut errors = Vec::new();
         let mut renewed = false;
         for overlay in &mut self.overlays {
@@ -212,6 +204,7 @@ impl Vxlan {
     async fn load_programs(&mut self) -> Result<()> {
         self.accelerator = accelerator(&self.accelerated, &self.overlays, &self.uplink)?;
         self.decided = true;
+        self.applied = None;
         if self.own.is_some() {
             self.serve_accelerated();
             self.follow_pods().await.iter().for_each(|error| warn!("{error:#}"));

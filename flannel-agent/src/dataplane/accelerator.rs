@@ -95,6 +95,14 @@ impl Accelerator {
         self.bpf.apply(peers, direct)
     }
 
+    /// Adds these peers to the maps; false if it is not done with adding, and all are to be applied.
+    ///
+    /// # Errors
+    /// As of [`Self::apply`].
+    pub fn grow(&mut self, joined: &[Peer]) -> Result<bool> {
+        self.bpf.grow(joined)
+    }
+
     /// Waits until pods may have come or gone; forever, if that does not matter.
     pub async fn pods_changed(&mut self) {
         match &mut self.shortcut {

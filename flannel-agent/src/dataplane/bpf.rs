@@ -143,6 +143,15 @@ impl Bpf {
         self.write(&{ self.node })
     }
 
+    /// Adds these peers to `LEASES` and `LEASES6`, none of which is routed without a tunnel; false if it is not done with
+    /// adding, and all are to be applied.
+    ///
+    /// # Errors
+    /// As of [`Self::apply`].
+    pub fn grow(&mut self, joined: &[Peer]) -> Result<bool> {
+        Ok(self.v4.leases.grow(joined)? && self.v6.leases.grow(joined)?)
+    }
+
     /// Forwards what the programs log to the agent's log.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! What kernel and maps should hold, computed from the peers alone. Pure: nothing here talks to anyone.
 
+mod joined;
+
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,6 +11,7 @@ use ipnet::IpNet;
 use super::kernel::news::{Entry, Miss};
 use super::table::Table;
 use crate::mac::Mac;
+pub use joined::joined;
 
 /// Another node, as one address family sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,12 +92,17 @@ impl Floor {
     /// reached by vxlan.
     #[must_use]
     pub fn of<'a>(peers: impl IntoIterator<Item = &'a Peer>, nexthops: bool) -> Self {
+        let peers: Vec<_> = peers.into_iter().filter(|peer| peer.vtep_mac.is_some()).collect();
+        let over_ipv4 = peers.iter().filter(|peer| peer.public_ip.is_ipv4()).count();
+        Self::written(peers, nexthops && over_ipv4 >= NEXTHOPS_FROM)
+    }
+
+    /// The entries of these peers, with IPv4 routes by nexthop objects or not.
+    fn written<'a>(peers: impl IntoIterator<Item = &'a Peer>, by_objects: bool) -> Self {
         let peers: Vec<_> = peers.into_iter().filter_map(|peer| Some((peer, peer.vtep_mac?))).collect();
-        let over_ipv4 = peers.iter().filter(|(peer, _)| peer.public_ip.is_ipv4()).count();
-        let nexthops = nexthops && over_ipv4 >= NEXTHOPS_FROM;
         let gateway = |peer: &Peer| peer.subnet.network();
         let via = |peer: &Peer| match gateway(peer) {
-            IpAddr::V4(gateway) if nexthops => Via::Nexthop(gateway),
+            IpAddr::V4(gateway) if by_objects => Via::Nexthop(gateway),
             gateway => Via::Gateway(gateway),
         };
         let object = |peer: &Peer| match via(peer) {

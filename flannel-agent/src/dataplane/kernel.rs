@@ -41,7 +41,6 @@ use self::news::NewsFeed;
 pub use self::pods::PodPort;
 pub use self::watch::LinkWatch;
 use super::desired::{Answer, Floor, FloorChanges, NEXTHOPS_FROM, Via};
-use crate::config::SubnetRange;
 use crate::metrics::METRICS;
 use crate::uplink::way_to;
 
@@ -146,17 +145,17 @@ impl Kernel {
         })
     }
 
-    /// The routes of ours that lead through the uplink to subnets of these networks, each by way of its node.
+    /// The routes of ours that lead through an interface to subnets that nodes can hold, each by way of its node.
     ///
     /// # Errors
     /// If a dump fails.
     pub async fn direct_routes(
         &self,
-        uplink: u32,
-        ranges: &[SubnetRange],
+        interface: u32,
+        is_nodes: impl Fn(IpNet) -> bool,
     ) -> Result<BTreeMap<IpNet, IpAddr>> {
         let _dumping = self.dumping.lock().await;
-        Ok(direct::dump(&self.handle, uplink, ranges).await?)
+        direct::dump(&self.handle, interface, is_nodes).await.context("listing direct routes")
     }
 
     /// Whether the address is on the link of this interface: no router is on the way there.

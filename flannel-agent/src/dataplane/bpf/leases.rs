@@ -88,8 +88,26 @@ impl<A: Family> Leases<A> {
         let desired = if self.ended.is_empty() { wanted } else { wanted.into_iter().chain(ended).collect() };
         let changes = Changes::between(&self.current, &desired);
         let written = self.write(&changes);
-        // After a failure only the map itself knows.
-        self.current = if written.is_ok() { desired } else { entries(&self.map)? };
+        self.current = desired;
+        self.known(written)
+    }
+
+    /// Adds these peers; false, with nothing done, if it is not done with adding.
+    pub(super) fn grow(&mut self, joined: &[Peer]) -> Result<bool> {
+        let more = leases_of(joined, &BTreeMap::new(), &Table::default());
+        if !self.ended.is_empty() || !self.current.is_apart_from(&more) {
+            return Ok(false);
+        }
+        let written = self.write(&Changes::between(&Table::default(), &more));
+        self.current.extend(more);
+        self.known(written).map(|()| true)
+    }
+
+    /// After a failure only the map itself knows what it holds.
+    fn known(&mut self, written: Result<()>) -> Result<()> {
+        if written.is_err() {
+            self.current = entries(&self.map)?;
+        }
         written
     }
 
