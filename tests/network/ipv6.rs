@@ -1,5 +1,6 @@
 //! IPv6 over IPv6: BPF unwraps and checks it, and proven flows skip the host stack; the kernel's device wraps it.
 
+mod changes;
 mod checksum;
 mod flow;
 mod forged;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::{At, UdpSession, ping, tcp_transfer};
-use flannel_tests::{Agent, Cluster, Node, Pod, TestResult, Topology, eventually};
+use flannel_tests::{Agent, AgentBuilder, Cluster, Node, Pod, TestResult, Topology, eventually};
 
 use super::flow_cache::{Ways, wait_plugged};
 use crate::inspect;
@@ -31,16 +32,28 @@ const LARGEST_WHOLE: usize = 1430 - 48;
 
 /// A pod on each node, which reach each other, and whose ports have their programs where there are any.
 fn start(topology: Topology, config: &str, flags: &[&str]) -> Result<Overlay> {
+    let overlay = start_with(topology, config, flags, |agent| agent)?;
+    let places = overlay.nodes().iter().zip(&overlay.pods).zip(flags);
+    for ((node, pods), _) in places.filter(|(_, flag)| **flag == BPF) {
+        wait_plugged(node, &pods[0])?;
+    }
+    Ok(overlay)
+}
+
+/// A pod on each node, which reach each other, with a change to each agent's flags or environment.
+fn start_with(
+    topology: Topology,
+    config: &str,
+    flags: &[&str],
+    change: impl Fn(AgentBuilder) -> AgentBuilder,
+) -> Result<Overlay> {
     let cluster = Cluster::build(topology)?;
     let etcd = cluster.start_etcd()?;
     etcd.configure(config)?;
-    let start = |(node, flag): (_, &&str)| Agent::builder(node).etcd(&etcd).arg(*flag).start();
+    let start = |(node, flag): (_, &&str)| change(Agent::builder(node).etcd(&etcd).arg(*flag)).start();
     let mut agents = cluster.nodes().iter().zip(flags).map(start).collect::<Result<Vec<_>>>()?;
     agents.iter_mut().try_for_each(|agent| agent.wait_ready().map(drop))?;
     let pods = cluster.pods_each(1)?;
-    for ((node, pods), _) in cluster.nodes().iter().zip(&pods).zip(flags).filter(|(_, flag)| **flag == BPF) {
-        wait_plugged(node, &pods[0])?;
-    }
     let overlay = Overlay { pods, agents, etcd, cluster };
     eventually("all pods reach each other", JOINING, || all_reach_all(&overlay))?;
     Ok(overlay)

@@ -95,7 +95,7 @@ impl Accelerator {
         self.bpf.apply(peers, direct)
     }
 
-    /// Adds these peers to the maps; false if it is not done with adding.
+    /// Adds these peers to the maps; false if it is not done with adding, and all are to be applied.
     ///
     /// # Errors
     /// As of [`Self::apply`].

@@ -143,7 +143,8 @@ impl Bpf {
         self.write(&{ self.node })
     }
 
-    /// Adds these peers to `LEASES` and `LEASES6`; false if it is not done with adding.
+    /// Adds these peers to `LEASES` and `LEASES6`, none of which is routed without a tunnel; false if it is not done with
+    /// adding, and all are to be applied.
     ///
     /// # Errors
     /// As of [`Self::apply`].

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use etherparse::{EtherType, IpNumber};
 use flannel_agent::mac::Mac;
 use flannel_common::outcome::{Hook, Outcome};
@@ -12,13 +12,13 @@ use super::{BPF, DEVICE, DUAL, Overlay, base, start};
 use crate::inspect;
 use crate::packets::{PORT, frame, ipv6, udp_over_ipv6, vxlan};
 
-/// Another address on the second node's uplink, which no lease has.
-const STRANGER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x192, 0x168, 0x40, 0, 0, 0, 0x77);
+/// The underlay's router, which has no lease.
+const STRANGER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x192, 0x168, 0x40, 0, 0, 0, 0xfe);
 /// In the network, and leased by nobody.
 const NOBODY: Ipv6Addr = Ipv6Addr::new(0xfd44, 0, 0, 0x7777, 0, 0, 0, 7);
 const SERVICE: u16 = 4789;
 
-/// Sends from the second node to the first one's pod, by hand.
+/// Sends from the second node, or the router, to the first one's pod, by hand.
 fn send(overlay: &Overlay, from: IpAddr, source: Ipv6Addr, payload: &[u8]) -> Result<()> {
     let [victim, attacker] = overlay.nodes() else { unreachable!("two nodes") };
     let pod = pod_ip(overlay, 0)?;
@@ -27,7 +27,8 @@ fn send(overlay: &Overlay, from: IpAddr, source: Ipv6Addr, payload: &[u8]) -> Re
     let mac = inspect::link(victim, device)?.mac.parse::<Mac>()?.0;
     let wrapped = vxlan(8, 1, &frame(mac, [2, 0, 0, 0, 0, 1], EtherType::IPV6, &packet));
     let to = if from.is_ipv6() { IpAddr::from(victim.ip6()) } else { victim.ip().into() };
-    attacker.netns().udp_bind(from, 0)?.send_to(&wrapped, (to, PORT))?;
+    let stranger = overlay.cluster.fabric().filter(|_| from == STRANGER);
+    stranger.unwrap_or(attacker.netns()).udp_bind(from, 0)?.send_to(&wrapped, (to, PORT))?;
     Ok(())
 }
 
@@ -45,7 +46,6 @@ fn receive(socket: &UdpSocket) -> Result<Vec<u8>> {
 }
 
 fn listen(overlay: &Overlay) -> Result<UdpSocket> {
-    overlay.nodes()[1].netns().ip(&[&format!("addr add {STRANGER}/64 dev eth0 nodad")])?;
     overlay.pods[0][0].netns().udp_bind(pod_ip(overlay, 0)?.into(), SERVICE)
 }
 
@@ -72,7 +72,8 @@ fn forged_packets_do_not_reach_a_pod() -> TestResult {
         send(&overlay, from, source, b"forged")?;
         // What comes behind it on the same way has come when this has.
         send(&overlay, attacker.ip6().into(), pod_ip(&overlay, 1)?, b"real")?;
-        assert_eq!(receive(&socket)?, b"real", "{from} {source}");
+        let received = receive(&socket).with_context(|| format!("after {source} from {from}"))?;
+        assert_eq!(received, b"real", "{from} {source}");
         let counted = inspect::packets(victim, Hook::UnderlayIngress, outcome)? - before;
         assert_eq!(counted, 1, "{from} {source}: {}", outcome.name());
     }

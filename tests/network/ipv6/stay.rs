@@ -1,9 +1,11 @@
 //! The agent comes and goes, and the network gains and loses a family: pods of IPv6 do not notice.
 
+use anyhow::ensure;
 use flannel_common::abi;
-use flannel_tests::{Agent, Cluster, TestResult};
+use flannel_tests::traffic::{UdpSession, tcp_transfer};
+use flannel_tests::{Agent, AgentBuilder, Cluster, TestResult, Topology, eventually};
 
-use super::{BPF, DEVICE, DUAL, V6_ONLY, two_nodes};
+use super::{BPF, DEVICE, DUAL, JOINING, V6_ONLY, start_with, two_nodes, two_pods, ways};
 use crate::inspect::{self, attached, tcx_programs};
 use crate::overlay::{Streams, ensure_whole};
 
@@ -72,5 +74,21 @@ fn a_network_may_gain_a_family_and_lose_it() -> TestResult {
         assert_eq!((on("underlay_ingress_link"), on("underlay_ingress_link6")), (v4, !v4), "{config}");
         assert_eq!(tcx_programs(node, inspect::UPLINK)?.len(), 1, "{config}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_kernel_without_tcx_has_filters_on_both_devices() -> TestResult {
+    let overlay = start_with(Topology::segment(2), DUAL, &[BPF; 2], AgentBuilder::without_tcx)?;
+    let (one, other) = two_pods(&overlay)?;
+    let mut session = UdpSession::open(&one, &other)?;
+    eventually("the flow takes the shortcut", JOINING, || {
+        session.echo(100)?;
+        let counted = ways(&overlay.nodes()[0])?;
+        ensure!(counted.shortcut.0 > 0 && counted.shortcut.1 > 0, "{counted:?}");
+        Ok(())
+    })?;
+    tcp_transfer(&one, &other, 8 << 20)?;
+    tcp_transfer(&other, &one, 8 << 20)?;
     Ok(())
 }
