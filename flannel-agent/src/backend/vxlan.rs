@@ -144,25 +144,25 @@ impl Backend for Vxlan {
         errors
     }
 
-    /// Pods that come or go matter to the accelerator, routes of the underlay to DirectRouting, and to all what others
+    /// Pods that come or go and hooks without programs matter to the accelerator, routes of the underlay to DirectRouting, and to all what others
     /// did to what is ours, and what the kernel asks for.
     async fn changed(&mut self) {
-        let Self { news, overlays, misses, hurt, .. } = self;
-        let pods = async {
-            match &mut self.accelerator {
-                Some(accelerator) => accelerator.pods_changed().await,
+        let Self { kernel, news, overlays, accelerator, misses, hurt, .. } = self;
+        let accelerated = async {
+            match accelerator {
+                Some(accelerator) => accelerator.changed(kernel).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            () = pods => {}
+            () = accelerated => {}
             () = self.direct.changed() => {}
             noticed = noticed(news, overlays, misses) => *hurt |= noticed,
         }
     }
 
     async fn react(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
-        let mut errors = if self.hurt || self.direct.is_stale() {
+        let mut errors = if self.hurt || self.direct.is_stale() || self.is_detached() {
             self.resync(peers).await
         } else {
             self.follow_pods().await
@@ -194,10 +194,19 @@ impl Vxlan {
         for network in &self.networks {
             errors.extend(self.kernel.ensure_unreachable(*network).await.err());
         }
+        if self.is_detached() {
+            warn!("somebody has taken the BPF programs off their hooks; attaching them again");
+            renewed = true;
+        }
         if renewed {
             errors.extend(self.load_programs().await.err());
         }
         errors
+    }
+
+    /// Whether somebody has taken the programs off their hooks.
+    fn is_detached(&self) -> bool {
+        self.accelerator.as_ref().is_some_and(Accelerator::is_detached)
     }
 
     /// Loads and attaches the programs, or takes an earlier agent's away.

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use flannel_common::abi;
 use flannel_common::address::Address;
 use flannel_common::node::{self, Node};
 use ipnet::IpNet;
+use tokio::time::{Interval, interval};
 use tracing::{info, warn};
 
 use super::bpf::pins::Pins;
@@ -52,7 +54,12 @@ pub struct Overlay<'a> {
 pub struct Accelerator {
     bpf: Bpf,
     shortcut: Option<Shortcut>,
+    look: Interval,
+    detached: bool,
 }
+
+/// How often it is looked whether the programs are on their hooks: nobody tells us when they are not.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl Accelerator {
     /// BPF as the mode wants it: `auto` falls back with one warning, `bpf` fails, `netlink` takes away what an
@@ -76,7 +83,7 @@ impl Accelerator {
             return Ok(None);
         };
         let shortcut = if settings.flow_cache { Some(Shortcut::open()?) } else { None };
-        Ok(Some(Self { bpf, shortcut }))
+        Ok(Some(Self { bpf, shortcut, look: interval(LOOK), detached: false }))
     }
 
     /// These are the node's own subnets from now on: pods are looked for in them, and nobody else may send from them.
@@ -103,12 +110,25 @@ impl Accelerator {
         self.bpf.grow(joined)
     }
 
-    /// Waits until pods may have come or gone; forever, if that does not matter.
-    pub async fn pods_changed(&mut self) {
-        match &mut self.shortcut {
-            Some(shortcut) => shortcut.pods_changed().await,
-            None => std::future::pending().await,
+    /// Waits until pods may have come or gone, if that matters, or the programs are no longer on their hooks.
+    pub async fn changed(&mut self, kernel: &Kernel) {
+        let Self { bpf, shortcut, look, .. } = self;
+        let pods = async {
+            match shortcut {
+                Some(shortcut) => shortcut.pods_changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = pods => {}
+            () = detached(bpf, look, kernel) => self.detached = true,
         }
+    }
+
+    /// Whether somebody has taken the programs off their hooks, as [`Self::changed`] has found.
+    #[must_use]
+    pub const fn is_detached(&self) -> bool {
+        self.detached
     }
 
     /// Lets the pods that are there now take the shortcut. Those that cannot are carried all the same.
@@ -116,6 +136,16 @@ impl Accelerator {
         match &mut self.shortcut {
             Some(shortcut) => shortcut.follow_pods(kernel, &mut self.bpf).await,
             None => self.bpf.follow(&[]),
+        }
+    }
+}
+
+/// Waits until the programs are not on their hooks.
+async fn detached(bpf: &Bpf, look: &mut Interval, kernel: &Kernel) {
+    loop {
+        look.tick().await;
+        if !bpf.is_attached(kernel).await {
+            return;
         }
     }
 }

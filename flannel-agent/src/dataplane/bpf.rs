@@ -17,6 +17,7 @@ use flannel_common::outcome::Hook;
 use ipnet::IpNet;
 
 use crate::dataplane::desired::Peer;
+use crate::dataplane::kernel::Kernel;
 
 pub mod attach;
 mod batch;
@@ -46,6 +47,8 @@ pub struct Bpf {
     node: Node,
     v4: Maps<V4>,
     v6: Maps<V6>,
+    /// The node's own hooks that they are on.
+    places: Vec<Place>,
     /// The bridge ports that our programs are attached to.
     ports: BTreeSet<u32>,
     /// Those that the previous agent's are, until [`Bpf::follow`] takes them over.
@@ -82,7 +85,8 @@ impl Bpf {
         let config = Array::try_from(take(&mut ebpf, abi::CONFIG)?)?;
         let (v4, v6) = (Maps::open(&mut ebpf)?, Maps::open(&mut ebpf)?);
         let (inherited, ports) = (ports::pinned(&pins), BTreeSet::new());
-        let mut bpf = Self { ebpf, pins, config, node: *node, v4, v6, ports, inherited, previous };
+        let mut bpf =
+            Self { ebpf, pins, config, node: *node, v4, v6, places: Vec::new(), ports, inherited, previous };
         // Until the leases are there, an empty map would make everybody a stranger.
         let mut first = *node;
         let checked =
@@ -111,6 +115,7 @@ impl Bpf {
             mechanism = attach::attach(program, hook, interface, &place.link(), adopt, &self.pins)
                 .with_context(|| format!("attaching {} to {interface}", hook.program()))?;
         }
+        self.places = places.to_vec();
         // Of a family that the network no longer has.
         place::other_links(places).try_for_each(|link| self.pins.remove(&link))?;
         if mechanism == Mechanism::Clsact {
@@ -124,6 +129,24 @@ impl Bpf {
             self.pins.replace(hook.program(), |path| Ok(program.pin(path)?))?;
         }
         Ok(mechanism)
+    }
+
+    /// Whether the programs are where [`Self::attach`] has put them; where the kernel does not say, they are.
+    pub async fn is_attached(&self, kernel: &Kernel) -> bool {
+        for place in &self.places {
+            let Ok(program) = self.program(place.hook) else { continue };
+            let index = place.index(&self.node);
+            let attached = attach::is_attached(program, place.hook, &place.interface, index, kernel).await;
+            if matches!(attached, Ok(false)) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn program(&self, hook: Hook) -> Result<&SchedClassifier> {
+        let program = self.ebpf.program(hook.program()).context("no such program in the object")?;
+        Ok(program.try_into()?)
     }
 
     /// Lets the programs know our own subnet of a family, with the next [`Self::apply`].
