@@ -66,7 +66,7 @@ outcomes! {
     5 NoConfig "no-config" Floor "The agent has not written CONFIG yet.",
     6 NoLease "no-lease" Floor "No lease holds the inner destination.",
     7 ForeignVtep "foreign-vtep" Floor "The inner destination MAC is not the one the lease (egress) or our device (ingress) has.",
-    8 TooBig "too-big" Floor "The packet, or a segment of it, exceeds the MTU of the uplink (outer headers included) or of the pod.",
+    8 TooBig "too-big" Floor "The packet, or a segment of it, exceeds the MTU of the uplink or, as far as is known, of the way to the peer (outer headers included), or of the pod.",
     9 GsoUnknown "gso-unknown" Floor "An aggregate whose segments are neither TCP nor UDP.",
     10 NoRoom "no-room" Floor "The kernel refused to grow or shrink the packet.",
     11 ForeignVni "foreign-vni" Floor "VXLAN of another network.",

@@ -87,13 +87,7 @@ impl Bpf {
         let (inherited, ports) = (ports::pinned(&pins), BTreeSet::new());
         let mut bpf =
             Self { ebpf, pins, config, node: *node, v4, v6, places: Vec::new(), ports, inherited, previous };
-        // Until the leases are there, an empty map would make everybody a stranger.
-        let mut first = *node;
-        let checked =
-            previous.map_or((0, 0), |previous| (previous.v4.source_check, previous.v6.source_check));
-        first.v4.source_check = first.v4.source_check.min(checked.0);
-        first.v6.source_check = first.v6.source_check.min(checked.1);
-        bpf.write(&first)?;
+        bpf.write(&without_new_checks(node, &previous.unwrap_or_default()))?;
         Ok(bpf)
     }
 
@@ -187,6 +181,14 @@ impl Bpf {
     pub fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
+}
+
+/// The node until its leases are there: an empty map would make everybody a stranger. What is checked goes on.
+fn without_new_checks(node: &Node, previous: &Node) -> Node {
+    let mut first = *node;
+    first.v4.source_check = first.v4.source_check.min(previous.v4.source_check);
+    first.v6.source_check = first.v6.source_check.min(previous.v6.source_check);
+    first
 }
 
 /// Takes an earlier agent's programs off their hooks and removes their pins: the floor carries everything.

@@ -40,7 +40,7 @@ pub fn check(packet: &Packet<'_>, len: u32, ours: &Overlay<V6>, lease: &Lease<V6
     query.__bindgen_anon_3 = Source { ipv6_src: words(ours.local_ip) };
     query.__bindgen_anon_4 = Destination { ipv6_dst: words(lease.public_ip) };
     // SAFETY: the context is valid for the whole run, and the query for the call (Linux 4.18; that it compares `tot_len`
-    // with what is known of the path: 5.11).
+    // with what is known of the path: 5.12).
     let found = unsafe {
         bpf_fib_lookup(
             packet.ctx().skb.skb.cast(),
