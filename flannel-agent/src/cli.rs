@@ -282,12 +282,13 @@ impl Flags {
         given.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect()
     }
 
-    /// The log filter that the verbosity stands for (klog's levels: 0 info, 2 and up debug, 6 and up trace).
+    /// The log filter that the verbosity stands for (klog's levels: 0 info, 2 and up debug, 6 and up trace). What
+    /// `netlink_proto` warns of is a listener that we have closed ourselves.
     #[must_use]
     pub const fn log_level(&self) -> &'static str {
         match self.verbosity {
-            0 | 1 => "info",
-            2..=5 => "flannel_agent=debug,info",
+            0 | 1 => "netlink_proto=error,info",
+            2..=5 => "flannel_agent=debug,netlink_proto=error,info",
             _ => "flannel_agent=trace,flannel_ebpf=debug,info",
         }
     }
