@@ -12,7 +12,7 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, 
 use rtnetlink::{Error, Handle};
 
 use super::way::{Way, way_to};
-use super::{UplinkError, UplinkOptions};
+use super::{Uplink, UplinkError, UplinkOptions};
 
 /// What there is to choose from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,6 +109,21 @@ impl Host {
         for interface in &mut self.interfaces {
             interface.ipv4.retain(|address| stays((*address).into()));
             interface.ipv6.retain(|address| stays((*address).into()));
+        }
+    }
+
+    /// Puts the addresses that the node is known by before others: one that is added is no reason to move. The kernel lists
+    /// the newest IPv6 address first. (A link-local address gives way to any other.)
+    pub(super) fn prefer(&mut self, current: &Uplink) {
+        let Some(interface) = self.interfaces.iter_mut().find(|interface| interface.index == current.index)
+        else {
+            return;
+        };
+        if let Some(ends) = current.ipv4.filter(|ends| !ends.local.is_link_local()) {
+            interface.ipv4.sort_by_key(|address| *address != ends.local);
+        }
+        if let Some(ends) = current.ipv6 {
+            interface.ipv6.sort_by_key(|address| *address != ends.local);
         }
     }
 
