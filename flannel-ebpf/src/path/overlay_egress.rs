@@ -36,5 +36,5 @@ fn send<H: Depart>(packet: &Packet<'_>, inner: &Inner<'_, H>, node: &Node) -> Re
         }
         step.leaves(None);
     }
-    H::from_stack(packet, inner, node, lease, mark)
+    H::depart(packet, inner, None, node, lease, mark)
 }

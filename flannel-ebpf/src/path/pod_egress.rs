@@ -43,7 +43,7 @@ fn send<H: Depart>(packet: &Packet<'_>, inner: &Inner<'_, H>, node: &Node) -> Re
     // A flow of an agent that had group policy may have one still.
     let mark = if node.group_policy != 0 { flow.egress.mark } else { 0 };
     let routed = route::hop(inner, H::ours(node).vtep_mac, lease.vtep_mac)?;
-    let sent = H::past_stack(packet, inner, routed, node, lease, mark)?;
+    let sent = H::depart(packet, inner, Some(routed), node, lease, mark)?;
     if node.group_policy != 0 {
         // As out of the kernel device, for whom the underlay's routes and queues tell apart by it; where that device
         // wraps the packet, it is what it reads the group from.
