@@ -4,7 +4,7 @@
 //! ([`Floor::changes_to`]) and only then written ([`Kernel::apply`]). Linux 4.20 or newer: dumps are filtered
 //! per device by the kernel (`NETLINK_GET_STRICT_CHK`).
 
-mod address;
+pub mod address;
 mod batch;
 pub mod classifier;
 mod conntrack;

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::Handle;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::tc::{TcAttribute, TcMessage};
 use tracing::debug;
+
+use super::address;
 
 /// A port of the pods' bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +70,7 @@ fn of(
     let gateways: BTreeSet<u32> = addresses
         .iter()
         .filter(|address| {
-            local(address).is_some_and(|local| subnets.iter().any(|subnet| subnet.contains(&local)))
+            address::own(address).is_some_and(|own| subnets.iter().any(|subnet| subnet.contains(&own)))
         })
         .map(|address| address.header.index)
         .collect();
@@ -136,23 +137,10 @@ fn bridge(link: &LinkMessage) -> Option<u32> {
     })
 }
 
-/// The interface's own address: of IPv6 the kernel names none beside the address, unless there is a peer's.
-fn local(address: &AddressMessage) -> Option<IpAddr> {
-    let find = |is: fn(&AddressAttribute) -> Option<IpAddr>| address.attributes.iter().find_map(is);
-    let local = find(|attribute| match attribute {
-        AddressAttribute::Local(address) => Some(*address),
-        _ => None,
-    });
-    local.or_else(|| {
-        find(|attribute| match attribute {
-            AddressAttribute::Address(address) => Some(*address),
-            _ => None,
-        })
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use rtnetlink::packet_route::address::AddressAttribute;
+
     use super::*;
 
     const SUBNETS: [&str; 2] = ["10.5.7.0/24", "fd44:0:0:7::/64"];
