@@ -12,6 +12,7 @@ mod flow_refused;
 mod forged;
 mod group;
 mod healing;
+mod ipv6;
 mod leases;
 mod mixed;
 mod moving;

@@ -9,7 +9,7 @@ pub mod outer;
 pub mod packet;
 pub mod report;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -49,7 +49,7 @@ pub struct Trace {
     pub size: u16,
     /// Public address of the node that sends the packet here. Default: the node that holds --src.
     #[arg(long, value_name = "ADDRESS")]
-    pub sender: Option<Ipv4Addr>,
+    pub sender: Option<IpAddr>,
     /// VNI of the overlay, where programs of several are pinned.
     #[arg(long, value_name = "VNI")]
     pub vni: Option<u32>,
@@ -104,10 +104,7 @@ async fn answer(options: &Trace) -> Result<Report> {
         );
     }
     let (programs, steps) = match vni {
-        Some(vni) if packet.ipv4().is_some() => {
-            (Some(DryRun::open(&Pins::new(&options.bpffs, vni))?), vec![])
-        }
-        Some(_) => (None, vec![Step::note("IPv6 is carried by the kernel; the BPF programs pass it on")]),
+        Some(vni) => (Some(DryRun::open(&Pins::new(&options.bpffs, vni))?), vec![]),
         None => (None, vec![Step::note("no BPF programs are pinned here: the kernel carries all")]),
     };
     let own = file.iter().flat_map(SubnetKey::nets).collect();
@@ -136,10 +133,15 @@ fn packet(options: &Trace) -> Result<Packet> {
         source.is_ipv4() == destination.is_ipv4(),
         "--src {source} and --dst {destination} are of different address families"
     );
-    let shortest = Packet::shortest(protocol, source.is_ipv4());
+    if let Some(sender) = options.sender {
+        ensure!(
+            sender.is_ipv4() == source.is_ipv4(),
+            "--sender {sender}: what comes from {source} is sent over its own address family"
+        );
+    }
+    let shortest = Packet::shortest(protocol, source);
     ensure!(bytes >= shortest, "--size {bytes}: the headers alone have {shortest} bytes");
-    // Around it, what a peer would put there.
-    let longest = LONGEST_FRAME - 64;
+    let longest = packet::longest(LONGEST_FRAME, source);
     ensure!(
         usize::from(bytes) <= longest,
         "--size {bytes}: the kernel runs programs on up to {longest} bytes"

@@ -4,6 +4,8 @@
 //! stack and to leave it unchanged: no rule dropped it, nothing translated its addresses. That proof is good
 //! for [`PROOF_NS`]; then the next packets go through the stack again, until one leaves it.
 
+use crate::address::{Address, V4, V6};
+
 /// How long the host stack's consent holds, in nanoseconds: a firewall change takes effect within it, and the
 /// connection tracker hears of a busy flow that often.
 pub const PROOF_NS: u64 = 10_000_000_000;
@@ -12,14 +14,14 @@ pub const PROOF_NS: u64 = 10_000_000_000;
 /// nanoseconds.
 pub const TRANSIT_NS: u64 = 1_000_000_000;
 
-/// A flow as its pod on this node sees it; the key of `FLOWS`. All in wire order.
+/// A flow as its pod on this node sees it; the key of `FLOWS` and `FLOWS6`. All in wire order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FlowKey {
+pub struct FlowKey<A: Address> {
     /// Address of the pod on this node.
-    pub pod: [u8; 4],
+    pub pod: A,
     /// Address of its peer on another node.
-    pub remote: [u8; 4],
+    pub remote: A,
     /// TCP or UDP port of the pod.
     pub pod_port: [u8; 2],
     /// TCP or UDP port of its peer.
@@ -30,7 +32,7 @@ pub struct FlowKey {
     pub reserved: [u8; 3],
 }
 
-/// What is known of a flow; the value of `FLOWS`.
+/// What is known of a flow; the value of `FLOWS` and `FLOWS6`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
@@ -114,13 +116,15 @@ impl Passage {
     }
 }
 
-const _: () = assert!(size_of::<FlowKey>() == 16 && align_of::<FlowKey>() == 1);
+const _: () = assert!(size_of::<FlowKey<V4>>() == 16 && align_of::<FlowKey<V4>>() == 1);
+const _: () = assert!(size_of::<FlowKey<V6>>() == 40 && align_of::<FlowKey<V6>>() == 1);
 const _: () = assert!(size_of::<Port>() == 16 && align_of::<Port>() == 4);
 const _: () = assert!(size_of::<Flow>() == 64 && align_of::<Flow>() == 8);
 
 #[cfg(feature = "user")]
-// SAFETY: repr(C), bytes only (16, asserted above), every bit pattern is valid.
-unsafe impl aya::Pod for FlowKey {}
+// SAFETY: repr(C), bytes only for either of the types that can be `A` (16 or 40, asserted above), every bit pattern is
+// valid.
+unsafe impl<A: Address> aya::Pod for FlowKey<A> {}
 #[cfg(feature = "user")]
 // SAFETY: repr(C), no padding (asserted above: 2 * 24 + 16), every bit pattern is valid.
 unsafe impl aya::Pod for Flow {}

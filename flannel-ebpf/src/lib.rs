@@ -4,6 +4,7 @@
 #![cfg_attr(target_arch = "bpf", no_std)]
 
 pub mod group;
+pub mod ip;
 pub mod maps;
 pub mod outer;
 pub mod packet;

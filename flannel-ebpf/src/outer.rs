@@ -6,10 +6,11 @@ use network_types::udp::UdpHdr;
 use network_types::vxlan::VxlanHdr;
 
 use crate::group;
+use crate::ip::Ip as _;
 use crate::packet::Header;
 
 /// Bytes of outer headers between the outer Ethernet header and the inner frame.
-pub const LEN: usize = Ipv4Hdr::LEN + UdpHdr::LEN + VxlanHdr::LEN;
+pub const LEN: usize = Ipv4Hdr::OUTER_LEN;
 
 /// What encapsulation puts behind the outer Ethernet header: outer headers, and the inner frame's beginning.
 #[repr(C)]

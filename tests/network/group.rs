@@ -23,7 +23,7 @@ const GROUPS: [(u32, &str, &str, u32); 6] = [
 ];
 
 /// Two nodes, each with its own flag.
-fn overlay(flags: [&str; 2]) -> Result<Overlay> {
+pub(super) fn overlay(flags: [&str; 2]) -> Result<Overlay> {
     let overlay = Overlay::start_in(NETWORK, Topology::segment(2), &flags, 1, |agent| agent)?;
     for (node, (pods, flag)) in overlay.nodes().iter().zip(overlay.pods.iter().zip(flags)) {
         ensure!(
@@ -38,7 +38,7 @@ fn overlay(flags: [&str; 2]) -> Result<Overlay> {
 }
 
 /// Has the node mark what its pod sends, in place of an earlier mark.
-fn mark(node: &Node, pod: &Pod, mark: u32) -> Result<()> {
+pub(super) fn mark(node: &Node, pod: &Pod, mark: u32) -> Result<()> {
     node.exec("iptables -t mangle -F FORWARD")?;
     node.exec(&format!("iptables -t mangle -A FORWARD -s {} -j MARK --set-mark {mark:#x}", pod.ip()))
         .map(drop)

@@ -2,6 +2,7 @@
 
 mod answer;
 mod floor;
+mod ipv6;
 mod refusals;
 
 use anyhow::{Result, ensure};
@@ -10,6 +11,7 @@ use flannel_tests::traffic::{UdpSession, ping};
 use flannel_tests::{AgentBuilder, TestResult, Topology, eventually};
 
 use super::flow_cache::{SOON, overlay_of};
+use super::group;
 use crate::inspect::{self, DEVICE, UPLINK};
 use crate::overlay::Overlay;
 use answer::{Answer, Question};
@@ -39,13 +41,14 @@ fn back(overlay: &Overlay) -> Question {
 fn ask(overlay: &Overlay, question: &Question) -> Result<Answer> {
     let node = &overlay.nodes()[0];
     eventually("an answer that leaves no trace", SOON, || {
-        let before = (inspect::metrics(node)?, inspect::flows(node)?);
+        let known = || anyhow::Ok((inspect::metrics(node)?, (inspect::flows(node)?, inspect::flows6(node)?)));
+        let before = known()?;
         let answer = question.ask(node)?;
-        let after = (inspect::metrics(node)?, inspect::flows(node)?);
+        let after = known()?;
         for key in answer.programs().into_iter().map(counter) {
             ensure!(before.0.get(&key) == after.0.get(&key), "it was counted as {key:?}");
         }
-        ensure!(before.1 == after.1, "FLOWS was {:?} and is {:?}", before.1, after.1);
+        ensure!(before.1 == after.1, "the flows were {:?} and are {:?}", before.1, after.1);
         Ok(answer)
     })
 }
@@ -202,6 +205,27 @@ fn without_the_flow_cache_pods_have_no_programs() -> TestResult {
     let expected = [("underlay_ingress", "decapsulated"), ("overlay_ingress", "flow-cache-off")];
     assert_eq!(answer.programs(), expected);
     assert_eq!(answer.end(), ("delivered", one.port(), "kernel"));
+    Ok(())
+}
+
+#[test]
+fn a_group_is_in_the_outer_headers() -> TestResult {
+    let overlay = group::overlay(["--dataplane=bpf"; 2])?;
+    let (one, other) = overlay.two_pods();
+    group::mark(&overlay.nodes()[0], one, 42)?;
+    let mut session = UdpSession::open(one, other)?;
+    session.echo(100)?;
+    session.echo(100)?;
+    let (client, server) = (session.client()?.port(), session.server()?.port());
+    let answer = ask(&overlay, &there(&overlay).udp(client, server))?;
+    assert_eq!(answer.programs(), [("pod_egress", "encapsulated")]);
+    assert_eq!(answer.step("outer")["group"], 42);
+    let answer = ask(&overlay, &there(&overlay))?;
+    assert!(
+        answer.step("note")["text"].as_str().unwrap().contains("a packet without a group"),
+        "{answer:#?}"
+    );
+    assert!(answer.step("outer")["group"].is_null(), "{answer:#?}");
     Ok(())
 }
 

@@ -26,7 +26,7 @@ const TABLE: [(u8, [Option<u8>; 4]); 4] = [
 const OUTER: [u8; 4] = [NOT_ECT, ECT_0, ECT_1, CE];
 
 /// All sixteen: outer and inner code point, and what comes out.
-fn combinations() -> impl Iterator<Item = (u8, u8, Option<u8>)> {
+pub(super) fn combinations() -> impl Iterator<Item = (u8, u8, Option<u8>)> {
     TABLE.into_iter().flat_map(|(inner, row)| {
         OUTER.into_iter().zip(row).map(move |(outer, expected)| (outer, inner, expected))
     })

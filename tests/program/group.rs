@@ -6,7 +6,7 @@ use flannel_common::outcome::{Hook, Outcome};
 
 use super::flow::sample::{GATEWAY_MAC, POD_MAC, Way, hop};
 use super::flow::{FRESH, Flows, NEVER, NOW, PROVEN, Row, UNKNOWN, check, flow, grouped, none, of_udp, row};
-use super::{OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Programs, VNI, all_untouched, carried, untouched};
+use super::{Meta, OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Programs, VNI, all_untouched, carried, untouched};
 use crate::packets::{PORT, frame, ipv4, udp, vxlan};
 
 const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
@@ -65,7 +65,7 @@ fn the_mark_goes_into_the_header() {
     ];
     let mut programs = programs();
     for (mark, flags) in table {
-        let run = programs.run_marked(Hook::OverlayEgress, &routed(), 0, mark);
+        let run = programs.run_with(Hook::OverlayEgress, &routed(), Meta { mark, ..Meta::default() });
         carried(&run, Outcome::Encapsulated, "marked");
         assert_eq!((&run.packet[VXLAN], run.mark), (&header(flags)[..], mark), "mark {mark:#x}");
         assert_eq!(run.packet[VXLAN.end..], routed(), "mark {mark:#x}");
@@ -86,7 +86,11 @@ fn the_header_gives_the_mark() {
     ];
     let mut programs = programs();
     for (flags, before, after) in table {
-        let run = programs.run_marked(Hook::UnderlayIngress, &arrives(flags), 0, before);
+        let run = programs.run_with(
+            Hook::UnderlayIngress,
+            &arrives(flags),
+            Meta { mark: before, ..Meta::default() },
+        );
         carried(&run, Outcome::Decapsulated, "with a group");
         assert_eq!((run.packet, run.mark), (received(), after), "{flags:02x?}, marked {before}");
     }
@@ -106,10 +110,14 @@ fn other_flags_are_left_to_the_kernel_device() {
 #[test]
 fn without_group_policy_marks_are_nobody_s_business() {
     let mut off = Programs::load();
-    let run = off.run_marked(Hook::OverlayEgress, &routed(), 0, FOREIGN);
+    let run = off.run_with(Hook::OverlayEgress, &routed(), Meta { mark: FOREIGN, ..Meta::default() });
     carried(&run, Outcome::Encapsulated, "marked");
     assert_eq!((&run.packet[VXLAN], run.mark), (&header([8, 0, 0, 0])[..], FOREIGN));
-    let run = off.run_marked(Hook::UnderlayIngress, &arrives([8, 0, 0, 0]), 0, FOREIGN);
+    let run = off.run_with(
+        Hook::UnderlayIngress,
+        &arrives([8, 0, 0, 0]),
+        Meta { mark: FOREIGN, ..Meta::default() },
+    );
     carried(&run, Outcome::Decapsulated, "marked");
     assert_eq!(run.mark, FOREIGN);
     let group = vec![untouched("a group", arrives([0x88, 0, 0, 42]), Outcome::VxlanFlags)];

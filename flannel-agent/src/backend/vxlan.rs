@@ -25,7 +25,7 @@ use crate::uplink::Uplink;
 use misses::Misses;
 use overlay::Overlay;
 
-/// The overlay of this node. IPv6 is carried by the floor.
+/// The overlay of this node.
 pub struct Vxlan {
     kernel: Kernel,
     /// One for each address family, at least one.
@@ -144,25 +144,25 @@ impl Backend for Vxlan {
         errors
     }
 
-    /// Pods that come or go matter to the accelerator, routes of the underlay to DirectRouting, and to all what others
+    /// Pods that come or go and hooks without programs matter to the accelerator, routes of the underlay to DirectRouting, and to all what others
     /// did to what is ours, and what the kernel asks for.
     async fn changed(&mut self) {
-        let Self { news, overlays, misses, hurt, .. } = self;
-        let pods = async {
-            match &mut self.accelerator {
-                Some(accelerator) => accelerator.pods_changed().await,
+        let Self { kernel, news, overlays, accelerator, misses, hurt, .. } = self;
+        let accelerated = async {
+            match accelerator {
+                Some(accelerator) => accelerator.changed(kernel).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            () = pods => {}
+            () = accelerated => {}
             () = self.direct.changed() => {}
             noticed = noticed(news, overlays, misses) => *hurt |= noticed,
         }
     }
 
     async fn react(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
-        let mut errors = if self.hurt || self.direct.is_stale() {
+        let mut errors = if self.hurt || self.direct.is_stale() || self.is_detached() {
             self.resync(peers).await
         } else {
             self.follow_pods().await
@@ -194,10 +194,19 @@ impl Vxlan {
         for network in &self.networks {
             errors.extend(self.kernel.ensure_unreachable(*network).await.err());
         }
+        if self.is_detached() {
+            warn!("somebody has taken the BPF programs off their hooks; attaching them again");
+            renewed = true;
+        }
         if renewed {
             errors.extend(self.load_programs().await.err());
         }
         errors
+    }
+
+    /// Whether somebody has taken the programs off their hooks.
+    fn is_detached(&self) -> bool {
+        self.accelerator.as_ref().is_some_and(Accelerator::is_detached)
     }
 
     /// Loads and attaches the programs, or takes an earlier agent's away.
@@ -212,10 +221,10 @@ impl Vxlan {
         Ok(())
     }
 
-    /// Tells the programs which subnet is ours.
+    /// Tells the programs which subnets are ours.
     fn serve_accelerated(&mut self) {
-        if let (Some(accelerator), Some(subnet)) = (&mut self.accelerator, self.own.and_then(|own| own.v4)) {
-            accelerator.serve(subnet.into());
+        if let (Some(accelerator), Some(own)) = (&mut self.accelerator, self.own) {
+            accelerator.serve(&own.nets().collect::<Vec<_>>());
         }
     }
 
@@ -266,10 +275,13 @@ async fn noticed(news: &mut NewsFeed, overlays: &[Overlay], misses: &mut Misses)
     }
 }
 
-/// BPF on the IPv4 overlay.
+/// BPF on the overlays.
 fn accelerator(settings: &Settings, overlays: &[Overlay], uplink: &Uplink) -> Result<Option<Accelerator>> {
-    let ipv4 = overlays.iter().find(|overlay| !overlay.is_v6()).zip(uplink.ipv4);
-    let Some((overlay, ends)) = ipv4 else { return Accelerator::without_ipv4(settings) };
-    let (spec, device) = (overlay.spec(), overlay.device());
-    Accelerator::start(settings, accelerator::Overlay { spec, device, uplink, local_ip: ends.local })
+    let served = |overlay| accelerator::Overlay {
+        spec: Overlay::spec(overlay),
+        device: overlay.device(),
+        uplink,
+        local_ip: overlay.spec().local,
+    };
+    Accelerator::start(settings, &overlays.iter().map(served).collect::<Vec<_>>())
 }

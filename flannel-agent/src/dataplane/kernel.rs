@@ -4,8 +4,9 @@
 //! ([`Floor::changes_to`]) and only then written ([`Kernel::apply`]). Linux 4.20 or newer: dumps are filtered
 //! per device by the kernel (`NETLINK_GET_STRICT_CHK`).
 
-mod address;
+pub mod address;
 mod batch;
+pub mod classifier;
 mod conntrack;
 pub mod device;
 mod direct;
@@ -242,9 +243,9 @@ impl Kernel {
     ///
     /// # Errors
     /// If a dump fails.
-    pub async fn pod_ports(&self, subnet: IpNet) -> Result<Vec<PodPort>> {
+    pub async fn pod_ports(&self, subnets: &[IpNet]) -> Result<Vec<PodPort>> {
         let _dumping = self.dumping.lock().await;
-        pods::dump(&self.handle, subnet).await
+        pods::dump(&self.handle, subnets).await
     }
 
     /// Makes the connection tracker, if there is one, bear that flows skip the host stack.

@@ -1,6 +1,6 @@
 //! From a pod of this node, or from the host itself.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::journey::Journey;
@@ -55,10 +55,20 @@ impl Journey {
     /// Past the program on the pod's port; the end, if it takes the packet over.
     async fn out_of_pod(&mut self, pod: &Pod, gateway: &Interface) -> Result<Option<End>> {
         let Some(gateway_mac) = gateway.mac.filter(|_| self.has_flow_cache()) else { return Ok(None) };
-        let frame = self.frame(gateway_mac.0, pod.mac.0, 0)?;
-        match self.run(Hook::PodEgress, &pod.port, &frame).await? {
-            Some(run) if run.outcome == Outcome::Encapsulated => Ok(Some(self.wrapped(&run).await?)),
+        let frame = self.packet.frame(gateway_mac.0, pod.mac.0, 0);
+        match self.run(Hook::PodEgress, &pod.port, pod.port.index, &frame).await? {
+            Some(run) if run.outcome == Outcome::Encapsulated => self.wrapped(&run).await.map(Some),
+            Some(run) if run.outcome == Outcome::Forwarded => self.forwarded(pod, &run.frame).await.map(Some),
             _ => Ok(None),
         }
+    }
+
+    /// Past the host stack to the vxlan device, which wraps what a program has sent there.
+    async fn forwarded(&mut self, pod: &Pod, frame: &[u8]) -> Result<End> {
+        let ours = self.ours().context("what is forwarded goes to the node's own vxlan device")?;
+        let overlay = self.interface(ours.device).await?;
+        self.run(Hook::OverlayEgress, &overlay, pod.port.index, frame).await?;
+        let peer = frame.first_chunk().context("a program has made a frame without addresses")?;
+        self.through_tunnel(&overlay, Mac(*peer)).await
     }
 }

@@ -30,16 +30,17 @@ impl Journey {
         };
         let (mtu, device) = (exit.interface.mtu, &exit.interface.name);
         if u32::from(self.packet.bytes) > mtu {
+            // IPv6 has no router cut packets.
+            let cuts = if self.packet.source.is_ipv4() { "cuts the packet, or " } else { "" };
             let reason = format!(
-                "{} bytes exceed the MTU {mtu} of {device}: the host cuts the packet, or answers that it is too big",
+                "{} bytes exceed the MTU {mtu} of {device}: the host {cuts}answers that it is too big",
                 self.packet.bytes
             );
             return Ok(End::Lost { reason });
         }
-        let hops = input.map_or(0, |_| 1);
         match exit.interface.kind {
-            Kind::Vxlan => self.out_of_overlay(exit, hops).await,
-            Kind::Bridge => self.out_of_bridge(exit, hops).await,
+            Kind::Vxlan => self.out_of_overlay(exit, input).await,
+            Kind::Bridge => self.out_of_bridge(exit, input).await,
             Kind::Other => Ok(End::Leaves { device: exit.interface.name, node: None, by: Carrier::Kernel }),
         }
     }
@@ -78,7 +79,11 @@ impl Journey {
     }
 
     /// Out of the vxlan device: by its program, or wrapped by the device itself.
-    async fn out_of_overlay(&mut self, Exit { interface, next, mac }: Exit, hops: u8) -> Result<End> {
+    async fn out_of_overlay(
+        &mut self,
+        Exit { interface, next, mac }: Exit,
+        input: Option<&Interface>,
+    ) -> Result<End> {
         let Some(mac) = mac else {
             let reason = format!(
                 "{} has no MAC for {next}: the kernel asks the agent, which answers if a lease holds it",
@@ -87,29 +92,37 @@ impl Journey {
             return Ok(End::Lost { reason });
         };
         if let Some(vtep) = interface.mac.filter(|_| self.is_overlay(&interface)) {
-            let frame = self.frame(mac.0, vtep.0, hops)?;
-            match self.run(Hook::OverlayEgress, &interface, &frame).await? {
+            let frame = self.packet.frame(mac.0, vtep.0, routers(input));
+            let received_on = input.map_or(0, |input| input.index);
+            match self.run(Hook::OverlayEgress, &interface, received_on, &frame).await? {
                 Some(run) if run.outcome == Outcome::Encapsulated => return self.wrapped(&run).await,
                 _ => {}
             }
         }
-        let node = self.kernel.tunnel_end(interface.index, mac).await?;
-        self.steps.push(Step::TunnelEnd { mac, device: interface.name.clone(), node });
+        self.through_tunnel(&interface, mac).await
+    }
+
+    /// Wrapped by the vxlan device itself, for the node behind which its FDB has this MAC.
+    pub(super) async fn through_tunnel(&mut self, device: &Interface, mac: Mac) -> Result<End> {
+        let node = self.kernel.tunnel_end(device.index, mac).await?;
+        self.steps.push(Step::TunnelEnd { mac, device: device.name.clone(), node });
         match node {
             Some(node) => self.underlay(node, Carrier::Kernel).await,
-            None => {
-                Ok(End::Lost { reason: format!("{} does not know which node has {mac}", interface.name) })
-            }
+            None => Ok(End::Lost { reason: format!("{} does not know which node has {mac}", device.name) }),
         }
     }
 
     /// Whether the programs work for this device.
     fn is_overlay(&self, interface: &Interface) -> bool {
-        self.programs.as_ref().is_some_and(|programs| programs.node().overlay_ifindex == interface.index)
+        self.ours().is_some_and(|ours| ours.device == interface.index)
     }
 
     /// Out of the port of the bridge behind which the pod is.
-    async fn out_of_bridge(&mut self, Exit { interface, next, mac }: Exit, hops: u8) -> Result<End> {
+    async fn out_of_bridge(
+        &mut self,
+        Exit { interface, next, mac }: Exit,
+        input: Option<&Interface>,
+    ) -> Result<End> {
         let port = match mac {
             Some(mac) => self.port(&interface, mac).await?,
             None => None,
@@ -122,8 +135,9 @@ impl Journey {
             return Ok(End::Lost { reason });
         };
         if self.has_flow_cache() {
-            let frame = self.frame(pod.0, gateway.0, hops + 1)?;
-            self.run(Hook::PodIngress, &port, &frame).await?;
+            let frame = self.packet.frame(pod.0, gateway.0, routers(input) + 1);
+            let received_on = input.map_or(0, |input| input.index);
+            self.run(Hook::PodIngress, &port, received_on, &frame).await?;
         }
         Ok(End::Delivered { device: port.name, by: Carrier::Kernel })
     }
@@ -155,4 +169,9 @@ impl Journey {
         found
             .with_context(|| format!("there is no interface {index}: is this the agent's network namespace?"))
     }
+}
+
+/// How many routers this host is to a packet that came in there.
+fn routers(input: Option<&Interface>) -> u8 {
+    input.map_or(0, |_| 1)
 }

@@ -1,35 +1,32 @@
 //! From another node to a pod of this one, or to the host itself.
 
-use std::net::Ipv4Addr;
-
 use anyhow::{Context as _, Result, bail};
-use flannel_common::node::Node;
 use flannel_common::outcome::{Hook, Outcome, Verdict};
 
 use super::journey::Journey;
-use super::packet::wrapped;
+use super::packet::{Envelope, wrapped};
 use super::report::{End, Step};
 use crate::dataplane::bpf::dry_run::DryRun;
+use crate::dataplane::bpf::dry_run::known::OurEnd;
 use crate::dataplane::kernel::interface::Interface;
 use crate::dataplane::kernel::lookup::{Question, Way};
 use crate::mac::Mac;
 
 /// MAC of a node that no lease tells of; no program looks at it.
-const SOME_VTEP: [u8; 6] = [0x02, 0, 0, 0, 0, 2];
+const SOME_VTEP: Mac = Mac([0x02, 0, 0, 0, 0, 2]);
 
 impl Journey {
     /// From the uplink to wherever it gets.
     pub(super) async fn ingress(&mut self) -> Result<End> {
         self.begin(self.packet.source, false)?;
-        let node = self.programs.as_ref().map(|programs| *programs.node());
         let question = Question { destination: self.packet.source, forwarded: None };
         let back = match self.kernel.way(question).await? {
             Way::Out(index, _) => Some(self.interface(index).await?),
             Way::Local | Way::Refused(_) => None,
         };
-        match (node, back) {
-            (Some(node), back) if self.comes_wrapped(&node, back.as_ref()) => {
-                self.unwrap_by_programs(&node).await
+        match (self.ours(), back) {
+            (Some(ours), back) if self.comes_wrapped(&ours, back.as_ref()) => {
+                self.unwrap_by_programs(&ours).await
             }
             (_, Some(input)) => {
                 self.steps
@@ -43,19 +40,18 @@ impl Journey {
     }
 
     /// Whether the packet is expected in VXLAN, and not as it is: from the host's own way back.
-    fn comes_wrapped(&self, node: &Node, back: Option<&Interface>) -> bool {
-        self.sender.is_some() || back.is_none_or(|back| back.index == node.overlay_ifindex)
+    fn comes_wrapped(&self, ours: &OurEnd, back: Option<&Interface>) -> bool {
+        self.sender.is_some() || back.is_none_or(|back| back.index == ours.device)
     }
 
     /// In VXLAN, past the programs on uplink and vxlan device.
-    async fn unwrap_by_programs(&mut self, node: &Node) -> Result<End> {
-        let (uplink, overlay) =
-            (self.interface(node.uplink_ifindex).await?, self.interface(node.overlay_ifindex).await?);
-        let mut frame = self.frame(node.vtep_mac, self.sender_mac(), 1)?;
-        let sent = self.sent(node, &uplink, &frame)?;
+    async fn unwrap_by_programs(&mut self, ours: &OurEnd) -> Result<End> {
+        let (uplink, overlay) = (self.interface(ours.uplink).await?, self.interface(ours.device).await?);
+        let mut frame = self.packet.frame(ours.vtep_mac.0, self.sender_mac().0, 1);
+        let sent = self.sent(ours, &uplink, &frame)?;
         for (hook, at) in [(Hook::UnderlayIngress, &uplink), (Hook::OverlayIngress, &overlay)] {
             let arriving = if hook == Hook::UnderlayIngress { &sent } else { &frame };
-            let Some(run) = self.run(hook, at, arriving).await? else { continue };
+            let Some(run) = self.run(hook, at, at.index, arriving).await? else { continue };
             match run.outcome {
                 Outcome::Delivered => return self.delivered(self.port_of_flow()?).await,
                 Outcome::Decapsulated => frame = run.frame,
@@ -70,18 +66,19 @@ impl Journey {
     }
 
     /// What the peer puts on the wire.
-    fn sent(&self, node: &Node, uplink: &Interface, frame: &[u8]) -> Result<Vec<u8>> {
+    fn sent(&self, ours: &OurEnd, uplink: &Interface, frame: &[u8]) -> Result<Vec<u8>> {
         let source = self.packet.source;
-        let holder = self.lease(source).map(|(_, lease)| Ipv4Addr::from(lease.public_ip));
+        let holder = self.lease(source).map(|(_, lease)| lease.public_ip);
         let Some(sender) = self.sender.or(holder) else {
             bail!("no lease holds {source}: which node sends it? Name its public address by --sender");
         };
         let Mac(mac) = uplink.mac.with_context(|| format!("{} has no MAC", uplink.name))?;
-        let port = u16::from_be_bytes(node.port);
-        Ok(wrapped(frame, sender, node.local_ip.into(), port, node.vni, mac))
+        let node = self.programs.as_ref().context("programs are asked")?.node();
+        let (port, vni) = (u16::from_be_bytes(node.port), node.vni);
+        Ok(wrapped(frame, &Envelope { sender, to: ours.local_ip, port, vni, mac }))
     }
 
-    fn sender_mac(&self) -> [u8; 6] {
+    fn sender_mac(&self) -> Mac {
         self.lease(self.packet.source).map_or(SOME_VTEP, |(_, lease)| lease.vtep_mac)
     }
 

@@ -1,27 +1,27 @@
 //! A packet on its way: who is asked, and what was answered so far.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
-use flannel_common::lease::{ENDED, Lease, NODE, OWN};
+use flannel_common::lease::{DIRECT, ENDED, NODE, OWN};
 use flannel_common::outcome::{Hook, Outcome};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use super::outer::Outer;
 use super::packet::Packet;
 use super::report::{Carrier, End, Holder, Step};
 use crate::dataplane::bpf::attach;
-use crate::dataplane::bpf::dry_run::{DryRun, Run};
+use crate::dataplane::bpf::dry_run::known::{Held, OurEnd};
+use crate::dataplane::bpf::dry_run::{DryRun, Run, Spot};
 use crate::dataplane::kernel::Kernel;
 use crate::dataplane::kernel::interface::Interface;
 use crate::dataplane::kernel::lookup::{Question, Way};
-use crate::mac::Mac;
 
 /// The way of one packet.
 pub(super) struct Journey {
     pub(super) packet: Packet,
     /// The node that sends it here, if that was said.
-    pub(super) sender: Option<Ipv4Addr>,
+    pub(super) sender: Option<IpAddr>,
     pub(super) kernel: Kernel,
     /// The programs, where they have a say.
     pub(super) programs: Option<DryRun>,
@@ -32,7 +32,12 @@ impl Journey {
     /// What the node itself holds.
     pub(super) fn own_leases(&self) -> Vec<IpNet> {
         let leases = self.programs.iter().flat_map(DryRun::leases);
-        leases.filter(|(_, lease)| lease.flags & OWN != 0).map(|(subnet, _)| IpNet::V4(*subnet)).collect()
+        leases.filter(|(_, lease)| lease.flags & OWN != 0).map(|(subnet, _)| *subnet).collect()
+    }
+
+    /// The node's end of the overlay that carries the packet's family, where programs serve it.
+    pub(super) fn ours(&self) -> Option<OurEnd> {
+        self.programs.as_ref()?.ours(self.packet.source)
     }
 
     /// Whether an address is in the node's own subnets or one of the host's.
@@ -61,8 +66,7 @@ impl Journey {
     }
 
     /// The lease that an address is in: that of the longest prefix.
-    pub(super) fn lease(&self, address: IpAddr) -> Option<(Ipv4Net, Lease)> {
-        let IpAddr::V4(address) = address else { return None };
+    pub(super) fn lease(&self, address: IpAddr) -> Option<(IpNet, Held)> {
         let leases = self.programs.as_ref()?.leases().iter();
         let holding = leases.filter(|(subnet, _)| subnet.contains(&address));
         holding.max_by_key(|(subnet, _)| subnet.prefix_len()).map(|(subnet, lease)| (*subnet, *lease))
@@ -74,9 +78,10 @@ impl Journey {
             flags if flags & ENDED != 0 => "ended",
             flags if flags & OWN != 0 => "own",
             flags if flags & NODE != 0 => "node",
+            flags if flags & DIRECT != 0 => "direct",
             _ => "subnet",
         };
-        let (public_ip, vtep_mac) = (lease.public_ip.into(), Mac(lease.vtep_mac));
+        let Held { public_ip, vtep_mac, .. } = lease;
         Some(Holder { address, subnet, public_ip, vtep_mac, kind })
     }
 
@@ -86,21 +91,33 @@ impl Journey {
         let Some(programs) = &mut self.programs else { return Ok(()) };
         self.steps.push(match holder {
             Some(holder) => Step::Lease(holder),
+            None if programs.ours(remote).is_none() => {
+                Step::note(format!("the overlay has no IPv{}", if remote.is_ipv4() { 4 } else { 6 }))
+            }
             None => Step::note(format!("no lease holds {remote}")),
         });
+        if programs.node().group_policy != 0 {
+            self.steps.push(Step::note("group policy: the answer is for a packet without a group"));
+        }
         if let Some(key) = self.packet.flow(egress) {
             programs.copy_flow(&key)?;
         }
         Ok(())
     }
 
-    /// Runs the program at a hook of an interface; `None` if there is none.
-    pub(super) async fn run(&mut self, hook: Hook, at: &Interface, frame: &[u8]) -> Result<Option<Run>> {
+    /// Runs the program at a hook of an interface on a frame that was last received on the one with the index
+    /// `received_on`, 0 for none; `None` if there is no program.
+    pub(super) async fn run(
+        &mut self,
+        hook: Hook,
+        at: &Interface,
+        received_on: u32,
+        frame: &[u8],
+    ) -> Result<Option<Run>> {
         let Some(programs) = &mut self.programs else { return Ok(None) };
         let Interface { index, name, .. } = at;
         let device = name.clone();
-        let filters = self.kernel.filters(*index, attach::is_egress(hook)).await?;
-        if !attach::is_on_tcx(hook, name) && !filters.iter().any(attach::is_ours) {
+        if !attach::is_some_attached(hook, name, *index, &self.kernel).await? {
             self.steps.push(Step::Absent { program: hook.program(), device });
             return Ok(None);
         }
@@ -108,14 +125,9 @@ impl Journey {
             let text = format!("{device} has {} of another version, which may differ", hook.program());
             self.steps.push(Step::note(text));
         }
-        let run = programs.run(hook, frame, *index)?;
+        let run = programs.run(Spot { hook, interface: *index, received_on }, frame)?;
         self.steps.push(Step::ran(hook, name, run.outcome));
         Ok(Some(run))
-    }
-
-    /// A frame with the packet behind so many routers.
-    pub(super) fn frame(&self, destination: [u8; 6], source: [u8; 6], hops: u8) -> Result<Vec<u8>> {
-        self.packet.frame(destination, source, hops).context("programs are asked about IPv4 only")
     }
 
     /// The end of a packet that a program has wrapped: out of the uplink.

@@ -25,6 +25,8 @@ pub struct Outer {
     pub destination_port: u16,
     /// VXLAN network identifier.
     pub vni: u32,
+    /// The group that the packet is of, with group policy (draft-smith-vxlan-group-policy).
+    pub group: Option<u16>,
     /// Source of the frame inside: the sending VTEP.
     pub inner_source: Mac,
     /// Destination of the frame inside: the receiving VTEP.
@@ -48,7 +50,7 @@ pub enum Malformed {
     /// The IPv4 header checksum is wrong, or there is a UDP checksum.
     #[error("an outer checksum is wrong")]
     Checksum,
-    /// Not the VNI flag alone, or reserved bits set (RFC 7348 section 5).
+    /// Not the VNI flag alone, or with a group, or reserved bits set (RFC 7348 section 5).
     #[error("the VXLAN header is not plain")]
     Vxlan,
 }
@@ -81,13 +83,11 @@ impl Outer {
         if checksum(ip) != 0 || word(udp, 6) != 0 {
             return Err(Malformed::Checksum);
         }
-        if vxlan[..4] != [0x08, 0, 0, 0] || vxlan[7] != 0 {
-            return Err(Malformed::Vxlan);
-        }
-        Ok((Self::of(ip, udp, vxlan, inner), inner))
+        let group = group(vxlan)?;
+        Ok((Self::of(ip, udp, vxlan, group, inner), inner))
     }
 
-    fn of(ip: &[u8], udp: &[u8], vxlan: &[u8], inner: &[u8]) -> Self {
+    fn of(ip: &[u8], udp: &[u8], vxlan: &[u8], group: Option<u16>, inner: &[u8]) -> Self {
         Self {
             source: address(ip, 12),
             destination: address(ip, 16),
@@ -96,10 +96,22 @@ impl Outer {
             source_port: word(udp, 0),
             destination_port: word(udp, 2),
             vni: u32::from_be_bytes([0, vxlan[4], vxlan[5], vxlan[6]]),
+            group,
             inner_source: mac(inner, 6),
             inner_destination: mac(inner, 0),
             bytes: word(ip, 2),
         }
+    }
+}
+
+/// The group in a VXLAN header, if there is one. Beside it only two flags are known: the receiver must not learn from the
+/// packet, and policies have been applied already.
+fn group(vxlan: &[u8]) -> Result<Option<u16>, Malformed> {
+    const KNOWN: u8 = 0x48;
+    match *vxlan {
+        [0x08, 0, 0, 0, .., 0] => Ok(None),
+        [0x88, flags, high, low, .., 0] if flags & !KNOWN == 0 => Ok(Some(u16::from_be_bytes([high, low]))),
+        _ => Err(Malformed::Vxlan),
     }
 }
 
@@ -120,19 +132,13 @@ fn mac(bytes: &[u8], at: usize) -> Mac {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::packet::wrapped;
+    use crate::trace::packet::{Envelope, wrapped};
 
     const INNER: [u8; 34] = [7; 34];
 
     fn good() -> Vec<u8> {
-        wrapped(
-            &INNER,
-            Ipv4Addr::new(192, 168, 64, 2),
-            Ipv4Addr::new(192, 168, 64, 1),
-            8472,
-            0xabcdef,
-            [1; 6],
-        )
+        let (sender, to) = ([192, 168, 64, 2].into(), [192, 168, 64, 1].into());
+        wrapped(&INNER, &Envelope { sender, to, port: 8472, vni: 0xabcdef, mac: [1; 6] })
     }
 
     #[test]
@@ -148,11 +154,21 @@ mod tests {
             source_port: 40000,
             destination_port: 8472,
             vni: 0xabcdef,
+            group: None,
             inner_source: Mac([7; 6]),
             inner_destination: Mac([7; 6]),
             bytes: 34 + 36,
         };
         assert_eq!(outer, expected);
+    }
+
+    #[test]
+    fn a_group_is_read() {
+        let mut sent = good();
+        for flags in [0, 0x40, 0x08, 0x48] {
+            sent[42..46].copy_from_slice(&[0x88, flags, 1, 2]);
+            assert_eq!(Outer::read(&sent).unwrap().0.group, Some(0x102), "{flags:02x}");
+        }
     }
 
     #[test]
@@ -171,7 +187,8 @@ mod tests {
             ("UDP length", 39, 1, Malformed::Length),
             ("IPv4 checksum", 24, 0, Malformed::Checksum),
             ("UDP checksum", 41, 1, Malformed::Checksum),
-            ("VXLAN flags", 42, 0x88, Malformed::Vxlan),
+            ("VXLAN flags", 42, 0x0c, Malformed::Vxlan),
+            ("a group without its flag", 45, 1, Malformed::Vxlan),
             ("behind the VNI", 49, 1, Malformed::Vxlan),
         ] {
             assert_eq!(with(at, byte), Some(expected), "{description}");

@@ -1,12 +1,16 @@
 //! The packet in question: what was asked about, and its bytes at each place on the way. It is never sent.
 
-use std::net::{IpAddr, Ipv4Addr};
+mod bytes;
+
+use std::net::{IpAddr, SocketAddr};
 
 use clap::ValueEnum;
-use flannel_common::flow::FlowKey;
 use serde::Serialize;
 
-use crate::checksum::checksum;
+use crate::dataplane::bpf::dry_run::known::Ends;
+
+use bytes::{ETHERNET, framed, header_len, ip};
+pub use bytes::{Envelope, wrapped};
 
 /// What a packet carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -37,22 +41,17 @@ pub struct Packet {
     pub bytes: u16,
 }
 
-const ETHERNET: usize = 14;
-const IPV4: usize = 20;
-const IPV6: usize = 40;
-/// EtherType of IPv4.
-const ETHER_TYPE: [u8; 2] = [0x08, 0];
-/// Time to live that a pod's packets begin with.
+/// Time to live, or hop limit, that a pod's packets begin with.
 const TTL: u8 = 64;
 
 impl Protocol {
-    /// IP protocol number over IPv4.
-    #[must_use]
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::Icmp => 1,
-            Self::Tcp => 6,
-            Self::Udp => 17,
+    /// IP protocol number between such addresses.
+    const fn number(self, between: IpAddr) -> u8 {
+        match (self, between) {
+            (Self::Icmp, IpAddr::V4(_)) => 1,
+            (Self::Icmp, IpAddr::V6(_)) => 58,
+            (Self::Tcp, _) => 6,
+            (Self::Udp, _) => 17,
         }
     }
 
@@ -66,51 +65,51 @@ impl Protocol {
 }
 
 impl Packet {
-    /// The shortest packet in bytes that this protocol's header fits into, over IPv4 or IPv6.
+    /// The shortest packet in bytes that this protocol's header fits into, between such addresses.
     #[must_use]
-    pub const fn shortest(protocol: Protocol, ipv4: bool) -> u16 {
-        (if ipv4 { IPV4 } else { IPV6 } + protocol.header()) as u16
+    pub const fn shortest(protocol: Protocol, between: IpAddr) -> u16 {
+        (header_len(between) + protocol.header()) as u16
     }
 
-    /// The addresses, if they are of IPv4.
+    /// Which flow it is of, as its pod on this node sees it, if it is of one that can be remembered. `egress`: it comes
+    /// from there.
     #[must_use]
-    pub const fn ipv4(&self) -> Option<(Ipv4Addr, Ipv4Addr)> {
-        match (self.source, self.destination) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => Some((source, destination)),
-            _ => None,
+    pub const fn flow(&self, egress: bool) -> Option<Ends> {
+        if matches!(self.protocol, Protocol::Icmp) {
+            return None;
         }
+        let from = SocketAddr::new(self.source, self.source_port);
+        let to = SocketAddr::new(self.destination, self.destination_port);
+        let (pod, remote) = if egress { (from, to) } else { (to, from) };
+        Some(Ends { pod, remote, protocol: self.protocol.number(self.source) })
     }
 
-    /// Its flow, as `FLOWS` names it where the source is a pod of this node (`egress`) or the destination is; `None` if
-    /// it belongs to none.
+    /// The frame that carries it after this many routers.
     #[must_use]
-    pub fn flow(&self, egress: bool) -> Option<FlowKey> {
-        let (source, destination) = self.ipv4().filter(|_| self.protocol != Protocol::Icmp)?;
-        let from = (source.octets(), self.source_port.to_be_bytes());
-        let to = (destination.octets(), self.destination_port.to_be_bytes());
-        let ((pod, pod_port), (remote, remote_port)) = if egress { (from, to) } else { (to, from) };
-        let protocol = self.protocol.number();
-        Some(FlowKey { pod, remote, pod_port, remote_port, protocol, reserved: [0; 3] })
-    }
-
-    /// The frame that carries it after this many routers; `None` for IPv6.
-    #[must_use]
-    pub fn frame(&self, destination: [u8; 6], source: [u8; 6], hops: u8) -> Option<Vec<u8>> {
-        let (from, to) = self.ipv4()?;
-        let mut packet = ipv4_header(from, to, self.protocol.number(), self.bytes, TTL - hops).to_vec();
-        packet.extend(self.transport());
-        packet.resize(self.bytes.into(), 0);
-        Some(framed(destination, source, &packet))
+    pub fn frame(&self, destination: [u8; 6], source: [u8; 6], hops: u8) -> Vec<u8> {
+        let protocol = self.protocol.number(self.source);
+        let mut payload = self.transport();
+        payload.resize(usize::from(self.bytes) - header_len(self.source), 0);
+        framed(
+            destination,
+            source,
+            self.source,
+            &ip(self.source, self.destination, protocol, TTL - hops, &payload),
+        )
     }
 
     /// The transport header. Its checksum is left out: no program looks at it, and nobody receives it.
     fn transport(&self) -> Vec<u8> {
         let ports = [self.source_port.to_be_bytes(), self.destination_port.to_be_bytes()].concat();
-        match self.protocol {
-            Protocol::Icmp => vec![8, 0, 0, 0, 0, 1, 0, 1],
-            Protocol::Udp => [&ports[..], &(self.bytes - IPV4 as u16).to_be_bytes(), &[0; 2]].concat(),
+        match (self.protocol, self.source) {
+            (Protocol::Icmp, IpAddr::V4(_)) => vec![8, 0, 0, 0, 0, 1, 0, 1],
+            (Protocol::Icmp, IpAddr::V6(_)) => vec![128, 0, 0, 0, 0, 1, 0, 1],
+            (Protocol::Udp, _) => {
+                let length = self.bytes - header_len(self.source) as u16;
+                [&ports[..], &length.to_be_bytes(), &[0; 2]].concat()
+            }
             // Five words of header, ACK, a window of 64 KiB.
-            Protocol::Tcp => {
+            (Protocol::Tcp, _) => {
                 [&ports[..], &1u32.to_be_bytes(), &1u32.to_be_bytes(), &[0x50, 0x10, 0xff, 0xff], &[0; 4]]
                     .concat()
             }
@@ -118,57 +117,39 @@ impl Packet {
     }
 }
 
-/// What a peer sends: the frame in VXLAN, UDP and IPv4, as it arrives at the uplink.
+/// The longest packet in bytes that fits a frame of this length between such addresses, with what a peer would put around it.
 #[must_use]
-pub fn wrapped(frame: &[u8], sender: Ipv4Addr, to: Ipv4Addr, port: u16, vni: u32, mac: [u8; 6]) -> Vec<u8> {
-    const SOURCE_PORT: u16 = 40000;
-    let length = |more: usize| (frame.len() + more) as u16;
-    let mut packet = ipv4_header(sender, to, Protocol::Udp.number(), length(IPV4 + 16), TTL).to_vec();
-    packet.extend(SOURCE_PORT.to_be_bytes());
-    packet.extend(port.to_be_bytes());
-    packet.extend(length(16).to_be_bytes());
-    // No checksum, as flannel sends it; the VNI flag; the VNI in the upper three bytes.
-    packet.extend([0, 0, 0x08, 0, 0, 0]);
-    packet.extend((vni << 8).to_be_bytes());
-    packet.extend(frame);
-    framed(mac, [0x02, 0, 0, 0, 0, 1], &packet)
-}
-
-fn framed(destination: [u8; 6], source: [u8; 6], packet: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(ETHERNET + packet.len());
-    frame.extend(destination);
-    frame.extend(source);
-    frame.extend(ETHER_TYPE);
-    frame.extend(packet);
-    frame
-}
-
-fn ipv4_header(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, length: u16, ttl: u8) -> [u8; IPV4] {
-    let mut header = [0x45, 0, 0, 0, 0, 0, 0, 0, ttl, protocol, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    header[2..4].copy_from_slice(&length.to_be_bytes());
-    header[12..16].copy_from_slice(&from.octets());
-    header[16..].copy_from_slice(&to.octets());
-    let sum = checksum(&header);
-    header[10..12].copy_from_slice(&sum.to_be_bytes());
-    header
+pub const fn longest(frame: usize, between: IpAddr) -> usize {
+    frame - ETHERNET - header_len(between) - bytes::UDP_AND_VXLAN - ETHERNET
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checksum::checksum;
+
+    const PROTOCOLS: [Protocol; 3] = [Protocol::Icmp, Protocol::Tcp, Protocol::Udp];
 
     fn packet(protocol: Protocol, bytes: u16) -> Packet {
         let (source, destination) = ([10, 1, 90, 2].into(), [10, 1, 15, 7].into());
         Packet { source, destination, protocol, source_port: 40000, destination_port: 53, bytes }
     }
 
+    fn v6(packet: Packet) -> Packet {
+        Packet { source: "fd44::1".parse().unwrap(), destination: "fd44::2".parse().unwrap(), ..packet }
+    }
+
     #[test]
     fn a_frame_is_as_long_as_asked_and_says_so() {
-        for protocol in [Protocol::Icmp, Protocol::Tcp, Protocol::Udp] {
-            for bytes in [Packet::shortest(protocol, true), 84, 1450] {
-                let frame = packet(protocol, bytes).frame([1; 6], [2; 6], 3).unwrap();
+        for protocol in PROTOCOLS {
+            let source = packet(protocol, 0).source;
+            for bytes in [Packet::shortest(protocol, source), 84, 1450] {
+                let frame = packet(protocol, bytes).frame([1; 6], [2; 6], 3);
                 assert_eq!(frame.len(), usize::from(bytes) + 14, "{protocol:?} of {bytes} bytes");
-                assert_eq!((frame[22], frame[23]), (61, protocol.number()));
+                assert_eq!(
+                    (&frame[12..14], frame[22], frame[23]),
+                    (&[8, 0][..], 61, protocol.number(source))
+                );
                 assert_eq!(frame[16..18], bytes.to_be_bytes());
                 assert_eq!(checksum(&frame[14..34]), 0);
             }
@@ -176,15 +157,30 @@ mod tests {
     }
 
     #[test]
+    fn so_is_one_of_ipv6() {
+        for protocol in PROTOCOLS {
+            let source = v6(packet(protocol, 0)).source;
+            for bytes in [Packet::shortest(protocol, source), 84, 1430] {
+                let frame = v6(packet(protocol, bytes)).frame([1; 6], [2; 6], 3);
+                assert_eq!(frame.len(), usize::from(bytes) + 14, "{protocol:?} of {bytes} bytes");
+                assert_eq!(
+                    (&frame[12..15], frame[20], frame[21]),
+                    (&[0x86, 0xdd, 0x60][..], protocol.number(source), 61)
+                );
+                assert_eq!(frame[18..20], (bytes - 40).to_be_bytes());
+                assert_eq!((frame[22], frame[37], frame[53]), (0xfd, 1, 2));
+            }
+        }
+    }
+
+    #[test]
     fn a_flow_is_named_from_its_pods_side() {
-        let udp = packet(Protocol::Udp, 84);
-        let (out, inwards) = (udp.flow(true).unwrap(), udp.flow(false).unwrap());
-        assert_eq!((out.pod, out.pod_port), ([10, 1, 90, 2], 40000u16.to_be_bytes()));
-        assert_eq!((out.remote, out.remote_port), ([10, 1, 15, 7], 53u16.to_be_bytes()));
-        assert_eq!((inwards.pod, inwards.remote, inwards.remote_port), (out.remote, out.pod, out.pod_port));
+        for udp in [packet(Protocol::Udp, 84), v6(packet(Protocol::Udp, 84))] {
+            let (out, inwards) = (udp.flow(true).unwrap(), udp.flow(false).unwrap());
+            assert_eq!((out.pod, out.remote), ((udp.source, 40000).into(), (udp.destination, 53).into()));
+            assert_eq!((inwards.pod, inwards.remote), (out.remote, out.pod));
+            assert_eq!(out.protocol, 17);
+        }
         assert_eq!(packet(Protocol::Icmp, 84).flow(true), None);
-        let v6 =
-            Packet { source: "fd44::1".parse().unwrap(), destination: "fd44::2".parse().unwrap(), ..udp };
-        assert_eq!((v6.flow(true), v6.frame([1; 6], [2; 6], 0)), (None, None));
     }
 }

@@ -3,10 +3,10 @@
 mod text;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use flannel_common::outcome::{Hook, Outcome, Verdict};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
 use super::outer::Outer;
@@ -108,12 +108,13 @@ pub struct Holder {
     pub address: IpAddr,
     /// What is leased.
     #[serde(serialize_with = "as_text")]
-    pub subnet: Ipv4Net,
+    pub subnet: IpNet,
     /// The node's public address.
-    pub public_ip: Ipv4Addr,
+    pub public_ip: IpAddr,
     /// MAC of the node's vxlan device.
     pub vtep_mac: Mac,
-    /// `subnet`, or `node`: its own address, or `ended`: lately, and not any more.
+    /// `subnet`, or `direct`: one that is reached without a tunnel, or `own`: ours, or `node`: the node's own address, or
+    /// `ended`: lately, and not any more.
     pub kind: &'static str,
 }
 

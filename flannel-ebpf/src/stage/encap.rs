@@ -5,6 +5,7 @@ use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
 };
 use aya_ebpf::helpers::generated::{bpf_get_hash_recalc, bpf_get_prandom_u32};
+use flannel_common::address::V4;
 use flannel_common::lease::Lease;
 use flannel_common::node::Node;
 use flannel_common::outcome::Outcome;
@@ -25,7 +26,7 @@ pub fn push<T: Header>(
     front: T,
     tos: u8,
     node: &Node,
-    lease: &Lease,
+    lease: &Lease<V4>,
     mark: u32,
 ) -> Result<(), Outcome> {
     // FIXED_GSO: segments fit already (`fit::uplink`), so their size stays.
@@ -35,7 +36,7 @@ pub fn push<T: Header>(
         | BPF_F_ADJ_ROOM_FIXED_GSO) as u64
         | (EthHdr::LEN as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
     let headers = Outer {
-        source: node.local_ip,
+        source: node.v4.local_ip,
         destination: lease.public_ip,
         source_port: outer::source_port(flow_hash(packet)),
         port: node.port,

@@ -4,9 +4,10 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use flannel_common::flow::{Flow, FlowKey, Passage, Port};
 use flannel_common::outcome::Outcome;
 
-use crate::maps;
+use crate::ip::TCP;
+use crate::maps::{self, Family};
 use crate::packet::Packet;
-use crate::stage::parse::{self, Inner, TCP};
+use crate::stage::parse::{self, Inner};
 
 /// Which way a packet goes, seen from the pod on this node.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -18,15 +19,15 @@ pub enum Direction {
 }
 
 /// A packet's part in its flow.
-pub struct Step {
-    key: FlowKey,
+pub struct Step<F: Family> {
+    key: FlowKey<F::Address>,
     direction: Direction,
     control: bool,
     mark: u32,
     now: u64,
 }
 
-impl Step {
+impl<F: Family> Step<F> {
     /// Reads which flow a packet belongs to. `mark`: its group's ([`Passage::mark`]).
     ///
     /// # Errors
@@ -34,16 +35,16 @@ impl Step {
     #[inline(always)]
     pub fn of(
         packet: &Packet<'_>,
-        inner: &Inner<'_>,
+        inner: &Inner<'_, F>,
         direction: Direction,
         mark: u32,
     ) -> Result<Self, Outcome> {
         let parse::Transport { source, destination, control } = parse::transport(packet, inner)?;
-        let from = (inner.ip.src_addr, source);
-        let to = (inner.ip.dst_addr, destination);
+        let from = (inner.ip.source(), source);
+        let to = (inner.ip.destination(), destination);
         let ((pod, pod_port), (remote, remote_port)) =
             if direction == Direction::Egress { (from, to) } else { (to, from) };
-        let protocol = inner.ip.proto;
+        let protocol = inner.ip.protocol();
         let key = FlowKey { pod, remote, pod_port, remote_port, protocol, reserved: [0; 3] };
         Ok(Self { key, direction, control, mark, now: now() })
     }
@@ -58,7 +59,7 @@ impl Step {
             return Err(Outcome::TcpControl);
         }
         // SAFETY: an entry stays in place for as long as a program that found it runs (RCU).
-        let flow = maps::flow(&self.key).map(|flow| unsafe { &*flow }).ok_or(Outcome::FlowNew)?;
+        let flow = maps::flow::<F>(&self.key).map(|flow| unsafe { &*flow }).ok_or(Outcome::FlowNew)?;
         let (way, back) = match self.direction {
             Direction::Egress => (&flow.egress, &flow.ingress),
             Direction::Ingress => (&flow.ingress, &flow.egress),
@@ -78,13 +79,13 @@ impl Step {
     #[inline(always)]
     pub fn enters(&self, port: Option<&Port>) {
         if self.control {
-            maps::forget(&self.key);
+            maps::forget::<F>(&self.key);
         } else if let Some(flow) = self.known(port) {
             self.enter(flow);
         } else {
             let mut flow = Flow { port: port.copied().unwrap_or_default(), ..Flow::default() };
             self.enter(&mut flow);
-            maps::remember(&self.key, &flow);
+            maps::remember::<F>(&self.key, &flow);
         }
     }
 
@@ -113,16 +114,24 @@ impl Step {
         passage.leave(self.now)
     }
 
+    /// Whether the packet has come from its pod's port to the vxlan device without passing the bridge, and so the stack.
+    #[inline(always)]
+    pub fn has_skipped_stack(&self, packet: &Packet<'_>) -> bool {
+        // SAFETY: as in `shortcut`.
+        let flow = maps::flow::<F>(&self.key).map(|flow| unsafe { &*flow });
+        flow.is_some_and(|flow| flow.port.ifindex != 0 && flow.port.ifindex == packet.ingress_ifindex())
+    }
+
     /// The entry, if it is of this port or of none yet. A flow that turns up at another port is forgotten, not
     /// changed: whoever reads the entry meanwhile must not take the old proof for the new port.
     #[inline(always)]
     fn known(&self, port: Option<&Port>) -> Option<&'static mut Flow> {
         // SAFETY: as in `shortcut`; fields are written whole, the last writer wins, and the loss is one proof.
-        let flow = maps::flow(&self.key).map(|flow| unsafe { &mut *flow })?;
+        let flow = maps::flow::<F>(&self.key).map(|flow| unsafe { &mut *flow })?;
         match port {
             Some(port) if flow.port.ifindex == 0 => flow.port = *port,
             Some(port) if flow.port != *port => {
-                maps::forget(&self.key);
+                maps::forget::<F>(&self.key);
                 return None;
             }
             _ => {}

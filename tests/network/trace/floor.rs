@@ -1,8 +1,8 @@
-//! What the kernel does, where BPF has no say: without BPF, over IPv6, and where entries are missing.
+//! What the kernel does, where BPF has no say: without BPF, and where entries are missing.
 
 use anyhow::ensure;
 use flannel_tests::traffic::ping;
-use flannel_tests::{Cluster, Datastore as _, Host as _, TestResult, Topology, eventually};
+use flannel_tests::{Cluster, Datastore as _, TestResult, Topology, eventually};
 
 use super::{Question, acquainted, ask, there};
 use crate::inspect::{DEVICE, UPLINK};
@@ -91,27 +91,6 @@ fn direct_routes_lead_out_of_the_uplink() -> TestResult {
     assert_eq!(answer.end(), ("leaves", UPLINK, "kernel"));
     assert!(answer.0["end"]["node"].is_null(), "{answer:#?}");
     let answer = Question::new(pods[1].ip(), pods[0].ip()).ask(node)?;
-    assert_eq!(answer.end(), ("delivered", pods[0].port(), "kernel"));
-    Ok(())
-}
-
-#[test]
-fn ipv6_gets_the_kernels_answer() -> TestResult {
-    let cluster = Cluster::build(Topology::segment(2))?;
-    let store = cluster.local_store("leases")?;
-    store.configure(
-        r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd44::/48","Backend":{"Type":"vxlan"}}"#,
-    )?;
-    let _agents = cluster.start_agents(&store)?;
-    let pods = cluster.one_pod_each()?;
-    let (one, other) = (pods[0].v6()?, pods[1].v6()?);
-    eventually("the pods reach each other", SOON, || ping(&one, other.ip()))?;
-    let answer = Question::new(one.ip(), other.ip()).ask(&cluster.nodes()[0])?;
-    assert!(answer.step("note")["text"].as_str().unwrap().contains("IPv6"), "{answer:#?}");
-    assert_eq!(answer.step("route")["device"], "flannel-v6.1");
-    assert_eq!(answer.step("tunnel-end")["node"], cluster.nodes()[1].ip6().to_string());
-    assert_eq!(answer.end(), ("leaves", UPLINK, "kernel"));
-    let answer = Question::new(other.ip(), one.ip()).ask(&cluster.nodes()[0])?;
     assert_eq!(answer.end(), ("delivered", pods[0].port(), "kernel"));
     Ok(())
 }

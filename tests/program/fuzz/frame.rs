@@ -1,17 +1,20 @@
 //! Frames read with nothing but their bytes, and never beyond their end.
 
 use etherparse::IpNumber;
+use flannel_common::address::Address;
 use flannel_common::flow::FlowKey;
 use flannel_common::outcome::Hook;
 
-/// Where the IPv4 header is, and the inner one in VXLAN without options.
-pub(super) const IPV4_AT: usize = 14;
-pub(super) const INNER_IPV4_AT: usize = VXLAN + IPV4_AT;
-/// Bytes in front of the frame that VXLAN carries: Ethernet, IPv4, UDP, VXLAN.
-pub(super) const VXLAN: usize = 14 + 20 + 8 + 8;
+/// Bytes of an Ethernet header.
+pub(super) const ETHERNET: usize = 14;
+/// Bytes of a UDP header, and of VXLAN's behind it.
+pub(super) const UDP_AND_VXLAN: usize = 8 + 8;
 
-/// Puts an IPv4 header checksum right, if a header without options is there.
+/// Puts an IPv4 header checksum right, if a header without options is there behind its EtherType.
 pub(super) fn right_checksum(frame: &mut [u8], at: usize) {
+    if word(frame, at - 2) != Some(0x0800) {
+        return;
+    }
     if let Some(header) = frame.get_mut(at..at + 20) {
         header[10..12].copy_from_slice(&[0; 2]);
         let sum = ones_complement_sum(header);
@@ -39,36 +42,69 @@ pub(super) fn word(frame: &[u8], at: usize) -> Option<u16> {
     frame.get(at..at + 2).map(|word| u16::from_be_bytes([word[0], word[1]]))
 }
 
-/// What an IPv4 header says, right or wrong.
-pub(super) struct Ipv4 {
-    pub(super) source: [u8; 4],
-    pub(super) destination: [u8; 4],
+/// What an IP header says, right or wrong.
+pub(super) struct Ip<'a> {
+    pub(super) v6: bool,
+    pub(super) source: &'a [u8],
+    pub(super) destination: &'a [u8],
     pub(super) protocol: u8,
     pub(super) ecn: u8,
+    /// Time to live, or hop limit.
+    pub(super) ttl: u8,
+    /// Bytes of the header that all packets have.
+    pub(super) header: usize,
+    /// Bytes of the packet.
     pub(super) length: usize,
-    /// Neither options nor a fragment.
+    /// Neither options nor a fragment; where IPv6 has these, the protocol says so.
     pub(super) plain: bool,
 }
 
-/// The IPv4 header at this place, if the bytes that all have are there behind an EtherType that says so.
-pub(super) fn ipv4(frame: &[u8], at: usize) -> Option<Ipv4> {
-    let header = frame.get(at..at + 20)?;
-    let four = |at: usize| [header[at], header[at + 1], header[at + 2], header[at + 3]];
+/// The IP header at this place, if the bytes that all have are there behind an EtherType that says so.
+pub(super) fn ip(frame: &[u8], at: usize) -> Option<Ip<'_>> {
+    match word(frame, at - 2)? {
+        0x0800 => ipv4(frame.get(at..at + 20)?),
+        0x86dd => ipv6(frame.get(at..at + 40)?),
+        _ => None,
+    }
+}
+
+fn ipv4(header: &[u8]) -> Option<Ip<'_>> {
     let is_fragment = word(header, 6)? & 0x3fff != 0;
-    (word(frame, at - 2)? == 0x0800 && header[0] >> 4 == 4).then_some(Ipv4 {
-        source: four(12),
-        destination: four(16),
+    (header[0] >> 4 == 4).then_some(Ip {
+        v6: false,
+        source: &header[12..16],
+        destination: &header[16..],
         protocol: header[9],
         ecn: header[1] & 3,
+        ttl: header[8],
+        header: 20,
         length: word(header, 2)?.into(),
         plain: header[0] == 0x45 && !is_fragment,
     })
 }
 
-/// The flow of the IPv4 packet at this place, if all that names it is in the frame: ports, and TCP's flags.
-pub(super) fn flow(frame: &[u8], at: usize, hook: Hook) -> Option<FlowKey> {
-    let ip = ipv4(frame, at)?;
-    let transport = frame.get(at + 20..)?;
+fn ipv6(header: &[u8]) -> Option<Ip<'_>> {
+    (header[0] >> 4 == 6).then_some(Ip {
+        v6: true,
+        source: &header[8..24],
+        destination: &header[24..],
+        protocol: header[6],
+        ecn: header[1] >> 4 & 3,
+        ttl: header[7],
+        header: 40,
+        length: usize::from(word(header, 4)?) + 40,
+        plain: true,
+    })
+}
+
+/// The flow of the IP packet at this place, if it is of this family, and all that names it is in the frame: ports, and TCP's
+/// flags.
+pub(super) fn flow<A>(frame: &[u8], at: usize, hook: Hook) -> Option<FlowKey<A>>
+where
+    A: Address + for<'a> TryFrom<&'a [u8]>,
+{
+    let ip = ip(frame, at)?;
+    let transport = frame.get(at + ip.header..)?;
     let needed = match IpNumber(ip.protocol) {
         IpNumber::TCP => 14,
         IpNumber::UDP => 8,
@@ -77,11 +113,16 @@ pub(super) fn flow(frame: &[u8], at: usize, hook: Hook) -> Option<FlowKey> {
     if !ip.plain || transport.len() < needed {
         return None;
     }
-    let from = (ip.source, [transport[0], transport[1]]);
-    let to = (ip.destination, [transport[2], transport[3]]);
-    let ((pod, pod_port), (remote, remote_port)) = match hook {
-        Hook::OverlayEgress | Hook::PodEgress => (from, to),
-        Hook::UnderlayIngress | Hook::OverlayIngress | Hook::PodIngress => (to, from),
-    };
+    let from = (A::try_from(ip.source).ok()?, [transport[0], transport[1]]);
+    let to = (A::try_from(ip.destination).ok()?, [transport[2], transport[3]]);
+    let ((pod, pod_port), (remote, remote_port)) = if is_from_pod(hook) { (from, to) } else { (to, from) };
     Some(FlowKey { pod, remote, pod_port, remote_port, protocol: ip.protocol, reserved: [0; 3] })
+}
+
+/// Whether what the hook's program meets comes from a pod of this node, and does not go to one.
+const fn is_from_pod(hook: Hook) -> bool {
+    match hook {
+        Hook::OverlayEgress | Hook::PodEgress => true,
+        Hook::UnderlayIngress | Hook::OverlayIngress | Hook::PodIngress => false,
+    }
 }

@@ -4,10 +4,12 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::frame::{INNER_IPV4_AT, IPV4_AT, right_checksum};
+use super::frame::{ETHERNET, UDP_AND_VXLAN, right_checksum};
 
 /// The kernel runs programs on frames of that many bytes at most (net/bpf/test_run.c).
 const LONGEST: usize = 3500;
+/// Where the IPv4 header is, and the inner one in VXLAN without outer options.
+const IPV4_AT: [usize; 2] = [ETHERNET, ETHERNET + 20 + UDP_AND_VXLAN + ETHERNET];
 
 /// One change to a frame; places beyond its end count from its beginning again.
 #[derive(Clone, Debug)]
@@ -56,9 +58,9 @@ pub(super) fn mutations() -> impl Strategy<Value = Mutations> {
 }
 
 fn mutation() -> impl Strategy<Value = Mutation> {
-    let anywhere = || prop_oneof![9 => 0..110usize, 1 => 0..LONGEST];
-    // Lengths, header lengths and offsets of fragments, in IPv4, UDP and TCP, outside and inside.
-    let lengths = select(vec![14usize, 16, 20, 22, 38, 46, 64, 66, 70, 88, 96]);
+    let anywhere = || prop_oneof![9 => 0..150usize, 1 => 0..LONGEST];
+    // Lengths, header lengths and offsets of fragments, in IPv4, IPv6, UDP and TCP, outside and inside.
+    let lengths = select(vec![14usize, 16, 18, 20, 22, 38, 46, 58, 64, 66, 70, 88, 96, 128]);
     let few = prop_oneof![4 => -3..=3i16, 1 => any::<i16>()];
     prop_oneof![
         4 => (anywhere(), 0..8u8).prop_map(|(at, bit)| Mutation::Flip { at, bit }),
@@ -87,7 +89,7 @@ impl Mutations {
             _ => 14 + 1,
         };
         frame.resize(frame.len().max(shortest), 0);
-        for (at, mended) in [IPV4_AT, INNER_IPV4_AT].into_iter().zip(self.mended) {
+        for (at, mended) in IPV4_AT.into_iter().zip(self.mended) {
             if mended {
                 right_checksum(&mut frame, at);
             }

@@ -1,10 +1,13 @@
 //! Good packets of every kind, at the hooks where they belong.
 
+mod ipv6;
+
 use std::net::Ipv4Addr;
 
 use etherparse::{EtherType, IpNumber};
 use flannel_common::outcome::Hook;
 
+use super::GROUP;
 use crate::packets::{Ipv4, PORT, frame, ipv4, udp, vxlan};
 use crate::program::flow::sample::{GATEWAY_MAC, POD, POD_MAC, REMOTE, Way, controls};
 use crate::program::{INNER_PEER_IP, OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, VNI};
@@ -31,6 +34,7 @@ pub(super) fn all() -> Vec<(Hook, Vec<u8>)> {
         received.iter().flat_map(|(_, inner)| wrapped(inner)).collect(),
         received,
         forged(),
+        ipv6::all(),
         vec![(Hook::UnderlayIngress, frame(HOST_MAC, ROUTER_MAC, EtherType::ARP, &[0; 28]))],
     ]
     .concat()
@@ -73,14 +77,26 @@ fn elsewhere(way: Way, other: Ipv4Addr) -> Ipv4 {
     ipv4(source, destination, IpNumber::UDP, udp(1, 2, b"x"))
 }
 
-/// As a peer sends it, also by way of a congested router, and as another one would.
+/// As a peer sends it, also by way of a congested router, and in a group; and as another one would.
 fn wrapped(inner: &[u8]) -> Vec<(Hook, Vec<u8>)> {
-    let by = |sender: [u8; 4], ecn: u8| {
-        let datagram = udp(41000, PORT, &vxlan(8, VNI, inner));
+    let by = |sender: [u8; 4], ecn: u8, header: &[u8]| {
+        let datagram = udp(41000, PORT, header);
         let packet = ipv4(sender.into(), OUR_IP.into(), IpNumber::UDP, datagram).tos(0, ecn);
         (Hook::UnderlayIngress, frame(HOST_MAC, ROUTER_MAC, EtherType::IPV4, &packet.bytes()))
     };
-    vec![by(PEER_IP, 0), by(PEER_IP, 1), by(PEER_IP, 3), by(INNER_PEER_IP, 0)]
+    let plain = &vxlan(8, VNI, inner);
+    let mut wrapped = [(PEER_IP, 0), (PEER_IP, 1), (PEER_IP, 3), (INNER_PEER_IP, 0)]
+        .map(|(sender, ecn)| by(sender, ecn, plain))
+        .to_vec();
+    wrapped.push(by(PEER_IP, 0, &in_group(inner)));
+    wrapped
+}
+
+/// In VXLAN, of the group that is let through.
+fn in_group(inner: &[u8]) -> Vec<u8> {
+    let mut vxlan = vxlan(0x88, VNI, inner);
+    vxlan[2..4].copy_from_slice(&(GROUP as u16).to_be_bytes());
+    vxlan
 }
 
 /// From our own subnet, and from an address that is nobody's.

@@ -7,12 +7,13 @@ use std::fmt;
 use anyhow::{Context as _, Result};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
-use aya::programs::{Link as _, LinkOrder, ProgramError, SchedClassifier, TcAttachType, tc};
+use aya::programs::{Link as _, LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, tc};
 use flannel_common::outcome::Hook;
 use nix::net::if_::{Interface, if_nameindex};
 use tracing::debug;
 
 use super::pins::Pins;
+use crate::dataplane::kernel::{Kernel, classifier};
 
 /// Our filter's place on the clsact qdisc, fixed so that the next agent finds it: the overlay's port as
 /// priority makes it easy to recognise in `tc filter show`.
@@ -121,6 +122,53 @@ pub fn clsact(program: &mut SchedClassifier, hook: Hook, interface: &str) -> Res
     Ok(Mechanism::Clsact)
 }
 
+/// Whether our program of this hook is on the interface, by whichever mechanism; `index`: the interface's.
+pub(super) async fn is_attached(
+    program: &SchedClassifier,
+    hook: Hook,
+    interface: &str,
+    index: u32,
+    kernel: &Kernel,
+) -> Result<bool> {
+    let ours = program.info()?.id();
+    is_there(hook, interface, index, kernel, |program| program.id() == ours).await
+}
+
+/// [`is_attached`] for a program of whatever agent.
+///
+/// # Errors
+/// The kernel does not answer.
+pub(crate) async fn is_some_attached(
+    hook: Hook,
+    interface: &str,
+    index: u32,
+    kernel: &Kernel,
+) -> Result<bool> {
+    /// The kernel keeps so many bytes of a program's name (`BPF_OBJ_NAME_LEN`).
+    const NAME: usize = 15;
+    let name = hook.program().as_bytes();
+    is_there(hook, interface, index, kernel, |program| program.name() == &name[..name.len().min(NAME)]).await
+}
+
+async fn is_there(
+    hook: Hook,
+    interface: &str,
+    index: u32,
+    kernel: &Kernel,
+    is_it: impl Fn(&ProgramInfo) -> bool,
+) -> Result<bool> {
+    if let Ok((_, there)) = SchedClassifier::query_tcx(interface, direction(hook))
+        && there.iter().any(is_it)
+    {
+        return Ok(true);
+    }
+    let direction = match direction(hook) {
+        TcAttachType::Egress => classifier::Direction::Egress,
+        _ => classifier::Direction::Ingress,
+    };
+    kernel.has_filter(index, direction, PRIORITY).await
+}
+
 /// Takes our filters off all interfaces: the pods' ports are not known by name to a new agent.
 pub(super) fn detach_clsact_everywhere() -> Result<()> {
     for interface in &if_nameindex().context("listing interfaces")? {
@@ -132,7 +180,7 @@ pub(super) fn detach_clsact_everywhere() -> Result<()> {
 }
 
 /// The indexes of all interfaces but these.
-pub(super) fn interfaces_beside(these: [u32; 2]) -> Result<Vec<u32>> {
+pub(super) fn interfaces_beside(these: &[u32]) -> Result<Vec<u32>> {
     let interfaces = if_nameindex().context("listing interfaces")?;
     Ok(interfaces.iter().map(Interface::index).filter(|index| !these.contains(index)).collect())
 }
@@ -144,28 +192,6 @@ pub(super) fn detach_clsact(hook: Hook, interface: &str) {
     {
         debug!(interface, program = hook.program(), "removed the filter of an earlier agent");
     }
-}
-
-/// Whether the hook's program, of whatever version, is on the interface by tcx.
-#[must_use]
-pub fn is_on_tcx(hook: Hook, interface: &str) -> bool {
-    /// The kernel keeps so many bytes of a program's name (`BPF_OBJ_NAME_LEN`).
-    const NAME: usize = 15;
-    let name = hook.program().as_bytes();
-    let Ok((_, programs)) = SchedClassifier::query_tcx(interface, direction(hook)) else { return false };
-    programs.iter().any(|program| program.name() == &name[..name.len().min(NAME)])
-}
-
-/// Whether a filter on a clsact qdisc, by priority and handle, is ours.
-#[must_use]
-pub fn is_ours(filter: &(u16, u32)) -> bool {
-    *filter == (PRIORITY, HANDLE.into())
-}
-
-/// Whether the hook is for what an interface sends, not for what it receives.
-#[must_use]
-pub const fn is_egress(hook: Hook) -> bool {
-    matches!(direction(hook), TcAttachType::Egress)
 }
 
 fn filter(hook: Hook, interface: &str) -> std::io::Result<SchedClassifierLink> {

@@ -1,28 +1,35 @@
-//! A second copy of the programs, to ask what they would do with a packet. They look into the live `LEASES` and
-//! `CONFIG`, which programs only read; they count and remember in maps of their own, so that the node does not notice.
+//! A second copy of the programs, to ask what they would do with a packet. They look into the live leases and `CONFIG`,
+//! which programs only read; they count and remember in maps of their own, so that the node does not notice.
+
+pub mod known;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuHashMap};
-use aya::programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuHashMap};
+use aya::programs::{ProgramInfo, TestRun as _, TestRunOptions};
 use flannel_common::abi;
+use flannel_common::address::{V4, V6};
 use flannel_common::flow::{Flow, FlowKey};
-use flannel_common::lease::Lease;
 use flannel_common::node::Node;
 use flannel_common::outcome::{Hook, Outcome, Traffic};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::counters::{self, Counters};
+use super::family::Family;
+use super::loaded;
 use super::pins::Pins;
-use super::{leases, take};
+use known::{Ends, Held, OurEnd};
 
-/// The maps that the copy shares with the node.
-const SHARED: [&str; 2] = [abi::LEASES, abi::CONFIG];
-/// `struct __sk_buff` (linux/bpf.h): its size, and where `ifindex` is, which test runs heed since Linux 5.9.
+/// The maps that the copy shares with the node: those that programs do not write.
+const SHARED: [&str; 3] = [abi::LEASES, abi::LEASES6, abi::CONFIG];
+/// `struct __sk_buff` (linux/bpf.h): its size, and where `ingress_ifindex` and `ifindex` are; of the latter test runs take
+/// notice since Linux 5.9.
 const CONTEXT: usize = 192;
+const INGRESS_IFINDEX: usize = 36;
 const IFINDEX: usize = 40;
 /// By how much a program may make a frame longer.
 const HEADROOM: usize = 100;
@@ -36,10 +43,20 @@ pub struct DryRun {
     ebpf: Ebpf,
     pins: Pins,
     node: Node,
-    leases: BTreeMap<Ipv4Net, Lease>,
-    live_flows: HashMap<MapData, FlowKey, Flow>,
+    leases: BTreeMap<IpNet, Held>,
     flow: Option<Flow>,
     counted: Counters,
+}
+
+/// Where a frame meets a program.
+#[derive(Clone, Copy, Debug)]
+pub struct Spot {
+    /// The hook.
+    pub hook: Hook,
+    /// Index of the interface that the hook is of.
+    pub interface: u32,
+    /// Index of the interface that the frame was last received on; 0: it comes from this host.
+    pub received_on: u32,
 }
 
 /// What a program did with a frame.
@@ -58,11 +75,12 @@ impl DryRun {
     /// No privilege; no maps, or maps of another layout, are pinned; or the kernel refuses a program.
     pub fn open(pins: &Pins) -> Result<Self> {
         let node = node(pins)?;
-        let mut ebpf = super::load_programs(pins, &SHARED, 0)?;
-        let trie = LpmTrie::<_, [u8; 4], Lease>::try_from(take(&mut ebpf, abi::LEASES)?)?;
-        let leases = leases::entries(&trie)?.iter().map(|(subnet, lease)| (*subnet, *lease)).collect();
-        let live_flows = HashMap::try_from(pinned(&pins.path(abi::FLOWS))?)?;
-        Ok(Self { ebpf, pins: pins.clone(), node, leases, live_flows, flow: None, counted: Counters::new() })
+        // What is not there would be made, and pinned.
+        SHARED.iter().try_for_each(|name| pinned(&pins.path(name)).map(drop))?;
+        let mut ebpf = super::load_programs(pins, &SHARED, &node, 0)?;
+        let mut leases = known::leases::<V4>(&mut ebpf)?;
+        leases.append(&mut known::leases::<V6>(&mut ebpf)?);
+        Ok(Self { ebpf, pins: pins.clone(), node, leases, flow: None, counted: Counters::new() })
     }
 
     /// The node's own facts.
@@ -71,9 +89,15 @@ impl DryRun {
         &self.node
     }
 
-    /// What `LEASES` holds.
+    /// The node's end of the overlay of this address's family, if there is one.
     #[must_use]
-    pub const fn leases(&self) -> &BTreeMap<Ipv4Net, Lease> {
+    pub fn ours(&self, address: IpAddr) -> Option<OurEnd> {
+        OurEnd::of(&self.node, address)
+    }
+
+    /// What `LEASES` and `LEASES6` hold.
+    #[must_use]
+    pub const fn leases(&self) -> &BTreeMap<IpNet, Held> {
         &self.leases
     }
 
@@ -84,20 +108,32 @@ impl DryRun {
     pub fn is_the_nodes(&self, hook: Hook) -> Result<bool> {
         let path = self.pins.path(hook.program());
         let live = ProgramInfo::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
-        Ok(live.tag() == self.program(hook)?.info()?.tag())
+        Ok(live.tag() == loaded(&self.ebpf, hook)?.info()?.tag())
     }
 
     /// Lets the copy know what the node knows of a flow.
     ///
     /// # Errors
     /// A map cannot be read or written.
-    pub fn copy_flow(&mut self, key: &FlowKey) -> Result<()> {
-        let flow = match self.live_flows.get(key, 0) {
+    pub fn copy_flow(&mut self, ends: &Ends) -> Result<()> {
+        if let Some(key) = ends.key::<V4>() {
+            self.copy(&key)?;
+        }
+        if let Some(key) = ends.key::<V6>() {
+            self.copy(&key)?;
+        }
+        Ok(())
+    }
+
+    fn copy<A: Family>(&mut self, key: &FlowKey<A>) -> Result<()> {
+        let live = HashMap::<_, FlowKey<A>, Flow>::try_from(pinned(&self.pins.path(A::FLOWS))?)?;
+        let flow = match live.get(key, 0) {
             Err(MapError::KeyNotFound) => return Ok(()),
-            found => found.context("reading FLOWS")?,
+            found => found.with_context(|| format!("reading {}", A::FLOWS))?,
         };
-        let map = self.ebpf.map_mut(abi::FLOWS).context("no map FLOWS in the object")?;
-        HashMap::<_, FlowKey, Flow>::try_from(map)?.insert(key, flow, 0).context("copying a flow")?;
+        let map =
+            self.ebpf.map_mut(A::FLOWS).with_context(|| format!("no map {} in the object", A::FLOWS))?;
+        HashMap::<_, FlowKey<A>, Flow>::try_from(map)?.insert(key, flow, 0).context("copying a flow")?;
         self.flow = Some(flow);
         Ok(())
     }
@@ -108,19 +144,20 @@ impl DryRun {
         self.flow.as_ref()
     }
 
-    /// Runs one frame through the program at `hook`, as at the interface with this index.
+    /// Runs one frame through the program at a hook.
     ///
     /// # Errors
     /// The kernel refuses the frame, or there is no such interface.
-    pub fn run(&mut self, hook: Hook, frame: &[u8], interface: u32) -> Result<Run> {
+    pub fn run(&mut self, Spot { hook, interface, received_on }: Spot, frame: &[u8]) -> Result<Run> {
         let mut context = [0; CONTEXT];
+        context[INGRESS_IFINDEX..][..4].copy_from_slice(&received_on.to_ne_bytes());
         context[IFINDEX..][..4].copy_from_slice(&interface.to_ne_bytes());
         let mut out = vec![0; frame.len() + HEADROOM];
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
         options.ctx_in = Some(&context);
-        let result = self.program(hook)?.test_run(options).with_context(|| {
+        let result = loaded(&self.ebpf, hook)?.test_run(options).with_context(|| {
             format!("running {} on a frame of {} bytes at interface {interface}", hook.program(), frame.len())
         })?;
         out.truncate(result.data_size_out as usize);
@@ -137,12 +174,6 @@ impl DryRun {
             Some((key, _)) if key.hook == hook => Ok(key.outcome),
             _ => bail!("{} has counted no outcome that this version knows", hook.program()),
         }
-    }
-
-    fn program(&self, hook: Hook) -> Result<&SchedClassifier> {
-        let name = hook.program();
-        let program = self.ebpf.program(name).with_context(|| format!("no program {name} in the object"))?;
-        Ok(program.try_into()?)
     }
 }
 

@@ -10,8 +10,6 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType, RouteVia};
 
-use rtnetlink::packet_route::tc::TcMessage;
-
 use super::interface::Interface;
 use super::{Kernel, family_of, neighbour, route};
 use crate::mac::Mac;
@@ -117,20 +115,6 @@ impl Kernel {
                 && entry.attributes.contains(&NeighbourAttribute::Controller(bridge))
         };
         Ok(entries.iter().find(is_behind).map(|entry| entry.header.ifindex))
-    }
-
-    /// Priorities and handles of the filters on one side of an interface's clsact qdisc (`tc filter show dev ...`).
-    ///
-    /// # Errors
-    /// If the dump fails.
-    pub async fn filters(&self, interface: u32, egress: bool) -> Result<Vec<(u16, u32)>> {
-        let _dumping = self.dumping.lock().await;
-        let request = self.handle.traffic_filter(interface.cast_signed()).get();
-        let request = if egress { request.egress() } else { request.ingress() };
-        let filters: Vec<_> = request.execute().try_collect().await.context("listing filters")?;
-        // The priority is in the upper half, the EtherType in the lower.
-        let read = |TcMessage { header, .. }: &TcMessage| ((header.info >> 16) as u16, header.handle.into());
-        Ok(filters.iter().map(read).collect())
     }
 
     async fn neighbours(

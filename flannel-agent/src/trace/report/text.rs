@@ -93,10 +93,11 @@ impl fmt::Display for Outer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { source, destination, ttl, ecn, source_port, destination_port, vni, bytes, .. } = self;
         let (from, to) = (self.inner_source, self.inner_destination);
+        let group = self.group.map_or_else(String::new, |group| format!(", group {group}"));
         write!(
             f,
             "IPv4 {source} -> {destination}, TTL {ttl}, ECN {ecn}, {bytes} bytes; UDP {source_port} (varies) -> \
-             {destination_port}; VXLAN VNI {vni}; inside {from} -> {to}"
+             {destination_port}; VXLAN VNI {vni}{group}; inside {from} -> {to}"
         )
     }
 }

@@ -1,0 +1,94 @@
+//! What the maps of either family know, in terms of both.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::Result;
+use aya::Ebpf;
+use aya::maps::LpmTrie;
+use flannel_common::address::{V4, V6};
+use flannel_common::flow::FlowKey;
+use flannel_common::lease::Lease;
+use flannel_common::node::{Node, Overlay};
+use ipnet::IpNet;
+
+use crate::dataplane::bpf::family::Family;
+use crate::dataplane::bpf::{leases, take};
+use crate::mac::Mac;
+
+/// A lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The public address of the node that holds it.
+    pub public_ip: IpAddr,
+    /// MAC of the node's vxlan device.
+    pub vtep_mac: Mac,
+    /// As of [`Lease::flags`].
+    pub flags: u16,
+}
+
+/// Our end of one family's overlay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OurEnd {
+    /// Index of the vxlan device.
+    pub device: u32,
+    /// Index of the uplink.
+    pub uplink: u32,
+    /// Our address on the uplink.
+    pub local_ip: IpAddr,
+    /// MAC of the vxlan device.
+    pub vtep_mac: Mac,
+}
+
+/// Both ends of a flow, seen from the pod on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// The pod's address and port.
+    pub pod: SocketAddr,
+    /// Those of its peer, of the same family.
+    pub remote: SocketAddr,
+    /// IP protocol number.
+    pub protocol: u8,
+}
+
+impl Ends {
+    /// The flow's key in the map of a family, if it is of that family.
+    pub(super) fn key<A: Family>(&self) -> Option<FlowKey<A>> {
+        let Self { pod, remote, protocol } = *self;
+        Some(FlowKey {
+            pod: A::of(pod.ip())?,
+            remote: A::of(remote.ip())?,
+            pod_port: pod.port().to_be_bytes(),
+            remote_port: remote.port().to_be_bytes(),
+            protocol,
+            reserved: [0; 3],
+        })
+    }
+}
+
+impl OurEnd {
+    /// Our end of the overlay of this address's family, if there is one.
+    pub(super) fn of(node: &Node, address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V4(_) => Self::of_family::<V4>(node),
+            IpAddr::V6(_) => Self::of_family::<V6>(node),
+        }
+    }
+
+    fn of_family<A: Family>(node: &Node) -> Option<Self> {
+        let ours = A::ours(node);
+        let Overlay { overlay_ifindex: device, uplink_ifindex: uplink, local_ip, vtep_mac, .. } = *ours;
+        ours.is_there().then(|| Self { device, uplink, local_ip: local_ip.ip(), vtep_mac: Mac(vtep_mac) })
+    }
+}
+
+/// What a family's map of leases holds.
+pub(super) fn leases<A: Family>(ebpf: &mut Ebpf) -> Result<BTreeMap<IpNet, Held>> {
+    let map = LpmTrie::<_, A, Lease<A>>::try_from(take(ebpf, A::LEASES)?)?;
+    let held = |Lease { public_ip, vtep_mac, flags }: Lease<A>| Held {
+        public_ip: public_ip.ip(),
+        vtep_mac: Mac(vtep_mac),
+        flags,
+    };
+    leases::entries(&map)?.iter().map(|(prefix, lease)| Ok((prefix.net()?, held(*lease)))).collect()
+}

@@ -1,0 +1,108 @@
+//! Who holds which address in the tests' leases, and who sends what is not its own.
+
+use super::super::frame::{ETHERNET, UDP_AND_VXLAN, word};
+use crate::packets::PORT;
+use crate::program::{
+    ENDED_SUBNET, INNER_PEER_IP, INNER_PEER_MAC, OUR_IP, OUR_IP6, OUR_SUBNET, PEER_IP, PEER_MAC, VNI, ipv6,
+};
+
+/// The holder of an address.
+pub(super) enum Holder {
+    Ours,
+    Peer {
+        /// Its public address.
+        node: &'static [u8],
+        vtep: [u8; 6],
+        /// Whether packets go there through the tunnel, and not only come.
+        receives: bool,
+    },
+}
+
+/// The holder of an address of either family.
+pub(super) fn holder(address: &[u8]) -> Option<Holder> {
+    let peer = |receives| Some(Holder::Peer { node: &PEER_IP, vtep: PEER_MAC, receives });
+    let peer6 = |receives| Some(Holder::Peer { node: &ipv6::PEER_IP, vtep: ipv6::PEER_MAC, receives });
+    let direct = Holder::Peer { node: &ipv6::DIRECT_IP, vtep: [6; 6], receives: false };
+    match address {
+        [10, 1, 15, 128..=255] => {
+            Some(Holder::Peer { node: &INNER_PEER_IP, vtep: INNER_PEER_MAC, receives: true })
+        }
+        [10, 1, 15, _] => peer(true),
+        _ if address == PEER_IP || is_in(address, &ENDED_SUBNET, 3) => peer(false),
+        _ if is_in(address, &OUR_SUBNET, 3) || is_in(address, &ipv6::OUR_SUBNET, 8) => Some(Holder::Ours),
+        _ if is_in(address, &ipv6::PEER_SUBNET, 8) => peer6(true),
+        _ if address == ipv6::PEER_IP || is_in(address, &ipv6::ENDED_SUBNET, 8) => peer6(false),
+        _ if is_in(address, &ipv6::DIRECT_SUBNET, 8) => Some(direct),
+        _ => None,
+    }
+}
+
+/// Whether an address begins with as many bytes of the subnet's.
+fn is_in(address: &[u8], subnet: &[u8], bytes: usize) -> bool {
+    address.len() == subnet.len() && address[..bytes] == subnet[..bytes]
+}
+
+/// Whether a packet is VXLAN for us, odd or not, from a node that does not hold the inner source.
+pub(super) fn is_forged(frame: &[u8]) -> bool {
+    sources(frame).is_some_and(|(outer, inner)| match holder(inner) {
+        Some(Holder::Peer { node, .. }) => node != outer,
+        Some(Holder::Ours) => true,
+        None => !stays_on_link(inner),
+    })
+}
+
+/// fe80::/10 and the unspecified address of IPv6: no router takes these further.
+fn stays_on_link(address: &[u8]) -> bool {
+    address.len() == 16 && (address[0] == 0xfe && address[1] >> 6 == 2 || address == [0; 16])
+}
+
+/// Outer and inner source of what the kernel's device would unwrap.
+fn sources(frame: &[u8]) -> Option<(&[u8], &[u8])> {
+    if frame[..6] != [0; 6] {
+        return None;
+    }
+    let (outer, udp) = match word(frame, 12)? {
+        0x0800 => udp_over_ipv4(frame)?,
+        0x86dd => udp_over_ipv6(frame)?,
+        _ => return None,
+    };
+    let (vxlan, inner) = (udp + 8, udp + UDP_AND_VXLAN);
+    let is_ours = word(frame, udp + 2)? == PORT
+        && frame.get(vxlan)? & 8 != 0
+        && frame.get(vxlan + 4..vxlan + 7)? == &VNI.to_be_bytes()[1..];
+    let ip = inner + ETHERNET;
+    let source = match (word(frame, inner + 12)?, frame.get(ip)? >> 4) {
+        (0x0800, 4) => frame.get(ip..ip + 20)?.get(12..16)?,
+        (0x86dd, 6) => frame.get(ip..ip + 40)?.get(8..24)?,
+        _ => return None,
+    };
+    is_ours.then_some((outer, source))
+}
+
+/// Source, and where UDP begins, of an IPv4 packet for us whose beginning this is.
+fn udp_over_ipv4(frame: &[u8]) -> Option<(&[u8], usize)> {
+    let is_later_fragment = word(frame, 20)? & 0x1fff != 0;
+    let is_ours = *frame.get(23)? == 17 && frame.get(30..34)? == OUR_IP && !is_later_fragment;
+    is_ours.then_some((&frame[26..30], ETHERNET + usize::from(frame[14] & 0xf) * 4))
+}
+
+/// The same of IPv6, behind no more than the seven extension headers that RFC 8200 lists.
+fn udp_over_ipv6(frame: &[u8]) -> Option<(&[u8], usize)> {
+    if frame.get(14)? >> 4 != 6 || frame.get(38..54)? != OUR_IP6 {
+        return None;
+    }
+    let (mut next, mut at) = (frame[20], ETHERNET + 40);
+    for _ in 0..7 {
+        if next == 17 {
+            break;
+        }
+        let extension = frame.get(at..at + 4)?;
+        at += match next {
+            0 | 43 | 60 => (usize::from(extension[1]) + 1) * 8,
+            44 if word(extension, 2)? >> 3 == 0 => 8,
+            _ => return None,
+        };
+        next = extension[0];
+    }
+    (next == 17).then_some((&frame[22..38], at))
+}
