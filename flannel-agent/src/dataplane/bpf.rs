@@ -23,6 +23,7 @@ pub mod attach;
 mod batch;
 pub mod counters;
 pub mod dry_run;
+pub mod events;
 mod family;
 mod flows;
 mod leases;
@@ -32,6 +33,7 @@ pub mod place;
 mod ports;
 
 use attach::Mechanism;
+use events::Events;
 use family::Maps;
 use pins::Pins;
 use place::Place;
@@ -125,10 +127,10 @@ impl Bpf {
         true
     }
 
-    /// Lets the programs know our own subnet of a family, with the next [`Self::apply`].
-    pub fn serve(&mut self, subnet: IpNet) {
-        self.v4.serve(subnet, &self.node);
-        self.v6.serve(subnet, &self.node);
+    /// Lets the programs know our own subnet of a family and the networks, with the next [`Self::apply`].
+    pub fn serve(&mut self, subnet: IpNet, networks: &[IpNet]) {
+        self.v4.serve(subnet, networks, &self.node);
+        self.v6.serve(subnet, networks, &self.node);
     }
 
     /// Makes `LEASES` and `LEASES6` hold exactly these peers and ourselves. `direct`: the subnets that are routed without
@@ -149,6 +151,14 @@ impl Bpf {
     /// As of [`Self::apply`].
     pub fn grow(&mut self, joined: &[Peer]) -> Result<bool> {
         Ok(self.v4.leases.grow(joined)? && self.v6.leases.grow(joined)?)
+    }
+
+    /// What the programs tell from now on.
+    ///
+    /// # Errors
+    /// It is being read already, or there is no tokio runtime.
+    pub fn events(&mut self) -> Result<Events> {
+        Events::open(&mut self.ebpf)
     }
 
     /// Forwards what the programs log to the agent's log.

@@ -66,6 +66,6 @@ fn genuine<'a, H: Family>(
 ) -> Result<(Envelope<H::Address>, Inner<'a, H>), Outcome> {
     let envelope = parse::outer::<H>(packet, node, H::ours(node))?;
     let inner: Inner<'_, H> = parse::inner_at(packet, EthHdr::LEN + H::OUTER_LEN)?;
-    sender::check::<H>(node, &envelope.sender, inner.ip.source())?;
+    sender::check::<H>(node, envelope.sender, inner.ip.source())?;
     Ok((envelope, inner))
 }

@@ -65,14 +65,20 @@ fn missing_entries_of_the_kernel_are_named() -> TestResult {
 fn what_nobody_leases_and_what_is_too_big_goes_no_further() -> TestResult {
     let overlay = acquainted()?;
     let (one, other) = overlay.two_pods();
-    for (question, reason) in [
-        (Question::new(one.ip(), "10.5.70.7".parse()?), "the route says unreachable"),
-        (Question::new(one.ip(), other.ip()).arg("--size=1451"), "1451 bytes exceed the MTU 1450"),
+    for (question, outcome, known, reason) in [
+        (Question::new(one.ip(), "10.5.70.7".parse()?), "unleased", "note", "the route says unreachable"),
+        (
+            Question::new(one.ip(), other.ip()).arg("--size=1451"),
+            "not-cacheable",
+            "lease",
+            "1451 bytes exceed the MTU 1450",
+        ),
     ] {
         let answer = ask(&overlay, &question)?;
         let end = &answer.0["end"];
         assert!(end["end"] == "lost" && end["reason"].as_str().unwrap().contains(reason), "{answer:#?}");
-        assert_eq!(answer.programs().len(), 1, "{answer:#?}");
+        assert_eq!(answer.programs(), [("pod_egress", outcome)], "{answer:#?}");
+        assert_eq!(answer.steps()[0]["step"], known, "{answer:#?}");
     }
     Ok(())
 }

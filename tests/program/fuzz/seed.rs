@@ -27,12 +27,14 @@ pub(super) fn all() -> Vec<(Hook, Vec<u8>)> {
         framed.collect::<Vec<_>>()
     };
     let received = at(Hook::OverlayIngress, OUR_MAC, PEER_MAC, &inwards);
+    let received_udp = received[0].1.clone();
     [
         at(Hook::OverlayEgress, PEER_MAC, OUR_MAC, &out),
         at(Hook::PodEgress, GATEWAY_MAC, POD_MAC, &out),
         at(Hook::PodIngress, POD_MAC, GATEWAY_MAC, &inwards),
         received.iter().flat_map(|(_, inner)| wrapped(inner)).collect(),
         received,
+        odd(&received_udp),
         forged(),
         ipv6::all(),
         vec![(Hook::UnderlayIngress, frame(HOST_MAC, ROUTER_MAC, EtherType::ARP, &[0; 28]))],
@@ -97,6 +99,14 @@ fn in_group(inner: &[u8]) -> Vec<u8> {
     let mut vxlan = vxlan(0x88, VNI, inner);
     vxlan[2..4].copy_from_slice(&(GROUP as u16).to_be_bytes());
     vxlan
+}
+
+/// The peer's packet with a trailer, and with a UDP checksum.
+fn odd(inner: &[u8]) -> Vec<(Hook, Vec<u8>)> {
+    let (hook, plain) = wrapped(inner).swap_remove(0);
+    let mut checked = plain.clone();
+    checked[40..42].copy_from_slice(&[0xab, 0xcd]);
+    vec![(hook, [&plain[..], &[0; 4]].concat()), (hook, checked)]
 }
 
 /// From our own subnet, and from an address that is nobody's.

@@ -1,5 +1,5 @@
 //! A second copy of the programs, to ask what they would do with a packet. They look into the live leases and `CONFIG`,
-//! which programs only read; they count and remember in maps of their own, so that the node does not notice.
+//! which programs only read; they count, remember and tell in maps of their own, so that the node does not notice.
 
 pub mod known;
 
@@ -95,7 +95,7 @@ impl DryRun {
         OurEnd::of(&self.node, address)
     }
 
-    /// What `LEASES` and `LEASES6` hold.
+    /// The leases in `LEASES` and `LEASES6`.
     #[must_use]
     pub const fn leases(&self) -> &BTreeMap<IpNet, Held> {
         &self.leases

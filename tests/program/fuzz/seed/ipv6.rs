@@ -87,6 +87,7 @@ fn wrapped(inner: &[u8]) -> Vec<Vec<u8>> {
         by(PEER_IP).traffic_class(1),
         by(PEER_IP).traffic_class(3),
         by(PEER_IP).extended(60, vec![0, 0, 1, 4, 0, 0, 0, 0]),
+        by(PEER_IP).extended(44, vec![0, 0, 0, 1, 0, 0, 0, 1]),
         by(DIRECT_IP),
         by(DIRECT_IP).extended(44, vec![0, 0, 0, 1, 0, 0, 0, 1]).extended(0, vec![0, 0, 1, 4, 0, 0, 0, 0]),
         outer(PEER_IP.into(), &in_group(inner)),

@@ -8,7 +8,7 @@ use aya::Ebpf;
 use aya::maps::LpmTrie;
 use flannel_common::address::{V4, V6};
 use flannel_common::flow::FlowKey;
-use flannel_common::lease::Lease;
+use flannel_common::lease::{Lease, NETWORK};
 use flannel_common::node::{Node, Overlay};
 use ipnet::IpNet;
 
@@ -82,7 +82,7 @@ impl OurEnd {
     }
 }
 
-/// What a family's map of leases holds.
+/// The leases in a family's map.
 pub(super) fn leases<A: Family>(ebpf: &mut Ebpf) -> Result<BTreeMap<IpNet, Held>> {
     let map = LpmTrie::<_, A, Lease<A>>::try_from(take(ebpf, A::LEASES)?)?;
     let held = |Lease { public_ip, vtep_mac, flags }: Lease<A>| Held {
@@ -90,5 +90,7 @@ pub(super) fn leases<A: Family>(ebpf: &mut Ebpf) -> Result<BTreeMap<IpNet, Held>
         vtep_mac: Mac(vtep_mac),
         flags,
     };
-    leases::entries(&map)?.iter().map(|(prefix, lease)| Ok((prefix.net()?, held(*lease)))).collect()
+    let entries = leases::entries(&map)?;
+    let leases = entries.iter().filter(|(_, lease)| lease.flags & NETWORK == 0);
+    leases.map(|(prefix, lease)| Ok((prefix.net()?, held(*lease)))).collect()
 }
