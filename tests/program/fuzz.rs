@@ -216,7 +216,9 @@ fn first_seed() -> u64 {
 fn nothing_malformed_comes_out() {
     let place = NetNs::new("fuzz").unwrap();
     place.ip(&[format!("link set lo mtu {POD_MTU}")]).unwrap();
-    let programs = Programs::with_flow_cache();
+    let mut programs = Programs::with_flow_cache();
+    let subnets = ipv6::leases().into_iter().filter(|(length, ..)| *length == 64);
+    subnets.for_each(|(length, subnet, lease)| programs.subnet(length, subnet, lease));
     let tried = place.run(|| {
         try_all(programs);
         Ok(())

@@ -25,7 +25,7 @@ use super::pins::Pins;
 use known::{Ends, Held, OurEnd};
 
 /// The maps that the copy shares with the node: those that programs do not write.
-const SHARED: [&str; 3] = [abi::LEASES, abi::LEASES6, abi::CONFIG];
+const SHARED: [&str; 5] = [abi::LEASES, abi::LEASES6, abi::SUBNETS, abi::SUBNETS6, abi::CONFIG];
 /// `struct __sk_buff` (linux/bpf.h): its size, and where `ingress_ifindex` and `ifindex` are; of the latter test runs take
 /// notice since Linux 5.9.
 const CONTEXT: usize = 192;

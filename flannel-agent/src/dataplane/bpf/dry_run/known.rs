@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::maps::LpmTrie;
 use flannel_common::address::{V4, V6};
@@ -13,7 +13,7 @@ use flannel_common::node::{Node, Overlay};
 use ipnet::IpNet;
 
 use crate::dataplane::bpf::family::Family;
-use crate::dataplane::bpf::{leases, take};
+use crate::dataplane::bpf::take;
 use crate::mac::Mac;
 
 /// A lease.
@@ -85,12 +85,14 @@ impl OurEnd {
 /// The leases in a family's map.
 pub(super) fn leases<A: Family>(ebpf: &mut Ebpf) -> Result<BTreeMap<IpNet, Held>> {
     let map = LpmTrie::<_, A, Lease<A>>::try_from(take(ebpf, A::LEASES)?)?;
-    let held = |Lease { public_ip, vtep_mac, flags }: Lease<A>| Held {
-        public_ip: public_ip.ip(),
-        vtep_mac: Mac(vtep_mac),
-        flags,
-    };
-    let entries = leases::entries(&map)?;
-    let leases = entries.iter().filter(|(_, lease)| lease.flags & NETWORK == 0);
-    leases.map(|(prefix, lease)| Ok((prefix.net()?, held(*lease)))).collect()
+    let mut leases = BTreeMap::new();
+    for entry in map.iter() {
+        let (key, Lease { public_ip, vtep_mac, flags }) =
+            entry.with_context(|| format!("reading {}", A::LEASES))?;
+        if flags & NETWORK == 0 {
+            let subnet = IpNet::new(key.data().ip(), u8::try_from(key.prefix_len())?)?;
+            leases.insert(subnet, Held { public_ip: public_ip.ip(), vtep_mac: Mac(vtep_mac), flags });
+        }
+    }
+    Ok(leases)
 }
