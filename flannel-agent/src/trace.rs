@@ -73,7 +73,8 @@ const EXAMPLES: &str = "\
 Examples:
   flannel-agent trace --src 10.244.1.5 --dst 10.244.7.9
   flannel-agent trace --src 10.244.1.5 --dst 10.244.7.9 --proto tcp --sport 41234 --dport 80 --size 1450
-  flannel-agent trace --src 10.244.7.9 --dst 10.244.1.5 --sender 192.168.64.66 --json";
+  flannel-agent trace --src 10.244.7.9 --dst 10.244.1.5 --sender 192.168.64.66 --json
+  flannel-agent trace --src fd44:0:0:5a::2 --dst fd44:0:0:44::2 --proto udp --sport 38256 --dport 53";
 
 /// Prints where the packet would go.
 ///
