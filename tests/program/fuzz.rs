@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use aya::maps::PerCpuHashMap;
 use etherparse::IpNumber;
 use flannel_common::abi;
-use flannel_common::address::Address;
+use flannel_common::address::{Address, V4, V6};
 use flannel_common::flow::FlowKey;
+use flannel_common::lease::{DIRECT, Lease};
 use flannel_common::outcome::{Hook, Outcome, Traffic};
 use flannel_tests::NetNs;
 use proptest::prelude::*;
@@ -22,7 +23,7 @@ use proptest::sample::select;
 use proptest::test_runner::{Config, FileFailurePersistence, RngSeed, TestRunner};
 
 use super::flow::{Flows, POD_MTU, PROVEN, at_times, flow, grouped, now};
-use super::{Meta, Programs, flow, ipv6};
+use super::{Meta, PEER_IP, PEER_MAC, Programs, flow, ipv6};
 
 /// What was found once is tried first from then on.
 const FOUND: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/program/fuzz.proptest-regressions");
@@ -33,11 +34,14 @@ const BATCH: u32 = 250;
 
 /// The group that the stack has let through, where it has let through one.
 const GROUP: u32 = 42;
+/// The subnet of IPv4 that a peer on the uplink's link has, and the pods there that good packets go to, in both families.
+const ON_LINK: V4 = [10, 1, 18, 0];
+const ON_LINK_PODS: (V4, V6) = ([10, 1, 18, 7], ipv6::DIRECT_SUBNET);
 /// Interfaces that frames were last received on: none, the pod's port, and the bridge.
 const RECEIVED_ON: [u32; 3] = [0, 1, 5];
 
 /// What the packets have to have shown: a fuzz test that always ends at the first check proves nothing.
-const REACHED: [(Hook, Outcome); 32] = [
+const REACHED: [(Hook, Outcome); 36] = [
     (Hook::OverlayEgress, Outcome::Encapsulated),
     (Hook::OverlayEgress, Outcome::NotIp),
     (Hook::OverlayEgress, Outcome::NoLease),
@@ -69,6 +73,10 @@ const REACHED: [(Hook, Outcome); 32] = [
     (Hook::PodEgress, Outcome::TcpControl),
     (Hook::PodEgress, Outcome::FlowCacheOff),
     (Hook::PodIngress, Outcome::FlowProven),
+    (Hook::UnderlayEgress, Outcome::FlowProven),
+    (Hook::UnderlayEgress, Outcome::AfterShortcut),
+    (Hook::UnderlayEgress, Outcome::NotOnLink),
+    (Hook::UnderlayIngress, Outcome::FlowNew),
     (Hook::PodIngress, Outcome::NoFlow),
 ];
 
@@ -81,6 +89,7 @@ struct Case {
     flow_cache: bool,
     source_check: bool,
     group_policy: bool,
+    direct_routing: bool,
     /// Whether the flows of the good packets are proven, and for which group, both ways.
     proven: bool,
     group: u32,
@@ -91,17 +100,10 @@ fn cases() -> impl Strategy<Value = Case> {
         let hook = prop_oneof![8 => Just(hook), 1 => select(Hook::ALL)];
         (hook, mutation::mutations().prop_map(move |mutations| mutations.of(&good)))
     });
-    let switches = [0.8, 0.8, 0.3, 0.8].map(prop::bool::weighted);
+    let switches = [0.8, 0.8, 0.3, 0.5, 0.8].map(prop::bool::weighted);
     (packet, meta(), switches, select(&[0, GROUP][..])).prop_map(
-        |((hook, frame), meta, [flow_cache, source_check, group_policy, proven], group)| Case {
-            hook,
-            frame,
-            meta,
-            flow_cache,
-            source_check,
-            group_policy,
-            proven,
-            group,
+        |((hook, frame), meta, [flow_cache, source_check, group_policy, direct_routing, proven], group)| {
+            Case { hook, frame, meta, flow_cache, source_check, group_policy, direct_routing, proven, group }
         },
     )
 }
@@ -118,23 +120,29 @@ fn meta() -> impl Strategy<Value = Meta> {
 
 impl Case {
     /// What a map of flows holds beforehand, as ages.
-    fn known<A: Address>(&self, key: impl Fn(IpNumber) -> FlowKey<A>) -> Flows<A> {
+    fn known<A: Address>(&self, flows: [FlowKey<A>; 4]) -> Flows<A> {
         let proven = grouped(flow(PROVEN, PROVEN), [self.group; 2]);
-        let flows = [IpNumber::UDP, IpNumber::TCP].map(|protocol| (key(protocol), proven));
-        flows.into_iter().filter(|_| self.proven).collect()
+        flows.into_iter().filter(|_| self.proven).map(|key| (key, proven)).collect()
+    }
+
+    /// Whether flows to and from peers on the link may skip the stack: an agent without the flow cache never says so.
+    const fn has_direct_flows(&self) -> bool {
+        self.flow_cache && self.direct_routing
     }
 
     /// Runs the packet and judges what comes out; says how the run ended.
     fn check(&self, programs: &mut Programs) -> Result<Outcome, TestCaseError> {
         programs.set_node(|node| {
             (node.flow_cache, node.group_policy) = (self.flow_cache.into(), self.group_policy.into());
+            node.direct_routing = self.has_direct_flows().into();
             (node.v4.source_check, node.v6.source_check) =
                 (self.source_check.into(), self.source_check.into());
         });
         programs.reset_counters();
         let start = now();
-        let v4 = at_times(self.known(flow::sample::key), |age| start - age);
-        let v6 = at_times(self.known(ipv6::sample::key), |age| start - age);
+        let (v4, v6) = proven_flows();
+        let v4 = at_times(self.known(v4), |age| start - age);
+        let v6 = at_times(self.known(v6), |age| start - age);
         programs.set_flows(&v4);
         programs.set_flows(&v6);
         let run = programs.run_with(self.hook, &self.frame, self.meta);
@@ -143,6 +151,16 @@ impl Case {
         judge::memory(self, &run, &v6, &programs.flows())?;
         Ok(run.outcome)
     }
+}
+
+/// The flows of the good packets: with the peer behind the tunnel, and with the one on the link.
+fn proven_flows() -> ([FlowKey<V4>; 4], [FlowKey<V6>; 4]) {
+    let (v4, v6) = (flow::sample::key, ipv6::sample::key);
+    let (on_link4, on_link6) = ON_LINK_PODS;
+    let [udp, tcp] = [IpNumber::UDP, IpNumber::TCP];
+    let direct4 = |protocol| FlowKey { remote: on_link4, ..v4(protocol) };
+    let direct6 = |protocol| FlowKey { remote: on_link6, ..v6(protocol) };
+    ([v4(udp), v4(tcp), direct4(udp), direct4(tcp)], [v6(udp), v6(tcp), direct6(udp), direct6(tcp)])
 }
 
 impl Programs {
@@ -167,6 +185,7 @@ fn good() -> impl Iterator<Item = Case> {
             flow_cache: true,
             source_check: true,
             group_policy,
+            direct_routing: true,
             proven,
             group: if group_policy { GROUP } else { 0 },
         })
@@ -217,6 +236,7 @@ fn nothing_malformed_comes_out() {
     let place = NetNs::new("fuzz").unwrap();
     place.ip(&[format!("link set lo mtu {POD_MTU}")]).unwrap();
     let mut programs = Programs::with_flow_cache();
+    programs.lease(24, ON_LINK, Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: DIRECT });
     let subnets = ipv6::leases().into_iter().filter(|(length, ..)| *length == 64);
     subnets.for_each(|(length, subnet, lease)| programs.subnet(length, subnet, lease));
     let tried = place.run(|| {

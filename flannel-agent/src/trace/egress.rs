@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::journey::Journey;
-use super::report::{End, Step};
+use super::report::{Carrier, End, Step};
 use crate::dataplane::kernel::interface::{Interface, Kind};
 use crate::dataplane::kernel::lookup::{Question, Way};
 use crate::mac::Mac;
@@ -59,8 +59,19 @@ impl Journey {
         match self.run(Hook::PodEgress, &pod.port, pod.port.index, &frame).await? {
             Some(run) if run.outcome == Outcome::Encapsulated => self.wrapped(&run).await.map(Some),
             Some(run) if run.outcome == Outcome::Forwarded => self.forwarded(pod, &run.frame).await.map(Some),
+            Some(run) if run.outcome == Outcome::OnLink => self.on_link(pod, &run.frame).await.map(Some),
             _ => Ok(None),
         }
+    }
+
+    /// Past the host stack to a peer on the uplink's link, without a tunnel.
+    async fn on_link(&mut self, pod: &Pod, frame: &[u8]) -> Result<End> {
+        let (_, peer) = self.lease(self.packet.destination).context("a peer on the link has a lease")?;
+        let ours = self.ours().context("what goes to a peer leaves by the uplink")?;
+        let uplink = self.interface(ours.uplink).await?;
+        self.run(Hook::UnderlayEgress, &uplink, pod.port.index, frame).await?;
+        self.neighbour(&uplink, peer.public_ip).await?;
+        Ok(End::Leaves { device: uplink.name, node: None, by: Carrier::Bpf })
     }
 
     /// Past the host stack to the vxlan device, which wraps what a program has sent there.

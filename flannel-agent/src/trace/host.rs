@@ -41,7 +41,7 @@ impl Journey {
         match exit.interface.kind {
             Kind::Vxlan => self.out_of_overlay(exit, input).await,
             Kind::Bridge => self.out_of_bridge(exit, input).await,
-            Kind::Other => Ok(End::Leaves { device: exit.interface.name, node: None, by: Carrier::Kernel }),
+            Kind::Other => self.out_as_it_is(exit, input).await,
         }
     }
 
@@ -71,7 +71,26 @@ impl Journey {
         Ok(End::Lost { reason })
     }
 
-    async fn neighbour(&mut self, interface: &Interface, address: IpAddr) -> Result<Option<Mac>> {
+    /// Out of an interface that wraps nothing, past the program there that looks for flows without a tunnel.
+    async fn out_as_it_is(&mut self, exit: Exit, input: Option<&Interface>) -> Result<End> {
+        let Exit { interface, mac, .. } = exit;
+        if let (Some(mac), Some(own)) = (mac, interface.mac)
+            && self.notes_direct_flows(&interface)
+        {
+            let frame = self.packet.frame(mac.0, own.0, routers(input));
+            let received_on = input.map_or(0, |input| input.index);
+            self.run(Hook::UnderlayEgress, &interface, received_on, &frame).await?;
+        }
+        Ok(End::Leaves { device: interface.name, node: None, by: Carrier::Kernel })
+    }
+
+    /// Whether it is the uplink of a node whose flows to peers on its link skip the stack.
+    fn notes_direct_flows(&self, interface: &Interface) -> bool {
+        let is_direct = self.programs.as_ref().is_some_and(|programs| programs.node().direct_routing != 0);
+        is_direct && self.ours().is_some_and(|ours| ours.uplink == interface.index)
+    }
+
+    pub(super) async fn neighbour(&mut self, interface: &Interface, address: IpAddr) -> Result<Option<Mac>> {
         let entry = self.kernel.neighbour(interface.index, address).await?;
         let (mac, state) = entry.map_or((None, "absent"), |entry| (entry.mac, entry.state));
         self.steps.push(Step::Neighbour { address, device: interface.name.clone(), mac, state });

@@ -28,9 +28,14 @@ impl Journey {
             (Some(ours), back) if self.comes_wrapped(&ours, back.as_ref()) => {
                 self.unwrap_by_programs(&ours).await
             }
-            (_, Some(input)) => {
+            (ours, Some(input)) => {
                 self.steps
                     .push(Step::note(format!("it arrives by {}, where the way back leads", input.name)));
+                if ours.is_some_and(|ours| ours.uplink == input.index)
+                    && let Some(end) = self.arrives_as_it_is(&input).await?
+                {
+                    return Ok(end);
+                }
                 self.through_host(Some(&input)).await
             }
             (_, None) => {
@@ -42,6 +47,18 @@ impl Journey {
     /// Whether the packet is expected in VXLAN, and not as it is: from the host's own way back.
     fn comes_wrapped(&self, ours: &OurEnd, back: Option<&Interface>) -> bool {
         self.sender.is_some() || back.is_none_or(|back| back.index == ours.device)
+    }
+
+    /// Without a tunnel, past the program on the uplink; the end, if it takes the packet over.
+    async fn arrives_as_it_is(&mut self, uplink: &Interface) -> Result<Option<End>> {
+        let Some(mac) = uplink.mac else { return Ok(None) };
+        let frame = self.packet.frame(mac.0, self.sender_mac().0, 1);
+        match self.run(Hook::UnderlayIngress, uplink, uplink.index, &frame).await? {
+            Some(run) if run.outcome == Outcome::Delivered => {
+                self.delivered(self.port_of_flow()?).await.map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// In VXLAN, past the programs on uplink and vxlan device.

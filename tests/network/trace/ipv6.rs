@@ -153,16 +153,33 @@ fn a_node_without_bpf_says_what_the_kernel_does() -> TestResult {
 }
 
 #[test]
-fn what_travels_without_a_tunnel_goes_to_the_stack() -> TestResult {
+fn peers_on_the_link_are_reached_without_a_tunnel() -> TestResult {
     let direct = DUAL.replace(r#""vxlan""#, r#""vxlan","DirectRouting":true"#);
     let overlay = start(Topology::segment(2), &direct, &[BPF; 2])?;
-    let (one, other) = two_pods(&overlay)?;
-    let answer = ask(&overlay, &there(&one, &other))?;
-    assert_eq!(answer.programs(), [("pod_egress", "on-link")]);
-    assert_eq!(answer.step("lease")["kind"], "direct");
-    assert_eq!(answer.step("route")["gateway"], overlay.nodes()[1].ip6().to_string());
-    assert_eq!(answer.end(), ("leaves", UPLINK, "kernel"));
-    assert!(answer.0["end"]["node"].is_null(), "{answer:#?}");
+    let port = overlay.pods[0][0].port();
+    let v4 = [0, 1].map(|node| At { netns: overlay.pods[node][0].netns(), ip: overlay.pods[node][0].ip() });
+    let v6 = two_pods(&overlay)?;
+    for (one, other) in [(&v4[0], &v4[1]), (&v6.0, &v6.1)] {
+        let out = ask(&overlay, &there(one, other).udp(4000, 53))?;
+        assert_eq!(out.programs(), [("pod_egress", "flow-new"), ("underlay_egress", "flow-proven")]);
+        assert_eq!(
+            (out.step("lease")["kind"].as_str(), out.end()),
+            (Some("direct"), ("leaves", UPLINK, "kernel"))
+        );
+        let back = ask(&overlay, &there(other, one).udp(53, 4000))?;
+        assert_eq!(back.programs(), [("underlay_ingress", "flow-new"), ("pod_ingress", "flow-proven")]);
+        assert_eq!(back.end(), ("delivered", port, "kernel"));
+        let mut session = UdpSession::open(one, other)?;
+        session.echo(100)?;
+        session.echo(100)?;
+        let (client, server) = (session.client()?.port(), session.server()?.port());
+        let out = ask(&overlay, &there(one, other).udp(client, server))?;
+        assert_eq!(out.programs(), [("pod_egress", "on-link"), ("underlay_egress", "after-shortcut")]);
+        assert_eq!((out.end(), out.0["end"]["node"].as_str()), (("leaves", UPLINK, "bpf"), None));
+        let back = ask(&overlay, &there(other, one).udp(server, client))?;
+        assert_eq!(back.programs(), [("underlay_ingress", "delivered")]);
+        assert_eq!(back.end(), ("delivered", port, "bpf"));
+    }
     Ok(())
 }
 

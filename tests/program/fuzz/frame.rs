@@ -122,7 +122,7 @@ where
 /// Whether what the hook's program meets comes from a pod of this node, and does not go to one.
 const fn is_from_pod(hook: Hook) -> bool {
     match hook {
-        Hook::OverlayEgress | Hook::PodEgress => true,
+        Hook::OverlayEgress | Hook::PodEgress | Hook::UnderlayEgress => true,
         Hook::UnderlayIngress | Hook::OverlayIngress | Hook::PodIngress => false,
     }
 }

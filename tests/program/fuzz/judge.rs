@@ -3,23 +3,22 @@
 mod expected;
 mod sender;
 
-use etherparse::IpNumber;
 use flannel_agent::trace::outer::Outer;
 use flannel_common::address::Address;
 use flannel_common::outcome::{Hook, Outcome, Verdict};
 use proptest::prelude::*;
 
-use super::Case;
 use super::frame::{ETHERNET, Ip, UDP_AND_VXLAN, flow, has_right_checksum, ip, word};
+use super::{Case, proven_flows};
 use crate::packets::PORT;
-use crate::program::flow::sample::{GATEWAY_MAC, POD_MAC, key};
+use crate::program::flow::sample::{GATEWAY_MAC, POD_MAC};
 use crate::program::flow::{Flows, POD_MTU};
 use crate::program::overlay_egress::unwrapped;
 use crate::program::{
-    OUR_IP, OUR_IP6, OUR_MAC, OUR_MAC6, Run, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, VNI, ipv6,
+    OUR_IP, OUR_IP6, OUR_MAC, OUR_MAC6, Run, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, VNI,
 };
 use expected::{group_of, mark_in, marked, merged, routed, unchanged};
-use sender::{Holder, holder, is_forged};
+use sender::{Holder, Way, holder, is_direct, is_forged};
 
 const UPLINK_MTU: usize = 1500;
 /// What every IPv6 link takes: the runs' namespace knows no way to the peer.
@@ -47,6 +46,7 @@ pub(super) fn fate(case: &Case, run: &Run) -> Judged {
         Outcome::NotEcnCapable => congested(case)?,
         Outcome::Encapsulated => encapsulated(case, run)?,
         Outcome::Forwarded => forwarded(case, run)?,
+        Outcome::OnLink => on_link(case, run)?,
         Outcome::Decapsulated => decapsulated(case, run)?,
         Outcome::Delivered => delivered(case, run)?,
         outcome => {
@@ -68,7 +68,10 @@ fn congested(case: &Case) -> Judged<u32> {
 
 /// Wrapped for the node that holds the destination, and inside is what came, one hop further if it came from a pod.
 fn encapsulated(case: &Case, run: &Run) -> Judged<u32> {
-    let (ip, node, vtep) = receiver(case)?;
+    // What the stack routes into the tunnel goes there, on the link or not.
+    let ways: &[_] =
+        if case.hook == Hook::OverlayEgress { &[Way::Tunnel, Way::Link] } else { &[Way::Tunnel] };
+    let (ip, node, vtep) = receiver(case, ways)?;
     let node: [u8; 4] = node.try_into().unwrap();
     let after = if case.hook == Hook::PodEgress { given(case)? } else { case.meta.mark };
     let (outer, same) = Outer::read(&run.packet).map_err(|error| TestCaseError::fail(error.to_string()))?;
@@ -94,12 +97,23 @@ fn encapsulated(case: &Case, run: &Run) -> Judged<u32> {
 /// Over IPv6, as the host stack would have sent it to the vxlan device.
 fn forwarded(case: &Case, run: &Run) -> Judged<u32> {
     prop_assert_eq!(case.hook, Hook::PodEgress);
-    let (ip, _, vtep) = receiver(case)?;
+    let (ip, _, vtep) = receiver(case, &[Way::Tunnel])?;
     prop_assert!(ip.v6);
     let wrapped = case.frame.len() + ip.header + UDP_AND_VXLAN;
     prop_assert!(case.meta.gso_size != 0 || wrapped <= ANY_LINK, "{wrapped} bytes");
     proven(case, ETHERNET)?;
     unchanged(&routed(&case.frame, vtep, OUR_MAC6)?, &case.frame, &run.packet)?;
+    given(case)
+}
+
+/// To a peer on the link, as the host stack would have sent it to the vxlan device: the kernel writes other addresses.
+fn on_link(case: &Case, run: &Run) -> Judged<u32> {
+    prop_assert_eq!(case.hook, Hook::PodEgress);
+    let (ip, _, vtep) = receiver(case, &[Way::Link])?;
+    let ours = if ip.v6 { OUR_MAC6 } else { OUR_MAC };
+    prop_assert!(case.meta.gso_size != 0 || case.frame.len() - ETHERNET <= UPLINK_MTU);
+    proven(case, ETHERNET)?;
+    unchanged(&routed(&case.frame, vtep, ours)?, &case.frame, &run.packet)?;
     given(case)
 }
 
@@ -109,11 +123,13 @@ fn given(case: &Case) -> Judged<u32> {
     Ok(if case.group_policy { case.group } else { case.meta.mark })
 }
 
-/// The header of a packet that goes to a peer, that node's address, and its VTEP.
-fn receiver(case: &Case) -> Judged<(Ip<'_>, &'static [u8], [u8; 6])> {
+/// The header of a packet that goes to a peer by one of these ways, that node's address, and its VTEP.
+fn receiver<'a>(case: &'a Case, ways: &[Way]) -> Judged<(Ip<'a>, &'static [u8], [u8; 6])> {
     let ip = ip_of(&case.frame, ETHERNET)?;
     match holder(ip.destination) {
-        Some(Holder::Peer { node, vtep, receives: true }) => Ok((ip, node, vtep)),
+        Some(Holder::Peer { node, vtep, by }) if by.is_some_and(|by| ways.contains(&by)) => {
+            Ok((ip, node, vtep))
+        }
         _ => Err(TestCaseError::fail("sent to nobody")),
     }
 }
@@ -130,11 +146,13 @@ fn decapsulated(case: &Case, run: &Run) -> Judged<u32> {
 /// To the pod of a flow that is proven.
 fn delivered(case: &Case, run: &Run) -> Judged<u32> {
     let (at, code_point, group) = match case.hook {
-        Hook::UnderlayIngress => {
+        Hook::UnderlayIngress if !case.has_direct_flows() || !is_direct(&case.frame) => {
             let (outer, inner, at) = envelope(case)?;
             (at, code_point(&outer, &inner)?, mark_in(&case.frame, at).unwrap_or(case.meta.mark))
         }
-        Hook::OverlayIngress => (0, ip_of(&case.frame, ETHERNET)?.ecn, case.meta.mark),
+        Hook::UnderlayIngress | Hook::OverlayIngress => {
+            (0, ip_of(&case.frame, ETHERNET)?.ecn, case.meta.mark)
+        }
         hook => return Err(TestCaseError::fail(format!("{} delivers nothing", hook.program()))),
     };
     let before = &case.frame[at..];
@@ -143,7 +161,7 @@ fn delivered(case: &Case, run: &Run) -> Judged<u32> {
     // The proof is for one group; without group policy all are of none.
     prop_assert_eq!(if case.group_policy { group } else { 0 }, case.group);
     unchanged(&routed(&marked(before, code_point), POD_MAC, GATEWAY_MAC)?, before, &run.packet)?;
-    let is_wiped = case.hook == Hook::OverlayIngress && case.group_policy;
+    let is_wiped = at == 0 && case.group_policy;
     Ok(if is_wiped { 0 } else { case.meta.mark })
 }
 
@@ -154,11 +172,10 @@ fn code_point(outer: &Ip<'_>, inner: &Ip<'_>) -> Judged<u8> {
 /// Fails unless the IP packet at this place of the frame is of a flow that is proven.
 fn proven(case: &Case, at: usize) -> Judged {
     prop_assert!(case.flow_cache && case.proven, "no flow is proven");
-    let protocols = [IpNumber::UDP, IpNumber::TCP];
-    let v4 = flow(&case.frame, at, case.hook).is_some_and(|flow| protocols.map(key).contains(&flow));
-    let v6 =
-        flow(&case.frame, at, case.hook).is_some_and(|flow| protocols.map(ipv6::sample::key).contains(&flow));
-    prop_assert!(v4 || v6, "it is another flow");
+    let (v4, v6) = proven_flows();
+    let is_v4 = flow(&case.frame, at, case.hook).is_some_and(|flow| v4.contains(&flow));
+    let is_v6 = flow(&case.frame, at, case.hook).is_some_and(|flow| v6.contains(&flow));
+    prop_assert!(is_v4 || is_v6, "it is another flow");
     Ok(())
 }
 
@@ -195,7 +212,8 @@ pub(super) fn memory<A>(case: &Case, run: &Run, before: &Flows<A>, after: &Flows
 where
     A: Address + for<'a> TryFrom<&'a [u8]>,
 {
-    let notes = case.hook != Hook::UnderlayIngress && run.outcome != Outcome::AfterShortcut;
+    let is_seen = case.hook != Hook::UnderlayIngress || case.has_direct_flows() && is_direct(&case.frame);
+    let notes = is_seen && run.outcome != Outcome::AfterShortcut;
     let own = flow(&case.frame, ETHERNET, case.hook).filter(|_| notes);
     for key in before.keys().chain(after.keys()).filter(|key| Some(**key) != own) {
         prop_assert_eq!(before.get(key), after.get(key), "{:?}", key);

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use etherparse::{EtherType, IpNumber};
 use flannel_common::outcome::Hook;
 
-use super::GROUP;
+use super::{GROUP, ON_LINK_PODS};
 use crate::packets::{Ipv4, PORT, frame, ipv4, udp, vxlan};
 use crate::program::flow::sample::{GATEWAY_MAC, POD, POD_MAC, REMOTE, Way, controls};
 use crate::program::{INNER_PEER_IP, OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, VNI};
@@ -32,6 +32,8 @@ pub(super) fn all() -> Vec<(Hook, Vec<u8>)> {
         at(Hook::OverlayEgress, PEER_MAC, OUR_MAC, &out),
         at(Hook::PodEgress, GATEWAY_MAC, POD_MAC, &out),
         at(Hook::PodIngress, POD_MAC, GATEWAY_MAC, &inwards),
+        at(Hook::UnderlayEgress, ROUTER_MAC, HOST_MAC, &out),
+        at(Hook::UnderlayIngress, HOST_MAC, ROUTER_MAC, &inwards),
         received.iter().flat_map(|(_, inner)| wrapped(inner)).collect(),
         received,
         odd(&received_udp),
@@ -61,6 +63,7 @@ fn payloads(way: Way) -> Vec<(EtherType, Vec<u8>)> {
     ];
     packets.extend(controls(way).map(|(_, packet)| packet));
     packets.extend(OTHERS.map(|other| elsewhere(way, other)));
+    packets.push(on_link(way));
     let tagged = [&[0, 5, 8, 0], &ping().bytes()[..]].concat();
     let mut all: Vec<_> = packets.iter().map(|packet| (EtherType::IPV4, packet.bytes())).collect();
     all.extend([
@@ -69,6 +72,16 @@ fn payloads(way: Way) -> Vec<(EtherType, Vec<u8>)> {
         (EtherType::VLAN_TAGGED_FRAME, tagged),
     ]);
     all
+}
+
+/// The flow with the peer on the link.
+fn on_link(way: Way) -> Ipv4 {
+    let mut packet = way.udp(b"x");
+    match way {
+        Way::Egress => packet.header.destination = ON_LINK_PODS.0,
+        Way::Ingress => packet.header.source = ON_LINK_PODS.0,
+    }
+    packet
 }
 
 fn elsewhere(way: Way, other: Ipv4Addr) -> Ipv4 {

@@ -59,6 +59,7 @@ pub(super) fn accelerator(Setup { flags, network, config, .. }: &Setup<'_, Vxlan
     Ok(Settings {
         mode: mode(flags, config)?,
         flow_cache: flags.flow_cache.unwrap_or(config.flow_cache),
+        direct_routing: config.direct_routing,
         source_check: config.source_check,
         ranges: network.ranges().collect(),
         pins: Pins::new(&flags.bpffs, config.vni),

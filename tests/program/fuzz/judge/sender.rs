@@ -1,6 +1,7 @@
 //! Who holds which address in the tests' leases, and who sends what is not its own.
 
-use super::super::frame::{ETHERNET, UDP_AND_VXLAN, word};
+use super::super::ON_LINK;
+use super::super::frame::{ETHERNET, Ip, UDP_AND_VXLAN, ip, word};
 use crate::packets::PORT;
 use crate::program::{
     ENDED_SUBNET, INNER_PEER_IP, INNER_PEER_MAC, OUR_IP, OUR_IP6, OUR_SUBNET, PEER_IP, PEER_MAC, VNI, ipv6,
@@ -13,26 +14,36 @@ pub(super) enum Holder {
         /// Its public address.
         node: &'static [u8],
         vtep: [u8; 6],
-        /// Whether packets go there through the tunnel, and not only come.
-        receives: bool,
+        /// How packets go there; none: they only come.
+        by: Option<Way>,
     },
+}
+
+/// How packets go to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Tunnel,
+    /// As they are: it is on the uplink's link.
+    Link,
 }
 
 /// The holder of an address of either family.
 pub(super) fn holder(address: &[u8]) -> Option<Holder> {
-    let peer = |receives| Some(Holder::Peer { node: &PEER_IP, vtep: PEER_MAC, receives });
-    let peer6 = |receives| Some(Holder::Peer { node: &ipv6::PEER_IP, vtep: ipv6::PEER_MAC, receives });
-    let direct = Holder::Peer { node: &ipv6::DIRECT_IP, vtep: [6; 6], receives: false };
+    let tunnel = Some(Way::Tunnel);
+    let peer = |by| Some(Holder::Peer { node: &PEER_IP, vtep: PEER_MAC, by });
+    let peer6 = |by| Some(Holder::Peer { node: &ipv6::PEER_IP, vtep: ipv6::PEER_MAC, by });
+    let direct6 = Holder::Peer { node: &ipv6::DIRECT_IP, vtep: [6; 6], by: Some(Way::Link) };
     match address {
         [10, 1, 15, 128..=255] => {
-            Some(Holder::Peer { node: &INNER_PEER_IP, vtep: INNER_PEER_MAC, receives: true })
+            Some(Holder::Peer { node: &INNER_PEER_IP, vtep: INNER_PEER_MAC, by: tunnel })
         }
-        [10, 1, 15, _] => peer(true),
-        _ if address == PEER_IP || is_in(address, &ENDED_SUBNET, 3) => peer(false),
+        [10, 1, 15, _] => peer(tunnel),
+        _ if is_in(address, &ON_LINK, 3) => peer(Some(Way::Link)),
+        _ if address == PEER_IP || is_in(address, &ENDED_SUBNET, 3) => peer(None),
         _ if is_in(address, &OUR_SUBNET, 3) || is_in(address, &ipv6::OUR_SUBNET, 8) => Some(Holder::Ours),
-        _ if is_in(address, &ipv6::PEER_SUBNET, 8) => peer6(true),
-        _ if address == ipv6::PEER_IP || is_in(address, &ipv6::ENDED_SUBNET, 8) => peer6(false),
-        _ if is_in(address, &ipv6::DIRECT_SUBNET, 8) => Some(direct),
+        _ if is_in(address, &ipv6::PEER_SUBNET, 8) => peer6(tunnel),
+        _ if address == ipv6::PEER_IP || is_in(address, &ipv6::ENDED_SUBNET, 8) => peer6(None),
+        _ if is_in(address, &ipv6::DIRECT_SUBNET, 8) => Some(direct6),
         _ => None,
     }
 }
@@ -49,6 +60,13 @@ pub(super) fn is_forged(frame: &[u8]) -> bool {
         Some(Holder::Ours) => true,
         None => !stays_on_link(inner),
     })
+}
+
+/// Whether a packet comes without a tunnel from a pod behind a peer on the link to one of ours.
+pub(super) fn is_direct(frame: &[u8]) -> bool {
+    let from_link = |ip: &Ip<'_>| matches!(holder(ip.source), Some(Holder::Peer { by: Some(Way::Link), .. }));
+    let to_us = |ip: &Ip<'_>| matches!(holder(ip.destination), Some(Holder::Ours));
+    frame[..6] == [0; 6] && ip(frame, ETHERNET).is_some_and(|ip| from_link(&ip) && to_us(&ip))
 }
 
 /// fe80::/10 and the unspecified address of IPv6: no router takes these further.

@@ -6,7 +6,7 @@ use etherparse::{EtherType, IpNumber};
 use flannel_common::address::V6;
 use flannel_common::outcome::Hook;
 
-use super::in_group;
+use super::{HOST_MAC, ROUTER_MAC, in_group};
 use crate::packets::{Ipv6, frame, vxlan};
 use crate::program::flow::sample::{GATEWAY_MAC, POD_MAC, Way};
 use crate::program::ipv6::sample::{back, no_flows, out, tcp_back, tcp_out, udp_back, udp_out};
@@ -37,6 +37,8 @@ pub(super) fn all() -> Vec<(Hook, Vec<u8>)> {
     at(Hook::OverlayEgress, framed(PEER_MAC, OUR_MAC6, &sent))
         .chain(at(Hook::PodEgress, framed(GATEWAY_MAC, POD_MAC, &sent)))
         .chain(at(Hook::PodIngress, framed(POD_MAC, GATEWAY_MAC, &received)))
+        .chain(at(Hook::UnderlayEgress, framed(ROUTER_MAC, HOST_MAC, &sent)))
+        .chain(at(Hook::UnderlayIngress, framed(HOST_MAC, ROUTER_MAC, &received)))
         .chain(at(Hook::UnderlayIngress, inner.iter().flat_map(|frame| wrapped(frame)).collect()))
         .chain(super::wrapped(&inner[0]))
         .chain([(Hook::UnderlayIngress, of_ipv4())])
