@@ -23,3 +23,4 @@ mod truncated;
 mod udp;
 mod uplink;
 mod wire;
+mod xdp;

@@ -2,7 +2,7 @@
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, LpmTrie, PerCpuHashMap};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions, TestRunResult};
 use aya::{Ebpf, EbpfLoader};
 use flannel_agent::dataplane::bpf::{OBJECT, counters};
 use flannel_common::abi;
@@ -17,6 +17,7 @@ mod pod_egress;
 mod pod_ingress;
 mod sender;
 mod underlay_ingress;
+mod underlay_xdp;
 
 /// Our address on the underlay and our VTEP.
 pub(crate) const OUR_IP: [u8; 4] = [192, 168, 64, 1];
@@ -73,6 +74,7 @@ impl Programs {
             port: crate::packets::PORT.to_be_bytes(),
             flow_cache: 0,
             source_check: 1,
+            ..Node::default()
         };
         change(&mut node);
         let mut config: Array<_, Node> = programs.0.map_mut(abi::CONFIG).unwrap().try_into().unwrap();
@@ -92,8 +94,12 @@ impl Programs {
         let mut ebpf =
             EbpfLoader::new().load(OBJECT).expect("loading BPF needs root: run `cargo xtask test` as root");
         for hook in Hook::ALL {
-            let program: &mut SchedClassifier = ebpf.program_mut(hook.program()).unwrap().try_into().unwrap();
-            program.load().unwrap_or_else(|error| panic!("{}: {error:#?}", hook.program()));
+            let loaded = match ebpf.program_mut(hook.program()).unwrap() {
+                Program::Xdp(program) => program.load(),
+                Program::SchedClassifier(program) => program.load(),
+                other => panic!("{} is of type {:?}", hook.program(), other.prog_type()),
+            };
+            loaded.unwrap_or_else(|error| panic!("{}: {error:#?}", hook.program()));
         }
         Self(ebpf)
     }
@@ -109,17 +115,24 @@ impl Programs {
         let mut context = [0; SKB_SIZE];
         context[SKB_GSO_SIZE..][..4].copy_from_slice(&gso_size.to_ne_bytes());
         let mut out = vec![0; frame.len() + 100];
-        let program: &SchedClassifier = self.0.program(hook.program()).unwrap().try_into().unwrap();
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
         options.ctx_in = Some(&context);
-        let result = program
-            .test_run(options)
+        let result = self
+            .test_run(hook, options)
             .unwrap_or_else(|error| panic!("a frame of {} bytes: {error}", frame.len()));
         out.truncate(result.data_size_out as usize);
         let action = i32::from_ne_bytes(result.return_value.to_ne_bytes());
         Run { action, packet: out, outcome: self.counted_since(&before, hook, frame.len()) }
+    }
+
+    fn test_run(&self, hook: Hook, options: TestRunOptions<'_>) -> Result<TestRunResult, ProgramError> {
+        match self.0.program(hook.program()).unwrap() {
+            Program::Xdp(program) => program.test_run(options),
+            Program::SchedClassifier(program) => program.test_run(options),
+            _ => unreachable!("loaded above"),
+        }
     }
 
     fn counters(&self) -> counters::Counters {

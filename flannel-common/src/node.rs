@@ -1,5 +1,12 @@
 //! The node's own facts, as the programs need them.
 
+/// [`Node::xdp`]: `underlay_xdp` is not attached.
+pub const XDP_OFF: u32 = 0;
+/// [`Node::xdp`]: it runs in the driver, on packets as they arrived.
+pub const XDP_NATIVE: u32 = 1;
+/// [`Node::xdp`]: it runs in the stack, behind GRO.
+pub const XDP_GENERIC: u32 = 2;
+
 /// The single value of `CONFIG`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,10 +31,18 @@ pub struct Node {
     pub flow_cache: u32,
     /// 1: a VXLAN packet whose sender does not hold the inner source is dropped; 0: it is taken, as flannel does.
     pub source_check: u32,
+    /// How `underlay_xdp` is attached: [`XDP_OFF`], [`XDP_NATIVE`], [`XDP_GENERIC`].
+    pub xdp: u32,
+    /// What `underlay_xdp` signs its word to `underlay_ingress` with; chosen at random when the maps are made.
+    pub handover_key: [u8; 4],
+    /// MAC of the uplink: the outer destination MAC that `underlay_xdp` accepts.
+    pub uplink_mac: [u8; 6],
+    /// 0.
+    pub reserved: [u8; 2],
 }
 
-const _: () = assert!(size_of::<Node>() == 40 && align_of::<Node>() == 4);
+const _: () = assert!(size_of::<Node>() == 56 && align_of::<Node>() == 4);
 
 #[cfg(feature = "user")]
-// SAFETY: repr(C), no padding (asserted above: 5 * 4 + 4 + 6 + 2 + 2 * 4), every bit pattern is valid.
+// SAFETY: repr(C), no padding (asserted above: 5 * 4 + 4 + 6 + 2 + 2 * 4 + 2 * 4 + 6 + 2), every bit pattern is valid.
 unsafe impl aya::Pod for Node {}

@@ -91,6 +91,8 @@ outcomes! {
     30 UnknownSender "unknown-sender" Dropped "Sender check: no lease holds the inner source.",
     31 ForgedSender "forged-sender" Dropped "Sender check: another node than the outer source holds the inner source.",
     32 LoopedSender "looped-sender" Dropped "Sender check: the inner source is in our own subnet.",
+    33 HandedOver "handed-over" Carried "VXLAN stripped at the driver; `underlay_ingress` takes it from there.",
+    34 MaybeAggregate "maybe-aggregate" Floor "XDP in generic mode cannot see whether it is an aggregate: unwrapped in TC.",
 }
 
 /// The place where a program runs.
@@ -107,11 +109,23 @@ pub enum Hook {
     PodEgress = 3,
     /// Program `pod_ingress`: egress of a pod-side bridge port, which is what the pod gets.
     PodIngress = 4,
+    /// Program `underlay_xdp`: XDP of the uplink.
+    UnderlayXdp = 5,
 }
 
 impl Hook {
     /// Every hook, in order of number.
     pub const ALL: &'static [Self] = &[
+        Self::OverlayEgress,
+        Self::UnderlayIngress,
+        Self::OverlayIngress,
+        Self::PodEgress,
+        Self::PodIngress,
+        Self::UnderlayXdp,
+    ];
+
+    /// Those whose programs TC runs, in order of number.
+    pub const CLASSIFIERS: &'static [Self] = &[
         Self::OverlayEgress,
         Self::UnderlayIngress,
         Self::OverlayIngress,
@@ -134,6 +148,7 @@ impl Hook {
             Self::OverlayIngress => "overlay_ingress",
             Self::PodEgress => "pod_egress",
             Self::PodIngress => "pod_ingress",
+            Self::UnderlayXdp => "underlay_xdp",
         }
     }
 }

@@ -5,3 +5,4 @@ pub mod overlay_ingress;
 pub mod pod_egress;
 pub mod pod_ingress;
 pub mod underlay_ingress;
+pub mod underlay_xdp;

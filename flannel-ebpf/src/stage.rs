@@ -5,6 +5,7 @@ pub mod deliver;
 pub mod encap;
 pub mod fit;
 pub mod flow;
+pub mod handover;
 pub mod parse;
 pub mod route;
 pub mod sender;

@@ -32,6 +32,7 @@ fn facts(node: &Node) -> Result<Facts> {
         port: crate::packets::PORT.to_be_bytes(),
         flow_cache: 0,
         source_check: 1,
+        ..Facts::default()
     })
 }
 

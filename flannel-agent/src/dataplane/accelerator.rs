@@ -13,7 +13,8 @@ use super::bpf::{self, Bpf};
 use super::desired::Peer;
 use super::kernel::{Device, DeviceSpec, Kernel};
 use super::shortcut::Shortcut;
-use crate::cli::Mode;
+use super::xdp;
+use crate::cli::{Mode, Xdp};
 use crate::metrics::METRICS;
 use crate::uplink::Uplink;
 
@@ -24,6 +25,8 @@ pub struct Settings {
     pub mode: Mode,
     /// Whether flows that the host stack lets through unchanged skip it.
     pub flow_cache: bool,
+    /// Where outer headers are taken off.
+    pub xdp: Xdp,
     /// Whether packets are dropped whose sender does not hold their source.
     pub source_check: bool,
     /// Where BPF objects are pinned.
@@ -145,11 +148,16 @@ fn load(settings: &Settings, overlay: Overlay<'_>) -> Result<Bpf> {
         port: spec.port.to_be_bytes(),
         flow_cache: settings.flow_cache.into(),
         source_check: settings.source_check.into(),
+        uplink_mac: uplink.mac.unwrap_or_default().0,
+        ..Node::default()
     };
     let mut bpf = Bpf::load(settings.pins.clone(), settings.log_packets)?;
     bpf.configure(&node)?;
-    let mechanism = bpf.attach(&spec.name, &uplink.name, &node)?;
+    let xdp = xdp::Plan::of(settings.xdp, &uplink.name);
+    bpf.release_xdp(xdp.mode())?;
+    let mechanism = bpf.attach(&spec.name, &uplink.name)?;
     info!(%mechanism, overlay = spec.name, uplink = uplink.name, "BPF programs attached");
+    xdp.carry_out(&mut bpf, mechanism)?;
     if settings.log_packets {
         bpf.log()?;
     }

@@ -11,20 +11,23 @@ use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use flannel_common::abi;
 use flannel_common::flow::{Flow, FlowKey};
-use flannel_common::node::Node;
+use flannel_common::node::{Node, XDP_OFF};
 use flannel_common::outcome::Hook;
 use ipnet::Ipv4Net;
 
 use crate::dataplane::desired::Peer;
+use crate::lease::pick::random;
 
 pub mod attach;
 mod batch;
 pub mod counters;
 mod flows;
 mod leases;
+mod link;
 pub mod logs;
 pub mod pins;
 mod ports;
+pub mod xdp;
 
 use attach::Mechanism;
 use leases::Leases;
@@ -58,6 +61,10 @@ impl Bpf {
     /// No bpffs, no privilege, or a kernel that refuses map or program: the verifier's words are included.
     pub fn load(pins: Pins, debug: bool) -> Result<Self> {
         let previous = pins.prepare()?;
+        if previous.is_none() {
+            // What it leaves for TC our programs would not understand.
+            xdp::detach(&pins)?;
+        }
         // Logging that is off costs nothing: the verifier removes it.
         let level = if debug { aya_log::Level::Debug as u8 } else { 0 };
         let mut loader = EbpfLoader::new();
@@ -66,7 +73,7 @@ impl Bpf {
             loader.map_pin_path(name, pins.path(name));
         }
         let mut ebpf = loader.load(OBJECT).context("loading the BPF maps")?;
-        for hook in Hook::ALL {
+        for hook in Hook::CLASSIFIERS {
             program(&mut ebpf, *hook)?
                 .load()
                 .with_context(|| format!("loading the BPF program {}", hook.program()))?;
@@ -79,15 +86,18 @@ impl Bpf {
         Ok(Self { ebpf, pins, config, node: Node::default(), leases, flows, ports, inherited, previous })
     }
 
-    /// Tells the programs who and where we are.
+    /// Tells the programs who and where we are. What has to outlive agents in `CONFIG` stays.
     ///
     /// # Errors
     /// The map cannot be written.
     pub fn configure(&mut self, node: &Node) -> Result<()> {
-        self.node = *node;
+        let handover_key =
+            self.previous.map_or_else(|| (random() as u32).to_ne_bytes(), |previous| previous.handover_key);
+        let xdp = self.previous.map_or(XDP_OFF, |previous| previous.xdp);
+        self.node = Node { handover_key, xdp, ..*node };
         let checked = self.previous.map_or(0, |previous| previous.source_check);
         // Until the leases are there, an empty map would make everybody a stranger.
-        self.write(&Node { source_check: node.source_check.min(checked), ..*node })
+        self.write(&Node { source_check: node.source_check.min(checked), ..self.node })
     }
 
     fn write(&mut self, node: &Node) -> Result<()> {
@@ -98,7 +108,8 @@ impl Bpf {
     ///
     /// # Errors
     /// The kernel refuses; what is attached already stays, the floor carries the rest.
-    pub fn attach(&mut self, overlay: &str, uplink: &str, node: &Node) -> Result<Mechanism> {
+    pub fn attach(&mut self, overlay: &str, uplink: &str) -> Result<Mechanism> {
+        let node = self.node;
         let adopt = self.previous.is_some_and(|previous| {
             (previous.overlay_ifindex, previous.uplink_ifindex) == (node.overlay_ifindex, node.uplink_ifindex)
         });
@@ -112,7 +123,7 @@ impl Bpf {
             // No pin tells which ports the previous agent's filters are on.
             self.inherited.extend(attach::interfaces_beside([node.overlay_ifindex, node.uplink_ifindex])?);
         }
-        for hook in Hook::ALL {
+        for hook in Hook::CLASSIFIERS {
             let program = program(&mut self.ebpf, *hook)?;
             self.pins.replace(hook.program(), |path| Ok(program.pin(path)?))?;
         }
@@ -152,6 +163,7 @@ impl Bpf {
 /// # Errors
 /// A pin cannot be removed.
 pub fn detach(pins: &Pins) -> Result<()> {
+    xdp::detach(pins)?;
     attach::detach_clsact_everywhere()?;
     pins.remove_all()
 }

@@ -9,6 +9,7 @@ mod batch;
 mod conntrack;
 pub mod device;
 mod direct;
+pub mod driver;
 mod entry;
 mod fdb;
 mod filter;

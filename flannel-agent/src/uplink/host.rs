@@ -13,6 +13,7 @@ use rtnetlink::{Error, Handle};
 
 use super::way::{Way, way_to};
 use super::{UplinkError, UplinkOptions};
+use crate::mac::Mac;
 
 /// What there is to choose from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Whether frames have an Ethernet header here (not so on a TUN device or a WireGuard interface).
     pub ethernet: bool,
+    /// Ethernet address.
+    pub mac: Option<Mac>,
     /// IPv4 addresses.
     pub ipv4: Vec<Ipv4Addr>,
     /// IPv6 addresses.
@@ -131,6 +134,7 @@ fn interface(link: &LinkMessage, addresses: &[AddressMessage]) -> Interface {
         match attribute {
             LinkAttribute::IfName(name) => interface.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
+            LinkAttribute::Address(mac) => interface.mac = mac.as_slice().try_into().ok().map(Mac),
             _ => {}
         }
     }

@@ -1,11 +1,12 @@
 //! Ingress of the uplink: unwrap what a peer sent, drop what is forged, let the rest pass.
 
+use flannel_common::node::Node;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 
 use crate::packet::Packet;
 use crate::stage::flow::{Direction, Step};
-use crate::stage::{decap, deliver, parse, sender};
+use crate::stage::{decap, deliver, handover, parse, sender};
 use crate::verdict::Carried;
 use crate::{maps, outer};
 
@@ -14,8 +15,11 @@ use crate::{maps, outer};
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
     let node = maps::node()?;
-    let sender = parse::outer(packet, node).map_err(|oddity| sender::check_odd(packet, node, oddity))?;
-    let inner = parse::inner_at(packet, EthHdr::LEN + outer::LEN)?;
+    let (sender, offset) = match handover::take(packet, node)? {
+        Some(sender) => (sender, 0),
+        None => (unstripped(packet, node)?, EthHdr::LEN + outer::LEN),
+    };
+    let inner = parse::inner_at(packet, offset)?;
     sender::check(node, sender, inner.ip.src_addr)?;
     if inner.frame.dst_addr != node.vtep_mac {
         return Err(Outcome::ForeignVtep);
@@ -24,10 +28,16 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
         && let Ok(step) = Step::of(packet, &inner, Direction::Ingress)
         && let Ok((routed, port)) = deliver::shortcut(packet, &inner, &step)
     {
-        decap::pop(packet, routed)?;
+        decap::pop(packet, offset, routed)?;
         return Ok(deliver::to_pod(port));
     }
     // Why it takes no shortcut is counted behind the vxlan device, where it turns up next.
-    decap::pop(packet, *inner.frame)?;
+    decap::pop(packet, offset, *inner.frame)?;
     Ok(deliver::to_overlay_device(node))
+}
+
+/// The outer source of a packet with its outer headers on.
+#[inline(always)]
+fn unstripped(packet: &Packet<'_>, node: &Node) -> Result<[u8; 4], Outcome> {
+    parse::outer(packet, node).map_err(|oddity| sender::check_odd(packet, node, oddity))
 }

@@ -6,7 +6,7 @@ use network_types::eth::EthHdr;
 use network_types::udp::UdpHdr;
 
 use crate::outer;
-use crate::packet::Packet;
+use crate::packet::{Packet, PacketAccess};
 use crate::stage::parse::{Inner, TCP, UDP};
 
 /// Whether the packet, or each segment of an aggregate, fits the uplink with the outer headers on.
@@ -42,8 +42,11 @@ fn largest_frame(packet: &Packet<'_>, inner: &Inner<'_>) -> Result<u32, Outcome>
 }
 
 /// Bytes of Ethernet, IP and transport header that every segment of an aggregate repeats.
+///
+/// # Errors
+/// [`Outcome::GsoUnknown`], [`Outcome::Truncated`].
 #[inline(always)]
-fn headers_of_segment(packet: &Packet<'_>, inner: &Inner<'_>) -> Result<u32, Outcome> {
+pub fn headers_of_segment(packet: &impl PacketAccess, inner: &Inner<'_>) -> Result<u32, Outcome> {
     /// Where TCP keeps its header length, in 32-bit words in the upper nibble.
     const DATA_OFFSET: usize = 12;
     let transport = EthHdr::LEN + inner.ip_header_len();

@@ -8,10 +8,12 @@ use network_types::udp::UdpHdr;
 use network_types::vxlan::VxlanHdr;
 
 use crate::outer;
-use crate::packet::Packet;
+use crate::packet::PacketAccess;
 
 /// IP protocol number of TCP.
 pub const TCP: u8 = IpProto::Tcp as u8;
+/// IP protocol number of ICMP.
+pub const ICMP: u8 = IpProto::Icmp as u8;
 /// IP protocol number of UDP.
 pub const UDP: u8 = IpProto::Udp as u8;
 
@@ -53,7 +55,7 @@ impl Inner<'_> {
 /// # Errors
 /// [`Outcome::Truncated`], [`Outcome::InnerIpv6`], [`Outcome::NotIp`].
 #[inline(always)]
-pub fn inner_at<'a>(packet: &'a Packet<'_>, offset: usize) -> Result<Inner<'a>, Outcome> {
+pub fn inner_at<'a>(packet: &'a impl PacketAccess, offset: usize) -> Result<Inner<'a>, Outcome> {
     packet.pull((offset + EthHdr::LEN + Ipv4Hdr::LEN + TRANSPORT) as u32);
     let frame: &EthHdr = packet.header(offset)?;
     match frame.ether_type {
@@ -83,7 +85,7 @@ pub struct Transport {
 /// # Errors
 /// [`Outcome::NotCacheable`], [`Outcome::Truncated`].
 #[inline(always)]
-pub fn transport(packet: &Packet<'_>, inner: &Inner<'_>) -> Result<Transport, Outcome> {
+pub fn transport(packet: &impl PacketAccess, inner: &Inner<'_>) -> Result<Transport, Outcome> {
     let Inner { offset, ip, .. } = inner;
     if ip.vihl != PLAIN_IPV4 || is_fragment(ip) || !matches!(ip.proto, TCP | UDP) {
         return Err(Outcome::NotCacheable);
@@ -113,7 +115,7 @@ pub fn is_later_fragment(ip: &Ipv4Hdr) -> bool {
 /// # Errors
 /// [`Outcome::NotVxlan`] for what is none of our business, else the oddity that only the kernel handles.
 #[inline(always)]
-pub fn outer(packet: &Packet<'_>, node: &Node) -> Result<[u8; 4], Outcome> {
+pub fn outer(packet: &impl PacketAccess, node: &Node) -> Result<[u8; 4], Outcome> {
     packet.pull((EthHdr::LEN + outer::LEN) as u32);
     let ip = outer_ipv4(packet, node)?;
     let udp: &UdpHdr = packet.header(EthHdr::LEN + Ipv4Hdr::LEN)?;
@@ -137,9 +139,9 @@ pub fn outer(packet: &Packet<'_>, node: &Node) -> Result<[u8; 4], Outcome> {
 }
 
 #[inline(always)]
-fn outer_ipv4<'a>(packet: &'a Packet<'_>, node: &Node) -> Result<&'a Ipv4Hdr, Outcome> {
+fn outer_ipv4<'a>(packet: &'a impl PacketAccess, node: &Node) -> Result<&'a Ipv4Hdr, Outcome> {
     let ethernet: &EthHdr = packet.header(0).map_err(|_| Outcome::NotVxlan)?;
-    if ethernet.ether_type != IPV4 || !packet.is_for_host() {
+    if ethernet.ether_type != IPV4 || !packet.is_for_host(node) {
         return Err(Outcome::NotVxlan);
     }
     let ip: &Ipv4Hdr = packet.header(EthHdr::LEN).map_err(|_| Outcome::NotVxlan)?;
@@ -157,7 +159,7 @@ fn outer_ipv4<'a>(packet: &'a Packet<'_>, node: &Node) -> Result<&'a Ipv4Hdr, Ou
 
 /// Frame, IP and UDP must agree on where the packet ends (an Ethernet trailer is the kernel's to trim).
 #[inline(always)]
-fn lengths(packet: &Packet<'_>, ip: &Ipv4Hdr, udp: &UdpHdr) -> Result<(), Outcome> {
+fn lengths(packet: &impl PacketAccess, ip: &Ipv4Hdr, udp: &UdpHdr) -> Result<(), Outcome> {
     let ip_len = u32::from(u16::from_be_bytes(ip.tot_len));
     let udp_len = u32::from(u16::from_be_bytes(udp.len));
     if ip_len + EthHdr::LEN as u32 != packet.frame_len() || udp_len + Ipv4Hdr::LEN as u32 != ip_len {
@@ -167,7 +169,7 @@ fn lengths(packet: &Packet<'_>, ip: &Ipv4Hdr, udp: &UdpHdr) -> Result<(), Outcom
 }
 
 #[inline(always)]
-fn vxlan(packet: &Packet<'_>, node: &Node) -> Result<(), Outcome> {
+fn vxlan(packet: &impl PacketAccess, node: &Node) -> Result<(), Outcome> {
     let vxlan: &VxlanHdr = packet.header(EthHdr::LEN + Ipv4Hdr::LEN + UdpHdr::LEN)?;
     if vxlan.flags != PLAIN_VXLAN {
         return Err(Outcome::VxlanFlags);

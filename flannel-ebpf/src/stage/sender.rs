@@ -13,7 +13,7 @@ use network_types::udp::UdpHdr;
 use network_types::vxlan::VxlanHdr;
 
 use crate::maps;
-use crate::packet::Packet;
+use crate::packet::{Packet, PacketAccess as _};
 use crate::stage::parse;
 
 /// VXLAN flag: there is a VNI (RFC 7348 section 5).

@@ -155,10 +155,11 @@ pub(super) fn link_name(hook: Hook) -> String {
     format!("{}_link", hook.program())
 }
 
+/// Of TC's hooks.
 const fn direction(hook: Hook) -> TcAttachType {
     match hook {
         // To the host, what a pod sends comes in, and what it gets goes out.
         Hook::OverlayEgress | Hook::PodIngress => TcAttachType::Egress,
-        Hook::UnderlayIngress | Hook::OverlayIngress | Hook::PodEgress => TcAttachType::Ingress,
+        _ => TcAttachType::Ingress,
     }
 }
