@@ -1,13 +1,18 @@
-//! Where XDP cannot be had.
+//! Where XDP cannot be had, and where its word is not taken.
 
 use anyhow::{Context as _, Result, ensure};
 use aya::Ebpf;
+use aya::maps::{Array, Map, MapData};
 use aya::programs::{Xdp, XdpMode};
 use flannel_agent::dataplane::bpf::OBJECT;
-use flannel_tests::TestResult;
+use flannel_common::abi;
+use flannel_common::node::Node as Facts;
+use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::ping;
+use flannel_tests::{Node, TestResult, eventually};
 
-use super::{LINK, overlay_with, restart_with};
+use super::super::forged;
+use super::{LINK, SOON, overlay_with, restart_with};
 use crate::inspect::{self, UPLINK};
 use crate::overlay::{Overlay, lines_of};
 
@@ -50,5 +55,39 @@ fn a_program_of_others_stays() -> TestResult {
         foreign.detach(link)?;
         std::fs::write(overlay.nodes()[0].dir().join("agent.log"), "")?;
     }
+    Ok(())
+}
+
+/// A second `underlay_xdp` on a node's uplink, with the node's facts and its key, changed by so much.
+fn strip_by_hand(node: &Node, key: u8) -> Result<Ebpf> {
+    let pinned = MapData::from_pin(inspect::pins(node)?.path(abi::CONFIG))?;
+    let mut facts = Array::<_, Facts>::try_from(Map::from_map_data(pinned)?)?.get(&0, 0)?;
+    facts.handover_key[0] ^= key;
+    let mut ebpf = Ebpf::load(OBJECT)?;
+    Array::<_, Facts>::try_from(ebpf.map_mut(abi::CONFIG).context("a map")?)?.set(0, facts, 0)?;
+    let program: &mut Xdp = ebpf.program_mut("underlay_xdp").context("a program")?.try_into()?;
+    program.load()?;
+    node.netns().run(|| Ok(program.attach(UPLINK, XdpMode::Driver)?))?;
+    Ok(ebpf)
+}
+
+#[test]
+fn word_of_a_sender_is_taken_from_programs_with_the_key_alone() -> TestResult {
+    let overlay = overlay_with(&["--xdp=off"])?;
+    let (node, sender) = (&overlay.nodes()[0], overlay.nodes()[1].ip());
+    let (socket, peer) = (forged::listen(&overlay)?, forged::ipv4_of(&overlay, 1)?);
+    let foreign = || inspect::packets(node, Hook::UnderlayIngress, Outcome::NotVxlan);
+    let stranger = strip_by_hand(node, 1)?;
+    let before = foreign()?;
+    forged::send(&overlay, sender, peer, b"without the key")?;
+    // The host drops it: it is for another MAC than the uplink's.
+    eventually("it has come", SOON, || {
+        ensure!(foreign()? > before, "not yet");
+        Ok(())
+    })?;
+    drop(stranger);
+    let _ours = strip_by_hand(node, 0)?;
+    forged::send(&overlay, sender, peer, b"with the key")?;
+    assert_eq!(forged::receive(&socket)?, b"with the key");
     Ok(())
 }

@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, Map, MapData};
 use flannel_common::abi;
 use flannel_common::node::Node as Facts;
+use flannel_tests::agent::agent_binary;
 use flannel_tests::traffic::ping;
 use flannel_tests::{Agent, Cluster, TestResult, Topology, eventually};
 
@@ -80,6 +81,20 @@ fn it_goes_with_the_other_programs() -> TestResult {
     assert_eq!(mode(&overlay.nodes()[0])?, None);
     assert!(!inspect::pins(&overlay.nodes()[0])?.path("").exists(), "pins after --dataplane=netlink");
     streams.ensure_whole()?;
+    Ok(())
+}
+
+#[test]
+fn cleanup_takes_it_off() -> TestResult {
+    let mut overlay = overlay_with(&[NATIVE])?;
+    overlay.agents[0].term()?;
+    let node = &overlay.nodes()[0];
+    assert_eq!(mode(node)?, Some("native"), "after its agent");
+    let mut command = node.netns().command(agent_binary()?);
+    command.arg("cleanup").arg("--subnet-file").arg(node.subnet_file()).arg("--bpffs").arg(node.bpffs()?);
+    let output = command.output()?;
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(mode(node)?, None);
     Ok(())
 }
 

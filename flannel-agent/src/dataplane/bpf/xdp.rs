@@ -13,7 +13,6 @@ use aya::Ebpf;
 use aya::programs::Xdp;
 use flannel_common::node::{Node, XDP_GENERIC, XDP_NATIVE, XDP_OFF};
 use flannel_common::outcome::Hook;
-use nix::net::if_::if_nametoindex;
 use tracing::debug;
 
 use super::Bpf;
@@ -96,7 +95,7 @@ impl Bpf {
             // Before its first packet.
             self.tell_xdp(Some(mode))?;
             let program = program(&mut self.ebpf)?;
-            let link = Link::create(program.fd()?.as_fd(), if_nametoindex(uplink)?, mode.flag())
+            let link = Link::create(program.fd()?.as_fd(), self.node.uplink_ifindex, mode.flag())
                 .with_context(|| format!("attaching {name} to {uplink}"))?;
             self.pins.replace(&link_name(Hook::UnderlayXdp), |path| Ok(link.pin(path)?))?;
         }
