@@ -12,6 +12,11 @@ use crate::inspect;
 /// The network of these tests. Subnets from 10.5.64.0 on are left to those that a test writes by hand.
 pub(crate) const NETWORK: &str =
     r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","Backend":{"Type":"vxlan"}}"#;
+/// A network of vxlan whose nodes take outer headers off so (`Backend.XDP`).
+pub(crate) fn with_xdp(network: &str, xdp: &str) -> String {
+    network.replace(r#""Type":"vxlan""#, &format!(r#""Type":"vxlan","XDP":"{xdp}""#))
+}
+
 /// How long the nodes may take to know each other.
 const JOINING: Duration = Duration::from_secs(10);
 /// Between two datagrams of a stream that must not be interrupted.
@@ -38,9 +43,20 @@ impl Overlay {
         pods: usize,
         change: impl Fn(AgentBuilder) -> AgentBuilder,
     ) -> Result<Self> {
+        Self::start_in(NETWORK, topology, flags, pods, change)
+    }
+
+    /// [`Overlay::start_with`] in a network of another configuration.
+    pub(crate) fn start_in(
+        network: &str,
+        topology: Topology,
+        flags: &[&str],
+        pods: usize,
+        change: impl Fn(AgentBuilder) -> AgentBuilder,
+    ) -> Result<Self> {
         let cluster = Cluster::build(topology)?;
         let etcd = cluster.start_etcd()?;
-        etcd.configure(NETWORK)?;
+        etcd.configure(network)?;
         let start = |(node, flag): (_, &&str)| change(Agent::builder(node).etcd(&etcd).arg(*flag)).start();
         ensure!(flags.len() == cluster.nodes().len(), "one flag for each node");
         let mut agents = cluster.nodes().iter().zip(flags).map(start).collect::<Result<Vec<_>>>()?;

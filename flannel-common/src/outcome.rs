@@ -66,33 +66,40 @@ outcomes! {
     5 NoConfig "no-config" Floor "The agent has not written CONFIG yet.",
     6 NoLease "no-lease" Floor "No lease holds the inner destination.",
     7 ForeignVtep "foreign-vtep" Floor "The inner destination MAC is not the one the lease (egress) or our device (ingress) has.",
-    8 TooBig "too-big" Floor "The packet, or a segment of it, exceeds the MTU of the uplink (outer headers included) or of the pod.",
+    8 TooBig "too-big" Floor "The packet, or a segment of it, exceeds the MTU of the uplink or, as far as is known, of the way to the peer (outer headers included), or of the pod.",
     9 GsoUnknown "gso-unknown" Floor "An aggregate whose segments are neither TCP nor UDP.",
     10 NoRoom "no-room" Floor "The kernel refused to grow or shrink the packet.",
     11 ForeignVni "foreign-vni" Floor "VXLAN of another network.",
     12 VxlanFlags "vxlan-flags" Floor "VXLAN flags other than a plain VNI (RFC 7348 section 5).",
-    13 OuterOptions "outer-options" Floor "The outer IPv4 header has options.",
+    13 OuterOptions "outer-options" Floor "The outer header has options (IPv4) or extension headers (IPv6).",
     14 OuterFragment "outer-fragment" Floor "The outer packet is a fragment: reassembled by the stack first.",
-    15 OuterChecksum "outer-checksum" Floor "The outer UDP checksum is set, or the IPv4 header checksum is wrong: judged by the stack.",
-    16 OuterLength "outer-length" Floor "The outer IPv4 and UDP lengths disagree with each other or the frame.",
-    17 OuterCongested "outer-congested" Floor "Outer ECN says congestion experienced: merged into the inner header by the kernel.",
+    15 OuterChecksum "outer-checksum" Floor "The outer UDP checksum is set (IPv4) or missing (IPv6), or the IPv4 header checksum is wrong: judged by the stack.",
+    16 OuterLength "outer-length" Floor "The outer IP and UDP lengths disagree with each other or the frame.",
+    17 OuterCongested "outer-congested" Floor "No longer counted: what outer ECN says is merged into the inner header.",
     18 GsoAggregate "gso-aggregate" Floor "A received aggregate: decapsulated by the kernel device, which keeps segmentation right.",
-    19 InnerIpv6 "inner-ipv6" Floor "An IPv6 frame: carried by the kernel's v6 device.",
+    19 InnerIpv6 "inner-ipv6" Floor "IPv6 on its way out: wrapped by the kernel's v6 device, since the outer checksum covers the payload.",
     20 WriteFailed "write-failed" Dropped "Headers could not be written after the packet had been resized.",
     21 Delivered "delivered" Carried "A proven flow: handed to its pod past the host stack.",
     22 FlowNew "flow-new" Floor "No packet of the flow has passed the host stack unchanged yet (TCP: in both directions).",
     23 FlowStale "flow-stale" Floor "The flow was proven too long ago: the host stack is asked again.",
     24 TcpControl "tcp-control" Floor "SYN, FIN or RST: the host stack keeps track of connections, and the flow is forgotten.",
-    25 NotCacheable "not-cacheable" Floor "Neither TCP nor UDP, or a fragment, or with IP options: no flow to remember.",
-    26 TtlExpired "ttl-expired" Floor "The time to live ends here: the host stack answers.",
+    25 NotCacheable "not-cacheable" Floor "Neither TCP nor UDP, or a fragment, or with IP options or extension headers, or marked before the stack: no flow to remember.",
+    26 TtlExpired "ttl-expired" Floor "The time to live, or hop limit, ends here: the host stack answers.",
     27 FlowProven "flow-proven" Foreign "To a pod, unchanged by the host stack: the flow's next packets may skip it.",
     28 NoFlow "no-flow" Foreign "To a pod, and of no flow from another node, or changed by the host stack.",
     29 FlowCacheOff "flow-cache-off" Foreign "The agent runs without the flow cache.",
     30 UnknownSender "unknown-sender" Dropped "Sender check: no lease holds the inner source.",
     31 ForgedSender "forged-sender" Dropped "Sender check: another node than the outer source holds the inner source.",
     32 LoopedSender "looped-sender" Dropped "Sender check: the inner source is in our own subnet.",
-    33 HandedOver "handed-over" Carried "VXLAN stripped at the driver; `underlay_ingress` takes it from there.",
-    34 MaybeAggregate "maybe-aggregate" Floor "XDP in generic mode cannot see whether it is an aggregate: unwrapped in TC.",
+    33 NotEcnCapable "not-ecn-capable" Dropped "Outer ECN says congestion experienced, and the inner packet is not ECN-capable: lost as on the congested router (RFC 6040).",
+    34 Forwarded "forwarded" Carried "A proven flow over IPv6: sent past the host stack to the vxlan device, where the kernel wraps it.",
+    35 AfterShortcut "after-shortcut" Foreign "Sent to the vxlan device past the host stack, and counted where that was done.",
+    36 OtherFamily "other-family" Floor "The inner frame is not of the address family that travels over this one: judged by the stack.",
+    37 LinkLocal "link-local" Floor "IPv6 from a link-local address or none, which no router forwards: neighbour discovery and the like.",
+    38 OnLink "on-link" Floor "The peer is on the uplink's link: the host stack routes the packet there without a tunnel.",
+    39 NoPath "no-path" Floor "The kernel does not say how long a packet may be on its way to the peer: the host stack finds out.",
+    40 HandedOver "handed-over" Carried "VXLAN stripped at the driver; `underlay_ingress` takes it from there.",
+    41 MaybeAggregate "maybe-aggregate" Floor "XDP in generic mode cannot see whether it is an aggregate: unwrapped in TC.",
 }
 
 /// The place where a program runs.
@@ -124,19 +131,28 @@ impl Hook {
         Self::UnderlayXdp,
     ];
 
-    /// Those whose programs TC runs, in order of number.
-    pub const CLASSIFIERS: &'static [Self] = &[
-        Self::OverlayEgress,
-        Self::UnderlayIngress,
-        Self::OverlayIngress,
-        Self::PodEgress,
-        Self::PodIngress,
-    ];
-
     /// The hook with this number, if this version knows it.
     #[must_use]
     pub fn from_number(number: u32) -> Option<Self> {
         Self::ALL.get(number as usize).copied()
+    }
+
+    /// Whether TC runs the program, a classifier; else XDP does.
+    #[must_use]
+    pub const fn is_classifier(self) -> bool {
+        match self {
+            Self::OverlayEgress
+            | Self::UnderlayIngress
+            | Self::OverlayIngress
+            | Self::PodEgress
+            | Self::PodIngress => true,
+            Self::UnderlayXdp => false,
+        }
+    }
+
+    /// Those whose programs TC runs, in order of number.
+    pub fn classifiers() -> impl Iterator<Item = Self> {
+        Self::ALL.iter().copied().filter(|hook| hook.is_classifier())
     }
 
     /// Name of the program at this hook: BPF function, pin and counter label.

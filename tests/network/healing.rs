@@ -8,7 +8,7 @@ use flannel_tests::wait::throughout;
 use flannel_tests::{Node, TestResult, Topology, eventually};
 use nix::sys::signal::Signal;
 
-use crate::inspect::{self, DEVICE, Link, Peer};
+use crate::inspect::{self, DEVICE, Link, Peer, UPLINK};
 use crate::overlay::{Overlay, lines_of};
 
 /// The periodic look comes every 60 s.
@@ -96,6 +96,58 @@ fn a_device_that_is_changed_or_deleted_comes_back_with_its_mac() -> TestResult {
                 "BPF is not on the new device: {before:?}, {now:?}"
             );
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn programs_that_are_taken_off_their_hooks_come_back() -> TestResult {
+    let overlay = Overlay::bpf(2)?;
+    let node = &overlay.nodes()[0];
+    let streams = overlay.streams()?;
+    let pins = node.bpffs()?.join("flannel/1");
+    let links = ["underlay_ingress_link", "overlay_ingress_link", "overlay_egress_link"];
+    let detach = |link| format!("bpftool link detach pinned {}", pins.join(link).display());
+    let damages = links.map(detach).into_iter().chain([format!("rm -r {}", pins.display())]);
+    for (damage, times) in damages.zip(1..) {
+        node.exec(&damage)?;
+        eventually(&damage, SOON, || {
+            let told = lines_of(&overlay.agents[0].log(), "WARN");
+            ensure!(
+                told.len() == times && told.iter().all(|line| line.contains("off their hooks")),
+                "{told:?}"
+            );
+            let programs = [UPLINK, DEVICE].map(|interface| inspect::tcx_programs(node, interface));
+            let programs = programs.into_iter().collect::<Result<Vec<_>>>()?.concat();
+            ensure!(programs.len() == links.len() && pins.join("LEASES").exists(), "{programs:?}");
+            Ok(())
+        })?;
+        let before = inspect::carried(node)?;
+        eventually("BPF carries again", SOON, || {
+            let now = inspect::carried(node)?;
+            ensure!(now.0 > before.0 && now.1 > before.1, "{before:?}, {now:?}");
+            Ok(())
+        })?;
+    }
+    assert_eq!(lines_of(&overlay.agents[0].log(), "ERROR"), [""; 0]);
+    streams.ensure_whole()?;
+    Ok(())
+}
+
+#[test]
+fn an_uplink_that_goes_down_carries_again_when_it_is_up() -> TestResult {
+    for flag in ["--dataplane=netlink", "--dataplane=bpf"] {
+        let overlay = Overlay::start(Topology::segment(2), &[flag; 2], 1)?;
+        let up = "ip link set eth0 up; ip route replace default via 192.168.64.254";
+        overlay.nodes()[0].exec("ip link set eth0 down")?;
+        eventually("the agent says so", SOON, || {
+            let warnings = lines_of(&overlay.agents[0].log(), "WARN");
+            ensure!(warnings.iter().any(|line| line.contains("staying with eth0")), "{warnings:?}");
+            Ok(())
+        })?;
+        heals(&overlay, up)?;
+        heals(&overlay, &format!("ip link set eth0 down; {up}"))?;
+        assert_eq!(lines_of(&overlay.agents[0].log(), "ERROR"), [""; 0]);
     }
     Ok(())
 }

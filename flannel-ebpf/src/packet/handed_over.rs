@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::{
 };
 use flannel_common::outcome::Outcome;
 
-use super::{Header, PACKET_HOST, Packet, PacketAccess as _};
+use super::{Header, PACKET_HOST, Packet};
 
 impl Packet<'_> {
     /// What an XDP program has put in front of the frame.
@@ -20,10 +20,18 @@ impl Packet<'_> {
         Some(unsafe { &*(start as *const T) })
     }
 
+    /// Takes off what belonged to an outer frame that is gone: the VLAN tag that the NIC has taken out, if any, and a checksum
+    /// that was yet to be computed, from namespace to namespace (`bpf_skb_vlan_pop`: Linux 4.3, without a tag too: the
+    /// kernel looks where the checksum would begin each time it has moved past an Ethernet header).
+    #[inline(always)]
+    pub fn forget_outer_frame(&self) {
+        // SAFETY: the context is valid for the whole run. Without a tag there is nothing to fail.
+        unsafe { bpf_skb_vlan_pop(self.ctx.skb.skb) };
+    }
+
     /// Receives a frame whose outer headers were taken off before the kernel looked at it. The packet is for us, although
-    /// the frame is not addressed to the interface; what the NIC has verified was the outer checksum first
-    /// (`bpf_csum_level`: Linux 5.8), as the kernel counts a UDP checksum of 0; and the tag that the NIC has taken out,
-    /// if any, was the outer frame's.
+    /// the frame is not addressed to the interface; and what the NIC has verified was the outer checksum first
+    /// (`bpf_csum_level`: Linux 5.8), as the kernel counts a UDP checksum of 0.
     #[inline(always)]
     pub fn receive(&self) {
         let skb = self.ctx.skb.skb;
@@ -32,9 +40,6 @@ impl Packet<'_> {
         unsafe {
             bpf_skb_change_type(skb, PACKET_HOST);
             bpf_csum_level(skb, BPF_CSUM_LEVEL_DEC.into());
-            if !self.is_untagged() {
-                bpf_skb_vlan_pop(skb);
-            }
         }
     }
 

@@ -2,42 +2,84 @@
 
 use flannel_common::node::Node;
 use flannel_common::outcome::Outcome;
-use network_types::eth::EthHdr;
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
+use crate::group;
+use crate::maps::{self, Family};
 use crate::packet::Packet;
+use crate::stage::decap::Wrapping;
+use crate::stage::find_udp::FindUdp;
 use crate::stage::flow::{Direction, Step};
-use crate::stage::{decap, deliver, handover, parse, sender};
+use crate::stage::parse::{self, Envelope, Inner, Underlay};
+use crate::stage::route::Routed;
+use crate::stage::{decap, deliver, ecn, handover, sender};
 use crate::verdict::Carried;
-use crate::{maps, outer};
 
 /// One packet from the underlay: past the host stack to its pod if its flow is proven, else to the host stack as
-/// if `flannel.<VNI>` had received it.
+/// if the vxlan device had received it.
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
     let node = maps::node()?;
-    let (sender, offset) = match handover::take(packet, node)? {
-        Some(sender) => (sender, 0),
-        None => (unstripped(packet, node)?, EthHdr::LEN + outer::LEN),
-    };
-    let inner = parse::inner_at(packet, offset)?;
-    sender::check(node, sender, inner.ip.src_addr)?;
-    if inner.frame.dst_addr != node.vtep_mac {
+    match parse::underlay(packet)? {
+        Underlay::V4 => receive::<Ipv4Hdr>(packet, node),
+        Underlay::V6 => receive::<Ipv6Hdr>(packet, node),
+    }
+}
+
+#[inline(always)]
+fn receive<H: Family + FindUdp>(packet: &Packet<'_>, node: &Node) -> Result<Carried, Outcome> {
+    let ours = H::ours(node);
+    let Arrival { envelope, wrapping, inner } =
+        genuine::<H>(packet, node).map_err(|oddity| sender::check_odd::<H>(packet, node, oddity))?;
+    if inner.frame.dst_addr != ours.vtep_mac {
         return Err(Outcome::ForeignVtep);
     }
+    let code_point = ecn::decapsulated(envelope.tos, inner.ip.traffic_class())?;
+    let mark = group::mark(envelope.group).unwrap_or_else(|| parse::mark(packet, node));
     if node.flow_cache != 0
-        && let Ok(step) = Step::of(packet, &inner, Direction::Ingress)
+        && let Ok(step) = Step::of(packet, &inner, Direction::Ingress, mark)
         && let Ok((routed, port)) = deliver::shortcut(packet, &inner, &step)
     {
-        decap::pop(packet, offset, routed)?;
+        strip(packet, wrapping, &inner, routed.marked(code_point))?;
         return Ok(deliver::to_pod(port));
     }
     // Why it takes no shortcut is counted behind the vxlan device, where it turns up next.
-    decap::pop(packet, offset, *inner.frame)?;
-    Ok(deliver::to_overlay_device(node))
+    strip(packet, wrapping, &inner, Routed::unchanged(&inner).marked(code_point))?;
+    if node.group_policy != 0 {
+        packet.set_mark(mark);
+    }
+    Ok(deliver::to_overlay_device(ours))
 }
 
-/// The outer source of a packet with its outer headers on.
+/// Leaves the inner frame with these headers.
 #[inline(always)]
-fn unstripped(packet: &Packet<'_>, node: &Node) -> Result<[u8; 4], Outcome> {
-    parse::outer(packet, node).map_err(|oddity| sender::check_odd(packet, node, oddity))
+fn strip<H: Family>(
+    packet: &Packet<'_>,
+    wrapping: Wrapping,
+    inner: &Inner<'_, H>,
+    front: Routed<H>,
+) -> Result<(), Outcome> {
+    let sum = inner.ip.sum_to(&front.ip);
+    decap::pop::<H, _>(packet, wrapping, front)?;
+    packet.add_to_sum(sum);
+    Ok(())
+}
+
+/// A packet of a peer: what the outer headers say or have said, whether they are there, and the frame inside.
+struct Arrival<'a, H: Family> {
+    envelope: Envelope<H::Address>,
+    wrapping: Wrapping,
+    inner: Inner<'a, H>,
+}
+
+/// The frame of a plain VXLAN packet, or of one that XDP has stripped, if its sender may send it.
+#[inline(always)]
+fn genuine<'a, H: Family>(packet: &'a Packet<'_>, node: &Node) -> Result<Arrival<'a, H>, Outcome> {
+    let (envelope, wrapping) = match handover::take::<H>(packet, node) {
+        Some(handed_over) => handed_over,
+        None => (parse::outer::<H>(packet, node, H::ours(node))?, Wrapping::Outer),
+    };
+    let inner: Inner<'_, H> = parse::inner_at(packet, wrapping.offset::<H>())?;
+    sender::check::<H>(node, &envelope.sender, inner.ip.source())?;
+    Ok(Arrival { envelope, wrapping, inner })
 }

@@ -14,8 +14,8 @@ use super::Host;
 
 /// The receiver stops when the sender has, and nothing came for this long.
 const QUIET: Duration = Duration::from_millis(100);
-/// A receiver that gets no CPU for a while loses nothing: a small datagram that has passed XDP on a veth occupies a page.
-const RECEIVE_BUFFER: usize = 16 << 20;
+/// Bytes of buffer for what arrives while the receiver does not get to run: a loss is the network's.
+const BUFFER: usize = 16 << 20;
 
 /// What became of a steady stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,11 +41,11 @@ pub struct Steady {
 }
 
 impl Steady {
-    /// Sends a datagram every `pace` until told to stop.
+    /// Sends a datagram every `pace`, or later, until told to stop.
     pub fn start(from: &dyn Host, to: &dyn Host, pace: Duration) -> Result<Self> {
         let sink = to.netns().udp_bind(to.ip(), 0)?;
+        setsockopt(&sink, sockopt::RcvBufForce, &BUFFER).context("enlarge a socket's buffer")?;
         sink.set_read_timeout(Some(QUIET))?;
-        setsockopt(&sink, sockopt::RcvBufForce, &RECEIVE_BUFFER).context("enlarge the receive buffer")?;
         let source = from.netns().udp_bind(from.ip(), 0)?;
         source.connect(sink.local_addr()?)?;
         let over = Arc::new(AtomicBool::new(false));
@@ -75,13 +75,14 @@ fn join<T>(thread: Option<JoinHandle<T>>) -> Result<T> {
 }
 
 fn send(socket: &UdpSocket, pace: Duration, over: &AtomicBool) -> u64 {
-    let (start, mut number) = (Instant::now(), 0u64);
+    let (mut due, mut number) = (Instant::now(), 0u64);
     while !over.load(Ordering::Relaxed) {
         // One that cannot be sent (unreachable, say) shows as lost.
         let _ = socket.send(&number.to_be_bytes());
         number += 1;
-        let due = pace.saturating_mul(u32::try_from(number).unwrap_or(u32::MAX));
-        thread::sleep(due.saturating_sub(start.elapsed()));
+        // A sender that was kept waiting does not catch up: a burst would overflow queues.
+        due = (due + pace).max(Instant::now());
+        thread::sleep(due.saturating_duration_since(Instant::now()));
     }
     number
 }

@@ -1,5 +1,7 @@
 //! Where XDP cannot be had, and where its word is not taken.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use aya::Ebpf;
 use aya::maps::{Array, Map, MapData};
@@ -9,12 +11,17 @@ use flannel_common::abi;
 use flannel_common::node::Node as Facts;
 use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::ping;
+use flannel_tests::wait::throughout;
 use flannel_tests::{Node, TestResult, eventually};
+use nix::sys::signal::Signal;
 
 use super::super::forged;
-use super::{LINK, SOON, overlay_with, restart_with};
+use super::{LINK, NATIVE, SOON, overlay_with, restart_with};
 use crate::inspect::{self, UPLINK};
 use crate::overlay::{Overlay, lines_of};
+
+/// Longer than the agent waits between two looks at its hooks.
+const WHILE: Duration = Duration::from_millis(2500);
 
 /// Restarts the first agent on a node where XDP cannot be attached; gives its one warning.
 fn refused(overlay: &mut Overlay) -> Result<String> {
@@ -55,6 +62,39 @@ fn a_program_of_others_stays() -> TestResult {
         foreign.detach(link)?;
         std::fs::write(overlay.nodes()[0].dir().join("agent.log"), "")?;
     }
+    Ok(())
+}
+
+/// Who takes ours off and puts its own there is let be; TC carries on.
+#[test]
+fn a_program_of_others_that_took_the_place_of_ours_stays() -> TestResult {
+    let overlay = overlay_with(&[NATIVE])?;
+    let node = &overlay.nodes()[0];
+    let mut ebpf = Ebpf::load(OBJECT)?;
+    let foreign: &mut Xdp = ebpf.program_mut("underlay_xdp").context("a program")?.try_into()?;
+    foreign.load()?;
+    overlay.agents[0].signal(Signal::SIGSTOP)?;
+    std::fs::remove_file(inspect::pins(node)?.path(LINK))?;
+    // The link ends some time after its last pin.
+    eventually("XDP is off", SOON, || {
+        ensure!(inspect::xdp(node, UPLINK)?.is_none(), "not yet");
+        Ok(())
+    })?;
+    node.netns().run(|| Ok(foreign.attach(UPLINK, XdpMode::Driver)?))?;
+    let there = inspect::xdp(node, UPLINK)?;
+    overlay.agents[0].signal(Signal::SIGCONT)?;
+    eventually("the agent gives way", SOON, || {
+        let warnings = lines_of(&overlay.agents[0].log(), "WARN");
+        ensure!(warnings.iter().any(|line| line.contains("--xdp native is not possible")), "{warnings:?}");
+        Ok(())
+    })?;
+    throughout("it stays", WHILE, || {
+        ensure!(inspect::xdp(node, UPLINK)? == there, "another program");
+        Ok(())
+    })?;
+    assert!(!inspect::attached(node)?.contains_key(LINK));
+    let (one, other) = overlay.two_pods();
+    ping(one, other.ip())?;
     Ok(())
 }
 

@@ -98,20 +98,57 @@ fn cleanup_takes_it_off() -> TestResult {
     Ok(())
 }
 
+/// Waits until XDP is on the first node's uplink again, by another link.
+fn wait_renewed(overlay: &Overlay, before: u64) -> Result<u64> {
+    let node = &overlay.nodes()[0];
+    eventually("XDP is back", SOON, || {
+        ensure!(mode(node)? == Some("native"), "not yet");
+        let link = inspect::attached(node)?.get(LINK).context("no pin")?.link;
+        ensure!(link != before, "the link is pinned that was ended");
+        Ok(())
+    })?;
+    Ok(inspect::attached(node)?[LINK].link)
+}
+
 #[test]
 fn what_somebody_has_ended_is_attached_anew() -> TestResult {
     let mut overlay = overlay_with(&[NATIVE])?;
-    let node = &overlay.nodes()[0];
-    let before = inspect::attached(node)?[LINK].link;
-    node.netns()
-        .exec(&format!("bpftool link detach pinned {}", inspect::pins(node)?.path(LINK).display()))?;
-    assert_eq!(mode(node)?, None);
+    let streams = streams(&overlay)?;
+    let pin = inspect::pins(&overlay.nodes()[0])?.path(LINK);
+    let mut link = inspect::attached(&overlay.nodes()[0])?[LINK].link;
+    for (damage, times) in
+        [format!("bpftool link detach pinned {}", pin.display()), format!("rm {}", pin.display())]
+            .iter()
+            .zip(1..)
+    {
+        overlay.nodes()[0].netns().exec(damage)?;
+        link = wait_renewed(&overlay, link)?;
+        let told = lines_of(&overlay.agents[0].log(), "WARN");
+        assert!(told.len() == times && told.iter().all(|line| line.contains("off their hooks")), "{told:?}");
+    }
+    // Without its agent, nobody puts it back.
+    overlay.agents[0].kill()?;
+    overlay.nodes()[0].netns().exec(&format!("bpftool link detach pinned {}", pin.display()))?;
+    assert_eq!(mode(&overlay.nodes()[0])?, None);
     overlay.agents[0].restart()?;
+    wait_renewed(&overlay, link)?;
+    streams.ensure_whole()?;
+    Ok(())
+}
+
+#[test]
+fn it_stays_when_the_programs_of_tc_are_put_back() -> TestResult {
+    let overlay = overlay_with(&[NATIVE])?;
     let node = &overlay.nodes()[0];
-    assert_eq!(mode(node)?, Some("native"));
-    assert_ne!(inspect::attached(node)?[LINK].link, before);
+    let link = inspect::attached(node)?[LINK].link;
+    let pin = inspect::pins(node)?.path("underlay_ingress_link");
+    node.netns().exec(&format!("bpftool link detach pinned {}", pin.display()))?;
     let (one, other) = overlay.two_pods();
+    eventually("pods reach each other", SOON, || ping(one, other.ip()).map(drop))?;
+    assert_eq!(inspect::attached(node)?[LINK].link, link);
+    let before = handed_over(node)?;
     ping(one, other.ip())?;
+    assert_eq!(handed_over(node)?, before + 1);
     Ok(())
 }
 

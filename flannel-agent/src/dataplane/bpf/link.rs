@@ -10,6 +10,7 @@ use std::path::Path;
 /// include/uapi/linux/bpf.h: `enum bpf_cmd`.
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
@@ -22,6 +23,25 @@ struct Object {
     path: u64,
     fd: u32,
     flags: u32,
+}
+
+/// `union bpf_attr` as `BPF_OBJ_GET_INFO_BY_FD` reads it.
+#[repr(C)]
+struct Question {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+/// `struct bpf_link_info` of an XDP link.
+#[repr(C)]
+#[derive(Default)]
+struct Info {
+    kind: u32,
+    id: u32,
+    program: u32,
+    reserved: u32,
+    interface: u32,
 }
 
 /// What attaches an XDP program to an interface. It ends with its last file and pin.
@@ -55,6 +75,14 @@ impl Link {
     /// Takes the program off, whoever else holds the link. When this returns, it runs no more.
     pub(super) fn detach(&self) -> io::Result<()> {
         call(BPF_LINK_DETACH, &mut [self.fd()]).map(drop)
+    }
+
+    /// Index of the interface, 0 once the program has been taken off or the interface is gone, and number of the program.
+    pub(super) fn place(&self) -> io::Result<(u32, u32)> {
+        let mut info = Info::default();
+        let length = size_of::<Info>() as u32;
+        call(BPF_OBJ_GET_INFO_BY_FD, &mut Question { fd: self.fd(), length, info: (&raw mut info) as u64 })?;
+        Ok((info.interface, info.program))
     }
 
     fn fd(&self) -> u32 {

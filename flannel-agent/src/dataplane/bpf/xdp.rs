@@ -3,10 +3,10 @@
 //! What it takes outer headers off of is nobody else's any more: a frame for the VTEP, on the wrong interface, which the
 //! host drops. So it is attached last and goes first, and TC waits for what it has let through.
 
-use std::fmt;
 use std::os::fd::AsFd as _;
 use std::thread::sleep;
 use std::time::Duration;
+use std::{fmt, io};
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
@@ -19,6 +19,7 @@ use super::Bpf;
 use super::attach::link_name;
 use super::link::Link;
 use super::pins::Pins;
+use crate::lease::pick::random;
 
 /// Much longer than a packet takes from the driver to TC, by way of GRO and the queue of another CPU.
 const IN_FLIGHT: Duration = Duration::from_millis(50);
@@ -69,7 +70,7 @@ impl Bpf {
     pub fn release_xdp(&mut self, wanted: Option<Mode>) -> Result<()> {
         let stays = wanted.is_some()
             && self.previous.is_some_and(|previous| {
-                (previous.uplink_ifindex, previous.xdp) == (self.node.uplink_ifindex, Mode::number(wanted))
+                (ifindex(&previous), previous.xdp) == (ifindex(&self.node), Mode::number(wanted))
             });
         if stays { Ok(()) } else { self.take_xdp_off() }
     }
@@ -95,7 +96,7 @@ impl Bpf {
             // Before its first packet.
             self.tell_xdp(Some(mode))?;
             let program = program(&mut self.ebpf)?;
-            let link = Link::create(program.fd()?.as_fd(), self.node.uplink_ifindex, mode.flag())
+            let link = Link::create(program.fd()?.as_fd(), ifindex(&self.node), mode.flag())
                 .with_context(|| format!("attaching {name} to {uplink}"))?;
             self.pins.replace(&link_name(Hook::UnderlayXdp), |path| Ok(link.pin(path)?))?;
         }
@@ -116,6 +117,26 @@ impl Bpf {
         }
     }
 
+    /// Whether the program is where [`Self::attach_xdp`] has put it, if that was done; if the kernel does not say, it is.
+    pub(super) fn is_xdp_attached(&self) -> bool {
+        if self.node.xdp == XDP_OFF {
+            return true;
+        }
+        let pin = self.pins.path(&link_name(Hook::UnderlayXdp));
+        match Link::pinned(&pin).and_then(|link| link.place()) {
+            Ok((interface, program)) => {
+                interface == ifindex(&self.node) && self.xdp_program().is_none_or(|ours| ours == program)
+            }
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    }
+
+    /// The kernel's number of the program.
+    fn xdp_program(&self) -> Option<u32> {
+        let program: &Xdp = self.ebpf.program(Hook::UnderlayXdp.program())?.try_into().ok()?;
+        program.info().ok().map(|info| info.id())
+    }
+
     fn take_xdp_off(&mut self) -> Result<()> {
         detach(&self.pins)?;
         self.tell_xdp(None)
@@ -127,6 +148,18 @@ impl Bpf {
         let told = self.config.get(&0, 0).context("reading the BPF map CONFIG")?;
         self.write(&Node { xdp: self.node.xdp, ..told })
     }
+}
+
+/// The node with what has to outlive agents in `CONFIG`. The key is made with the maps.
+pub(super) fn inherit(node: &Node, previous: Option<&Node>) -> Node {
+    let handover_key =
+        previous.map_or_else(|| (random() as u32).to_ne_bytes(), |previous| previous.handover_key);
+    Node { handover_key, xdp: previous.map_or(XDP_OFF, |previous| previous.xdp), ..*node }
+}
+
+/// ifindex of the uplink, which the families share.
+const fn ifindex(node: &Node) -> u32 {
+    if node.v4.is_there() { node.v4.uplink_ifindex } else { node.v6.uplink_ifindex }
 }
 
 /// Takes an earlier agent's program off the uplink, and waits until TC has got what it has let through.
