@@ -1,19 +1,22 @@
 //! The programs, one packet at a time, through BPF_PROG_TEST_RUN: what goes in, what comes out, what is counted.
 
+use std::iter;
 use std::net::Ipv6Addr;
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, LpmTrie, PerCpuHashMap};
+use aya::maps::{Array, LpmTrie, PerCpuHashMap, RingBuf};
 use aya::programs::{Program, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod};
 use flannel_agent::dataplane::bpf::{OBJECT, counters};
 use flannel_common::abi;
 use flannel_common::address::{Address, V4, V6};
+use flannel_common::event::Event;
 use flannel_common::lease::{self, Lease};
 use flannel_common::node::{Node, Overlay, XDP_OFF};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 
 mod ecn;
+mod events;
 mod flow;
 mod group;
 mod ipv6;
@@ -124,6 +127,8 @@ impl Programs {
         change(&mut node);
         let mut config: Array<_, Node> = programs.0.map_mut(abi::CONFIG).unwrap().try_into().unwrap();
         config.set(0, node, 0).unwrap();
+        let nobodys = Lease { public_ip: [0; 4], vtep_mac: [0; 6], flags: lease::NETWORK };
+        programs.lease(16, [10, 1, 0, 0], nobodys);
         programs.lease(24, [10, 1, 15, 0], Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: 0 });
         let inner_peer = Lease { public_ip: INNER_PEER_IP, vtep_mac: INNER_PEER_MAC, flags: 0 };
         programs.lease(25, [10, 1, 15, 128], inner_peer);
@@ -186,6 +191,12 @@ impl Programs {
         let action = i32::from_ne_bytes(result.return_value.to_ne_bytes());
         let mark = context_out[SKB_MARK..][..4].try_into().map(u32::from_ne_bytes).unwrap();
         Run { action, packet: out, mark, outcome: self.counted_since(&before, hook, frame.len()) }
+    }
+
+    /// What the programs have told since it was last asked for.
+    pub(crate) fn events(&mut self) -> Vec<Event> {
+        let mut ring = RingBuf::try_from(self.0.map_mut(abi::EVENTS).unwrap()).unwrap();
+        iter::from_fn(|| ring.next().map(|record| Event::read(&record).unwrap())).collect()
     }
 
     fn counters(&self) -> counters::Counters {

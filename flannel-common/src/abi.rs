@@ -2,7 +2,7 @@
 
 /// Version of every map layout in this crate. An agent that finds pinned maps of another version
 /// rebuilds them instead of misreading. It rises with any change to a key or value.
-pub const LAYOUT: u32 = 8;
+pub const LAYOUT: u32 = 9;
 
 /// Folder of an overlay's pins: `<bpffs>/flannel/<VNI>/`.
 pub const PIN_DIR: &str = "flannel";
@@ -19,8 +19,10 @@ pub const METRICS: &str = "METRICS";
 pub const FLOWS: &str = "FLOWS";
 /// Map: as [`FLOWS`], of IPv6.
 pub const FLOWS6: &str = "FLOWS6";
+/// Ring buffer: [`crate::event::Event`]s.
+pub const EVENTS: &str = "EVENTS";
 /// The maps that are pinned by their own name.
-pub const PINNED_MAPS: [&str; 6] = [LEASES, LEASES6, CONFIG, METRICS, FLOWS, FLOWS6];
+pub const PINNED_MAPS: [&str; 7] = [LEASES, LEASES6, CONFIG, METRICS, FLOWS, FLOWS6, EVENTS];
 
 /// Most leases an overlay can have in a family (a /8 cut into /24 has 65 536).
 pub const MAX_LEASES: usize = 1 << 17;

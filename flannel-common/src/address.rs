@@ -21,12 +21,26 @@ pub trait Address:
 {
     /// Its length in bits, which is that of the prefix that holds it alone.
     const BITS: u32;
+
+    /// The address as one of IPv6: IPv4 is mapped (RFC 4291 section 2.5.5.2).
+    fn mapped(self) -> V6;
 }
 
 impl Address for V4 {
     const BITS: u32 = 32;
+
+    #[inline(always)]
+    fn mapped(self) -> V6 {
+        let [a, b, c, d] = self;
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+    }
 }
 
 impl Address for V6 {
     const BITS: u32 = 128;
+
+    #[inline(always)]
+    fn mapped(self) -> V6 {
+        self
+    }
 }

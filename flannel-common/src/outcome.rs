@@ -64,7 +64,7 @@ outcomes! {
     3 NotIp "not-ip" Floor "The inner frame is neither IPv4 nor IPv6.",
     4 Truncated "truncated" Floor "A header ends before its length.",
     5 NoConfig "no-config" Floor "The agent has not written CONFIG yet.",
-    6 NoLease "no-lease" Floor "No lease holds the inner destination.",
+    6 NoLease "no-lease" Floor "No peer leases the inner destination, which is not in the network either, or our own.",
     7 ForeignVtep "foreign-vtep" Floor "The inner destination MAC is not the one the lease (egress) or our device (ingress) has.",
     8 TooBig "too-big" Floor "The packet, or a segment of it, exceeds the MTU of the uplink or, as far as is known, of the way to the peer (outer headers included), or of the pod.",
     9 GsoUnknown "gso-unknown" Floor "An aggregate whose segments are neither TCP nor UDP.",
@@ -98,8 +98,9 @@ outcomes! {
     37 LinkLocal "link-local" Floor "IPv6 from a link-local address or none, which no router forwards: neighbour discovery and the like.",
     38 OnLink "on-link" Floor "The peer is on the uplink's link: the host stack routes the packet there without a tunnel.",
     39 NoPath "no-path" Floor "The kernel does not say how long a packet may be on its way to the peer: the host stack finds out.",
-    40 HandedOver "handed-over" Carried "VXLAN stripped at the driver; `underlay_ingress` takes it from there.",
-    41 MaybeAggregate "maybe-aggregate" Floor "XDP in generic mode cannot see whether it is an aggregate: unwrapped in TC.",
+    40 Unleased "unleased" Floor "The inner destination is in the network, and nobody leases it: the host stack answers, and the agent asks the datastore.",
+    41 HandedOver "handed-over" Carried "VXLAN stripped at the driver; `underlay_ingress` takes it from there.",
+    42 MaybeAggregate "maybe-aggregate" Floor "XDP in generic mode cannot see whether it is an aggregate: unwrapped in TC.",
 }
 
 /// The place where a program runs.

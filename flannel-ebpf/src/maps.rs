@@ -1,11 +1,12 @@
 //! The maps, named and laid out as `flannel-common` says.
 
-use aya_ebpf::btf_maps::{Array, LpmTrie, LruHashMap, PerCpuHashMap, lpm_trie::Key};
+use aya_ebpf::btf_maps::{Array, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key};
 use aya_ebpf::macros::btf_map;
 use flannel_common::abi::{MAX_FLOWS, MAX_LEASES};
 use flannel_common::address::{Address as _, V4, V6};
+use flannel_common::event::{self, Event};
 use flannel_common::flow::{Flow, FlowKey};
-use flannel_common::lease::{DIRECT, Lease};
+use flannel_common::lease::{DIRECT, ENDED, Lease, NETWORK, NODE};
 use flannel_common::node::{Node, Overlay};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
@@ -35,6 +36,22 @@ static FLOWS: Flows<V4> = LruHashMap::new();
 
 #[btf_map]
 static FLOWS6: Flows<V6> = LruHashMap::new();
+
+#[btf_map]
+static EVENTS: RingBuf<Event, { event::RING_LEN }> = RingBuf::new();
+
+#[btf_map]
+static BUDGET: PerCpuArray<Budget, 1> = PerCpuArray::new();
+
+/// What a CPU has told lately.
+#[repr(C)]
+pub struct Budget {
+    /// When the present [`event::WINDOW_NS`] began.
+    since: u64,
+    /// Events since then.
+    told: u32,
+    reserved: u32,
+}
 
 /// One address family: its maps, and our part in its overlay.
 pub trait Family: Ip {
@@ -95,10 +112,16 @@ pub fn lease<F: Family>(address: F::Address) -> Option<&'static Lease<F::Address
 /// The lease of the peer that packets to this pod address go to.
 ///
 /// # Errors
-/// [`Outcome::NoLease`]
+/// [`Outcome::NoLease`], [`Outcome::Unleased`].
 #[inline(always)]
 pub fn peer<F: Family>(address: F::Address) -> Result<&'static Lease<F::Address>, Outcome> {
-    lease::<F>(address).filter(|lease| lease.flags & !DIRECT == 0).ok_or(Outcome::NoLease)
+    match lease::<F>(address) {
+        Some(lease) if lease.flags & !DIRECT == 0 => Ok(lease),
+        Some(lease) if lease.flags & NODE == 0 && lease.flags & (NETWORK | ENDED) != 0 => {
+            Err(Outcome::Unleased)
+        }
+        _ => Err(Outcome::NoLease),
+    }
 }
 
 /// What is known of a flow. Programs on other CPUs read and write it too: every field stands for itself.
@@ -118,6 +141,22 @@ pub fn remember<F: Family>(key: &FlowKey<F::Address>, flow: &Flow) {
 #[inline(always)]
 pub fn forget<F: Family>(key: &FlowKey<F::Address>) {
     let _ = F::flows().remove(key);
+}
+
+/// Tells the agent something, unless there has been too much of that lately.
+#[inline(always)]
+pub fn tell(event: &Event, now: u64) {
+    let Some(budget) = BUDGET.get_ptr_mut(0) else { return };
+    // SAFETY: the helper returned this CPU's slot; a program that interrupts this one may cost an event or add one.
+    let budget = unsafe { &mut *budget };
+    if now.wrapping_sub(budget.since) >= event::WINDOW_NS {
+        *budget = Budget { since: now, told: 0, reserved: 0 };
+    }
+    if budget.told < event::BUDGET {
+        budget.told += 1;
+        // A full ring has been left alone by its reader for long; what it would say is in the counters.
+        let _ = EVENTS.output(event, 0);
+    }
 }
 
 /// Counts one program run.

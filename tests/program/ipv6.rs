@@ -29,9 +29,11 @@ pub(super) fn framed_back() -> Vec<u8> {
 }
 
 /// What `LEASES6` holds: length, prefix, lease.
-pub(super) fn leases() -> [(u32, V6, Lease<V6>); 5] {
+pub(super) fn leases() -> [(u32, V6, Lease<V6>); 6] {
     let peer = |flags| Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags };
+    let nobodys = Lease { public_ip: V6::default(), vtep_mac: [0; 6], flags: lease::NETWORK };
     [
+        (48, v6([0xfd44, 0, 0, 0, 0, 0, 0, 0]), nobodys),
         (64, PEER_SUBNET, peer(0)),
         (128, PEER_IP, peer(lease::NODE)),
         (64, ENDED_SUBNET, peer(lease::ENDED)),

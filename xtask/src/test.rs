@@ -1,5 +1,7 @@
 //! `cargo xtask test`: lint, build, every test.
 
+use std::{env, thread};
+
 use anyhow::Result;
 
 use crate::toolchain::Toolchain;
@@ -8,6 +10,9 @@ use crate::{lint, phase};
 
 /// The package of the integration suite.
 const SUITE: &str = "flannel-tests";
+
+/// How many tests run at once, to Rust's test harness.
+const THREADS: &str = "RUST_TEST_THREADS";
 
 /// What to test.
 #[derive(clap::Args)]
@@ -28,5 +33,14 @@ pub(crate) fn run(args: &Args, bpf: &Toolchain) -> Result<()> {
         phase::run("unit tests", &mut cargo(["test", "--workspace", "--exclude", SUITE]))?;
     }
     let mut suite = cargo(["test", "--package", SUITE, "--test", "suite", "--"]);
-    phase::run("integration suite", suite.args(&args.suite).env("FLANNEL_AGENT", agent()?))
+    suite.args(&args.suite).env("FLANNEL_AGENT", agent()?);
+    if env::var_os(THREADS).is_none() {
+        suite.env(THREADS, at_once()?.to_string());
+    }
+    phase::run("integration suite", &mut suite)
+}
+
+/// Two tests for each processor: every other one waits for a timer, a kernel or an etcd.
+fn at_once() -> Result<usize> {
+    Ok(2 * thread::available_parallelism()?.get())
 }

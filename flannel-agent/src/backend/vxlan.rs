@@ -4,12 +4,16 @@ mod misses;
 mod overlay;
 mod peers;
 mod settings;
+mod strangers;
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::Result;
+use flannel_common::event::Event;
+use flannel_common::outcome::Outcome;
 use ipnet::IpNet;
-use tracing::{debug, warn};
+use tracing::{info, warn};
 
 use super::direct::Direct;
 use super::{Backend, Setup};
@@ -22,8 +26,9 @@ use crate::dataplane::kernel::news::{News, NewsFeed};
 use crate::lease::{LeaseAttrs, SubnetKey, VxlanData};
 use crate::metrics::METRICS;
 use crate::uplink::Uplink;
-use misses::Misses;
+use misses::{About, Fate, Misses};
 use overlay::Overlay;
+use strangers::Strangers;
 
 /// The overlay of this node.
 pub struct Vxlan {
@@ -46,6 +51,7 @@ pub struct Vxlan {
     /// Something of ours is no longer as we left it.
     hurt: bool,
     misses: Misses,
+    strangers: Strangers,
     /// The datastore may know more than the peers.
     wants_peers: bool,
 }
@@ -77,6 +83,7 @@ impl Backend for Vxlan {
             applied: None,
             hurt: false,
             misses: Misses::default(),
+            strangers: Strangers::default(),
             wants_peers: false,
         };
         // An earlier agent's programs may be for a device that is no more; and who insists on BPF must not get a subnet
@@ -144,20 +151,28 @@ impl Backend for Vxlan {
         errors
     }
 
-    /// Pods that come or go and hooks without programs matter to the accelerator, routes of the underlay to DirectRouting, and to all what others
-    /// did to what is ours, and what the kernel asks for.
+    /// Pods that come or go and hooks without programs matter to the accelerator, routes of the underlay to
+    /// DirectRouting, and to all what others did to what is ours, and what the kernel and the programs ask for.
     async fn changed(&mut self) {
-        let Self { kernel, news, overlays, accelerator, misses, hurt, .. } = self;
-        let accelerated = async {
-            match accelerator {
-                Some(accelerator) => accelerator.changed(kernel).await,
-                None => std::future::pending().await,
+        loop {
+            let Self { kernel, news, overlays, accelerator, misses, hurt, .. } = self;
+            let accelerated = async {
+                match accelerator {
+                    Some(accelerator) => accelerator.changed(kernel).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let told = tokio::select! {
+                told = accelerated => told,
+                () = self.direct.changed() => None,
+                noticed = noticed(news, overlays, misses) => {
+                    *hurt |= noticed;
+                    None
+                }
+            };
+            if told.is_none_or(|event| self.hear(&event)) {
+                return;
             }
-        };
-        tokio::select! {
-            () = accelerated => {}
-            () = self.direct.changed() => {}
-            noticed = noticed(news, overlays, misses) => *hurt |= noticed,
         }
     }
 
@@ -228,27 +243,58 @@ impl Vxlan {
         }
     }
 
-    /// Answers what the kernel has asked. What no peer is the answer to is remembered for a while, and the datastore is
-    /// to be asked once.
+    /// Takes note of what the programs tell. Returns whether that is a question to be answered.
+    fn hear(&mut self, event: &Event) -> bool {
+        let Event { outcome, pod, node } = *event;
+        let (now, pod) = (Instant::now(), IpAddr::from(pod).to_canonical());
+        METRICS.told(outcome);
+        let asks = matches!(outcome, Outcome::Unleased | Outcome::UnknownSender);
+        if asks && self.networks.iter().any(|network| network.contains(&pod)) {
+            return self.misses.ask_for_pod(pod, now);
+        }
+        self.strangers.dropped(IpAddr::from(node).to_canonical(), pod, outcome, now);
+        false
+    }
+
+    /// Answers what the kernel and the programs have asked. What no peer is the answer to is remembered for a while, and
+    /// the datastore is to be asked once.
     async fn answer(&mut self) -> Vec<anyhow::Error> {
         let mut errors = Vec::new();
         for question in self.misses.take() {
-            let Some(overlay) = self.overlays.iter().find(|one| one.device().index == question.device) else {
-                continue;
-            };
-            match overlay.answer(&self.kernel, &question.miss).await {
+            let kind = question.about.name();
+            match self.answer_to(&question.about).await {
                 Some(answered) => {
-                    METRICS.missed(&question.miss, true);
+                    METRICS.missed(kind, true);
+                    self.misses.answered(&question);
                     errors.extend(answered.err());
+                    continue;
                 }
-                None if self.misses.put_back(question, Instant::now()) => self.wants_peers = true,
-                None => {
-                    METRICS.missed(&question.miss, false);
-                    debug!(?question, "nobody leases what the kernel asks for");
-                }
+                None => match self.misses.put_back(question, Instant::now()) {
+                    Fate::AskDatastore => self.wants_peers = true,
+                    Fate::Dropped => {}
+                    Fate::Nobodys => {
+                        METRICS.missed(kind, false);
+                        info!(about = %question.about, "nobody leases what a packet is for, or from");
+                    }
+                },
             }
         }
         errors
+    }
+
+    /// Answers with what is known of the peers.
+    async fn answer_to(&self, about: &About) -> Option<Result<()>> {
+        match about {
+            About::Kernel(device, miss) => {
+                let overlay = self.overlays.iter().find(|one| one.device().index == *device)?;
+                overlay.answer(&self.kernel, miss).await
+            }
+            // Whatever is known of a pod's node is in the maps.
+            About::Pod(pod) => {
+                let peers = self.applied.as_ref()?;
+                peers.iter().any(|peer| peer.subnet.contains(pod)).then_some(Ok(()))
+            }
+        }
     }
 
     async fn follow_pods(&mut self) -> Vec<anyhow::Error> {

@@ -7,11 +7,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use flannel_common::abi;
 use flannel_common::address::Address;
+use flannel_common::event::Event;
 use flannel_common::node::{self, Node};
 use ipnet::IpNet;
 use tokio::time::{Interval, interval};
 use tracing::{info, warn};
 
+use super::bpf::events::Events;
 use super::bpf::pins::Pins;
 use super::bpf::place::Place;
 use super::bpf::{self, Bpf};
@@ -34,6 +36,8 @@ pub struct Settings {
     pub xdp: Xdp,
     /// Whether packets are dropped whose sender does not hold their source.
     pub source_check: bool,
+    /// Pods' addresses of all nodes: what nobody leases of them is told.
+    pub networks: Vec<IpNet>,
     /// Where BPF objects are pinned.
     pub pins: Pins,
     /// Whether BPF programs log every packet.
@@ -56,6 +60,8 @@ pub struct Overlay<'a> {
 /// The programs, and who takes the shortcut through them.
 pub struct Accelerator {
     bpf: Bpf,
+    events: Events,
+    networks: Vec<IpNet>,
     shortcut: Option<Shortcut>,
     look: Interval,
     detached: bool,
@@ -81,17 +87,18 @@ impl Accelerator {
                 .ok(),
         };
         METRICS.count_packets_of(loaded.is_some().then(|| settings.pins.clone()));
-        let Some(bpf) = loaded else {
+        let Some(mut bpf) = loaded else {
             bpf::detach(&settings.pins)?;
             return Ok(None);
         };
         let shortcut = if settings.flow_cache { Some(Shortcut::open()?) } else { None };
-        Ok(Some(Self { bpf, shortcut, look: interval(LOOK), detached: false }))
+        let (events, networks) = (bpf.events()?, settings.networks.clone());
+        Ok(Some(Self { bpf, events, networks, shortcut, look: interval(LOOK), detached: false }))
     }
 
     /// These are the node's own subnets from now on: pods are looked for in them, and nobody else may send from them.
     pub fn serve(&mut self, subnets: &[IpNet]) {
-        subnets.iter().for_each(|subnet| self.bpf.serve(*subnet));
+        subnets.iter().for_each(|subnet| self.bpf.serve(*subnet, &self.networks));
         if let Some(shortcut) = &mut self.shortcut {
             shortcut.serve(subnets);
         }
@@ -113,9 +120,10 @@ impl Accelerator {
         self.bpf.grow(joined)
     }
 
-    /// Waits until pods may have come or gone, if that matters, or the programs are no longer on their hooks.
-    pub async fn changed(&mut self, kernel: &Kernel) {
-        let Self { bpf, shortcut, look, .. } = self;
+    /// Waits until pods may have come or gone, if that matters, the programs are no longer on their hooks, or they tell
+    /// something.
+    pub async fn changed(&mut self, kernel: &Kernel) -> Option<Event> {
+        let Self { bpf, events, shortcut, look, .. } = self;
         let pods = async {
             match shortcut {
                 Some(shortcut) => shortcut.pods_changed().await,
@@ -125,7 +133,9 @@ impl Accelerator {
         tokio::select! {
             () = pods => {}
             () = detached(bpf, look, kernel) => self.detached = true,
+            event = events.next() => return Some(event),
         }
+        None
     }
 
     /// Whether somebody has taken the programs off their hooks, as [`Self::changed`] has found.

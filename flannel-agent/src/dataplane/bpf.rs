@@ -22,6 +22,7 @@ use crate::dataplane::kernel::Kernel;
 pub mod attach;
 mod batch;
 pub mod counters;
+pub mod events;
 mod family;
 mod flows;
 mod leases;
@@ -33,6 +34,7 @@ mod ports;
 pub mod xdp;
 
 use attach::Mechanism;
+use events::Events;
 use family::Maps;
 use pins::Pins;
 use place::Place;
@@ -151,10 +153,10 @@ impl Bpf {
         Ok(program.try_into()?)
     }
 
-    /// Lets the programs know our own subnet of a family, with the next [`Self::apply`].
-    pub fn serve(&mut self, subnet: IpNet) {
-        self.v4.serve(subnet, &self.node);
-        self.v6.serve(subnet, &self.node);
+    /// Lets the programs know our own subnet of a family and the networks, with the next [`Self::apply`].
+    pub fn serve(&mut self, subnet: IpNet, networks: &[IpNet]) {
+        self.v4.serve(subnet, networks, &self.node);
+        self.v6.serve(subnet, networks, &self.node);
     }
 
     /// Makes `LEASES` and `LEASES6` hold exactly these peers and ourselves. `direct`: the subnets that are routed without
@@ -175,6 +177,14 @@ impl Bpf {
     /// As of [`Self::apply`].
     pub fn grow(&mut self, joined: &[Peer]) -> Result<bool> {
         Ok(self.v4.leases.grow(joined)? && self.v6.leases.grow(joined)?)
+    }
+
+    /// What the programs tell from now on.
+    ///
+    /// # Errors
+    /// It is being read already, or there is no tokio runtime.
+    pub fn events(&mut self) -> Result<Events> {
+        Events::open(&mut self.ebpf)
     }
 
     /// Forwards what the programs log to the agent's log.

@@ -10,7 +10,7 @@ use crate::packet::Packet;
 use crate::stage::depart::Depart;
 use crate::stage::flow::{Direction, Step};
 use crate::stage::parse::{self, Frame, Inner};
-use crate::stage::route;
+use crate::stage::{route, tell};
 use crate::verdict::Carried;
 
 /// One packet from a pod: off to the peer if its flow is proven, else into the host stack.
@@ -28,7 +28,8 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
 
 #[inline(always)]
 fn send<H: Depart>(packet: &Packet<'_>, inner: &Inner<'_, H>, node: &Node) -> Result<Carried, Outcome> {
-    let lease = maps::peer::<H>(inner.ip.destination())?;
+    let pod = inner.ip.destination();
+    let lease = maps::peer::<H>(pod).inspect_err(|outcome| tell::unleased(*outcome, pod))?;
     if lease.flags & DIRECT != 0 {
         return Err(Outcome::OnLink);
     }

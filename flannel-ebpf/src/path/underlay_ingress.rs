@@ -80,6 +80,6 @@ fn genuine<'a, H: Family>(packet: &'a Packet<'_>, node: &Node) -> Result<Arrival
         None => (parse::outer::<H>(packet, node, H::ours(node))?, Wrapping::Outer),
     };
     let inner: Inner<'_, H> = parse::inner_at(packet, wrapping.offset::<H>())?;
-    sender::check::<H>(node, &envelope.sender, inner.ip.source())?;
+    sender::check::<H>(node, envelope.sender, inner.ip.source())?;
     Ok(Arrival { envelope, wrapping, inner })
 }

@@ -20,8 +20,18 @@ const SERVICE: u16 = 4789;
 
 /// Sends from the second node, or the router, to the first one's pod, by hand.
 fn send(overlay: &Overlay, from: IpAddr, source: Ipv6Addr, payload: &[u8]) -> Result<()> {
+    send_to(overlay, pod_ip(overlay, 0)?, from, source, payload)
+}
+
+/// [`send`] to another address behind the first node.
+pub(super) fn send_to(
+    overlay: &Overlay,
+    pod: Ipv6Addr,
+    from: IpAddr,
+    source: Ipv6Addr,
+    payload: &[u8],
+) -> Result<()> {
     let [victim, attacker] = overlay.nodes() else { unreachable!("two nodes") };
-    let pod = pod_ip(overlay, 0)?;
     let packet = ipv6(source, pod, IpNumber::UDP, udp_over_ipv6(source, pod, 53, SERVICE, payload)).bytes();
     let device = if from.is_ipv6() { DEVICE } else { inspect::DEVICE };
     let mac = inspect::link(victim, device)?.mac.parse::<Mac>()?.0;
@@ -32,7 +42,8 @@ fn send(overlay: &Overlay, from: IpAddr, source: Ipv6Addr, payload: &[u8]) -> Re
     Ok(())
 }
 
-fn pod_ip(overlay: &Overlay, node: usize) -> Result<Ipv6Addr> {
+/// A pod's address.
+pub(super) fn pod_ip(overlay: &Overlay, node: usize) -> Result<Ipv6Addr> {
     match overlay.pods[node][0].v6()?.ip {
         IpAddr::V6(ip) => Ok(ip),
         ip => bail!("{ip} is no IPv6 address"),

@@ -1,11 +1,16 @@
 //! IPv6 whose outer headers are taken off by XDP.
 
-use anyhow::Result;
+use std::net::Ipv6Addr;
+
+use anyhow::{Result, ensure};
 use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::{UdpSession, tcp_transfer};
-use flannel_tests::{Node, TestResult, Topology};
+use flannel_tests::{Capture, Node, TestResult, Topology, eventually};
 
-use super::{BPF, DUAL, Overlay, V6_ONLY, Ways, all_reach_all, checksum, forged, start, two_pods, ways};
+use super::super::flow_cache::SOON;
+use super::{
+    BPF, DUAL, Overlay, V6_ONLY, Ways, all_reach_all, base, checksum, forged, start, two_pods, ways,
+};
 use crate::inspect;
 use crate::overlay::with_xdp;
 
@@ -91,5 +96,34 @@ fn every_offload_may_be_on_or_off() -> TestResult {
         checksum::ensure_every_offload_may_be_on_or_off(&overlay)?;
         assert!(stripped(&overlay.nodes()[0])? > 0, "{xdp}: nothing was stripped");
     }
+    Ok(())
+}
+
+/// The outer checksum, yet to be computed from veth to veth, must not be left for a router behind the pod to compute.
+#[test]
+fn a_pod_may_pass_on_what_it_gets() -> TestResult {
+    const PACKETS: u8 = 5;
+    let overlay = overlay(V6_ONLY, "native")?;
+    let (pod, node) = (&overlay.pods[0][0], &overlay.nodes()[0]);
+    let behind = Ipv6Addr::from_bits(base(node)?.to_bits() + 0x99);
+    node.netns().ip(&[format!("route add {behind} via {} dev cni0", pod.ip())])?;
+    pod.netns().set(&[("net.ipv6.conf.all.forwarding", "1")])?;
+    let route = format!("route add {behind} dev sink");
+    let neighbour = format!("neigh add {behind} lladdr 02:00:00:00:00:99 dev sink");
+    pod.netns().ip(&["link add sink type veth peer name end", "link set sink up", "link set end up"])?;
+    pod.netns().ip(&[route, neighbour])?;
+    pod.exec("ethtool -K sink tx off")?;
+    let capture = Capture::start(pod.netns(), "sink")?;
+    for number in 1..=PACKETS {
+        let (from, source) = (overlay.nodes()[1].ip6().into(), forged::pod_ip(&overlay, 1)?);
+        forged::send_to(&overlay, behind, from, source, &[number])?;
+        eventually("it has been passed on", SOON, || {
+            let passed = capture.so_far().iter().filter(|frame| frame.bytes.ends_with(&[number])).count();
+            ensure!(passed == 1, "not yet");
+            Ok(())
+        })?;
+    }
+    let Ways { shortcut, .. } = ways(node)?;
+    assert_eq!(shortcut.1, u64::from(PACKETS) - 1);
     Ok(())
 }

@@ -85,10 +85,11 @@ impl<A: Family> Maps<A> {
     }
 
     /// This is our own subnet from now on, if it is of this family.
-    pub(super) fn serve(&mut self, subnet: IpNet, node: &Node) {
+    pub(super) fn serve(&mut self, subnet: IpNet, networks: &[IpNet], node: &Node) {
         if let Some(subnet) = Prefix::of(subnet) {
             let Overlay { local_ip, vtep_mac, .. } = *A::ours(node);
-            self.leases.set_own(subnet, local_ip, vtep_mac);
+            let networks = networks.iter().copied().filter_map(Prefix::of);
+            self.leases.set_own(subnet, networks, local_ip, vtep_mac);
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{LpmTrie, Map, MapData};
-use flannel_common::lease::{DIRECT, ENDED, Lease, NODE, OWN};
+use flannel_common::lease::{DIRECT, ENDED, Lease, NETWORK, NODE, OWN};
 use ipnet::IpNet;
 
 use super::batch;
@@ -73,10 +73,18 @@ impl<A: Family> Leases<A> {
         Ok(Self { map, fd, current, own: Table::default(), ended: BTreeMap::new() })
     }
 
-    /// From now on the map holds this, the node's own lease, beside those of the peers.
-    pub(super) fn set_own(&mut self, subnet: Prefix<A>, public_ip: A, vtep_mac: [u8; 6]) {
+    /// From now on the map holds this, the node's own lease and the networks, beside the leases of the peers.
+    pub(super) fn set_own(
+        &mut self,
+        subnet: Prefix<A>,
+        networks: impl Iterator<Item = Prefix<A>>,
+        public_ip: A,
+        vtep_mac: [u8; 6],
+    ) {
         let own = Lease { public_ip, vtep_mac, flags: OWN };
-        self.own = Table::from([(subnet, own), (Prefix::host(public_ip), own)]);
+        let nobodys = Lease { public_ip: A::default(), vtep_mac: [0; 6], flags: NETWORK };
+        let networks = networks.map(|network| (network, nobodys));
+        self.own = networks.chain([(subnet, own), (Prefix::host(public_ip), own)]).collect();
     }
 
     /// Makes the map hold exactly these peers and ourselves.
@@ -134,7 +142,7 @@ impl<A: Family> Leases<A> {
 fn remember<A: Family>(ended: &mut Ended<A>, current: &Table<A>, wanted: &Table<A>, now: Instant) {
     ended.retain(|subnet, (_, until)| *until > now && !wanted.contains_key(subnet));
     let gone = Changes::between(current, wanted).remove.into_iter();
-    let peers = gone.filter(|(_, lease)| lease.flags & (OWN | ENDED) == 0);
+    let peers = gone.filter(|(_, lease)| lease.flags & (OWN | ENDED | NETWORK) == 0);
     ended.extend(
         peers.map(|(subnet, lease)| {
             (subnet, (Lease { flags: lease.flags | ENDED, ..lease }, now + REMEMBERED))
