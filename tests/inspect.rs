@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result};
-use aya::maps::{HashMap, LpmTrie, Map, MapData};
+use aya::maps::lpm_trie::Key;
+use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError};
 use aya::programs::{SchedClassifier, TcAttachType};
 use flannel_agent::dataplane::bpf::counters::{self, Counters};
 use flannel_agent::dataplane::bpf::pins::Pins;
@@ -71,11 +72,18 @@ impl Peer {
     }
 }
 
-/// Fails unless the node knows exactly these peers: in the kernel, and in `LEASES` if it has BPF.
+/// Fails unless the node knows exactly these peers: in the kernel, and in `LEASES` and `SUBNETS` if it has
+/// BPF.
 pub(crate) fn ensure_knows(node: &Node, peers: &[Peer]) -> Result<()> {
     ensure_same(node.name(), &floor(node)?, &peers.iter().flat_map(Peer::floor).collect())?;
     if pins(node)?.path(abi::LEASES).exists() {
-        ensure_same(node.name(), &leases(node)?, &peers.iter().map(Peer::lease).collect())?;
+        let leases = peers.iter().map(Peer::lease).collect();
+        let data =
+            |name| Ok::<_, anyhow::Error>(Map::from_map_data(MapData::from_pin(pins(node)?.path(name))?)?);
+        let all = LpmTrie::<_, V4, Lease<V4>>::try_from(data(abi::LEASES)?)?;
+        ensure_same(node.name(), &shown(all.iter())?, &leases)?;
+        let subnets = HashMap::<_, Key<V4>, Lease<V4>>::try_from(data(abi::SUBNETS)?)?;
+        ensure_same(node.name(), &shown(subnets.iter())?, &leases)?;
     }
     Ok(())
 }
@@ -93,11 +101,10 @@ fn floor(node: &Node) -> Result<BTreeSet<String>> {
     Ok(lines)
 }
 
-fn leases(node: &Node) -> Result<BTreeSet<String>> {
-    let data = MapData::from_pin(pins(node)?.path(abi::LEASES))?;
-    let leases = LpmTrie::<_, V4, Lease<V4>>::try_from(Map::from_map_data(data)?)?;
+/// The peers' leases among these entries.
+fn shown(entries: impl Iterator<Item = Result<(Key<V4>, Lease<V4>), MapError>>) -> Result<BTreeSet<String>> {
     let mut lines = BTreeSet::new();
-    for entry in leases.iter() {
+    for entry in entries {
         let (key, Lease { public_ip, vtep_mac, flags }) = entry?;
         let (subnet, public_ip) = (Ipv4Addr::from(key.data()), Ipv4Addr::from(public_ip));
         if flags == 0 {

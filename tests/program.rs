@@ -4,7 +4,7 @@ use std::iter;
 use std::net::Ipv6Addr;
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, LpmTrie, PerCpuHashMap, RingBuf};
+use aya::maps::{Array, HashMap, LpmTrie, PerCpuHashMap, RingBuf};
 use aya::programs::{Program, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod};
 use flannel_agent::dataplane::bpf::{OBJECT, counters};
@@ -20,6 +20,7 @@ mod events;
 mod flow;
 mod group;
 mod ipv6;
+mod lookup;
 mod overlay_egress;
 mod overlay_ingress;
 mod pod_egress;
@@ -57,8 +58,12 @@ const SKB_MARK: usize = 8;
 const SKB_INGRESS_IFINDEX: usize = 36;
 const SKB_GSO_SIZE: usize = 176;
 
+/// How a network is cut: its own prefix length, that of its subnets, and their mask.
+type Cut<A> = (u8, u8, A);
+
 /// Our end of an overlay.
-fn overlay<A: Address>(overlay_ifindex: u32, local_ip: A, vtep_mac: [u8; 6]) -> Overlay<A> {
+fn overlay<A: Address>(overlay_ifindex: u32, local_ip: A, vtep_mac: [u8; 6], cut: Cut<A>) -> Overlay<A> {
+    let (network_len, subnet_len, subnet_mask) = cut;
     let (uplink_ifindex, uplink_mtu) = (2, 1500);
     let source_check = 1;
     Overlay {
@@ -68,7 +73,9 @@ fn overlay<A: Address>(overlay_ifindex: u32, local_ip: A, vtep_mac: [u8; 6]) -> 
         source_check,
         local_ip,
         vtep_mac,
-        reserved: [0; 2],
+        network_len,
+        subnet_len,
+        subnet_mask,
     }
 }
 
@@ -121,8 +128,8 @@ impl Programs {
             uplink_mac: [0; 6],
             xdp: XDP_OFF,
             handover_key: [0; 4],
-            v4: overlay(7, OUR_IP, OUR_MAC),
-            v6: overlay(8, OUR_IP6, OUR_MAC6),
+            v4: overlay(7, OUR_IP, OUR_MAC, (16, 24, [255, 255, 255, 0])),
+            v6: overlay(8, OUR_IP6, OUR_MAC6, (48, 64, v6([!0, !0, !0, !0, 0, 0, 0, 0]))),
         };
         change(&mut node);
         let mut config: Array<_, Node> = programs.0.map_mut(abi::CONFIG).unwrap().try_into().unwrap();
@@ -159,6 +166,13 @@ impl Programs {
         let name = of_family::<A>(abi::LEASES, abi::LEASES6);
         let mut leases: LpmTrie<_, A, Lease<A>> = self.0.map_mut(name).unwrap().try_into().unwrap();
         leases.insert(&Key::new(length, subnet), lease, 0).unwrap();
+    }
+
+    /// Adds a lease that one look is enough for.
+    fn subnet<A: Address + Pod>(&mut self, length: u32, subnet: A, lease: Lease<A>) {
+        let name = of_family::<A>(abi::SUBNETS, abi::SUBNETS6);
+        let mut subnets: HashMap<_, Key<A>, Lease<A>> = self.0.map_mut(name).unwrap().try_into().unwrap();
+        subnets.insert(Key::new(length, subnet), lease, 0).unwrap();
     }
 
     /// Runs one frame through the program at `hook`; exactly one outcome must be counted, with its bytes.

@@ -24,6 +24,10 @@ pub trait Address:
 
     /// The address as one of IPv6: IPv4 is mapped (RFC 4291 section 2.5.5.2).
     fn mapped(self) -> V6;
+
+    /// The bits of it that the mask has.
+    #[must_use]
+    fn masked(self, mask: Self) -> Self;
 }
 
 impl Address for V4 {
@@ -34,6 +38,11 @@ impl Address for V4 {
         let [a, b, c, d] = self;
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
     }
+
+    #[inline(always)]
+    fn masked(self, mask: Self) -> Self {
+        (u32::from_ne_bytes(self) & u32::from_ne_bytes(mask)).to_ne_bytes()
+    }
 }
 
 impl Address for V6 {
@@ -42,5 +51,10 @@ impl Address for V6 {
     #[inline(always)]
     fn mapped(self) -> V6 {
         self
+    }
+
+    #[inline(always)]
+    fn masked(self, mask: Self) -> Self {
+        (u128::from_ne_bytes(self) & u128::from_ne_bytes(mask)).to_ne_bytes()
     }
 }

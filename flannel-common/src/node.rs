@@ -53,8 +53,12 @@ pub struct Overlay<A: Address> {
     pub local_ip: A,
     /// MAC of our vxlan device: the inner destination MAC we accept.
     pub vtep_mac: [u8; 6],
-    /// 0.
-    pub reserved: [u8; 2],
+    /// Prefix length in bits of the network that all pods are in.
+    pub network_len: u8,
+    /// Prefix length in bits of nodes' subnets: `SubnetLen`, `IPv6SubnetLen`.
+    pub subnet_len: u8,
+    /// The mask of [`Self::subnet_len`].
+    pub subnet_mask: A,
 }
 
 impl<A: Address> Overlay<A> {
@@ -66,11 +70,11 @@ impl<A: Address> Overlay<A> {
     }
 }
 
-const _: () = assert!(size_of::<Overlay<V4>>() == 28 && align_of::<Overlay<V4>>() == 4);
-const _: () = assert!(size_of::<Overlay<V6>>() == 40 && align_of::<Overlay<V6>>() == 4);
-const _: () = assert!(size_of::<Node>() == 104 && align_of::<Node>() == 4);
+const _: () = assert!(size_of::<Overlay<V4>>() == 32 && align_of::<Overlay<V4>>() == 4);
+const _: () = assert!(size_of::<Overlay<V6>>() == 56 && align_of::<Overlay<V6>>() == 4);
+const _: () = assert!(size_of::<Node>() == 124 && align_of::<Node>() == 4);
 
 #[cfg(feature = "user")]
-// SAFETY: repr(C), no padding (asserted above: 5 * 4 + 2 + 6 + 2 * 4 + 28 + 40, and 4 * 4 + 4 or 16 + 6 + 2 within), every bit
+// SAFETY: repr(C), no padding (asserted above: 5 * 4 + 2 + 6 + 2 * 4 + 32 + 56, and 4 * 4 + 8 + twice 4 or 16 within), every bit
 // pattern is valid.
 unsafe impl aya::Pod for Node {}

@@ -1,6 +1,9 @@
 //! The maps, named and laid out as `flannel-common` says.
 
-use aya_ebpf::btf_maps::{Array, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key};
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::btf_maps::{
+    Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key,
+};
 use aya_ebpf::macros::btf_map;
 use flannel_common::abi::{MAX_FLOWS, MAX_LEASES};
 use flannel_common::address::{Address as _, V4, V6};
@@ -15,6 +18,8 @@ use crate::ip::Ip;
 
 /// Which node an address of one family belongs to.
 pub type Leases<A> = LpmTrie<A, Lease<A>, MAX_LEASES>;
+/// Those of them that one look is enough for.
+pub type Subnets<A> = HashMap<Key<A>, Lease<A>, MAX_LEASES, { BPF_F_NO_PREALLOC as usize }>;
 /// What is known of the flows of one family.
 pub type Flows<A> = LruHashMap<FlowKey<A>, Flow, MAX_FLOWS>;
 
@@ -26,6 +31,12 @@ static LEASES: Leases<V4> = LpmTrie::new();
 
 #[btf_map]
 static LEASES6: Leases<V6> = LpmTrie::new();
+
+#[btf_map]
+static SUBNETS: Subnets<V4> = Subnets::new();
+
+#[btf_map]
+static SUBNETS6: Subnets<V6> = Subnets::new();
 
 #[btf_map]
 static METRICS: PerCpuHashMap<MetricsKey, Traffic, { Outcome::ALL.len() * Hook::ALL.len() }> =
@@ -59,6 +70,8 @@ pub trait Family: Ip {
     fn ours(node: &Node) -> &Overlay<Self::Address>;
     /// Its leases.
     fn leases() -> &'static Leases<Self::Address>;
+    /// Its leases by subnet.
+    fn subnets() -> &'static Subnets<Self::Address>;
     /// Its flows.
     fn flows() -> &'static Flows<Self::Address>;
 }
@@ -72,6 +85,11 @@ impl Family for Ipv4Hdr {
     #[inline(always)]
     fn leases() -> &'static Leases<V4> {
         &LEASES
+    }
+
+    #[inline(always)]
+    fn subnets() -> &'static Subnets<V4> {
+        &SUBNETS
     }
 
     #[inline(always)]
@@ -92,6 +110,11 @@ impl Family for Ipv6Hdr {
     }
 
     #[inline(always)]
+    fn subnets() -> &'static Subnets<V6> {
+        &SUBNETS6
+    }
+
+    #[inline(always)]
     fn flows() -> &'static Flows<V6> {
         &FLOWS6
     }
@@ -105,8 +128,13 @@ pub fn node() -> Result<&'static Node, Outcome> {
 
 /// The lease that holds this address, of whatever kind.
 #[inline(always)]
-pub fn lease<F: Family>(address: F::Address) -> Option<&'static Lease<F::Address>> {
-    F::leases().get(&Key::new(F::Address::BITS, address))
+pub fn lease<F: Family>(node: &Node, address: F::Address) -> Option<&'static Lease<F::Address>> {
+    let ours = F::ours(node);
+    let subnet = Key::new(ours.subnet_len.into(), address.masked(ours.subnet_mask));
+    // SAFETY: who has found an entry may read one that has taken its place (no memory is given back before the program
+    // ends, RCU): a lease written in the meantime, whose packets its receiver drops if they are not for it.
+    let found = unsafe { F::subnets().get(&subnet) };
+    found.or_else(|| F::leases().get(&Key::new(F::Address::BITS, address)))
 }
 
 /// The lease of the peer that packets to this pod address go to.
@@ -114,8 +142,8 @@ pub fn lease<F: Family>(address: F::Address) -> Option<&'static Lease<F::Address
 /// # Errors
 /// [`Outcome::NoLease`], [`Outcome::Unleased`].
 #[inline(always)]
-pub fn peer<F: Family>(address: F::Address) -> Result<&'static Lease<F::Address>, Outcome> {
-    match lease::<F>(address) {
+pub fn peer<F: Family>(node: &Node, address: F::Address) -> Result<&'static Lease<F::Address>, Outcome> {
+    match lease::<F>(node, address) {
         Some(lease) if lease.flags & !DIRECT == 0 => Ok(lease),
         Some(lease) if lease.flags & NODE == 0 && lease.flags & (NETWORK | ENDED) != 0 => {
             Err(Outcome::Unleased)

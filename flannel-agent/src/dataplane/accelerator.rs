@@ -22,6 +22,7 @@ use super::kernel::{Device, DeviceSpec, Kernel, default_ttl};
 use super::shortcut::Shortcut;
 use super::xdp;
 use crate::cli::{Mode, Xdp};
+use crate::config::SubnetRange;
 use crate::metrics::METRICS;
 use crate::uplink::Uplink;
 
@@ -36,8 +37,8 @@ pub struct Settings {
     pub xdp: Xdp,
     /// Whether packets are dropped whose sender does not hold their source.
     pub source_check: bool,
-    /// Pods' addresses of all nodes: what nobody leases of them is told.
-    pub networks: Vec<IpNet>,
+    /// The networks that all pods are in, and how they are cut into nodes' subnets.
+    pub ranges: Vec<SubnetRange>,
     /// Where BPF objects are pinned.
     pub pins: Pins,
     /// Whether BPF programs log every packet.
@@ -61,7 +62,6 @@ pub struct Overlay<'a> {
 pub struct Accelerator {
     bpf: Bpf,
     events: Events,
-    networks: Vec<IpNet>,
     shortcut: Option<Shortcut>,
     look: Interval,
     detached: bool,
@@ -92,13 +92,13 @@ impl Accelerator {
             return Ok(None);
         };
         let shortcut = if settings.flow_cache { Some(Shortcut::open()?) } else { None };
-        let (events, networks) = (bpf.events()?, settings.networks.clone());
-        Ok(Some(Self { bpf, events, networks, shortcut, look: interval(LOOK), detached: false }))
+        let events = bpf.events()?;
+        Ok(Some(Self { bpf, events, shortcut, look: interval(LOOK), detached: false }))
     }
 
     /// These are the node's own subnets from now on: pods are looked for in them, and nobody else may send from them.
     pub fn serve(&mut self, subnets: &[IpNet]) {
-        subnets.iter().for_each(|subnet| self.bpf.serve(*subnet, &self.networks));
+        subnets.iter().for_each(|subnet| self.bpf.serve(*subnet));
         if let Some(shortcut) = &mut self.shortcut {
             shortcut.serve(subnets);
         }
@@ -204,15 +204,28 @@ fn facts(settings: &Settings, overlays: &[Overlay<'_>]) -> Result<Node> {
         node.vni = overlay.spec.vni;
         node.port = overlay.spec.port.to_be_bytes();
         node.uplink_mac = overlay.uplink.mac.unwrap_or_default().0;
-        match overlay.local_ip {
-            IpAddr::V4(ip) => node.v4 = end(settings, overlay, ip.octets()),
-            IpAddr::V6(ip) => node.v6 = end(settings, overlay, ip.octets()),
+        let of_family = |range: &&SubnetRange| range.min.is_ipv4() == overlay.local_ip.is_ipv4();
+        let range = settings.ranges.iter().find(of_family).context("an overlay without a network")?;
+        match (overlay.local_ip, range.subnet_mask()) {
+            (IpAddr::V4(ip), IpAddr::V4(mask)) => {
+                node.v4 = end(settings, overlay, range, ip.octets(), mask.octets());
+            }
+            (IpAddr::V6(ip), IpAddr::V6(mask)) => {
+                node.v6 = end(settings, overlay, range, ip.octets(), mask.octets());
+            }
+            _ => {}
         }
     }
     Ok(node)
 }
 
-fn end<A: Address>(settings: &Settings, overlay: &Overlay<'_>, local_ip: A) -> node::Overlay<A> {
+fn end<A: Address>(
+    settings: &Settings,
+    overlay: &Overlay<'_>,
+    range: &SubnetRange,
+    local_ip: A,
+    subnet_mask: A,
+) -> node::Overlay<A> {
     node::Overlay {
         overlay_ifindex: overlay.device.index,
         uplink_ifindex: overlay.uplink.index,
@@ -220,7 +233,9 @@ fn end<A: Address>(settings: &Settings, overlay: &Overlay<'_>, local_ip: A) -> n
         source_check: settings.source_check.into(),
         local_ip,
         vtep_mac: overlay.device.mac.0,
-        reserved: [0; 2],
+        network_len: range.network.prefix_len(),
+        subnet_len: range.subnet_len,
+        subnet_mask,
     }
 }
 

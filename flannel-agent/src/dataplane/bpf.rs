@@ -78,9 +78,8 @@ impl Bpf {
         let level = if debug { aya_log::Level::Debug as u8 } else { 0 };
         let mut loader = EbpfLoader::new();
         loader.override_global(aya_log::LEVEL, &level, true).verifier_log_level(VerifierLogLevel::STATS);
-        for name in family::idle_flows(&node) {
-            // The flows' memory is taken when the map is made.
-            loader.map_max_entries(name, 1);
+        for (name, entries) in family::rooms(&node) {
+            loader.map_max_entries(name, entries);
         }
         for name in abi::PINNED_MAPS {
             loader.map_pin_path(name, pins.path(name));
@@ -92,7 +91,7 @@ impl Bpf {
                 .with_context(|| format!("loading the BPF program {}", hook.program()))?;
         }
         let config = Array::try_from(take(&mut ebpf, abi::CONFIG)?)?;
-        let (v4, v6) = (Maps::open(&mut ebpf)?, Maps::open(&mut ebpf)?);
+        let (v4, v6) = (Maps::open(&mut ebpf, &node)?, Maps::open(&mut ebpf, &node)?);
         let (inherited, ports) = (ports::pinned(&pins), BTreeSet::new());
         let mut bpf =
             Self { ebpf, pins, config, node, v4, v6, places: Vec::new(), ports, inherited, previous };
@@ -153,10 +152,10 @@ impl Bpf {
         Ok(program.try_into()?)
     }
 
-    /// Lets the programs know our own subnet of a family and the networks, with the next [`Self::apply`].
-    pub fn serve(&mut self, subnet: IpNet, networks: &[IpNet]) {
-        self.v4.serve(subnet, networks, &self.node);
-        self.v6.serve(subnet, networks, &self.node);
+    /// Lets the programs know our own subnet of a family, with the next [`Self::apply`].
+    pub fn serve(&mut self, subnet: IpNet) {
+        self.v4.serve(subnet, &self.node);
+        self.v6.serve(subnet, &self.node);
     }
 
     /// Makes `LEASES` and `LEASES6` hold exactly these peers and ourselves. `direct`: the subnets that are routed without

@@ -29,7 +29,7 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
 #[inline(always)]
 fn send<H: Depart>(packet: &Packet<'_>, inner: &Inner<'_, H>, node: &Node) -> Result<Carried, Outcome> {
     let pod = inner.ip.destination();
-    let lease = maps::peer::<H>(pod).inspect_err(|outcome| tell::unleased(*outcome, pod))?;
+    let lease = maps::peer::<H>(node, pod).inspect_err(|outcome| tell::unleased(*outcome, pod))?;
     if lease.flags & DIRECT != 0 {
         return Err(Outcome::OnLink);
     }

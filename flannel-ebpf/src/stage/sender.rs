@@ -36,12 +36,12 @@ pub fn check<H: Family>(node: &Node, outer: impl Address, inner: H::Address) -> 
     if H::stays_on_link(&inner) {
         return Err(Outcome::LinkLocal);
     }
-    judged::<H>(outer, inner).inspect_err(|refused| tell::refused(*refused, inner, outer))
+    judged::<H>(node, outer, inner).inspect_err(|refused| tell::refused(*refused, inner, outer))
 }
 
 #[inline(always)]
-fn judged<H: Family>(outer: impl Address, inner: H::Address) -> Result<(), Outcome> {
-    let lease = maps::lease::<H>(inner).filter(|lease| lease.flags & NETWORK == 0);
+fn judged<H: Family>(node: &Node, outer: impl Address, inner: H::Address) -> Result<(), Outcome> {
+    let lease = maps::lease::<H>(node, inner).filter(|lease| lease.flags & NETWORK == 0);
     let lease = lease.ok_or(Outcome::UnknownSender)?;
     if lease.flags & OWN != 0 {
         return Err(Outcome::LoopedSender);

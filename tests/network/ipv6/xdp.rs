@@ -102,7 +102,7 @@ fn every_offload_may_be_on_or_off() -> TestResult {
 /// The outer checksum, yet to be computed from veth to veth, must not be left for a router behind the pod to compute.
 #[test]
 fn a_pod_may_pass_on_what_it_gets() -> TestResult {
-    const PACKETS: u8 = 5;
+    const PACKETS: u64 = 5;
     let overlay = overlay(V6_ONLY, "native")?;
     let (pod, node) = (&overlay.pods[0][0], &overlay.nodes()[0]);
     let behind = Ipv6Addr::from_bits(base(node)?.to_bits() + 0x99);
@@ -116,14 +116,15 @@ fn a_pod_may_pass_on_what_it_gets() -> TestResult {
     let capture = Capture::start(pod.netns(), "sink")?;
     for number in 1..=PACKETS {
         let (from, source) = (overlay.nodes()[1].ip6().into(), forged::pod_ip(&overlay, 1)?);
-        forged::send_to(&overlay, behind, from, source, &[number])?;
+        let payload = format!("packet {number}").into_bytes();
+        forged::send_to(&overlay, behind, from, source, &payload)?;
         eventually("it has been passed on", SOON, || {
-            let passed = capture.so_far().iter().filter(|frame| frame.bytes.ends_with(&[number])).count();
+            let passed = capture.so_far().iter().filter(|frame| frame.bytes.ends_with(&payload)).count();
             ensure!(passed == 1, "not yet");
             Ok(())
         })?;
     }
     let Ways { shortcut, .. } = ways(node)?;
-    assert_eq!(shortcut.1, u64::from(PACKETS) - 1);
+    assert_eq!(shortcut.1, PACKETS - 1);
     Ok(())
 }

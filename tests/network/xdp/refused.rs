@@ -46,6 +46,14 @@ fn what_the_driver_refuses_is_said_and_tc_carries_on() -> TestResult {
     Ok(())
 }
 
+/// A link ends some time after its last pin or file.
+fn wait_off(node: &Node) -> Result<()> {
+    eventually("XDP is off", SOON, || {
+        ensure!(inspect::xdp(node, UPLINK)?.is_none(), "not yet");
+        Ok(())
+    })
+}
+
 #[test]
 fn a_program_of_others_stays() -> TestResult {
     let mut overlay = overlay_with(&["--xdp=off"])?;
@@ -60,6 +68,7 @@ fn a_program_of_others_stays() -> TestResult {
         restart_with(&mut overlay, "auto")?;
         assert_eq!(inspect::xdp(&overlay.nodes()[0], UPLINK)?, there);
         foreign.detach(link)?;
+        wait_off(&overlay.nodes()[0])?;
         std::fs::write(overlay.nodes()[0].dir().join("agent.log"), "")?;
     }
     Ok(())
@@ -75,11 +84,7 @@ fn a_program_of_others_that_took_the_place_of_ours_stays() -> TestResult {
     foreign.load()?;
     overlay.agents[0].signal(Signal::SIGSTOP)?;
     std::fs::remove_file(inspect::pins(node)?.path(LINK))?;
-    // The link ends some time after its last pin.
-    eventually("XDP is off", SOON, || {
-        ensure!(inspect::xdp(node, UPLINK)?.is_none(), "not yet");
-        Ok(())
-    })?;
+    wait_off(node)?;
     node.netns().run(|| Ok(foreign.attach(UPLINK, XdpMode::Driver)?))?;
     let there = inspect::xdp(node, UPLINK)?;
     overlay.agents[0].signal(Signal::SIGCONT)?;

@@ -61,7 +61,7 @@ pub(super) fn accelerator(Setup { flags, network, config, .. }: &Setup<'_, Vxlan
         flow_cache: flags.flow_cache.unwrap_or(config.flow_cache),
         xdp: xdp(flags, config)?,
         source_check: config.source_check,
-        networks: network.networks().collect(),
+        ranges: network.ranges().collect(),
         pins: Pins::new(&flags.bpffs, config.vni),
         log_packets: flags.log_packets(),
     })
