@@ -15,6 +15,7 @@ use flannel_common::lease::{self, Lease};
 use flannel_common::node::{Node, Overlay, XDP_OFF};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 
+mod direct;
 mod ecn;
 mod events;
 mod flow;
@@ -124,6 +125,7 @@ impl Programs {
             flow_cache: 0,
             ttl: 64,
             group_policy: 0,
+            direct_routing: 0,
             port: crate::packets::PORT.to_be_bytes(),
             uplink_mac: [0; 6],
             xdp: XDP_OFF,
@@ -143,6 +145,8 @@ impl Programs {
         let gone = Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: lease::ENDED };
         programs.lease(24, ENDED_SUBNET, gone);
         programs.lease(24, OUR_SUBNET, Lease { public_ip: OUR_IP, vtep_mac: OUR_MAC, flags: lease::OWN });
+        let ourselves = Lease { public_ip: OUR_IP, vtep_mac: OUR_MAC, flags: lease::OWN | lease::NODE };
+        programs.lease(32, OUR_IP, ourselves);
         ipv6::leases().into_iter().for_each(|(length, prefix, lease)| programs.lease(length, prefix, lease));
         programs
     }

@@ -23,6 +23,8 @@ pub struct Node {
     pub ttl: u32,
     /// 1: a packet's mark is its group, which VXLAN carries (`Backend.GBP`); 0: marks are left alone.
     pub group_policy: u32,
+    /// 1: flows to and from peers on the uplink's link, which have no tunnel, may skip the host stack, too.
+    pub direct_routing: u32,
     /// UDP destination port of the overlay, wire order.
     pub port: [u8; 2],
     /// MAC of the uplink: the outer destination MAC that `underlay_xdp` accepts.
@@ -72,9 +74,9 @@ impl<A: Address> Overlay<A> {
 
 const _: () = assert!(size_of::<Overlay<V4>>() == 32 && align_of::<Overlay<V4>>() == 4);
 const _: () = assert!(size_of::<Overlay<V6>>() == 56 && align_of::<Overlay<V6>>() == 4);
-const _: () = assert!(size_of::<Node>() == 124 && align_of::<Node>() == 4);
+const _: () = assert!(size_of::<Node>() == 128 && align_of::<Node>() == 4);
 
 #[cfg(feature = "user")]
-// SAFETY: repr(C), no padding (asserted above: 5 * 4 + 2 + 6 + 2 * 4 + 32 + 56, and 4 * 4 + 8 + twice 4 or 16 within), every bit
+// SAFETY: repr(C), no padding (asserted above: 6 * 4 + 2 + 6 + 2 * 4 + 32 + 56, and 4 * 4 + 8 + twice 4 or 16 within), every bit
 // pattern is valid.
 unsafe impl aya::Pod for Node {}

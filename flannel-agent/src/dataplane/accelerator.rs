@@ -33,6 +33,8 @@ pub struct Settings {
     pub mode: Mode,
     /// Whether flows that the host stack lets through unchanged skip it.
     pub flow_cache: bool,
+    /// Whether peers on the uplink's link have direct routes.
+    pub direct_routing: bool,
     /// Where outer headers are taken off.
     pub xdp: Xdp,
     /// Whether packets are dropped whose sender does not hold their source.
@@ -169,7 +171,7 @@ fn load(settings: &Settings, overlays: &[Overlay<'_>]) -> Result<Bpf> {
     let mut bpf = Bpf::load(settings.pins.clone(), &node, settings.log_packets)?;
     let xdp = overlays.first().map(|overlay| xdp::Plan::of(settings.xdp, &overlay.uplink.name));
     bpf.release_xdp(xdp.as_ref().and_then(xdp::Plan::mode))?;
-    let mechanism = bpf.attach(&places(overlays))?;
+    let mechanism = bpf.attach(&places(overlays, node.direct_routing != 0))?;
     for Overlay { spec, uplink, .. } in overlays {
         info!(%mechanism, overlay = spec.name, uplink = uplink.name, "BPF programs attached");
     }
@@ -197,6 +199,7 @@ fn facts(settings: &Settings, overlays: &[Overlay<'_>]) -> Result<Node> {
         layout: abi::LAYOUT,
         flow_cache: settings.flow_cache.into(),
         ttl: default_ttl()?.into(),
+        direct_routing: (settings.direct_routing && settings.flow_cache).into(),
         ..Node::default()
     };
     for overlay in overlays {
@@ -240,10 +243,10 @@ fn end<A: Address>(
 }
 
 /// Where the programs go: the families' overlays have hooks of their own, their uplinks one each.
-fn places(overlays: &[Overlay<'_>]) -> Vec<Place> {
+fn places(overlays: &[Overlay<'_>], direct: bool) -> Vec<Place> {
     let mut places: Vec<Place> = Vec::new();
     for Overlay { spec, uplink, local_ip, .. } in overlays {
-        for place in Place::of(&spec.name, &uplink.name, local_ip.is_ipv6()) {
+        for place in Place::of(&spec.name, &uplink.name, local_ip.is_ipv6(), direct) {
             if places.iter().all(|other| !other.is_same_hook(&place)) {
                 places.push(place);
             }

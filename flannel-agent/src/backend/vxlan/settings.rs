@@ -59,6 +59,7 @@ pub(super) fn accelerator(Setup { flags, network, config, .. }: &Setup<'_, Vxlan
     Ok(Settings {
         mode: mode(flags, config)?,
         flow_cache: flags.flow_cache.unwrap_or(config.flow_cache),
+        direct_routing: config.direct_routing,
         xdp: xdp(flags, config)?,
         source_check: config.source_check,
         ranges: network.ranges().collect(),

@@ -84,8 +84,9 @@ impl<A: Family> Leases<A> {
     /// From now on the maps hold this, the node's own lease and the network, beside the leases of the peers.
     pub(super) fn set_own(&mut self, subnet: Prefix<A>, network: Prefix<A>, public_ip: A, vtep_mac: [u8; 6]) {
         let own = Lease { public_ip, vtep_mac, flags: OWN };
+        let node = Lease { flags: OWN | NODE, ..own };
         let nobodys = Lease { public_ip: A::default(), vtep_mac: [0; 6], flags: NETWORK };
-        self.own = Table::from([(network, nobodys), (subnet, own), (Prefix::host(public_ip), own)]);
+        self.own = Table::from([(network, nobodys), (subnet, own), (Prefix::host(public_ip), node)]);
     }
 
     /// Makes the maps hold exactly these peers and ourselves.
