@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::Key;
-use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError};
 use aya::programs::{SchedClassifier, TcAttachType};
 use flannel_agent::dataplane::bpf::counters::{self, Counters};
 use flannel_agent::dataplane::bpf::pins::Pins;
@@ -14,6 +14,7 @@ use flannel_common::abi;
 use flannel_common::address::V4;
 use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::lease::Lease;
+use flannel_common::node::Node as Facts;
 use flannel_common::outcome::{Hook, MetricsKey, Outcome};
 use flannel_tests::Node;
 
@@ -117,6 +118,12 @@ fn shown(entries: impl Iterator<Item = Result<(Key<V4>, Lease<V4>), MapError>>) 
 /// Where the node's BPF objects are pinned.
 pub(crate) fn pins(node: &Node) -> Result<Pins> {
     Ok(Pins::new(node.bpffs()?, 1))
+}
+
+/// What the node's programs know of it.
+pub(crate) fn facts(node: &Node) -> Result<Facts> {
+    let data = MapData::from_pin(pins(node)?.path(abi::CONFIG))?;
+    Ok(Array::<_, Facts>::try_from(Map::from_map_data(data)?)?.get(&0, 0)?)
 }
 
 /// What the node's programs have counted.
