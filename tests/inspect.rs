@@ -222,6 +222,16 @@ fn pinned(node: &Node, kind: &str, name: &str) -> Result<serde_json::Value> {
     Ok(if shown.is_array() { shown[0].clone() } else { shown })
 }
 
+/// How an XDP program is attached to an interface, and its number; None if there is none.
+pub(crate) fn xdp(node: &Node, interface: &str) -> Result<Option<(&'static str, u64)>> {
+    /// linux/if_link.h: `XDP_ATTACHED_DRV`, `XDP_ATTACHED_SKB`.
+    const MODES: [&str; 3] = ["none", "native", "generic"];
+    let links = node.netns().exec_json(&format!("ip -j link show dev {interface}"))?;
+    let xdp = &links[0]["xdp"];
+    let attached = xdp["mode"].as_u64().zip(xdp["prog"]["id"].as_u64());
+    Ok(attached.map(|(mode, program)| (MODES[mode as usize], program)))
+}
+
 /// The programs that tcx runs on an interface, by name.
 pub(crate) fn tcx_programs(node: &Node, interface: &str) -> Result<Vec<String>> {
     node.netns().run(|| {

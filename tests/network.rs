@@ -29,3 +29,4 @@ mod truncated;
 mod udp;
 mod uplink;
 mod wire;
+mod xdp;

@@ -12,6 +12,11 @@ use crate::inspect;
 /// The network of these tests. Subnets from 10.5.64.0 on are left to those that a test writes by hand.
 pub(crate) const NETWORK: &str =
     r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","Backend":{"Type":"vxlan"}}"#;
+/// A network of vxlan whose nodes take outer headers off so (`Backend.XDP`).
+pub(crate) fn with_xdp(network: &str, xdp: &str) -> String {
+    network.replace(r#""Type":"vxlan""#, &format!(r#""Type":"vxlan","XDP":"{xdp}""#))
+}
+
 /// How long the nodes may take to know each other.
 const JOINING: Duration = Duration::from_secs(10);
 /// Between two datagrams of a stream that must not be interrupted.

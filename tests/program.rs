@@ -5,14 +5,14 @@ use std::net::Ipv6Addr;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, PerCpuHashMap, RingBuf};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{Program, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod};
 use flannel_agent::dataplane::bpf::{OBJECT, counters};
 use flannel_common::abi;
 use flannel_common::address::{Address, V4, V6};
 use flannel_common::event::Event;
 use flannel_common::lease::{self, Lease};
-use flannel_common::node::{Node, Overlay};
+use flannel_common::node::{Node, Overlay, XDP_OFF};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 
 mod direct;
@@ -29,6 +29,7 @@ mod pod_egress;
 mod pod_ingress;
 mod sender;
 mod underlay_ingress;
+mod underlay_xdp;
 
 /// Our address on the underlay and our VTEP.
 pub(crate) const OUR_IP: [u8; 4] = [192, 168, 64, 1];
@@ -142,8 +143,12 @@ impl Programs {
         loader.map_max_entries(abi::FLOWS, 1024).map_max_entries(abi::FLOWS6, 1024);
         let mut ebpf = loader.load(OBJECT).expect("loading BPF needs root: run `cargo xtask test` as root");
         for hook in Hook::ALL {
-            let program: &mut SchedClassifier = ebpf.program_mut(hook.program()).unwrap().try_into().unwrap();
-            program.load().unwrap_or_else(|error| panic!("{}: {error:#?}", hook.program()));
+            let loaded = match ebpf.program_mut(hook.program()).unwrap() {
+                Program::Xdp(program) => program.load(),
+                Program::SchedClassifier(program) => program.load(),
+                other => panic!("{} is of type {:?}", hook.program(), other.prog_type()),
+            };
+            loaded.unwrap_or_else(|error| panic!("{}: {error:#?}", hook.program()));
         }
         Self(ebpf)
     }
@@ -158,7 +163,9 @@ impl Programs {
             group_policy: 0,
             direct_routing: 0,
             port: crate::packets::PORT.to_be_bytes(),
-            reserved: [0; 2],
+            uplink_mac: [0; 6],
+            xdp: XDP_OFF,
+            handover_key: [0; 4],
             v4: overlay(7, OUR_IP, OUR_MAC, (16, 24, [255, 255, 255, 0])),
             v6: overlay(8, OUR_IP6, OUR_MAC6, (48, 64, v6([!0, !0, !0, !0, 0, 0, 0, 0]))),
         };

@@ -207,6 +207,11 @@ pub struct Flags {
     #[arg(long, env = "FLANNELD_FLOW_CACHE", num_args = 0..=1, require_equals = true, action = ArgAction::Set,
           default_missing_value = "true", value_name = "BOOL")]
     pub flow_cache: Option<bool>,
+    /// Whether outer headers are taken off before the kernel makes aggregates (XDP), with BPF. auto: in drivers of
+    /// real NICs that can. native: in the driver. generic: behind it, slowly. Where the interface refuses, TC takes
+    /// them off. Default: the network's Backend.XDP, else auto.
+    #[arg(long, env = "FLANNELD_XDP", value_name = "MODE")]
+    pub xdp: Option<Xdp>,
     /// BPF filesystem for programs and maps; mounted if it is not.
     #[arg(long, env = "FLANNELD_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,
@@ -236,6 +241,20 @@ pub enum Mode {
     Bpf,
     /// The floor alone.
     Netlink,
+}
+
+/// Where outer headers are taken off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Xdp {
+    /// In the driver if it can and it pays, else in TC.
+    #[default]
+    Auto,
+    /// In the driver.
+    Native,
+    /// Behind the driver, in front of TC: for drivers without XDP, and for trials.
+    Generic,
+    /// In TC.
+    Off,
 }
 
 impl Flags {
@@ -275,6 +294,10 @@ impl Flags {
             (
                 self.etcd_username.is_empty() && !self.etcd_password.is_empty(),
                 "--etcd-password is given, and --etcd-username is not",
+            ),
+            (
+                self.dataplane == Some(Mode::Netlink) && matches!(self.xdp, Some(Xdp::Native | Xdp::Generic)),
+                "--xdp needs BPF, and --dataplane=netlink does without",
             ),
         ];
         said.into_iter().find_map(|(wrong, said)| wrong.then_some(said))

@@ -81,6 +81,8 @@ pub struct VxlanConfig {
     pub dataplane: Option<String>,
     /// `FlowCache`: whether proven flows skip the host stack where BPF carries them. flanneld ignores this key.
     pub flow_cache: bool,
+    /// `XDP`: auto, native, generic or off, as the command line has it. flanneld ignores this key.
+    pub xdp: Option<String>,
     /// `SourceCheck`: whether VXLAN packets are dropped whose sender does not hold their inner source.
     pub source_check: bool,
 }
@@ -115,6 +117,7 @@ impl Default for VxlanConfig {
             direct_routing: false,
             dataplane: None,
             flow_cache: true,
+            xdp: None,
             source_check: true,
         }
     }
@@ -271,6 +274,7 @@ fn vxlan(keys: &Keys) -> Result<VxlanConfig, ConfigError> {
         direct_routing: keys.flag("DirectRouting", false)?,
         dataplane: keys.parsed("Dataplane", "auto, bpf or netlink")?,
         flow_cache: keys.flag("FlowCache", true)?,
+        xdp: keys.parsed("XDP", "auto, native, generic or off")?,
         source_check: keys.parsed("SourceCheck", "strict or off")? != Some(SourceCheck::Off),
     })
 }

@@ -7,3 +7,4 @@ pub mod desired;
 pub mod kernel;
 mod shortcut;
 pub mod table;
+mod xdp;

@@ -20,6 +20,7 @@ use self::host::list;
 pub use self::host::{DefaultRoute, Host, Interface};
 pub use self::way::Way;
 pub(crate) use self::way::way_to;
+use crate::mac::Mac;
 
 /// What the administrator asked for. Wishes are tried in flannel's order: names and addresses, expressions,
 /// the address to reach; without any, the interface that has the public IP, else the default route's.
@@ -52,6 +53,8 @@ pub struct Uplink {
     pub mtu: u32,
     /// Whether frames have an Ethernet header there.
     pub ethernet: bool,
+    /// Its Ethernet address, if it has one.
+    pub mac: Option<Mac>,
     /// Its ends over IPv4, if it has to carry that.
     pub ipv4: Option<Ends<Ipv4Addr>>,
     /// Its ends over IPv6, if it has to carry that.

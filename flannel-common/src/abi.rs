@@ -2,7 +2,7 @@
 
 /// Version of every map layout in this crate. An agent that finds pinned maps of another version
 /// rebuilds them instead of misreading. It rises with any change to a key or value.
-pub const LAYOUT: u32 = 10;
+pub const LAYOUT: u32 = 11;
 
 /// Folder of an overlay's pins: `<bpffs>/flannel/<VNI>/`.
 pub const PIN_DIR: &str = "flannel";

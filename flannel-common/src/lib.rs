@@ -1,5 +1,5 @@
 //! What the BPF programs and the agent agree on: map names and layouts ([`abi`], [`address`], [`event`],
-//! [`flow`], [`lease`], [`node`]),
+//! [`flow`], [`lease`], [`node`]), what one program tells the next ([`handover`]),
 //! and the list of everything that can happen to a packet ([`outcome`]).
 //!
 //! Addresses, ports and MACs are byte arrays in wire order; everything else is in the machine's order, as
@@ -10,6 +10,7 @@ pub mod abi;
 pub mod address;
 pub mod event;
 pub mod flow;
+pub mod handover;
 pub mod lease;
 pub mod node;
 pub mod outcome;

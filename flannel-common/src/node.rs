@@ -2,6 +2,13 @@
 
 use crate::address::{Address, V4, V6};
 
+/// [`Node::xdp`]: `underlay_xdp` is not attached.
+pub const XDP_OFF: u32 = 0;
+/// [`Node::xdp`]: it runs in the driver, on packets as they arrived.
+pub const XDP_NATIVE: u32 = 1;
+/// [`Node::xdp`]: it runs in the stack, behind GRO.
+pub const XDP_GENERIC: u32 = 2;
+
 /// The single value of `CONFIG`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,8 +27,12 @@ pub struct Node {
     pub direct_routing: u32,
     /// UDP destination port of the overlay, wire order.
     pub port: [u8; 2],
-    /// 0.
-    pub reserved: [u8; 2],
+    /// MAC of the uplink: the outer destination MAC that `underlay_xdp` accepts.
+    pub uplink_mac: [u8; 6],
+    /// How `underlay_xdp` is attached: [`XDP_OFF`], [`XDP_NATIVE`], [`XDP_GENERIC`].
+    pub xdp: u32,
+    /// What `underlay_xdp` signs its word to `underlay_ingress` with; chosen at random when the maps are made.
+    pub handover_key: [u8; 4],
     /// IPv4 over IPv4: `flannel.<VNI>`.
     pub v4: Overlay<V4>,
     /// IPv6 over IPv6: `flannel-v6.<VNI>`.
@@ -63,9 +74,9 @@ impl<A: Address> Overlay<A> {
 
 const _: () = assert!(size_of::<Overlay<V4>>() == 32 && align_of::<Overlay<V4>>() == 4);
 const _: () = assert!(size_of::<Overlay<V6>>() == 56 && align_of::<Overlay<V6>>() == 4);
-const _: () = assert!(size_of::<Node>() == 116 && align_of::<Node>() == 4);
+const _: () = assert!(size_of::<Node>() == 128 && align_of::<Node>() == 4);
 
 #[cfg(feature = "user")]
-// SAFETY: repr(C), no padding (asserted above: 7 * 4 + 32 + 56, and 4 * 4 + 8 + twice 4 or 16 within), every bit
+// SAFETY: repr(C), no padding (asserted above: 6 * 4 + 2 + 6 + 2 * 4 + 32 + 56, and 4 * 4 + 8 + twice 4 or 16 within), every bit
 // pattern is valid.
 unsafe impl aya::Pod for Node {}

@@ -100,6 +100,8 @@ outcomes! {
     39 NoPath "no-path" Floor "The kernel does not say how long a packet may be on its way to the peer: the host stack finds out.",
     40 Unleased "unleased" Floor "The inner destination is in the network, and nobody leases it: the host stack answers, and the agent asks the datastore.",
     41 NotOnLink "not-on-link" Foreign "Other traffic out of the uplink: to no pod of a peer on its link.",
+    42 HandedOver "handed-over" Carried "VXLAN stripped at the driver; `underlay_ingress` takes it from there.",
+    43 MaybeAggregate "maybe-aggregate" Floor "XDP in generic mode cannot see whether it is an aggregate: unwrapped in TC.",
 }
 
 /// The place where a program runs.
@@ -118,6 +120,8 @@ pub enum Hook {
     PodIngress = 4,
     /// Program `underlay_egress`: egress of the uplink, with DirectRouting.
     UnderlayEgress = 5,
+    /// Program `underlay_xdp`: XDP of the uplink.
+    UnderlayXdp = 6,
 }
 
 impl Hook {
@@ -129,12 +133,32 @@ impl Hook {
         Self::PodEgress,
         Self::PodIngress,
         Self::UnderlayEgress,
+        Self::UnderlayXdp,
     ];
 
     /// The hook with this number, if this version knows it.
     #[must_use]
     pub fn from_number(number: u32) -> Option<Self> {
         Self::ALL.get(number as usize).copied()
+    }
+
+    /// Whether TC runs the program, a classifier; else XDP does.
+    #[must_use]
+    pub const fn is_classifier(self) -> bool {
+        match self {
+            Self::OverlayEgress
+            | Self::UnderlayIngress
+            | Self::OverlayIngress
+            | Self::PodEgress
+            | Self::PodIngress
+            | Self::UnderlayEgress => true,
+            Self::UnderlayXdp => false,
+        }
+    }
+
+    /// Those whose programs TC runs, in order of number.
+    pub fn classifiers() -> impl Iterator<Item = Self> {
+        Self::ALL.iter().copied().filter(|hook| hook.is_classifier())
     }
 
     /// Name of the program at this hook: BPF function, pin and counter label.
@@ -147,6 +171,7 @@ impl Hook {
             Self::PodEgress => "pod_egress",
             Self::PodIngress => "pod_ingress",
             Self::UnderlayEgress => "underlay_egress",
+            Self::UnderlayXdp => "underlay_xdp",
         }
     }
 }

@@ -24,13 +24,20 @@ pub fn header(vni: u32, mark: u32) -> VxlanHdr {
     header
 }
 
-/// The mark of a packet that arrives with this header, if it has a group.
+/// What a header says of groups: its first four bytes.
 #[inline(always)]
 #[must_use]
-pub fn mark(header: &VxlanHdr) -> Option<u32> {
+pub const fn word(header: &VxlanHdr) -> [u8; 4] {
     let [flags, high, low] = header._reserved1;
+    [header.flags, flags, high, low]
+}
+
+/// The mark of a packet whose header says so, if it has a group.
+#[inline(always)]
+#[must_use]
+pub fn mark([present, flags, high, low]: [u8; 4]) -> Option<u32> {
     let mark = u32::from_be_bytes([0, flags & (DONT_LEARN | POLICY_APPLIED), high, low]);
-    (header.flags & PRESENT != 0).then_some(mark)
+    (present & PRESENT != 0).then_some(mark)
 }
 
 #[cfg(test)]
@@ -59,7 +66,7 @@ mod tests {
                 "{sent:#x}"
             );
             assert_eq!((header.vni(), header._reserved2), (0x1234, 0));
-            assert_eq!(mark(&header), arrived, "{sent:#x}");
+            assert_eq!(mark(word(&header)), arrived, "{sent:#x}");
         }
     }
 
@@ -67,8 +74,8 @@ mod tests {
     fn reserved_bits_are_not_read() {
         let mut header = header(1, 7);
         header._reserved1[0] = 0xff;
-        assert_eq!(mark(&header), Some(0x0048_0007));
+        assert_eq!(mark(word(&header)), Some(0x0048_0007));
         header.flags &= !PRESENT;
-        assert_eq!(mark(&header), None);
+        assert_eq!(mark(word(&header)), None);
     }
 }

@@ -27,6 +27,8 @@ pub trait Ip: Header + Copy + 'static {
     const ADDRESS_FAMILY: u8;
     /// The EtherType before it, as [`network_types::eth::EthHdr`] holds it.
     const ETHER_TYPE: u16;
+    /// Protocol of its control messages, which are never aggregated.
+    const ICMP: u8;
     /// Bytes of outer headers between the outer Ethernet header and the inner frame.
     const OUTER_LEN: usize = size_of::<Self>() + UdpHdr::LEN + VxlanHdr::LEN;
     /// Whether the kernel's vxlan device wraps what leaves, since BPF cannot: in IPv6 the outer UDP checksum, which

@@ -3,9 +3,11 @@
 
 #[cfg(target_arch = "bpf")]
 mod entry {
-    use aya_ebpf::{macros::classifier, programs::TcContext};
+    use aya_ebpf::macros::{classifier, xdp};
+    use aya_ebpf::programs::{TcContext, XdpContext};
     use flannel_common::outcome::Hook;
-    use flannel_ebpf::{packet::Packet, path, verdict};
+    use flannel_ebpf::packet::{DriverPacket, Packet};
+    use flannel_ebpf::{path, verdict};
 
     /// Egress of `flannel.<VNI>`: a packet that the host routed into the overlay.
     #[classifier]
@@ -47,6 +49,13 @@ mod entry {
     pub(crate) fn underlay_egress(ctx: TcContext) -> i32 {
         let packet = Packet::new(&ctx);
         verdict::conclude(Hook::UnderlayEgress, &packet, Err(path::underlay_egress::run(&packet)))
+    }
+
+    /// XDP of the uplink: perhaps a VXLAN packet from a peer, before the kernel has looked at it.
+    #[xdp]
+    pub(crate) fn underlay_xdp(ctx: XdpContext) -> u32 {
+        let packet = DriverPacket::new(&ctx);
+        verdict::conclude(Hook::UnderlayXdp, &packet, path::underlay_xdp::run(&packet)) as u32
     }
 
     #[panic_handler]

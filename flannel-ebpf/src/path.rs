@@ -6,3 +6,4 @@ pub mod pod_egress;
 pub mod pod_ingress;
 pub mod underlay_egress;
 pub mod underlay_ingress;
+pub mod underlay_xdp;

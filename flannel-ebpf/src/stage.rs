@@ -8,6 +8,7 @@ pub mod encap;
 pub mod find_udp;
 pub mod fit;
 pub mod flow;
+pub mod handover;
 pub mod parse;
 pub mod path_mtu;
 pub mod route;

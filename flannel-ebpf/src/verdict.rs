@@ -1,27 +1,25 @@
-//! The end of every program run: one outcome, counted once, turned into one TC verdict.
+//! The end of every program run: one outcome, counted once, turned into one verdict.
 
-use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Verdict};
 
 use crate::maps;
-use crate::packet::Packet;
+use crate::packet::PacketAccess;
 
 /// A packet that a program took over.
 pub struct Carried {
     /// What was done.
     pub outcome: Outcome,
-    /// The TC verdict that sends it on.
+    /// The verdict that sends it on.
     pub action: i32,
 }
 
-/// Counts the run and gives the kernel its verdict. What was not taken over goes on to the next program and
-/// then to the stack (`TC_ACT_UNSPEC`, the same number as `TCX_NEXT`).
+/// Counts the run and gives the kernel its verdict. What was not taken over goes on as it is.
 #[inline(always)]
-pub fn conclude(hook: Hook, packet: &Packet<'_>, end: Result<Carried, Outcome>) -> i32 {
+pub fn conclude<P: PacketAccess>(hook: Hook, packet: &P, end: Result<Carried, Outcome>) -> i32 {
     let bytes = packet.frame_len();
     let (outcome, action) = match end {
         Ok(carried) => (carried.outcome, carried.action),
-        Err(outcome) => (outcome, action_of(outcome)),
+        Err(outcome) => (outcome, action_of::<P>(outcome)),
     };
     maps::count(MetricsKey { outcome, hook }, bytes.into());
     // Numbers: the agent has the names, and the verifier walks through this code once instead of once per name.
@@ -31,9 +29,9 @@ pub fn conclude(hook: Hook, packet: &Packet<'_>, end: Result<Carried, Outcome>) 
 }
 
 #[inline(always)]
-fn action_of(outcome: Outcome) -> i32 {
+fn action_of<P: PacketAccess>(outcome: Outcome) -> i32 {
     match outcome.verdict() {
-        Verdict::Dropped => TC_ACT_SHOT,
-        Verdict::Carried | Verdict::Floor | Verdict::Foreign => TC_ACT_UNSPEC,
+        Verdict::Dropped => P::DROP,
+        Verdict::Carried | Verdict::Floor | Verdict::Foreign => P::PASS,
     }
 }

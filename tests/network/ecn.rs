@@ -13,7 +13,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use super::flow_cache::wait_plugged;
 use crate::inspect::{self, DEVICE, UPLINK};
-use crate::overlay::Overlay;
+use crate::overlay::{NETWORK, Overlay, with_xdp};
 use crate::packets::{Ipv4, PORT, frame, ipv4, udp, vxlan};
 
 const SERVICE: u16 = 4000;
@@ -25,10 +25,11 @@ const TTL: u8 = 17;
 /// How many of the sixteen combinations arrive.
 const TOLD: usize = 15;
 
-/// A node with BPF, one without, and a third that sends to both.
-fn overlay() -> Result<Overlay> {
+/// A node with BPF, one without, and a third that sends to both. `xdp`: how outer headers are taken off.
+fn overlay(xdp: &str) -> Result<Overlay> {
     let flags = ["--dataplane=bpf", "--dataplane=netlink", "--dataplane=bpf"];
-    let overlay = Overlay::start(Topology::segment(3), &flags, 1)?;
+    let network = with_xdp(NETWORK, xdp);
+    let overlay = Overlay::start_in(&network, Topology::segment(3), &flags, 1, |agent| agent)?;
     wait_plugged(&overlay.nodes()[0], &overlay.pods[0][0])?;
     Ok(overlay)
 }
@@ -71,10 +72,10 @@ impl<'a> Sender<'a> {
         Ok(Self { from, to, source, pod, inside, outside })
     }
 
-    /// The payload is the inner source port, too: each combination is a flow of its own.
-    fn send(&self, outer: u8, inner: u8, payload: [u8; 2]) -> Result<()> {
-        let port = u16::from_be_bytes(payload);
-        let packet = ipv4(self.source, self.pod, IpNumber::UDP, udp(port, SERVICE, &payload));
+    /// Each combination is a flow of its own, known by its source port. Without payload, generic XDP strips it, too.
+    fn send(&self, outer: u8, inner: u8, source: [u8; 2]) -> Result<()> {
+        let datagram = udp(u16::from_be_bytes(source), SERVICE, &[]);
+        let packet = ipv4(self.source, self.pod, IpNumber::UDP, datagram);
         let inside = vxlan(8, 1, &self.inside.frame(&packet.tos(DSCP, inner).ttl(TTL)));
         let outside = ipv4(self.from.ip(), self.to.ip(), IpNumber::UDP, udp(40_000, PORT, &inside));
         send_frame(self.from.netns(), UPLINK, &self.outside.frame(&outside.tos(0, outer)))
@@ -88,7 +89,7 @@ fn ipv4_of(pod: &Pod) -> Result<Ipv4Addr> {
     }
 }
 
-/// What a pod gets: payload, code point, DSCP, TTL.
+/// What a pod gets: source port, code point, DSCP, TTL.
 type Seen = ([u8; 2], u8, u8, u8);
 
 fn seen(frame: &Frame) -> Option<Seen> {
@@ -100,8 +101,8 @@ fn seen(frame: &Frame) -> Option<Seen> {
     };
     let header = ip.header().to_header();
     assert_eq!(header.header_checksum, header.calc_header_checksum(), "of {header:?}");
-    let payload = udp.payload().try_into().ok()?;
-    Some((payload, header.ecn.value(), header.dscp.value(), header.time_to_live))
+    let source = udp.source_port().to_be_bytes();
+    Some((source, header.ecn.value(), header.dscp.value(), header.time_to_live))
 }
 
 /// Sends every combination to a node's pod, twice: the second time each is a proven flow. What the pod gets.
@@ -116,12 +117,12 @@ fn receive(overlay: &Overlay, to: usize) -> Result<[Vec<Seen>; 2]> {
         // What comes behind them on the same way has come when this has; its flow is a new one.
         sender.send(NOT_ECT, NOT_ECT, last)?;
         for _ in 0..=TOLD {
-            socket.recv(&mut [0; 2]).context("one of the datagrams")?;
+            socket.recv(&mut []).context("one of the datagrams")?;
         }
         let mut seen: Vec<_> = capture.stop()?.frames().iter().filter_map(seen).collect();
         seen.sort_unstable();
         ensure!(
-            seen.pop().is_some_and(|(payload, ..)| payload == last),
+            seen.pop().is_some_and(|(source, ..)| source == last),
             "the last one is not the last: {seen:?}"
         );
         Ok(seen)
@@ -131,12 +132,21 @@ fn receive(overlay: &Overlay, to: usize) -> Result<[Vec<Seen>; 2]> {
 
 #[test]
 fn congestion_is_told_as_the_kernel_device_tells_it() -> TestResult {
-    let overlay = overlay()?;
-    let [by_bpf, by_kernel] = [receive(&overlay, 0)?, receive(&overlay, 1)?];
+    for (xdp, stripped) in [("off", 0), ("native", 2 * (TOLD + 2)), ("generic", 2 * (TOLD + 2))] {
+        let overlay = overlay(xdp)?;
+        congestion_is_told(&overlay).with_context(|| format!("XDP {xdp}"))?;
+        let counted = inspect::packets(&overlay.nodes()[0], Hook::UnderlayXdp, Outcome::HandedOver)?;
+        assert_eq!(counted, stripped as u64, "XDP {xdp}");
+    }
+    Ok(())
+}
+
+fn congestion_is_told(overlay: &Overlay) -> Result<()> {
+    let [by_bpf, by_kernel] = [receive(overlay, 0)?, receive(overlay, 1)?];
     assert_eq!(by_bpf[0], by_kernel[0], "through the host stack");
     assert_eq!(by_bpf[1], by_kernel[1], "past it");
     assert_eq!(by_bpf[0].len(), TOLD);
-    let told = by_bpf[0].iter().filter(|(payload, code_point, ..)| payload[1] != CE && *code_point == CE);
+    let told = by_bpf[0].iter().filter(|(source, code_point, ..)| source[1] != CE && *code_point == CE);
     assert_eq!(told.count(), 2, "ECT(0) and ECT(1) that became CE");
     let node = &overlay.nodes()[0];
     assert_eq!(inspect::packets(node, Hook::UnderlayIngress, Outcome::NotEcnCapable)?, 2);
@@ -162,7 +172,7 @@ fn sent(overlay: &Overlay, from: usize) -> Result<Vec<Vec<String>>> {
 
 #[test]
 fn outer_headers_have_the_kernel_device_s_ttl_and_the_inner_code_point() -> TestResult {
-    let mut overlay = overlay()?;
+    let mut overlay = overlay("off")?;
     for node in &overlay.nodes()[..2] {
         node.netns().set(&[("net.ipv4.ip_default_ttl", "99")])?;
     }

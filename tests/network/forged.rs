@@ -6,16 +6,18 @@ use anyhow::{Result, bail};
 use etherparse::{EtherType, IpNumber};
 use flannel_agent::mac::Mac;
 use flannel_common::outcome::{Hook, Outcome};
+use flannel_tests::traffic::send_frame;
 use flannel_tests::{Node, TestResult, Topology};
 
-use crate::inspect::{self, DEVICE};
+use crate::inspect::{self, DEVICE, UPLINK};
 use crate::overlay::Overlay;
 use crate::packets::{PORT, frame, ipv4, udp, vxlan};
 
-/// Another address on the second node's uplink, which no lease has.
+/// An address on the underlay that no lease has.
 const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 168, 64, 77);
 /// In the network, and leased by nobody.
 const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 5, 70, 7);
+const ATTACKER: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const SERVICE: u16 = 4789;
 
 /// From where, with which inner source, and how it is counted.
@@ -34,32 +36,33 @@ fn forgeries(overlay: &Overlay) -> Result<Vec<Forgery>> {
 }
 
 /// Sends from the second node to the first one's pod, by hand.
-fn send(overlay: &Overlay, from: Ipv4Addr, source: Ipv4Addr, payload: &[u8]) -> Result<()> {
+pub(super) fn send(overlay: &Overlay, from: Ipv4Addr, source: Ipv4Addr, payload: &[u8]) -> Result<()> {
     let [victim, attacker] = overlay.nodes() else { unreachable!("two nodes") };
     let pod = ipv4_of(overlay, 0)?;
     let packet = ipv4(source, pod, IpNumber::UDP, udp(53, SERVICE, payload)).bytes();
-    let mac = inspect::link(victim, DEVICE)?.mac.parse::<Mac>()?.0;
-    let wrapped = vxlan(8, 1, &frame(mac, [2, 0, 0, 0, 0, 1], EtherType::IPV4, &packet));
-    attacker.netns().udp_bind(from.into(), 0)?.send_to(&wrapped, (victim.ip(), PORT))?;
-    Ok(())
+    let mac = |interface| Ok::<_, anyhow::Error>(inspect::link(victim, interface)?.mac.parse::<Mac>()?.0);
+    let wrapped = vxlan(8, 1, &frame(mac(DEVICE)?, ATTACKER, EtherType::IPV4, &packet));
+    let outer = ipv4(from, victim.ip(), IpNumber::UDP, udp(41000, PORT, &wrapped)).bytes();
+    send_frame(attacker.netns(), UPLINK, &frame(mac(UPLINK)?, ATTACKER, EtherType::IPV4, &outer))
 }
 
 /// The address of a node's pod.
-fn ipv4_of(overlay: &Overlay, node: usize) -> Result<Ipv4Addr> {
+pub(super) fn ipv4_of(overlay: &Overlay, node: usize) -> Result<Ipv4Addr> {
     match overlay.pods[node][0].ip() {
         IpAddr::V4(ip) => Ok(ip),
         ip => bail!("{ip} is no IPv4 address"),
     }
 }
 
-fn receive(socket: &UdpSocket) -> Result<Vec<u8>> {
+/// The next datagram.
+pub(super) fn receive(socket: &UdpSocket) -> Result<Vec<u8>> {
     let mut buffer = [0; 100];
     let length = socket.recv(&mut buffer)?;
     Ok(buffer[..length].to_vec())
 }
 
-fn listen(overlay: &Overlay) -> Result<UdpSocket> {
-    overlay.nodes()[1].netns().ip(&[&format!("addr add {STRANGER}/24 dev eth0")])?;
+/// A socket of the first node's pod, which [`send`] sends to.
+pub(super) fn listen(overlay: &Overlay) -> Result<UdpSocket> {
     let pod = &overlay.pods[0][0];
     pod.netns().udp_bind(pod.ip(), SERVICE)
 }
@@ -71,14 +74,18 @@ fn dropped(node: &Node) -> Result<u64> {
 
 #[test]
 fn forged_packets_do_not_reach_a_pod() -> TestResult {
-    let overlay = Overlay::start(Topology::segment(2), &["--dataplane=bpf"; 2], 1)?;
-    let socket = listen(&overlay)?;
+    ensure_dropped(&Overlay::start(Topology::segment(2), &["--dataplane=bpf"; 2], 1)?)
+}
+
+/// Fails if a forged packet reaches the first node's pod, or is dropped for another reason than its own.
+pub(super) fn ensure_dropped(overlay: &Overlay) -> TestResult {
+    let socket = listen(overlay)?;
     let victim = &overlay.nodes()[0];
-    for (from, source, outcome) in forgeries(&overlay)? {
+    for (from, source, outcome) in forgeries(overlay)? {
         let before = inspect::packets(victim, Hook::UnderlayIngress, outcome)?;
-        send(&overlay, from, source, b"forged")?;
+        send(overlay, from, source, b"forged")?;
         // What comes behind it on the same way has come when this has.
-        send(&overlay, overlay.nodes()[1].ip(), ipv4_of(&overlay, 1)?, b"real")?;
+        send(overlay, overlay.nodes()[1].ip(), ipv4_of(overlay, 1)?, b"real")?;
         assert_eq!(receive(&socket)?, b"real", "{from} {source}");
         let counted = inspect::packets(victim, Hook::UnderlayIngress, outcome)? - before;
         assert_eq!(counted, 1, "{}", outcome.name());

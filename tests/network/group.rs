@@ -7,7 +7,7 @@ use flannel_tests::{Capture, Node, Pod, TestResult, Topology, eventually};
 
 use super::flow_cache::{SOON, wait_plugged};
 use crate::inspect::{self, DEVICE, UPLINK};
-use crate::overlay::Overlay;
+use crate::overlay::{Overlay, with_xdp};
 
 const NETWORK: &str =
     r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","Backend":{"Type":"vxlan","GBP":true}}"#;
@@ -24,7 +24,11 @@ const GROUPS: [(u32, &str, &str, u32); 6] = [
 
 /// Two nodes, each with its own flag.
 pub(super) fn overlay(flags: [&str; 2]) -> Result<Overlay> {
-    let overlay = Overlay::start_in(NETWORK, Topology::segment(2), &flags, 1, |agent| agent)?;
+    overlay_in(NETWORK, flags)
+}
+
+fn overlay_in(network: &str, flags: [&str; 2]) -> Result<Overlay> {
+    let overlay = Overlay::start_in(network, Topology::segment(2), &flags, 1, |agent| agent)?;
     for (node, (pods, flag)) in overlay.nodes().iter().zip(overlay.pods.iter().zip(flags)) {
         ensure!(
             node.exec(&format!("ip -d link show dev {DEVICE}"))?.contains(" gbp "),
@@ -65,7 +69,17 @@ fn groups(capture: &Capture, from: &Node) -> Result<Vec<Vec<String>>> {
 
 #[test]
 fn marks_are_those_of_the_kernel_s_devices() -> TestResult {
-    let overlay = overlay(["--dataplane=bpf", "--dataplane=netlink"])?;
+    for xdp in ["off", "native"] {
+        let network = with_xdp(NETWORK, xdp);
+        let overlay = overlay_in(&network, ["--dataplane=bpf", "--dataplane=netlink"])?;
+        ensure_marks_are_those_of_the_kernel_s_devices(&overlay)?;
+        let stripped = inspect::packets(&overlay.nodes()[0], Hook::UnderlayXdp, Outcome::HandedOver)?;
+        assert_eq!(stripped > 0, xdp == "native", "{stripped} packets were stripped by XDP");
+    }
+    Ok(())
+}
+
+fn ensure_marks_are_those_of_the_kernel_s_devices(overlay: &Overlay) -> TestResult {
     let carried = inspect::carried(&overlay.nodes()[0])?;
     for (from, to) in [(0, 1), (1, 0)] {
         let [(sender, one), (receiver, other)] =
@@ -73,7 +87,7 @@ fn marks_are_those_of_the_kernel_s_devices() -> TestResult {
         for (sent, flags, group, arrived) in GROUPS {
             mark(sender, one, sent)?;
             count(receiver, arrived)?;
-            let capture = Capture::start(receiver.netns(), UPLINK)?;
+            let capture = Capture::start(sender.netns(), UPLINK)?;
             UdpSession::open(one, other)?.request(100)?;
             assert_eq!(groups(&capture.stop()?, sender)?, [[flags, group]], "{sent:#x} from node {from}");
             assert_eq!(counted(receiver)?, 1, "{sent:#x} from node {from}, {arrived:#x} there");

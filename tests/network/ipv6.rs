@@ -6,6 +6,7 @@ mod flow;
 mod forged;
 mod path;
 mod stay;
+mod xdp;
 
 use std::time::Duration;
 

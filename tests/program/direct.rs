@@ -164,6 +164,7 @@ fn what_comes_from_nobody_on_the_link_is_let_be() {
         ("a stranger", from([203, 0, 113, 1], POD.octets())),
         ("for the host", from(peers_pod, OUR_IP)),
         ("for another node's pod", from(peers_pod, [10, 1, 15, 130])),
+        ("another host's frame", leaving(&Way::Ingress.udp(b"x"))),
         ("ARP", frame(HOST_MAC, NEIGHBOUR_MAC, EtherType::ARP, &[0; 28])),
     ];
     let rows = table.map(|(description, frame)| row(description, frame, none(), Outcome::NotVxlan, none()));

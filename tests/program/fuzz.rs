@@ -97,7 +97,7 @@ struct Case {
 
 fn cases() -> impl Strategy<Value = Case> {
     let packet = select(seed::all()).prop_flat_map(|(hook, good)| {
-        let hook = prop_oneof![8 => Just(hook), 1 => select(Hook::ALL)];
+        let hook = prop_oneof![8 => Just(hook), 1 => select(Hook::classifiers().collect::<Vec<_>>())];
         (hook, mutation::mutations().prop_map(move |mutations| mutations.of(&good)))
     });
     let switches = [0.8, 0.8, 0.3, 0.5, 0.8].map(prop::bool::weighted);

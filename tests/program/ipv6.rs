@@ -5,6 +5,7 @@ mod pod;
 pub(super) mod sample;
 mod sender;
 pub(super) mod underlay;
+mod underlay_xdp;
 
 use flannel_common::address::V6;
 use flannel_common::lease::{self, Lease};
@@ -21,6 +22,11 @@ pub(super) const ENDED_SUBNET: V6 = v6([0xfd44, 0, 0, 0x16, 0, 0, 0, 0]);
 /// Leased by a node on our link.
 pub(super) const DIRECT_IP: V6 = v6([0xfd00, 0x192, 0x168, 0x40, 0, 0, 0, 3]);
 pub(super) const DIRECT_SUBNET: V6 = v6([0xfd44, 0, 0, 0x17, 0, 0, 0, 0]);
+
+/// The frame of a datagram from the peer's pod to ours.
+pub(super) fn framed_back() -> Vec<u8> {
+    underlay::framed(&sample::udp_back(b"payload"))
+}
 
 /// What `LEASES6` holds: length, prefix, lease.
 pub(super) fn leases() -> [(u32, V6, Lease<V6>); 6] {

@@ -35,7 +35,7 @@ const CORRECTABLE: [Wrong; 8] = [
 ];
 
 /// What is right as flannel's configuration, and not served by this version.
-const NOT_SERVED: [Wrong; 2] = [
+const NOT_SERVED: [Wrong; 3] = [
     Wrong {
         config: r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd44::/48"}"#,
         said: &["EnableIPv6", "udp", "IPv4 only"],
@@ -43,6 +43,10 @@ const NOT_SERVED: [Wrong; 2] = [
     Wrong {
         config: r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","Dataplane":"warp"}}"#,
         said: &["Backend.Dataplane", "warp"],
+    },
+    Wrong {
+        config: r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","XDP":"offload"}}"#,
+        said: &["Backend.XDP", "offload", "native"],
     },
 ];
 

@@ -27,6 +27,7 @@ fn help_and_version_are_given_with_one_dash_or_two() -> TestResult {
             "--local-subnet-mgr",
             "--subnet-file",
             "--dataplane",
+            "--xdp",
             "--bpffs",
             "FLANNELD_ETCD_PREFIX",
         ] {
@@ -57,6 +58,7 @@ fn nonsense_is_refused_by_name() -> TestResult {
     for (flag, names) in [
         ("--no-such-flag", vec!["no-such-flag"]),
         ("--dataplane=warp", vec!["warp", "auto", "bpf", "netlink"]),
+        ("--xdp=offload", vec!["offload", "auto", "native", "generic", "off"]),
         ("--public-ip=example.org", vec!["public-ip", "example.org"]),
         ("--iface-regex=eth[", vec!["iface-regex", "eth[", "unclosed"]),
         ("--iface-can-reach=example.org", vec!["iface-can-reach", "example.org"]),

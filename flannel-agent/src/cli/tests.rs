@@ -59,11 +59,19 @@ fn what_belongs_together_is_given_together() {
         ("-etcd-certfile /cert.pem", "--etcd-certfile and --etcd-keyfile"),
         ("-etcd-keyfile /key.pem -etcd-certfile=", "--etcd-certfile and --etcd-keyfile"),
         ("-etcd-password secret", "--etcd-username"),
+        ("-dataplane netlink -xdp=native", "--xdp needs BPF"),
+        ("-dataplane netlink -xdp=generic", "--xdp needs BPF"),
     ] {
         let error = parse(&format!("flannel-agent {line}")).unwrap_err().to_string();
         assert!(error.contains(said) && !error.contains("secret"), "{line}: {error}");
     }
-    for line in ["-etcd-certfile /c -etcd-keyfile /k", "-etcd-cafile /ca", "-etcd-username root"] {
+    for line in [
+        "-etcd-certfile /c -etcd-keyfile /k",
+        "-etcd-cafile /ca",
+        "-etcd-username root",
+        "-dataplane netlink -xdp=off",
+        "-xdp=native",
+    ] {
         parse(&format!("flannel-agent {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
     }
 }

@@ -139,7 +139,7 @@ fn every_key_in_any_case() {
         r#"{ "network": "10.5.7.9/16", "ENABLEIPV6": true, "ipv6network": "fd44:0:0:40::/56", "enableNFTables": true,
              "Unknown": [1], "SubnetLen": 20, "subnetlen": 26, "SubnetMin": null,
              "backend": { "type": "VXLAN", "vni": 7, "port": 4789, "mtu": 1480, "gbp": true, "learning": true,
-                          "directRouting": true, "dataplane": "netlink", "FlowCache": false, "SourceCheck": "Off" } }"#,
+                          "directRouting": true, "dataplane": "netlink", "FlowCache": false, "xdp": "generic", "SourceCheck": "Off" } }"#,
     );
     let ipv4 = config.ipv4.unwrap();
     assert_eq!((ipv4.network.to_string(), ipv4.subnet_len), ("10.5.0.0/16".into(), 26));
@@ -155,6 +155,7 @@ fn every_key_in_any_case() {
         direct_routing: true,
         dataplane: Some("netlink".into()),
         flow_cache: false,
+        xdp: Some("generic".into()),
         source_check: false,
     };
     assert_eq!(config.backend, Backend::Vxlan(vxlan));

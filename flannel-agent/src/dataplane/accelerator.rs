@@ -20,7 +20,8 @@ use super::bpf::{self, Bpf};
 use super::desired::Peer;
 use super::kernel::{Device, DeviceSpec, Kernel, default_ttl};
 use super::shortcut::Shortcut;
-use crate::cli::Mode;
+use super::xdp;
+use crate::cli::{Mode, Xdp};
 use crate::config::SubnetRange;
 use crate::metrics::METRICS;
 use crate::uplink::Uplink;
@@ -34,6 +35,8 @@ pub struct Settings {
     pub flow_cache: bool,
     /// Whether peers on the uplink's link have direct routes.
     pub direct_routing: bool,
+    /// Where outer headers are taken off.
+    pub xdp: Xdp,
     /// Whether packets are dropped whose sender does not hold their source.
     pub source_check: bool,
     /// The networks that all pods are in, and how they are cut into nodes' subnets.
@@ -166,10 +169,13 @@ fn load(settings: &Settings, overlays: &[Overlay<'_>]) -> Result<Bpf> {
     overlays.iter().try_for_each(ensure_served)?;
     let node = facts(settings, overlays)?;
     let mut bpf = Bpf::load(settings.pins.clone(), &node, settings.log_packets)?;
+    let xdp = overlays.first().map(|overlay| xdp::Plan::of(settings.xdp, &overlay.uplink.name));
+    bpf.release_xdp(xdp.as_ref().and_then(xdp::Plan::mode))?;
     let mechanism = bpf.attach(&places(overlays, node.direct_routing != 0))?;
     for Overlay { spec, uplink, .. } in overlays {
         info!(%mechanism, overlay = spec.name, uplink = uplink.name, "BPF programs attached");
     }
+    xdp.map_or(Ok(()), |xdp| xdp.carry_out(&mut bpf, mechanism))?;
     if settings.log_packets {
         bpf.log()?;
     }
@@ -200,6 +206,7 @@ fn facts(settings: &Settings, overlays: &[Overlay<'_>]) -> Result<Node> {
         node.group_policy = overlay.spec.gbp.into();
         node.vni = overlay.spec.vni;
         node.port = overlay.spec.port.to_be_bytes();
+        node.uplink_mac = overlay.uplink.mac.unwrap_or_default().0;
         let of_family = |range: &&SubnetRange| range.min.is_ipv4() == overlay.local_ip.is_ipv4();
         let range = settings.ranges.iter().find(of_family).context("an overlay without a network")?;
         match (overlay.local_ip, range.subnet_mask()) {

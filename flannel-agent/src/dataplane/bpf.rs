@@ -27,10 +27,12 @@ pub mod events;
 mod family;
 mod flows;
 mod leases;
+mod link;
 pub mod logs;
 pub mod pins;
 pub mod place;
 mod ports;
+pub mod xdp;
 
 use attach::Mechanism;
 use events::Events;
@@ -68,15 +70,20 @@ impl Bpf {
     /// No bpffs, no privilege, or a kernel that refuses map or program: the verifier's words are included.
     pub fn load(pins: Pins, node: &Node, debug: bool) -> Result<Self> {
         let previous = pins.prepare(node)?;
+        if previous.is_none() {
+            // What it leaves for TC our programs would not understand.
+            xdp::detach(&pins)?;
+        }
+        let node = xdp::inherit(node, previous.as_ref());
         // Logging that is off costs nothing: the verifier removes it.
         let level = if debug { aya_log::Level::Debug as u8 } else { 0 };
-        let mut ebpf = load_programs(&pins, &abi::PINNED_MAPS, node, level)?;
+        let mut ebpf = load_programs(&pins, &abi::PINNED_MAPS, &node, level)?;
         let config = Array::try_from(take(&mut ebpf, abi::CONFIG)?)?;
-        let (v4, v6) = (Maps::open(&mut ebpf, node)?, Maps::open(&mut ebpf, node)?);
+        let (v4, v6) = (Maps::open(&mut ebpf, &node)?, Maps::open(&mut ebpf, &node)?);
         let (inherited, ports) = (ports::pinned(&pins), BTreeSet::new());
         let mut bpf =
-            Self { ebpf, pins, config, node: *node, v4, v6, places: Vec::new(), ports, inherited, previous };
-        bpf.write(&without_new_checks(node, &previous.unwrap_or_default()))?;
+            Self { ebpf, pins, config, node, v4, v6, places: Vec::new(), ports, inherited, previous };
+        bpf.write(&without_new_checks(&node, &previous.unwrap_or_default()))?;
         Ok(bpf)
     }
 
@@ -107,14 +114,15 @@ impl Bpf {
             let ours = [v4.overlay_ifindex, v4.uplink_ifindex, v6.overlay_ifindex, v6.uplink_ifindex];
             self.inherited.extend(attach::interfaces_beside(&ours)?);
         }
-        for hook in Hook::ALL {
-            let program = program(&mut self.ebpf, *hook)?;
+        for hook in Hook::classifiers() {
+            let program = program(&mut self.ebpf, hook)?;
             self.pins.replace(hook.program(), |path| Ok(program.pin(path)?))?;
         }
         Ok(mechanism)
     }
 
-    /// Whether the programs are where [`Self::attach`] has put them; where the kernel does not say, they are.
+    /// Whether the programs are where [`Self::attach`] and [`Self::attach_xdp`] have put them; where the kernel does not say,
+    /// they are.
     pub async fn is_attached(&self, kernel: &Kernel) -> bool {
         for place in &self.places {
             let Ok(program) = loaded(&self.ebpf, place.hook) else { continue };
@@ -124,7 +132,7 @@ impl Bpf {
                 return false;
             }
         }
-        true
+        self.is_xdp_attached()
     }
 
     /// Lets the programs know our own subnet of a family, with the next [`Self::apply`].
@@ -186,8 +194,8 @@ fn load_programs(pins: &Pins, maps: &[&'static str], node: &Node, log_level: u8)
         loader.map_pin_path(name, pins.path(name));
     }
     let mut ebpf = loader.load(OBJECT).context("loading the BPF maps")?;
-    for hook in Hook::ALL {
-        let loaded = program(&mut ebpf, *hook)?.load();
+    for hook in Hook::classifiers() {
+        let loaded = program(&mut ebpf, hook)?.load();
         loaded.with_context(|| format!("loading the BPF program {}", hook.program()))?;
     }
     Ok(ebpf)
@@ -206,6 +214,7 @@ fn without_new_checks(node: &Node, previous: &Node) -> Node {
 /// # Errors
 /// A pin cannot be removed.
 pub fn detach(pins: &Pins) -> Result<()> {
+    xdp::detach(pins)?;
     attach::detach_clsact_everywhere()?;
     pins.remove_all()
 }

@@ -10,6 +10,7 @@ pub mod classifier;
 mod conntrack;
 pub mod device;
 mod direct;
+pub mod driver;
 mod entry;
 mod fdb;
 mod filter;

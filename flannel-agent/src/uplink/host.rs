@@ -14,6 +14,7 @@ use rtnetlink::{Error, Handle};
 use super::way::{Way, way_to};
 use super::{Uplink, UplinkError, UplinkOptions};
 use crate::dataplane::kernel::address::{is_link_local, own};
+use crate::mac::Mac;
 
 /// What there is to choose from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Whether frames have an Ethernet header here (not so on a TUN device or a WireGuard interface).
     pub ethernet: bool,
+    /// Ethernet address.
+    pub mac: Option<Mac>,
     /// IPv4 addresses.
     pub ipv4: Vec<Ipv4Addr>,
     /// IPv6 addresses.
@@ -147,6 +150,7 @@ fn interface(link: &LinkMessage, addresses: &[AddressMessage]) -> Interface {
         match attribute {
             LinkAttribute::IfName(name) => interface.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
+            LinkAttribute::Address(mac) => interface.mac = mac.as_slice().try_into().ok().map(Mac),
             _ => {}
         }
     }

@@ -142,6 +142,7 @@ fn uplink(
         index: interface.index,
         mtu: interface.mtu,
         ethernet: interface.ethernet,
+        mac: interface.mac,
         ipv4: options.stack.has_v4().then(ipv4).transpose()?,
         ipv6: options.stack.has_v6().then(ipv6).transpose()?,
     })

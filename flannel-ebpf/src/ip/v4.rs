@@ -3,7 +3,7 @@
 use flannel_common::address::V4;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EtherType;
-use network_types::ip::Ipv4Hdr;
+use network_types::ip::{IpProto, Ipv4Hdr};
 use network_types::udp::UdpHdr;
 
 use super::{Ip, UDP};
@@ -20,6 +20,7 @@ impl Ip for Ipv4Hdr {
 
     const ADDRESS_FAMILY: u8 = 2;
     const ETHER_TYPE: u16 = EtherType::Ipv4 as u16;
+    const ICMP: u8 = IpProto::Icmp as u8;
     const WRAPPED_BY_DEVICE: bool = false;
 
     #[inline(always)]

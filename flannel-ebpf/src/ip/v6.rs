@@ -23,6 +23,7 @@ impl Ip for Ipv6Hdr {
 
     const ADDRESS_FAMILY: u8 = 10;
     const ETHER_TYPE: u16 = EtherType::Ipv6 as u16;
+    const ICMP: u8 = IpProto::Ipv6Icmp as u8;
     const WRAPPED_BY_DEVICE: bool = true;
 
     #[inline(always)]

@@ -4,16 +4,17 @@
 use flannel_common::lease::{DIRECT, OWN};
 use flannel_common::node::Node;
 use flannel_common::outcome::Outcome;
-use network_types::eth::EthHdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
+use crate::group;
 use crate::maps::{self, Family};
-use crate::packet::Packet;
+use crate::packet::{Packet, PacketAccess as _};
+use crate::stage::decap::Wrapping;
 use crate::stage::find_udp::FindUdp;
 use crate::stage::flow::{Direction, Step};
 use crate::stage::parse::{self, Envelope, Inner, Underlay};
 use crate::stage::route::Routed;
-use crate::stage::{decap, deliver, ecn, sender};
+use crate::stage::{decap, deliver, ecn, handover, sender};
 use crate::verdict::Carried;
 
 /// One packet from the underlay: past the host stack to its pod if its flow is proven, else to the host stack as
@@ -40,7 +41,7 @@ fn receive<H: Family + FindUdp>(packet: &Packet<'_>, node: &Node) -> Result<Carr
 fn plain<H: Family>(packet: &Packet<'_>, node: &Node) -> Result<Carried, Outcome> {
     let inner: Inner<'_, H> = parse::inner_at(packet, 0).map_err(|_| Outcome::NotVxlan)?;
     let is = |address, flags| maps::lease::<H>(node, address).is_some_and(|lease| lease.flags == flags);
-    if !is(inner.ip.destination(), OWN) || !is(inner.ip.source(), DIRECT) {
+    if !packet.is_for_host(node) || !is(inner.ip.destination(), OWN) || !is(inner.ip.source(), DIRECT) {
         return Err(Outcome::NotVxlan);
     }
     deliver::past_stack(packet, &inner, node)
@@ -50,44 +51,57 @@ fn plain<H: Family>(packet: &Packet<'_>, node: &Node) -> Result<Carried, Outcome
 #[inline(always)]
 fn tunnelled<H: Family + FindUdp>(packet: &Packet<'_>, node: &Node) -> Result<Carried, Outcome> {
     let ours = H::ours(node);
-    let (envelope, inner) =
+    let Arrival { envelope, wrapping, inner } =
         genuine::<H>(packet, node).map_err(|oddity| sender::check_odd::<H>(packet, node, oddity))?;
     if inner.frame.dst_addr != ours.vtep_mac {
         return Err(Outcome::ForeignVtep);
     }
     let code_point = ecn::decapsulated(envelope.tos, inner.ip.traffic_class())?;
+    let mark = group::mark(envelope.group).unwrap_or_else(|| parse::mark(packet, node));
     if node.flow_cache != 0
-        && let Ok(step) = Step::of(packet, &inner, Direction::Ingress, envelope.mark)
+        && let Ok(step) = Step::of(packet, &inner, Direction::Ingress, mark)
         && let Ok((routed, port)) = deliver::shortcut(packet, &inner, &step)
     {
-        strip(packet, &inner, routed.marked(code_point))?;
+        strip(packet, wrapping, &inner, routed.marked(code_point))?;
         return Ok(deliver::to_pod(port));
     }
     // Why it takes no shortcut is counted behind the vxlan device, where it turns up next.
-    strip(packet, &inner, Routed::unchanged(&inner).marked(code_point))?;
+    strip(packet, wrapping, &inner, Routed::unchanged(&inner).marked(code_point))?;
     if node.group_policy != 0 {
-        packet.set_mark(envelope.mark);
+        packet.set_mark(mark);
     }
     Ok(deliver::to_overlay_device(ours))
 }
 
 /// Leaves the inner frame with these headers.
 #[inline(always)]
-fn strip<H: Family>(packet: &Packet<'_>, inner: &Inner<'_, H>, front: Routed<H>) -> Result<(), Outcome> {
+fn strip<H: Family>(
+    packet: &Packet<'_>,
+    wrapping: Wrapping,
+    inner: &Inner<'_, H>,
+    front: Routed<H>,
+) -> Result<(), Outcome> {
     let sum = inner.ip.sum_to(&front.ip);
-    decap::pop::<H, _>(packet, front)?;
+    decap::pop::<H, _>(packet, wrapping, front)?;
     packet.add_to_sum(sum);
     Ok(())
 }
 
-/// The frame in a plain VXLAN packet, and what the outer headers say, if its sender may send it.
+/// A packet of a peer: what the outer headers say or have said, whether they are there, and the frame inside.
+struct Arrival<'a, H: Family> {
+    envelope: Envelope<H::Address>,
+    wrapping: Wrapping,
+    inner: Inner<'a, H>,
+}
+
+/// The frame of a plain VXLAN packet, or of one that XDP has stripped, if its sender may send it.
 #[inline(always)]
-fn genuine<'a, H: Family>(
-    packet: &'a Packet<'_>,
-    node: &Node,
-) -> Result<(Envelope<H::Address>, Inner<'a, H>), Outcome> {
-    let envelope = parse::outer::<H>(packet, node, H::ours(node))?;
-    let inner: Inner<'_, H> = parse::inner_at(packet, EthHdr::LEN + H::OUTER_LEN)?;
+fn genuine<'a, H: Family>(packet: &'a Packet<'_>, node: &Node) -> Result<Arrival<'a, H>, Outcome> {
+    let (envelope, wrapping) = match handover::take::<H>(packet, node) {
+        Some(handed_over) => handed_over,
+        None => (parse::outer::<H>(packet, node, H::ours(node))?, Wrapping::Outer),
+    };
+    let inner: Inner<'_, H> = parse::inner_at(packet, wrapping.offset::<H>())?;
     sender::check::<H>(node, envelope.sender, inner.ip.source())?;
-    Ok((envelope, inner))
+    Ok(Arrival { envelope, wrapping, inner })
 }

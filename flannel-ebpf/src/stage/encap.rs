@@ -12,7 +12,7 @@ use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 
 use crate::outer::{self, Outer};
-use crate::packet::{Header, Packet};
+use crate::packet::{Header, Packet, PacketAccess as _};
 use crate::stage::ecn;
 
 /// Pushes outer IPv4, UDP and VXLAN headers in front of an inner frame, which begins with `front` then; the

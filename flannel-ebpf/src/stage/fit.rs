@@ -6,7 +6,7 @@ use network_types::eth::EthHdr;
 use network_types::udp::UdpHdr;
 
 use crate::ip::{Ip, TCP, UDP};
-use crate::packet::Packet;
+use crate::packet::{Packet, PacketAccess};
 use crate::stage::parse::Inner;
 
 /// Whether the packet, or each segment of an aggregate, fits the uplink with the outer headers on; bytes of the longest.
@@ -44,8 +44,11 @@ fn largest_frame<H: Ip>(packet: &Packet<'_>, inner: &Inner<'_, H>) -> Result<u32
 }
 
 /// Bytes of Ethernet, IP and transport header that every segment of an aggregate repeats.
+///
+/// # Errors
+/// [`Outcome::GsoUnknown`], [`Outcome::Truncated`].
 #[inline(always)]
-fn headers_of_segment<H: Ip>(packet: &Packet<'_>, inner: &Inner<'_, H>) -> Result<u32, Outcome> {
+pub fn headers_of_segment<H: Ip>(packet: &impl PacketAccess, inner: &Inner<'_, H>) -> Result<u32, Outcome> {
     /// Where TCP keeps its header length, in 32-bit words in the upper nibble.
     const DATA_OFFSET: usize = 12;
     let transport = EthHdr::LEN + inner.ip.header_len();

@@ -9,7 +9,7 @@ use network_types::vxlan::VxlanHdr;
 
 use crate::group;
 use crate::ip::{Ip, TCP, UDP};
-use crate::packet::Packet;
+use crate::packet::{Packet, PacketAccess};
 
 const IPV4: u16 = EtherType::Ipv4 as u16;
 const IPV6: u16 = EtherType::Ipv6 as u16;
@@ -45,7 +45,7 @@ pub enum Frame<'a> {
 /// # Errors
 /// [`Outcome::Truncated`], [`Outcome::NotIp`].
 #[inline(always)]
-pub fn frame_at<'a>(packet: &'a Packet<'_>, offset: usize) -> Result<Frame<'a>, Outcome> {
+pub fn frame_at<'a>(packet: &'a impl PacketAccess, offset: usize) -> Result<Frame<'a>, Outcome> {
     match inner_at(packet, offset) {
         Err(Outcome::OtherFamily) => inner_at(packet, offset).map(Frame::V6),
         ipv4 => ipv4.map(Frame::V4),
@@ -57,7 +57,7 @@ pub fn frame_at<'a>(packet: &'a Packet<'_>, offset: usize) -> Result<Frame<'a>, 
 /// # Errors
 /// [`Outcome::Truncated`], [`Outcome::OtherFamily`], [`Outcome::NotIp`].
 #[inline(always)]
-pub fn inner_at<'a, H: Ip>(packet: &'a Packet<'_>, offset: usize) -> Result<Inner<'a, H>, Outcome> {
+pub fn inner_at<'a, H: Ip>(packet: &'a impl PacketAccess, offset: usize) -> Result<Inner<'a, H>, Outcome> {
     packet.pull((offset + EthHdr::LEN + size_of::<H>() + TRANSPORT) as u32);
     let frame: &EthHdr = packet.header(offset)?;
     match frame.ether_type {
@@ -90,7 +90,7 @@ pub struct Transport {
 /// # Errors
 /// [`Outcome::NotCacheable`], [`Outcome::Truncated`].
 #[inline(always)]
-pub fn transport<H: Ip>(packet: &Packet<'_>, inner: &Inner<'_, H>) -> Result<Transport, Outcome> {
+pub fn transport<H: Ip>(packet: &impl PacketAccess, inner: &Inner<'_, H>) -> Result<Transport, Outcome> {
     let Inner { offset, ip, .. } = inner;
     if !ip.is_plain() || !matches!(ip.protocol(), TCP | UDP) {
         return Err(Outcome::NotCacheable);
@@ -102,7 +102,7 @@ pub fn transport<H: Ip>(packet: &Packet<'_>, inner: &Inner<'_, H>) -> Result<Tra
     Ok(Transport { source: ports.src, destination: ports.dst, control })
 }
 
-/// The family of the outer packet that this frame of the uplink may be.
+/// The family of the packet that a frame of the uplink has in it; a peer's has the same in front and inside.
 pub enum Underlay {
     /// IPv4.
     V4,
@@ -110,17 +110,17 @@ pub enum Underlay {
     V6,
 }
 
-/// Which family's outer packet this frame of the uplink may be.
+/// Which family's packet this frame of the uplink may be.
 ///
 /// # Errors
 /// [`Outcome::NotVxlan`]
 #[inline(always)]
-pub fn underlay(packet: &Packet<'_>) -> Result<Underlay, Outcome> {
+pub fn underlay(packet: &impl PacketAccess) -> Result<Underlay, Outcome> {
     packet.pull((EthHdr::LEN + Ipv4Hdr::OUTER_LEN) as u32);
     let ethernet: &EthHdr = packet.header(0).map_err(|_| Outcome::NotVxlan)?;
     match ethernet.ether_type {
-        IPV4 if packet.is_for_host() => Ok(Underlay::V4),
-        IPV6 if packet.is_for_host() => Ok(Underlay::V6),
+        IPV4 => Ok(Underlay::V4),
+        IPV6 => Ok(Underlay::V6),
         _ => Err(Outcome::NotVxlan),
     }
 }
@@ -131,8 +131,8 @@ pub struct Envelope<A> {
     pub sender: A,
     /// Outer type of service or traffic class, of which the ECN field counts.
     pub tos: u8,
-    /// The mark that the kernel would give to what is inside; 0 without group policy.
-    pub mark: u32,
+    /// What the VXLAN header says of groups ([`group::word`]); zeroes without group policy.
+    pub group: [u8; 4],
 }
 
 /// Reads the outer headers, if it is a plain VXLAN packet for us.
@@ -141,12 +141,12 @@ pub struct Envelope<A> {
 /// [`Outcome::NotVxlan`] for what is none of our business, else the oddity that only the kernel handles.
 #[inline(always)]
 pub fn outer<H: Ip>(
-    packet: &Packet<'_>,
+    packet: &impl PacketAccess,
     node: &Node,
     ours: &Overlay<H::Address>,
 ) -> Result<Envelope<H::Address>, Outcome> {
     packet.pull((EthHdr::LEN + H::OUTER_LEN) as u32);
-    let ip = outer_ip::<H>(packet, ours)?;
+    let ip = outer_ip::<H>(packet, node, ours)?;
     let udp: &UdpHdr = packet.header(EthHdr::LEN + size_of::<H>())?;
     if udp.dst != node.port {
         return Err(Outcome::NotVxlan);
@@ -160,13 +160,17 @@ pub fn outer<H: Ip>(
         return Err(Outcome::OuterChecksum);
     }
     let (sender, tos) = (ip.source(), ip.traffic_class());
-    Ok(Envelope { sender, tos, mark: vxlan::<H>(packet, node)? })
+    Ok(Envelope { sender, tos, group: vxlan::<H>(packet, node)? })
 }
 
 #[inline(always)]
-fn outer_ip<'a, H: Ip>(packet: &'a Packet<'_>, ours: &Overlay<H::Address>) -> Result<&'a H, Outcome> {
+fn outer_ip<'a, H: Ip>(
+    packet: &'a impl PacketAccess,
+    node: &Node,
+    ours: &Overlay<H::Address>,
+) -> Result<&'a H, Outcome> {
     let ip: &H = packet.header(EthHdr::LEN).map_err(|_| Outcome::NotVxlan)?;
-    if ip.destination() != ours.local_ip || !ours.is_there() {
+    if !packet.is_for_host(node) || ip.destination() != ours.local_ip || !ours.is_there() {
         return Err(Outcome::NotVxlan);
     }
     ip.carries_udp().map(|()| ip)
@@ -174,7 +178,7 @@ fn outer_ip<'a, H: Ip>(packet: &'a Packet<'_>, ours: &Overlay<H::Address>) -> Re
 
 /// Frame, IP and UDP must agree on where the packet ends (an Ethernet trailer is the kernel's to trim).
 #[inline(always)]
-fn lengths<H: Ip>(packet: &Packet<'_>, ip: &H, udp: &UdpHdr) -> Result<(), Outcome> {
+fn lengths<H: Ip>(packet: &impl PacketAccess, ip: &H, udp: &UdpHdr) -> Result<(), Outcome> {
     let udp_len = u32::from(u16::from_be_bytes(udp.len));
     if ip.packet_len() + EthHdr::LEN as u32 != packet.frame_len()
         || udp_len + size_of::<H>() as u32 != ip.packet_len()
@@ -184,17 +188,16 @@ fn lengths<H: Ip>(packet: &Packet<'_>, ip: &H, udp: &UdpHdr) -> Result<(), Outco
     Ok(())
 }
 
-/// The packet's mark, if its header is as it should be.
+/// What the VXLAN header says of groups, if it is as it should be.
 #[inline(always)]
-fn vxlan<H: Ip>(packet: &Packet<'_>, node: &Node) -> Result<u32, Outcome> {
+fn vxlan<H: Ip>(packet: &impl PacketAccess, node: &Node) -> Result<[u8; 4], Outcome> {
     let vxlan: &VxlanHdr = packet.header(EthHdr::LEN + size_of::<H>() + UdpHdr::LEN)?;
-    let group = if node.group_policy != 0 { group::mark(vxlan) } else { None };
-    let allowed = if group.is_some() { PLAIN_VXLAN | group::PRESENT } else { PLAIN_VXLAN };
-    if vxlan.flags != allowed {
+    let group = if node.group_policy != 0 { group::word(vxlan) } else { [0; 4] };
+    if vxlan.flags != PLAIN_VXLAN | group[0] & group::PRESENT {
         return Err(Outcome::VxlanFlags);
     }
     if vxlan.vni() != node.vni {
         return Err(Outcome::ForeignVni);
     }
-    Ok(group.unwrap_or_else(|| mark(packet, node)))
+    Ok(group)
 }

@@ -16,7 +16,7 @@ use flannel_common::outcome::Outcome;
 use network_types::ip::Ipv6Hdr;
 
 use crate::ip::{Ip as _, UDP};
-use crate::packet::Packet;
+use crate::packet::{Packet, PacketAccess as _};
 
 /// Every IPv6 link takes this, in bytes (RFC 8200 section 5).
 const ANY_LINK: u32 = 1280;

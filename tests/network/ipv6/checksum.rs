@@ -32,23 +32,27 @@ fn traffic(overlay: &Overlay) -> Result<()> {
 
 #[test]
 fn every_offload_may_be_on_or_off() -> TestResult {
-    let overlay = two_nodes()?;
+    ensure_every_offload_may_be_on_or_off(&two_nodes()?)
+}
+
+/// Fails if something is lost or broken between two nodes' pods with another choice of offloads.
+pub(super) fn ensure_every_offload_may_be_on_or_off(overlay: &Overlay) -> TestResult {
     let (one, other) = overlay.two_pods();
     let fabric = overlay.cluster.fabric().expect("a switch");
     for feature in ["tx off", "tso off gso off", "gro off rx off"] {
         for pod in [one, other] {
             pod.exec(&format!("ethtool -K eth0 {feature}"))?;
-            traffic(&overlay)?;
+            traffic(overlay)?;
         }
     }
     for node in overlay.nodes() {
         node.exec(&format!("ethtool -K {UPLINK} tx off"))?;
-        traffic(&overlay)?;
+        traffic(overlay)?;
         node.exec(&format!("ethtool -K {DEVICE} tx off"))?;
-        traffic(&overlay)?;
+        traffic(overlay)?;
     }
     fabric.exec("ethtool -K n0 tx off gro on")?;
-    traffic(&overlay)?;
+    traffic(overlay)?;
     let counted = ways(&overlay.nodes()[0])?;
     assert!(counted.shortcut.0 > 100 && counted.shortcut.1 > 100, "{counted:?}");
     Ok(())
@@ -102,11 +106,15 @@ impl Sender<'_> {
 
 #[test]
 fn what_is_broken_does_not_arrive() -> TestResult {
-    let overlay = two_nodes()?;
-    let (pod, _) = two_pods(&overlay)?;
+    ensure_what_is_broken_does_not_arrive(&two_nodes()?)
+}
+
+/// Fails if a datagram that is broken inside reaches the first node's pod, or another one does not.
+pub(super) fn ensure_what_is_broken_does_not_arrive(overlay: &Overlay) -> TestResult {
+    let (pod, _) = two_pods(overlay)?;
     let socket = pod.netns.udp_bind(pod.ip, SERVICE)?;
     socket.set_read_timeout(Some(WHILE))?;
-    let sender = Sender { overlay: &overlay, socket };
+    let sender = Sender { overlay, socket };
     let node = &overlay.nodes()[0];
     let count = |outcome| inspect::packets(node, Hook::UnderlayIngress, outcome);
     // The first one goes through the stack, the others past it.

@@ -123,6 +123,6 @@ where
 const fn is_from_pod(hook: Hook) -> bool {
     match hook {
         Hook::OverlayEgress | Hook::PodEgress | Hook::UnderlayEgress => true,
-        Hook::UnderlayIngress | Hook::OverlayIngress | Hook::PodIngress => false,
+        Hook::UnderlayIngress | Hook::OverlayIngress | Hook::PodIngress | Hook::UnderlayXdp => false,
     }
 }

@@ -7,7 +7,7 @@ use clap::ValueEnum as _;
 use serde_json::value::RawValue;
 
 use crate::backend::Setup;
-use crate::cli::{Flags, Mode};
+use crate::cli::{Flags, Mode, Xdp};
 use crate::config::VxlanConfig;
 use crate::dataplane::accelerator::Settings;
 use crate::dataplane::bpf::pins::Pins;
@@ -60,6 +60,7 @@ pub(super) fn accelerator(Setup { flags, network, config, .. }: &Setup<'_, Vxlan
         mode: mode(flags, config)?,
         flow_cache: flags.flow_cache.unwrap_or(config.flow_cache),
         direct_routing: config.direct_routing,
+        xdp: xdp(flags, config)?,
         source_check: config.source_check,
         ranges: network.ranges().collect(),
         pins: Pins::new(&flags.bpffs, config.vni),
@@ -74,6 +75,17 @@ fn mode(flags: &Flags, config: &VxlanConfig) -> Result<Mode> {
         (None, None) => Ok(Mode::default()),
         (None, Some(name)) => Mode::from_str(name, true).map_err(|_| {
             anyhow!("Backend.Dataplane is {name:?}; it can be \"auto\", \"bpf\" or \"netlink\"")
+        }),
+    }
+}
+
+/// The same for XDP.
+fn xdp(flags: &Flags, config: &VxlanConfig) -> Result<Xdp> {
+    match (flags.xdp, &config.xdp) {
+        (Some(xdp), _) => Ok(xdp),
+        (None, None) => Ok(Xdp::default()),
+        (None, Some(name)) => Xdp::from_str(name, true).map_err(|_| {
+            anyhow!("Backend.XDP is {name:?}; it can be \"auto\", \"native\", \"generic\" or \"off\"")
         }),
     }
 }
@@ -99,6 +111,7 @@ mod tests {
             index: 2,
             mtu: 1500,
             ethernet: true,
+            mac: None,
             ipv4: v4.then(|| Ends { local: [192, 168, 64, 3].into(), public: [203, 0, 113, 9].into() }),
             ipv6: v6
                 .then(|| ["fd00::3", "2001:db8::9"].map(|ip| ip.parse().unwrap()))

@@ -207,6 +207,8 @@ const fn direction(hook: Hook) -> TcAttachType {
     match hook {
         // To the host, what a pod sends comes in, and what it gets goes out.
         Hook::OverlayEgress | Hook::PodIngress | Hook::UnderlayEgress => TcAttachType::Egress,
-        Hook::UnderlayIngress | Hook::OverlayIngress | Hook::PodEgress => TcAttachType::Ingress,
+        Hook::UnderlayIngress | Hook::OverlayIngress | Hook::PodEgress | Hook::UnderlayXdp => {
+            TcAttachType::Ingress
+        }
     }
 }

@@ -1,0 +1,98 @@
+//! A frame as the driver has it, in an XDP program: bytes in one piece, and nothing known about them.
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_meta};
+use aya_ebpf::programs::XdpContext;
+use flannel_common::node::Node;
+use flannel_common::outcome::Outcome;
+use network_types::eth::EthHdr;
+
+use super::{Header, PacketAccess};
+
+/// A frame on its way through an XDP program, from its Ethernet header on.
+pub struct DriverPacket<'a> {
+    ctx: &'a XdpContext,
+    len: u32,
+}
+
+impl<'a> DriverPacket<'a> {
+    /// The frame of a program run.
+    #[inline(always)]
+    pub fn new(ctx: &'a XdpContext) -> Self {
+        Self { ctx, len: (ctx.data_end() - ctx.data()) as u32 }
+    }
+
+    /// Puts a note in front of the frame, which TC programs can read (`bpf_xdp_adjust_meta`: Linux 4.15). Together
+    /// with [`Self::shrink`] it moves along.
+    ///
+    /// # Errors
+    /// [`Outcome::NoRoom`]: the driver has no room for notes, and the frame is as before.
+    #[inline(always)]
+    pub fn note<T: Header>(&self, note: &T) -> Result<(), Outcome> {
+        // SAFETY: the context is valid for the whole run.
+        let moved = unsafe { bpf_xdp_adjust_meta(self.ctx.ctx, -(size_of::<T>() as i32)) };
+        let (start, end) = (self.ctx.metadata(), self.ctx.metadata_end());
+        if moved != 0 || start + size_of::<T>() > end {
+            return Err(Outcome::NoRoom);
+        }
+        // SAFETY: within the metadata (checked above), and any bytes may stand there (`Header`).
+        unsafe { core::ptr::write_unaligned(start as *mut T, core::ptr::read(note)) };
+        Ok(())
+    }
+
+    /// Takes the first `by` bytes off the frame (`bpf_xdp_adjust_head`: Linux 4.10).
+    ///
+    /// # Errors
+    /// [`Outcome::NoRoom`]: less than an Ethernet header would be left, and the frame is as before.
+    #[inline(always)]
+    pub fn shrink(&self, by: usize) -> Result<(), Outcome> {
+        // SAFETY: the context is valid for the whole run.
+        let moved = unsafe { bpf_xdp_adjust_head(self.ctx.ctx, by as i32) };
+        if moved == 0 { Ok(()) } else { Err(Outcome::NoRoom) }
+    }
+}
+
+impl PacketAccess for DriverPacket<'_> {
+    type Context = XdpContext;
+    const PASS: i32 = XDP_PASS as i32;
+    const DROP: i32 = XDP_DROP as i32;
+
+    #[inline(always)]
+    fn ctx(&self) -> &XdpContext {
+        self.ctx
+    }
+
+    #[inline(always)]
+    fn data(&self) -> usize {
+        self.ctx.data()
+    }
+
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        self.ctx.data_end()
+    }
+
+    #[inline(always)]
+    fn frame_len(&self) -> u32 {
+        self.len
+    }
+
+    #[inline(always)]
+    fn gso_size(&self) -> u32 {
+        0
+    }
+
+    #[inline(always)]
+    fn is_for_host(&self, node: &Node) -> bool {
+        self.header::<EthHdr>(0).is_ok_and(|ethernet| ethernet.dst_addr == node.uplink_mac)
+    }
+
+    /// A tag that the NIC has taken out is seen in TC only.
+    #[inline(always)]
+    fn is_untagged(&self) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn pull(&self, _: u32) {}
+}

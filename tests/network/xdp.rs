@@ -1,0 +1,147 @@
+//! Outer headers taken off by XDP, on veths, which have native XDP for those who insist.
+
+mod refused;
+mod switch;
+mod tagged;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use flannel_common::outcome::{Hook, MetricsKey, Outcome};
+use flannel_tests::traffic::{UdpSession, ping, tcp_transfer};
+use flannel_tests::{Node, Pod, TestResult, Topology};
+
+use super::forged;
+use super::tcp::ensure_few_repeats;
+use crate::inspect::{self, UPLINK};
+use crate::overlay::Overlay;
+
+const NATIVE: &str = "--xdp=native";
+const GENERIC: &str = "--xdp=generic";
+const SOON: Duration = Duration::from_secs(5);
+const BULK: usize = 100 << 20;
+/// The name of the link's pin.
+const LINK: &str = "underlay_xdp_link";
+
+fn overlay_with(flags: &[&str]) -> Result<Overlay> {
+    Overlay::start_with(Topology::segment(2), &["--dataplane=bpf"; 2], 1, |agent| {
+        flags.iter().fold(agent, |agent, flag| agent.arg(*flag))
+    })
+}
+
+/// Packets that came without their outer headers.
+fn handed_over(node: &Node) -> Result<u64> {
+    inspect::packets(node, Hook::UnderlayXdp, Outcome::HandedOver)
+}
+
+fn mode(node: &Node) -> Result<Option<&'static str>> {
+    Ok(inspect::xdp(node, UPLINK)?.map(|(mode, _)| mode))
+}
+
+fn all_pods_reach_each_other(flag: &str, expected: &str) -> TestResult {
+    let overlay =
+        Overlay::start_with(Topology::segment(3), &["--dataplane=bpf"; 3], 2, |agent| agent.arg(flag))?;
+    let counted = |node: &Node| Ok((handed_over(node)?, inspect::carried(node)?.1));
+    let before = overlay.nodes().iter().map(counted).collect::<Result<Vec<_>>>()?;
+    let pods: Vec<&Pod> = overlay.pods.iter().flatten().collect();
+    for (from, to) in pods.iter().flat_map(|from| pods.iter().map(move |to| (*from, *to))) {
+        ping(from, to.ip())?;
+    }
+    for (node, (stripped, received)) in overlay.nodes().iter().zip(before) {
+        assert_eq!(mode(node)?, Some(expected), "{}", node.name());
+        // Its 2 pods are asked by the 4 others, and answered by them.
+        assert_eq!(counted(node)?, (stripped + 16, received + 16), "{}", node.name());
+    }
+    Ok(())
+}
+
+#[test]
+fn all_pods_reach_each_other_in_native_mode() -> TestResult {
+    all_pods_reach_each_other(NATIVE, "native")
+}
+
+#[test]
+fn all_pods_reach_each_other_in_generic_mode() -> TestResult {
+    all_pods_reach_each_other(GENERIC, "generic")
+}
+
+/// Bulk data both ways; how many packets each node had from the driver, and how many TC carried.
+fn transfer(flags: &[&str]) -> Result<Vec<(u64, u64)>> {
+    let overlay = overlay_with(flags)?;
+    // A NIC's is on.
+    overlay.nodes().iter().try_for_each(|node| node.exec("ethtool -K eth0 gro on").map(drop))?;
+    let (one, other) = overlay.two_pods();
+    tcp_transfer(one, other, BULK)?;
+    tcp_transfer(other, one, BULK)?;
+    ensure_few_repeats(one)?;
+    ensure_few_repeats(other)?;
+    overlay.nodes().iter().map(|node| Ok((handed_over(node)?, inspect::carried(node)?.1))).collect()
+}
+
+#[test]
+fn bulk_arrives_as_it_was_sent_and_is_aggregated_inside() -> TestResult {
+    for cache in ["--flow-cache=true", "--flow-cache=false"] {
+        for (stripped, carried) in transfer(&[NATIVE, cache])? {
+            assert!(stripped as usize > BULK / 1500, "{cache}: only {stripped} packets were stripped");
+            assert!(carried * 4 < stripped, "{cache}: {stripped} packets came to TC as {carried}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn bulk_arrives_as_it_was_sent_in_generic_mode() -> TestResult {
+    for (stripped, _) in transfer(&[GENERIC])? {
+        assert!(stripped > 0, "not even acknowledgements were stripped");
+    }
+    Ok(())
+}
+
+/// A frame from a NIC has no mark of a tunnel, other than one from another veth.
+#[test]
+fn in_generic_mode_a_frame_arrives_at_its_length() -> TestResult {
+    let overlay = overlay_with(&[GENERIC])?;
+    let (node, socket) = (&overlay.nodes()[0], forged::listen(&overlay)?);
+    let key = MetricsKey { outcome: Outcome::FlowNew, hook: Hook::OverlayIngress };
+    let counted = || Ok::<_, anyhow::Error>(inspect::metrics(node)?.get(&key).copied().unwrap_or_default());
+    let (before, stripped) = (counted()?, handed_over(node)?);
+    let peer = forged::ipv4_of(&overlay, 1)?;
+    forged::send(&overlay, overlay.nodes()[1].ip(), peer, b"")?;
+    assert_eq!(forged::receive(&socket)?, b"");
+    let now = counted()?;
+    assert_eq!((now.packets - before.packets, now.bytes - before.bytes), (1, 14 + 20 + 8));
+    assert_eq!(handed_over(node)?, stripped + 1);
+    Ok(())
+}
+
+#[test]
+fn forged_packets_do_not_reach_a_pod() -> TestResult {
+    let overlay = overlay_with(&[NATIVE])?;
+    let before = handed_over(&overlay.nodes()[0])?;
+    forged::ensure_dropped(&overlay)?;
+    assert!(handed_over(&overlay.nodes()[0])? >= before + 8, "4 forged and 4 real packets");
+    Ok(())
+}
+
+#[test]
+fn proven_flows_skip_the_stack() -> TestResult {
+    let overlay = overlay_with(&[NATIVE])?;
+    let (one, other) = overlay.two_pods();
+    let mut session = UdpSession::open(one, other)?;
+    let before = overlay.nodes().iter().map(handed_over).collect::<Result<Vec<_>>>()?;
+    (0..10).try_for_each(|_| session.echo(100))?;
+    for (node, before) in overlay.nodes().iter().zip(before) {
+        assert_eq!(inspect::shortcut(node)?, (9, 9), "{}", node.name());
+        assert_eq!(handed_over(node)? - before, 10, "{}", node.name());
+    }
+    Ok(())
+}
+
+/// Starts the first agent again with another wish.
+fn restart_with(overlay: &mut Overlay, wish: &str) -> Result<()> {
+    overlay.agents[0].restart_with(|args| {
+        args.retain(|arg| !arg.starts_with("--xdp="));
+        args.push(format!("--xdp={wish}"));
+    })?;
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! Where XDP cannot be had, and where its word is not taken.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use aya::Ebpf;
+use aya::maps::{Array, Map, MapData};
+use aya::programs::{Xdp, XdpMode};
+use flannel_agent::dataplane::bpf::OBJECT;
+use flannel_common::abi;
+use flannel_common::node::Node as Facts;
+use flannel_common::outcome::{Hook, Outcome};
+use flannel_tests::traffic::ping;
+use flannel_tests::wait::throughout;
+use flannel_tests::{Node, TestResult, eventually};
+use nix::sys::signal::Signal;
+
+use super::super::forged;
+use super::{LINK, NATIVE, SOON, overlay_with, restart_with};
+use crate::inspect::{self, UPLINK};
+use crate::overlay::{Overlay, lines_of};
+
+/// Longer than the agent waits between two looks at its hooks.
+const WHILE: Duration = Duration::from_millis(2500);
+
+/// Restarts the first agent on a node where XDP cannot be attached; gives its one warning.
+fn refused(overlay: &mut Overlay) -> Result<String> {
+    restart_with(overlay, "native")?;
+    assert!(!inspect::attached(&overlay.nodes()[0])?.contains_key(LINK));
+    let mut warnings = lines_of(&overlay.agents[0].log(), "WARN");
+    ensure!(warnings.len() == 1, "{warnings:?}");
+    let (one, other) = overlay.two_pods();
+    ping(one, other.ip())?;
+    Ok(warnings.remove(0))
+}
+
+#[test]
+fn what_the_driver_refuses_is_said_and_tc_carries_on() -> TestResult {
+    let mut overlay = overlay_with(&["--xdp=off"])?;
+    // More than veth's native XDP can take, which is less than a page.
+    overlay.cluster.fabric().context("a segment has a switch")?.ip(&["link set n0 mtu 9000"])?;
+    let said = refused(&mut overlay)?;
+    for words in ["--xdp native", UPLINK, "driver veth", "os error 34"] {
+        assert!(said.contains(words), "no {words} in {said}");
+    }
+    Ok(())
+}
+
+/// A link ends some time after its last pin or file.
+fn wait_off(node: &Node) -> Result<()> {
+    eventually("XDP is off", SOON, || {
+        ensure!(inspect::xdp(node, UPLINK)?.is_none(), "not yet");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_program_of_others_stays() -> TestResult {
+    let mut overlay = overlay_with(&["--xdp=off"])?;
+    let mut ebpf = Ebpf::load(OBJECT)?;
+    let foreign: &mut Xdp = ebpf.program_mut("underlay_xdp").context("a program")?.try_into()?;
+    foreign.load()?;
+    for mode in [XdpMode::Skb, XdpMode::Driver] {
+        let link = overlay.nodes()[0].netns().run(|| Ok(foreign.attach(UPLINK, mode)?))?;
+        let there = inspect::xdp(&overlay.nodes()[0], UPLINK)?;
+        let said = refused(&mut overlay)?;
+        assert!(said.contains("driver veth") && said.contains("os error"), "{said}");
+        restart_with(&mut overlay, "auto")?;
+        assert_eq!(inspect::xdp(&overlay.nodes()[0], UPLINK)?, there);
+        foreign.detach(link)?;
+        wait_off(&overlay.nodes()[0])?;
+        std::fs::write(overlay.nodes()[0].dir().join("agent.log"), "")?;
+    }
+    Ok(())
+}
+
+/// Who takes ours off and puts its own there is let be; TC carries on.
+#[test]
+fn a_program_of_others_that_took_the_place_of_ours_stays() -> TestResult {
+    let overlay = overlay_with(&[NATIVE])?;
+    let node = &overlay.nodes()[0];
+    let mut ebpf = Ebpf::load(OBJECT)?;
+    let foreign: &mut Xdp = ebpf.program_mut("underlay_xdp").context("a program")?.try_into()?;
+    foreign.load()?;
+    overlay.agents[0].signal(Signal::SIGSTOP)?;
+    std::fs::remove_file(inspect::pins(node)?.path(LINK))?;
+    wait_off(node)?;
+    node.netns().run(|| Ok(foreign.attach(UPLINK, XdpMode::Driver)?))?;
+    let there = inspect::xdp(node, UPLINK)?;
+    overlay.agents[0].signal(Signal::SIGCONT)?;
+    eventually("the agent gives way", SOON, || {
+        let warnings = lines_of(&overlay.agents[0].log(), "WARN");
+        ensure!(warnings.iter().any(|line| line.contains("--xdp native is not possible")), "{warnings:?}");
+        Ok(())
+    })?;
+    throughout("it stays", WHILE, || {
+        ensure!(inspect::xdp(node, UPLINK)? == there, "another program");
+        Ok(())
+    })?;
+    assert!(!inspect::attached(node)?.contains_key(LINK));
+    let (one, other) = overlay.two_pods();
+    ping(one, other.ip())?;
+    Ok(())
+}
+
+/// A second `underlay_xdp` on a node's uplink, with the node's facts and its key, changed by so much.
+fn strip_by_hand(node: &Node, key: u8) -> Result<Ebpf> {
+    let pinned = MapData::from_pin(inspect::pins(node)?.path(abi::CONFIG))?;
+    let mut facts = Array::<_, Facts>::try_from(Map::from_map_data(pinned)?)?.get(&0, 0)?;
+    facts.handover_key[0] ^= key;
+    let mut ebpf = Ebpf::load(OBJECT)?;
+    Array::<_, Facts>::try_from(ebpf.map_mut(abi::CONFIG).context("a map")?)?.set(0, facts, 0)?;
+    let program: &mut Xdp = ebpf.program_mut("underlay_xdp").context("a program")?.try_into()?;
+    program.load()?;
+    node.netns().run(|| Ok(program.attach(UPLINK, XdpMode::Driver)?))?;
+    Ok(ebpf)
+}
+
+#[test]
+fn word_of_a_sender_is_taken_from_programs_with_the_key_alone() -> TestResult {
+    let overlay = overlay_with(&["--xdp=off"])?;
+    let (node, sender) = (&overlay.nodes()[0], overlay.nodes()[1].ip());
+    let (socket, peer) = (forged::listen(&overlay)?, forged::ipv4_of(&overlay, 1)?);
+    let foreign = || inspect::packets(node, Hook::UnderlayIngress, Outcome::NotVxlan);
+    let stranger = strip_by_hand(node, 1)?;
+    let before = foreign()?;
+    forged::send(&overlay, sender, peer, b"without the key")?;
+    // The host drops it: it is for another MAC than the uplink's.
+    eventually("it has come", SOON, || {
+        ensure!(foreign()? > before, "not yet");
+        Ok(())
+    })?;
+    drop(stranger);
+    let _ours = strip_by_hand(node, 0)?;
+    forged::send(&overlay, sender, peer, b"with the key")?;
+    assert_eq!(forged::receive(&socket)?, b"with the key");
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! XDP comes, changes, follows and goes, under traffic.
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::{Array, Map, MapData};
+use flannel_common::abi;
+use flannel_common::node::Node as Facts;
+use flannel_tests::agent::agent_binary;
+use flannel_tests::traffic::ping;
+use flannel_tests::{Agent, Cluster, TestResult, Topology, eventually};
+
+use super::{LINK, NATIVE, SOON, handed_over, mode, overlay_with, restart_with};
+use crate::inspect::{self, UPLINK};
+use crate::overlay::{Overlay, Streams, lines_of};
+
+/// Streams between pods that know the way to each other: a question for an address that is lost is repeated a second later.
+fn streams(overlay: &Overlay) -> Result<Streams> {
+    let (one, other) = overlay.two_pods();
+    eventually("pods reach each other", SOON, || ping(one, other.ip()).map(drop))?;
+    overlay.streams()
+}
+
+#[test]
+fn it_is_switched_under_traffic() -> TestResult {
+    let mut overlay = overlay_with(&["--xdp=off"])?;
+    let streams = streams(&overlay)?;
+    for (wish, expected) in [
+        ("native", Some("native")),
+        ("off", None),
+        ("generic", Some("generic")),
+        ("native", Some("native")),
+        ("generic", Some("generic")),
+        ("auto", None),
+    ] {
+        restart_with(&mut overlay, wish)?;
+        let node = &overlay.nodes()[0];
+        assert_eq!(mode(node)?, expected, "--xdp={wish}");
+        assert_eq!(inspect::attached(node)?.contains_key(LINK), expected.is_some(), "--xdp={wish}");
+        let received = inspect::carried(node)?.1;
+        eventually("traffic goes on", SOON, || {
+            ensure!(inspect::carried(node)?.1 > received + 50, "--xdp={wish}");
+            Ok(())
+        })?;
+    }
+    streams.ensure_whole()?;
+    for level in ["ERROR", "WARN"] {
+        assert_eq!(lines_of(&overlay.agents[0].log(), level), [""; 0]);
+    }
+    Ok(())
+}
+
+#[test]
+fn it_outlives_its_agent_and_is_replaced_without_a_gap() -> TestResult {
+    let mut overlay = overlay_with(&[NATIVE])?;
+    let before = inspect::attached(&overlay.nodes()[0])?;
+    assert_eq!(before.len(), 6, "three for the node, two for its pod, and XDP: {before:?}");
+    let streams = streams(&overlay)?;
+    overlay.agents[0].kill()?;
+    let stripped = handed_over(&overlay.nodes()[0])?;
+    eventually("traffic goes on", SOON, || {
+        ensure!(handed_over(&overlay.nodes()[0])? > stripped + 50, "not yet");
+        Ok(())
+    })?;
+    overlay.agents[0].restart()?;
+    overlay.wait_joined()?;
+    streams.ensure_whole()?;
+    let after = inspect::attached(&overlay.nodes()[0])?;
+    assert_eq!(before[LINK].link, after[LINK].link);
+    assert_ne!(before[LINK].program, after[LINK].program);
+    assert_eq!(inspect::xdp(&overlay.nodes()[0], UPLINK)?, Some(("native", after[LINK].program)));
+    Ok(())
+}
+
+#[test]
+fn it_goes_with_the_other_programs() -> TestResult {
+    let mut overlay = overlay_with(&[NATIVE])?;
+    let streams = streams(&overlay)?;
+    overlay.agents[0].restart_with(|args| {
+        args.retain(|arg| !arg.starts_with("--dataplane=") && arg != NATIVE);
+        args.push("--dataplane=netlink".to_owned());
+    })?;
+    assert_eq!(mode(&overlay.nodes()[0])?, None);
+    assert!(!inspect::pins(&overlay.nodes()[0])?.path("").exists(), "pins after --dataplane=netlink");
+    streams.ensure_whole()?;
+    Ok(())
+}
+
+#[test]
+fn cleanup_takes_it_off() -> TestResult {
+    let mut overlay = overlay_with(&[NATIVE])?;
+    overlay.agents[0].term()?;
+    let node = &overlay.nodes()[0];
+    assert_eq!(mode(node)?, Some("native"), "after its agent");
+    let mut command = node.netns().command(agent_binary()?);
+    command.arg("cleanup").arg("--subnet-file").arg(node.subnet_file()).arg("--bpffs").arg(node.bpffs()?);
+    let output = command.output()?;
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(mode(node)?, None);
+    Ok(())
+}
+
+/// Waits until XDP is on the first node's uplink again, by another link.
+fn wait_renewed(overlay: &Overlay, before: u64) -> Result<u64> {
+    let node = &overlay.nodes()[0];
+    eventually("XDP is back", SOON, || {
+        ensure!(mode(node)? == Some("native"), "not yet");
+        let link = inspect::attached(node)?.get(LINK).context("no pin")?.link;
+        ensure!(link != before, "the link is pinned that was ended");
+        Ok(())
+    })?;
+    Ok(inspect::attached(node)?[LINK].link)
+}
+
+#[test]
+fn what_somebody_has_ended_is_attached_anew() -> TestResult {
+    let mut overlay = overlay_with(&[NATIVE])?;
+    let streams = streams(&overlay)?;
+    let pin = inspect::pins(&overlay.nodes()[0])?.path(LINK);
+    let mut link = inspect::attached(&overlay.nodes()[0])?[LINK].link;
+    for (damage, times) in
+        [format!("bpftool link detach pinned {}", pin.display()), format!("rm {}", pin.display())]
+            .iter()
+            .zip(1..)
+    {
+        overlay.nodes()[0].netns().exec(damage)?;
+        link = wait_renewed(&overlay, link)?;
+        let told = lines_of(&overlay.agents[0].log(), "WARN");
+        assert!(told.len() == times && told.iter().all(|line| line.contains("off their hooks")), "{told:?}");
+    }
+    // Without its agent, nobody puts it back.
+    overlay.agents[0].kill()?;
+    overlay.nodes()[0].netns().exec(&format!("bpftool link detach pinned {}", pin.display()))?;
+    assert_eq!(mode(&overlay.nodes()[0])?, None);
+    overlay.agents[0].restart()?;
+    wait_renewed(&overlay, link)?;
+    streams.ensure_whole()?;
+    Ok(())
+}
+
+#[test]
+fn it_stays_when_the_programs_of_tc_are_put_back() -> TestResult {
+    let overlay = overlay_with(&[NATIVE])?;
+    let node = &overlay.nodes()[0];
+    let link = inspect::attached(node)?[LINK].link;
+    let pin = inspect::pins(node)?.path("underlay_ingress_link");
+    node.netns().exec(&format!("bpftool link detach pinned {}", pin.display()))?;
+    let (one, other) = overlay.two_pods();
+    eventually("pods reach each other", SOON, || ping(one, other.ip()).map(drop))?;
+    assert_eq!(inspect::attached(node)?[LINK].link, link);
+    let before = handed_over(node)?;
+    ping(one, other.ip())?;
+    assert_eq!(handed_over(node)?, before + 1);
+    Ok(())
+}
+
+#[test]
+fn it_follows_the_uplink() -> TestResult {
+    let overlay = overlay_with(&[NATIVE])?;
+    let node = &overlay.nodes()[0];
+    let fabric = overlay.cluster.fabric().context("a segment has a switch")?;
+    fabric.ip(&[
+        format!("link add more0 type veth peer name eth1 netns {}", node.netns().name()),
+        "link set more0 master seg0 up".to_owned(),
+    ])?;
+    node.netns().ip(&[
+        "link set eth1 up",
+        "addr flush dev eth0",
+        "addr add 192.168.64.101/24 dev eth1",
+        "route replace default via 192.168.64.254",
+    ])?;
+    eventually("XDP is on the new uplink alone", SOON, || {
+        let modes = [UPLINK, "eth1"].map(|interface| inspect::xdp(node, interface));
+        let [None, Some(("native", _))] = modes.map(Result::ok).map(Option::flatten) else {
+            anyhow::bail!("not yet");
+        };
+        Ok(())
+    })?;
+    let (one, other) = overlay.two_pods();
+    eventually("pods reach each other", SOON, || ping(one, other.ip()).map(drop))?;
+    let before = handed_over(node)?;
+    ping(one, other.ip())?;
+    assert_eq!(handed_over(node)?, before + 1);
+    Ok(())
+}
+
+#[test]
+fn another_mac_is_followed() -> TestResult {
+    let overlay = overlay_with(&[NATIVE])?;
+    let node = &overlay.nodes()[0];
+    node.netns().ip(&["link set eth0 address 02:00:00:00:77:01"])?;
+    let (one, other) = overlay.two_pods();
+    eventually("packets are stripped", SOON, || {
+        let before = handed_over(node)?;
+        ping(one, other.ip())?;
+        ensure!(handed_over(node)? == before + 1, "not yet");
+        Ok(())
+    })?;
+    Ok(())
+}
+
+#[test]
+fn what_another_layout_has_left_goes_before_its_maps_do() -> TestResult {
+    let mut overlay = overlay_with(&[NATIVE])?;
+    let node = &overlay.nodes()[0];
+    let before = inspect::attached(node)?[LINK].link;
+    let streams = streams(&overlay)?;
+    overlay.agents[0].kill()?;
+    let path = inspect::pins(&overlay.nodes()[0])?.path(abi::CONFIG);
+    let mut config = Array::<_, Facts>::try_from(Map::from_map_data(MapData::from_pin(path)?)?)?;
+    let facts = config.get(&0, 0)?;
+    config.set(0, Facts { layout: abi::LAYOUT - 1, ..facts }, 0)?;
+    overlay.agents[0].restart()?;
+    overlay.wait_joined()?;
+    let node = &overlay.nodes()[0];
+    assert_ne!(inspect::attached(node)?[LINK].link, before);
+    eventually("packets are stripped again", SOON, || {
+        let stripped = handed_over(node)?;
+        ensure!(stripped > 50, "{stripped} so far");
+        Ok(())
+    })?;
+    streams.ensure_whole()?;
+    Ok(())
+}
+
+#[test]
+fn the_network_can_ask_for_it() -> TestResult {
+    let cluster = Cluster::build(Topology::segment(1))?;
+    let etcd = cluster.start_etcd()?;
+    etcd.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","XDP":"native"}}"#)?;
+    let node = &cluster.nodes()[0];
+    let mut agent = Agent::builder(node).etcd(&etcd).arg("--dataplane=bpf").start()?;
+    agent.wait_ready()?;
+    assert_eq!(mode(node)?, Some("native"));
+    agent.restart_with(|args| args.push("--xdp=off".to_owned()))?;
+    assert_eq!(mode(node)?, None);
+    Ok(())
+}
