@@ -29,7 +29,7 @@ mod pod_egress;
 mod pod_ingress;
 mod sender;
 mod underlay_ingress;
-mod underlay_xdp;
+pub(crate) mod underlay_xdp;
 
 /// Our address on the underlay and our VTEP.
 pub(crate) const OUR_IP: [u8; 4] = [192, 168, 64, 1];

@@ -1,5 +1,6 @@
 //! Whatever a program meets, nothing malformed comes out: good packets of every kind, mutated in thousands of ways.
 
+mod driver;
 mod frame;
 mod judge;
 mod mutation;
@@ -22,6 +23,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, FileFailurePersistence, RngSeed, TestRunner};
 
+use frame::ETHERNET;
+
 use super::flow::{Flows, POD_MTU, PROVEN, at_times, flow, grouped, now};
 use super::{Meta, PEER_IP, PEER_MAC, Programs, flow, ipv6};
 
@@ -41,7 +44,7 @@ const ON_LINK_PODS: (V4, V6) = ([10, 1, 18, 7], ipv6::DIRECT_SUBNET);
 const RECEIVED_ON: [u32; 3] = [0, 1, 5];
 
 /// What the packets have to have shown: a fuzz test that always ends at the first check proves nothing.
-const REACHED: [(Hook, Outcome); 36] = [
+const REACHED: [(Hook, Outcome); 40] = [
     (Hook::OverlayEgress, Outcome::Encapsulated),
     (Hook::OverlayEgress, Outcome::NotIp),
     (Hook::OverlayEgress, Outcome::NoLease),
@@ -78,6 +81,10 @@ const REACHED: [(Hook, Outcome); 36] = [
     (Hook::UnderlayEgress, Outcome::NotOnLink),
     (Hook::UnderlayIngress, Outcome::FlowNew),
     (Hook::PodIngress, Outcome::NoFlow),
+    (Hook::UnderlayXdp, Outcome::HandedOver),
+    (Hook::UnderlayXdp, Outcome::NotVxlan),
+    (Hook::UnderlayXdp, Outcome::OuterOptions),
+    (Hook::UnderlayXdp, Outcome::ForeignVtep),
 ];
 
 /// One packet, and what it meets.
@@ -130,8 +137,8 @@ impl Case {
         self.flow_cache && self.direct_routing
     }
 
-    /// Runs the packet and judges what comes out; says how the run ended.
-    fn check(&self, programs: &mut Programs) -> Result<Outcome, TestCaseError> {
+    /// Runs the packet and judges what comes out; says how it ended, in the driver first if it comes that way.
+    fn check(&self, programs: &mut Programs) -> Result<Vec<(Hook, Outcome)>, TestCaseError> {
         programs.set_node(|node| {
             (node.flow_cache, node.group_policy) = (self.flow_cache.into(), self.group_policy.into());
             node.direct_routing = self.has_direct_flows().into();
@@ -149,7 +156,11 @@ impl Case {
         judge::fate(self, &run)?;
         judge::memory(self, &run, &v4, &programs.flows())?;
         judge::memory(self, &run, &v6, &programs.flows())?;
-        Ok(run.outcome)
+        let mut ends = vec![(self.hook, run.outcome)];
+        if self.hook == Hook::UnderlayIngress && self.meta.gso_size == 0 && self.frame.len() >= ETHERNET {
+            ends.push((Hook::UnderlayXdp, driver::check(programs, &self.frame, &run)?));
+        }
+        Ok(ends)
     }
 }
 
@@ -195,8 +206,8 @@ fn good() -> impl Iterator<Item = Case> {
 fn try_all(mut programs: Programs) {
     let mut seen = BTreeSet::new();
     for case in good() {
-        let outcome = case.check(&mut programs).unwrap_or_else(|failure| panic!("{failure}: {case:?}"));
-        seen.insert((case.hook, outcome));
+        let ends = case.check(&mut programs).unwrap_or_else(|failure| panic!("{failure}: {case:?}"));
+        seen.extend(ends);
     }
     let (programs, seen) = (RefCell::new(programs), RefCell::new(seen));
     let (start, first, mut tried) = (Instant::now(), first_seed(), 0);
@@ -207,8 +218,7 @@ fn try_all(mut programs: Programs) {
         let rng_seed = RngSeed::Fixed(seed);
         let config = Config { cases: BATCH, failure_persistence, rng_seed, ..Config::default() };
         let tested = TestRunner::new(config).run(&cases(), |case| {
-            let outcome = case.check(&mut programs.borrow_mut())?;
-            seen.borrow_mut().insert((case.hook, outcome));
+            seen.borrow_mut().extend(case.check(&mut programs.borrow_mut())?);
             Ok(())
         });
         tested.unwrap_or_else(|failure| panic!("{failure}\nPROPTEST_RNG_SEED={seed} tries this again"));

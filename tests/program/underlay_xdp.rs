@@ -23,7 +23,7 @@ const STRANGER: [u8; 4] = [192, 168, 64, 66];
 pub(super) struct Run {
     pub(super) outcome: Outcome,
     metadata: Vec<u8>,
-    frame: Vec<u8>,
+    pub(super) frame: Vec<u8>,
 }
 
 /// What the metadata have to say.
