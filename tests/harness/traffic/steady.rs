@@ -8,11 +8,15 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use super::Host;
+use crate::wait::patience;
 
 /// The receiver stops when the sender has, and nothing came for this long.
 const QUIET: Duration = Duration::from_millis(100);
+/// Bytes of buffer for what arrives while the receiver does not get to run: a loss is the network's.
+const BUFFER: usize = 16 << 20;
 
 /// What became of a steady stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,10 +42,11 @@ pub struct Steady {
 }
 
 impl Steady {
-    /// Sends a datagram every `pace` until told to stop.
+    /// Sends a datagram every `pace`, or later, until told to stop.
     pub fn start(from: &dyn Host, to: &dyn Host, pace: Duration) -> Result<Self> {
         let sink = to.netns().udp_bind(to.ip(), 0)?;
-        sink.set_read_timeout(Some(QUIET))?;
+        setsockopt(&sink, sockopt::RcvBufForce, &BUFFER).context("enlarge a socket's buffer")?;
+        sink.set_read_timeout(Some(patience(QUIET)))?;
         let source = from.netns().udp_bind(from.ip(), 0)?;
         source.connect(sink.local_addr()?)?;
         let over = Arc::new(AtomicBool::new(false));
@@ -71,13 +76,14 @@ fn join<T>(thread: Option<JoinHandle<T>>) -> Result<T> {
 }
 
 fn send(socket: &UdpSocket, pace: Duration, over: &AtomicBool) -> u64 {
-    let (start, mut number) = (Instant::now(), 0u64);
+    let (mut due, mut number) = (Instant::now(), 0u64);
     while !over.load(Ordering::Relaxed) {
         // One that cannot be sent (unreachable, say) shows as lost.
         let _ = socket.send(&number.to_be_bytes());
         number += 1;
-        let due = pace.saturating_mul(u32::try_from(number).unwrap_or(u32::MAX));
-        thread::sleep(due.saturating_sub(start.elapsed()));
+        // A sender that was kept waiting does not catch up: a burst would overflow queues.
+        due = (due + pace).max(Instant::now());
+        thread::sleep(due.saturating_duration_since(Instant::now()));
     }
     number
 }
