@@ -130,7 +130,7 @@ fn a_new_pod_gets_them_while_no_agent_is_there() -> TestResult {
 fn wait_unplugged(node: &Node, pod: &Pod) -> Result<()> {
     let index = inspect::link(node, pod.port())?.index;
     eventually("the pod's port is left alone", SOON, || {
-        let programs = inspect::tcx_programs(node, pod.port())?;
+        let programs = inspect::programs(node, pod.port())?;
         ensure!(programs.is_empty(), "there are {programs:?}");
         let flows = inspect::flows(node)?;
         ensure!(flows.values().all(|flow| u64::from(flow.port.ifindex) != index), "{flows:#?}");
