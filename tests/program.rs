@@ -10,6 +10,7 @@ use flannel_common::lease::{self, Lease};
 use flannel_common::node::Node;
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 
+mod complexity;
 mod flow;
 mod overlay_egress;
 mod overlay_ingress;

@@ -58,10 +58,7 @@ impl Bpf {
     /// No bpffs, no privilege, or a kernel that refuses map or program: the verifier's words are included.
     pub fn load(pins: Pins, debug: bool) -> Result<Self> {
         let previous = pins.prepare()?;
-        // Logging that is off costs nothing: the verifier removes it.
-        let level = if debug { aya_log::Level::Debug as u8 } else { 0 };
-        let mut loader = EbpfLoader::new();
-        loader.override_global(aya_log::LEVEL, &level, true).verifier_log_level(VerifierLogLevel::STATS);
+        let mut loader = loader(debug);
         for name in abi::PINNED_MAPS {
             loader.map_pin_path(name, pins.path(name));
         }
@@ -145,6 +142,18 @@ impl Bpf {
     pub fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
+}
+
+/// What loads [`OBJECT`] as the agent has it loaded. With `debug`, every program run is logged.
+#[must_use]
+pub fn loader(debug: bool) -> EbpfLoader<'static> {
+    const DEBUG: u8 = aya_log::Level::Debug as u8;
+    // Logging that is off costs nothing: the verifier removes it.
+    const OFF: u8 = 0;
+    let mut loader = EbpfLoader::new();
+    loader.override_global(aya_log::LEVEL, if debug { &DEBUG } else { &OFF }, true);
+    loader.verifier_log_level(VerifierLogLevel::STATS);
+    loader
 }
 
 /// Takes an earlier agent's programs off their hooks and removes their pins: the floor carries everything.
