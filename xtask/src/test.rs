@@ -1,32 +1,37 @@
-//! `cargo xtask test`: lint, build, every test.
+//! `cargo xtask test`: lint, build, every test, and those that depend on the kernel on another one, too.
 
 use anyhow::Result;
 
-use crate::toolchain::Toolchain;
 use crate::workspace::{agent, cargo};
-use crate::{lint, phase};
+use crate::{lint, phase, setup, vm};
 
 /// The package of the integration suite.
-const SUITE: &str = "flannel-tests";
+pub(crate) const SUITE: &str = "flannel-tests";
 
 /// What to test.
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    /// Leave out the tests on Debian's kernel (`cargo xtask vm`)
+    #[arg(long)]
+    no_vm: bool,
     /// Run only the integration suite, with these arguments (a filter, --list, --nocapture, ...)
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     suite: Vec<String>,
 }
 
 /// Cheapest first, so that a mistake shows early.
-pub(crate) fn run(args: &Args, bpf: &Toolchain) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     let everything = args.suite.is_empty();
+    let vm = everything && !args.no_vm;
+    let bpf = if vm { setup::ensure_with_vm()? } else { setup::ensure()? };
     if everything {
-        lint::run(bpf)?;
+        lint::run(&bpf)?;
     }
     phase::run("build of the agent", &mut cargo(["build", "--package", "flannel-agent"]))?;
     if everything {
         phase::run("unit tests", &mut cargo(["test", "--workspace", "--exclude", SUITE]))?;
     }
     let mut suite = cargo(["test", "--package", SUITE, "--test", "suite", "--"]);
-    phase::run("integration suite", suite.args(&args.suite).env("FLANNEL_AGENT", agent()?))
+    phase::run("integration suite", suite.args(&args.suite).env("FLANNEL_AGENT", agent()?))?;
+    if vm { vm::run(&vm::Args::default()) } else { Ok(()) }
 }
