@@ -11,6 +11,7 @@ use flannel_agent::dataplane::bpf::counters::{self, Counters};
 use flannel_agent::dataplane::bpf::pins::Pins;
 use flannel_agent::mac::Mac;
 use flannel_common::abi;
+use flannel_common::address::V4;
 use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::lease::Lease;
 use flannel_common::outcome::{Hook, MetricsKey, Outcome};
@@ -96,7 +97,7 @@ fn floor(node: &Node) -> Result<BTreeSet<String>> {
 
 fn leases(node: &Node) -> Result<BTreeSet<String>> {
     let data = MapData::from_pin(pins(node)?.path(abi::LEASES))?;
-    let leases = LpmTrie::<_, [u8; 4], Lease>::try_from(Map::from_map_data(data)?)?;
+    let leases = LpmTrie::<_, V4, Lease<V4>>::try_from(Map::from_map_data(data)?)?;
     let mut lines = BTreeSet::new();
     for entry in leases.iter() {
         let (key, Lease { public_ip, vtep_mac, flags }) = entry?;
@@ -143,9 +144,9 @@ pub(crate) fn through_stack(node: &Node) -> Result<(u64, u64)> {
 }
 
 /// What the node's programs know of flows.
-pub(crate) fn flows(node: &Node) -> Result<BTreeMap<FlowKey, Flow>> {
+pub(crate) fn flows(node: &Node) -> Result<BTreeMap<FlowKey<V4>, Flow>> {
     let data = MapData::from_pin(pins(node)?.path(abi::FLOWS))?;
-    let flows = HashMap::<_, FlowKey, Flow>::try_from(Map::from_map_data(data)?)?;
+    let flows = HashMap::<_, FlowKey<V4>, Flow>::try_from(Map::from_map_data(data)?)?;
     flows.iter().map(|entry| Ok(entry?)).collect()
 }
 
@@ -195,6 +196,11 @@ fn attached_by(node: &Node, name: &str) -> Result<Attached> {
 /// The number of a pinned map.
 pub(crate) fn map_id(node: &Node, name: &str) -> Result<u64> {
     pinned(node, "map", name)?["id"].as_u64().context("a map without a number")
+}
+
+/// How many entries a pinned map has room for.
+pub(crate) fn map_entries(node: &Node, name: &str) -> Result<u64> {
+    pinned(node, "map", name)?["max_entries"].as_u64().context("a map without a size")
 }
 
 fn pinned(node: &Node, kind: &str, name: &str) -> Result<serde_json::Value> {

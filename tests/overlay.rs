@@ -38,9 +38,20 @@ impl Overlay {
         pods: usize,
         change: impl Fn(AgentBuilder) -> AgentBuilder,
     ) -> Result<Self> {
+        Self::start_in(NETWORK, topology, flags, pods, change)
+    }
+
+    /// [`Overlay::start_with`] in a network of another configuration.
+    pub(crate) fn start_in(
+        network: &str,
+        topology: Topology,
+        flags: &[&str],
+        pods: usize,
+        change: impl Fn(AgentBuilder) -> AgentBuilder,
+    ) -> Result<Self> {
         let cluster = Cluster::build(topology)?;
         let etcd = cluster.start_etcd()?;
-        etcd.configure(NETWORK)?;
+        etcd.configure(network)?;
         let start = |(node, flag): (_, &&str)| change(Agent::builder(node).etcd(&etcd).arg(*flag)).start();
         ensure!(flags.len() == cluster.nodes().len(), "one flag for each node");
         let mut agents = cluster.nodes().iter().zip(flags).map(start).collect::<Result<Vec<_>>>()?;

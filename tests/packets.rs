@@ -1,9 +1,10 @@
 //! Frames to feed to the programs, built by etherparse: a second opinion on lengths and checksums.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use etherparse::{
-    EtherType, Ethernet2Header, IpDscp, IpEcn, IpFragOffset, IpNumber, Ipv4Header, TcpHeader, UdpHeader,
+    EtherType, Ethernet2Header, IpDscp, IpEcn, IpFragOffset, IpNumber, Ipv4Header, Ipv6Header, TcpHeader,
+    UdpHeader,
 };
 
 /// UDP destination port of the overlay in these tests.
@@ -60,6 +61,69 @@ impl Ipv4 {
         bytes.extend(&self.payload);
         bytes
     }
+}
+
+/// An IPv6 packet to be built.
+#[derive(Clone)]
+pub(crate) struct Ipv6 {
+    pub(crate) header: Ipv6Header,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// An IPv6 packet with this payload.
+pub(crate) fn ipv6(source: Ipv6Addr, destination: Ipv6Addr, protocol: IpNumber, payload: Vec<u8>) -> Ipv6 {
+    let header = Ipv6Header {
+        payload_length: u16::try_from(payload.len()).unwrap(),
+        next_header: protocol,
+        hop_limit: 64,
+        source: source.octets(),
+        destination: destination.octets(),
+        ..Ipv6Header::default()
+    };
+    Ipv6 { header, payload }
+}
+
+impl Ipv6 {
+    pub(crate) fn traffic_class(mut self, traffic_class: u8) -> Self {
+        self.header.traffic_class = traffic_class;
+        self
+    }
+
+    pub(crate) fn hop_limit(mut self, hop_limit: u8) -> Self {
+        self.header.hop_limit = hop_limit;
+        self
+    }
+
+    /// Puts an extension header, whose first byte says what follows, before the payload.
+    pub(crate) fn extended(mut self, number: u8, mut extension: Vec<u8>) -> Self {
+        extension[0] = self.header.next_header.0;
+        self.header.next_header = IpNumber(number);
+        self.payload = [extension, self.payload].concat();
+        self.header.payload_length = u16::try_from(self.payload.len()).unwrap();
+        self
+    }
+
+    /// The packet's bytes.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        [self.header.to_bytes().as_slice(), &self.payload].concat()
+    }
+}
+
+/// A UDP datagram with the checksum that IPv6 requires.
+pub(crate) fn udp_over_ipv6(
+    from: Ipv6Addr,
+    to: Ipv6Addr,
+    source: u16,
+    destination: u16,
+    payload: &[u8],
+) -> Vec<u8> {
+    let header = UdpHeader::with_ipv6_checksum(
+        source,
+        destination,
+        &ipv6(from, to, IpNumber::UDP, vec![]).header,
+        payload,
+    );
+    [header.unwrap().to_bytes().as_slice(), payload].concat()
 }
 
 /// A UDP datagram without checksum.

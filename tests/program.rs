@@ -1,17 +1,23 @@
 //! The programs, one packet at a time, through BPF_PROG_TEST_RUN: what goes in, what comes out, what is counted.
 
+use std::net::Ipv6Addr;
+
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, LpmTrie, PerCpuHashMap};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use aya::{Ebpf, EbpfLoader};
+use aya::programs::{Program, SchedClassifier, TestRun as _, TestRunOptions};
+use aya::{Ebpf, EbpfLoader, Pod};
 use flannel_agent::dataplane::bpf::{OBJECT, counters};
 use flannel_common::abi;
+use flannel_common::address::{Address, V4, V6};
 use flannel_common::lease::{self, Lease};
-use flannel_common::node::Node;
+use flannel_common::node::{Node, Overlay};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 
 mod complexity;
+mod ecn;
 mod flow;
+mod group;
+mod ipv6;
 mod overlay_egress;
 mod overlay_ingress;
 mod pod_egress;
@@ -22,6 +28,8 @@ mod underlay_ingress;
 /// Our address on the underlay and our VTEP.
 pub(crate) const OUR_IP: [u8; 4] = [192, 168, 64, 1];
 pub(crate) const OUR_MAC: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x01];
+pub(crate) const OUR_IP6: V6 = v6([0xfd00, 0x192, 0x168, 0x40, 0, 0, 0, 1]);
+pub(crate) const OUR_MAC6: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x61];
 /// What the peer leased until a moment ago.
 pub(crate) const ENDED_SUBNET: [u8; 4] = [10, 1, 16, 0];
 pub(crate) const OUR_SUBNET: [u8; 4] = [10, 1, 90, 0];
@@ -33,17 +41,54 @@ pub(crate) const INNER_PEER_IP: [u8; 4] = [192, 168, 64, 3];
 pub(crate) const INNER_PEER_MAC: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x03];
 pub(crate) const VNI: u32 = 1;
 
+const fn v6([a, b, c, d, e, f, g, h]: [u16; 8]) -> V6 {
+    Ipv6Addr::new(a, b, c, d, e, f, g, h).octets()
+}
+
 const TC_ACT_UNSPEC: i32 = -1;
 pub(crate) const TC_ACT_SHOT: i32 = 2;
 const TC_ACT_REDIRECT: i32 = 7;
-/// `struct __sk_buff` (linux/bpf.h): its size, and where `gso_size` is.
+/// `struct __sk_buff` (linux/bpf.h): its size, and where `mark`, `ingress_ifindex` and `gso_size` are.
 const SKB_SIZE: usize = 192;
+const SKB_MARK: usize = 8;
+const SKB_INGRESS_IFINDEX: usize = 36;
 const SKB_GSO_SIZE: usize = 176;
+
+/// Our end of an overlay.
+fn overlay<A: Address>(overlay_ifindex: u32, local_ip: A, vtep_mac: [u8; 6]) -> Overlay<A> {
+    let (uplink_ifindex, uplink_mtu) = (2, 1500);
+    let source_check = 1;
+    Overlay {
+        overlay_ifindex,
+        uplink_ifindex,
+        uplink_mtu,
+        source_check,
+        local_ip,
+        vtep_mac,
+        reserved: [0; 2],
+    }
+}
+
+/// The one of two maps that is for this family.
+fn of_family<A: Address>(v4: &'static str, v6: &'static str) -> &'static str {
+    if A::BITS == V4::BITS { v4 } else { v6 }
+}
+
+/// What the kernel knows of a frame beside its bytes.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Meta {
+    /// Payload bytes per segment of an aggregate.
+    pub(crate) gso_size: u32,
+    pub(crate) mark: u32,
+    /// Index of the interface that it was last received on.
+    pub(crate) ingress_ifindex: u32,
+}
 
 /// What one run did.
 pub(crate) struct Run {
     pub(crate) action: i32,
     pub(crate) packet: Vec<u8>,
+    pub(crate) mark: u32,
     pub(crate) outcome: Outcome,
 }
 
@@ -65,15 +110,14 @@ impl Programs {
         let mut programs = Self::unconfigured();
         let mut node = Node {
             layout: abi::LAYOUT,
-            overlay_ifindex: 7,
-            uplink_ifindex: 2,
             vni: VNI,
-            uplink_mtu: 1500,
-            local_ip: OUR_IP,
-            vtep_mac: OUR_MAC,
-            port: crate::packets::PORT.to_be_bytes(),
             flow_cache: 0,
-            source_check: 1,
+            ttl: 64,
+            group_policy: 0,
+            port: crate::packets::PORT.to_be_bytes(),
+            reserved: [0; 2],
+            v4: overlay(7, OUR_IP, OUR_MAC),
+            v6: overlay(8, OUR_IP6, OUR_MAC6),
         };
         change(&mut node);
         let mut config: Array<_, Node> = programs.0.map_mut(abi::CONFIG).unwrap().try_into().unwrap();
@@ -85,6 +129,7 @@ impl Programs {
         let gone = Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: lease::ENDED };
         programs.lease(24, ENDED_SUBNET, gone);
         programs.lease(24, OUR_SUBNET, Lease { public_ip: OUR_IP, vtep_mac: OUR_MAC, flags: lease::OWN });
+        ipv6::leases().into_iter().for_each(|(length, prefix, lease)| programs.lease(length, prefix, lease));
         programs
     }
 
@@ -93,34 +138,47 @@ impl Programs {
         let mut ebpf =
             EbpfLoader::new().load(OBJECT).expect("loading BPF needs root: run `cargo xtask test` as root");
         for hook in Hook::ALL {
-            let program: &mut SchedClassifier = ebpf.program_mut(hook.program()).unwrap().try_into().unwrap();
-            program.load().unwrap_or_else(|error| panic!("{}: {error:#?}", hook.program()));
+            load(hook.program(), ebpf.program_mut(hook.program()).unwrap());
         }
         Self(ebpf)
     }
 
-    fn lease(&mut self, length: u32, subnet: [u8; 4], lease: Lease) {
-        let mut leases: LpmTrie<_, [u8; 4], Lease> = self.0.map_mut(abi::LEASES).unwrap().try_into().unwrap();
+    fn lease<A: Address + Pod>(&mut self, length: u32, subnet: A, lease: Lease<A>) {
+        let name = of_family::<A>(abi::LEASES, abi::LEASES6);
+        let mut leases: LpmTrie<_, A, Lease<A>> = self.0.map_mut(name).unwrap().try_into().unwrap();
         leases.insert(&Key::new(length, subnet), lease, 0).unwrap();
     }
 
     /// Runs one frame through the program at `hook`; exactly one outcome must be counted, with its bytes.
     pub(crate) fn run(&mut self, hook: Hook, frame: &[u8], gso_size: u32) -> Run {
+        self.run_with(hook, frame, Meta { gso_size, ..Meta::default() })
+    }
+
+    /// [`Programs::run`] of a frame of which the kernel knows more than its bytes.
+    pub(crate) fn run_with(&mut self, hook: Hook, frame: &[u8], meta: Meta) -> Run {
         let before = self.counters();
         let mut context = [0; SKB_SIZE];
-        context[SKB_GSO_SIZE..][..4].copy_from_slice(&gso_size.to_ne_bytes());
-        let mut out = vec![0; frame.len() + 100];
+        for (at, value) in [
+            (SKB_MARK, meta.mark),
+            (SKB_INGRESS_IFINDEX, meta.ingress_ifindex),
+            (SKB_GSO_SIZE, meta.gso_size),
+        ] {
+            context[at..][..4].copy_from_slice(&value.to_ne_bytes());
+        }
+        let (mut out, mut context_out) = (vec![0; frame.len() + 100], [0; SKB_SIZE]);
         let program: &SchedClassifier = self.0.program(hook.program()).unwrap().try_into().unwrap();
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
         options.ctx_in = Some(&context);
+        options.ctx_out = Some(&mut context_out);
         let result = program
             .test_run(options)
             .unwrap_or_else(|error| panic!("a frame of {} bytes: {error}", frame.len()));
         out.truncate(result.data_size_out as usize);
         let action = i32::from_ne_bytes(result.return_value.to_ne_bytes());
-        Run { action, packet: out, outcome: self.counted_since(&before, hook, frame.len()) }
+        let mark = context_out[SKB_MARK..][..4].try_into().map(u32::from_ne_bytes).unwrap();
+        Run { action, packet: out, mark, outcome: self.counted_since(&before, hook, frame.len()) }
     }
 
     fn counters(&self) -> counters::Counters {
@@ -142,6 +200,16 @@ impl Programs {
         assert_eq!((counted_at, counted), (hook, bytes as u64));
         outcome
     }
+}
+
+/// Loads a program of any type that the object has.
+fn load(name: &str, program: &mut Program) {
+    let loaded = match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        other => panic!("{name} is of type {:?}", other.prog_type()),
+    };
+    loaded.unwrap_or_else(|error| panic!("{name}: {error:#?}"));
 }
 
 /// A packet that a program must leave alone, and why.

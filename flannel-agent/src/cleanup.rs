@@ -1,5 +1,7 @@
 //! `flannel-agent cleanup`: the node as it was before the first agent.
 
+mod routes;
+
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -8,12 +10,10 @@ use anyhow::{Context as _, Result, bail};
 use flannel_common::abi;
 use futures::TryStreamExt as _;
 use ipnet::IpNet;
-use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
-use rtnetlink::packet_route::route::RouteMessage;
 
 use crate::dataplane::bpf::{self, pins::Pins};
-use crate::dataplane::kernel::{destination_of, unreachable};
+use crate::dataplane::kernel::Kernel;
 use crate::lease::SubnetKey;
 use crate::{firewall, subnet_file};
 
@@ -62,20 +62,29 @@ pub async fn run(options: &Cleanup) -> Result<()> {
     bail!("not everything could be removed:\n{}", problems.join("\n"))
 }
 
-/// Programs go before the devices that they are on. Routes through our devices go with these; what an agent writes on
-/// others (the uplink) needs a step of its own here.
+/// Programs go before the devices that they are on. Routes through our devices go with these.
 async fn remove_all(options: &Cleanup) -> Results {
-    let mut results = remove_programs(&options.bpffs);
-    results.extend(remove_devices().await.unwrap_or_else(|error| vec![Err(error)]));
-    results.extend(remove_unreachable().await.unwrap_or_else(|error| vec![Err(error)]));
+    let kernel = match Kernel::new() {
+        Ok(kernel) => kernel,
+        Err(error) => return vec![Err(error)],
+    };
     let subnet = subnet_file::read_previous(&options.subnet_file);
     let subnets: Vec<IpNet> = subnet.iter().flat_map(SubnetKey::nets).collect();
+    let networks = subnet_file::read_networks(&options.subnet_file);
+    let mut results = remove_programs(&options.bpffs);
+    results.extend(flat(remove_devices(&kernel).await));
+    results.extend(flat(routes::remove_direct(&kernel, &networks, &subnets).await));
+    results.extend(flat(routes::remove_unreachable(&kernel).await));
     results.extend(firewall::remove(&subnets).await);
     // Last, and only if all went well: it says which subnet was ours, which the next attempt needs, too.
     if results.iter().all(Result::is_ok) {
         results.extend(remove_file(&options.subnet_file).transpose());
     }
     results
+}
+
+fn flat(results: Result<Results>) -> Results {
+    results.unwrap_or_else(|error| vec![Err(error)])
 }
 
 /// Another process in this network namespace that is called as a node daemon is.
@@ -110,13 +119,11 @@ fn remove_programs(bpffs: &Path) -> Results {
     results
 }
 
-async fn remove_devices() -> Result<Results> {
-    let (connection, handle, _) = rtnetlink::new_connection().context("opening a netlink socket")?;
-    tokio::spawn(connection);
-    let links: Vec<_> = handle.link().get().execute().try_collect().await.context("listing interfaces")?;
+async fn remove_devices(kernel: &Kernel) -> Result<Results> {
+    let links = links(kernel).await?;
     let mut results = Vec::new();
     for (link, name) in links.iter().filter_map(|link| Some((link, our_name(link)?))) {
-        let removed = handle.link().del(link.header.index).execute().await;
+        let removed = kernel.handle().link().del(link.header.index).execute().await;
         let removed = removed.with_context(|| format!("removing device {name}"));
         results.push(
             removed.map(|()| format!("removed device {name} with its routes, neighbours and FDB entries")),
@@ -125,27 +132,8 @@ async fn remove_devices() -> Result<Results> {
     Ok(results)
 }
 
-/// The last route of each network.
-async fn remove_unreachable() -> Result<Results> {
-    let (connection, handle, _) = rtnetlink::new_connection().context("opening a netlink socket")?;
-    tokio::spawn(connection);
-    let mut results = Vec::new();
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut request = RouteMessage::default();
-        request.header.address_family = family;
-        let routes: Vec<_> =
-            handle.route().get(request).execute().try_collect().await.context("listing routes")?;
-        for route in routes.into_iter().filter(unreachable::is_ours) {
-            let network = destination_of(&route).context("a route without destination")?;
-            let removed = handle.route().del(route).execute().await;
-            results.push(
-                removed
-                    .map(|()| format!("removed route unreachable {network}"))
-                    .with_context(|| format!("removing route unreachable {network}")),
-            );
-        }
-    }
-    Ok(results)
+async fn links(kernel: &Kernel) -> Result<Vec<LinkMessage>> {
+    kernel.handle().link().get().execute().try_collect().await.context("listing interfaces")
 }
 
 /// The device's name, if it is one that agents make: `flannel.<VNI>` or `flannel-v6.<VNI>` of kind vxlan, `flannel0` of

@@ -4,8 +4,9 @@ use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::str::FromStr;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::atomic_file;
 use crate::config::NetworkConfig;
@@ -44,12 +45,22 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
 #[must_use]
 pub fn read_previous(path: &Path) -> Option<SubnetKey> {
     let text = fs::read_to_string(path).ok()?;
-    let value = |key| assignments(&text).rfind(|(name, _)| *name == key).map(|(_, value)| value);
     let key = SubnetKey {
-        v4: value("FLANNEL_SUBNET").and_then(|net| net.parse::<Ipv4Net>().ok()).map(|net| net.trunc()),
-        v6: value("FLANNEL_IPV6_SUBNET").and_then(|net| net.parse::<Ipv6Net>().ok()).map(|net| net.trunc()),
+        v4: value::<Ipv4Net>(&text, "FLANNEL_SUBNET").map(|net| net.trunc()),
+        v6: value::<Ipv6Net>(&text, "FLANNEL_IPV6_SUBNET").map(|net| net.trunc()),
     };
     Some(key).filter(|key| key.nets().next().is_some())
+}
+
+/// The networks of an earlier run: none if the file is absent or does not say any.
+#[must_use]
+pub fn read_networks(path: &Path) -> Vec<IpNet> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    ["FLANNEL_NETWORK", "FLANNEL_IPV6_NETWORK"].into_iter().filter_map(|key| value(&text, key)).collect()
+}
+
+fn value<T: FromStr>(text: &str, key: &str) -> Option<T> {
+    assignments(text).rfind(|(name, _)| *name == key)?.1.parse().ok()
 }
 
 #[cfg(test)]
@@ -98,6 +109,8 @@ mod tests {
             write(&path, &rendered(config, own)).unwrap();
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o644);
             assert_eq!(read_previous(&path), Some(own.parse().unwrap()));
+            let networks: Vec<_> = NetworkConfig::parse(config).unwrap().networks().collect();
+            assert_eq!(read_networks(&path), networks);
         }
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file stays");
     }
@@ -109,6 +122,7 @@ mod tests {
         for text in ["", "FLANNEL_MTU=1450\n", "FLANNEL_SUBNET=\n", "FLANNEL_SUBNET=10.5.52.1\n", "\0"] {
             fs::write(&path, text).unwrap();
             assert_eq!(read_previous(&path), None, "{text:?}");
+            assert_eq!(read_networks(&path), [], "{text:?}");
         }
     }
 }

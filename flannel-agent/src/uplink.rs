@@ -165,12 +165,19 @@ pub enum UplinkError {
     },
 }
 
-/// Chooses the uplink.
+/// Chooses the uplink; among its addresses those of `current`, as long as it has them.
 ///
 /// # Errors
 /// If nothing fits, or too much; the message lists what there is and names the flag that helps.
-pub async fn choose(handle: &Handle, options: &UplinkOptions) -> Result<Uplink, UplinkError> {
+pub async fn choose(
+    handle: &Handle,
+    options: &UplinkOptions,
+    current: Option<&Uplink>,
+) -> Result<Uplink, UplinkError> {
     let mut host = Host::read(handle, options).await?;
     host.forget(&options.overlay);
+    if let Some(current) = current {
+        host.prefer(current);
+    }
     pick::pick(&host, options)
 }

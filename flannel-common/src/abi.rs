@@ -2,24 +2,28 @@
 
 /// Version of every map layout in this crate. An agent that finds pinned maps of another version
 /// rebuilds them instead of misreading. It rises with any change to a key or value.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 7;
 
 /// Folder of an overlay's pins: `<bpffs>/flannel/<VNI>/`.
 pub const PIN_DIR: &str = "flannel";
 
-/// Map: LPM prefix -> [`crate::lease::Lease`].
+/// Map: LPM prefix -> [`crate::lease::Lease`], of IPv4.
 pub const LEASES: &str = "LEASES";
+/// Map: LPM prefix -> [`crate::lease::Lease`], of IPv6.
+pub const LEASES6: &str = "LEASES6";
 /// Map: one [`crate::node::Node`] at index 0.
 pub const CONFIG: &str = "CONFIG";
 /// Map: [`crate::outcome::MetricsKey`] -> [`crate::outcome::Traffic`], per CPU.
 pub const METRICS: &str = "METRICS";
-/// Map: [`crate::flow::FlowKey`] -> [`crate::flow::Flow`]; the least recently used go first.
+/// Map: [`crate::flow::FlowKey`] -> [`crate::flow::Flow`], of IPv4; the least recently used go first.
 pub const FLOWS: &str = "FLOWS";
+/// Map: as [`FLOWS`], of IPv6.
+pub const FLOWS6: &str = "FLOWS6";
 /// The maps that are pinned by their own name.
-pub const PINNED_MAPS: [&str; 4] = [LEASES, CONFIG, METRICS, FLOWS];
+pub const PINNED_MAPS: [&str; 6] = [LEASES, LEASES6, CONFIG, METRICS, FLOWS, FLOWS6];
 
-/// Most leases an overlay can have (a /8 cut into /24 has 65 536).
+/// Most leases an overlay can have in a family (a /8 cut into /24 has 65 536).
 pub const MAX_LEASES: usize = 1 << 17;
 
-/// Most flows that are remembered at a time; others go through the host stack.
+/// Most flows of a family that are remembered at a time; others go through the host stack.
 pub const MAX_FLOWS: usize = 1 << 16;

@@ -4,6 +4,8 @@
 //! stack and to leave it unchanged: no rule dropped it, nothing translated its addresses. That proof is good
 //! for [`PROOF_NS`]; then the next packets go through the stack again, until one leaves it.
 
+use crate::address::{Address, V4, V6};
+
 /// How long the host stack's consent holds, in nanoseconds: a firewall change takes effect within it, and the
 /// connection tracker hears of a busy flow that often.
 pub const PROOF_NS: u64 = 10_000_000_000;
@@ -12,14 +14,14 @@ pub const PROOF_NS: u64 = 10_000_000_000;
 /// nanoseconds.
 pub const TRANSIT_NS: u64 = 1_000_000_000;
 
-/// A flow as its pod on this node sees it; the key of `FLOWS`. All in wire order.
+/// A flow as its pod on this node sees it; the key of `FLOWS` and `FLOWS6`. All in wire order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FlowKey {
+pub struct FlowKey<A: Address> {
     /// Address of the pod on this node.
-    pub pod: [u8; 4],
+    pub pod: A,
     /// Address of its peer on another node.
-    pub remote: [u8; 4],
+    pub remote: A,
     /// TCP or UDP port of the pod.
     pub pod_port: [u8; 2],
     /// TCP or UDP port of its peer.
@@ -30,7 +32,7 @@ pub struct FlowKey {
     pub reserved: [u8; 3],
 }
 
-/// What is known of a flow; the value of `FLOWS`.
+/// What is known of a flow; the value of `FLOWS` and `FLOWS6`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
@@ -50,6 +52,11 @@ pub struct Passage {
     pub entered: u64,
     /// When a packet last left it unchanged; 0: never.
     pub left: u64,
+    /// With group policy, the packets' mark as VXLAN carries it: with which they leave the stack for a peer, or enter
+    /// it from one. Without, 0.
+    pub mark: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// A pod's bridge port, and the link-layer addresses between the pod and its gateway.
@@ -68,7 +75,20 @@ impl Passage {
     /// Notes that a packet enters the stack.
     #[inline(always)]
     pub const fn enter(&mut self, now: u64) {
-        self.entered = now;
+        if self.entered < now {
+            self.entered = now;
+        }
+    }
+
+    /// Notes that packets enter the stack with this mark. What let others pass may not let these; and one of the
+    /// others that is still in the stack proves nothing of these when it leaves: none counts as entered until then.
+    #[inline(always)]
+    pub const fn expect(&mut self, mark: u32, now: u64) {
+        if self.mark != mark {
+            let others_are_gone = now.saturating_sub(self.entered) >= TRANSIT_NS;
+            let entered = if others_are_gone { self.entered } else { now + TRANSIT_NS };
+            *self = Self { entered, left: 0, mark, reserved: 0 };
+        }
     }
 
     /// Notes that a packet has left the stack unchanged; false if none is known to have entered it.
@@ -96,15 +116,17 @@ impl Passage {
     }
 }
 
-const _: () = assert!(size_of::<FlowKey>() == 16 && align_of::<FlowKey>() == 1);
+const _: () = assert!(size_of::<FlowKey<V4>>() == 16 && align_of::<FlowKey<V4>>() == 1);
+const _: () = assert!(size_of::<FlowKey<V6>>() == 40 && align_of::<FlowKey<V6>>() == 1);
 const _: () = assert!(size_of::<Port>() == 16 && align_of::<Port>() == 4);
-const _: () = assert!(size_of::<Flow>() == 48 && align_of::<Flow>() == 8);
+const _: () = assert!(size_of::<Flow>() == 64 && align_of::<Flow>() == 8);
 
 #[cfg(feature = "user")]
-// SAFETY: repr(C), bytes only (16, asserted above), every bit pattern is valid.
-unsafe impl aya::Pod for FlowKey {}
+// SAFETY: repr(C), bytes only for either of the types that can be `A` (16 or 40, asserted above), every bit pattern is
+// valid.
+unsafe impl<A: Address> aya::Pod for FlowKey<A> {}
 #[cfg(feature = "user")]
-// SAFETY: repr(C), no padding (asserted above: 2 * 16 + 16), every bit pattern is valid.
+// SAFETY: repr(C), no padding (asserted above: 2 * 24 + 16), every bit pattern is valid.
 unsafe impl aya::Pod for Flow {}
 
 #[cfg(test)]
@@ -123,5 +145,31 @@ mod tests {
         assert!(passage.is_proven(2_001 + PROOF_NS - 1));
         assert!(!passage.is_proven(2_001 + PROOF_NS), "the stack is to be asked again");
         assert!(passage.is_known(), "it has passed once");
+    }
+
+    #[test]
+    fn packets_of_another_group_prove_nothing() {
+        const START: u64 = 10 * TRANSIT_NS;
+        let mut passage = Passage::default();
+        passage.expect(1, START);
+        passage.enter(START);
+        assert!(passage.leave(START + 1), "the first group has nothing to wait for");
+        for again in 0..5 {
+            let now = START + 2 + again;
+            passage.expect(2 + (again & 1) as u32, now);
+            passage.enter(now);
+            assert!(!passage.leave(now) && !passage.is_known(), "that may have been one of the other group");
+        }
+        let now = START + 6 + TRANSIT_NS;
+        passage.expect(2, now - 1);
+        passage.enter(now - 1);
+        assert!(!passage.leave(now - 1));
+        passage.expect(2, now);
+        passage.enter(now);
+        assert!(passage.leave(now + 1) && passage.is_proven(now + 1), "the others are gone");
+        passage.expect(3, now + 1 + TRANSIT_NS);
+        assert!(!passage.is_known());
+        passage.enter(now + 1 + TRANSIT_NS);
+        assert!(passage.leave(now + 1 + TRANSIT_NS), "none of the others was on its way");
     }
 }

@@ -1,5 +1,5 @@
-//! What the BPF programs and the agent agree on: map names and layouts ([`abi`], [`flow`], [`lease`],
-//! [`node`]),
+//! What the BPF programs and the agent agree on: map names and layouts ([`abi`], [`address`], [`flow`],
+//! [`lease`], [`node`]),
 //! and the list of everything that can happen to a packet ([`outcome`]).
 //!
 //! Addresses, ports and MACs are byte arrays in wire order; everything else is in the machine's order, as
@@ -7,6 +7,7 @@
 #![no_std]
 
 pub mod abi;
+pub mod address;
 pub mod flow;
 pub mod lease;
 pub mod node;

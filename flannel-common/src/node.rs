@@ -1,33 +1,65 @@
 //! The node's own facts, as the programs need them.
 
+use crate::address::{Address, V4, V6};
+
 /// The single value of `CONFIG`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Node {
     /// [`crate::abi::LAYOUT`] of the agent that wrote the maps.
     pub layout: u32,
-    /// ifindex of `flannel.<VNI>`.
+    /// VXLAN network identifier, 24 bits.
+    pub vni: u32,
+    /// 1: flows that the host stack lets through unchanged skip it; 0: all go through it.
+    pub flow_cache: u32,
+    /// Time to live of outer IPv4 packets, 1 to 255: the kernel's default, as its vxlan device has it.
+    pub ttl: u32,
+    /// 1: a packet's mark is its group, which VXLAN carries (`Backend.GBP`); 0: marks are left alone.
+    pub group_policy: u32,
+    /// UDP destination port of the overlay, wire order.
+    pub port: [u8; 2],
+    /// 0.
+    pub reserved: [u8; 2],
+    /// IPv4 over IPv4: `flannel.<VNI>`.
+    pub v4: Overlay<V4>,
+    /// IPv6 over IPv6: `flannel-v6.<VNI>`.
+    pub v6: Overlay<V6>,
+}
+
+/// The node's end of one family's overlay. All zeroes where the network does not have the family.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overlay<A: Address> {
+    /// ifindex of the vxlan device.
     pub overlay_ifindex: u32,
     /// ifindex of the uplink, the interface that carries the outer packets.
     pub uplink_ifindex: u32,
-    /// VXLAN network identifier, 24 bits.
-    pub vni: u32,
     /// MTU of the uplink in bytes: the outer IP packet must fit.
     pub uplink_mtu: u32,
-    /// Our IPv4 address on the uplink: outer source, and the outer destination we accept.
-    pub local_ip: [u8; 4],
-    /// MAC of our `flannel.<VNI>`: the inner destination MAC we accept.
-    pub vtep_mac: [u8; 6],
-    /// UDP destination port of the overlay, wire order.
-    pub port: [u8; 2],
-    /// 1: flows that the host stack lets through unchanged skip it; 0: all go through it.
-    pub flow_cache: u32,
     /// 1: a VXLAN packet whose sender does not hold the inner source is dropped; 0: it is taken, as flannel does.
     pub source_check: u32,
+    /// Our address on the uplink: outer source, and the outer destination we accept.
+    pub local_ip: A,
+    /// MAC of our vxlan device: the inner destination MAC we accept.
+    pub vtep_mac: [u8; 6],
+    /// 0.
+    pub reserved: [u8; 2],
 }
 
-const _: () = assert!(size_of::<Node>() == 40 && align_of::<Node>() == 4);
+impl<A: Address> Overlay<A> {
+    /// Whether the network has this family.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_there(&self) -> bool {
+        self.overlay_ifindex != 0
+    }
+}
+
+const _: () = assert!(size_of::<Overlay<V4>>() == 28 && align_of::<Overlay<V4>>() == 4);
+const _: () = assert!(size_of::<Overlay<V6>>() == 40 && align_of::<Overlay<V6>>() == 4);
+const _: () = assert!(size_of::<Node>() == 92 && align_of::<Node>() == 4);
 
 #[cfg(feature = "user")]
-// SAFETY: repr(C), no padding (asserted above: 5 * 4 + 4 + 6 + 2 + 2 * 4), every bit pattern is valid.
+// SAFETY: repr(C), no padding (asserted above: 6 * 4 + 28 + 40, and 4 * 4 + 4 or 16 + 6 + 2 within), every bit
+// pattern is valid.
 unsafe impl aya::Pod for Node {}

@@ -3,6 +3,8 @@
 //! points alone are in `main.rs`.
 #![cfg_attr(target_arch = "bpf", no_std)]
 
+pub mod group;
+pub mod ip;
 pub mod maps;
 pub mod outer;
 pub mod packet;

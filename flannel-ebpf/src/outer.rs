@@ -5,10 +5,12 @@ use network_types::ip::{IpProto, Ipv4Hdr};
 use network_types::udp::UdpHdr;
 use network_types::vxlan::VxlanHdr;
 
+use crate::group;
+use crate::ip::Ip as _;
 use crate::packet::Header;
 
 /// Bytes of outer headers between the outer Ethernet header and the inner frame.
-pub const LEN: usize = Ipv4Hdr::LEN + UdpHdr::LEN + VxlanHdr::LEN;
+pub const LEN: usize = Ipv4Hdr::OUTER_LEN;
 
 /// What encapsulation puts behind the outer Ethernet header: outer headers, and the inner frame's beginning.
 #[repr(C)]
@@ -24,14 +26,6 @@ pub struct Headers<T> {
 unsafe impl<T: Header> Header for Headers<T> {}
 const _: () = assert!(size_of::<Headers<EthHdr>>() == LEN + EthHdr::LEN);
 
-/// The ECN field of the type-of-service byte (RFC 3168 section 5).
-pub const ECN: u8 = 0b11;
-/// ECN code point: congestion experienced.
-pub const CONGESTED: u8 = 0b11;
-
-/// Time to live of outer packets, as `ttl auto` of the kernel device gives it.
-const TTL: u8 = 64;
-
 /// What the outer headers say.
 pub struct Outer {
     /// Our address on the underlay.
@@ -44,8 +38,12 @@ pub struct Outer {
     pub port: [u8; 2],
     /// VXLAN network identifier.
     pub vni: u32,
+    /// The inner packet's mark, as far as it stands for a group ([`group::header`]); 0 without group policy.
+    pub mark: u32,
     /// ECN code point of the inner packet, copied (RFC 6040 section 4.1, normal mode).
     pub ecn: u8,
+    /// Time to live.
+    pub ttl: u8,
     /// IPv4 identification.
     pub identification: u16,
 }
@@ -65,7 +63,7 @@ impl Outer {
                 len: udp_len.to_be_bytes(),
                 check: [0; 2],
             },
-            vxlan: VxlanHdr::new(self.vni),
+            vxlan: group::header(self.vni, self.mark),
             inner,
         }
     }
@@ -78,7 +76,7 @@ impl Outer {
             tot_len: tot_len.to_be_bytes(),
             id: self.identification.to_be_bytes(),
             frags: [0; 2],
-            ttl: TTL,
+            ttl: self.ttl,
             proto: IpProto::Udp as u8,
             check: [0; 2],
             src_addr: self.source,
@@ -128,7 +126,9 @@ mod tests {
             source_port: 40000,
             port: 8472u16.to_be_bytes(),
             vni: 1,
+            mark: 0,
             ecn: 0b10,
+            ttl: 64,
             identification: 0x1234,
         }
     }

@@ -1,11 +1,11 @@
 //! The only place that touches packet memory: every read is bounds-checked here.
 
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::generated::bpf_check_mtu;
+use aya_ebpf::helpers::generated::{bpf_check_mtu, bpf_csum_update};
 use aya_ebpf::programs::TcContext;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
-use network_types::ip::Ipv4Hdr;
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use network_types::udp::UdpHdr;
 use network_types::vxlan::VxlanHdr;
 
@@ -19,6 +19,8 @@ pub unsafe trait Header {}
 unsafe impl Header for EthHdr {}
 // SAFETY: plain bytes.
 unsafe impl Header for Ipv4Hdr {}
+// SAFETY: plain bytes.
+unsafe impl Header for Ipv6Hdr {}
 // SAFETY: plain bytes.
 unsafe impl Header for UdpHdr {}
 // SAFETY: plain bytes.
@@ -77,10 +79,28 @@ impl<'a> Packet<'a> {
         self.skb().vlan_present == 0
     }
 
+    /// The mark that firewall, routing and group policy know the packet by.
+    #[inline(always)]
+    pub fn mark(&self) -> u32 {
+        self.skb().mark
+    }
+
+    /// Changes the mark.
+    #[inline(always)]
+    pub fn set_mark(&self, mark: u32) {
+        self.ctx.set_mark(mark);
+    }
+
     /// ifindex of the interface whose hook the program runs at.
     #[inline(always)]
     pub fn ifindex(&self) -> u32 {
         self.skb().ifindex
+    }
+
+    /// ifindex of the interface that the frame was last received on; 0: it comes from this host.
+    #[inline(always)]
+    pub fn ingress_ifindex(&self) -> u32 {
+        self.skb().ingress_ifindex
     }
 
     /// The longest IP packet in bytes that an interface takes, if it is there (`bpf_check_mtu`: Linux 5.12).
@@ -117,6 +137,16 @@ impl<'a> Packet<'a> {
         Ok(unsafe { &*(start as *const T) })
     }
 
+    /// A copy of the header at `offset`, wherever that is: for rare packets, since it costs a helper call, and the verifier
+    /// next to nothing.
+    ///
+    /// # Errors
+    /// [`Outcome::Truncated`] if the frame ends before the header does.
+    #[inline(always)]
+    pub fn copy<T: Header>(&self, offset: usize) -> Result<T, Outcome> {
+        self.ctx.load(offset).map_err(|_| Outcome::Truncated)
+    }
+
     /// Grows (positive) or shrinks (negative) the frame behind its Ethernet header.
     ///
     /// # Errors
@@ -134,5 +164,15 @@ impl<'a> Packet<'a> {
     #[inline(always)]
     pub fn write<T: Header>(&self, offset: usize, header: &T) -> Result<(), Outcome> {
         self.ctx.store(offset, header, 0).map_err(|_| Outcome::WriteFailed)
+    }
+
+    /// Tells the kernel by how much what was written has changed the Internet checksum over the packet, in the machine's
+    /// order (`bpf_csum_update`: Linux 4.9). It matters where the driver has summed the packet (CHECKSUM_COMPLETE).
+    #[inline(always)]
+    pub fn add_to_sum(&self, change: u32) {
+        if change != 0 {
+            // SAFETY: the context is valid for the whole run. That the kernel keeps no sum is no error.
+            let _ = unsafe { bpf_csum_update(self.ctx.skb.skb, change) };
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Traffic from namespaces, made in this process. Everything has a time limit.
 
 mod batch;
+mod datagrams;
 mod flood;
 mod frame;
 mod icmp;
@@ -15,6 +16,7 @@ mod udp;
 use std::net::IpAddr;
 
 use crate::netns::NetNs;
+pub use datagrams::{Datagrams, datagram_transfer};
 pub use flood::{Received, udp_flood};
 pub use frame::send_frame;
 pub use icmp::{Answer, Ping, ping, ping_with};

@@ -1,12 +1,14 @@
 //! Kernels without tcx: the programs as filters of the clsact qdisc.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::SchedClassifier;
 use flannel_agent::dataplane::bpf::{Bpf, attach};
 use flannel_agent::dataplane::desired::Peer;
 use flannel_agent::mac::Mac;
 use flannel_common::abi;
-use flannel_common::node::Node as Facts;
+use flannel_common::node::{Node as Facts, Overlay as Ours};
 use flannel_common::outcome::Hook;
 use flannel_tests::traffic::{UdpSession, ping, tcp_transfer};
 use flannel_tests::{AgentBuilder, Node, Pod, TestResult, Topology, eventually};
@@ -23,24 +25,29 @@ fn facts(node: &Node) -> Result<Facts> {
     let overlay = inspect::link(node, DEVICE)?;
     Ok(Facts {
         layout: abi::LAYOUT,
-        overlay_ifindex: overlay.index.try_into()?,
-        uplink_ifindex: inspect::link(node, UPLINK)?.index.try_into()?,
         vni: 1,
-        uplink_mtu: node.mtu(),
-        local_ip: node.ip().octets(),
-        vtep_mac: overlay.mac.parse::<Mac>()?.0,
-        port: crate::packets::PORT.to_be_bytes(),
         flow_cache: 0,
-        source_check: 1,
+        ttl: 64,
+        port: crate::packets::PORT.to_be_bytes(),
+        v4: Ours {
+            overlay_ifindex: overlay.index.try_into()?,
+            uplink_ifindex: inspect::link(node, UPLINK)?.index.try_into()?,
+            uplink_mtu: node.mtu(),
+            source_check: 1,
+            local_ip: node.ip().octets(),
+            vtep_mac: overlay.mac.parse::<Mac>()?.0,
+            ..Ours::default()
+        },
+        ..Facts::default()
     })
 }
 
 /// Loads the programs anew, on maps that are there, and attaches them by clsact.
 fn attach(node: &Node, peer: &inspect::Peer) -> Result<()> {
-    let mut bpf = Bpf::load(inspect::pins(node)?, false)?;
-    bpf.configure(&facts(node)?)?;
+    let mut bpf = Bpf::load(inspect::pins(node)?, &facts(node)?, false)?;
     let subnet = format!("{}/24", peer.base).parse()?;
-    bpf.apply(&[Peer { subnet, public_ip: peer.public_ip.into(), vtep_mac: Some(peer.mac.parse()?) }])?;
+    let peer = Peer { subnet, public_ip: peer.public_ip.into(), vtep_mac: Some(peer.mac.parse()?) };
+    bpf.apply(&[peer], &BTreeMap::new())?;
     node.netns().run(|| {
         HOOKS.iter().try_for_each(|(hook, interface, _)| {
             let program = bpf.ebpf().program_mut(hook.program()).context("a program")?;

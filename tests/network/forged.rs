@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use etherparse::{EtherType, IpNumber};
 use flannel_agent::mac::Mac;
 use flannel_common::outcome::{Hook, Outcome};
-use flannel_tests::{Agent, Cluster, Node, TestResult, Topology};
+use flannel_tests::{Node, TestResult, Topology};
 
 use crate::inspect::{self, DEVICE};
 use crate::overlay::Overlay;
@@ -88,15 +88,10 @@ fn forged_packets_do_not_reach_a_pod() -> TestResult {
 
 #[test]
 fn without_the_check_they_do_as_with_flannel() -> TestResult {
-    let cluster = Cluster::build(Topology::segment(2))?;
-    let etcd = cluster.start_etcd()?;
-    etcd.configure(
-        r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","Backend":{"Type":"vxlan","SourceCheck":"off"}}"#,
-    )?;
-    let agents: Vec<Agent> = cluster.start_agents_with(&etcd, |agent| agent.arg("--dataplane=bpf"))?;
-    let pods = cluster.pods_each(1)?;
-    let overlay = Overlay { pods, agents, etcd, cluster };
-    overlay.wait_joined()?;
+    let network =
+        r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","Backend":{"Type":"vxlan","SourceCheck":"off"}}"#;
+    let overlay =
+        Overlay::start_in(network, Topology::segment(2), &["--dataplane=bpf"; 2], 1, |agent| agent)?;
     let socket = listen(&overlay)?;
     for (from, source, _) in forgeries(&overlay)?.into_iter().take(3) {
         send(&overlay, from, source, b"forged")?;

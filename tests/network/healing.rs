@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use flannel_common::abi;
 use flannel_tests::traffic::ping;
 use flannel_tests::wait::throughout;
-use flannel_tests::{Node, TestResult, Topology, eventually};
+use flannel_tests::{AgentBuilder, Node, TestResult, Topology, eventually};
 use nix::sys::signal::Signal;
 
-use crate::inspect::{self, DEVICE, Link, Peer};
+use crate::inspect::{self, DEVICE, Link, Peer, UPLINK};
 use crate::overlay::{Overlay, lines_of};
 
 /// The periodic look comes every 60 s.
@@ -96,6 +97,75 @@ fn a_device_that_is_changed_or_deleted_comes_back_with_its_mac() -> TestResult {
                 "BPF is not on the new device: {before:?}, {now:?}"
             );
         }
+    }
+    Ok(())
+}
+
+/// Takes programs off, in one way after the other, and waits until all are back and carry packets.
+fn programs_come_back(overlay: &Overlay, damages: &[String]) -> TestResult {
+    const HOOKS: usize = 3;
+    let node = &overlay.nodes()[0];
+    let pins = inspect::pins(node)?;
+    let streams = overlay.streams()?;
+    for (damage, times) in damages.iter().zip(1..) {
+        node.exec(damage)?;
+        eventually(damage, SOON, || {
+            let told = lines_of(&overlay.agents[0].log(), "WARN");
+            ensure!(
+                told.len() == times && told.iter().all(|line| line.contains("off their hooks")),
+                "{told:?}"
+            );
+            let programs = [UPLINK, DEVICE].map(|interface| inspect::programs(node, interface));
+            let programs = programs.into_iter().collect::<Result<Vec<_>>>()?.concat();
+            ensure!(programs.len() == HOOKS && pins.path(abi::LEASES).exists(), "{programs:?}");
+            Ok(())
+        })?;
+        let before = inspect::carried(node)?;
+        eventually("BPF carries again", SOON, || {
+            let now = inspect::carried(node)?;
+            ensure!(now.0 > before.0 && now.1 > before.1, "{before:?}, {now:?}");
+            Ok(())
+        })?;
+    }
+    assert_eq!(lines_of(&overlay.agents[0].log(), "ERROR"), [""; 0]);
+    streams.ensure_whole()?;
+    Ok(())
+}
+
+#[test]
+fn links_that_are_detached_come_back() -> TestResult {
+    let overlay = Overlay::bpf(2)?;
+    let pins = inspect::pins(&overlay.nodes()[0])?;
+    let links = ["underlay_ingress_link", "overlay_ingress_link", "overlay_egress_link"];
+    let mut damages =
+        links.map(|link| format!("bpftool link detach pinned {}", pins.path(link).display())).to_vec();
+    damages.push(format!("rm -r {}", pins.path("").display()));
+    programs_come_back(&overlay, &damages)
+}
+
+#[test]
+fn filters_that_are_deleted_come_back() -> TestResult {
+    let flags = ["--dataplane=bpf"; 2];
+    let overlay = Overlay::start_with(Topology::segment(2), &flags, 1, AgentBuilder::without_tcx)?;
+    let places = [(UPLINK, "ingress"), (DEVICE, "ingress"), (DEVICE, "egress")];
+    let delete = |(interface, direction)| format!("tc filter del dev {interface} {direction}");
+    programs_come_back(&overlay, &places.map(delete))
+}
+
+#[test]
+fn an_uplink_that_goes_down_carries_again_when_it_is_up() -> TestResult {
+    for flag in ["--dataplane=netlink", "--dataplane=bpf"] {
+        let overlay = Overlay::start(Topology::segment(2), &[flag; 2], 1)?;
+        let up = "ip link set eth0 up; ip route replace default via 192.168.64.254";
+        overlay.nodes()[0].exec("ip link set eth0 down")?;
+        eventually("the agent says so", SOON, || {
+            let warnings = lines_of(&overlay.agents[0].log(), "WARN");
+            ensure!(warnings.iter().any(|line| line.contains("staying with eth0")), "{warnings:?}");
+            Ok(())
+        })?;
+        heals(&overlay, up)?;
+        heals(&overlay, &format!("ip link set eth0 down; {up}"))?;
+        assert_eq!(lines_of(&overlay.agents[0].log(), "ERROR"), [""; 0]);
     }
     Ok(())
 }

@@ -25,7 +25,7 @@ fn bulk_arrives_as_it_was_sent_both_ways() -> TestResult {
 }
 
 /// Aggregates that are cut wrongly arrive all the same, by retransmission.
-fn ensure_few_repeats(pod: &Pod) -> Result<()> {
+pub(super) fn ensure_few_repeats(pod: &Pod) -> Result<()> {
     let snmp = pod.exec("cat /proc/net/snmp")?;
     let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Tcp: "));
     let (names, values) = lines.next().zip(lines.next()).context("no TCP counters")?;

@@ -3,11 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use aya::Ebpf;
-use aya::programs::SchedClassifier;
+use aya::programs::Program;
 use flannel_agent::dataplane::bpf::{OBJECT, loader};
-use flannel_common::outcome::Hook;
 
+use super::load;
 use crate::inspect;
 
 /// Verifiers differ: what is near the limit on this kernel may be beyond it on another.
@@ -26,10 +25,9 @@ struct Cost {
     loading: Duration,
 }
 
-fn cost(ebpf: &mut Ebpf, hook: Hook) -> Cost {
-    let program: &mut SchedClassifier = ebpf.program_mut(hook.program()).unwrap().try_into().unwrap();
+fn cost(name: &str, program: &mut Program) -> Cost {
     let start = Instant::now();
-    program.load().unwrap_or_else(|error| panic!("{}: {error:#?}", hook.program()));
+    load(name, program);
     let loading = start.elapsed();
     let info = program.info().unwrap();
     let walked = info.verified_instruction_count().expect("a kernel that tells it (Linux 5.16)");
@@ -52,11 +50,13 @@ fn every_program_leaves_room_to_grow() {
     let mut walked = Vec::new();
     for (logging, debug) in [("off", false), ("on", true)] {
         let mut ebpf = loader(debug).load(OBJECT).expect("loading BPF needs root");
-        for hook in Hook::ALL {
-            let Cost { translated, jited, walked: steps, loading } = cost(&mut ebpf, *hook);
-            let (name, loading) = (hook.program(), loading.as_millis());
+        let mut programs: Vec<_> = ebpf.programs_mut().collect();
+        programs.sort_by_key(|(name, _)| *name);
+        for (name, program) in programs {
+            let Cost { translated, jited, walked: steps, loading } = cost(name, program);
+            let loading = loading.as_millis();
             println!("{name:<18} {logging:<8} {translated:>12} {steps:>12} {jited:>16} {loading:>12}");
-            walked.push((steps, name, logging));
+            walked.push((steps, name.to_owned(), logging));
         }
     }
     let (most, name, logging) = walked.into_iter().max().expect("there are programs");

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use aya::Pod;
 use aya::maps::HashMap;
 use etherparse::IpNumber;
 use flannel_common::abi;
+use flannel_common::address::{Address, V4};
 use flannel_common::flow::{Flow, FlowKey, PROOF_NS, Passage, Port, TRANSIT_NS};
 use flannel_common::outcome::{Hook, Outcome, Verdict};
 
 use flannel_tests::NetNs;
 
-use super::{Programs, Run, TC_ACT_REDIRECT, TC_ACT_UNSPEC};
+use super::{Meta, Programs, Run, TC_ACT_REDIRECT, TC_ACT_UNSPEC, of_family};
 use sample::{GATEWAY_MAC, POD_MAC, key};
 
 pub(super) mod sample;
@@ -33,7 +35,7 @@ pub(super) const OLD: [u64; 2] = [STALE, STALE];
 
 /// A flow that has entered and left the stack at these times on its way from the pod, and to it.
 pub(super) fn flow(egress: [u64; 2], ingress: [u64; 2]) -> Flow {
-    let passage = |[entered, left]: [u64; 2]| Passage { entered, left };
+    let passage = |[entered, left]: [u64; 2]| Passage { entered, left, ..Passage::default() };
     Flow { egress: passage(egress), ingress: passage(ingress), port: port() }
 }
 
@@ -51,10 +53,16 @@ pub(super) fn moved(mut flow: Flow, change: impl FnOnce(&mut Port)) -> Flow {
     flow
 }
 
-/// Contents of `FLOWS`.
-pub(super) type Flows = BTreeMap<FlowKey, Flow>;
+/// The same flow in these groups, from the pod and to it.
+pub(super) fn grouped(mut flow: Flow, [egress, ingress]: [u32; 2]) -> Flow {
+    (flow.egress.mark, flow.ingress.mark) = (egress, ingress);
+    flow
+}
 
-pub(super) fn none() -> Flows {
+/// Contents of `FLOWS`.
+pub(super) type Flows<A = V4> = BTreeMap<FlowKey<A>, Flow>;
+
+pub(super) fn none<A: Address>() -> Flows<A> {
     Flows::new()
 }
 
@@ -67,24 +75,24 @@ pub(super) fn of_tcp(flow: Flow) -> Flows {
 }
 
 /// One run.
-pub(super) struct Row {
+pub(super) struct Row<A: Address = V4> {
     description: &'static str,
     frame: Vec<u8>,
-    gso_size: u32,
-    before: Flows,
+    meta: Meta,
+    before: Flows<A>,
     outcome: Outcome,
-    after: Flows,
+    after: Flows<A>,
 }
 
 /// What happens to this frame, and to what is known of its flow.
-pub(super) fn row(
+pub(super) fn row<A: Address>(
     description: &'static str,
     frame: Vec<u8>,
-    before: Flows,
+    before: Flows<A>,
     outcome: Outcome,
-    after: Flows,
-) -> Row {
-    Row { description, frame, gso_size: 0, before, outcome, after }
+    after: Flows<A>,
+) -> Row<A> {
+    Row { description, frame, meta: Meta::default(), before, outcome, after }
 }
 
 /// [`row`] for a frame that changes nothing, whether its flow is proven or unknown.
@@ -93,19 +101,32 @@ fn indifferent(description: &'static str, frame: &[u8], outcome: Outcome) -> [Ro
         .map(|flows| row(description, frame.to_vec(), flows.clone(), outcome, flows))
 }
 
-impl Row {
+impl<A: Address> Row<A> {
     /// The same with an aggregate of such segments.
-    pub(super) fn gso(self, gso_size: usize) -> Self {
-        Self { gso_size: gso_size as u32, ..self }
+    pub(super) fn gso(mut self, gso_size: usize) -> Self {
+        self.meta.gso_size = gso_size as u32;
+        self
+    }
+
+    /// The same with a mark.
+    pub(super) fn marked(mut self, mark: u32) -> Self {
+        self.meta.mark = mark;
+        self
+    }
+
+    /// The same with a frame that was last received on this interface.
+    pub(super) fn from(mut self, ingress_ifindex: u32) -> Self {
+        self.meta.ingress_ifindex = ingress_ifindex;
+        self
     }
 }
 
 /// Runs a table, in a namespace with no other interface than the pod's port. What is not carried must come out as
 /// it went in; `carried` judges the rest.
-pub(super) fn check(
+pub(super) fn check<A: Address + Pod>(
     programs: &mut Programs,
     hook: Hook,
-    table: Vec<Row>,
+    table: Vec<Row<A>>,
     carried: impl Fn(&Run, &[u8]) + Send,
 ) {
     let place = NetNs::new("program").unwrap();
@@ -117,17 +138,23 @@ pub(super) fn check(
     checked.unwrap();
 }
 
-fn check_here(programs: &mut Programs, hook: Hook, table: Vec<Row>, carried: impl Fn(&Run, &[u8])) {
-    for Row { description, frame, gso_size, before, outcome, after } in table {
+fn check_here<A: Address + Pod>(
+    programs: &mut Programs,
+    hook: Hook,
+    table: Vec<Row<A>>,
+    carried: impl Fn(&Run, &[u8]),
+) {
+    for Row { description, frame, meta, before, outcome, after } in table {
         let start = now();
         programs.set_flows(&at_times(before, |age| start - age));
-        let run = programs.run(hook, &frame, gso_size);
+        let run = programs.run_with(hook, &frame, meta);
         assert_eq!(run.outcome, outcome, "{description}");
         if outcome.verdict() == Verdict::Carried {
             assert_eq!(run.action, TC_ACT_REDIRECT, "{description}");
             carried(&run, &frame);
         } else {
-            assert_eq!((run.action, &run.packet), (TC_ACT_UNSPEC, &frame), "{description}");
+            let untouched = (TC_ACT_UNSPEC, &frame, meta.mark);
+            assert_eq!((run.action, &run.packet, run.mark), untouched, "{description}");
         }
         let age = |time| if time >= start { NOW } else { start - time };
         assert_eq!(at_times(programs.flows(), age), after, "{description}");
@@ -145,7 +172,7 @@ pub(super) fn check_off(hook: Hook, frame: &[u8]) {
 }
 
 /// Changes all times but "never".
-fn at_times(mut flows: Flows, change: impl Fn(u64) -> u64) -> Flows {
+fn at_times<A: Address>(mut flows: Flows<A>, change: impl Fn(u64) -> u64) -> Flows<A> {
     for Flow { egress, ingress, .. } in flows.values_mut() {
         for time in [&mut egress.entered, &mut egress.left, &mut ingress.entered, &mut ingress.left] {
             if *time != NEVER {
@@ -166,15 +193,16 @@ fn now() -> u64 {
 }
 
 impl Programs {
-    fn flows(&self) -> Flows {
-        let flows = HashMap::<_, FlowKey, Flow>::try_from(self.0.map(abi::FLOWS).unwrap()).unwrap();
+    fn flows<A: Address + Pod>(&self) -> Flows<A> {
+        let map = self.0.map(of_family::<A>(abi::FLOWS, abi::FLOWS6)).unwrap();
+        let flows = HashMap::<_, FlowKey<A>, Flow>::try_from(map).unwrap();
         flows.iter().map(Result::unwrap).collect()
     }
 
-    fn set_flows(&mut self, wanted: &Flows) {
-        let old: Vec<_> = self.flows().into_keys().collect();
-        let map = self.0.map_mut(abi::FLOWS).unwrap();
-        let mut flows = HashMap::<_, FlowKey, Flow>::try_from(map).unwrap();
+    fn set_flows<A: Address + Pod>(&mut self, wanted: &Flows<A>) {
+        let old: Vec<_> = self.flows::<A>().into_keys().collect();
+        let map = self.0.map_mut(of_family::<A>(abi::FLOWS, abi::FLOWS6)).unwrap();
+        let mut flows = HashMap::<_, FlowKey<A>, Flow>::try_from(map).unwrap();
         old.iter().for_each(|key| flows.remove(key).unwrap());
         wanted.iter().for_each(|(key, flow)| flows.insert(key, flow, 0).unwrap());
     }

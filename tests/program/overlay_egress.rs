@@ -111,7 +111,6 @@ fn leaves_the_rest_to_the_kernel_device() {
         outcome,
     };
     let table = vec![
-        untouched("IPv6", frame(PEER_MAC, OUR_MAC, EtherType::IPV6, &[0x60; 60]), Outcome::InnerIpv6),
         untouched("ARP", frame(PEER_MAC, OUR_MAC, EtherType::ARP, &[0; 28]), Outcome::NotIp),
         untouched(
             "VLAN tag",

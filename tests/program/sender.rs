@@ -39,7 +39,6 @@ fn odd(sender: [u8; 4], source: [u8; 4]) -> Vec<(&'static str, Vec<u8>, u32, Out
         ("first fragment", arrives(&plain().fragment(0, true)), 0, Outcome::OuterFragment),
         ("outer checksum", checksum, 0, Outcome::OuterChecksum),
         ("trailing bytes", padded, 0, Outcome::OuterLength),
-        ("congestion experienced", arrives(&plain().tos(0, 3)), 0, Outcome::OuterCongested),
         ("aggregate", arrives(&plain()), 20, Outcome::GsoAggregate),
     ]
 }
@@ -109,14 +108,13 @@ fn what_cannot_be_judged_is_the_kernel_devices() {
             Outcome::OuterOptions,
         ),
         untouched("ARP inside", of_type(EtherType::ARP, &[0; 28]), Outcome::NotIp),
-        untouched("IPv6 inside", of_type(EtherType::IPV6, &[0x60; 60]), Outcome::InnerIpv6),
     ];
     all_untouched(&mut Programs::load(), Hook::UnderlayIngress, table);
 }
 
 #[test]
 fn without_the_check_everything_is_taken_as_flannel_takes_it() {
-    let mut programs = Programs::configured(|node| node.source_check = 0);
+    let mut programs = Programs::configured(|node| node.v4.source_check = 0);
     for (sender, source, _) in FORGERIES {
         let run = programs.run(Hook::UnderlayIngress, &arrives(&outer(sender, 8, &inner(source))), 0);
         carried(&run, Outcome::Decapsulated, "forged");

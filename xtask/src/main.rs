@@ -59,12 +59,15 @@ fn execute(chore: Chore) -> Result<()> {
     match chore {
         Chore::Setup => {
             let bpf = setup::ensure_with_vm()?;
-            phase::note(&format!("everything is there; BPF programs are built by `{}`", bpf.name));
+            let vm = vm::Parts::get();
+            let there = if vm.is_ok() { "everything" } else { "everything else" };
+            vm.map(drop).unwrap_or_else(|error| phase::note(&format!("{error:#}")));
+            phase::note(&format!("{there} is there; BPF programs are built by `{}`", bpf.name));
             Ok(())
         }
         Chore::Run(args) => run::run(&args),
         Chore::Test(args) => test::run(&args),
-        Chore::Vm(args) => setup::ensure_with_vm().and_then(|_| vm::run(&args)),
+        Chore::Vm(args) => setup::ensure_with_vm().and_then(|_| vm::run(&args, &vm::Parts::get()?)),
         Chore::Complexity => setup::ensure().and_then(|_| complexity::run()),
         Chore::Bench(args) => setup::ensure().and_then(|_| bench::run(&args)),
         Chore::Lint => lint::run(&setup::ensure()?),

@@ -24,6 +24,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let everything = args.suite.is_empty();
     let vm = everything && !args.no_vm;
     let bpf = if vm { setup::ensure_with_vm()? } else { setup::ensure()? };
+    // Before anything that takes long: where it cannot be had, that is said at once.
+    let parts = vm.then(vm::Parts::get).transpose()?;
     if everything {
         lint::run(&bpf)?;
     }
@@ -33,5 +35,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let mut suite = cargo(["test", "--package", SUITE, "--test", "suite", "--"]);
     phase::run("integration suite", suite.args(&args.suite).env("FLANNEL_AGENT", agent()?))?;
-    if vm { vm::run(&vm::Args::default()) } else { Ok(()) }
+    match parts {
+        Some(parts) => vm::run(&vm::Args::default(), &parts)?,
+        None if everything => phase::note("not run, as --no-vm says: tests on Debian's kernel"),
+        None => phase::note("not run, as a part was asked for: lint, unit tests, tests on Debian's kernel"),
+    }
+    Ok(())
 }

@@ -8,7 +8,7 @@ mod watch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use anyhow::{Context as _, Error, Result};
+use anyhow::{Error, Result};
 use ipnet::IpNet;
 
 use crate::config::{NetworkConfig, SubnetRange};
@@ -50,8 +50,8 @@ impl Direct {
     pub(super) async fn read(&mut self, kernel: &Kernel) -> Result<()> {
         self.stale = false;
         self.answers.clear();
-        self.routes =
-            kernel.direct_routes(self.uplink, &self.ranges).await.context("listing direct routes")?;
+        let is_nodes = |subnet| self.ranges.iter().any(|range| range.can_hold(subnet));
+        self.routes = kernel.direct_routes(self.uplink, is_nodes).await?;
         Ok(())
     }
 
@@ -64,6 +64,11 @@ impl Direct {
         self.stale = true;
     }
 
+    /// Whether peers on the link are to have direct routes.
+    pub(super) const fn is_wanted(&self) -> bool {
+        self.watch.is_some()
+    }
+
     /// Whether [`Self::read`] would find something new.
     pub(super) const fn is_stale(&self) -> bool {
         self.stale
@@ -71,7 +76,7 @@ impl Direct {
 
     /// The way to each peer. One of which the kernel cannot be asked counts as not on the link.
     pub(super) async fn ways(&mut self, kernel: &Kernel, peers: &[Peer], errors: &mut Vec<Error>) -> Ways {
-        if self.watch.is_none() {
+        if !self.is_wanted() {
             return Ways::tunnelled(peers);
         }
         let mut answers = BTreeMap::new();
@@ -100,7 +105,7 @@ impl Direct {
     /// Removes what is too much; where no direct routes are wanted, only those to subnets of peers.
     pub(super) async fn remove(&mut self, kernel: &Kernel, ways: &Ways) -> Vec<Error> {
         let mut surplus = Changes::between(&self.routes, &ways.direct).remove;
-        if self.watch.is_none() && !surplus.is_empty() {
+        if !self.is_wanted() && !surplus.is_empty() {
             let tunnelled: BTreeSet<_> = ways.tunnelled.iter().map(|peer| peer.subnet).collect();
             surplus.retain(|(subnet, _)| tunnelled.contains(subnet));
         }

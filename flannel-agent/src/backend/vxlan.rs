@@ -2,6 +2,7 @@
 
 mod misses;
 mod overlay;
+mod peers;
 mod settings;
 
 use std::time::Instant;
@@ -15,7 +16,7 @@ use super::{Backend, Setup};
 use crate::cli::Mode;
 use crate::config::VxlanConfig;
 use crate::dataplane::accelerator::{self, Accelerator, Settings};
-use crate::dataplane::desired::Peer;
+use crate::dataplane::desired::{self, Peer};
 use crate::dataplane::kernel::Kernel;
 use crate::dataplane::kernel::news::{News, NewsFeed};
 use crate::lease::{LeaseAttrs, SubnetKey, VxlanData};
@@ -24,7 +25,7 @@ use crate::uplink::Uplink;
 use misses::Misses;
 use overlay::Overlay;
 
-/// The overlay of this node. IPv6 is carried by the floor.
+/// The overlay of this node.
 pub struct Vxlan {
     kernel: Kernel,
     /// One for each address family, at least one.
@@ -39,6 +40,8 @@ pub struct Vxlan {
     vni: u32,
     networks: Vec<IpNet>,
     own: Option<SubnetKey>,
+    /// The peers that everything holds, as far as we know.
+    applied: Option<Vec<Peer>>,
     news: NewsFeed,
     /// Something of ours is no longer as we left it.
     hurt: bool,
@@ -71,6 +74,7 @@ impl Backend for Vxlan {
             uplink: uplink.clone(),
             vni: config.vni,
             own: None,
+            applied: None,
             hurt: false,
             misses: Misses::default(),
             wants_peers: false,
@@ -107,6 +111,7 @@ impl Backend for Vxlan {
             overlay.serve(&self.kernel, own).await?;
         }
         self.own = Some(own);
+        self.applied = None;
         for network in &self.networks {
             self.kernel.ensure_unreachable(*network).await?;
         }
@@ -121,25 +126,14 @@ impl Backend for Vxlan {
         if self.decided { Ok(()) } else { self.load_programs().await }
     }
 
-    /// A peer that changes from overlay to link or back has its new route before the old one goes.
     async fn apply(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
-        let Self { kernel, overlays, direct, accelerator, .. } = self;
-        let mut errors = Vec::new();
-        let ways = direct.ways(kernel, peers, &mut errors).await;
-        errors.extend(direct.add(kernel, &ways).await);
-        for overlay in overlays {
-            // Over IPv6 it cannot be so: the kernel refuses an onlink gateway to which another device leads.
-            if overlay.is_v6() {
-                errors.extend(direct.remove(kernel, &ways).await);
-            }
-            errors.extend(overlay.apply(kernel, &ways.tunnelled).await);
+        let before = self.applied.replace(peers.to_vec());
+        if let Some(joined) = before.and_then(|before| desired::joined(&before, peers))
+            && let Some(errors) = self.grow(&joined).await
+        {
+            return errors;
         }
-        errors.extend(direct.remove(kernel, &ways).await);
-        // All of them: a peer on the link may still send through the overlay, and packets to it do not come here.
-        if let Some(Err(error)) = accelerator.as_mut().map(|accelerator| accelerator.apply(peers)) {
-            errors.push(error);
-        }
-        errors
+        self.apply_all(peers).await
     }
 
     async fn resync(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
@@ -150,25 +144,25 @@ impl Backend for Vxlan {
         errors
     }
 
-    /// Pods that come or go matter to the accelerator, routes of the underlay to DirectRouting, and to all what others
+    /// Pods that come or go and hooks without programs matter to the accelerator, routes of the underlay to DirectRouting, and to all what others
     /// did to what is ours, and what the kernel asks for.
     async fn changed(&mut self) {
-        let Self { news, overlays, misses, hurt, .. } = self;
-        let pods = async {
-            match &mut self.accelerator {
-                Some(accelerator) => accelerator.pods_changed().await,
+        let Self { kernel, news, overlays, accelerator, misses, hurt, .. } = self;
+        let accelerated = async {
+            match accelerator {
+                Some(accelerator) => accelerator.changed(kernel).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            () = pods => {}
+            () = accelerated => {}
             () = self.direct.changed() => {}
             noticed = noticed(news, overlays, misses) => *hurt |= noticed,
         }
     }
 
     async fn react(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
-        let mut errors = if self.hurt || self.direct.is_stale() {
+        let mut errors = if self.hurt || self.direct.is_stale() || self.is_detached() {
             self.resync(peers).await
         } else {
             self.follow_pods().await
@@ -188,6 +182,7 @@ impl Vxlan {
         // What is known by now is what we are about to read.
         self.news.drain();
         self.hurt = false;
+        self.applied = None;
         let mut errors = Vec::new();
         let mut renewed = false;
         for overlay in &mut self.overlays {
@@ -199,16 +194,26 @@ impl Vxlan {
         for network in &self.networks {
             errors.extend(self.kernel.ensure_unreachable(*network).await.err());
         }
+        if self.is_detached() {
+            warn!("somebody has taken the BPF programs off their hooks; attaching them again");
+            renewed = true;
+        }
         if renewed {
             errors.extend(self.load_programs().await.err());
         }
         errors
     }
 
+    /// Whether somebody has taken the programs off their hooks.
+    fn is_detached(&self) -> bool {
+        self.accelerator.as_ref().is_some_and(Accelerator::is_detached)
+    }
+
     /// Loads and attaches the programs, or takes an earlier agent's away.
     async fn load_programs(&mut self) -> Result<()> {
         self.accelerator = accelerator(&self.accelerated, &self.overlays, &self.uplink)?;
         self.decided = true;
+        self.applied = None;
         if self.own.is_some() {
             self.serve_accelerated();
             self.follow_pods().await.iter().for_each(|error| warn!("{error:#}"));
@@ -216,10 +221,10 @@ impl Vxlan {
         Ok(())
     }
 
-    /// Tells the programs which subnet is ours.
+    /// Tells the programs which subnets are ours.
     fn serve_accelerated(&mut self) {
-        if let (Some(accelerator), Some(subnet)) = (&mut self.accelerator, self.own.and_then(|own| own.v4)) {
-            accelerator.serve(subnet.into());
+        if let (Some(accelerator), Some(own)) = (&mut self.accelerator, self.own) {
+            accelerator.serve(&own.nets().collect::<Vec<_>>());
         }
     }
 
@@ -270,10 +275,13 @@ async fn noticed(news: &mut NewsFeed, overlays: &[Overlay], misses: &mut Misses)
     }
 }
 
-/// BPF on the IPv4 overlay.
+/// BPF on the overlays.
 fn accelerator(settings: &Settings, overlays: &[Overlay], uplink: &Uplink) -> Result<Option<Accelerator>> {
-    let ipv4 = overlays.iter().find(|overlay| !overlay.is_v6()).zip(uplink.ipv4);
-    let Some((overlay, ends)) = ipv4 else { return Accelerator::without_ipv4(settings) };
-    let (spec, device) = (overlay.spec(), overlay.device());
-    Accelerator::start(settings, accelerator::Overlay { spec, device, uplink, local_ip: ends.local })
+    let served = |overlay| accelerator::Overlay {
+        spec: Overlay::spec(overlay),
+        device: overlay.device(),
+        uplink,
+        local_ip: overlay.spec().local,
+    };
+    Accelerator::start(settings, &overlays.iter().map(served).collect::<Vec<_>>())
 }

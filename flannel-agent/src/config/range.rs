@@ -40,6 +40,12 @@ impl SubnetRange {
             && (self.min..=self.max).contains(&subnet.network())
     }
 
+    /// Whether a node can hold `subnet`. A reservation may lie outside `SubnetMin` and `SubnetMax`.
+    #[must_use]
+    pub fn can_hold(&self, subnet: IpNet) -> bool {
+        subnet.prefix_len() == self.subnet_len && self.network.contains(&subnet)
+    }
+
     /// The subnet of this range whose base has this number; `None` if no such address exists.
     #[must_use]
     pub fn subnet_at(&self, base: u128) -> Option<IpNet> {

@@ -279,3 +279,23 @@ fn refusals_name_key_value_and_what_is_allowed() {
         assert!(said.starts_with(message), "{text}\n said {said}\n want {message}");
     }
 }
+
+#[test]
+fn subnets_that_nodes_can_hold_are_recognised() {
+    let config = r#"{"Network": "10.5.0.0/16", "SubnetMax": "10.5.63.0", "EnableIPv6": true,
+        "IPv6Network": "fd44::/48"}"#;
+    let config = NetworkConfig::parse(config).unwrap();
+    for (subnet, expected) in [
+        ("10.5.1.0/24", true),
+        ("10.5.77.0/24", true),
+        ("10.5.1.0/25", false),
+        ("10.5.0.0/16", false),
+        ("10.6.1.0/24", false),
+        ("fd44:0:0:4b::/64", true),
+        ("fd44:0:0:4b::/80", false),
+        ("fd45:0:0:4b::/64", false),
+    ] {
+        let ours = config.ranges().any(|range| range.can_hold(subnet.parse().unwrap()));
+        assert_eq!(ours, expected, "{subnet}");
+    }
+}

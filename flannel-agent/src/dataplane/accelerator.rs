@@ -1,17 +1,22 @@
 //! BPF on top of a vxlan device, as far as it is wanted and the kernel has it.
 
-use std::net::Ipv4Addr;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use flannel_common::abi;
-use flannel_common::node::Node;
+use flannel_common::address::Address;
+use flannel_common::node::{self, Node};
 use ipnet::IpNet;
+use tokio::time::{Interval, interval};
 use tracing::{info, warn};
 
 use super::bpf::pins::Pins;
+use super::bpf::place::Place;
 use super::bpf::{self, Bpf};
 use super::desired::Peer;
-use super::kernel::{Device, DeviceSpec, Kernel};
+use super::kernel::{Device, DeviceSpec, Kernel, default_ttl};
 use super::shortcut::Shortcut;
 use crate::cli::Mode;
 use crate::metrics::METRICS;
@@ -32,7 +37,7 @@ pub struct Settings {
     pub log_packets: bool,
 }
 
-/// The node's device that the programs work for, over IPv4.
+/// A device of the node's that the programs work for.
 #[derive(Clone, Copy, Debug)]
 pub struct Overlay<'a> {
     /// As it was asked for.
@@ -41,15 +46,20 @@ pub struct Overlay<'a> {
     pub device: &'a Device,
     /// The interface that carries outer packets.
     pub uplink: &'a Uplink,
-    /// Their source.
-    pub local_ip: Ipv4Addr,
+    /// Their source, whose family is that of the overlay.
+    pub local_ip: IpAddr,
 }
 
 /// The programs, and who takes the shortcut through them.
 pub struct Accelerator {
     bpf: Bpf,
     shortcut: Option<Shortcut>,
+    look: Interval,
+    detached: bool,
 }
+
+/// How often it is looked whether the programs are on their hooks: nobody tells us when they are not.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl Accelerator {
     /// BPF as the mode wants it: `auto` falls back with one warning, `bpf` fails, `netlink` takes away what an
@@ -57,11 +67,11 @@ impl Accelerator {
     ///
     /// # Errors
     /// In mode `bpf`, BPF cannot be had; or what an earlier agent left cannot be removed.
-    pub fn start(settings: &Settings, overlay: Overlay<'_>) -> Result<Option<Self>> {
+    pub fn start(settings: &Settings, overlays: &[Overlay<'_>]) -> Result<Option<Self>> {
         let loaded = match settings.mode {
             Mode::Netlink => None,
-            Mode::Bpf => Some(load(settings, overlay).context("--dataplane bpf was asked for")?),
-            Mode::Auto => load(settings, overlay)
+            Mode::Bpf => Some(load(settings, overlays).context("--dataplane bpf was asked for")?),
+            Mode::Auto => load(settings, overlays)
                 .inspect_err(|error| {
                     warn!("BPF is not available, the kernel's vxlan device carries all: {error:#}");
                 })
@@ -73,48 +83,52 @@ impl Accelerator {
             return Ok(None);
         };
         let shortcut = if settings.flow_cache { Some(Shortcut::open()?) } else { None };
-        Ok(Some(Self { bpf, shortcut }))
+        Ok(Some(Self { bpf, shortcut, look: interval(LOOK), detached: false }))
     }
 
-    /// What is there instead where the network has no IPv4: nothing, and nothing of an earlier agent's.
-    ///
-    /// # Errors
-    /// In mode `bpf`; or what an earlier agent left cannot be removed.
-    pub fn without_ipv4(settings: &Settings) -> Result<Option<Self>> {
-        let reason = "the BPF programs carry IPv4, of which this network has none";
-        match settings.mode {
-            Mode::Bpf => bail!("--dataplane bpf was asked for: {reason}"),
-            Mode::Auto => info!("{reason}: the kernel's vxlan device carries all"),
-            Mode::Netlink => {}
-        }
-        bpf::detach(&settings.pins)?;
-        Ok(None)
-    }
-
-    /// This is the node's own subnet from now on: pods are looked for in it, and nobody else may send from it.
-    pub fn serve(&mut self, subnet: IpNet) {
-        if let IpNet::V4(subnet) = subnet {
-            self.bpf.serve(subnet);
-        }
+    /// These are the node's own subnets from now on: pods are looked for in them, and nobody else may send from them.
+    pub fn serve(&mut self, subnets: &[IpNet]) {
+        subnets.iter().for_each(|subnet| self.bpf.serve(*subnet));
         if let Some(shortcut) = &mut self.shortcut {
-            shortcut.serve(subnet);
+            shortcut.serve(subnets);
         }
     }
 
-    /// Makes the maps hold exactly these peers.
+    /// Makes the maps hold exactly these peers. `direct`: the subnets that are routed without a tunnel.
     ///
     /// # Errors
     /// A map cannot be written; the floor carries what is missing.
-    pub fn apply(&mut self, peers: &[Peer]) -> Result<()> {
-        self.bpf.apply(peers)
+    pub fn apply(&mut self, peers: &[Peer], direct: &BTreeMap<IpNet, IpAddr>) -> Result<()> {
+        self.bpf.apply(peers, direct)
     }
 
-    /// Waits until pods may have come or gone; forever, if that does not matter.
-    pub async fn pods_changed(&mut self) {
-        match &mut self.shortcut {
-            Some(shortcut) => shortcut.pods_changed().await,
-            None => std::future::pending().await,
+    /// Adds these peers to the maps; false if it is not done with adding, and all are to be applied.
+    ///
+    /// # Errors
+    /// As of [`Self::apply`].
+    pub fn grow(&mut self, joined: &[Peer]) -> Result<bool> {
+        self.bpf.grow(joined)
+    }
+
+    /// Waits until pods may have come or gone, if that matters, or the programs are no longer on their hooks.
+    pub async fn changed(&mut self, kernel: &Kernel) {
+        let Self { bpf, shortcut, look, .. } = self;
+        let pods = async {
+            match shortcut {
+                Some(shortcut) => shortcut.pods_changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = pods => {}
+            () = detached(bpf, look, kernel) => self.detached = true,
         }
+    }
+
+    /// Whether somebody has taken the programs off their hooks, as [`Self::changed`] has found.
+    #[must_use]
+    pub const fn is_detached(&self) -> bool {
+        self.detached
     }
 
     /// Lets the pods that are there now take the shortcut. Those that cannot are carried all the same.
@@ -126,35 +140,84 @@ impl Accelerator {
     }
 }
 
-fn load(settings: &Settings, overlay: Overlay<'_>) -> Result<Bpf> {
-    let Overlay { spec, device, uplink, local_ip } = overlay;
-    if spec.gbp || spec.learning {
-        bail!("the BPF programs have neither GBP nor Learning, which the network's Backend asks for");
+/// Waits until the programs are not on their hooks.
+async fn detached(bpf: &Bpf, look: &mut Interval, kernel: &Kernel) {
+    loop {
+        look.tick().await;
+        if !bpf.is_attached(kernel).await {
+            return;
+        }
     }
-    if !uplink.ethernet {
-        bail!("the uplink {} has no Ethernet header, which the BPF programs expect", uplink.name);
+}
+
+fn load(settings: &Settings, overlays: &[Overlay<'_>]) -> Result<Bpf> {
+    overlays.iter().try_for_each(ensure_served)?;
+    let node = facts(settings, overlays)?;
+    let mut bpf = Bpf::load(settings.pins.clone(), &node, settings.log_packets)?;
+    let mechanism = bpf.attach(&places(overlays))?;
+    for Overlay { spec, uplink, .. } in overlays {
+        info!(%mechanism, overlay = spec.name, uplink = uplink.name, "BPF programs attached");
     }
-    let node = Node {
-        layout: abi::LAYOUT,
-        overlay_ifindex: device.index,
-        uplink_ifindex: uplink.index,
-        vni: spec.vni,
-        uplink_mtu: uplink.mtu,
-        local_ip: local_ip.octets(),
-        vtep_mac: device.mac.0,
-        port: spec.port.to_be_bytes(),
-        flow_cache: settings.flow_cache.into(),
-        source_check: settings.source_check.into(),
-    };
-    let mut bpf = Bpf::load(settings.pins.clone(), settings.log_packets)?;
-    bpf.configure(&node)?;
-    let mechanism = bpf.attach(&spec.name, &uplink.name, &node)?;
-    info!(%mechanism, overlay = spec.name, uplink = uplink.name, "BPF programs attached");
     if settings.log_packets {
         bpf.log()?;
     }
     give_memory_back();
     Ok(bpf)
+}
+
+fn ensure_served(Overlay { spec, uplink, .. }: &Overlay<'_>) -> Result<()> {
+    if spec.learning {
+        bail!("the BPF programs do not learn, which the network's Backend asks for with Learning");
+    }
+    if !uplink.ethernet {
+        bail!("the uplink {} has no Ethernet header, which the BPF programs expect", uplink.name);
+    }
+    Ok(())
+}
+
+/// The node as the programs are to know it.
+fn facts(settings: &Settings, overlays: &[Overlay<'_>]) -> Result<Node> {
+    let mut node = Node {
+        layout: abi::LAYOUT,
+        flow_cache: settings.flow_cache.into(),
+        ttl: default_ttl()?.into(),
+        ..Node::default()
+    };
+    for overlay in overlays {
+        node.group_policy = overlay.spec.gbp.into();
+        node.vni = overlay.spec.vni;
+        node.port = overlay.spec.port.to_be_bytes();
+        match overlay.local_ip {
+            IpAddr::V4(ip) => node.v4 = end(settings, overlay, ip.octets()),
+            IpAddr::V6(ip) => node.v6 = end(settings, overlay, ip.octets()),
+        }
+    }
+    Ok(node)
+}
+
+fn end<A: Address>(settings: &Settings, overlay: &Overlay<'_>, local_ip: A) -> node::Overlay<A> {
+    node::Overlay {
+        overlay_ifindex: overlay.device.index,
+        uplink_ifindex: overlay.uplink.index,
+        uplink_mtu: overlay.uplink.mtu,
+        source_check: settings.source_check.into(),
+        local_ip,
+        vtep_mac: overlay.device.mac.0,
+        reserved: [0; 2],
+    }
+}
+
+/// Where the programs go: the families' overlays have hooks of their own, their uplinks one each.
+fn places(overlays: &[Overlay<'_>]) -> Vec<Place> {
+    let mut places: Vec<Place> = Vec::new();
+    for Overlay { spec, uplink, local_ip, .. } in overlays {
+        for place in Place::of(&spec.name, &uplink.name, local_ip.is_ipv6()) {
+            if places.iter().all(|other| !other.is_same_hook(&place)) {
+                places.push(place);
+            }
+        }
+    }
+    places
 }
 
 /// Loading parses the kernel's BTF, which takes some 20 MB that nothing needs any more. glibc would keep them.

@@ -3,32 +3,37 @@
 //! Programs, maps and links are pinned under `<bpffs>/flannel/<VNI>/`, so that they outlive the agent; the
 //! next one adopts the maps, replaces the programs atomically and goes on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
-use aya::maps::{Array, HashMap, MapData};
+use aya::maps::{Array, MapData};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use flannel_common::abi;
-use flannel_common::flow::{Flow, FlowKey};
+use flannel_common::address::{V4, V6};
 use flannel_common::node::Node;
 use flannel_common::outcome::Hook;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::dataplane::desired::Peer;
+use crate::dataplane::kernel::Kernel;
 
 pub mod attach;
 mod batch;
 pub mod counters;
+mod family;
 mod flows;
 mod leases;
 pub mod logs;
 pub mod pins;
+pub mod place;
 mod ports;
 
 use attach::Mechanism;
-use leases::Leases;
+use family::Maps;
 use pins::Pins;
+use place::Place;
 
 /// The compiled programs.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flannel-ebpf"));
@@ -38,10 +43,12 @@ pub struct Bpf {
     ebpf: Ebpf,
     pins: Pins,
     config: Array<MapData, Node>,
-    /// What `CONFIG` holds once `LEASES` is complete.
+    /// What `CONFIG` holds once `LEASES` and `LEASES6` are complete.
     node: Node,
-    leases: Leases,
-    flows: HashMap<MapData, FlowKey, Flow>,
+    v4: Maps<V4>,
+    v6: Maps<V6>,
+    /// The node's own hooks that they are on.
+    places: Vec<Place>,
     /// The bridge ports that our programs are attached to.
     ports: BTreeSet<u32>,
     /// Those that the previous agent's are, until [`Bpf::follow`] takes them over.
@@ -51,14 +58,18 @@ pub struct Bpf {
 }
 
 impl Bpf {
-    /// Loads the programs, on the pinned maps of an earlier agent if they have our layout. With `debug`,
-    /// every program run is logged.
+    /// Loads the programs, on the pinned maps of an earlier agent if they have our layout, and tells them who and where
+    /// we are. With `debug`, every program run is logged.
     ///
     /// # Errors
     /// No bpffs, no privilege, or a kernel that refuses map or program: the verifier's words are included.
-    pub fn load(pins: Pins, debug: bool) -> Result<Self> {
-        let previous = pins.prepare()?;
+    pub fn load(pins: Pins, node: &Node, debug: bool) -> Result<Self> {
+        let previous = pins.prepare(node)?;
         let mut loader = loader(debug);
+        for name in family::idle_flows(node) {
+            // The flows' memory is taken when the map is made.
+            loader.map_max_entries(name, 1);
+        }
         for name in abi::PINNED_MAPS {
             loader.map_pin_path(name, pins.path(name));
         }
@@ -69,22 +80,12 @@ impl Bpf {
                 .with_context(|| format!("loading the BPF program {}", hook.program()))?;
         }
         let config = Array::try_from(take(&mut ebpf, abi::CONFIG)?)?;
-        let leases = Leases::open(take(&mut ebpf, abi::LEASES)?)?;
-        let flows = HashMap::try_from(take(&mut ebpf, abi::FLOWS)?)?;
-        let inherited = ports::pinned(&pins);
-        let ports = BTreeSet::new();
-        Ok(Self { ebpf, pins, config, node: Node::default(), leases, flows, ports, inherited, previous })
-    }
-
-    /// Tells the programs who and where we are.
-    ///
-    /// # Errors
-    /// The map cannot be written.
-    pub fn configure(&mut self, node: &Node) -> Result<()> {
-        self.node = *node;
-        let checked = self.previous.map_or(0, |previous| previous.source_check);
-        // Until the leases are there, an empty map would make everybody a stranger.
-        self.write(&Node { source_check: node.source_check.min(checked), ..*node })
+        let (v4, v6) = (Maps::open(&mut ebpf)?, Maps::open(&mut ebpf)?);
+        let (inherited, ports) = (ports::pinned(&pins), BTreeSet::new());
+        let mut bpf =
+            Self { ebpf, pins, config, node: *node, v4, v6, places: Vec::new(), ports, inherited, previous };
+        bpf.write(&without_new_checks(node, &previous.unwrap_or_default()))?;
+        Ok(bpf)
     }
 
     fn write(&mut self, node: &Node) -> Result<()> {
@@ -95,19 +96,24 @@ impl Bpf {
     ///
     /// # Errors
     /// The kernel refuses; what is attached already stays, the floor carries the rest.
-    pub fn attach(&mut self, overlay: &str, uplink: &str, node: &Node) -> Result<Mechanism> {
-        let adopt = self.previous.is_some_and(|previous| {
-            (previous.overlay_ifindex, previous.uplink_ifindex) == (node.overlay_ifindex, node.uplink_ifindex)
-        });
+    pub fn attach(&mut self, places: &[Place]) -> Result<Mechanism> {
         let mut mechanism = Mechanism::Tcx;
-        for (hook, interface) in places(overlay, uplink) {
+        for place in places {
+            let adopt =
+                self.previous.is_some_and(|previous| place.index(&previous) == place.index(&self.node));
+            let (hook, interface) = (place.hook, place.interface.as_str());
             let program = program(&mut self.ebpf, hook)?;
-            mechanism = attach::attach(program, hook, interface, &attach::link_name(hook), adopt, &self.pins)
+            mechanism = attach::attach(program, hook, interface, &place.link(), adopt, &self.pins)
                 .with_context(|| format!("attaching {} to {interface}", hook.program()))?;
         }
+        self.places = places.to_vec();
+        // Of a family that the network no longer has.
+        place::other_links(places).try_for_each(|link| self.pins.remove(&link))?;
         if mechanism == Mechanism::Clsact {
             // No pin tells which ports the previous agent's filters are on.
-            self.inherited.extend(attach::interfaces_beside([node.overlay_ifindex, node.uplink_ifindex])?);
+            let Node { v4, v6, .. } = self.node;
+            let ours = [v4.overlay_ifindex, v4.uplink_ifindex, v6.overlay_ifindex, v6.uplink_ifindex];
+            self.inherited.extend(attach::interfaces_beside(&ours)?);
         }
         for hook in Hook::ALL {
             let program = program(&mut self.ebpf, *hook)?;
@@ -116,18 +122,48 @@ impl Bpf {
         Ok(mechanism)
     }
 
-    /// Lets the programs know our own subnet, with the next [`Self::apply`].
-    pub fn serve(&mut self, subnet: Ipv4Net) {
-        self.leases.set_own(subnet, self.node.local_ip, self.node.vtep_mac);
+    /// Whether the programs are where [`Self::attach`] has put them; where the kernel does not say, they are.
+    pub async fn is_attached(&self, kernel: &Kernel) -> bool {
+        for place in &self.places {
+            let Ok(program) = self.program(place.hook) else { continue };
+            let index = place.index(&self.node);
+            let attached = attach::is_attached(program, place.hook, &place.interface, index, kernel).await;
+            if matches!(attached, Ok(false)) {
+                return false;
+            }
+        }
+        true
     }
 
-    /// Makes `LEASES` hold exactly these peers and ourselves.
+    fn program(&self, hook: Hook) -> Result<&SchedClassifier> {
+        let program = self.ebpf.program(hook.program()).context("no such program in the object")?;
+        Ok(program.try_into()?)
+    }
+
+    /// Lets the programs know our own subnet of a family, with the next [`Self::apply`].
+    pub fn serve(&mut self, subnet: IpNet) {
+        self.v4.serve(subnet, &self.node);
+        self.v6.serve(subnet, &self.node);
+    }
+
+    /// Makes `LEASES` and `LEASES6` hold exactly these peers and ourselves. `direct`: the subnets that are routed without
+    /// a tunnel.
     ///
     /// # Errors
-    /// The map cannot be written; what was written stays, the floor carries the rest.
-    pub fn apply(&mut self, peers: &[Peer]) -> Result<()> {
-        self.leases.apply(peers)?;
+    /// A map cannot be written; what was written stays, the floor carries the rest.
+    pub fn apply(&mut self, peers: &[Peer], direct: &BTreeMap<IpNet, IpAddr>) -> Result<()> {
+        self.v4.leases.apply(peers, direct)?;
+        self.v6.leases.apply(peers, direct)?;
         self.write(&{ self.node })
+    }
+
+    /// Adds these peers to `LEASES` and `LEASES6`, none of which is routed without a tunnel; false if it is not done with
+    /// adding, and all are to be applied.
+    ///
+    /// # Errors
+    /// As of [`Self::apply`].
+    pub fn grow(&mut self, joined: &[Peer]) -> Result<bool> {
+        Ok(self.v4.leases.grow(joined)? && self.v6.leases.grow(joined)?)
     }
 
     /// Forwards what the programs log to the agent's log.
@@ -156,6 +192,14 @@ pub fn loader(debug: bool) -> EbpfLoader<'static> {
     loader
 }
 
+/// The node until its leases are there: an empty map would make everybody a stranger. What is checked goes on.
+fn without_new_checks(node: &Node, previous: &Node) -> Node {
+    let mut first = *node;
+    first.v4.source_check = first.v4.source_check.min(previous.v4.source_check);
+    first.v6.source_check = first.v6.source_check.min(previous.v6.source_check);
+    first
+}
+
 /// Takes an earlier agent's programs off their hooks and removes their pins: the floor carries everything.
 ///
 /// # Errors
@@ -163,11 +207,6 @@ pub fn loader(debug: bool) -> EbpfLoader<'static> {
 pub fn detach(pins: &Pins) -> Result<()> {
     attach::detach_clsact_everywhere()?;
     pins.remove_all()
-}
-
-/// Where the node's own hooks are. Unwrap before wrapping: peers may send as soon as they can.
-const fn places<'a>(overlay: &'a str, uplink: &'a str) -> [(Hook, &'a str); 3] {
-    [(Hook::UnderlayIngress, uplink), (Hook::OverlayIngress, overlay), (Hook::OverlayEgress, overlay)]
 }
 
 fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {

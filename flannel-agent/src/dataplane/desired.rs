@@ -1,5 +1,9 @@
 //! What kernel and maps should hold, computed from the peers alone. Pure: nothing here talks to anyone.
 
+mod joined;
+#[cfg(test)]
+mod tests;
+
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,6 +13,7 @@ use ipnet::IpNet;
 use super::kernel::news::{Entry, Miss};
 use super::table::Table;
 use crate::mac::Mac;
+pub use joined::joined;
 
 /// Another node, as one address family sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,12 +94,17 @@ impl Floor {
     /// reached by vxlan.
     #[must_use]
     pub fn of<'a>(peers: impl IntoIterator<Item = &'a Peer>, nexthops: bool) -> Self {
+        let peers: Vec<_> = peers.into_iter().filter(|peer| peer.vtep_mac.is_some()).collect();
+        let over_ipv4 = peers.iter().filter(|peer| peer.public_ip.is_ipv4()).count();
+        Self::written(peers, nexthops && over_ipv4 >= NEXTHOPS_FROM)
+    }
+
+    /// The entries of these peers, with IPv4 routes by nexthop objects or not.
+    fn written<'a>(peers: impl IntoIterator<Item = &'a Peer>, by_objects: bool) -> Self {
         let peers: Vec<_> = peers.into_iter().filter_map(|peer| Some((peer, peer.vtep_mac?))).collect();
-        let over_ipv4 = peers.iter().filter(|(peer, _)| peer.public_ip.is_ipv4()).count();
-        let nexthops = nexthops && over_ipv4 >= NEXTHOPS_FROM;
         let gateway = |peer: &Peer| peer.subnet.network();
         let via = |peer: &Peer| match gateway(peer) {
-            IpAddr::V4(gateway) if nexthops => Via::Nexthop(gateway),
+            IpAddr::V4(gateway) if by_objects => Via::Nexthop(gateway),
             gateway => Via::Gateway(gateway),
         };
         let object = |peer: &Peer| match via(peer) {
@@ -243,174 +253,5 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Changes<K, V> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.set.is_empty() && self.remove.is_empty()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn peer(subnet: &str, public_ip: &str, mac: u8) -> Peer {
-        Peer {
-            subnet: subnet.parse().unwrap(),
-            public_ip: public_ip.parse().unwrap(),
-            vtep_mac: Some(Mac([0xc6, 0, 0, 0, 0, mac])),
-        }
-    }
-
-    fn one() -> Peer {
-        peer("10.1.15.0/24", "192.168.64.2", 2)
-    }
-
-    #[test]
-    fn a_peer_is_a_route_a_neighbour_and_an_fdb_entry() {
-        for (subnet, base, public_ip) in
-            [("10.1.15.0/24", "10.1.15.0", "192.168.64.2"), ("fd44:0:0:4b::/64", "fd44:0:0:4b::", "fd00::2")]
-        {
-            let peer = peer(subnet, public_ip, 2);
-            let floor = Floor::of(std::slice::from_ref(&peer), true);
-            let base: IpAddr = base.parse().unwrap();
-            assert_eq!(floor.routes, Table::from([(peer.subnet, Via::Gateway(base))]));
-            let mac = peer.vtep_mac.unwrap();
-            assert_eq!(floor.neighbours, Table::from([(base, mac)]));
-            assert_eq!(floor.fdb, Table::from([(mac, peer.public_ip)]));
-        }
-    }
-
-    /// As many as have nexthop objects.
-    fn crowd() -> Vec<Peer> {
-        let subnet = |n: usize| format!("10.{}.{}.0/24", n / 256, n % 256);
-        (0..NEXTHOPS_FROM).map(|n| peer(&subnet(n), "192.168.64.2", 2)).collect()
-    }
-
-    #[test]
-    fn many_routes_have_nexthop_objects_where_the_kernel_has_them() {
-        let (mut crowd, other) = (crowd(), peer("fd44:0:0:4b::/64", "fd00::2", 2));
-        let via = |floor: &Floor, peer: &Peer| *floor.routes.get(&peer.subnet).unwrap();
-        let IpAddr::V4(gateway) = crowd[0].subnet.network() else { panic!() };
-        crowd.push(other.clone());
-        let floor = Floor::of(&crowd, true);
-        assert_eq!(via(&floor, &crowd[0]), Via::Nexthop(gateway));
-        assert_eq!(via(&floor, &other), Via::Gateway(other.subnet.network()));
-        assert_eq!(floor.nexthops.len(), NEXTHOPS_FROM);
-        for plain in [Floor::of(&crowd, false), Floor::of(&crowd[1..], true)] {
-            assert!(plain.nexthops.is_empty());
-            assert_eq!(via(&plain, &crowd[1]), Via::Gateway(crowd[1].subnet.network()));
-        }
-    }
-
-    #[test]
-    fn a_peer_on_the_link_has_a_route_by_its_address_and_nothing_else() {
-        let far = peer("10.1.16.0/24", "192.168.65.3", 3);
-        let (near_v6, far_v6) =
-            (peer("fd44:0:0:1::/64", "fd00::2", 4), peer("fd44:0:0:2::/64", "fd01::3", 5));
-        let peers = [one(), far.clone(), near_v6.clone(), far_v6.clone()];
-        let direct = |peer: &Peer| (peer.subnet, peer.public_ip);
-        for (on_link, near, tunnelled) in [
-            (vec![], vec![], peers.to_vec()),
-            (vec!["192.168.64.2"], vec![one()], vec![far.clone(), near_v6.clone(), far_v6.clone()]),
-            (vec!["192.168.64.2", "fd00::2"], vec![one(), near_v6], vec![far, far_v6]),
-            (vec!["192.168.64.2", "fd00::2", "192.168.65.3", "fd01::3"], peers.to_vec(), vec![]),
-        ] {
-            let on_link = on_link.into_iter().map(|ip| ip.parse().unwrap()).collect();
-            let expected = Ways { direct: near.iter().map(direct).collect(), tunnelled };
-            assert_eq!(Ways::to(&peers, &on_link), expected, "{on_link:?}");
-        }
-    }
-
-    #[test]
-    fn changes_lead_from_any_state_to_any_other_and_then_end() {
-        let moved = Peer { public_ip: "192.168.64.9".parse().unwrap(), ..one() };
-        let reborn = Peer { vtep_mac: Some(Mac([0xc6, 0, 0, 0, 0, 9])), ..one() };
-        let other = peer("10.1.16.0/24", "192.168.64.3", 3);
-        let states = [
-            vec![],
-            vec![one()],
-            vec![moved],
-            vec![reborn],
-            vec![one(), other.clone()],
-            vec![other],
-            crowd(),
-        ];
-        for from in &states {
-            for to in &states {
-                let (mut from, to) = (Floor::of(from, true), Floor::of(to, true));
-                let FloorChanges { routes, nexthops, neighbours, fdb } = from.changes_to(&to);
-                apply(&mut from.nexthops, nexthops);
-                apply(&mut from.routes, routes);
-                apply(&mut from.neighbours, neighbours);
-                apply(&mut from.fdb, fdb);
-                assert_eq!(from, to);
-                assert!(from.changes_to(&to).is_empty());
-            }
-        }
-    }
-
-    fn apply<K: Ord + Clone, V: Clone>(table: &mut Table<K, V>, changes: Changes<K, V>) {
-        let mut entries: BTreeMap<K, V> =
-            table.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-        for (key, _) in changes.remove {
-            assert!(entries.remove(&key).is_some(), "removed what is not there");
-        }
-        entries.extend(changes.set);
-        *table = entries.into_iter().collect();
-    }
-
-    #[test]
-    fn what_the_kernel_announces_is_ours_or_contradicts_us() {
-        const DEVICE: u32 = 7;
-        let (peer, floor) = (one(), Floor::of(&[one()], true));
-        let (gateway, mac, node) = (peer.subnet.network(), peer.vtep_mac.unwrap(), peer.public_ip);
-        let (via, other_via) = (Via::Gateway(gateway), Via::Gateway("192.168.64.1".parse().unwrap()));
-        let (other_subnet, other_mac) = ("10.9.9.0/24".parse().unwrap(), Mac([2, 0, 0, 0, 0, 9]));
-        for (entry, expected) in [
-            (Entry::Route(peer.subnet, Some((DEVICE, via))), false),
-            (Entry::Route(peer.subnet, Some((DEVICE, other_via))), true),
-            (Entry::Route(peer.subnet, Some((8, via))), true),
-            (Entry::Route(peer.subnet, None), true),
-            (Entry::Route(other_subnet, None), false),
-            (Entry::RouteGone(peer.subnet, (DEVICE, via)), true),
-            (Entry::RouteGone(peer.subnet, (8, other_via)), false),
-            (Entry::Neighbour(DEVICE, gateway, Some(mac)), false),
-            (Entry::Neighbour(DEVICE, gateway, Some(other_mac)), true),
-            (Entry::Neighbour(DEVICE, gateway, None), true),
-            (Entry::Neighbour(8, gateway, None), false),
-            (Entry::Fdb(DEVICE, mac, Some(node)), false),
-            (Entry::Fdb(DEVICE, mac, None), true),
-            (Entry::Fdb(DEVICE, other_mac, None), false),
-        ] {
-            assert_eq!(floor.is_contradicted_by(DEVICE, &entry), expected, "{entry:?}");
-        }
-    }
-
-    #[test]
-    fn questions_are_answered_from_the_peers() {
-        let (peer, other) = (one(), peer("10.1.16.0/24", "192.168.64.3", 3));
-        let floor = Floor::of(&[peer.clone(), other.clone()], true);
-        let mac = peer.vtep_mac.unwrap();
-        let neighbour = |address: &str| floor.answer(&Miss::Neighbour(address.parse().unwrap()));
-        for address in ["10.1.15.0", "10.1.15.7", "10.1.15.255"] {
-            assert_eq!(neighbour(address), Some(Answer::Neighbour(address.parse().unwrap(), mac)));
-        }
-        for nobodys in ["10.1.14.255", "10.1.17.0", "9.0.0.1", "fd44::1"] {
-            assert_eq!(neighbour(nobodys), None, "{nobodys}");
-        }
-        assert_eq!(floor.answer(&Miss::Fdb(mac)), Some(Answer::Fdb(mac, peer.public_ip)));
-        assert_eq!(floor.answer(&Miss::Fdb(Mac([2; 6]))), None);
-    }
-
-    #[test]
-    fn only_what_differs_is_written() {
-        let other = peer("10.1.16.0/24", "192.168.64.3", 3);
-        let (before, after) = (Floor::of(&[one()], true), Floor::of(&[one(), other.clone()], true));
-        let changes = before.changes_to(&after);
-        assert_eq!(
-            changes.routes,
-            Changes { set: vec![(other.subnet, Via::Gateway(other.subnet.network()))], remove: vec![] }
-        );
-        let moved = Peer { public_ip: "192.168.64.9".parse().unwrap(), ..one() };
-        let changes = before.changes_to(&Floor::of(&[moved], true));
-        assert!(changes.routes.is_empty() && changes.neighbours.is_empty());
-        assert_eq!(changes.fdb.set.len(), 1);
     }
 }

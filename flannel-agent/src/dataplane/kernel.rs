@@ -4,8 +4,9 @@
 //! ([`Floor::changes_to`]) and only then written ([`Kernel::apply`]). Linux 4.20 or newer: dumps are filtered
 //! per device by the kernel (`NETLINK_GET_STRICT_CHK`).
 
-mod address;
+pub mod address;
 mod batch;
+pub mod classifier;
 mod conntrack;
 pub mod device;
 mod direct;
@@ -20,6 +21,7 @@ mod request;
 mod route;
 #[cfg(test)]
 mod tests;
+mod ttl;
 pub mod unreachable;
 mod watch;
 
@@ -39,9 +41,9 @@ pub use self::direct::{destination_of, is_through, message as direct_message};
 use self::entry::{Entry, Job};
 use self::news::NewsFeed;
 pub use self::pods::PodPort;
+pub use self::ttl::default_ttl;
 pub use self::watch::LinkWatch;
 use super::desired::{Answer, Floor, FloorChanges, NEXTHOPS_FROM, Via};
-use crate::config::SubnetRange;
 use crate::metrics::METRICS;
 use crate::uplink::way_to;
 
@@ -146,17 +148,17 @@ impl Kernel {
         })
     }
 
-    /// The routes of ours that lead through the uplink to subnets of these networks, each by way of its node.
+    /// The routes of ours that lead through an interface to subnets that nodes can hold, each by way of its node.
     ///
     /// # Errors
     /// If a dump fails.
     pub async fn direct_routes(
         &self,
-        uplink: u32,
-        ranges: &[SubnetRange],
+        interface: u32,
+        is_nodes: impl Fn(IpNet) -> bool,
     ) -> Result<BTreeMap<IpNet, IpAddr>> {
         let _dumping = self.dumping.lock().await;
-        Ok(direct::dump(&self.handle, uplink, ranges).await?)
+        direct::dump(&self.handle, interface, is_nodes).await.context("listing direct routes")
     }
 
     /// Whether the address is on the link of this interface: no router is on the way there.
@@ -239,9 +241,9 @@ impl Kernel {
     ///
     /// # Errors
     /// If a dump fails.
-    pub async fn pod_ports(&self, subnet: IpNet) -> Result<Vec<PodPort>> {
+    pub async fn pod_ports(&self, subnets: &[IpNet]) -> Result<Vec<PodPort>> {
         let _dumping = self.dumping.lock().await;
-        pods::dump(&self.handle, subnet).await
+        pods::dump(&self.handle, subnets).await
     }
 
     /// Makes the connection tracker, if there is one, bear that flows skip the host stack.

@@ -10,7 +10,7 @@ use super::kernel::{Kernel, LinkWatch};
 /// Keeps the programs on the ports of the pods that are there.
 pub(super) struct Shortcut {
     watch: LinkWatch,
-    subnet: Option<IpNet>,
+    subnets: Vec<IpNet>,
     /// Why nothing takes the shortcut, as it was told last.
     obstacle: Option<String>,
 }
@@ -18,12 +18,12 @@ pub(super) struct Shortcut {
 impl Shortcut {
     /// Listens for pods that come and go.
     pub(super) fn open() -> Result<Self> {
-        Ok(Self { watch: LinkWatch::open()?, subnet: None, obstacle: None })
+        Ok(Self { watch: LinkWatch::open()?, subnets: Vec::new(), obstacle: None })
     }
 
-    /// Looks for pods in this subnet from now on.
-    pub(super) const fn serve(&mut self, subnet: IpNet) {
-        self.subnet = Some(subnet);
+    /// Looks for pods in these subnets from now on.
+    pub(super) fn serve(&mut self, subnets: &[IpNet]) {
+        self.subnets = subnets.to_vec();
     }
 
     /// Waits until pods may have come or gone.
@@ -33,8 +33,10 @@ impl Shortcut {
 
     /// Lets the pods that are there now take the shortcut.
     pub(super) async fn follow_pods(&mut self, kernel: &Kernel, bpf: &mut Bpf) -> Vec<anyhow::Error> {
-        let Some(subnet) = self.subnet.filter(|_| self.is_open(kernel)) else { return bpf.follow(&[]) };
-        match kernel.pod_ports(subnet).await {
+        if self.subnets.is_empty() || !self.is_open(kernel) {
+            return bpf.follow(&[]);
+        }
+        match kernel.pod_ports(&self.subnets).await {
             Ok(ports) => bpf.follow(&ports),
             Err(error) => vec![error],
         }

@@ -44,25 +44,38 @@ impl<K: Ord, V> Table<K, V> {
         self.0.is_empty()
     }
 
+    /// Whether it has no key in common with another one.
+    #[must_use]
+    pub fn is_apart_from(&self, other: &Self) -> bool {
+        other.0.iter().all(|(key, _)| !self.contains_key(key))
+    }
+
     /// The entries in the order of their keys.
     pub fn iter(&self) -> Iter<'_, K, V> {
         self.into_iter()
     }
 }
 
-/// Of several values of a key the last one counts. What is sorted already is taken over as it is.
-impl<K: Ord, V> FromIterator<(K, V)> for Table<K, V> {
-    fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
-        let mut entries: Vec<_> = entries.into_iter().collect();
-        entries.sort_by(|(one, _), (other, _)| one.cmp(other));
-        entries.dedup_by(|later, earlier| {
+/// Of several values of a key the last one counts. What is sorted already is left as it is.
+impl<K: Ord, V> Extend<(K, V)> for Table<K, V> {
+    fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, entries: I) {
+        self.0.extend(entries);
+        self.0.sort_by(|(one, _), (other, _)| one.cmp(other));
+        self.0.dedup_by(|later, earlier| {
             let same = later.0 == earlier.0;
             if same {
                 std::mem::swap(later, earlier);
             }
             same
         });
-        Self(entries)
+    }
+}
+
+impl<K: Ord, V> FromIterator<(K, V)> for Table<K, V> {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
+        let mut table = Self::default();
+        table.extend(entries);
+        table
     }
 }
 
@@ -105,6 +118,11 @@ mod tests {
         assert_eq!((table.get(&2), table.get(&4)), (Some(&'d'), None));
         assert_eq!(table.len(), 3);
         assert!(!table.is_empty() && table.contains_key(&1));
+        let mut more = table;
+        more.extend([(5, 'f'), (2, 'g'), (4, 'h')]);
+        assert_eq!(more, Table::from([(1, 'e'), (2, 'g'), (3, 'c'), (4, 'h'), (5, 'f')]));
+        assert!(more.is_apart_from(&Table::from([(6, 'i'), (0, 'j')])));
+        assert!(!more.is_apart_from(&Table::from([(6, 'i'), (5, 'f')])));
     }
 
     #[test]

@@ -6,13 +6,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use futures::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
+use rtnetlink::packet_route::address::{AddressHeaderFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkLayerType, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use rtnetlink::{Error, Handle};
 
 use super::way::{Way, way_to};
-use super::{UplinkError, UplinkOptions};
+use super::{Uplink, UplinkError, UplinkOptions};
+use crate::dataplane::kernel::address::{is_link_local, own};
 
 /// What there is to choose from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,6 +113,21 @@ impl Host {
         }
     }
 
+    /// Puts the addresses that the node is known by before others: one that is added is no reason to move. The kernel lists
+    /// the newest IPv6 address first. (A link-local address gives way to any other.)
+    pub(super) fn prefer(&mut self, current: &Uplink) {
+        let Some(interface) = self.interfaces.iter_mut().find(|interface| interface.index == current.index)
+        else {
+            return;
+        };
+        if let Some(ends) = current.ipv4.filter(|ends| !ends.local.is_link_local()) {
+            interface.ipv4.sort_by_key(|address| *address != ends.local);
+        }
+        if let Some(ends) = current.ipv6 {
+            interface.ipv6.sort_by_key(|address| *address != ends.local);
+        }
+    }
+
     pub(super) fn interface(&self, index: u32) -> Option<&Interface> {
         self.interfaces.iter().find(|interface| interface.index == index)
     }
@@ -153,31 +169,13 @@ fn is_usable(message: &AddressMessage) -> bool {
 /// False sorts first: global scope, then not link-local, then set by hand, then not secondary or temporary (one flag).
 fn drawbacks(message: &AddressMessage) -> [bool; 4] {
     let flags = message.header.flags;
-    let link_local = match own(message) {
-        Some(IpAddr::V4(address)) => address.is_link_local(),
-        Some(IpAddr::V6(address)) => address.is_unicast_link_local(),
-        None => true,
-    };
+    let link_local = own(message).is_none_or(is_link_local);
     [
         message.header.scope != AddressScope::Universe,
         link_local,
         !flags.contains(AddressHeaderFlags::Permanent),
         flags.contains(AddressHeaderFlags::Secondary),
     ]
-}
-
-/// IFA_LOCAL; without it, as usual with IPv6, IFA_ADDRESS, which is the peer's on a point-to-point link.
-fn own(message: &AddressMessage) -> Option<IpAddr> {
-    let local = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(address) => Some(*address),
-        _ => None,
-    });
-    local.or_else(|| {
-        message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Address(address) => Some(*address),
-            _ => None,
-        })
-    })
 }
 
 fn default_route(route: &RouteMessage) -> Option<DefaultRoute> {

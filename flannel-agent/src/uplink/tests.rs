@@ -246,3 +246,29 @@ fn the_overlay_s_own_addresses_are_no_uplink_s() {
     assert_eq!(pick(&host, &asked(&[], &["^10\\."])).unwrap().name, "eth1");
     assert_eq!(host.interfaces[3].addresses().next(), None);
 }
+
+#[test]
+fn an_address_that_is_added_is_no_reason_to_move() {
+    let of = |addresses: &[&str]| {
+        let addresses = addresses.iter().map(|ip| permanent(2, ip)).collect();
+        Host::of(&[link(2, "eth0")], addresses, &[])
+    };
+    let options = v6(Stack::Dual, &["eth0"], None);
+    let chosen = |host: &Host| {
+        let uplink = pick(host, &options).unwrap();
+        (uplink.ipv4.unwrap().local.to_string(), uplink.ipv6.unwrap().local.to_string())
+    };
+    let current = pick(&of(&["192.168.64.3", "fd00::3"]), &options).unwrap();
+    for (now, expected) in [
+        (["192.168.64.9", "192.168.64.3", "fd00::9", "fd00::3"].as_slice(), ("192.168.64.3", "fd00::3")),
+        (&["192.168.64.9", "fd00::9", "fd00::3"], ("192.168.64.9", "fd00::3")),
+        (&["192.168.64.9", "192.168.64.3", "fd00::9"], ("192.168.64.3", "fd00::9")),
+    ] {
+        let mut host = of(now);
+        host.prefer(&current);
+        assert_eq!(chosen(&host), (expected.0.to_owned(), expected.1.to_owned()), "{now:?}");
+    }
+    let mut host = of(&["192.168.64.3", "169.254.7.7", "fd00::3"]);
+    host.prefer(&pick(&of(&["169.254.7.7", "fd00::3"]), &options).unwrap());
+    assert_eq!(chosen(&host).0, "192.168.64.3", "a link-local address gives way");
+}

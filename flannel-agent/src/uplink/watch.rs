@@ -58,14 +58,14 @@ impl UplinkWatch {
     /// # Errors
     /// See [`choose`].
     pub async fn choose(&self) -> Result<Uplink, UplinkError> {
-        choose(&self.handle, &self.options).await
+        choose(&self.handle, &self.options, None).await
     }
 
     /// Waits until another uplink than this one is to be used. As long as there is none at all, this one stays.
     pub async fn changed(&mut self, current: &Uplink) -> Uplink {
         let mut missing = false;
         loop {
-            match self.choose().await {
+            match choose(&self.handle, &self.options, Some(current)).await {
                 Ok(uplink) if uplink != *current => return uplink,
                 Ok(_) => missing = false,
                 Err(_) if missing => {}

@@ -1,29 +1,40 @@
-//! Egress of `flannel.<VNI>`: the host routed a packet into the overlay; wrap it and send it to its node.
+//! Egress of a vxlan device: the host routed a packet into the overlay; wrap it and send it to its node.
 
+use flannel_common::node::Node;
 use flannel_common::outcome::Outcome;
 
 use crate::maps;
 use crate::packet::Packet;
+use crate::stage::depart::Depart;
 use crate::stage::flow::{Direction, Step};
-use crate::stage::{deliver, encap, fit, parse};
+use crate::stage::parse::{self, Frame, Inner};
 use crate::verdict::Carried;
 
 /// One packet from the host stack to the peer.
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
     let node = maps::node()?;
-    let inner = parse::inner_at(packet, 0)?;
-    let lease = maps::peer(inner.ip.dst_addr)?;
+    match parse::frame_at(packet, 0)? {
+        Frame::V4(inner) => send(packet, &inner, node),
+        Frame::V6(inner) => send(packet, &inner, node),
+    }
+}
+
+#[inline(always)]
+fn send<H: Depart>(packet: &Packet<'_>, inner: &Inner<'_, H>, node: &Node) -> Result<Carried, Outcome> {
+    let lease = maps::peer::<H>(inner.ip.destination())?;
     if inner.frame.dst_addr != lease.vtep_mac {
         // Somebody's own neighbour entry: the FDB knows where it leads, we do not.
         return Err(Outcome::ForeignVtep);
     }
+    let mark = parse::mark(packet, node);
     if node.flow_cache != 0
-        && let Ok(step) = Step::of(packet, &inner, Direction::Egress)
+        && let Ok(step) = Step::of(packet, inner, Direction::Egress, mark)
     {
+        if H::WRAPPED_BY_DEVICE && step.has_skipped_stack(packet) {
+            return Err(Outcome::AfterShortcut);
+        }
         step.leaves(None);
     }
-    fit::uplink(packet, &inner, node)?;
-    encap::push(packet, *inner.frame, inner.ip.tos, node, lease)?;
-    Ok(deliver::to_uplink(node))
+    H::depart(packet, inner, None, node, lease, mark)
 }

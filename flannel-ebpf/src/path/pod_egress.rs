@@ -1,29 +1,53 @@
 //! Ingress of a pod-side bridge port: what the pod sends, before the host stack has seen it.
 
 use flannel_common::flow::Port;
+use flannel_common::lease::DIRECT;
+use flannel_common::node::Node;
 use flannel_common::outcome::Outcome;
 
 use crate::maps;
 use crate::packet::Packet;
+use crate::stage::depart::Depart;
 use crate::stage::flow::{Direction, Step};
-use crate::stage::{deliver, encap, fit, parse, route};
+use crate::stage::parse::{self, Frame, Inner};
+use crate::stage::route;
 use crate::verdict::Carried;
 
-/// One packet from a pod: wrapped and off to the peer if its flow is proven, else into the host stack.
+/// One packet from a pod: off to the peer if its flow is proven, else into the host stack.
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
     let node = maps::node()?;
     if node.flow_cache == 0 {
         return Err(Outcome::FlowCacheOff);
     }
-    let inner = parse::inner_at(packet, 0)?;
-    let lease = maps::peer(inner.ip.dst_addr)?;
-    let step = Step::of(packet, &inner, Direction::Egress)?;
+    match parse::frame_at(packet, 0)? {
+        Frame::V4(inner) => send(packet, &inner, node),
+        Frame::V6(inner) => send(packet, &inner, node),
+    }
+}
+
+#[inline(always)]
+fn send<H: Depart>(packet: &Packet<'_>, inner: &Inner<'_, H>, node: &Node) -> Result<Carried, Outcome> {
+    let lease = maps::peer::<H>(inner.ip.destination())?;
+    if lease.flags & DIRECT != 0 {
+        return Err(Outcome::OnLink);
+    }
+    if parse::mark(packet, node) != 0 {
+        // Somebody marks packets before us, by what we do not know: the proof of one is none of the next.
+        return Err(Outcome::NotCacheable);
+    }
+    let step = Step::of(packet, inner, Direction::Egress, 0)?;
     let here =
         Port { ifindex: packet.ifindex(), pod_mac: inner.frame.src_addr, gateway_mac: inner.frame.dst_addr };
-    step.shortcut(Some(&here)).inspect_err(|_| step.enters(Some(&here)))?;
-    let routed = route::hop(&inner, node.vtep_mac, lease.vtep_mac)?;
-    fit::uplink(packet, &inner, node)?;
-    encap::push(packet, routed, inner.ip.tos, node, lease)?;
-    Ok(deliver::to_uplink(node))
+    let flow = step.shortcut(Some(&here)).inspect_err(|_| step.enters(Some(&here)))?;
+    // A flow of an agent that had group policy may have one still.
+    let mark = if node.group_policy != 0 { flow.egress.mark } else { 0 };
+    let routed = route::hop(inner, H::ours(node).vtep_mac, lease.vtep_mac)?;
+    let sent = H::depart(packet, inner, Some(routed), node, lease, mark)?;
+    if node.group_policy != 0 {
+        // As out of the kernel device, for whom the underlay's routes and queues tell apart by it; where that device
+        // wraps the packet, it is what it reads the group from.
+        packet.set_mark(mark);
+    }
+    Ok(sent)
 }

@@ -3,10 +3,10 @@
 use flannel_common::flow::Port;
 use flannel_common::outcome::Outcome;
 
-use crate::maps;
+use crate::maps::{self, Family};
 use crate::packet::Packet;
 use crate::stage::flow::{Direction, Step};
-use crate::stage::parse;
+use crate::stage::parse::{self, Frame, Inner};
 
 /// One packet to a pod. It always goes on; what it proves is noted.
 #[inline(always)]
@@ -19,8 +19,15 @@ fn note(packet: &Packet<'_>) -> Result<Outcome, Outcome> {
     if maps::node()?.flow_cache == 0 {
         return Err(Outcome::FlowCacheOff);
     }
-    let inner = parse::inner_at(packet, 0)?;
-    let step = Step::of(packet, &inner, Direction::Ingress)?;
+    match parse::frame_at(packet, 0)? {
+        Frame::V4(inner) => proof_by(packet, &inner),
+        Frame::V6(inner) => proof_by(packet, &inner),
+    }
+}
+
+#[inline(always)]
+fn proof_by<H: Family>(packet: &Packet<'_>, inner: &Inner<'_, H>) -> Result<Outcome, Outcome> {
+    let step = Step::of(packet, inner, Direction::Ingress, 0)?;
     let here =
         Port { ifindex: packet.ifindex(), pod_mac: inner.frame.dst_addr, gateway_mac: inner.frame.src_addr };
     Ok(if step.leaves(Some(&here)) { Outcome::FlowProven } else { Outcome::NoFlow })

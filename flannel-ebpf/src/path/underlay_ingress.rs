@@ -1,33 +1,71 @@
 //! Ingress of the uplink: unwrap what a peer sent, drop what is forged, let the rest pass.
 
+use flannel_common::node::Node;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
+use crate::maps::{self, Family};
 use crate::packet::Packet;
+use crate::stage::find_udp::FindUdp;
 use crate::stage::flow::{Direction, Step};
-use crate::stage::{decap, deliver, parse, sender};
+use crate::stage::parse::{self, Envelope, Inner, Underlay};
+use crate::stage::route::Routed;
+use crate::stage::{decap, deliver, ecn, sender};
 use crate::verdict::Carried;
-use crate::{maps, outer};
 
 /// One packet from the underlay: past the host stack to its pod if its flow is proven, else to the host stack as
-/// if `flannel.<VNI>` had received it.
+/// if the vxlan device had received it.
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
     let node = maps::node()?;
-    let sender = parse::outer(packet, node).map_err(|oddity| sender::check_odd(packet, node, oddity))?;
-    let inner = parse::inner_at(packet, EthHdr::LEN + outer::LEN)?;
-    sender::check(node, sender, inner.ip.src_addr)?;
-    if inner.frame.dst_addr != node.vtep_mac {
+    match parse::underlay(packet)? {
+        Underlay::V4 => receive::<Ipv4Hdr>(packet, node),
+        Underlay::V6 => receive::<Ipv6Hdr>(packet, node),
+    }
+}
+
+#[inline(always)]
+fn receive<H: Family + FindUdp>(packet: &Packet<'_>, node: &Node) -> Result<Carried, Outcome> {
+    let ours = H::ours(node);
+    let (envelope, inner) =
+        genuine::<H>(packet, node).map_err(|oddity| sender::check_odd::<H>(packet, node, oddity))?;
+    if inner.frame.dst_addr != ours.vtep_mac {
         return Err(Outcome::ForeignVtep);
     }
+    let code_point = ecn::decapsulated(envelope.tos, inner.ip.traffic_class())?;
     if node.flow_cache != 0
-        && let Ok(step) = Step::of(packet, &inner, Direction::Ingress)
+        && let Ok(step) = Step::of(packet, &inner, Direction::Ingress, envelope.mark)
         && let Ok((routed, port)) = deliver::shortcut(packet, &inner, &step)
     {
-        decap::pop(packet, routed)?;
+        strip(packet, &inner, routed.marked(code_point))?;
         return Ok(deliver::to_pod(port));
     }
     // Why it takes no shortcut is counted behind the vxlan device, where it turns up next.
-    decap::pop(packet, *inner.frame)?;
-    Ok(deliver::to_overlay_device(node))
+    strip(packet, &inner, Routed::unchanged(&inner).marked(code_point))?;
+    if node.group_policy != 0 {
+        packet.set_mark(envelope.mark);
+    }
+    Ok(deliver::to_overlay_device(ours))
+}
+
+/// Leaves the inner frame with these headers.
+#[inline(always)]
+fn strip<H: Family>(packet: &Packet<'_>, inner: &Inner<'_, H>, front: Routed<H>) -> Result<(), Outcome> {
+    let sum = inner.ip.sum_to(&front.ip);
+    decap::pop::<H, _>(packet, front)?;
+    packet.add_to_sum(sum);
+    Ok(())
+}
+
+/// The frame in a plain VXLAN packet, and what the outer headers say, if its sender may send it.
+#[inline(always)]
+fn genuine<'a, H: Family>(
+    packet: &'a Packet<'_>,
+    node: &Node,
+) -> Result<(Envelope<H::Address>, Inner<'a, H>), Outcome> {
+    let envelope = parse::outer::<H>(packet, node, H::ours(node))?;
+    let inner: Inner<'_, H> = parse::inner_at(packet, EthHdr::LEN + H::OUTER_LEN)?;
+    sender::check::<H>(node, &envelope.sender, inner.ip.source())?;
+    Ok((envelope, inner))
 }

@@ -2,10 +2,12 @@
 
 use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
+use flannel_common::address::Address;
 use flannel_common::flow::Port;
-use flannel_common::node::Node;
+use flannel_common::node::Overlay;
 use flannel_common::outcome::Outcome;
 
+use crate::maps::Family;
 use crate::packet::Packet;
 use crate::stage::fit;
 use crate::stage::flow::Step;
@@ -16,18 +18,26 @@ use crate::verdict::Carried;
 /// Out of the uplink: the kernel looks route and neighbour of the outer destination up and writes the
 /// Ethernet header (`bpf_redirect_neigh`: Linux 5.10). Netfilter's output hooks are not passed.
 #[inline(always)]
-pub fn to_uplink(node: &Node) -> Carried {
+pub fn to_uplink(ours: &Overlay<impl Address>) -> Carried {
     // SAFETY: a helper call without pointers.
-    let action = unsafe { bpf_redirect_neigh(node.uplink_ifindex, core::ptr::null_mut(), 0, 0) };
+    let action = unsafe { bpf_redirect_neigh(ours.uplink_ifindex, core::ptr::null_mut(), 0, 0) };
     Carried { outcome: Outcome::Encapsulated, action: action as i32 }
 }
 
-/// Into the host stack as received on `flannel.<VNI>`.
+/// Into the host stack as received on the vxlan device.
 #[inline(always)]
-pub fn to_overlay_device(node: &Node) -> Carried {
+pub fn to_overlay_device(ours: &Overlay<impl Address>) -> Carried {
     // SAFETY: a helper call without pointers.
-    let action = unsafe { bpf_redirect(node.overlay_ifindex, BPF_F_INGRESS.into()) };
+    let action = unsafe { bpf_redirect(ours.overlay_ifindex, BPF_F_INGRESS.into()) };
     Carried { outcome: Outcome::Decapsulated, action: action as i32 }
+}
+
+/// Out of the vxlan device, which wraps it: as the host stack would send it there.
+#[inline(always)]
+pub fn through_overlay_device(ours: &Overlay<impl Address>) -> Carried {
+    // SAFETY: a helper call without pointers.
+    let action = unsafe { bpf_redirect(ours.overlay_ifindex, 0) };
+    Carried { outcome: Outcome::Forwarded, action: action as i32 }
 }
 
 /// What a packet that skips the host stack looks like at its pod, and where that is.
@@ -35,12 +45,12 @@ pub fn to_overlay_device(node: &Node) -> Carried {
 /// # Errors
 /// Why it has to go through the host stack.
 #[inline(always)]
-pub fn shortcut(
+pub fn shortcut<F: Family>(
     packet: &Packet<'_>,
-    inner: &Inner<'_>,
-    step: &Step,
-) -> Result<(Routed, &'static Port), Outcome> {
-    let port = step.shortcut(None)?;
+    inner: &Inner<'_, F>,
+    step: &Step<F>,
+) -> Result<(Routed<F>, &'static Port), Outcome> {
+    let port = &step.shortcut(None)?.port;
     // A port that is gone swallows what is sent there, and no agent may be there to forget its flows.
     let mtu = packet.mtu_of(port.ifindex).ok_or(Outcome::FlowNew)?;
     fit::mtu(packet, inner, mtu)?;

@@ -5,6 +5,7 @@ use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
 };
 use aya_ebpf::helpers::generated::{bpf_get_hash_recalc, bpf_get_prandom_u32};
+use flannel_common::address::V4;
 use flannel_common::lease::Lease;
 use flannel_common::node::Node;
 use flannel_common::outcome::Outcome;
@@ -12,9 +13,10 @@ use network_types::eth::EthHdr;
 
 use crate::outer::{self, Outer};
 use crate::packet::{Header, Packet};
+use crate::stage::ecn;
 
 /// Pushes outer IPv4, UDP and VXLAN headers in front of an inner frame, which begins with `front` then; the
-/// Ethernet header before them is the delivery's business.
+/// Ethernet header before them is the delivery's business. `mark`: the group's, 0 without group policy.
 ///
 /// # Errors
 /// [`Outcome::NoRoom`] with the packet as it was; [`Outcome::WriteFailed`] with the packet lost.
@@ -24,7 +26,8 @@ pub fn push<T: Header>(
     front: T,
     tos: u8,
     node: &Node,
-    lease: &Lease,
+    lease: &Lease<V4>,
+    mark: u32,
 ) -> Result<(), Outcome> {
     // FIXED_GSO: segments fit already (`fit::uplink`), so their size stays.
     const FLAGS: u64 = (BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
@@ -33,12 +36,14 @@ pub fn push<T: Header>(
         | BPF_F_ADJ_ROOM_FIXED_GSO) as u64
         | (EthHdr::LEN as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
     let headers = Outer {
-        source: node.local_ip,
+        source: node.v4.local_ip,
         destination: lease.public_ip,
         source_port: outer::source_port(flow_hash(packet)),
         port: node.port,
         vni: node.vni,
-        ecn: tos & outer::ECN,
+        mark,
+        ecn: tos & ecn::FIELD,
+        ttl: node.ttl as u8,
         // RFC 6864 section 4: a packet that may be fragmented needs an identification.
         identification: random(),
     }

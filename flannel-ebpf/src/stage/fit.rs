@@ -1,26 +1,28 @@
 //! Does it fit where it is to go? What does not is the kernel's, which cuts it or answers with ICMP.
 
-use flannel_common::node::Node;
+use flannel_common::node::Overlay;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 use network_types::udp::UdpHdr;
 
-use crate::outer;
+use crate::ip::{Ip, TCP, UDP};
 use crate::packet::Packet;
-use crate::stage::parse::{Inner, TCP, UDP};
+use crate::stage::parse::Inner;
 
-/// Whether the packet, or each segment of an aggregate, fits the uplink with the outer headers on.
+/// Whether the packet, or each segment of an aggregate, fits the uplink with the outer headers on; bytes of the longest.
 ///
 /// # Errors
 /// [`Outcome::TooBig`], [`Outcome::GsoUnknown`], [`Outcome::Truncated`].
 #[inline(always)]
-pub fn uplink(packet: &Packet<'_>, inner: &Inner<'_>, node: &Node) -> Result<(), Outcome> {
+pub fn uplink<H: Ip>(
+    packet: &Packet<'_>,
+    inner: &Inner<'_, H>,
+    ours: &Overlay<H::Address>,
+) -> Result<u32, Outcome> {
     // The outer lengths are 16 bits wide: an aggregate beyond them (BIG TCP) is the kernel's to cut.
-    let whole = packet.frame_len() + outer::LEN as u32;
-    if largest_frame(packet, inner)? + outer::LEN as u32 > node.uplink_mtu || whole > u16::MAX.into() {
-        return Err(Outcome::TooBig);
-    }
-    Ok(())
+    let whole = packet.frame_len() + H::OUTER_LEN as u32;
+    let longest = largest_frame(packet, inner)? + H::OUTER_LEN as u32;
+    if longest > ours.uplink_mtu || whole > u16::MAX.into() { Err(Outcome::TooBig) } else { Ok(longest) }
 }
 
 /// Whether an interface with this MTU in bytes takes the packet.
@@ -28,13 +30,13 @@ pub fn uplink(packet: &Packet<'_>, inner: &Inner<'_>, node: &Node) -> Result<(),
 /// # Errors
 /// As of [`uplink`].
 #[inline(always)]
-pub fn mtu(packet: &Packet<'_>, inner: &Inner<'_>, mtu: u32) -> Result<(), Outcome> {
+pub fn mtu<H: Ip>(packet: &Packet<'_>, inner: &Inner<'_, H>, mtu: u32) -> Result<(), Outcome> {
     if largest_frame(packet, inner)? > mtu + EthHdr::LEN as u32 { Err(Outcome::TooBig) } else { Ok(()) }
 }
 
 /// Bytes of the inner frame, or of the largest that an aggregate will be cut into.
 #[inline(always)]
-fn largest_frame(packet: &Packet<'_>, inner: &Inner<'_>) -> Result<u32, Outcome> {
+fn largest_frame<H: Ip>(packet: &Packet<'_>, inner: &Inner<'_, H>) -> Result<u32, Outcome> {
     match packet.gso_size() {
         0 => Ok(packet.frame_len() - inner.offset as u32),
         payload => Ok(headers_of_segment(packet, inner)? + payload),
@@ -43,11 +45,11 @@ fn largest_frame(packet: &Packet<'_>, inner: &Inner<'_>) -> Result<u32, Outcome>
 
 /// Bytes of Ethernet, IP and transport header that every segment of an aggregate repeats.
 #[inline(always)]
-fn headers_of_segment(packet: &Packet<'_>, inner: &Inner<'_>) -> Result<u32, Outcome> {
+fn headers_of_segment<H: Ip>(packet: &Packet<'_>, inner: &Inner<'_, H>) -> Result<u32, Outcome> {
     /// Where TCP keeps its header length, in 32-bit words in the upper nibble.
     const DATA_OFFSET: usize = 12;
-    let transport = EthHdr::LEN + inner.ip_header_len();
-    let header = match inner.ip.proto {
+    let transport = EthHdr::LEN + inner.ip.header_len();
+    let header = match inner.ip.protocol() {
         TCP => usize::from(*packet.header::<u8>(inner.offset + transport + DATA_OFFSET)? >> 4) * 4,
         UDP => UdpHdr::LEN,
         _ => return Err(Outcome::GsoUnknown),

@@ -1,26 +1,18 @@
 //! Reading headers: what is this packet, and is it for us.
 
-use flannel_common::node::Node;
+use flannel_common::node::{Node, Overlay};
 use flannel_common::outcome::Outcome;
 use network_types::eth::{EthHdr, EtherType};
-use network_types::ip::{IpProto, Ipv4Hdr};
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use network_types::udp::UdpHdr;
 use network_types::vxlan::VxlanHdr;
 
-use crate::outer;
+use crate::group;
+use crate::ip::{Ip, TCP, UDP};
 use crate::packet::Packet;
-
-/// IP protocol number of TCP.
-pub const TCP: u8 = IpProto::Tcp as u8;
-/// IP protocol number of UDP.
-pub const UDP: u8 = IpProto::Udp as u8;
 
 const IPV4: u16 = EtherType::Ipv4 as u16;
 const IPV6: u16 = EtherType::Ipv6 as u16;
-/// Version 4, header of 5 words: no options.
-const PLAIN_IPV4: u8 = 0x45;
-/// More-fragments flag and fragment offset (RFC 791 section 3.1), wire order.
-const FRAGMENT: [u8; 2] = [0x3f, 0xff];
 /// Only the VNI flag (RFC 7348 section 5).
 const PLAIN_VXLAN: u8 = 0x08;
 
@@ -31,41 +23,56 @@ const TCP_FLAGS: usize = 13;
 const FIN_SYN_RST: u8 = 0b111;
 
 /// The frame that VXLAN carries, and its IP header.
-pub struct Inner<'a> {
+pub struct Inner<'a, H> {
     /// Where it starts.
     pub offset: usize,
     /// Its Ethernet header.
     pub frame: &'a EthHdr,
-    /// Its IPv4 header.
-    pub ip: &'a Ipv4Hdr,
+    /// Its IP header.
+    pub ip: &'a H,
 }
 
-impl Inner<'_> {
-    /// Length of the IPv4 header in bytes, options included.
-    #[inline(always)]
-    pub fn ip_header_len(&self) -> usize {
-        usize::from(self.ip.vihl & 0x0f) * 4
-    }
+/// An inner frame of either family.
+pub enum Frame<'a> {
+    /// IPv4.
+    V4(Inner<'a, Ipv4Hdr>),
+    /// IPv6.
+    V6(Inner<'a, Ipv6Hdr>),
 }
 
-/// Reads the inner frame that starts at `offset`.
+/// Reads the inner frame of either family that starts at `offset`.
 ///
 /// # Errors
-/// [`Outcome::Truncated`], [`Outcome::InnerIpv6`], [`Outcome::NotIp`].
+/// [`Outcome::Truncated`], [`Outcome::NotIp`].
 #[inline(always)]
-pub fn inner_at<'a>(packet: &'a Packet<'_>, offset: usize) -> Result<Inner<'a>, Outcome> {
-    packet.pull((offset + EthHdr::LEN + Ipv4Hdr::LEN + TRANSPORT) as u32);
+pub fn frame_at<'a>(packet: &'a Packet<'_>, offset: usize) -> Result<Frame<'a>, Outcome> {
+    match inner_at(packet, offset) {
+        Err(Outcome::OtherFamily) => inner_at(packet, offset).map(Frame::V6),
+        ipv4 => ipv4.map(Frame::V4),
+    }
+}
+
+/// Reads the inner frame of one family that starts at `offset`.
+///
+/// # Errors
+/// [`Outcome::Truncated`], [`Outcome::OtherFamily`], [`Outcome::NotIp`].
+#[inline(always)]
+pub fn inner_at<'a, H: Ip>(packet: &'a Packet<'_>, offset: usize) -> Result<Inner<'a, H>, Outcome> {
+    packet.pull((offset + EthHdr::LEN + size_of::<H>() + TRANSPORT) as u32);
     let frame: &EthHdr = packet.header(offset)?;
     match frame.ether_type {
-        IPV4 if packet.is_untagged() => {}
-        IPV6 if packet.is_untagged() => return Err(Outcome::InnerIpv6),
+        own if own == H::ETHER_TYPE && packet.is_untagged() => {}
+        IPV4 | IPV6 if packet.is_untagged() => return Err(Outcome::OtherFamily),
         _ => return Err(Outcome::NotIp),
     }
-    let ip: &Ipv4Hdr = packet.header(offset + EthHdr::LEN)?;
-    if ip.vihl >> 4 != 4 {
-        return Err(Outcome::NotIp);
-    }
-    Ok(Inner { offset, frame, ip })
+    let ip: &H = packet.header(offset + EthHdr::LEN)?;
+    if ip.is_of_version() { Ok(Inner { offset, frame, ip }) } else { Err(Outcome::NotIp) }
+}
+
+/// The mark of a packet as far as it stands for a group; 0 without group policy, where marks are nobody's business here.
+#[inline(always)]
+pub fn mark(packet: &Packet<'_>, node: &Node) -> u32 {
+    if node.group_policy != 0 { packet.mark() } else { 0 }
 }
 
 /// The transport layer's part in a flow.
@@ -83,40 +90,64 @@ pub struct Transport {
 /// # Errors
 /// [`Outcome::NotCacheable`], [`Outcome::Truncated`].
 #[inline(always)]
-pub fn transport(packet: &Packet<'_>, inner: &Inner<'_>) -> Result<Transport, Outcome> {
+pub fn transport<H: Ip>(packet: &Packet<'_>, inner: &Inner<'_, H>) -> Result<Transport, Outcome> {
     let Inner { offset, ip, .. } = inner;
-    if ip.vihl != PLAIN_IPV4 || is_fragment(ip) || !matches!(ip.proto, TCP | UDP) {
+    if !ip.is_plain() || !matches!(ip.protocol(), TCP | UDP) {
         return Err(Outcome::NotCacheable);
     }
-    let offset = offset + EthHdr::LEN + Ipv4Hdr::LEN;
+    let offset = offset + EthHdr::LEN + size_of::<H>();
     // TCP has its ports where UDP has them.
     let ports: &UdpHdr = packet.header(offset)?;
-    let control = ip.proto == TCP && packet.header::<u8>(offset + TCP_FLAGS)? & FIN_SYN_RST != 0;
+    let control = ip.protocol() == TCP && packet.header::<u8>(offset + TCP_FLAGS)? & FIN_SYN_RST != 0;
     Ok(Transport { source: ports.src, destination: ports.dst, control })
 }
 
-#[inline(always)]
-fn is_fragment(ip: &Ipv4Hdr) -> bool {
-    ip.frags[0] & FRAGMENT[0] != 0 || ip.frags[1] & FRAGMENT[1] != 0
+/// The family of the outer packet that this frame of the uplink may be.
+pub enum Underlay {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
 }
 
-/// Whether the packet is a fragment without the beginning.
+/// Which family's outer packet this frame of the uplink may be.
+///
+/// # Errors
+/// [`Outcome::NotVxlan`]
 #[inline(always)]
-pub fn is_later_fragment(ip: &Ipv4Hdr) -> bool {
-    /// The offset's part of [`FRAGMENT`].
-    const OFFSET: [u8; 2] = [0x1f, 0xff];
-    ip.frags[0] & OFFSET[0] != 0 || ip.frags[1] & OFFSET[1] != 0
+pub fn underlay(packet: &Packet<'_>) -> Result<Underlay, Outcome> {
+    packet.pull((EthHdr::LEN + Ipv4Hdr::OUTER_LEN) as u32);
+    let ethernet: &EthHdr = packet.header(0).map_err(|_| Outcome::NotVxlan)?;
+    match ethernet.ether_type {
+        IPV4 if packet.is_for_host() => Ok(Underlay::V4),
+        IPV6 if packet.is_for_host() => Ok(Underlay::V6),
+        _ => Err(Outcome::NotVxlan),
+    }
 }
 
-/// Whether this frame of the uplink is a plain VXLAN packet for us; returns whose it is.
+/// What the outer headers say of a VXLAN packet for us.
+pub struct Envelope<A> {
+    /// Outer source: the address of the node that sent it, if the sender check agrees.
+    pub sender: A,
+    /// Outer type of service or traffic class, of which the ECN field counts.
+    pub tos: u8,
+    /// The mark that the kernel would give to what is inside; 0 without group policy.
+    pub mark: u32,
+}
+
+/// Reads the outer headers, if it is a plain VXLAN packet for us.
 ///
 /// # Errors
 /// [`Outcome::NotVxlan`] for what is none of our business, else the oddity that only the kernel handles.
 #[inline(always)]
-pub fn outer(packet: &Packet<'_>, node: &Node) -> Result<[u8; 4], Outcome> {
-    packet.pull((EthHdr::LEN + outer::LEN) as u32);
-    let ip = outer_ipv4(packet, node)?;
-    let udp: &UdpHdr = packet.header(EthHdr::LEN + Ipv4Hdr::LEN)?;
+pub fn outer<H: Ip>(
+    packet: &Packet<'_>,
+    node: &Node,
+    ours: &Overlay<H::Address>,
+) -> Result<Envelope<H::Address>, Outcome> {
+    packet.pull((EthHdr::LEN + H::OUTER_LEN) as u32);
+    let ip = outer_ip::<H>(packet, ours)?;
+    let udp: &UdpHdr = packet.header(EthHdr::LEN + size_of::<H>())?;
     if udp.dst != node.port {
         return Err(Outcome::NotVxlan);
     }
@@ -125,55 +156,45 @@ pub fn outer(packet: &Packet<'_>, node: &Node) -> Result<[u8; 4], Outcome> {
         return Err(Outcome::GsoAggregate);
     }
     lengths(packet, ip, udp)?;
-    if udp.check != [0; 2] || outer::checksum(ip) != 0 {
+    if !ip.are_checksums_plain(udp) {
         return Err(Outcome::OuterChecksum);
     }
-    if ip.tos & outer::ECN == outer::CONGESTED {
-        return Err(Outcome::OuterCongested);
-    }
-    let source = ip.src_addr;
-    vxlan(packet, node)?;
-    Ok(source)
+    let (sender, tos) = (ip.source(), ip.traffic_class());
+    Ok(Envelope { sender, tos, mark: vxlan::<H>(packet, node)? })
 }
 
 #[inline(always)]
-fn outer_ipv4<'a>(packet: &'a Packet<'_>, node: &Node) -> Result<&'a Ipv4Hdr, Outcome> {
-    let ethernet: &EthHdr = packet.header(0).map_err(|_| Outcome::NotVxlan)?;
-    if ethernet.ether_type != IPV4 || !packet.is_for_host() {
+fn outer_ip<'a, H: Ip>(packet: &'a Packet<'_>, ours: &Overlay<H::Address>) -> Result<&'a H, Outcome> {
+    let ip: &H = packet.header(EthHdr::LEN).map_err(|_| Outcome::NotVxlan)?;
+    if ip.destination() != ours.local_ip || !ours.is_there() {
         return Err(Outcome::NotVxlan);
     }
-    let ip: &Ipv4Hdr = packet.header(EthHdr::LEN).map_err(|_| Outcome::NotVxlan)?;
-    if ip.proto != UDP || ip.dst_addr != node.local_ip {
-        return Err(Outcome::NotVxlan);
-    }
-    if ip.vihl != PLAIN_IPV4 {
-        return Err(Outcome::OuterOptions);
-    }
-    if is_fragment(ip) {
-        return Err(Outcome::OuterFragment);
-    }
-    Ok(ip)
+    ip.carries_udp().map(|()| ip)
 }
 
 /// Frame, IP and UDP must agree on where the packet ends (an Ethernet trailer is the kernel's to trim).
 #[inline(always)]
-fn lengths(packet: &Packet<'_>, ip: &Ipv4Hdr, udp: &UdpHdr) -> Result<(), Outcome> {
-    let ip_len = u32::from(u16::from_be_bytes(ip.tot_len));
+fn lengths<H: Ip>(packet: &Packet<'_>, ip: &H, udp: &UdpHdr) -> Result<(), Outcome> {
     let udp_len = u32::from(u16::from_be_bytes(udp.len));
-    if ip_len + EthHdr::LEN as u32 != packet.frame_len() || udp_len + Ipv4Hdr::LEN as u32 != ip_len {
+    if ip.packet_len() + EthHdr::LEN as u32 != packet.frame_len()
+        || udp_len + size_of::<H>() as u32 != ip.packet_len()
+    {
         return Err(Outcome::OuterLength);
     }
     Ok(())
 }
 
+/// The packet's mark, if its header is as it should be.
 #[inline(always)]
-fn vxlan(packet: &Packet<'_>, node: &Node) -> Result<(), Outcome> {
-    let vxlan: &VxlanHdr = packet.header(EthHdr::LEN + Ipv4Hdr::LEN + UdpHdr::LEN)?;
-    if vxlan.flags != PLAIN_VXLAN {
+fn vxlan<H: Ip>(packet: &Packet<'_>, node: &Node) -> Result<u32, Outcome> {
+    let vxlan: &VxlanHdr = packet.header(EthHdr::LEN + size_of::<H>() + UdpHdr::LEN)?;
+    let group = if node.group_policy != 0 { group::mark(vxlan) } else { None };
+    let allowed = if group.is_some() { PLAIN_VXLAN | group::PRESENT } else { PLAIN_VXLAN };
+    if vxlan.flags != allowed {
         return Err(Outcome::VxlanFlags);
     }
     if vxlan.vni() != node.vni {
         return Err(Outcome::ForeignVni);
     }
-    Ok(())
+    Ok(group.unwrap_or_else(|| mark(packet, node)))
 }

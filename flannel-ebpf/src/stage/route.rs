@@ -1,89 +1,50 @@
-//! One hop of a routed packet: new link-layer addresses, one less to live. Pure; tested on the host.
+//! One hop of a routed packet: new link-layer addresses, one less to live. Pure.
 
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
-use network_types::ip::Ipv4Hdr;
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
+use crate::ip::Ip;
 use crate::packet::Header;
 use crate::stage::parse::Inner;
 
 /// The headers that a hop changes.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct Routed {
+pub struct Routed<H> {
     /// Ethernet header.
     pub frame: EthHdr,
-    /// IPv4 header; its options, if any, follow unchanged.
-    pub ip: Ipv4Hdr,
+    /// IP header; its options, if any, follow unchanged.
+    pub ip: H,
 }
 
 // SAFETY: headers one behind the other, without padding (asserted below), aligned to 2 at most.
-unsafe impl Header for Routed {}
-const _: () = assert!(size_of::<Routed>() == EthHdr::LEN + Ipv4Hdr::LEN);
+unsafe impl<H: Ip> Header for Routed<H> {}
+const _: () = assert!(size_of::<Routed<Ipv4Hdr>>() == EthHdr::LEN + Ipv4Hdr::LEN);
+const _: () = assert!(size_of::<Routed<Ipv6Hdr>>() == EthHdr::LEN + Ipv6Hdr::LEN);
+
+impl<H: Ip> Routed<H> {
+    /// The packet's headers where it is not routed.
+    #[inline(always)]
+    pub const fn unchanged(inner: &Inner<'_, H>) -> Self {
+        Self { frame: *inner.frame, ip: *inner.ip }
+    }
+
+    /// The same headers with another ECN code point.
+    #[inline(always)]
+    #[must_use]
+    pub fn marked(self, code_point: u8) -> Self {
+        Self { ip: self.ip.marked(code_point), ..self }
+    }
+}
 
 /// The packet's headers behind the hop from `source` to `destination`.
 ///
 /// # Errors
 /// [`Outcome::TtlExpired`]
 #[inline(always)]
-pub fn hop(inner: &Inner<'_>, source: [u8; 6], destination: [u8; 6]) -> Result<Routed, Outcome> {
-    if inner.ip.ttl <= 1 {
-        return Err(Outcome::TtlExpired);
-    }
-    let mut routed = Routed { frame: *inner.frame, ip: *inner.ip };
-    routed.frame.src_addr = source;
-    routed.frame.dst_addr = destination;
-    routed.ip.ttl -= 1;
-    routed.ip.check = check_of_one_less(inner.ip.check);
-    Ok(routed)
-}
-
-/// The header checksum when the time to live, the upper byte of a word, goes down by one (RFC 1141).
-#[inline(always)]
-fn check_of_one_less(check: [u8; 2]) -> [u8; 2] {
-    let sum = u32::from(u16::from_be_bytes(check)) + 0x0100;
-    ((sum + (sum >> 16)) as u16).to_be_bytes()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::outer::checksum;
-
-    fn ip(ttl: u8, id: u16) -> Ipv4Hdr {
-        let mut ip = Ipv4Hdr {
-            vihl: 0x45,
-            tos: 0,
-            tot_len: 100u16.to_be_bytes(),
-            id: id.to_be_bytes(),
-            frags: [0; 2],
-            ttl,
-            proto: 17,
-            check: [0; 2],
-            src_addr: [10, 1, 90, 2],
-            dst_addr: [10, 1, 15, 7],
-        };
-        ip.check = checksum(&ip).to_be_bytes();
-        ip
-    }
-
-    #[test]
-    fn the_checksum_stays_right_at_every_time_to_live() {
-        let frame = EthHdr { dst_addr: [1; 6], src_addr: [2; 6], ether_type: 8 };
-        for id in 0..=u16::MAX {
-            let ip = ip((id % 254) as u8 + 2, id);
-            let routed = hop(&Inner { offset: 0, frame: &frame, ip: &ip }, [3; 6], [4; 6]).unwrap();
-            assert_eq!((checksum(&routed.ip), routed.ip.ttl), (0, ip.ttl - 1), "identification {id}");
-            assert_eq!((routed.frame.src_addr, routed.frame.dst_addr), ([3; 6], [4; 6]));
-        }
-    }
-
-    #[test]
-    fn what_lives_no_longer_is_not_routed() {
-        let frame = EthHdr { dst_addr: [1; 6], src_addr: [2; 6], ether_type: 8 };
-        for ttl in [0, 1] {
-            let inner = Inner { offset: 0, frame: &frame, ip: &ip(ttl, 1) };
-            assert_eq!(hop(&inner, [3; 6], [4; 6]).err(), Some(Outcome::TtlExpired), "TTL {ttl}");
-        }
-    }
+pub fn hop<H: Ip>(inner: &Inner<'_, H>, source: [u8; 6], destination: [u8; 6]) -> Result<Routed<H>, Outcome> {
+    let ip = inner.ip.hop().ok_or(Outcome::TtlExpired)?;
+    let frame = EthHdr { dst_addr: destination, src_addr: source, ether_type: inner.frame.ether_type };
+    Ok(Routed { frame, ip })
 }

@@ -61,7 +61,7 @@ pub struct Ping {
 
 impl Default for Ping {
     fn default() -> Self {
-        Self { size: 56, ttl: 64, dont_fragment: false, timeout: patience(Duration::from_secs(1)) }
+        Self { size: 56, ttl: 64, dont_fragment: false, timeout: patience(Duration::from_secs(3)) }
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use flannel_tests::agent::agent_binary;
 use flannel_tests::{Node, TestResult, eventually};
 
-use super::{Bed, FOREIGN, IPTABLES, NFTABLES, SOON};
+use super::{Bed, CLUSTER, FOREIGN, IPTABLES, NFTABLES, SOON};
 
 /// Everything that an agent could leave traces in.
 fn state(node: &Node) -> Result<Vec<String>> {
@@ -71,11 +71,16 @@ fn leaves_nothing(config: &str, flags: &[&str]) -> Result<Vec<String>> {
     let mut bed = Bed::new(2, config)?;
     let node = &bed.cluster.nodes()[0];
     node.netns().exec_with("iptables-restore", FOREIGN)?;
+    node.netns().ip(&["route add 10.5.3.0/24 via 192.168.64.2 proto static"])?;
     wait_settled(node)?;
     let before = state(node)?;
     bed.start(flags)?;
     let (node, agents) = (&bed.cluster.nodes()[0], &mut bed.agents);
     assert_ne!(state(node)?, before, "the agent has done nothing");
+    eventually("the other node is known", SOON, || {
+        ensure!(node.exec("ip route")?.contains("10.5.2.0/24 via"), "no route to it");
+        Ok(())
+    })?;
     let output = cleanup(node)?;
     let said = String::from_utf8(output.stderr)?;
     assert!(!output.status.success() && said.contains(&format!("(pid {})", agents[0].pid())), "{said}");
@@ -114,6 +119,17 @@ fn nothing_is_left() -> TestResult {
 fn nothing_is_left_of_nftables() -> TestResult {
     let removed = leaves_nothing(NFTABLES, &["--ip-masq"])?;
     assert!(removed.contains(&"removed table ip flannel-ipv4 of nftables".to_owned()), "{removed:#?}");
+    Ok(())
+}
+
+#[test]
+fn nothing_is_left_of_direct_routes() -> TestResult {
+    for backend in [r#"{"Type":"host-gw"}"#, r#"{"Type":"vxlan","DirectRouting":true}"#] {
+        let config = format!(r#"{{"Network":"{CLUSTER}","Backend":{backend}}}"#);
+        let removed = leaves_nothing(&config, &[])?;
+        let line = "removed direct routes to other nodes' subnets: 1".to_owned();
+        assert!(removed.contains(&line), "{removed:#?}");
+    }
     Ok(())
 }
 

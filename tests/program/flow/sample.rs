@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use etherparse::{EtherType, IpNumber, Ipv4Header, TcpHeader};
+use flannel_common::address::V4;
 use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::outcome::Outcome;
 
@@ -18,7 +19,7 @@ const POD_PORT: u16 = 40000;
 const REMOTE_PORT: u16 = 53;
 
 /// The flow in `FLOWS`.
-pub(super) fn key(IpNumber(protocol): IpNumber) -> FlowKey {
+pub(super) fn key(IpNumber(protocol): IpNumber) -> FlowKey<V4> {
     let (pod_port, remote_port) = (POD_PORT.to_be_bytes(), REMOTE_PORT.to_be_bytes());
     FlowKey { pod: POD.octets(), remote: REMOTE.octets(), pod_port, remote_port, protocol, reserved: [0; 3] }
 }
@@ -86,7 +87,6 @@ pub(in crate::program) fn no_flows(way: Way, framed: impl Fn(EtherType, &[u8]) -
         ("ARP", framed(EtherType::ARP, &[0; 28]), Outcome::NotIp),
         ("VLAN tag", framed(EtherType::VLAN_TAGGED_FRAME, &tagged), Outcome::NotIp),
         ("version 6 under IPv4's EtherType", framed(EtherType::IPV4, &[0x65; 60]), Outcome::NotIp),
-        ("IPv6", framed(EtherType::IPV6, &[0x60; 60]), Outcome::InnerIpv6),
     ];
     let rows = table.iter().map(|(description, frame, outcome)| indifferent(description, frame, *outcome));
     rows.flatten().collect()

@@ -1,10 +1,11 @@
 //! Nodes with a folder each, whose files somebody carries to and fro.
 
+use std::cell::RefCell;
 use std::fs;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use flannel_tests::traffic::ping;
-use flannel_tests::{Cluster, LocalStore, TestResult, eventually};
+use flannel_tests::{Cluster, Datastore as _, LocalStore, TestResult, eventually};
 
 use super::{Bed, SOON, mode, stranger};
 use crate::inspect;
@@ -32,9 +33,20 @@ fn reserve(store: &LocalStore, cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// A configuration for each folder: who cannot see what others took, must not be able to take the same.
+fn halves() -> impl Fn(&LocalStore, &Cluster) -> Result<()> {
+    let halves = RefCell::new([("10.5.1.0", "10.5.31.0"), ("10.5.32.0", "10.5.63.0")].into_iter());
+    move |store, _| {
+        let (min, max) = halves.borrow_mut().next().context("a folder too many")?;
+        store.configure(&format!(
+            r#"{{"Network":"10.5.0.0/16","SubnetMin":"{min}","SubnetMax":"{max}","Backend":{{"Type":"vxlan"}}}}"#
+        ))
+    }
+}
+
 #[test]
 fn leases_that_are_carried_join_nodes_and_carrying_them_again_changes_nothing() -> TestResult {
-    let bed = Bed::separate(2, |_, _| Ok(()))?;
+    let bed = Bed::separate(2, halves())?;
     let lonely = ping(&bed.pods[0], bed.pods[1].ip());
     assert!(lonely.is_err(), "nodes know each other by other means than their files");
     (0..2).try_for_each(|node| carry(&bed, node))?;

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use flannel_tests::interrupt;
+use nix::errno::Errno;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
+use nix::unistd::{getpid, getppid};
 
 use super::kernel::Kernel;
 use crate::phase;
@@ -46,8 +48,14 @@ impl Machine {
         qemu.args(["-append", COMMAND_LINE]).stdin(Stdio::null()).stdout(Stdio::piped());
         // Ctrl-C is for us alone: whoever reads the console must not find the machine gone.
         qemu.process_group(0);
-        // SAFETY: between fork and exec only prctl is called, a bare system call.
-        unsafe { qemu.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) };
+        let parent = getpid();
+        let end_with_parent = move || {
+            set_pdeathsig(Signal::SIGKILL)?;
+            // It may have ended before.
+            if getppid() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
+        };
+        // SAFETY: between fork and exec only prctl and getppid are called, bare system calls.
+        unsafe { qemu.pre_exec(end_with_parent) };
         let qemu = qemu.spawn().context("cannot run qemu-system-x86_64")?;
         Ok(Self { qemu, log: log.to_owned() })
     }

@@ -14,7 +14,7 @@ const GUEST: &str = include_str!("guest.sh");
 /// How much longer than on the machine itself the tests may wait: what emulation costs, and some more.
 const SLOWNESS: u32 = 20;
 
-/// Runs these tests of the suite, after the table of what the programs cost this kernel.
+/// Runs these tests of the suite, if this kernel takes the programs; what they cost it is printed at the end.
 pub(super) fn write(suite: &Path, kernel: &Kernel, filters: &[String]) -> Result<String> {
     let mut variables = String::new();
     for (name, value) in [

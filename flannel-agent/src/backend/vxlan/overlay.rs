@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use tracing::debug;
 
-use crate::dataplane::desired::{Floor, Peer};
+use crate::dataplane::desired::{Floor, FloorChanges, Peer};
 use crate::dataplane::kernel::news::{LinkState, Miss, News};
 use crate::dataplane::kernel::{Device, DeviceSpec, Kernel};
 use crate::lease::SubnetKey;
@@ -54,12 +54,24 @@ impl Overlay {
         let ours = peers.iter().filter(|peer| self.carries(peer.subnet));
         let desired = Floor::of(ours, self.nexthops);
         let changes = self.floor.changes_to(&desired);
-        let mut errors = Vec::new();
-        if !changes.is_empty() {
-            errors = kernel.apply(&self.device, changes).await;
-            debug!(routes = desired.routes.len(), errors = errors.len(), "kernel entries brought up to date");
-        }
         self.floor = desired;
+        self.write(kernel, changes).await
+    }
+
+    /// Adds those of these peers that are of this family; `None` if it is not done with adding.
+    pub(super) async fn grow(&mut self, kernel: &Kernel, joined: &[Peer]) -> Option<Vec<anyhow::Error>> {
+        let v6 = self.is_v6();
+        let ours = joined.iter().filter(|peer| v6 == peer.subnet.addr().is_ipv6());
+        let changes = self.floor.grow(ours, self.nexthops)?;
+        Some(self.write(kernel, changes).await)
+    }
+
+    async fn write(&self, kernel: &Kernel, changes: FloorChanges) -> Vec<anyhow::Error> {
+        if changes.is_empty() {
+            return Vec::new();
+        }
+        let errors = kernel.apply(&self.device, changes).await;
+        debug!(routes = self.floor.routes.len(), errors = errors.len(), "kernel entries brought up to date");
         errors
     }
 

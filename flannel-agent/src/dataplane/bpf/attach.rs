@@ -13,6 +13,7 @@ use nix::net::if_::{Interface, if_nameindex};
 use tracing::debug;
 
 use super::pins::Pins;
+use crate::dataplane::kernel::{Kernel, classifier};
 
 /// Our filter's place on the clsact qdisc, fixed so that the next agent finds it: the overlay's port as
 /// priority makes it easy to recognise in `tc filter show`.
@@ -121,6 +122,27 @@ pub fn clsact(program: &mut SchedClassifier, hook: Hook, interface: &str) -> Res
     Ok(Mechanism::Clsact)
 }
 
+/// Whether our program of this hook is on the interface, by whichever mechanism; `index`: the interface's.
+pub(super) async fn is_attached(
+    program: &SchedClassifier,
+    hook: Hook,
+    interface: &str,
+    index: u32,
+    kernel: &Kernel,
+) -> Result<bool> {
+    let ours = program.info()?.id();
+    if let Ok((_, there)) = SchedClassifier::query_tcx(interface, direction(hook))
+        && there.iter().any(|program| program.id() == ours)
+    {
+        return Ok(true);
+    }
+    let direction = match direction(hook) {
+        TcAttachType::Egress => classifier::Direction::Egress,
+        _ => classifier::Direction::Ingress,
+    };
+    kernel.has_filter(index, direction, PRIORITY).await
+}
+
 /// Takes our filters off all interfaces: the pods' ports are not known by name to a new agent.
 pub(super) fn detach_clsact_everywhere() -> Result<()> {
     for interface in &if_nameindex().context("listing interfaces")? {
@@ -132,7 +154,7 @@ pub(super) fn detach_clsact_everywhere() -> Result<()> {
 }
 
 /// The indexes of all interfaces but these.
-pub(super) fn interfaces_beside(these: [u32; 2]) -> Result<Vec<u32>> {
+pub(super) fn interfaces_beside(these: &[u32]) -> Result<Vec<u32>> {
     let interfaces = if_nameindex().context("listing interfaces")?;
     Ok(interfaces.iter().map(Interface::index).filter(|index| !these.contains(index)).collect())
 }

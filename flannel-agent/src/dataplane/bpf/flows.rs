@@ -1,4 +1,4 @@
-//! `FLOWS` from outside: the programs fill it, the agent takes out what has become wrong.
+//! `FLOWS` and `FLOWS6` from outside: the programs fill it, the agent takes out what has become wrong.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,13 @@ use aya::maps::{HashMap, MapData, MapError};
 use aya::sys::SyscallError;
 use flannel_common::flow::{Flow, FlowKey};
 
+use super::family::Family;
+
 /// Forgets the flows of all bridge ports but these.
-pub(super) fn keep(flows: &mut HashMap<MapData, FlowKey, Flow>, ports: &BTreeSet<u32>) -> Result<()> {
+pub(super) fn keep<A: Family>(
+    flows: &mut HashMap<MapData, FlowKey<A>, Flow>,
+    ports: &BTreeSet<u32>,
+) -> Result<()> {
     // Entries may go while we look: that one is skipped, and the walk may start again from the first.
     let keys: Vec<_> = flows
         .iter()
@@ -18,7 +23,7 @@ pub(super) fn keep(flows: &mut HashMap<MapData, FlowKey, Flow>, ports: &BTreeSet
     for key in keys {
         match flows.remove(&key) {
             Err(MapError::SyscallError(error)) if is_absent(&error) => {}
-            removed => removed.context("removing a flow from FLOWS")?,
+            removed => removed.with_context(|| format!("removing a flow from {}", A::FLOWS))?,
         }
     }
     Ok(())

@@ -1,40 +1,72 @@
-//! `LEASES`: which node a pod address belongs to.
+//! `LEASES` and `LEASES6`: which node a pod address belongs to.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::fmt;
+use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{LpmTrie, Map, MapData};
-use flannel_common::lease::{ENDED, Lease, NODE, OWN};
-use ipnet::{IpNet, Ipv4Net};
+use flannel_common::lease::{DIRECT, ENDED, Lease, NODE, OWN};
+use ipnet::IpNet;
 
 use super::batch;
+use super::family::Family;
 use crate::dataplane::desired::{Changes, Peer};
 use crate::dataplane::table;
 
-/// The map, and what it holds.
-pub(super) struct Leases {
-    map: LpmTrie<MapData, [u8; 4], Lease>,
-    /// The same map, for requests that `aya` does not have.
-    fd: OwnedFd,
-    current: Table,
-    own: Table,
-    /// Leases of the recent past, and until when they are remembered.
-    ended: BTreeMap<Ipv4Net, (Lease, Instant)>,
+/// A prefix of one family: network address and length in bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Prefix<A> {
+    network: A,
+    length: u8,
 }
 
-type Table = table::Table<Ipv4Net, Lease>;
+impl<A: Family> Prefix<A> {
+    /// The prefix as maps have it, if it is of this family.
+    pub(super) fn of(subnet: IpNet) -> Option<Self> {
+        Some(Self { network: A::of(subnet.network())?, length: subnet.prefix_len() })
+    }
+
+    /// One address.
+    const fn host(address: A) -> Self {
+        Self { network: address, length: A::BITS as u8 }
+    }
+
+    fn key(self) -> Key<A> {
+        Key::new(self.length.into(), self.network)
+    }
+}
+
+impl<A: Family> fmt::Display for Prefix<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.network.ip(), self.length)
+    }
+}
+
+/// The map of one family, and what it holds.
+pub(super) struct Leases<A: Family> {
+    map: LpmTrie<MapData, A, Lease<A>>,
+    /// The same map, for requests that `aya` does not have.
+    fd: OwnedFd,
+    current: Table<A>,
+    own: Table<A>,
+    ended: Ended<A>,
+}
+
+type Table<A> = table::Table<Prefix<A>, Lease<A>>;
+/// Leases of the recent past, and until when they are remembered.
+type Ended<A> = BTreeMap<Prefix<A>, (Lease<A>, Instant)>;
 
 /// A lease that is lost is often taken again at once; what its node sends meanwhile is not forged.
 const REMEMBERED: Duration = Duration::from_secs(30);
 
-impl Leases {
+impl<A: Family> Leases<A> {
     /// Takes over the map with what an earlier agent left in it.
     pub(super) fn open(map: Map) -> Result<Self> {
-        let Map::LpmTrie(data) = &map else { bail!("LEASES is no LPM trie") };
+        let Map::LpmTrie(data) = &map else { bail!("{} is no LPM trie", A::LEASES) };
         let fd = data.fd().as_fd().try_clone_to_owned().context("duplicating a file descriptor")?;
         let map = LpmTrie::try_from(map)?;
         let current = entries(&map)?;
@@ -42,38 +74,56 @@ impl Leases {
     }
 
     /// From now on the map holds this, the node's own lease, beside those of the peers.
-    pub(super) fn set_own(&mut self, subnet: Ipv4Net, public_ip: [u8; 4], vtep_mac: [u8; 6]) {
+    pub(super) fn set_own(&mut self, subnet: Prefix<A>, public_ip: A, vtep_mac: [u8; 6]) {
         let own = Lease { public_ip, vtep_mac, flags: OWN };
-        self.own = Table::from([(subnet, own), (host(public_ip), own)]);
+        self.own = Table::from([(subnet, own), (Prefix::host(public_ip), own)]);
     }
 
     /// Makes the map hold exactly these peers and ourselves.
-    pub(super) fn apply(&mut self, peers: &[Peer]) -> Result<()> {
+    pub(super) fn apply(&mut self, peers: &[Peer], direct: &BTreeMap<IpNet, IpAddr>) -> Result<()> {
         let now = Instant::now();
-        let wanted = leases_of(peers, &self.own);
+        let wanted = leases_of(peers, direct, &self.own);
         remember(&mut self.ended, &self.current, &wanted, now);
         let ended = self.ended.iter().map(|(subnet, (lease, _))| (*subnet, *lease));
         let desired = if self.ended.is_empty() { wanted } else { wanted.into_iter().chain(ended).collect() };
         let changes = Changes::between(&self.current, &desired);
         let written = self.write(&changes);
-        // After a failure only the map itself knows.
-        self.current = if written.is_ok() { desired } else { entries(&self.map)? };
+        self.current = desired;
+        self.known(written)
+    }
+
+    /// Adds these peers; false, with nothing done, if it is not done with adding.
+    pub(super) fn grow(&mut self, joined: &[Peer]) -> Result<bool> {
+        let more = leases_of(joined, &BTreeMap::new(), &Table::default());
+        if !self.ended.is_empty() || !self.current.is_apart_from(&more) {
+            return Ok(false);
+        }
+        let written = self.write(&Changes::between(&Table::default(), &more));
+        self.current.extend(more);
+        self.known(written).map(|()| true)
+    }
+
+    /// After a failure only the map itself knows what it holds.
+    fn known(&mut self, written: Result<()>) -> Result<()> {
+        if written.is_err() {
+            self.current = entries(&self.map)?;
+        }
         written
     }
 
     /// Many at once, and then one by one what is left: what the kernel refused, or all if it cannot do many.
-    fn write(&mut self, Changes { set, remove }: &Changes<Ipv4Net, Lease>) -> Result<()> {
+    fn write(&mut self, Changes { set, remove }: &Changes<Prefix<A>, Lease<A>>) -> Result<()> {
         let (keys, leases): (Vec<_>, Vec<_>) =
-            set.iter().map(|(subnet, lease)| (key(*subnet), *lease)).unzip();
+            set.iter().map(|(subnet, lease)| (subnet.key(), *lease)).unzip();
         let done = batch::update(&self.fd, &keys, &leases);
         for (subnet, lease) in set.iter().skip(done) {
-            let inserted = self.map.insert(&key(*subnet), lease, 0);
-            inserted.with_context(|| format!("lease {subnet} into LEASES"))?;
+            let inserted = self.map.insert(&subnet.key(), lease, 0);
+            inserted.with_context(|| format!("lease {subnet} into {}", A::LEASES))?;
         }
-        let keys: Vec<_> = remove.iter().map(|(subnet, _)| key(*subnet)).collect();
+        let keys: Vec<_> = remove.iter().map(|(subnet, _)| subnet.key()).collect();
         let done = batch::delete(&self.fd, &keys);
         for (subnet, _) in remove.iter().skip(done) {
-            self.map.remove(&key(*subnet)).with_context(|| format!("lease {subnet} out of LEASES"))?;
+            self.map.remove(&subnet.key()).with_context(|| format!("lease {subnet} out of {}", A::LEASES))?;
         }
         Ok(())
     }
@@ -81,10 +131,10 @@ impl Leases {
 
 /// Takes up the peers' leases that are not wanted any more, and lets go of those that are again, or have been
 /// remembered long enough.
-fn remember(ended: &mut BTreeMap<Ipv4Net, (Lease, Instant)>, current: &Table, wanted: &Table, now: Instant) {
+fn remember<A: Family>(ended: &mut Ended<A>, current: &Table<A>, wanted: &Table<A>, now: Instant) {
     ended.retain(|subnet, (_, until)| *until > now && !wanted.contains_key(subnet));
     let gone = Changes::between(current, wanted).remove.into_iter();
-    let peers = gone.filter(|(_, lease)| lease.flags & !NODE == 0);
+    let peers = gone.filter(|(_, lease)| lease.flags & (OWN | ENDED) == 0);
     ended.extend(
         peers.map(|(subnet, lease)| {
             (subnet, (Lease { flags: lease.flags | ENDED, ..lease }, now + REMEMBERED))
@@ -92,47 +142,76 @@ fn remember(ended: &mut BTreeMap<Ipv4Net, (Lease, Instant)>, current: &Table, wa
     );
 }
 
-/// The peers as `LEASES` has them: IPv4 subnets behind IPv4 addresses, and these addresses. And ourselves.
-fn leases_of(peers: &[Peer], own: &Table) -> Table {
-    let lease = |peer: &Peer| match (peer.subnet, peer.public_ip, peer.vtep_mac) {
-        (IpNet::V4(subnet), IpAddr::V4(public_ip), Some(mac)) => {
-            Some((subnet, Lease { public_ip: public_ip.octets(), vtep_mac: mac.0, flags: 0 }))
-        }
-        _ => None,
+/// The peers as the map has them: subnets and public addresses of its family, and these addresses. And ourselves.
+fn leases_of<A: Family>(peers: &[Peer], direct: &BTreeMap<IpNet, IpAddr>, own: &Table<A>) -> Table<A> {
+    let lease = |peer: &Peer| {
+        let flags = if direct.contains_key(&peer.subnet) { DIRECT } else { 0 };
+        let lease = Lease { public_ip: A::of(peer.public_ip)?, vtep_mac: peer.vtep_mac?.0, flags };
+        Some((Prefix::of(peer.subnet)?, lease))
     };
     let leases = peers.iter().filter_map(lease);
-    let nodes = leases.clone().map(|(_, lease)| (host(lease.public_ip), Lease { flags: NODE, ..lease }));
+    let node = |(_, lease): (_, Lease<A>)| (Prefix::host(lease.public_ip), Lease { flags: NODE, ..lease });
+    let nodes = leases.clone().map(node);
     let own = own.iter().map(|(subnet, lease)| (*subnet, *lease));
     leases.clone().chain(nodes).chain(own).collect()
 }
 
-/// One address.
-fn host(address: [u8; 4]) -> Ipv4Net {
-    Ipv4Addr::from(address).into()
-}
-
-fn key(subnet: Ipv4Net) -> Key<[u8; 4]> {
-    Key::new(subnet.prefix_len().into(), subnet.network().octets())
-}
-
-fn entries(map: &LpmTrie<MapData, [u8; 4], Lease>) -> Result<Table> {
+fn entries<A: Family>(map: &LpmTrie<MapData, A, Lease<A>>) -> Result<Table<A>> {
     map.iter()
         .map(|entry| {
-            let (key, lease) = entry.context("reading LEASES")?;
-            Ok((Ipv4Net::new(Ipv4Addr::from(key.data()), u8::try_from(key.prefix_len())?)?, lease))
+            let (key, lease) = entry.with_context(|| format!("reading {}", A::LEASES))?;
+            Ok((Prefix { network: key.data(), length: u8::try_from(key.prefix_len())? }, lease))
         })
         .collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use flannel_common::address::{V4, V6};
+
     use super::*;
 
-    const LEASE: Lease = Lease { public_ip: [192, 168, 64, 2], vtep_mac: [2; 6], flags: 0 };
+    fn prefix<A: Family>(subnet: &str) -> Prefix<A> {
+        Prefix::of(subnet.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn each_family_has_its_own_peers() {
+        let peer = |subnet: &str, public_ip: &str| Peer {
+            subnet: subnet.parse().unwrap(),
+            public_ip: public_ip.parse().unwrap(),
+            vtep_mac: Some(crate::mac::Mac([2; 6])),
+        };
+        let peers = [
+            peer("10.1.15.0/24", "192.168.64.2"),
+            peer("fd44:0:0:15::/64", "fd00::2"),
+            peer("fd44:0:0:16::/64", "fd00::3"),
+        ];
+        let direct = BTreeMap::from([(peers[2].subnet, peers[2].public_ip)]);
+        let shown = |(subnet, lease): (&Prefix<V6>, &Lease<V6>)| {
+            format!("{subnet} {} {}", lease.public_ip.ip(), lease.flags)
+        };
+        assert_eq!(
+            leases_of::<V6>(&peers, &direct, &Table::default()).iter().map(shown).collect::<Vec<_>>(),
+            [
+                "fd00::2/128 fd00::2 2",
+                "fd00::3/128 fd00::3 2",
+                "fd44:0:0:15::/64 fd00::2 0",
+                "fd44:0:0:16::/64 fd00::3 8"
+            ]
+        );
+        let v4 = leases_of::<V4>(&peers, &direct, &Table::default());
+        assert_eq!(
+            v4.iter().map(|(subnet, _)| subnet.to_string()).collect::<Vec<_>>(),
+            ["10.1.15.0/24", "192.168.64.2/32"]
+        );
+    }
+
+    const LEASE: Lease<V4> = Lease { public_ip: [192, 168, 64, 2], vtep_mac: [2; 6], flags: 0 };
 
     #[test]
     fn a_lease_that_is_gone_is_remembered_for_a_while() {
-        let (subnet, start): (Ipv4Net, _) = ("10.1.15.0/24".parse().unwrap(), Instant::now());
+        let (subnet, start) = (prefix("10.1.15.0/24"), Instant::now());
         let (with, without) = (Table::from([(subnet, LEASE)]), Table::default());
         let mut ended = BTreeMap::new();
         remember(&mut ended, &with, &without, start);
@@ -150,7 +229,7 @@ mod tests {
 
     #[test]
     fn our_own_lease_is_not_remembered() {
-        let own = Table::from([("10.1.15.0/24".parse().unwrap(), Lease { flags: OWN, ..LEASE })]);
+        let own = Table::from([(prefix("10.1.15.0/24"), Lease { flags: OWN, ..LEASE })]);
         let mut ended = BTreeMap::new();
         remember(&mut ended, &own, &Table::default(), Instant::now());
         assert!(ended.is_empty());

@@ -11,6 +11,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use tracing::{info, warn};
 
+use super::family::resized_flows;
+
 /// The folder of one overlay's pins.
 #[derive(Clone, Debug)]
 pub struct Pins {
@@ -38,13 +40,16 @@ impl Pins {
         self.dir.exists()
     }
 
-    /// Mounts the BPF filesystem if need be, makes the folder, and removes maps that we would misread.
-    /// Returns what the previous agent knew of the node, if its maps stay.
-    pub(super) fn prepare(&self) -> Result<Option<Node>> {
+    /// Mounts the BPF filesystem if need be, makes the folder, and removes maps that we would misread, or whose size is not
+    /// that of such a node. Returns what the previous agent knew of the node, if its maps stay.
+    pub(super) fn prepare(&self, node: &Node) -> Result<Option<Node>> {
         self.mount()?;
         fs::create_dir_all(&self.dir).with_context(|| format!("creating {}", self.dir.display()))?;
         match self.pinned_node() {
-            Some(node) if node.layout == abi::LAYOUT => Ok(Some(node)),
+            Some(previous) if previous.layout == abi::LAYOUT => {
+                resized_flows(&previous, node).try_for_each(|name| remove(&self.path(name)))?;
+                Ok(Some(previous))
+            }
             other => {
                 if let Some(Node { layout, .. }) = other {
                     info!(layout, ours = abi::LAYOUT, "pinned maps of another layout are rebuilt");

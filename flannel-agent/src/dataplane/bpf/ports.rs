@@ -63,7 +63,8 @@ impl Bpf {
                 attach::detach_clsact(hook, &name);
             }
         }
-        flows::keep(&mut self.flows, open)
+        flows::keep(&mut self.v4.flows, open)?;
+        flows::keep(&mut self.v6.flows, open)
     }
 }
 

@@ -46,24 +46,30 @@ fn is_replaceable(message: &AddressMessage) -> bool {
 }
 
 /// Whether the kernel or zeroconf made the address for the link alone.
-fn is_link_local(address: IpAddr) -> bool {
+#[must_use]
+pub const fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => address.is_unicast_link_local(),
     }
 }
 
-/// The interface's own address: IFA_LOCAL, which IPv6 leaves out unless there is a peer (IFA_ADDRESS then).
 fn read(message: &AddressMessage) -> Option<IpNet> {
-    let own = |attribute: &AddressAttribute| match attribute {
+    IpNet::new(own(message)?, message.header.prefix_len).ok()
+}
+
+/// The interface's own address: IFA_LOCAL, which IPv6 leaves out unless there is a peer, whose address IFA_ADDRESS is then.
+#[must_use]
+pub fn own(message: &AddressMessage) -> Option<IpAddr> {
+    let find = |is: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(is);
+    let local = find(|attribute| match attribute {
         AddressAttribute::Local(address) => Some(*address),
         _ => None,
-    };
-    let any = |attribute: &AddressAttribute| match attribute {
-        AddressAttribute::Address(address) => Some(*address),
-        _ => None,
-    };
-    let mut attributes = message.attributes.iter();
-    let address = attributes.clone().find_map(own).or_else(|| attributes.find_map(any))?;
-    IpNet::new(address, message.header.prefix_len).ok()
+    });
+    local.or_else(|| {
+        find(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    })
 }

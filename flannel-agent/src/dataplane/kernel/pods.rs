@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::Handle;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::tc::{TcAttribute, TcMessage};
 use tracing::debug;
+
+use super::address;
 
 /// A port of the pods' bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,25 +51,27 @@ impl fmt::Display for Obstacle {
     }
 }
 
-/// The ports of the bridge, or bridges, with an address in `subnet`.
-pub(super) async fn dump(handle: &Handle, subnet: IpNet) -> Result<Vec<PodPort>> {
+/// The ports of the bridge, or bridges, with an address in one of these subnets.
+pub(super) async fn dump(handle: &Handle, subnets: &[IpNet]) -> Result<Vec<PodPort>> {
     // One dump after the other: the kernel refuses a second one on the same socket with EBUSY.
     let links: Vec<_> = handle.link().get().execute().try_collect().await.context("listing interfaces")?;
     let addresses: Vec<_> =
         handle.address().get().execute().try_collect().await.context("listing addresses")?;
     let qdiscs: Vec<_> = handle.qdisc().get().execute().try_collect().await.context("listing qdiscs")?;
-    Ok(of(&links, &addresses, &qdiscs, subnet))
+    Ok(of(&links, &addresses, &qdiscs, subnets))
 }
 
 fn of(
     links: &[LinkMessage],
     addresses: &[AddressMessage],
     qdiscs: &[TcMessage],
-    subnet: IpNet,
+    subnets: &[IpNet],
 ) -> Vec<PodPort> {
     let gateways: BTreeSet<u32> = addresses
         .iter()
-        .filter(|address| local(address).is_some_and(|local| subnet.contains(&local)))
+        .filter(|address| {
+            address::own(address).is_some_and(|own| subnets.iter().any(|subnet| subnet.contains(&own)))
+        })
         .map(|address| address.header.index)
         .collect();
     let bridges: BTreeSet<u32> = links
@@ -134,19 +137,18 @@ fn bridge(link: &LinkMessage) -> Option<u32> {
     })
 }
 
-fn local(address: &AddressMessage) -> Option<IpAddr> {
-    address.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(address) => Some(*address),
-        _ => None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use rtnetlink::packet_route::address::AddressAttribute;
+
     use super::*;
 
-    const SUBNET: &str = "10.5.7.0/24";
+    const SUBNETS: [&str; 2] = ["10.5.7.0/24", "fd44:0:0:7::/64"];
     const BRIDGE: u32 = 2;
+
+    fn subnets() -> [IpNet; 2] {
+        SUBNETS.map(|subnet| subnet.parse().unwrap())
+    }
 
     fn link(index: u32, kind: InfoKind, more: &[LinkAttribute]) -> LinkMessage {
         let mut link = LinkMessage::default();
@@ -184,7 +186,7 @@ mod tests {
     fn found(links: &[LinkMessage], qdiscs: &[TcMessage]) -> Vec<(u32, Result<(), Obstacle>)> {
         let links = [&[link(BRIDGE, InfoKind::Bridge, &[])], links].concat();
         let addresses = [gateway(1, "10.9.0.1"), gateway(BRIDGE, "10.5.7.1")];
-        let ports = of(&links, &addresses, qdiscs, SUBNET.parse().unwrap());
+        let ports = of(&links, &addresses, qdiscs, &subnets());
         ports.into_iter().map(|port| (port.index, port.shortcut)).collect()
     }
 
@@ -196,7 +198,7 @@ mod tests {
         assert_eq!(found(&[port(7, BRIDGE, true), port(8, BRIDGE, true)], &[]), [(7, Ok(())), (8, Ok(()))]);
         let no_bridge = [link(1, InfoKind::Dummy, &[]), port(7, 1, true)];
         let addresses = [gateway(1, "10.5.7.1")];
-        assert_eq!(of(&no_bridge, &addresses, &[], SUBNET.parse().unwrap()), [], "the device is no bridge");
+        assert_eq!(of(&no_bridge, &addresses, &[], &subnets()), [], "the device is no bridge");
     }
 
     #[test]

@@ -1,0 +1,53 @@
+//! Routes that do not go with a device of ours.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use futures::TryStreamExt as _;
+use ipnet::IpNet;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::route::RouteMessage;
+
+use super::{Results, links};
+use crate::dataplane::kernel::{Kernel, destination_of, unreachable};
+
+/// The last route of each network.
+pub(super) async fn remove_unreachable(kernel: &Kernel) -> Result<Results> {
+    let mut results = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        let routes: Vec<_> =
+            kernel.handle().route().get(request).execute().try_collect().await.context("listing routes")?;
+        for route in routes.into_iter().filter(unreachable::is_ours) {
+            let network = destination_of(&route).context("a route without destination")?;
+            let removed = kernel.handle().route().del(route).execute().await;
+            results.push(
+                removed
+                    .map(|()| format!("removed route unreachable {network}"))
+                    .with_context(|| format!("removing route unreachable {network}")),
+            );
+        }
+    }
+    Ok(results)
+}
+
+/// The routes to other nodes' subnets by way of these nodes (host-gw, DirectRouting), on whatever interface was the
+/// uplink then. Nodes' subnets are as long as ours, `own`.
+pub(super) async fn remove_direct(kernel: &Kernel, networks: &[IpNet], own: &[IpNet]) -> Result<Results> {
+    let is_nodes = |subnet: IpNet| {
+        let network = networks.iter().find(|network| network.contains(&subnet));
+        let ours = network.and_then(|network| own.iter().find(|own| network.contains(*own)));
+        ours.is_some_and(|ours| ours.prefix_len() == subnet.prefix_len())
+    };
+    let mut results = Vec::new();
+    for interface in links(kernel).await?.iter().map(|link| link.header.index) {
+        let routes: Vec<_> = kernel.direct_routes(interface, is_nodes).await?.into_iter().collect();
+        let problems = kernel.remove_direct(interface, &routes, &BTreeMap::new()).await;
+        if problems.is_empty() && !routes.is_empty() {
+            results.push(Ok(format!("removed direct routes to other nodes' subnets: {}", routes.len())));
+        }
+        results.extend(problems.into_iter().map(Err));
+    }
+    Ok(results)
+}

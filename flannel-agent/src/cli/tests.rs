@@ -1,0 +1,75 @@
+use super::*;
+
+fn parse(line: &str) -> Result<Flags, clap::Error> {
+    Flags::parse_from_go(line.split_whitespace().map(OsString::from))
+}
+
+#[test]
+fn the_definition_is_sound() {
+    Flags::command().debug_assert();
+}
+
+#[test]
+fn go_spellings_are_understood() {
+    let expected = ["http://a:1".to_owned(), "http://b:2".to_owned()];
+    for line in [
+        "flannel-agent -etcd-endpoints http://a:1,http://b:2 -ip-masq -v 4",
+        "flannel-agent -etcd-endpoints=http://a:1,http://b:2 -ip-masq=true -v=4",
+        "flannel-agent --etcd-endpoints http://a:1,http://b:2 --ip-masq --v=4",
+        "flannel-agent --etcd-endpoints=http://a:1,http://b:2 --ip-masq=true --v 4",
+    ] {
+        let flags = parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        assert_eq!(flags.etcd_endpoints, expected, "{line}");
+        assert!(flags.ip_masq, "{line}");
+        assert_eq!(flags.verbosity, 4, "{line}");
+    }
+    assert!(!parse("flannel-agent -iptables-forward-rules=false").unwrap().iptables_forward_rules);
+}
+
+#[test]
+fn repeated_interfaces_keep_their_order() {
+    let flags = parse("flannel-agent -iface eth1 -iface=192.168.1.5").unwrap();
+    assert_eq!(flags.iface, ["eth1", "192.168.1.5"]);
+}
+
+#[test]
+fn defaults_are_flanneld_s() {
+    let flags = parse("flannel-agent").unwrap();
+    assert_eq!(flags.etcd_endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
+    assert_eq!(flags.etcd_prefix, "/coreos.com/network");
+    assert_eq!(flags.subnet_file.to_str(), Some("/run/flannel/subnet.env"));
+    assert_eq!(flags.subnet_lease_renew_margin, 60);
+    assert_eq!(flags.unsupported(), [""; 0]);
+}
+
+#[test]
+fn one_datastore_is_chosen() {
+    let flags = parse("flannel-agent -local-subnet-mgr /d -kube-subnet-mgr=false").unwrap();
+    assert_eq!(flags.local_subnet_mgr.as_deref(), Some("/d".as_ref()));
+    for line in ["-local-subnet-mgr /d -kube-subnet-mgr", "-kube-subnet-mgr=true -local-subnet-mgr=/d"] {
+        let error = parse(&format!("flannel-agent {line}")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ArgumentConflict, "{line}");
+        assert!(error.to_string().contains("--local-subnet-mgr or --kube-subnet-mgr"), "{error}");
+    }
+}
+
+#[test]
+fn what_belongs_together_is_given_together() {
+    for (line, said) in [
+        ("-etcd-certfile /cert.pem", "--etcd-certfile and --etcd-keyfile"),
+        ("-etcd-keyfile /key.pem -etcd-certfile=", "--etcd-certfile and --etcd-keyfile"),
+        ("-etcd-password secret", "--etcd-username"),
+    ] {
+        let error = parse(&format!("flannel-agent {line}")).unwrap_err().to_string();
+        assert!(error.contains(said) && !error.contains("secret"), "{line}: {error}");
+    }
+    for line in ["-etcd-certfile /c -etcd-keyfile /k", "-etcd-cafile /ca", "-etcd-username root"] {
+        parse(&format!("flannel-agent {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
+}
+
+#[test]
+fn what_this_version_cannot_do_is_named() {
+    let flags = parse("flannel-agent -ip-masq -kube-subnet-mgr -healthz-port 300").unwrap();
+    assert_eq!(flags.unsupported(), ["kube-subnet-mgr"]);
+}

@@ -1,0 +1,57 @@
+//! Where the node's own hooks are; the pods' are found in `ports`.
+
+use flannel_common::node::Node;
+use flannel_common::outcome::Hook;
+
+/// Unwrap before wrapping: peers may send as soon as they can.
+const HOOKS: [Hook; 3] = [Hook::UnderlayIngress, Hook::OverlayIngress, Hook::OverlayEgress];
+
+/// A hook on an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub(super) hook: Hook,
+    pub(super) interface: String,
+    v6: bool,
+}
+
+impl Place {
+    /// The hooks of one family's overlay.
+    pub fn of(overlay: &str, uplink: &str, v6: bool) -> impl Iterator<Item = Self> {
+        HOOKS.into_iter().map(move |hook| {
+            let interface = if hook == Hook::UnderlayIngress { uplink } else { overlay };
+            Self { hook, interface: interface.to_owned(), v6 }
+        })
+    }
+
+    /// Whether the other is the same hook of the same interface: that of an uplink of both families.
+    #[must_use]
+    pub fn is_same_hook(&self, other: &Self) -> bool {
+        (self.hook, &self.interface) == (other.hook, &other.interface)
+    }
+
+    /// Name of the pin of its link.
+    pub(super) fn link(&self) -> String {
+        link_name(self.hook, self.v6)
+    }
+
+    /// ifindex of its interface, by these facts.
+    pub(super) const fn index(&self, node: &Node) -> u32 {
+        let Node { v4, v6, .. } = node;
+        let (overlay, uplink) = if self.v6 {
+            (v6.overlay_ifindex, v6.uplink_ifindex)
+        } else {
+            (v4.overlay_ifindex, v4.uplink_ifindex)
+        };
+        if matches!(self.hook, Hook::UnderlayIngress) { uplink } else { overlay }
+    }
+}
+
+/// The pins of links at all places but these.
+pub(super) fn other_links(places: &[Place]) -> impl Iterator<Item = String> {
+    let all = HOOKS.into_iter().flat_map(|hook| [false, true].map(|v6| link_name(hook, v6)));
+    all.filter(|link| places.iter().all(|place| place.link() != *link))
+}
+
+fn link_name(hook: Hook, v6: bool) -> String {
+    format!("{}{}", super::attach::link_name(hook), if v6 { "6" } else { "" })
+}

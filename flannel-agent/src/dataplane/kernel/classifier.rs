@@ -1,0 +1,42 @@
+//! Classifiers on the clsact qdisc (`tc filter show`), where the kernel has no tcx.
+
+use anyhow::{Context as _, Result};
+use futures::TryStreamExt as _;
+use rtnetlink::packet_route::tc::TcMessage;
+
+use super::Kernel;
+
+/// A direction at an interface, as the kernel means it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// What comes in.
+    Ingress,
+    /// What goes out.
+    Egress,
+}
+
+impl Kernel {
+    /// Whether the interface has a filter of this priority for a direction.
+    ///
+    /// # Errors
+    /// The dump fails.
+    pub async fn has_filter(&self, interface: u32, direction: Direction, priority: u16) -> Result<bool> {
+        let _dumping = self.dumping.lock().await;
+        let filters = self.handle.traffic_filter(interface.try_into()?).get();
+        let filters = match direction {
+            Direction::Ingress => filters.ingress(),
+            Direction::Egress => filters.egress(),
+        };
+        let filters: Vec<_> = filters
+            .execute()
+            .try_collect()
+            .await
+            .with_context(|| format!("listing filters of interface {interface}"))?;
+        Ok(filters.iter().any(|filter| priority_of(filter) == u32::from(priority)))
+    }
+}
+
+/// The upper half of `tcm_info`; the lower one is the EtherType.
+const fn priority_of(filter: &TcMessage) -> u32 {
+    filter.header.info >> 16
+}

@@ -1,0 +1,32 @@
+//! IP addresses as maps hold them: bytes in wire order. Their number says which family it is.
+
+use core::fmt::Debug;
+use core::hash::Hash;
+
+/// An IPv4 address.
+pub type V4 = [u8; 4];
+/// An IPv6 address.
+pub type V6 = [u8; 16];
+
+mod sealed {
+    /// Of which types [`super::Address`] is a trait is written down here alone: their layouts are checked.
+    pub trait Sealed {}
+    impl Sealed for super::V4 {}
+    impl Sealed for super::V6 {}
+}
+
+/// An address of one family.
+pub trait Address:
+    Copy + Debug + Default + Ord + Hash + Send + Sync + AsRef<[u8]> + sealed::Sealed + 'static
+{
+    /// Its length in bits, which is that of the prefix that holds it alone.
+    const BITS: u32;
+}
+
+impl Address for V4 {
+    const BITS: u32 = 32;
+}
+
+impl Address for V6 {
+    const BITS: u32 = 128;
+}

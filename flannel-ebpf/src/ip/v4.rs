@@ -1,0 +1,161 @@
+//! IPv4 (RFC 791).
+
+use flannel_common::address::V4;
+use flannel_common::outcome::Outcome;
+use network_types::eth::EtherType;
+use network_types::ip::Ipv4Hdr;
+use network_types::udp::UdpHdr;
+
+use super::{Ip, UDP};
+use crate::outer;
+use crate::stage::ecn;
+
+/// Version 4, header of 5 words: no options.
+const PLAIN: u8 = 0x45;
+/// More-fragments flag and fragment offset (RFC 791 section 3.1), wire order.
+const FRAGMENT: [u8; 2] = [0x3f, 0xff];
+
+impl Ip for Ipv4Hdr {
+    type Address = V4;
+
+    const ETHER_TYPE: u16 = EtherType::Ipv4 as u16;
+    const WRAPPED_BY_DEVICE: bool = false;
+
+    #[inline(always)]
+    fn is_of_version(&self) -> bool {
+        self.vihl >> 4 == 4
+    }
+
+    #[inline(always)]
+    fn header_len(&self) -> usize {
+        usize::from(self.vihl & 0x0f) * 4
+    }
+
+    #[inline(always)]
+    fn packet_len(&self) -> u32 {
+        u16::from_be_bytes(self.tot_len).into()
+    }
+
+    #[inline(always)]
+    fn traffic_class(&self) -> u8 {
+        self.tos
+    }
+
+    #[inline(always)]
+    fn protocol(&self) -> u8 {
+        self.proto
+    }
+
+    #[inline(always)]
+    fn source(&self) -> V4 {
+        self.src_addr
+    }
+
+    #[inline(always)]
+    fn destination(&self) -> V4 {
+        self.dst_addr
+    }
+
+    #[inline(always)]
+    fn is_plain(&self) -> bool {
+        self.vihl == PLAIN && !is_fragment(self)
+    }
+
+    #[inline(always)]
+    fn carries_udp(&self) -> Result<(), Outcome> {
+        if self.proto != UDP {
+            return Err(Outcome::NotVxlan);
+        }
+        if self.vihl != PLAIN {
+            return Err(Outcome::OuterOptions);
+        }
+        if is_fragment(self) { Err(Outcome::OuterFragment) } else { Ok(()) }
+    }
+
+    #[inline(always)]
+    fn are_checksums_plain(&self, udp: &UdpHdr) -> bool {
+        udp.check == [0; 2] && outer::checksum(self) == 0
+    }
+
+    #[inline(always)]
+    fn hop(&self) -> Option<Self> {
+        let check = check_of_one_less(self.check);
+        (self.ttl > 1).then(|| Self { ttl: self.ttl - 1, check, ..*self })
+    }
+
+    #[inline(always)]
+    fn marked(&self, code_point: u8) -> Self {
+        ecn::marked(*self, code_point)
+    }
+
+    /// The header's own checksum makes up for every change.
+    #[inline(always)]
+    fn sum_to(&self, _: &Self) -> u32 {
+        0
+    }
+
+    /// 169.254.0.0/16 is like any other to the stack (RFC 3927 section 7).
+    #[inline(always)]
+    fn stays_on_link(_: &V4) -> bool {
+        false
+    }
+}
+
+#[inline(always)]
+fn is_fragment(ip: &Ipv4Hdr) -> bool {
+    ip.frags[0] & FRAGMENT[0] != 0 || ip.frags[1] & FRAGMENT[1] != 0
+}
+
+/// Whether the packet is a fragment without the beginning.
+#[inline(always)]
+pub(crate) fn is_later_fragment(ip: &Ipv4Hdr) -> bool {
+    /// The offset's part of [`FRAGMENT`].
+    const OFFSET: [u8; 2] = [0x1f, 0xff];
+    ip.frags[0] & OFFSET[0] != 0 || ip.frags[1] & OFFSET[1] != 0
+}
+
+/// The header checksum when the time to live, the upper byte of a word, goes down by one (RFC 1141).
+#[inline(always)]
+fn check_of_one_less(check: [u8; 2]) -> [u8; 2] {
+    let sum = u32::from(u16::from_be_bytes(check)) + 0x0100;
+    ((sum + (sum >> 16)) as u16).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outer::checksum;
+
+    fn ip(ttl: u8, id: u16) -> Ipv4Hdr {
+        let mut ip = Ipv4Hdr {
+            vihl: 0x45,
+            tos: 0,
+            tot_len: 100u16.to_be_bytes(),
+            id: id.to_be_bytes(),
+            frags: [0; 2],
+            ttl,
+            proto: 17,
+            check: [0; 2],
+            src_addr: [10, 1, 90, 2],
+            dst_addr: [10, 1, 15, 7],
+        };
+        ip.check = checksum(&ip).to_be_bytes();
+        ip
+    }
+
+    #[test]
+    fn the_checksum_stays_right_at_every_time_to_live() {
+        for id in 0..=u16::MAX {
+            let ip = ip((id % 254) as u8 + 2, id);
+            let routed = ip.hop().unwrap();
+            assert_eq!((checksum(&routed), routed.ttl), (0, ip.ttl - 1), "identification {id}");
+        }
+    }
+
+    #[test]
+    fn what_lives_no_longer_gets_no_further() {
+        for ttl in [0, 1] {
+            assert!(ip(ttl, 1).hop().is_none(), "TTL {ttl}");
+        }
+    }
+}

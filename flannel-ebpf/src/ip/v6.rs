@@ -1,0 +1,183 @@
+//! IPv6 (RFC 8200).
+
+use flannel_common::address::V6;
+use flannel_common::outcome::Outcome;
+use network_types::eth::EtherType;
+use network_types::ip::{IpProto, Ipv6Hdr};
+use network_types::udp::UdpHdr;
+
+use super::{Ip, TCP, UDP};
+use crate::stage::ecn;
+
+/// Extension header: hop-by-hop options (RFC 8200 section 4.3).
+pub(crate) const HOP_BY_HOP: u8 = IpProto::HopOpt as u8;
+/// Extension header: routing (section 4.4).
+pub(crate) const ROUTING: u8 = IpProto::Ipv6Route as u8;
+/// Extension header: fragment (section 4.5).
+pub(crate) const FRAGMENT: u8 = IpProto::Ipv6Frag as u8;
+/// Extension header: destination options (section 4.6).
+pub(crate) const DESTINATION: u8 = IpProto::Ipv6Opts as u8;
+
+impl Ip for Ipv6Hdr {
+    type Address = V6;
+
+    const ETHER_TYPE: u16 = EtherType::Ipv6 as u16;
+    const WRAPPED_BY_DEVICE: bool = true;
+
+    #[inline(always)]
+    fn is_of_version(&self) -> bool {
+        self.vcf[0] >> 4 == 6
+    }
+
+    #[inline(always)]
+    fn header_len(&self) -> usize {
+        Self::LEN
+    }
+
+    #[inline(always)]
+    fn packet_len(&self) -> u32 {
+        u32::from(u16::from_be_bytes(self.payload_len)) + Self::LEN as u32
+    }
+
+    #[inline(always)]
+    fn traffic_class(&self) -> u8 {
+        self.vcf[0] << 4 | self.vcf[1] >> 4
+    }
+
+    #[inline(always)]
+    fn protocol(&self) -> u8 {
+        self.next_hdr
+    }
+
+    #[inline(always)]
+    fn source(&self) -> V6 {
+        self.src_addr
+    }
+
+    #[inline(always)]
+    fn destination(&self) -> V6 {
+        self.dst_addr
+    }
+
+    #[inline(always)]
+    fn is_plain(&self) -> bool {
+        matches!(self.next_hdr, TCP | UDP)
+    }
+
+    #[inline(always)]
+    fn carries_udp(&self) -> Result<(), Outcome> {
+        match self.next_hdr {
+            UDP => Ok(()),
+            HOP_BY_HOP | ROUTING | DESTINATION => Err(Outcome::OuterOptions),
+            FRAGMENT => Err(Outcome::OuterFragment),
+            _ => Err(Outcome::NotVxlan),
+        }
+    }
+
+    /// Without a UDP checksum the kernel's socket drops it (`udp6zerocsumrx` is off), which is for the kernel to do.
+    #[inline(always)]
+    fn are_checksums_plain(&self, udp: &UdpHdr) -> bool {
+        udp.check != [0; 2]
+    }
+
+    #[inline(always)]
+    fn hop(&self) -> Option<Self> {
+        (self.hop_limit > 1).then(|| Self { hop_limit: self.hop_limit - 1, ..*self })
+    }
+
+    #[inline(always)]
+    fn marked(&self, code_point: u8) -> Self {
+        let [first, second, ..] = self.vcf;
+        let mut ip = *self;
+        ip.vcf[..2].copy_from_slice(&[first, second & !(ecn::FIELD << 4) | code_point << 4]);
+        ip
+    }
+
+    /// No checksum of the header makes up for the words that change.
+    #[inline(always)]
+    fn sum_to(&self, after: &Self) -> u32 {
+        sum_of([self.vcf[0], self.vcf[1]], [after.vcf[0], after.vcf[1]])
+            + sum_of([self.next_hdr, self.hop_limit], [after.next_hdr, after.hop_limit])
+    }
+
+    /// Link-local (fe80::/10) and unspecified sources (RFC 4291 sections 2.5.2 and 2.5.6).
+    #[inline(always)]
+    fn stays_on_link(source: &V6) -> bool {
+        (source[0] == 0xfe && source[1] & 0xc0 == 0x80) || *source == [0; 16]
+    }
+}
+
+/// What a word that changes adds to the Internet checksum, in ones' complement.
+#[inline(always)]
+fn sum_of(before: [u8; 2], after: [u8; 2]) -> u32 {
+    u32::from(!u16::from_ne_bytes(before)) + u32::from(u16::from_ne_bytes(after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(next_hdr: u8, hop_limit: u8) -> Ipv6Hdr {
+        Ipv6Hdr {
+            vcf: [0x6a, 0xb0, 0, 7],
+            payload_len: 100u16.to_be_bytes(),
+            next_hdr,
+            hop_limit,
+            src_addr: [0xfd; 16],
+            dst_addr: [0xfc; 16],
+        }
+    }
+
+    /// The Internet checksum over the header as the kernel keeps it: words in the machine's order, not inverted.
+    fn sum(ip: &Ipv6Hdr) -> u32 {
+        // SAFETY: bytes without padding.
+        let bytes: [u8; 40] = unsafe { core::mem::transmute(*ip) };
+        bytes.chunks(2).map(|word| u32::from(u16::from_ne_bytes([word[0], word[1]]))).sum()
+    }
+
+    fn folded(sum: u64) -> u64 {
+        (0..4).fold(sum, |sum, _| (sum & 0xffff) + (sum >> 16))
+    }
+
+    #[test]
+    fn the_sum_follows_the_hop_limit() {
+        for (next_hdr, hop_limit) in (0..=255).flat_map(|next| (2..=255).map(move |limit| (next, limit))) {
+            let ip = ip(next_hdr, hop_limit);
+            let routed = ip.hop().unwrap();
+            assert_eq!(routed.hop_limit, hop_limit - 1);
+            for code_point in 0..=ecn::FIELD {
+                let marked = routed.marked(code_point);
+                assert_eq!(marked.traffic_class(), 0xa8 | code_point);
+                let followed = u64::from(sum(&ip)) + u64::from(ip.sum_to(&marked));
+                assert_eq!(folded(followed), folded(sum(&marked).into()), "{next_hdr} {hop_limit}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_lives_no_longer_gets_no_further() {
+        for limit in [0, 1] {
+            assert!(ip(UDP, limit).hop().is_none(), "hop limit {limit}");
+        }
+    }
+
+    #[test]
+    fn the_traffic_class_lies_across_two_bytes() {
+        assert_eq!((ip(UDP, 64).traffic_class(), ip(UDP, 64).packet_len()), (0xab, 140));
+    }
+
+    #[test]
+    fn link_local_and_unspecified_sources_stay_on_the_link() {
+        for (address, expected) in [
+            ("::", true),
+            ("fe80::1", true),
+            ("febf::1", true),
+            ("fec0::1", false),
+            ("::1:0", false),
+            ("fd00::1", false),
+        ] {
+            let source: core::net::Ipv6Addr = address.parse().unwrap();
+            assert_eq!(Ipv6Hdr::stays_on_link(&source.octets()), expected, "{address}");
+        }
+    }
+}

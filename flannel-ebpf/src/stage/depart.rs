@@ -1,0 +1,69 @@
+//! How packets leave for their node: IPv4 is wrapped here, IPv6 by the kernel's device.
+
+use flannel_common::address::{V4, V6};
+use flannel_common::lease::Lease;
+use flannel_common::node::Node;
+use flannel_common::outcome::Outcome;
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+
+use crate::maps::Family;
+use crate::packet::Packet;
+use crate::stage::parse::Inner;
+use crate::stage::route::Routed;
+use crate::stage::{deliver, encap, fit, path_mtu};
+use crate::verdict::Carried;
+
+/// A family's way from this node to another.
+pub trait Depart: Family {
+    /// A packet that the host stack has routed into the vxlan device; or one that skips the stack, with these headers one
+    /// hop further (`routed`). `mark`: the group's, 0 without group policy.
+    ///
+    /// # Errors
+    /// Why it is the kernel device's to wrap, or the host stack's to carry.
+    fn depart(
+        packet: &Packet<'_>,
+        inner: &Inner<'_, Self>,
+        routed: Option<Routed<Self>>,
+        node: &Node,
+        lease: &Lease<Self::Address>,
+        mark: u32,
+    ) -> Result<Carried, Outcome>;
+}
+
+impl Depart for Ipv4Hdr {
+    #[inline(always)]
+    fn depart(
+        packet: &Packet<'_>,
+        inner: &Inner<'_, Self>,
+        routed: Option<Routed<Self>>,
+        node: &Node,
+        lease: &Lease<V4>,
+        mark: u32,
+    ) -> Result<Carried, Outcome> {
+        fit::uplink(packet, inner, &node.v4)?;
+        match routed {
+            Some(routed) => encap::push(packet, routed, inner.ip.tos, node, lease, mark)?,
+            None => encap::push(packet, *inner.frame, inner.ip.tos, node, lease, mark)?,
+        }
+        Ok(deliver::to_uplink(&node.v4))
+    }
+}
+
+impl Depart for Ipv6Hdr {
+    /// The device reads the group from the packet's own mark.
+    #[inline(always)]
+    fn depart(
+        packet: &Packet<'_>,
+        inner: &Inner<'_, Self>,
+        routed: Option<Routed<Self>>,
+        node: &Node,
+        lease: &Lease<V6>,
+        _mark: u32,
+    ) -> Result<Carried, Outcome> {
+        let routed = routed.ok_or(Outcome::InnerIpv6)?;
+        let outer_len = fit::uplink(packet, inner, &node.v6)?;
+        path_mtu::check(packet, outer_len, &node.v6, lease)?;
+        packet.write(0, &routed)?;
+        Ok(deliver::through_overlay_device(&node.v6))
+    }
+}

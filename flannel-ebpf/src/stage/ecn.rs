@@ -1,0 +1,98 @@
+//! Congestion on the underlay, told to the inner packet's ends (RFC 6040). Pure; tested on the host.
+
+use flannel_common::outcome::Outcome;
+use network_types::ip::Ipv4Hdr;
+
+/// The ECN field of the type-of-service byte (RFC 3168 section 5).
+pub const FIELD: u8 = 0b11;
+
+/// Code points (RFC 3168 section 5): not ECN-capable, ECN-capable of either kind, congestion experienced.
+const NOT_ECT: u8 = 0b00;
+const ECT_0: u8 = 0b10;
+const ECT_1: u8 = 0b01;
+const CE: u8 = 0b11;
+
+/// The code point of a decapsulated packet that arrived with these two, by the table in RFC 6040 section 4.2, as
+/// the kernel's vxlan device has it too (ECT(1) counts as of Linux 5.8).
+///
+/// # Errors
+/// [`Outcome::NotEcnCapable`]: a router was congested, and the packet's ends could not be told.
+#[inline(always)]
+pub const fn decapsulated(outer: u8, inner: u8) -> Result<u8, Outcome> {
+    match (outer & FIELD, inner & FIELD) {
+        (CE, NOT_ECT) => Err(Outcome::NotEcnCapable),
+        (CE, _) => Ok(CE),
+        (ECT_1, ECT_0) => Ok(ECT_1),
+        (_, inner) => Ok(inner),
+    }
+}
+
+/// The header with this code point, its checksum right if it was so before.
+#[inline(always)]
+#[must_use]
+pub fn marked(mut ip: Ipv4Hdr, code_point: u8) -> Ipv4Hdr {
+    let before = u16::from_be_bytes([ip.vihl, ip.tos]);
+    ip.tos = ip.tos & !FIELD | code_point;
+    ip.check = updated(ip.check, before, u16::from_be_bytes([ip.vihl, ip.tos]));
+    ip
+}
+
+/// The Internet checksum when a word changes (RFC 1624 section 3, equation 3).
+#[inline(always)]
+fn updated(check: [u8; 2], before: u16, after: u16) -> [u8; 2] {
+    let sum = u32::from(!u16::from_be_bytes(check)) + u32::from(!before) + u32::from(after);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    (!((sum + (sum >> 16)) as u16)).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outer::checksum;
+
+    #[test]
+    fn the_code_points_are_merged_as_the_rfc_has_it() {
+        const DROP: Result<u8, Outcome> = Err(Outcome::NotEcnCapable);
+        // Columns: outer Not-ECT, ECT(0), ECT(1), CE.
+        let table = [
+            (NOT_ECT, [Ok(NOT_ECT), Ok(NOT_ECT), Ok(NOT_ECT), DROP]),
+            (ECT_0, [Ok(ECT_0), Ok(ECT_0), Ok(ECT_1), Ok(CE)]),
+            (ECT_1, [Ok(ECT_1), Ok(ECT_1), Ok(ECT_1), Ok(CE)]),
+            (CE, [Ok(CE); 4]),
+        ];
+        for (inner, row) in table {
+            for (outer, expected) in [NOT_ECT, ECT_0, ECT_1, CE].into_iter().zip(row) {
+                assert_eq!(decapsulated(outer, inner), expected, "outer {outer:02b}, inner {inner:02b}");
+                assert_eq!(decapsulated(0xb8 | outer, 0x28 | inner), expected, "with DSCPs");
+            }
+        }
+    }
+
+    #[test]
+    fn the_checksum_stays_right_or_wrong() {
+        let mut ip = Ipv4Hdr {
+            vihl: 0x45,
+            tos: 0,
+            tot_len: 100u16.to_be_bytes(),
+            id: [0; 2],
+            frags: [0; 2],
+            ttl: 64,
+            proto: 17,
+            check: [0; 2],
+            src_addr: [10, 1, 90, 2],
+            dst_addr: [10, 1, 15, 7],
+        };
+        for id in 0..=u16::MAX {
+            (ip.id, ip.tos, ip.check) = (id.to_be_bytes(), (id >> 3) as u8, [0; 2]);
+            ip.check = checksum(&ip).to_be_bytes();
+            let after = marked(ip, (id & 3) as u8);
+            assert_eq!(
+                (checksum(&after), after.tos),
+                (0, ip.tos & 0xfc | (id & 3) as u8),
+                "identification {id}"
+            );
+            ip.check[1] ^= 1;
+            assert_ne!(checksum(&marked(ip, CE)), 0, "identification {id}");
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! IPv6 over IPv6: what differs from the tables for IPv4.
+
+mod overlay;
+mod pod;
+mod sample;
+mod sender;
+mod underlay;
+
+use flannel_common::address::V6;
+use flannel_common::lease::{self, Lease};
+
+use super::{OUR_IP6, OUR_MAC6, v6};
+
+/// The peer that leases [`PEER_SUBNET`].
+const PEER_IP: V6 = v6([0xfd00, 0x192, 0x168, 0x40, 0, 0, 0, 2]);
+const PEER_MAC: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x62];
+const PEER_SUBNET: V6 = v6([0xfd44, 0, 0, 0x15, 0, 0, 0, 0]);
+const OUR_SUBNET: V6 = v6([0xfd44, 0, 0, 0x90, 0, 0, 0, 0]);
+/// What the peer leased until a moment ago.
+const ENDED_SUBNET: V6 = v6([0xfd44, 0, 0, 0x16, 0, 0, 0, 0]);
+/// Leased by a node on our link.
+const DIRECT_IP: V6 = v6([0xfd00, 0x192, 0x168, 0x40, 0, 0, 0, 3]);
+const DIRECT_SUBNET: V6 = v6([0xfd44, 0, 0, 0x17, 0, 0, 0, 0]);
+
+/// What `LEASES6` holds: length, prefix, lease.
+pub(super) fn leases() -> [(u32, V6, Lease<V6>); 5] {
+    let peer = |flags| Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags };
+    [
+        (64, PEER_SUBNET, peer(0)),
+        (128, PEER_IP, peer(lease::NODE)),
+        (64, ENDED_SUBNET, peer(lease::ENDED)),
+        (64, DIRECT_SUBNET, Lease { public_ip: DIRECT_IP, vtep_mac: [6; 6], flags: lease::DIRECT }),
+        (64, OUR_SUBNET, Lease { public_ip: OUR_IP6, vtep_mac: OUR_MAC6, flags: lease::OWN }),
+    ]
+}

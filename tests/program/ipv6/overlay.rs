@@ -1,0 +1,155 @@
+//! Both ways through the vxlan device.
+
+use etherparse::{EtherType, IpNumber};
+use flannel_common::address::V6;
+use flannel_common::outcome::{Hook, Outcome};
+
+use super::super::flow::sample::{GATEWAY_MAC, POD_MAC};
+use super::super::flow::{
+    FRESH, LOST, NEVER, NOW, OLD, POD_MTU, PROVEN, STALE, UNKNOWN, check, flow, moved, none, row,
+};
+use super::super::{OUR_MAC6, Programs};
+use super::sample::{POD, back, hop, no_flows, of_tcp, of_udp, out, tcp_back, tcp_out, udp_back, udp_out};
+use super::{DIRECT_SUBNET, ENDED_SUBNET, OUR_SUBNET, PEER_IP, PEER_MAC};
+use crate::packets::{Ipv6, frame, ipv6};
+
+/// The index of the interface that the flows' pod is behind.
+const PORT: u32 = 1;
+const BRIDGE: u32 = 5;
+
+fn to_peer(packet: &Ipv6) -> Vec<u8> {
+    frame(PEER_MAC, OUR_MAC6, EtherType::IPV6, &packet.bytes())
+}
+
+#[test]
+fn what_leaves_is_noted_and_wrapped_by_the_device() {
+    let ping = out(IpNumber::IPV6_ICMP, vec![128, 0, 0, 0, 0, 1, 0, 1]);
+    let entered = flow([FRESH, NEVER], UNKNOWN);
+    let left = flow([FRESH, NOW], UNKNOWN);
+    let (udp, tcp) = (to_peer(&udp_out(b"x")), to_peer(&tcp_out(b"x")));
+    let one = |description, frame: &[u8], before, after| {
+        row(description, frame.to_vec(), before, Outcome::InnerIpv6, after).from(BRIDGE)
+    };
+    let mut table = vec![
+        one("the first one", &udp, of_udp(entered), of_udp(left)),
+        one("TCP", &tcp, of_tcp(entered), of_tcp(left)),
+        one("a flow that nobody knows", &udp, none(), none()),
+        one(
+            "one entered too long ago",
+            &udp,
+            of_udp(flow([LOST, FRESH], PROVEN)),
+            of_udp(flow([LOST, FRESH], PROVEN)),
+        ),
+        one(
+            "of a proven flow",
+            &udp,
+            of_udp(flow([FRESH, STALE], PROVEN)),
+            of_udp(flow([FRESH, NOW], PROVEN)),
+        ),
+    ];
+    let known = || of_udp(flow(PROVEN, PROVEN));
+    table.extend(
+        no_flows(udp_out(b"x"), ping).map(|(what, packet)| one(what, &to_peer(&packet), known(), known())),
+    );
+    check(&mut Programs::with_flow_cache(), Hook::OverlayEgress, table, |_, _| {
+        unreachable!("BPF wraps no IPv6")
+    });
+}
+
+#[test]
+fn what_has_skipped_the_stack_proves_nothing() {
+    let proven = of_udp(flow(PROVEN, PROVEN));
+    let unknown_port = of_udp(moved(flow(PROVEN, PROVEN), |port| *port = Default::default()));
+    let noted = of_udp(moved(flow([FRESH, NOW], PROVEN), |port| *port = Default::default()));
+    let sent = || to_peer(&udp_out(b"x"));
+    let table = vec![
+        row("straight from the pod's port", sent(), proven.clone(), Outcome::AfterShortcut, proven.clone())
+            .from(PORT),
+        row("by the bridge", sent(), proven.clone(), Outcome::InnerIpv6, of_udp(flow([FRESH, NOW], PROVEN)))
+            .from(BRIDGE),
+        row("from this host, no port known", sent(), unknown_port, Outcome::InnerIpv6, noted),
+    ];
+    check(&mut Programs::with_flow_cache(), Hook::OverlayEgress, table, |_, _| {
+        unreachable!("BPF wraps no IPv6")
+    });
+}
+
+#[test]
+fn what_goes_to_no_peer_is_left_alone() {
+    let multicast = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let to = |address: [u8; 16]| {
+        let mut address = address;
+        address[15] |= 1;
+        to_peer(&ipv6(POD, address.into(), IpNumber::UDP, vec![0; 8]))
+    };
+    let other_mac = frame([9; 6], OUR_MAC6, EtherType::IPV6, &udp_out(b"x").bytes());
+    let table = [
+        ("our own subnet", to(OUR_SUBNET), Outcome::NoLease),
+        ("a subnet that was leased a moment ago", to(ENDED_SUBNET), Outcome::NoLease),
+        (
+            "a node's own address",
+            to_peer(&ipv6(POD, PEER_IP.into(), IpNumber::UDP, vec![0; 8])),
+            Outcome::NoLease,
+        ),
+        ("multicast", to(multicast), Outcome::NoLease),
+        ("another MAC than the lease's", other_mac, Outcome::ForeignVtep),
+        (
+            "a peer on the link, by somebody's own route",
+            frame([6; 6], OUR_MAC6, EtherType::IPV6, &to(DIRECT_SUBNET)[14..]),
+            Outcome::InnerIpv6,
+        ),
+    ];
+    let rows =
+        table.map(|(description, frame, outcome)| row(description, frame, none::<V6>(), outcome, none()));
+    check(&mut Programs::with_flow_cache(), Hook::OverlayEgress, rows.into(), |_, _| {
+        unreachable!("BPF wraps no IPv6")
+    });
+}
+
+#[test]
+fn what_comes_out_of_the_tunnel_goes_to_its_pod_or_enters_the_stack() {
+    let received = |packet: &Ipv6| frame(OUR_MAC6, PEER_MAC, EtherType::IPV6, &packet.bytes());
+    let ping = back(IpNumber::IPV6_ICMP, vec![128, 0, 0, 0, 0, 1, 0, 1]);
+    let proven = flow(PROVEN, PROVEN);
+    let again = flow(PROVEN, [NOW, FRESH]);
+    let entered = moved(flow(UNKNOWN, [NOW, NEVER]), |port| *port = Default::default());
+    let one = |description, packet: Ipv6, before, outcome, after| {
+        row(description, received(&packet), before, outcome, after)
+    };
+    let mut table = vec![
+        one("the first one", udp_back(b"x"), none(), Outcome::FlowNew, of_udp(entered)),
+        one("proven", udp_back(b"x"), of_udp(proven), Outcome::Delivered, of_udp(proven)),
+        one(
+            "proven too long ago",
+            udp_back(b"x"),
+            of_udp(flow(PROVEN, OLD)),
+            Outcome::FlowStale,
+            of_udp(flow(PROVEN, [NOW, STALE])),
+        ),
+        one(
+            "the last router",
+            udp_back(b"x").hop_limit(1),
+            of_udp(proven),
+            Outcome::TtlExpired,
+            of_udp(again),
+        ),
+        one(
+            "longer than the pod's MTU",
+            udp_back(&[1; POD_MTU - 47]),
+            of_udp(proven),
+            Outcome::TooBig,
+            of_udp(again),
+        ),
+        one("an aggregate", tcp_back(&[1; 3000]), of_tcp(proven), Outcome::Delivered, of_tcp(proven))
+            .gso(POD_MTU - 60),
+        one("an aggregate, too long", tcp_back(&[1; 3000]), of_tcp(proven), Outcome::TooBig, of_tcp(again))
+            .gso(POD_MTU - 59),
+    ];
+    table.extend(
+        no_flows(udp_back(b"x"), ping)
+            .map(|(what, packet)| one(what, packet, of_udp(proven), Outcome::NotCacheable, of_udp(proven))),
+    );
+    check(&mut Programs::with_flow_cache(), Hook::OverlayIngress, table, |run, sent| {
+        assert_eq!(run.packet, hop(sent, POD_MAC, GATEWAY_MAC));
+    });
+}
