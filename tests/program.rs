@@ -135,8 +135,12 @@ impl Programs {
 
     /// Programs whose agent has not written its facts yet.
     pub(crate) fn unconfigured() -> Self {
-        let mut ebpf =
-            EbpfLoader::new().load(OBJECT).expect("loading BPF needs root: run `cargo xtask test` as root");
+        let mut loader = EbpfLoader::new();
+        // To make a map, and to list it, takes as long as it is large.
+        for name in [abi::FLOWS, abi::FLOWS6] {
+            loader.map_max_entries(name, 1024);
+        }
+        let mut ebpf = loader.load(OBJECT).expect("loading BPF needs root: run `cargo xtask test` as root");
         for hook in Hook::ALL {
             load(hook.program(), ebpf.program_mut(hook.program()).unwrap());
         }

@@ -14,18 +14,12 @@ use crate::workspace::cargo;
 /// machine takes ten times as long for everything, and the whole is to take minutes.
 const SELECTED: &[&str] = &[
     "program::",
-    "network::clsact::an_agent_without_bpf_takes_the_filters_away",
-    "network::clsact::filters_on_the_pods_ports_follow_the_agent",
     "network::clsact::flows_take_the_shortcut",
     "network::ecn::congestion_is_told",
     "network::forged::forged_packets_do_not_reach_a_pod",
-    "network::healing::filters_that_are_deleted_come_back",
     "network::ipv6::both_families_have_bpf",
-    "network::ipv6::stay::traffic_outlives_the_agent",
     "network::mixed::a_node_with_bpf_and_one_without",
-    "network::reachability::all_pods_reach_each_other",
     "network::restart::a_graceful_end_and_a_new_start",
-    "network::restart::the_dataplane_is_changed_under_traffic",
 ];
 
 /// Builds the suite and gives its file.
