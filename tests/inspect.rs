@@ -5,7 +5,8 @@ use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result};
-use aya::maps::{HashMap, LpmTrie, Map, MapData};
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use flannel_agent::dataplane::bpf::counters::{self, Counters};
 use flannel_agent::dataplane::bpf::pins::Pins;
@@ -14,6 +15,7 @@ use flannel_common::abi;
 use flannel_common::address::V4;
 use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::lease::Lease;
+use flannel_common::node::Node as Facts;
 use flannel_common::outcome::{Hook, MetricsKey, Outcome};
 use flannel_tests::Node;
 
@@ -73,11 +75,18 @@ impl Peer {
     }
 }
 
-/// Fails unless the node knows exactly these peers: in the kernel, and in `LEASES` if it has BPF.
+/// Fails unless the node knows exactly these peers: in the kernel, and in `LEASES` and `SUBNETS` if it has
+/// BPF.
 pub(crate) fn ensure_knows(node: &Node, peers: &[Peer]) -> Result<()> {
     ensure_same(node.name(), &floor(node)?, &peers.iter().flat_map(Peer::floor).collect())?;
     if pins(node)?.path(abi::LEASES).exists() {
-        ensure_same(node.name(), &leases(node)?, &peers.iter().map(Peer::lease).collect())?;
+        let leases = peers.iter().map(Peer::lease).collect();
+        let data =
+            |name| Ok::<_, anyhow::Error>(Map::from_map_data(MapData::from_pin(pins(node)?.path(name))?)?);
+        let all = LpmTrie::<_, V4, Lease<V4>>::try_from(data(abi::LEASES)?)?;
+        ensure_same(node.name(), &shown(all.iter())?, &leases)?;
+        let subnets = HashMap::<_, Key<V4>, Lease<V4>>::try_from(data(abi::SUBNETS)?)?;
+        ensure_same(node.name(), &shown(subnets.iter())?, &leases)?;
     }
     Ok(())
 }
@@ -95,11 +104,10 @@ fn floor(node: &Node) -> Result<BTreeSet<String>> {
     Ok(lines)
 }
 
-fn leases(node: &Node) -> Result<BTreeSet<String>> {
-    let data = MapData::from_pin(pins(node)?.path(abi::LEASES))?;
-    let leases = LpmTrie::<_, V4, Lease<V4>>::try_from(Map::from_map_data(data)?)?;
+/// The peers' leases among these entries.
+fn shown(entries: impl Iterator<Item = Result<(Key<V4>, Lease<V4>), MapError>>) -> Result<BTreeSet<String>> {
     let mut lines = BTreeSet::new();
-    for entry in leases.iter() {
+    for entry in entries {
         let (key, Lease { public_ip, vtep_mac, flags }) = entry?;
         let (subnet, public_ip) = (Ipv4Addr::from(key.data()), Ipv4Addr::from(public_ip));
         if flags == 0 {
@@ -112,6 +120,12 @@ fn leases(node: &Node) -> Result<BTreeSet<String>> {
 /// Where the node's BPF objects are pinned.
 pub(crate) fn pins(node: &Node) -> Result<Pins> {
     Ok(Pins::new(node.bpffs()?, 1))
+}
+
+/// What the node's programs know of it.
+pub(crate) fn facts(node: &Node) -> Result<Facts> {
+    let data = MapData::from_pin(pins(node)?.path(abi::CONFIG))?;
+    Ok(Array::<_, Facts>::try_from(Map::from_map_data(data)?)?.get(&0, 0)?)
 }
 
 /// What the node's programs have counted.

@@ -6,6 +6,7 @@ mod docker;
 mod ecn;
 mod fallback;
 mod firewall;
+mod flood;
 mod flow_cache;
 mod flow_changes;
 mod flow_refused;

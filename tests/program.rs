@@ -1,23 +1,28 @@
 //! The programs, one packet at a time, through BPF_PROG_TEST_RUN: what goes in, what comes out, what is counted.
 
+use std::iter;
 use std::net::Ipv6Addr;
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, LpmTrie, PerCpuHashMap};
-use aya::programs::{Program, SchedClassifier, TestRun as _, TestRunOptions};
+use aya::maps::{Array, HashMap, LpmTrie, PerCpuHashMap, RingBuf};
+use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions, TestRunResult};
 use aya::{Ebpf, EbpfLoader, Pod};
 use flannel_agent::dataplane::bpf::{OBJECT, counters};
 use flannel_common::abi;
 use flannel_common::address::{Address, V4, V6};
+use flannel_common::event::Event;
 use flannel_common::lease::{self, Lease};
 use flannel_common::node::{Node, Overlay};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 
 mod complexity;
+mod direct;
 mod ecn;
+mod events;
 mod flow;
 mod group;
 mod ipv6;
+mod lookup;
 mod overlay_egress;
 mod overlay_ingress;
 mod pod_egress;
@@ -54,8 +59,12 @@ const SKB_MARK: usize = 8;
 const SKB_INGRESS_IFINDEX: usize = 36;
 const SKB_GSO_SIZE: usize = 176;
 
+/// How a network is cut: its own prefix length, that of its subnets, and their mask.
+type Cut<A> = (u8, u8, A);
+
 /// Our end of an overlay.
-fn overlay<A: Address>(overlay_ifindex: u32, local_ip: A, vtep_mac: [u8; 6]) -> Overlay<A> {
+fn overlay<A: Address>(overlay_ifindex: u32, local_ip: A, vtep_mac: [u8; 6], cut: Cut<A>) -> Overlay<A> {
+    let (network_len, subnet_len, subnet_mask) = cut;
     let (uplink_ifindex, uplink_mtu) = (2, 1500);
     let source_check = 1;
     Overlay {
@@ -65,7 +74,9 @@ fn overlay<A: Address>(overlay_ifindex: u32, local_ip: A, vtep_mac: [u8; 6]) -> 
         source_check,
         local_ip,
         vtep_mac,
-        reserved: [0; 2],
+        network_len,
+        subnet_len,
+        subnet_mask,
     }
 }
 
@@ -114,14 +125,17 @@ impl Programs {
             flow_cache: 0,
             ttl: 64,
             group_policy: 0,
+            direct_routing: 0,
             port: crate::packets::PORT.to_be_bytes(),
             reserved: [0; 2],
-            v4: overlay(7, OUR_IP, OUR_MAC),
-            v6: overlay(8, OUR_IP6, OUR_MAC6),
+            v4: overlay(7, OUR_IP, OUR_MAC, (16, 24, [255, 255, 255, 0])),
+            v6: overlay(8, OUR_IP6, OUR_MAC6, (48, 64, v6([!0, !0, !0, !0, 0, 0, 0, 0]))),
         };
         change(&mut node);
         let mut config: Array<_, Node> = programs.0.map_mut(abi::CONFIG).unwrap().try_into().unwrap();
         config.set(0, node, 0).unwrap();
+        let nobodys = Lease { public_ip: [0; 4], vtep_mac: [0; 6], flags: lease::NETWORK };
+        programs.lease(16, [10, 1, 0, 0], nobodys);
         programs.lease(24, [10, 1, 15, 0], Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: 0 });
         let inner_peer = Lease { public_ip: INNER_PEER_IP, vtep_mac: INNER_PEER_MAC, flags: 0 };
         programs.lease(25, [10, 1, 15, 128], inner_peer);
@@ -129,6 +143,8 @@ impl Programs {
         let gone = Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: lease::ENDED };
         programs.lease(24, ENDED_SUBNET, gone);
         programs.lease(24, OUR_SUBNET, Lease { public_ip: OUR_IP, vtep_mac: OUR_MAC, flags: lease::OWN });
+        let ourselves = Lease { public_ip: OUR_IP, vtep_mac: OUR_MAC, flags: lease::OWN | lease::NODE };
+        programs.lease(32, OUR_IP, ourselves);
         ipv6::leases().into_iter().for_each(|(length, prefix, lease)| programs.lease(length, prefix, lease));
         programs
     }
@@ -153,6 +169,13 @@ impl Programs {
         leases.insert(&Key::new(length, subnet), lease, 0).unwrap();
     }
 
+    /// Adds a lease that one look is enough for.
+    fn subnet<A: Address + Pod>(&mut self, length: u32, subnet: A, lease: Lease<A>) {
+        let name = of_family::<A>(abi::SUBNETS, abi::SUBNETS6);
+        let mut subnets: HashMap<_, Key<A>, Lease<A>> = self.0.map_mut(name).unwrap().try_into().unwrap();
+        subnets.insert(Key::new(length, subnet), lease, 0).unwrap();
+    }
+
     /// Runs one frame through the program at `hook`; exactly one outcome must be counted, with its bytes.
     pub(crate) fn run(&mut self, hook: Hook, frame: &[u8], gso_size: u32) -> Run {
         self.run_with(hook, frame, Meta { gso_size, ..Meta::default() })
@@ -170,19 +193,40 @@ impl Programs {
             context[at..][..4].copy_from_slice(&value.to_ne_bytes());
         }
         let (mut out, mut context_out) = (vec![0; frame.len() + 100], [0; SKB_SIZE]);
-        let program: &SchedClassifier = self.0.program(hook.program()).unwrap().try_into().unwrap();
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
         options.ctx_in = Some(&context);
         options.ctx_out = Some(&mut context_out);
-        let result = program
-            .test_run(options)
+        let result = self
+            .test_run(hook, options)
             .unwrap_or_else(|error| panic!("a frame of {} bytes: {error}", frame.len()));
         out.truncate(result.data_size_out as usize);
         let action = i32::from_ne_bytes(result.return_value.to_ne_bytes());
         let mark = context_out[SKB_MARK..][..4].try_into().map(u32::from_ne_bytes).unwrap();
         Run { action, packet: out, mark, outcome: self.counted_since(&before, hook, frame.len()) }
+    }
+
+    /// Runs one frame so many times, whatever becomes of it.
+    pub(crate) fn flood(&mut self, hook: Hook, frame: &[u8], times: u32) {
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.repeat = times;
+        self.test_run(hook, options).unwrap();
+    }
+
+    fn test_run(&self, hook: Hook, options: TestRunOptions<'_>) -> Result<TestRunResult, ProgramError> {
+        match self.0.program(hook.program()).unwrap() {
+            Program::SchedClassifier(program) => program.test_run(options),
+            Program::Xdp(program) => program.test_run(options),
+            _ => unreachable!("loaded above"),
+        }
+    }
+
+    /// What the programs have told since it was last asked for.
+    pub(crate) fn events(&mut self) -> Vec<Event> {
+        let mut ring = RingBuf::try_from(self.0.map_mut(abi::EVENTS).unwrap()).unwrap();
+        iter::from_fn(|| ring.next().map(|record| Event::read(&record).unwrap())).collect()
     }
 
     fn counters(&self) -> counters::Counters {

@@ -4,6 +4,7 @@
 
 use std::sync::{LazyLock, Mutex, PoisonError};
 
+use flannel_common::outcome::Outcome;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric as _, LabelValueEncoder, text,
@@ -16,7 +17,6 @@ use tokio::time::Instant;
 
 use crate::dataplane::bpf::counters;
 use crate::dataplane::bpf::pins::Pins;
-use crate::dataplane::kernel::news::Miss;
 
 /// The agent's figures.
 pub static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::default);
@@ -32,8 +32,10 @@ pub struct Metrics {
     pub reconcile_actions: Family<Action, Counter>,
     /// What failed.
     pub errors: Family<Failure, Counter>,
-    /// Questions of the kernel that were answered.
+    /// Questions of kernel and programs that were answered.
     pub misses: Family<MissLabels, Counter>,
+    /// What the programs have told.
+    pub events: Family<Told, Counter>,
     /// What moves the packets: 1 for the one in use.
     pub dataplane: Family<Dataplane, Gauge>,
     lease_ends: Mutex<Option<Instant>>,
@@ -84,13 +86,21 @@ impl EncodeLabelValue for Kind {
     }
 }
 
-/// A question of the kernel.
+/// A question that a lease is the answer to.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct MissLabels {
-    /// `neighbour` (which MAC has this address) or `fdb` (which node has this MAC).
+    /// The kernel's `neighbour` (which MAC has this address) or `fdb` (which node has this MAC), or the programs' `lease`
+    /// (who leases this address).
     pub kind: &'static str,
     /// `lease`: answered; `none`: nobody leases it.
     pub answer: &'static str,
+}
+
+/// What befell a packet that the programs told of.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Told {
+    /// Name of the [`Outcome`].
+    pub outcome: &'static str,
 }
 
 /// `bpf` or `netlink`.
@@ -115,14 +125,15 @@ impl Metrics {
         }
     }
 
-    /// The kernel has asked, and a lease was the answer, or none.
-    pub fn missed(&self, miss: &Miss, answered: bool) {
-        let kind = match miss {
-            Miss::Neighbour(_) => "neighbour",
-            Miss::Fdb(_) => "fdb",
-        };
+    /// Somebody has asked for this, and a lease was the answer, or none.
+    pub fn missed(&self, kind: &'static str, answered: bool) {
         let answer = if answered { "lease" } else { "none" };
         self.misses.get_or_create(&MissLabels { kind, answer }).inc();
+    }
+
+    /// The programs have told of a packet.
+    pub fn told(&self, outcome: Outcome) {
+        self.events.get_or_create(&Told { outcome: outcome.name() }).inc();
     }
 
     /// From now on packets are moved so.
@@ -147,7 +158,7 @@ impl Metrics {
     /// Never: writing to memory does not fail.
     pub fn text(&self) -> Result<String, std::fmt::Error> {
         let mut registry = Registry::with_prefix("flannel");
-        let Self { leases, datastore_up, reconcile_actions, errors, misses, dataplane, .. } = self;
+        let Self { leases, datastore_up, reconcile_actions, errors, misses, events, dataplane, .. } = self;
         registry.register("leases", "Other nodes' leases in kernel and maps", leases.clone());
         registry.register("datastore_up", "Whether the leases are being watched", datastore_up.clone());
         registry.register(
@@ -156,7 +167,16 @@ impl Metrics {
             reconcile_actions.clone(),
         );
         registry.register("errors", "What failed, by part", errors.clone());
-        registry.register("misses", "Questions of the kernel for a neighbour or FDB entry", misses.clone());
+        registry.register(
+            "misses",
+            "Questions for a neighbour, an FDB entry (the kernel's) or a lease (the programs')",
+            misses.clone(),
+        );
+        registry.register(
+            "events",
+            "Packets that the programs told of, so many a second at most",
+            events.clone(),
+        );
         registry.register("dataplane", "What moves the packets: bpf or netlink", dataplane.clone());
         registry.register_collector(Box::new(self.now()));
         let mut text = String::new();

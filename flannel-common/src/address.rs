@@ -21,12 +21,40 @@ pub trait Address:
 {
     /// Its length in bits, which is that of the prefix that holds it alone.
     const BITS: u32;
+
+    /// The address as one of IPv6: IPv4 is mapped (RFC 4291 section 2.5.5.2).
+    fn mapped(self) -> V6;
+
+    /// The bits of it that the mask has.
+    #[must_use]
+    fn masked(self, mask: Self) -> Self;
 }
 
 impl Address for V4 {
     const BITS: u32 = 32;
+
+    #[inline(always)]
+    fn mapped(self) -> V6 {
+        let [a, b, c, d] = self;
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+    }
+
+    #[inline(always)]
+    fn masked(self, mask: Self) -> Self {
+        (u32::from_ne_bytes(self) & u32::from_ne_bytes(mask)).to_ne_bytes()
+    }
 }
 
 impl Address for V6 {
     const BITS: u32 = 128;
+
+    #[inline(always)]
+    fn mapped(self) -> V6 {
+        self
+    }
+
+    #[inline(always)]
+    fn masked(self, mask: Self) -> Self {
+        (u128::from_ne_bytes(self) & u128::from_ne_bytes(mask)).to_ne_bytes()
+    }
 }

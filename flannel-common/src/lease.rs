@@ -10,6 +10,8 @@ pub const NODE: u16 = 2;
 pub const ENDED: u16 = 4;
 /// [`Lease::flags`]: its node is on the uplink's link, and packets are routed there without a tunnel.
 pub const DIRECT: u16 = 8;
+/// [`Lease::flags`]: not a lease but the network: whatever has no longer prefix in the map, nobody leases.
+pub const NETWORK: u16 = 16;
 
 /// A node's lease, found by longest prefix in `LEASES` or `LEASES6`.
 #[repr(C)]
@@ -19,7 +21,7 @@ pub struct Lease<A: Address> {
     pub public_ip: A,
     /// MAC of the node's vxlan device: inner destination MAC. A kernel peer drops frames to another.
     pub vtep_mac: [u8; 6],
-    /// [`OWN`], [`NODE`], [`ENDED`], [`DIRECT`]; 0 for a peer's subnet behind a tunnel.
+    /// [`OWN`], [`NODE`], [`ENDED`], [`DIRECT`], [`NETWORK`]; 0 for a peer's subnet behind a tunnel.
     pub flags: u16,
 }
 

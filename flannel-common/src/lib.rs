@@ -1,5 +1,5 @@
-//! What the BPF programs and the agent agree on: map names and layouts ([`abi`], [`address`], [`flow`],
-//! [`lease`], [`node`]),
+//! What the BPF programs and the agent agree on: map names and layouts ([`abi`], [`address`], [`event`],
+//! [`flow`], [`lease`], [`node`]),
 //! and the list of everything that can happen to a packet ([`outcome`]).
 //!
 //! Addresses, ports and MACs are byte arrays in wire order; everything else is in the machine's order, as
@@ -8,6 +8,7 @@
 
 pub mod abi;
 pub mod address;
+pub mod event;
 pub mod flow;
 pub mod lease;
 pub mod node;

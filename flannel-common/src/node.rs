@@ -16,6 +16,8 @@ pub struct Node {
     pub ttl: u32,
     /// 1: a packet's mark is its group, which VXLAN carries (`Backend.GBP`); 0: marks are left alone.
     pub group_policy: u32,
+    /// 1: flows to and from peers on the uplink's link, which have no tunnel, may skip the host stack, too.
+    pub direct_routing: u32,
     /// UDP destination port of the overlay, wire order.
     pub port: [u8; 2],
     /// 0.
@@ -42,8 +44,12 @@ pub struct Overlay<A: Address> {
     pub local_ip: A,
     /// MAC of our vxlan device: the inner destination MAC we accept.
     pub vtep_mac: [u8; 6],
-    /// 0.
-    pub reserved: [u8; 2],
+    /// Prefix length in bits of the network that all pods are in.
+    pub network_len: u8,
+    /// Prefix length in bits of nodes' subnets: `SubnetLen`, `IPv6SubnetLen`.
+    pub subnet_len: u8,
+    /// The mask of [`Self::subnet_len`].
+    pub subnet_mask: A,
 }
 
 impl<A: Address> Overlay<A> {
@@ -55,11 +61,11 @@ impl<A: Address> Overlay<A> {
     }
 }
 
-const _: () = assert!(size_of::<Overlay<V4>>() == 28 && align_of::<Overlay<V4>>() == 4);
-const _: () = assert!(size_of::<Overlay<V6>>() == 40 && align_of::<Overlay<V6>>() == 4);
-const _: () = assert!(size_of::<Node>() == 92 && align_of::<Node>() == 4);
+const _: () = assert!(size_of::<Overlay<V4>>() == 32 && align_of::<Overlay<V4>>() == 4);
+const _: () = assert!(size_of::<Overlay<V6>>() == 56 && align_of::<Overlay<V6>>() == 4);
+const _: () = assert!(size_of::<Node>() == 116 && align_of::<Node>() == 4);
 
 #[cfg(feature = "user")]
-// SAFETY: repr(C), no padding (asserted above: 6 * 4 + 28 + 40, and 4 * 4 + 4 or 16 + 6 + 2 within), every bit
+// SAFETY: repr(C), no padding (asserted above: 7 * 4 + 32 + 56, and 4 * 4 + 8 + twice 4 or 16 within), every bit
 // pattern is valid.
 unsafe impl aya::Pod for Node {}

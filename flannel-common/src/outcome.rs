@@ -64,7 +64,7 @@ outcomes! {
     3 NotIp "not-ip" Floor "The inner frame is neither IPv4 nor IPv6.",
     4 Truncated "truncated" Floor "A header ends before its length.",
     5 NoConfig "no-config" Floor "The agent has not written CONFIG yet.",
-    6 NoLease "no-lease" Floor "No lease holds the inner destination.",
+    6 NoLease "no-lease" Floor "No peer leases the inner destination, which is not in the network either, or our own.",
     7 ForeignVtep "foreign-vtep" Floor "The inner destination MAC is not the one the lease (egress) or our device (ingress) has.",
     8 TooBig "too-big" Floor "The packet, or a segment of it, exceeds the MTU of the uplink or, as far as is known, of the way to the peer (outer headers included), or of the pod.",
     9 GsoUnknown "gso-unknown" Floor "An aggregate whose segments are neither TCP nor UDP.",
@@ -85,19 +85,21 @@ outcomes! {
     24 TcpControl "tcp-control" Floor "SYN, FIN or RST: the host stack keeps track of connections, and the flow is forgotten.",
     25 NotCacheable "not-cacheable" Floor "Neither TCP nor UDP, or a fragment, or with IP options or extension headers, or marked before the stack: no flow to remember.",
     26 TtlExpired "ttl-expired" Floor "The time to live, or hop limit, ends here: the host stack answers.",
-    27 FlowProven "flow-proven" Foreign "To a pod, unchanged by the host stack: the flow's next packets may skip it.",
-    28 NoFlow "no-flow" Foreign "To a pod, and of no flow from another node, or changed by the host stack.",
+    27 FlowProven "flow-proven" Foreign "To a pod, or to a peer on the uplink's link, unchanged by the host stack: the flow's next packets may skip it.",
+    28 NoFlow "no-flow" Foreign "To a pod, or to a peer on the uplink's link, and of no flow between pods of two nodes, or changed by the host stack.",
     29 FlowCacheOff "flow-cache-off" Foreign "The agent runs without the flow cache.",
     30 UnknownSender "unknown-sender" Dropped "Sender check: no lease holds the inner source.",
     31 ForgedSender "forged-sender" Dropped "Sender check: another node than the outer source holds the inner source.",
     32 LoopedSender "looped-sender" Dropped "Sender check: the inner source is in our own subnet.",
     33 NotEcnCapable "not-ecn-capable" Dropped "Outer ECN says congestion experienced, and the inner packet is not ECN-capable: lost as on the congested router (RFC 6040).",
     34 Forwarded "forwarded" Carried "A proven flow over IPv6: sent past the host stack to the vxlan device, where the kernel wraps it.",
-    35 AfterShortcut "after-shortcut" Foreign "Sent to the vxlan device past the host stack, and counted where that was done.",
+    35 AfterShortcut "after-shortcut" Foreign "Sent to the vxlan device, or to a peer on the uplink's link, past the host stack, and counted where that was done.",
     36 OtherFamily "other-family" Floor "The inner frame is not of the address family that travels over this one: judged by the stack.",
     37 LinkLocal "link-local" Floor "IPv6 from a link-local address or none, which no router forwards: neighbour discovery and the like.",
-    38 OnLink "on-link" Floor "The peer is on the uplink's link: the host stack routes the packet there without a tunnel.",
+    38 OnLink "on-link" Carried "A proven flow to a peer on the uplink's link: sent there past the host stack, without a tunnel.",
     39 NoPath "no-path" Floor "The kernel does not say how long a packet may be on its way to the peer: the host stack finds out.",
+    40 Unleased "unleased" Floor "The inner destination is in the network, and nobody leases it: the host stack answers, and the agent asks the datastore.",
+    41 NotOnLink "not-on-link" Foreign "Other traffic out of the uplink: to no pod of a peer on its link.",
 }
 
 /// The place where a program runs.
@@ -114,6 +116,8 @@ pub enum Hook {
     PodEgress = 3,
     /// Program `pod_ingress`: egress of a pod-side bridge port, which is what the pod gets.
     PodIngress = 4,
+    /// Program `underlay_egress`: egress of the uplink, with DirectRouting.
+    UnderlayEgress = 5,
 }
 
 impl Hook {
@@ -124,6 +128,7 @@ impl Hook {
         Self::OverlayIngress,
         Self::PodEgress,
         Self::PodIngress,
+        Self::UnderlayEgress,
     ];
 
     /// The hook with this number, if this version knows it.
@@ -141,6 +146,7 @@ impl Hook {
             Self::OverlayIngress => "overlay_ingress",
             Self::PodEgress => "pod_egress",
             Self::PodIngress => "pod_ingress",
+            Self::UnderlayEgress => "underlay_egress",
         }
     }
 }

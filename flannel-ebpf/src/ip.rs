@@ -23,6 +23,8 @@ pub trait Ip: Header + Copy + 'static {
     /// Its addresses.
     type Address: Address;
 
+    /// Its number in <sys/socket.h>.
+    const ADDRESS_FAMILY: u8;
     /// The EtherType before it, as [`network_types::eth::EthHdr`] holds it.
     const ETHER_TYPE: u16;
     /// Bytes of outer headers between the outer Ethernet header and the inner frame.

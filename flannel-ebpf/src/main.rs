@@ -42,6 +42,13 @@ mod entry {
         verdict::conclude(Hook::PodIngress, &packet, Err(path::pod_ingress::run(&packet)))
     }
 
+    /// Egress of the uplink: perhaps a packet to a peer on its link.
+    #[classifier]
+    pub(crate) fn underlay_egress(ctx: TcContext) -> i32 {
+        let packet = Packet::new(&ctx);
+        verdict::conclude(Hook::UnderlayEgress, &packet, Err(path::underlay_egress::run(&packet)))
+    }
+
     #[panic_handler]
     fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
         loop {}

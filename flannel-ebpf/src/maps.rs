@@ -1,11 +1,15 @@
 //! The maps, named and laid out as `flannel-common` says.
 
-use aya_ebpf::btf_maps::{Array, LpmTrie, LruHashMap, PerCpuHashMap, lpm_trie::Key};
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::btf_maps::{
+    Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key,
+};
 use aya_ebpf::macros::btf_map;
 use flannel_common::abi::{MAX_FLOWS, MAX_LEASES};
 use flannel_common::address::{Address as _, V4, V6};
+use flannel_common::event::{self, Event};
 use flannel_common::flow::{Flow, FlowKey};
-use flannel_common::lease::{DIRECT, Lease};
+use flannel_common::lease::{DIRECT, ENDED, Lease, NETWORK, NODE};
 use flannel_common::node::{Node, Overlay};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
@@ -14,6 +18,8 @@ use crate::ip::Ip;
 
 /// Which node an address of one family belongs to.
 pub type Leases<A> = LpmTrie<A, Lease<A>, MAX_LEASES>;
+/// Those of them that one look is enough for.
+pub type Subnets<A> = HashMap<Key<A>, Lease<A>, MAX_LEASES, { BPF_F_NO_PREALLOC as usize }>;
 /// What is known of the flows of one family.
 pub type Flows<A> = LruHashMap<FlowKey<A>, Flow, MAX_FLOWS>;
 
@@ -27,6 +33,12 @@ static LEASES: Leases<V4> = LpmTrie::new();
 static LEASES6: Leases<V6> = LpmTrie::new();
 
 #[btf_map]
+static SUBNETS: Subnets<V4> = Subnets::new();
+
+#[btf_map]
+static SUBNETS6: Subnets<V6> = Subnets::new();
+
+#[btf_map]
 static METRICS: PerCpuHashMap<MetricsKey, Traffic, { Outcome::ALL.len() * Hook::ALL.len() }> =
     PerCpuHashMap::new();
 
@@ -36,12 +48,30 @@ static FLOWS: Flows<V4> = LruHashMap::new();
 #[btf_map]
 static FLOWS6: Flows<V6> = LruHashMap::new();
 
+#[btf_map]
+static EVENTS: RingBuf<Event, { event::RING_LEN }> = RingBuf::new();
+
+#[btf_map]
+static BUDGET: PerCpuArray<Budget, 1> = PerCpuArray::new();
+
+/// What a CPU has told lately.
+#[repr(C)]
+pub struct Budget {
+    /// When the present [`event::WINDOW_NS`] began.
+    since: u64,
+    /// Events since then.
+    told: u32,
+    reserved: u32,
+}
+
 /// One address family: its maps, and our part in its overlay.
 pub trait Family: Ip {
     /// Our end of its overlay.
     fn ours(node: &Node) -> &Overlay<Self::Address>;
     /// Its leases.
     fn leases() -> &'static Leases<Self::Address>;
+    /// Its leases by subnet.
+    fn subnets() -> &'static Subnets<Self::Address>;
     /// Its flows.
     fn flows() -> &'static Flows<Self::Address>;
 }
@@ -55,6 +85,11 @@ impl Family for Ipv4Hdr {
     #[inline(always)]
     fn leases() -> &'static Leases<V4> {
         &LEASES
+    }
+
+    #[inline(always)]
+    fn subnets() -> &'static Subnets<V4> {
+        &SUBNETS
     }
 
     #[inline(always)]
@@ -75,6 +110,11 @@ impl Family for Ipv6Hdr {
     }
 
     #[inline(always)]
+    fn subnets() -> &'static Subnets<V6> {
+        &SUBNETS6
+    }
+
+    #[inline(always)]
     fn flows() -> &'static Flows<V6> {
         &FLOWS6
     }
@@ -88,17 +128,28 @@ pub fn node() -> Result<&'static Node, Outcome> {
 
 /// The lease that holds this address, of whatever kind.
 #[inline(always)]
-pub fn lease<F: Family>(address: F::Address) -> Option<&'static Lease<F::Address>> {
-    F::leases().get(&Key::new(F::Address::BITS, address))
+pub fn lease<F: Family>(node: &Node, address: F::Address) -> Option<&'static Lease<F::Address>> {
+    let ours = F::ours(node);
+    let subnet = Key::new(ours.subnet_len.into(), address.masked(ours.subnet_mask));
+    // SAFETY: who has found an entry may read one that has taken its place (no memory is given back before the program
+    // ends, RCU): a lease written in the meantime, whose packets its receiver drops if they are not for it.
+    let found = unsafe { F::subnets().get(&subnet) };
+    found.or_else(|| F::leases().get(&Key::new(F::Address::BITS, address)))
 }
 
 /// The lease of the peer that packets to this pod address go to.
 ///
 /// # Errors
-/// [`Outcome::NoLease`]
+/// [`Outcome::NoLease`], [`Outcome::Unleased`].
 #[inline(always)]
-pub fn peer<F: Family>(address: F::Address) -> Result<&'static Lease<F::Address>, Outcome> {
-    lease::<F>(address).filter(|lease| lease.flags & !DIRECT == 0).ok_or(Outcome::NoLease)
+pub fn peer<F: Family>(node: &Node, address: F::Address) -> Result<&'static Lease<F::Address>, Outcome> {
+    match lease::<F>(node, address) {
+        Some(lease) if lease.flags & !DIRECT == 0 => Ok(lease),
+        Some(lease) if lease.flags & NODE == 0 && lease.flags & (NETWORK | ENDED) != 0 => {
+            Err(Outcome::Unleased)
+        }
+        _ => Err(Outcome::NoLease),
+    }
 }
 
 /// What is known of a flow. Programs on other CPUs read and write it too: every field stands for itself.
@@ -118,6 +169,22 @@ pub fn remember<F: Family>(key: &FlowKey<F::Address>, flow: &Flow) {
 #[inline(always)]
 pub fn forget<F: Family>(key: &FlowKey<F::Address>) {
     let _ = F::flows().remove(key);
+}
+
+/// Tells the agent something, unless there has been too much of that lately.
+#[inline(always)]
+pub fn tell(event: &Event, now: u64) {
+    let Some(budget) = BUDGET.get_ptr_mut(0) else { return };
+    // SAFETY: the helper returned this CPU's slot; a program that interrupts this one may cost an event or add one.
+    let budget = unsafe { &mut *budget };
+    if now.wrapping_sub(budget.since) >= event::WINDOW_NS {
+        *budget = Budget { since: now, told: 0, reserved: 0 };
+    }
+    if budget.told < event::BUDGET {
+        budget.told += 1;
+        // A full ring has been left alone by its reader for long; what it would say is in the counters.
+        let _ = EVENTS.output(event, 0);
+    }
 }
 
 /// Counts one program run.

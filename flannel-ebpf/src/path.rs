@@ -4,4 +4,5 @@ pub mod overlay_egress;
 pub mod overlay_ingress;
 pub mod pod_egress;
 pub mod pod_ingress;
+pub mod underlay_egress;
 pub mod underlay_ingress;

@@ -12,3 +12,4 @@ pub mod parse;
 pub mod path_mtu;
 pub mod route;
 pub mod sender;
+pub mod tell;

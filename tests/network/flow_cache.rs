@@ -23,7 +23,7 @@ pub(super) fn overlay_of(pods: usize) -> Result<Overlay> {
 }
 
 /// Waits until the programs are on a pod's port.
-pub(super) fn wait_plugged(node: &Node, pod: &Pod) -> Result<()> {
+pub(crate) fn wait_plugged(node: &Node, pod: &Pod) -> Result<()> {
     eventually("the pod's port has its programs", SOON, || {
         let programs = inspect::programs(node, pod.port())?;
         ensure!(programs == ["pod_egress", "pod_ingress"], "there are {programs:?}");

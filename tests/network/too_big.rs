@@ -1,14 +1,22 @@
 //! Packets that must not be fragmented: what fits arrives, what does not is answered with the MTU that would.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
-use anyhow::{Result, bail};
-use flannel_tests::traffic::{Answer, At, Ping, ping_with};
-use flannel_tests::{Host, TestResult};
+use anyhow::{Result, bail, ensure};
+use flannel_common::outcome::{Hook, Outcome};
+use flannel_tests::traffic::{Answer, At, Ping, TcpSession, ping_with};
+use flannel_tests::wait::patience;
+use flannel_tests::{Host, TestResult, Topology, eventually};
 
+use crate::inspect::{self, UPLINK};
 use crate::overlay::Overlay;
 
 const MTU: usize = 1450;
+/// Narrower than the nodes' links were when their pods came.
+const NARROW: u32 = 1400;
+/// Long enough to be told and to send again what was lost; a proof holds for 10 s.
+const RECOVERY: Duration = Duration::from_secs(4);
 
 /// The answer to an unfragmentable IPv4 packet of this length.
 fn answer(from: &dyn Host, to: IpAddr, length: usize) -> Result<Answer> {
@@ -47,5 +55,59 @@ fn the_node_answers_a_pod_whose_interface_is_too_wide() -> TestResult {
         let told = Answer::TooBig { by: gateway.into(), mtu: MTU as u32 };
         assert_eq!(answer(pod, remote.ip(), length)?, told, "{length} bytes");
     }
+    Ok(())
+}
+
+/// Two nodes with a router between them, and a connection between their pods that skips the stacks.
+fn connected() -> Result<(TcpSession, Overlay)> {
+    let overlay = Overlay::start(Topology::two_nodes_routed(), &["--dataplane=bpf"; 2], 1)?;
+    let (one, other) = overlay.two_pods();
+    let mut session = TcpSession::open(one, other)?;
+    eventually("the connection skips the stacks", RECOVERY, || {
+        session.exchange(32 << 10)?;
+        let ways = overlay.nodes().iter().map(inspect::shortcut).collect::<Result<Vec<_>>>()?;
+        ensure!(ways.iter().all(|(sent, delivered)| *sent > 0 && *delivered > 0), "{ways:?}");
+        Ok(())
+    })?;
+    session.client.set_read_timeout(Some(patience(RECOVERY)))?;
+    session.server.set_read_timeout(Some(patience(RECOVERY)))?;
+    Ok((session, overlay))
+}
+
+#[test]
+fn a_connection_goes_on_when_the_underlay_becomes_narrow() -> TestResult {
+    let (mut session, overlay) = connected()?;
+    let receiver = &overlay.nodes()[1];
+    let fragments = || inspect::packets(receiver, Hook::UnderlayIngress, Outcome::OuterFragment);
+    assert_eq!(fragments()?, 0);
+    // What is longer, the router cuts: outer packets may be fragmented.
+    overlay.cluster.fabric().expect("a router").ip(&[format!("link set seg1 mtu {NARROW}")])?;
+    session.exchange(64 << 10)?;
+    assert!(fragments()? > 0, "nothing was too long for the way");
+    Ok(())
+}
+
+#[test]
+fn a_connection_recovers_when_the_uplink_becomes_narrow() -> TestResult {
+    let (mut session, overlay) = connected()?;
+    let node = &overlay.nodes()[0];
+    node.netns().ip(&[format!("link set {UPLINK} mtu {NARROW}")])?;
+    overlay.cluster.fabric().expect("a router").ip(&[format!("link set seg0 mtu {NARROW}")])?;
+    eventually("the agent follows", RECOVERY, || {
+        let known = inspect::facts(node)?.v4.uplink_mtu;
+        ensure!(known == NARROW, "to the programs it is {known}");
+        Ok(())
+    })?;
+    session.exchange(64 << 10)?;
+    let (pod, remote) = overlay.two_pods();
+    let told = pod.exec(&format!("ip route get {}", remote.ip()))?;
+    assert!(told.contains(&format!("mtu {}", NARROW - 50)), "the pod was not told: {told}");
+    let before = inspect::shortcut(node)?;
+    eventually("what fits skips the stack again", RECOVERY, || {
+        session.exchange(32 << 10)?;
+        let now = inspect::shortcut(node)?;
+        ensure!(now.0 > before.0 && now.1 > before.1, "{now:?}");
+        Ok(())
+    })?;
     Ok(())
 }

@@ -23,9 +23,11 @@ const DIRECT_IP: V6 = v6([0xfd00, 0x192, 0x168, 0x40, 0, 0, 0, 3]);
 const DIRECT_SUBNET: V6 = v6([0xfd44, 0, 0, 0x17, 0, 0, 0, 0]);
 
 /// What `LEASES6` holds: length, prefix, lease.
-pub(super) fn leases() -> [(u32, V6, Lease<V6>); 5] {
+pub(super) fn leases() -> [(u32, V6, Lease<V6>); 6] {
     let peer = |flags| Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags };
+    let nobodys = Lease { public_ip: V6::default(), vtep_mac: [0; 6], flags: lease::NETWORK };
     [
+        (48, v6([0xfd44, 0, 0, 0, 0, 0, 0, 0]), nobodys),
         (64, PEER_SUBNET, peer(0)),
         (128, PEER_IP, peer(lease::NODE)),
         (64, ENDED_SUBNET, peer(lease::ENDED)),

@@ -117,14 +117,15 @@ fn what_is_no_flow_is_left_alone() {
 #[test]
 fn what_goes_to_no_peer_is_left_alone() {
     let table = [
-        ("a pod of this node", [10, 1, 90, 9]),
-        ("somebody outside", [203, 0, 113, 1]),
-        ("multicast", [224, 0, 0, 251]),
-        ("broadcast", [255, 255, 255, 255]),
+        ("a pod of this node", [10, 1, 90, 9], Outcome::NoLease),
+        ("a pod of nobody's", [10, 1, 99, 9], Outcome::Unleased),
+        ("somebody outside", [203, 0, 113, 1], Outcome::NoLease),
+        ("multicast", [224, 0, 0, 251], Outcome::NoLease),
+        ("broadcast", [255, 255, 255, 255], Outcome::NoLease),
     ];
-    let rows = table.map(|(description, address): (_, [u8; 4])| {
+    let rows = table.map(|(description, address, outcome): (_, [u8; 4], _)| {
         let packet = ipv4(POD, address.into(), IpNumber::UDP, udp(40000, 53, b"x"));
-        row(description, sent(&packet), none(), Outcome::NoLease, none())
+        row(description, sent(&packet), none(), outcome, none())
     });
     check_all(rows.into());
 }

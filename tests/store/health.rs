@@ -1,30 +1,17 @@
 //! How the agent tells that it is alive and ready: by HTTP, and to systemd.
 
-use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use flannel_tests::cluster::MGMT;
 use flannel_tests::traffic::ping;
 use flannel_tests::{Agent, Cluster, Node, TestResult, Topology, eventually};
 
+use crate::endpoint::{Figures, LOCALHOST, PORT, get, with_endpoint};
 use crate::overlay::{NETWORK, Overlay, lines_of};
 
 const SOON: Duration = Duration::from_secs(10);
-const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-const PORT: u16 = 300;
-
-/// Status and text that the node's endpoint answers with.
-fn get(node: &Node, ip: IpAddr, path: &str) -> Result<(u16, String)> {
-    let mut stream = node.netns().tcp_connect((ip, PORT).into())?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let status = answer.split_whitespace().nth(1).context("no status")?.parse()?;
-    let (_, text) = answer.split_once("\r\n\r\n").context("no end of the headers")?;
-    Ok((status, text.to_owned()))
-}
 
 fn ensure_answers(node: &Node, ip: IpAddr, readyz: (u16, &str)) -> Result<()> {
     let (status, text) = readyz;
@@ -109,25 +96,19 @@ fn systemd_is_told_how_it_stands() -> TestResult {
 
 #[test]
 fn figures_for_prometheus() -> TestResult {
-    let port = format!("-healthz-port={PORT}");
-    let overlay = Overlay::start(Topology::segment(2), &[&port, "--dataplane=bpf"], 1)?;
+    let overlay = Overlay::start_with(Topology::segment(2), &["--dataplane=bpf"; 2], 1, with_endpoint)?;
     let (node, (one, other)) = (&overlay.nodes()[0], overlay.two_pods());
     ping(one, other.ip())?;
     // A repair, so that there is an action to count.
     node.exec(&format!("ip route del {}/24", overlay.base(1)?))?;
     eventually("the figures tell of it", SOON, || {
-        let (status, text) = get(node, LOCALHOST, "/metrics")?;
-        ensure!(status == 200 && text.ends_with("# EOF\n"), "{status}: {text}");
-        let value = |name: &str| -> Result<f64> {
-            let line =
-                text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| name.to_owned())?;
-            Ok(line.trim().parse()?)
-        };
-        ensure!(value("flannel_leases ")? == 1.0 && value("flannel_datastore_up ")? == 1.0, "{text}");
-        ensure!(value("flannel_dataplane{name=\"bpf\"} ")? == 1.0, "{text}");
-        ensure!(value("flannel_lease_left_seconds ")? > 86_000.0, "{text}");
-        ensure!(value("flannel_reconcile_actions_total{object=\"route\",action=\"set\"} ")? >= 2.0, "{text}");
-        let sent = "flannel_packets_total{outcome=\"encapsulated\",program=\"overlay_egress\"} ";
+        let figures = Figures::of(node)?;
+        let (value, text) = (|name| figures.get(name), figures.text());
+        ensure!(value("flannel_leases")? == 1.0 && value("flannel_datastore_up")? == 1.0, "{text}");
+        ensure!(value("flannel_dataplane{name=\"bpf\"}")? == 1.0, "{text}");
+        ensure!(value("flannel_lease_left_seconds")? > 86_000.0, "{text}");
+        ensure!(value("flannel_reconcile_actions_total{object=\"route\",action=\"set\"}")? >= 2.0, "{text}");
+        let sent = "flannel_packets_total{outcome=\"encapsulated\",program=\"overlay_egress\"}";
         ensure!(value(sent)? >= 1.0, "{text}");
         Ok(())
     })?;

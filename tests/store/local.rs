@@ -1,5 +1,6 @@
 //! Leases as files (`--local-subnet-mgr`): on one machine, and distributed by other means.
 
+mod asked;
 mod distributed;
 mod files;
 mod folder;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use anyhow::Result;
 use flannel_tests::{Agent, Cluster, Datastore as _, LocalStore, Node, Pod, eventually};
 
+use crate::endpoint::with_endpoint;
 use crate::inspect::{self, Peer};
 use crate::overlay::{NETWORK, Streams};
 
@@ -53,7 +55,8 @@ impl Bed {
             store.configure(NETWORK)?;
             prepare(store, &cluster)?;
         }
-        let start = |(node, store): (&Node, &LocalStore)| Agent::builder(node).store(store).start();
+        let start =
+            |(node, store): (&Node, &LocalStore)| with_endpoint(Agent::builder(node).store(store)).start();
         let mut agents: Vec<_> =
             cluster.nodes().iter().zip(stores.iter().cycle()).map(start).collect::<Result<_>>()?;
         agents.iter_mut().try_for_each(|agent| agent.wait_ready().map(drop))?;

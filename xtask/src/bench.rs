@@ -6,6 +6,7 @@
 
 mod bed;
 mod control;
+mod crowd;
 mod machine;
 mod metric;
 mod plot;
@@ -58,8 +59,8 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["only", "before", "plot", "seconds"])]
     control_plane: bool,
     /// Backend of the leases to start among; the targets of --check are vxlan's
-    #[arg(long, requires = "control_plane", value_enum, default_value_t = control::Carrier::Vxlan)]
-    backend: control::Carrier,
+    #[arg(long, requires = "control_plane", value_enum, default_value_t = crowd::Carrier::Vxlan)]
+    backend: crowd::Carrier,
     /// Numbers of leases to start among
     #[arg(long, value_name = "N", num_args = 1.., requires = "control_plane", default_values_t = control::COUNTS,
           value_parser = clap::value_parser!(u32).range(0..=60_000))]

@@ -1,5 +1,7 @@
 //! `cargo xtask test`: lint, build, every test, and those that depend on the kernel on another one, too.
 
+use std::{env, thread};
+
 use anyhow::Result;
 
 use crate::workspace::{agent, cargo};
@@ -7,6 +9,9 @@ use crate::{lint, phase, setup, vm};
 
 /// The package of the integration suite.
 pub(crate) const SUITE: &str = "flannel-tests";
+
+/// How many tests run at once, to Rust's test harness.
+const THREADS: &str = "RUST_TEST_THREADS";
 
 /// What to test.
 #[derive(clap::Args)]
@@ -34,11 +39,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         phase::run("unit tests", &mut cargo(["test", "--workspace", "--exclude", SUITE]))?;
     }
     let mut suite = cargo(["test", "--package", SUITE, "--test", "suite", "--"]);
-    phase::run("integration suite", suite.args(&args.suite).env("FLANNEL_AGENT", agent()?))?;
+    suite.args(&args.suite).env("FLANNEL_AGENT", agent()?);
+    if env::var_os(THREADS).is_none() {
+        suite.env(THREADS, at_once()?.to_string());
+    }
+    phase::run("integration suite", &mut suite)?;
     match parts {
         Some(parts) => vm::run(&vm::Args::default(), &parts)?,
         None if everything => phase::note("not run, as --no-vm says: tests on Debian's kernel"),
         None => phase::note("not run, as a part was asked for: lint, unit tests, tests on Debian's kernel"),
     }
     Ok(())
+}
+
+/// Two tests for each processor: every other one waits for a timer, a kernel or an etcd.
+fn at_once() -> Result<usize> {
+    Ok(2 * thread::available_parallelism()?.get())
 }

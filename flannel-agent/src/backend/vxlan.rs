@@ -1,15 +1,17 @@
 //! vxlan: the kernel's device as floor, and BPF on top of it.
 
+mod answers;
 mod misses;
 mod overlay;
 mod peers;
 mod settings;
+mod strangers;
 
 use std::time::Instant;
 
 use anyhow::Result;
 use ipnet::IpNet;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::direct::Direct;
 use super::{Backend, Setup};
@@ -20,10 +22,10 @@ use crate::dataplane::desired::{self, Peer};
 use crate::dataplane::kernel::Kernel;
 use crate::dataplane::kernel::news::{News, NewsFeed};
 use crate::lease::{LeaseAttrs, SubnetKey, VxlanData};
-use crate::metrics::METRICS;
 use crate::uplink::Uplink;
 use misses::Misses;
 use overlay::Overlay;
+use strangers::Strangers;
 
 /// The overlay of this node.
 pub struct Vxlan {
@@ -46,6 +48,7 @@ pub struct Vxlan {
     /// Something of ours is no longer as we left it.
     hurt: bool,
     misses: Misses,
+    strangers: Strangers,
     /// The datastore may know more than the peers.
     wants_peers: bool,
 }
@@ -77,6 +80,7 @@ impl Backend for Vxlan {
             applied: None,
             hurt: false,
             misses: Misses::default(),
+            strangers: Strangers::default(),
             wants_peers: false,
         };
         // An earlier agent's programs may be for a device that is no more; and who insists on BPF must not get a subnet
@@ -144,20 +148,28 @@ impl Backend for Vxlan {
         errors
     }
 
-    /// Pods that come or go and hooks without programs matter to the accelerator, routes of the underlay to DirectRouting, and to all what others
-    /// did to what is ours, and what the kernel asks for.
+    /// Pods that come or go and hooks without programs matter to the accelerator, routes of the underlay to
+    /// DirectRouting, and to all what others did to what is ours, and what the kernel and the programs ask for.
     async fn changed(&mut self) {
-        let Self { kernel, news, overlays, accelerator, misses, hurt, .. } = self;
-        let accelerated = async {
-            match accelerator {
-                Some(accelerator) => accelerator.changed(kernel).await,
-                None => std::future::pending().await,
+        loop {
+            let Self { kernel, news, overlays, accelerator, misses, hurt, .. } = self;
+            let accelerated = async {
+                match accelerator {
+                    Some(accelerator) => accelerator.changed(kernel).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let told = tokio::select! {
+                told = accelerated => told,
+                () = self.direct.changed() => None,
+                noticed = noticed(news, overlays, misses) => {
+                    *hurt |= noticed;
+                    None
+                }
+            };
+            if told.is_none_or(|event| self.hear(&event)) {
+                return;
             }
-        };
-        tokio::select! {
-            () = accelerated => {}
-            () = self.direct.changed() => {}
-            noticed = noticed(news, overlays, misses) => *hurt |= noticed,
         }
     }
 
@@ -226,29 +238,6 @@ impl Vxlan {
         if let (Some(accelerator), Some(own)) = (&mut self.accelerator, self.own) {
             accelerator.serve(&own.nets().collect::<Vec<_>>());
         }
-    }
-
-    /// Answers what the kernel has asked. What no peer is the answer to is remembered for a while, and the datastore is
-    /// to be asked once.
-    async fn answer(&mut self) -> Vec<anyhow::Error> {
-        let mut errors = Vec::new();
-        for question in self.misses.take() {
-            let Some(overlay) = self.overlays.iter().find(|one| one.device().index == question.device) else {
-                continue;
-            };
-            match overlay.answer(&self.kernel, &question.miss).await {
-                Some(answered) => {
-                    METRICS.missed(&question.miss, true);
-                    errors.extend(answered.err());
-                }
-                None if self.misses.put_back(question, Instant::now()) => self.wants_peers = true,
-                None => {
-                    METRICS.missed(&question.miss, false);
-                    debug!(?question, "nobody leases what the kernel asks for");
-                }
-            }
-        }
-        errors
     }
 
     async fn follow_pods(&mut self) -> Vec<anyhow::Error> {

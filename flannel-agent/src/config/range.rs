@@ -32,6 +32,12 @@ impl SubnetRange {
         1 << (self.network.max_prefix_len() - self.subnet_len)
     }
 
+    /// The mask of each subnet.
+    #[must_use]
+    pub fn subnet_mask(&self) -> IpAddr {
+        IpNet::new_assert(self.min, self.subnet_len).netmask()
+    }
+
     /// Whether `subnet` is one of these subnets: its length, and its base from min to max.
     #[must_use]
     pub fn fits(&self, subnet: IpNet) -> bool {

@@ -7,11 +7,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use flannel_common::abi;
 use flannel_common::address::Address;
+use flannel_common::event::Event;
 use flannel_common::node::{self, Node};
 use ipnet::IpNet;
 use tokio::time::{Interval, interval};
 use tracing::{info, warn};
 
+use super::bpf::events::Events;
 use super::bpf::pins::Pins;
 use super::bpf::place::Place;
 use super::bpf::{self, Bpf};
@@ -19,6 +21,7 @@ use super::desired::Peer;
 use super::kernel::{Device, DeviceSpec, Kernel, default_ttl};
 use super::shortcut::Shortcut;
 use crate::cli::Mode;
+use crate::config::SubnetRange;
 use crate::metrics::METRICS;
 use crate::uplink::Uplink;
 
@@ -29,8 +32,12 @@ pub struct Settings {
     pub mode: Mode,
     /// Whether flows that the host stack lets through unchanged skip it.
     pub flow_cache: bool,
+    /// Whether peers on the uplink's link have direct routes.
+    pub direct_routing: bool,
     /// Whether packets are dropped whose sender does not hold their source.
     pub source_check: bool,
+    /// The networks that all pods are in, and how they are cut into nodes' subnets.
+    pub ranges: Vec<SubnetRange>,
     /// Where BPF objects are pinned.
     pub pins: Pins,
     /// Whether BPF programs log every packet.
@@ -53,6 +60,7 @@ pub struct Overlay<'a> {
 /// The programs, and who takes the shortcut through them.
 pub struct Accelerator {
     bpf: Bpf,
+    events: Events,
     shortcut: Option<Shortcut>,
     look: Interval,
     detached: bool,
@@ -78,12 +86,13 @@ impl Accelerator {
                 .ok(),
         };
         METRICS.count_packets_of(loaded.is_some().then(|| settings.pins.clone()));
-        let Some(bpf) = loaded else {
+        let Some(mut bpf) = loaded else {
             bpf::detach(&settings.pins)?;
             return Ok(None);
         };
         let shortcut = if settings.flow_cache { Some(Shortcut::open()?) } else { None };
-        Ok(Some(Self { bpf, shortcut, look: interval(LOOK), detached: false }))
+        let events = bpf.events()?;
+        Ok(Some(Self { bpf, events, shortcut, look: interval(LOOK), detached: false }))
     }
 
     /// These are the node's own subnets from now on: pods are looked for in them, and nobody else may send from them.
@@ -110,9 +119,10 @@ impl Accelerator {
         self.bpf.grow(joined)
     }
 
-    /// Waits until pods may have come or gone, if that matters, or the programs are no longer on their hooks.
-    pub async fn changed(&mut self, kernel: &Kernel) {
-        let Self { bpf, shortcut, look, .. } = self;
+    /// Waits until pods may have come or gone, if that matters, the programs are no longer on their hooks, or they tell
+    /// something.
+    pub async fn changed(&mut self, kernel: &Kernel) -> Option<Event> {
+        let Self { bpf, events, shortcut, look, .. } = self;
         let pods = async {
             match shortcut {
                 Some(shortcut) => shortcut.pods_changed().await,
@@ -122,7 +132,9 @@ impl Accelerator {
         tokio::select! {
             () = pods => {}
             () = detached(bpf, look, kernel) => self.detached = true,
+            event = events.next() => return Some(event),
         }
+        None
     }
 
     /// Whether somebody has taken the programs off their hooks, as [`Self::changed`] has found.
@@ -154,7 +166,7 @@ fn load(settings: &Settings, overlays: &[Overlay<'_>]) -> Result<Bpf> {
     overlays.iter().try_for_each(ensure_served)?;
     let node = facts(settings, overlays)?;
     let mut bpf = Bpf::load(settings.pins.clone(), &node, settings.log_packets)?;
-    let mechanism = bpf.attach(&places(overlays))?;
+    let mechanism = bpf.attach(&places(overlays, node.direct_routing != 0))?;
     for Overlay { spec, uplink, .. } in overlays {
         info!(%mechanism, overlay = spec.name, uplink = uplink.name, "BPF programs attached");
     }
@@ -181,21 +193,35 @@ fn facts(settings: &Settings, overlays: &[Overlay<'_>]) -> Result<Node> {
         layout: abi::LAYOUT,
         flow_cache: settings.flow_cache.into(),
         ttl: default_ttl()?.into(),
+        direct_routing: (settings.direct_routing && settings.flow_cache).into(),
         ..Node::default()
     };
     for overlay in overlays {
         node.group_policy = overlay.spec.gbp.into();
         node.vni = overlay.spec.vni;
         node.port = overlay.spec.port.to_be_bytes();
-        match overlay.local_ip {
-            IpAddr::V4(ip) => node.v4 = end(settings, overlay, ip.octets()),
-            IpAddr::V6(ip) => node.v6 = end(settings, overlay, ip.octets()),
+        let of_family = |range: &&SubnetRange| range.min.is_ipv4() == overlay.local_ip.is_ipv4();
+        let range = settings.ranges.iter().find(of_family).context("an overlay without a network")?;
+        match (overlay.local_ip, range.subnet_mask()) {
+            (IpAddr::V4(ip), IpAddr::V4(mask)) => {
+                node.v4 = end(settings, overlay, range, ip.octets(), mask.octets());
+            }
+            (IpAddr::V6(ip), IpAddr::V6(mask)) => {
+                node.v6 = end(settings, overlay, range, ip.octets(), mask.octets());
+            }
+            _ => {}
         }
     }
     Ok(node)
 }
 
-fn end<A: Address>(settings: &Settings, overlay: &Overlay<'_>, local_ip: A) -> node::Overlay<A> {
+fn end<A: Address>(
+    settings: &Settings,
+    overlay: &Overlay<'_>,
+    range: &SubnetRange,
+    local_ip: A,
+    subnet_mask: A,
+) -> node::Overlay<A> {
     node::Overlay {
         overlay_ifindex: overlay.device.index,
         uplink_ifindex: overlay.uplink.index,
@@ -203,15 +229,17 @@ fn end<A: Address>(settings: &Settings, overlay: &Overlay<'_>, local_ip: A) -> n
         source_check: settings.source_check.into(),
         local_ip,
         vtep_mac: overlay.device.mac.0,
-        reserved: [0; 2],
+        network_len: range.network.prefix_len(),
+        subnet_len: range.subnet_len,
+        subnet_mask,
     }
 }
 
 /// Where the programs go: the families' overlays have hooks of their own, their uplinks one each.
-fn places(overlays: &[Overlay<'_>]) -> Vec<Place> {
+fn places(overlays: &[Overlay<'_>], direct: bool) -> Vec<Place> {
     let mut places: Vec<Place> = Vec::new();
     for Overlay { spec, uplink, local_ip, .. } in overlays {
-        for place in Place::of(&spec.name, &uplink.name, local_ip.is_ipv6()) {
+        for place in Place::of(&spec.name, &uplink.name, local_ip.is_ipv6(), direct) {
             if places.iter().all(|other| !other.is_same_hook(&place)) {
                 places.push(place);
             }

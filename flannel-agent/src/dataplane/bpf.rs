@@ -22,6 +22,7 @@ use crate::dataplane::kernel::Kernel;
 pub mod attach;
 mod batch;
 pub mod counters;
+pub mod events;
 mod family;
 mod flows;
 mod leases;
@@ -31,6 +32,7 @@ pub mod place;
 mod ports;
 
 use attach::Mechanism;
+use events::Events;
 use family::Maps;
 use pins::Pins;
 use place::Place;
@@ -66,9 +68,8 @@ impl Bpf {
     pub fn load(pins: Pins, node: &Node, debug: bool) -> Result<Self> {
         let previous = pins.prepare(node)?;
         let mut loader = loader(debug);
-        for name in family::idle_flows(node) {
-            // The flows' memory is taken when the map is made.
-            loader.map_max_entries(name, 1);
+        for (name, entries) in family::rooms(node) {
+            loader.map_max_entries(name, entries);
         }
         for name in abi::PINNED_MAPS {
             loader.map_pin_path(name, pins.path(name));
@@ -80,7 +81,7 @@ impl Bpf {
                 .with_context(|| format!("loading the BPF program {}", hook.program()))?;
         }
         let config = Array::try_from(take(&mut ebpf, abi::CONFIG)?)?;
-        let (v4, v6) = (Maps::open(&mut ebpf)?, Maps::open(&mut ebpf)?);
+        let (v4, v6) = (Maps::open(&mut ebpf, node)?, Maps::open(&mut ebpf, node)?);
         let (inherited, ports) = (ports::pinned(&pins), BTreeSet::new());
         let mut bpf =
             Self { ebpf, pins, config, node: *node, v4, v6, places: Vec::new(), ports, inherited, previous };
@@ -164,6 +165,14 @@ impl Bpf {
     /// As of [`Self::apply`].
     pub fn grow(&mut self, joined: &[Peer]) -> Result<bool> {
         Ok(self.v4.leases.grow(joined)? && self.v6.leases.grow(joined)?)
+    }
+
+    /// What the programs tell from now on.
+    ///
+    /// # Errors
+    /// It is being read already, or there is no tokio runtime.
+    pub fn events(&mut self) -> Result<Events> {
+        Events::open(&mut self.ebpf)
     }
 
     /// Forwards what the programs log to the agent's log.

@@ -18,6 +18,7 @@ const FRAGMENT: [u8; 2] = [0x3f, 0xff];
 impl Ip for Ipv4Hdr {
     type Address = V4;
 
+    const ADDRESS_FAMILY: u8 = 2;
     const ETHER_TYPE: u16 = EtherType::Ipv4 as u16;
     const WRAPPED_BY_DEVICE: bool = false;
 

@@ -21,6 +21,7 @@ pub(crate) const DESTINATION: u8 = IpProto::Ipv6Opts as u8;
 impl Ip for Ipv6Hdr {
     type Address = V6;
 
+    const ADDRESS_FAMILY: u8 = 10;
     const ETHER_TYPE: u16 = EtherType::Ipv6 as u16;
     const WRAPPED_BY_DEVICE: bool = true;
 

@@ -8,6 +8,7 @@ use crate::packet::Packet;
 use crate::stage::depart::Depart;
 use crate::stage::flow::{Direction, Step};
 use crate::stage::parse::{self, Frame, Inner};
+use crate::stage::tell;
 use crate::verdict::Carried;
 
 /// One packet from the host stack to the peer.
@@ -22,7 +23,8 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
 
 #[inline(always)]
 fn send<H: Depart>(packet: &Packet<'_>, inner: &Inner<'_, H>, node: &Node) -> Result<Carried, Outcome> {
-    let lease = maps::peer::<H>(inner.ip.destination())?;
+    let pod = inner.ip.destination();
+    let lease = maps::peer::<H>(node, pod).inspect_err(|outcome| tell::unleased(*outcome, pod))?;
     if inner.frame.dst_addr != lease.vtep_mac {
         // Somebody's own neighbour entry: the FDB knows where it leads, we do not.
         return Err(Outcome::ForeignVtep);

@@ -7,10 +7,10 @@ use flannel_common::outcome::Outcome;
 
 use crate::maps;
 use crate::packet::Packet;
-use crate::stage::depart::Depart;
+use crate::stage::depart::{self, Depart};
 use crate::stage::flow::{Direction, Step};
 use crate::stage::parse::{self, Frame, Inner};
-use crate::stage::route;
+use crate::stage::{route, tell};
 use crate::verdict::Carried;
 
 /// One packet from a pod: off to the peer if its flow is proven, else into the host stack.
@@ -28,10 +28,8 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
 
 #[inline(always)]
 fn send<H: Depart>(packet: &Packet<'_>, inner: &Inner<'_, H>, node: &Node) -> Result<Carried, Outcome> {
-    let lease = maps::peer::<H>(inner.ip.destination())?;
-    if lease.flags & DIRECT != 0 {
-        return Err(Outcome::OnLink);
-    }
+    let pod = inner.ip.destination();
+    let lease = maps::peer::<H>(node, pod).inspect_err(|outcome| tell::unleased(*outcome, pod))?;
     if parse::mark(packet, node) != 0 {
         // Somebody marks packets before us, by what we do not know: the proof of one is none of the next.
         return Err(Outcome::NotCacheable);
@@ -43,7 +41,11 @@ fn send<H: Depart>(packet: &Packet<'_>, inner: &Inner<'_, H>, node: &Node) -> Re
     // A flow of an agent that had group policy may have one still.
     let mark = if node.group_policy != 0 { flow.egress.mark } else { 0 };
     let routed = route::hop(inner, H::ours(node).vtep_mac, lease.vtep_mac)?;
-    let sent = H::depart(packet, inner, Some(routed), node, lease, mark)?;
+    let sent = if lease.flags & DIRECT != 0 {
+        depart::on_link(packet, inner, routed, node, lease)?
+    } else {
+        H::depart(packet, inner, Some(routed), node, lease, mark)?
+    };
     if node.group_policy != 0 {
         // As out of the kernel device, for whom the underlay's routes and queues tell apart by it; where that device
         // wraps the packet, it is what it reads the group from.

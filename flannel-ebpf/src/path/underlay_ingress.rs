@@ -1,5 +1,7 @@
-//! Ingress of the uplink: unwrap what a peer sent, drop what is forged, let the rest pass.
+//! Ingress of the uplink: unwrap what a peer sent, drop what is forged, let the rest pass. With DirectRouting, packets
+//! without a tunnel from peers on the link may skip the host stack, too.
 
+use flannel_common::lease::{DIRECT, OWN};
 use flannel_common::node::Node;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
@@ -27,6 +29,26 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
 
 #[inline(always)]
 fn receive<H: Family + FindUdp>(packet: &Packet<'_>, node: &Node) -> Result<Carried, Outcome> {
+    match tunnelled::<H>(packet, node) {
+        Err(Outcome::NotVxlan) if node.direct_routing != 0 => plain::<H>(packet, node),
+        end => end,
+    }
+}
+
+/// A packet without a tunnel, if a pod behind a peer on the link has sent it to one of ours.
+#[inline(always)]
+fn plain<H: Family>(packet: &Packet<'_>, node: &Node) -> Result<Carried, Outcome> {
+    let inner: Inner<'_, H> = parse::inner_at(packet, 0).map_err(|_| Outcome::NotVxlan)?;
+    let is = |address, flags| maps::lease::<H>(node, address).is_some_and(|lease| lease.flags == flags);
+    if !is(inner.ip.destination(), OWN) || !is(inner.ip.source(), DIRECT) {
+        return Err(Outcome::NotVxlan);
+    }
+    deliver::past_stack(packet, &inner, node)
+}
+
+/// A VXLAN packet for us.
+#[inline(always)]
+fn tunnelled<H: Family + FindUdp>(packet: &Packet<'_>, node: &Node) -> Result<Carried, Outcome> {
     let ours = H::ours(node);
     let (envelope, inner) =
         genuine::<H>(packet, node).map_err(|oddity| sender::check_odd::<H>(packet, node, oddity))?;
@@ -66,6 +88,6 @@ fn genuine<'a, H: Family>(
 ) -> Result<(Envelope<H::Address>, Inner<'a, H>), Outcome> {
     let envelope = parse::outer::<H>(packet, node, H::ours(node))?;
     let inner: Inner<'_, H> = parse::inner_at(packet, EthHdr::LEN + H::OUTER_LEN)?;
-    sender::check::<H>(node, &envelope.sender, inner.ip.source())?;
+    sender::check::<H>(node, envelope.sender, inner.ip.source())?;
     Ok((envelope, inner))
 }

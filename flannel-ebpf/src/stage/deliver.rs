@@ -4,14 +4,15 @@ use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use flannel_common::address::Address;
 use flannel_common::flow::Port;
-use flannel_common::node::Overlay;
+use flannel_common::node::{Node, Overlay};
 use flannel_common::outcome::Outcome;
 
+use crate::ip::Ip;
 use crate::maps::Family;
 use crate::packet::Packet;
 use crate::stage::fit;
-use crate::stage::flow::Step;
-use crate::stage::parse::Inner;
+use crate::stage::flow::{Direction, Step};
+use crate::stage::parse::{self, Inner};
 use crate::stage::route::{self, Routed};
 use crate::verdict::Carried;
 
@@ -22,6 +23,25 @@ pub fn to_uplink(ours: &Overlay<impl Address>) -> Carried {
     // SAFETY: a helper call without pointers.
     let action = unsafe { bpf_redirect_neigh(ours.uplink_ifindex, core::ptr::null_mut(), 0, 0) };
     Carried { outcome: Outcome::Encapsulated, action: action as i32 }
+}
+
+/// Out of the uplink to a neighbour there: the kernel looks its MAC up and writes the Ethernet header
+/// (`bpf_redirect_neigh` with a next hop: Linux 5.10).
+#[inline(always)]
+pub fn to_neighbour<H: Ip>(ours: &Overlay<H::Address>, neighbour: H::Address) -> Carried {
+    let mut next_hop = NextHop { family: H::ADDRESS_FAMILY.into(), address: [0; 16] };
+    next_hop.address[..size_of::<H::Address>()].copy_from_slice(neighbour.as_ref());
+    let next_hop = (&raw mut next_hop).cast();
+    // SAFETY: the next hop is valid for the call.
+    let action = unsafe { bpf_redirect_neigh(ours.uplink_ifindex, next_hop, size_of::<NextHop>() as i32, 0) };
+    Carried { outcome: Outcome::OnLink, action: action as i32 }
+}
+
+/// `struct bpf_redir_neigh` (linux/bpf.h), an address of either family at its beginning.
+#[repr(C)]
+struct NextHop {
+    family: u32,
+    address: [u8; 16],
 }
 
 /// Into the host stack as received on the vxlan device.
@@ -55,6 +75,28 @@ pub fn shortcut<F: Family>(
     let mtu = packet.mtu_of(port.ifindex).ok_or(Outcome::FlowNew)?;
     fit::mtu(packet, inner, mtu)?;
     Ok((route::hop(inner, port.gateway_mac, port.pod_mac)?, port))
+}
+
+/// A frame without a tunnel around it, from another node: to its pod if its flow is proven.
+///
+/// # Errors
+/// Why it has to go through the host stack, where it is on its way to a proof.
+#[inline(always)]
+pub fn past_stack<F: Family>(
+    packet: &Packet<'_>,
+    inner: &Inner<'_, F>,
+    node: &Node,
+) -> Result<Carried, Outcome> {
+    let step = Step::of(packet, inner, Direction::Ingress, parse::mark(packet, node))?;
+    let (routed, port) = shortcut(packet, inner, &step).inspect_err(|_| step.enters(None))?;
+    let sum = inner.ip.sum_to(&routed.ip);
+    packet.write(0, &routed)?;
+    packet.add_to_sum(sum);
+    if node.group_policy != 0 {
+        // The kernel device has set it; at the end of the veth's cable it would be gone.
+        packet.set_mark(0);
+    }
+    Ok(to_pod(port))
 }
 
 /// Into the pod, at the other end of its bridge port's cable (`bpf_redirect_peer`: Linux 5.10).

@@ -13,6 +13,24 @@ use crate::stage::route::Routed;
 use crate::stage::{deliver, encap, fit, path_mtu};
 use crate::verdict::Carried;
 
+/// A packet that skips the stack, with these headers one hop further, to a peer on the uplink's link: it needs no tunnel.
+///
+/// # Errors
+/// Why it is the host stack's to carry.
+#[inline(always)]
+pub fn on_link<H: Family>(
+    packet: &Packet<'_>,
+    inner: &Inner<'_, H>,
+    routed: Routed<H>,
+    node: &Node,
+    lease: &Lease<H::Address>,
+) -> Result<Carried, Outcome> {
+    let ours = H::ours(node);
+    fit::mtu(packet, inner, ours.uplink_mtu)?;
+    packet.write(0, &routed)?;
+    Ok(deliver::to_neighbour::<H>(ours, lease.public_ip))
+}
+
 /// A family's way from this node to another.
 pub trait Depart: Family {
     /// A packet that the host stack has routed into the vxlan device; or one that skips the stack, with these headers one

@@ -150,7 +150,7 @@ impl<F: Family> Step<F> {
 
 /// CLOCK_MONOTONIC in nanoseconds, as of the last tick (Linux 5.11).
 #[inline(always)]
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     // SAFETY: a helper call without arguments.
     unsafe { bpf_ktime_get_coarse_ns() }
 }

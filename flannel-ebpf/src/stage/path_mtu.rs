@@ -13,14 +13,13 @@ use flannel_common::address::V6;
 use flannel_common::lease::Lease;
 use flannel_common::node::Overlay;
 use flannel_common::outcome::Outcome;
+use network_types::ip::Ipv6Hdr;
 
-use crate::ip::UDP;
+use crate::ip::{Ip as _, UDP};
 use crate::packet::Packet;
 
 /// Every IPv6 link takes this, in bytes (RFC 8200 section 5).
 const ANY_LINK: u32 = 1280;
-/// <sys/socket.h>
-const AF_INET6: u8 = 10;
 
 /// Whether an outer packet of this length reaches the peer in one piece, as far as is known.
 ///
@@ -33,7 +32,7 @@ pub fn check(packet: &Packet<'_>, len: u32, ours: &Overlay<V6>, lease: &Lease<V6
     }
     // SAFETY: plain numbers, of which all may be zero.
     let mut query: Query = unsafe { core::mem::zeroed() };
-    query.family = AF_INET6;
+    query.family = Ipv6Hdr::ADDRESS_FAMILY;
     query.l4_protocol = UDP;
     query.ifindex = ours.uplink_ifindex;
     query.__bindgen_anon_1 = Len { tot_len: len as u16 };

@@ -4,7 +4,8 @@
 //! Only what the check can read is judged: IP inside, and of a fragmented outer packet the first fragment, without
 //! which the others are nothing.
 
-use flannel_common::lease::OWN;
+use flannel_common::address::Address;
+use flannel_common::lease::{NETWORK, OWN};
 use flannel_common::node::Node;
 use flannel_common::outcome::{Outcome, Verdict};
 use network_types::eth::EthHdr;
@@ -16,6 +17,7 @@ use crate::ip::Ip as _;
 use crate::maps::{self, Family};
 use crate::packet::{Header, Packet};
 use crate::stage::find_udp::FindUdp;
+use crate::stage::tell;
 
 /// VXLAN flag: there is a VNI (RFC 7348 section 5).
 const VNI: u8 = 0x08;
@@ -27,14 +29,20 @@ const VNI: u8 = 0x08;
 /// [`Outcome::UnknownSender`], [`Outcome::ForgedSender`], [`Outcome::LoopedSender`]; [`Outcome::LinkLocal`] for what
 /// gets no further than our device, whoever sends it.
 #[inline(always)]
-pub fn check<H: Family>(node: &Node, outer: &impl AsRef<[u8]>, inner: H::Address) -> Result<(), Outcome> {
+pub fn check<H: Family>(node: &Node, outer: impl Address, inner: H::Address) -> Result<(), Outcome> {
     if H::ours(node).source_check == 0 {
         return Ok(());
     }
     if H::stays_on_link(&inner) {
         return Err(Outcome::LinkLocal);
     }
-    let lease = maps::lease::<H>(inner).ok_or(Outcome::UnknownSender)?;
+    judged::<H>(node, outer, inner).inspect_err(|refused| tell::refused(*refused, inner, outer))
+}
+
+#[inline(always)]
+fn judged<H: Family>(node: &Node, outer: impl Address, inner: H::Address) -> Result<(), Outcome> {
+    let lease = maps::lease::<H>(node, inner).filter(|lease| lease.flags & NETWORK == 0);
+    let lease = lease.ok_or(Outcome::UnknownSender)?;
     if lease.flags & OWN != 0 {
         return Err(Outcome::LoopedSender);
     }
@@ -77,8 +85,8 @@ fn checked<H: Family + FindUdp>(packet: &Packet<'_>, node: &Node) -> Option<Resu
     let ip_at = udp_at + size_of::<Wrapping>();
     let outer = outer.source();
     match frame.ether_type {
-        Ipv4Hdr::ETHER_TYPE => check_inner::<Ipv4Hdr>(packet, node, &outer, ip_at),
-        Ipv6Hdr::ETHER_TYPE => check_inner::<Ipv6Hdr>(packet, node, &outer, ip_at),
+        Ipv4Hdr::ETHER_TYPE => check_inner::<Ipv4Hdr>(packet, node, outer, ip_at),
+        Ipv6Hdr::ETHER_TYPE => check_inner::<Ipv6Hdr>(packet, node, outer, ip_at),
         _ => None,
     }
 }
@@ -87,7 +95,7 @@ fn checked<H: Family + FindUdp>(packet: &Packet<'_>, node: &Node) -> Option<Resu
 fn check_inner<H: Family>(
     packet: &Packet<'_>,
     node: &Node,
-    outer: &impl AsRef<[u8]>,
+    outer: impl Address,
     at: usize,
 ) -> Option<Result<(), Outcome>> {
     let inner: H = packet.copy(at).ok()?;

@@ -1,15 +1,21 @@
 //! vxlan with DirectRouting: no encapsulation to nodes on the same link, and the way follows the underlay.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
-use flannel_tests::traffic::ping;
-use flannel_tests::{Capture, Node, TestResult, Topology, eventually};
+use flannel_common::flow::PROOF_NS;
+use flannel_common::outcome::{Hook, Outcome};
+use flannel_tests::traffic::{At, UdpSession, ping, tcp_transfer};
+use flannel_tests::{Capture, Node, Pod, TestResult, Topology, eventually};
 
 use super::{Bed, FOLLOW, base, base_v6, lines};
-use crate::inspect::{DEVICE, UPLINK};
+use crate::inspect::{self, DEVICE, UPLINK};
+use crate::network::flow_cache::wait_plugged;
 use crate::overlay::{Streams, lines_of};
 
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","EnableIPv6":true,"IPv6Network":"fd44::/48",
     "IPv6SubnetMax":"fd44:0:0:fff::","Backend":{"Type":"vxlan","DirectRouting":true}}"#;
+const PROOF: Duration = Duration::from_nanos(PROOF_NS);
 /// Makes the second node one behind a router, in the eyes of the first.
 const BEHIND_ROUTER: [&str; 2] = [
     "route add 192.168.64.2/32 via 192.168.64.254",
@@ -77,6 +83,61 @@ fn peers_on_the_link_are_reached_without_vxlan() -> TestResult {
     }
     bed.ensure_restarts_change_nothing()?;
     ensure_ways(&bed, &[Way::Direct, Way::Overlay])?;
+    Ok(())
+}
+
+/// A pod at its address of a family, IPv4 first.
+fn at(pod: &Pod, family: usize) -> At<'_> {
+    At { netns: pod.netns(), ip: pod.addresses()[family] }
+}
+
+/// Packets that a node sent and received past its host stack, without a tunnel.
+fn past_stack(node: &Node) -> Result<[u64; 2]> {
+    Ok([
+        inspect::packets(node, Hook::PodEgress, Outcome::OnLink)?,
+        inspect::packets(node, Hook::UnderlayIngress, Outcome::Delivered)?,
+    ])
+}
+
+#[test]
+fn flows_to_peers_on_the_link_skip_the_stack() -> TestResult {
+    const MORE: u64 = 50;
+    let bed = Bed::start(Topology::segment(2), CONFIG)?;
+    ensure_ways(&bed, &[Way::Direct])?;
+    bed.ensure_all_reach_all()?;
+    for (node, pod) in bed.nodes().iter().zip(&bed.pods) {
+        wait_plugged(node, pod)?;
+    }
+    let node = &bed.nodes()[0];
+    let [one, other] = &bed.pods[..] else { unreachable!("two pods") };
+    let ends = |family| (at(one, family), at(other, family));
+    for family in 0..2 {
+        let (one, other) = ends(family);
+        let before = past_stack(node)?;
+        let mut session = UdpSession::open(&one, &other)?;
+        session.echo(100)?;
+        assert_eq!(past_stack(node)?, before, "{}: the first ones have no proof yet", one.ip);
+        let capture = Capture::start(node.netns(), UPLINK)?;
+        (0..MORE).try_for_each(|size| session.echo(size as usize * 28))?;
+        assert_eq!(past_stack(node)?, before.map(|count| count + MORE), "{}", one.ip);
+        let capture = capture.stop()?;
+        assert_eq!(capture.count("udp && vxlan")?, 0, "{}: a packet has a tunnel", one.ip);
+        assert!(capture.count("udp")? >= 2 * MORE as usize, "{}: the capture shows nothing", one.ip);
+        let before = past_stack(node)?;
+        tcp_transfer(&one, &other, 8 << 20)?;
+        tcp_transfer(&other, &one, 8 << 20)?;
+        let carried = past_stack(node)?;
+        assert!(carried[0] > before[0] + 50 && carried[1] > before[1] + 50, "{}: {carried:?}", one.ip);
+    }
+    // What the stack forbids ends within the time of a proof, as with tunnels.
+    let (one, other) = ends(0);
+    let mut session = UdpSession::open(&one, &other)?;
+    (0..3).try_for_each(|_| session.echo(100))?;
+    node.exec("iptables -I FORWARD -p udp -j DROP")?;
+    eventually("the rule ends the flow", PROOF + FOLLOW, || {
+        ensure!(session.request(100).is_err(), "it goes on");
+        Ok(())
+    })?;
     Ok(())
 }
 

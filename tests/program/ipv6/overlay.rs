@@ -85,7 +85,7 @@ fn what_goes_to_no_peer_is_left_alone() {
     let other_mac = frame([9; 6], OUR_MAC6, EtherType::IPV6, &udp_out(b"x").bytes());
     let table = [
         ("our own subnet", to(OUR_SUBNET), Outcome::NoLease),
-        ("a subnet that was leased a moment ago", to(ENDED_SUBNET), Outcome::NoLease),
+        ("a subnet that was leased a moment ago", to(ENDED_SUBNET), Outcome::Unleased),
         (
             "a node's own address",
             to_peer(&ipv6(POD, PEER_IP.into(), IpNumber::UDP, vec![0; 8])),

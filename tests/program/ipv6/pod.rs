@@ -3,6 +3,7 @@
 use etherparse::{EtherType, IpNumber};
 use flannel_common::address::V6;
 use flannel_common::flow::Port;
+use flannel_common::lease::{DIRECT, Lease};
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::super::flow::sample::{GATEWAY_MAC, POD_MAC};
@@ -11,7 +12,7 @@ use super::super::flow::{
 };
 use super::super::{OUR_MAC6, Programs};
 use super::sample::{POD, back, hop, no_flows, of_tcp, of_udp, out, tcp_out, udp_back, udp_out};
-use super::{DIRECT_SUBNET, OUR_SUBNET, PEER_MAC};
+use super::{DIRECT_IP, OUR_SUBNET, PEER_MAC, PEER_SUBNET};
 use crate::packets::{Ipv6, frame, ipv6};
 
 fn sent(packet: &Ipv6) -> Vec<u8> {
@@ -109,8 +110,22 @@ fn what_goes_to_no_peer_is_left_alone() {
     check_sent(vec![
         one("a pod of this node", to(OUR_SUBNET), none(), Outcome::NoLease, none()),
         one("neighbour discovery", to(multicast), none(), Outcome::NoLease, none()),
-        one("a peer on the link", to(DIRECT_SUBNET), none(), Outcome::OnLink, none()),
     ]);
+}
+
+#[test]
+fn a_proven_flow_to_a_peer_on_the_link_leaves_without_a_tunnel() {
+    let mut programs = Programs::with_flow_cache();
+    let on_link = Lease { public_ip: DIRECT_IP, vtep_mac: PEER_MAC, flags: DIRECT };
+    programs.lease(64, PEER_SUBNET, on_link);
+    let (known, entered) = (of_udp(flow(PROVEN, UNKNOWN)), of_udp(flow([NOW, NEVER], UNKNOWN)));
+    let table = vec![
+        one("the first one", udp_out(b"x"), none(), Outcome::FlowNew, entered),
+        one("proven", udp_out(b"x"), known.clone(), Outcome::OnLink, known),
+    ];
+    check(&mut programs, Hook::PodEgress, table, |run, sent| {
+        assert_eq!(run.packet, hop(sent, PEER_MAC, OUR_MAC6));
+    });
 }
 
 #[test]

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use flannel_tests::firewall::firewall;
-use flannel_tests::kernel_vxlan::{self, NETWORK};
+use flannel_tests::kernel_vxlan;
 use flannel_tests::{Agent, Cluster, Etcd, Node, Pod, eventually, traffic};
 
-use super::variant::Variant;
-
-const PATIENCE: Duration = Duration::from_secs(5);
+use super::crowd::{self, NETWORK};
+use super::variant::{CROWD, Variant};
 use crate::workspace::release_agent;
+
+/// An agent among very many leases needs some seconds for its own peer.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Guards in the order in which they are to go.
 pub(super) struct Bed {
@@ -30,14 +32,17 @@ impl Bed {
             Variant::Veth => Self::cabled()?,
             Variant::HostGw => Self::of_kernel(variant, kernel_vxlan::host_gw)?,
             Variant::KernelVxlan => Self::of_kernel(variant, kernel_vxlan::vxlan)?,
-            Variant::AgentNetlink => Self::of_agents(variant, &release_agent()?, &["--dataplane=netlink"])?,
-            Variant::AgentNoCache => {
-                Self::of_agents(variant, &release_agent()?, &["--dataplane=bpf", "--flow-cache=false"])?
+            Variant::AgentNetlink => {
+                Self::of_agents(variant, &release_agent()?, &["--dataplane=netlink"], 0)?
             }
-            Variant::AgentBpf => Self::of_agents(variant, &release_agent()?, &["--dataplane=bpf"])?,
+            Variant::AgentNoCache => {
+                Self::of_agents(variant, &release_agent()?, &["--dataplane=bpf", "--flow-cache=false"], 0)?
+            }
+            Variant::AgentBpf => Self::of_agents(variant, &release_agent()?, &["--dataplane=bpf"], 0)?,
+            Variant::AgentCrowd => Self::of_agents(variant, &release_agent()?, &["--dataplane=bpf"], CROWD)?,
             Variant::AgentBefore => {
                 let program = before.context("agent-before needs --before PROGRAM")?;
-                Self::of_agents(variant, program, &["--dataplane=bpf"])?
+                Self::of_agents(variant, program, &["--dataplane=bpf"], 0)?
             }
         };
         // An agent that is ready has its own subnet; it may not have heard of the other node's yet.
@@ -65,10 +70,12 @@ impl Bed {
         Ok(Self { variant, from, to, _agents: Vec::new(), _etcd: None, cluster: Some(cluster) })
     }
 
-    fn of_agents(variant: Variant, program: &Path, flags: &[&str]) -> Result<Self> {
+    /// Agents among so many leases of nodes that do not exist.
+    fn of_agents(variant: Variant, program: &Path, flags: &[&str], crowd: u32) -> Result<Self> {
         let cluster = Cluster::two_nodes()?;
         let etcd = cluster.start_etcd()?;
         etcd.configure(&format!(r#"{{"Network":"{NETWORK}","Backend":{{"Type":"vxlan"}}}}"#))?;
+        crowd::fill(&etcd, crowd::Carrier::Vxlan, crowd)?;
         let program = PathBuf::from(program);
         let agents = cluster.start_agents_with(&etcd, |agent| {
             flags.iter().fold(agent.program(&program), |agent, flag| agent.arg(*flag))

@@ -18,15 +18,6 @@ use crate::phase;
 use crate::workspace::release_agent;
 use sample::Scale;
 
-/// What carries the packets of those leases.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Carrier {
-    /// The kernel's device and BPF
-    Vxlan,
-    /// Routes by way of the peers, all of them on the link
-    HostGw,
-}
-
 /// Leases in the datastore before the agent starts.
 pub(super) const COUNTS: [u32; 6] = [0, 250, 1000, 5000, 10_000, 50_000];
 

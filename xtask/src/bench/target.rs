@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::metric::Metric;
 use super::series::{Series, find};
-use super::variant::{RIVAL, Variant};
+use super::variant::{CROWD, RIVAL, Variant};
 
 /// Medians over rounds of one dataplane measured twice (kernel-vxlan and agent-netlink) have differed by this
 /// part on an idle machine: "not less" cannot be told apart more finely.
@@ -23,8 +23,15 @@ pub(super) fn check(series: &[Series]) -> Result<()> {
         (ratio.is_nan() || ratio < least)
             .then(|| format!("{}: {ratio:.3} x {}, not {least}", metric.title(), RIVAL.name()))
     };
-    let missed: Vec<_> = TARGETS.into_iter().filter_map(miss).collect();
+    let missed: Vec<_> = TARGETS.into_iter().filter_map(miss).chain(slowed(series, own)).collect();
     if missed.is_empty() { Ok(()) } else { bail!("agent-bpf misses its targets: {}", missed.join("; ")) }
+}
+
+/// Whether a crowd of leases slows packets down, where that was measured.
+fn slowed(series: &[Series], own: &Series) -> Option<String> {
+    let ratio = find(series, Variant::AgentCrowd)?.ratio_to(own, Metric::Flood);
+    (ratio.is_nan() || ratio < 1.0 - NOISE)
+        .then(|| format!("{}: {ratio:.3} x itself among {CROWD} leases", Metric::Flood.title()))
 }
 
 #[cfg(test)]
@@ -49,6 +56,11 @@ mod tests {
         assert!(error.contains("1.290 x kernel-vxlan, not 1.3"), "{error}");
         assert!(error.contains("0.960 x kernel-vxlan, not 0.97"), "{error}");
         assert!(checked(f64::NAN, 100.0).is_err());
+        let crowd = |packets| {
+            let among = series(Variant::AgentCrowd, packets, 98.0);
+            check(&[series(RIVAL, 100.0, 100.0), series(Variant::AgentBpf, 200.0, 100.0), among])
+        };
+        assert!(crowd(194.0).is_ok() && crowd(193.0).is_err());
         assert!(check(&[series(Variant::AgentBpf, 1.0, 1.0)]).is_err());
     }
 }

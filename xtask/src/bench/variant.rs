@@ -19,7 +19,12 @@ pub(super) enum Variant {
     AgentBefore,
     /// The agent with --dataplane bpf and the same rules, which proven flows skip
     AgentBpf,
+    /// As agent-bpf, among 50 000 leases of other nodes: only where it is named with --only
+    AgentCrowd,
 }
+
+/// Other nodes' leases of [`Variant::AgentCrowd`].
+pub(super) const CROWD: u32 = 50_000;
 
 /// The best possible.
 pub(super) const BEST: Variant = Variant::Veth;
@@ -37,6 +42,7 @@ impl Variant {
             Self::AgentNoCache => "agent-no-cache",
             Self::AgentBefore => "agent-before",
             Self::AgentBpf => "agent-bpf",
+            Self::AgentCrowd => "agent-crowd",
         }
     }
 
@@ -46,7 +52,7 @@ impl Variant {
             Self::Veth | Self::HostGw => Carrier::Uplink,
             Self::KernelVxlan | Self::AgentNetlink => Carrier::KernelDevice,
             Self::AgentNoCache | Self::AgentBefore => Carrier::Programs,
-            Self::AgentBpf => Carrier::Shortcut,
+            Self::AgentBpf | Self::AgentCrowd => Carrier::Shortcut,
         }
     }
 }
@@ -64,11 +70,12 @@ pub(super) enum Carrier {
     Shortcut,
 }
 
-/// All, or those that were asked for; an earlier agent only where one is named.
+/// All, or those that were asked for; an earlier agent only where one is named, and the crowd only by its own name.
 pub(super) fn chosen(only: &[Variant], with_before: bool) -> Vec<Variant> {
-    let wanted = |variant: &Variant| {
-        let available = *variant != Variant::AgentBefore || with_before;
-        available && (only.is_empty() || only.contains(variant) || *variant == Variant::AgentBefore)
+    let wanted = |variant: &Variant| match variant {
+        Variant::AgentBefore => with_before,
+        Variant::AgentCrowd => only.contains(variant),
+        _ => only.is_empty() || only.contains(variant),
     };
     Variant::value_variants().iter().copied().filter(wanted).collect()
 }
@@ -87,7 +94,8 @@ mod tests {
 
     #[test]
     fn an_earlier_agent_takes_part_where_one_is_named() {
-        assert_eq!(chosen(&[], true).len(), Variant::value_variants().len());
+        assert_eq!(chosen(&[], true).len(), Variant::value_variants().len() - 1);
+        assert_eq!(chosen(&[Variant::AgentCrowd], false), [Variant::AgentCrowd]);
         assert!(!chosen(&[], false).contains(&Variant::AgentBefore));
         assert_eq!(chosen(&[Variant::AgentBpf], true), [Variant::AgentBefore, Variant::AgentBpf]);
         assert_eq!(chosen(&[Variant::AgentBpf], false), [Variant::AgentBpf]);

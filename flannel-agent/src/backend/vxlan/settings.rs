@@ -55,11 +55,13 @@ fn vtep_mac(data: Option<&RawValue>) -> Option<Mac> {
     Some(data.vtep_mac)
 }
 
-pub(super) fn accelerator(Setup { flags, config, .. }: &Setup<'_, VxlanConfig>) -> Result<Settings> {
+pub(super) fn accelerator(Setup { flags, network, config, .. }: &Setup<'_, VxlanConfig>) -> Result<Settings> {
     Ok(Settings {
         mode: mode(flags, config)?,
         flow_cache: flags.flow_cache.unwrap_or(config.flow_cache),
+        direct_routing: config.direct_routing,
         source_check: config.source_check,
+        ranges: network.ranges().collect(),
         pins: Pins::new(&flags.bpffs, config.vni),
         log_packets: flags.log_packets(),
     })

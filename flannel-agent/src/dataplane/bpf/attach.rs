@@ -180,7 +180,7 @@ pub(super) fn link_name(hook: Hook) -> String {
 const fn direction(hook: Hook) -> TcAttachType {
     match hook {
         // To the host, what a pod sends comes in, and what it gets goes out.
-        Hook::OverlayEgress | Hook::PodIngress => TcAttachType::Egress,
+        Hook::OverlayEgress | Hook::PodIngress | Hook::UnderlayEgress => TcAttachType::Egress,
         Hook::UnderlayIngress | Hook::OverlayIngress | Hook::PodEgress => TcAttachType::Ingress,
     }
 }

@@ -18,6 +18,8 @@ use super::take;
 pub(super) trait Family: Address + Pod {
     /// Name of its map of leases.
     const LEASES: &'static str;
+    /// Name of its map of leases by subnet.
+    const SUBNETS: &'static str;
     /// Name of its map of flows.
     const FLOWS: &'static str;
 
@@ -33,6 +35,7 @@ pub(super) trait Family: Address + Pod {
 
 impl Family for V4 {
     const LEASES: &'static str = abi::LEASES;
+    const SUBNETS: &'static str = abi::SUBNETS;
     const FLOWS: &'static str = abi::FLOWS;
 
     fn of(ip: IpAddr) -> Option<Self> {
@@ -53,6 +56,7 @@ impl Family for V4 {
 
 impl Family for V6 {
     const LEASES: &'static str = abi::LEASES6;
+    const SUBNETS: &'static str = abi::SUBNETS6;
     const FLOWS: &'static str = abi::FLOWS6;
 
     fn of(ip: IpAddr) -> Option<Self> {
@@ -79,35 +83,39 @@ pub(super) struct Maps<A: Family> {
 
 impl<A: Family> Maps<A> {
     /// Takes them over with what an earlier agent left in them.
-    pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self> {
-        let leases = Leases::open(take(ebpf, A::LEASES)?)?;
+    pub(super) fn open(ebpf: &mut Ebpf, node: &Node) -> Result<Self> {
+        let leases = Leases::open(ebpf, A::ours(node).subnet_len)?;
         Ok(Self { leases, flows: HashMap::try_from(take(ebpf, A::FLOWS)?)? })
     }
 
     /// This is our own subnet from now on, if it is of this family.
     pub(super) fn serve(&mut self, subnet: IpNet, node: &Node) {
-        if let Some(subnet) = Prefix::of(subnet) {
-            let Overlay { local_ip, vtep_mac, .. } = *A::ours(node);
-            self.leases.set_own(subnet, local_ip, vtep_mac);
+        let Overlay { local_ip, vtep_mac, network_len, .. } = *A::ours(node);
+        let network = IpNet::new(subnet.network(), network_len).ok().and_then(Prefix::of);
+        if let (Some(subnet), Some(network)) = (Prefix::of(subnet), network) {
+            self.leases.set_own(subnet, network, local_ip, vtep_mac);
         }
     }
 }
 
-/// The maps of flows, and whether the node has their family.
-const fn flows(node: &Node) -> [(&'static str, bool); 2] {
-    [(V4::FLOWS, node.v4.is_there()), (V6::FLOWS, node.v6.is_there())]
+/// The maps that take their memory when they are made, and how many entries such a node needs in them.
+pub(super) fn rooms(node: &Node) -> [(&'static str, u32); 4] {
+    let [v4, v6] = [rooms_of::<V4>(node), rooms_of::<V6>(node)];
+    [v4[0], v4[1], v6[0], v6[1]]
 }
 
-/// The maps of flows that such a node needs no room in.
-pub(super) fn idle_flows(node: &Node) -> impl Iterator<Item = &'static str> {
-    flows(node).into_iter().filter(|(_, used)| !used).map(|(name, _)| name)
+/// One entry is the least that the kernel makes a map for.
+fn rooms_of<A: Family>(node: &Node) -> [(&'static str, u32); 2] {
+    let ours = A::ours(node);
+    let subnets =
+        1_usize.checked_shl(ours.subnet_len.saturating_sub(ours.network_len).into()).unwrap_or(usize::MAX);
+    let subnets = u32::try_from(subnets.min(abi::MAX_LEASES)).unwrap_or(u32::MAX);
+    let flows = if ours.is_there() { abi::MAX_FLOWS as u32 } else { 1 };
+    [(A::SUBNETS, subnets), (A::FLOWS, flows)]
 }
 
-/// The maps of flows whose size changes from one node to the other.
-pub(super) fn resized_flows(before: &Node, after: &Node) -> impl Iterator<Item = &'static str> {
-    flows(before)
-        .into_iter()
-        .zip(flows(after))
-        .filter(|(before, after)| before != after)
-        .map(|((name, _), _)| name)
+/// Those of them whose size changes from one node to the other.
+pub(super) fn resized(before: &Node, after: &Node) -> impl Iterator<Item = &'static str> {
+    let pairs = rooms(before).into_iter().zip(rooms(after));
+    pairs.filter(|(before, after)| before != after).map(|((name, _), _)| name)
 }

@@ -1,21 +1,24 @@
-//! `LEASES` and `LEASES6`: which node a pod address belongs to.
+//! `LEASES` and `LEASES6`: which node a pod address belongs to. `SUBNETS` and `SUBNETS6`: the same at one look.
+
+mod written;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
+use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{LpmTrie, Map, MapData};
-use flannel_common::lease::{DIRECT, ENDED, Lease, NODE, OWN};
+use aya::maps::{HashMap, LpmTrie, MapData};
+use flannel_common::lease::{DIRECT, ENDED, Lease, NETWORK, NODE, OWN};
 use ipnet::IpNet;
 
-use super::batch;
 use super::family::Family;
+use super::take;
 use crate::dataplane::desired::{Changes, Peer};
 use crate::dataplane::table;
+use written::Written;
 
 /// A prefix of one family: network address and length in bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,7 +38,13 @@ impl<A: Family> Prefix<A> {
         Self { network: address, length: A::BITS as u8 }
     }
 
-    fn key(self) -> Key<A> {
+    /// Whether the other one, which is not the same, is within.
+    fn holds(&self, other: &Self) -> bool {
+        let bits = |prefix: &Self| IpNet::new(prefix.network.ip(), self.length).map(|net| net.network());
+        self.length < other.length && bits(self) == bits(other)
+    }
+
+    fn key(&self) -> Key<A> {
         Key::new(self.length.into(), self.network)
     }
 }
@@ -46,12 +55,13 @@ impl<A: Family> fmt::Display for Prefix<A> {
     }
 }
 
-/// The map of one family, and what it holds.
+/// The maps of one family, and what they hold.
 pub(super) struct Leases<A: Family> {
-    map: LpmTrie<MapData, A, Lease<A>>,
-    /// The same map, for requests that `aya` does not have.
-    fd: OwnedFd,
-    current: Table<A>,
+    all: Written<LpmTrie<MapData, A, Lease<A>>, A>,
+    /// What one look is enough for, however many leases there are.
+    subnets: Written<HashMap<MapData, Key<A>, Lease<A>>, A>,
+    /// Prefix length of the nodes' subnets.
+    subnet_len: u8,
     own: Table<A>,
     ended: Ended<A>,
 }
@@ -64,69 +74,56 @@ type Ended<A> = BTreeMap<Prefix<A>, (Lease<A>, Instant)>;
 const REMEMBERED: Duration = Duration::from_secs(30);
 
 impl<A: Family> Leases<A> {
-    /// Takes over the map with what an earlier agent left in it.
-    pub(super) fn open(map: Map) -> Result<Self> {
-        let Map::LpmTrie(data) = &map else { bail!("{} is no LPM trie", A::LEASES) };
-        let fd = data.fd().as_fd().try_clone_to_owned().context("duplicating a file descriptor")?;
-        let map = LpmTrie::try_from(map)?;
-        let current = entries(&map)?;
-        Ok(Self { map, fd, current, own: Table::default(), ended: BTreeMap::new() })
+    /// Takes over the maps with what an earlier agent left in them.
+    pub(super) fn open(ebpf: &mut Ebpf, subnet_len: u8) -> Result<Self> {
+        let all = Written::open(A::LEASES, take(ebpf, A::LEASES)?)?;
+        let subnets = Written::open(A::SUBNETS, take(ebpf, A::SUBNETS)?)?;
+        Ok(Self { all, subnets, subnet_len, own: Table::default(), ended: BTreeMap::new() })
     }
 
-    /// From now on the map holds this, the node's own lease, beside those of the peers.
-    pub(super) fn set_own(&mut self, subnet: Prefix<A>, public_ip: A, vtep_mac: [u8; 6]) {
+    /// From now on the maps hold this, the node's own lease and the network, beside the leases of the peers.
+    pub(super) fn set_own(&mut self, subnet: Prefix<A>, network: Prefix<A>, public_ip: A, vtep_mac: [u8; 6]) {
         let own = Lease { public_ip, vtep_mac, flags: OWN };
-        self.own = Table::from([(subnet, own), (Prefix::host(public_ip), own)]);
+        let node = Lease { flags: OWN | NODE, ..own };
+        let nobodys = Lease { public_ip: A::default(), vtep_mac: [0; 6], flags: NETWORK };
+        self.own = Table::from([(network, nobodys), (subnet, own), (Prefix::host(public_ip), node)]);
     }
 
-    /// Makes the map hold exactly these peers and ourselves.
+    /// Makes the maps hold exactly these peers and ourselves.
     pub(super) fn apply(&mut self, peers: &[Peer], direct: &BTreeMap<IpNet, IpAddr>) -> Result<()> {
         let now = Instant::now();
         let wanted = leases_of(peers, direct, &self.own);
-        remember(&mut self.ended, &self.current, &wanted, now);
+        remember(&mut self.ended, self.all.content(), &wanted, now);
         let ended = self.ended.iter().map(|(subnet, (lease, _))| (*subnet, *lease));
         let desired = if self.ended.is_empty() { wanted } else { wanted.into_iter().chain(ended).collect() };
-        let changes = Changes::between(&self.current, &desired);
-        let written = self.write(&changes);
-        self.current = desired;
-        self.known(written)
+        self.all.become_like(desired)?;
+        self.follow()
     }
 
     /// Adds these peers; false, with nothing done, if it is not done with adding.
     pub(super) fn grow(&mut self, joined: &[Peer]) -> Result<bool> {
         let more = leases_of(joined, &BTreeMap::new(), &Table::default());
-        if !self.ended.is_empty() || !self.current.is_apart_from(&more) {
+        if !self.ended.is_empty() || !self.all.content().is_apart_from(&more) {
             return Ok(false);
         }
-        let written = self.write(&Changes::between(&Table::default(), &more));
-        self.current.extend(more);
-        self.known(written).map(|()| true)
+        self.all.add(more)?;
+        self.follow().map(|()| true)
     }
 
-    /// After a failure only the map itself knows what it holds.
-    fn known(&mut self, written: Result<()>) -> Result<()> {
-        if written.is_err() {
-            self.current = entries(&self.map)?;
-        }
-        written
+    /// Behind the map of all leases, which is asked where this one has none.
+    fn follow(&mut self) -> Result<()> {
+        self.subnets.become_like(undivided(self.all.content(), self.subnet_len))
     }
+}
 
-    /// Many at once, and then one by one what is left: what the kernel refused, or all if it cannot do many.
-    fn write(&mut self, Changes { set, remove }: &Changes<Prefix<A>, Lease<A>>) -> Result<()> {
-        let (keys, leases): (Vec<_>, Vec<_>) =
-            set.iter().map(|(subnet, lease)| (subnet.key(), *lease)).unzip();
-        let done = batch::update(&self.fd, &keys, &leases);
-        for (subnet, lease) in set.iter().skip(done) {
-            let inserted = self.map.insert(&subnet.key(), lease, 0);
-            inserted.with_context(|| format!("lease {subnet} into {}", A::LEASES))?;
-        }
-        let keys: Vec<_> = remove.iter().map(|(subnet, _)| subnet.key()).collect();
-        let done = batch::delete(&self.fd, &keys);
-        for (subnet, _) in remove.iter().skip(done) {
-            self.map.remove(&subnet.key()).with_context(|| format!("lease {subnet} out of {}", A::LEASES))?;
-        }
-        Ok(())
-    }
+/// The subnets of this length that no longer prefix is in: whatever has their first bits is theirs.
+fn undivided<A: Family>(leases: &Table<A>, length: u8) -> Table<A> {
+    let next = leases.iter().skip(1).map(|(next, _)| Some(next)).chain([None]);
+    let undivided = leases.iter().zip(next).filter(|((subnet, _), next)| {
+        // The first prefix in it would be the next one in order.
+        subnet.length == length && next.is_none_or(|next| !subnet.holds(next))
+    });
+    undivided.map(|((subnet, lease), _)| (*subnet, *lease)).collect()
 }
 
 /// Takes up the peers' leases that are not wanted any more, and lets go of those that are again, or have been
@@ -134,7 +131,7 @@ impl<A: Family> Leases<A> {
 fn remember<A: Family>(ended: &mut Ended<A>, current: &Table<A>, wanted: &Table<A>, now: Instant) {
     ended.retain(|subnet, (_, until)| *until > now && !wanted.contains_key(subnet));
     let gone = Changes::between(current, wanted).remove.into_iter();
-    let peers = gone.filter(|(_, lease)| lease.flags & (OWN | ENDED) == 0);
+    let peers = gone.filter(|(_, lease)| lease.flags & (OWN | ENDED | NETWORK) == 0);
     ended.extend(
         peers.map(|(subnet, lease)| {
             (subnet, (Lease { flags: lease.flags | ENDED, ..lease }, now + REMEMBERED))
@@ -154,15 +151,6 @@ fn leases_of<A: Family>(peers: &[Peer], direct: &BTreeMap<IpNet, IpAddr>, own: &
     let nodes = leases.clone().map(node);
     let own = own.iter().map(|(subnet, lease)| (*subnet, *lease));
     leases.clone().chain(nodes).chain(own).collect()
-}
-
-fn entries<A: Family>(map: &LpmTrie<MapData, A, Lease<A>>) -> Result<Table<A>> {
-    map.iter()
-        .map(|entry| {
-            let (key, lease) = entry.with_context(|| format!("reading {}", A::LEASES))?;
-            Ok((Prefix { network: key.data(), length: u8::try_from(key.prefix_len())? }, lease))
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -225,6 +213,25 @@ mod tests {
         assert!(back.is_empty());
         remember(&mut ended, &current, &without, start + REMEMBERED);
         assert!(ended.is_empty());
+    }
+
+    #[test]
+    fn one_look_is_enough_for_subnets_that_are_not_divided() {
+        let leases = [
+            "10.1.0.0/16",
+            "10.1.14.0/24",
+            "10.1.15.0/24",
+            "10.1.15.0/25",
+            "10.1.16.0/24",
+            "10.1.16.7/32",
+            "10.1.17.0/24",
+            "10.1.18.0/25",
+            "10.1.18.128/25",
+            "10.1.19.0/24",
+        ];
+        let leases: Table<V4> = leases.into_iter().map(|subnet| (prefix(subnet), LEASE)).collect();
+        let shown: Vec<_> = undivided(&leases, 24).iter().map(|(subnet, _)| subnet.to_string()).collect();
+        assert_eq!(shown, ["10.1.14.0/24", "10.1.17.0/24", "10.1.19.0/24"]);
     }
 
     #[test]

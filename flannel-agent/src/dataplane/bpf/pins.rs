@@ -11,7 +11,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use tracing::{info, warn};
 
-use super::family::resized_flows;
+use super::family::resized;
 
 /// The folder of one overlay's pins.
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ impl Pins {
         fs::create_dir_all(&self.dir).with_context(|| format!("creating {}", self.dir.display()))?;
         match self.pinned_node() {
             Some(previous) if previous.layout == abi::LAYOUT => {
-                resized_flows(&previous, node).try_for_each(|name| remove(&self.path(name)))?;
+                resized(&previous, node).try_for_each(|name| remove(&self.path(name)))?;
                 Ok(Some(previous))
             }
             other => {

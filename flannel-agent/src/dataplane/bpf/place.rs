@@ -4,7 +4,8 @@ use flannel_common::node::Node;
 use flannel_common::outcome::Hook;
 
 /// Unwrap before wrapping: peers may send as soon as they can.
-const HOOKS: [Hook; 3] = [Hook::UnderlayIngress, Hook::OverlayIngress, Hook::OverlayEgress];
+const HOOKS: [Hook; 4] =
+    [Hook::UnderlayIngress, Hook::OverlayIngress, Hook::OverlayEgress, Hook::UnderlayEgress];
 
 /// A hook on an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,10 +16,12 @@ pub struct Place {
 }
 
 impl Place {
-    /// The hooks of one family's overlay.
-    pub fn of(overlay: &str, uplink: &str, v6: bool) -> impl Iterator<Item = Self> {
-        HOOKS.into_iter().map(move |hook| {
-            let interface = if hook == Hook::UnderlayIngress { uplink } else { overlay };
+    /// The hooks of one family's overlay. `direct`: some of its peers have direct routes, whose packets are seen where
+    /// they leave.
+    pub fn of(overlay: &str, uplink: &str, v6: bool, direct: bool) -> impl Iterator<Item = Self> {
+        let wanted = HOOKS.into_iter().filter(move |hook| direct || *hook != Hook::UnderlayEgress);
+        wanted.map(move |hook| {
+            let interface = if is_uplinks(hook) { uplink } else { overlay };
             Self { hook, interface: interface.to_owned(), v6 }
         })
     }
@@ -42,8 +45,12 @@ impl Place {
         } else {
             (v4.overlay_ifindex, v4.uplink_ifindex)
         };
-        if matches!(self.hook, Hook::UnderlayIngress) { uplink } else { overlay }
+        if is_uplinks(self.hook) { uplink } else { overlay }
     }
+}
+
+const fn is_uplinks(hook: Hook) -> bool {
+    matches!(hook, Hook::UnderlayIngress | Hook::UnderlayEgress)
 }
 
 /// The pins of links at all places but these.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use flannel_tests::{Agent, Cluster, Etcd, Node};
 
-use super::Carrier;
 use super::sample::Sample;
+use crate::bench::crowd::{self, Carrier, NETWORK};
 use crate::bench::series::median;
 
 /// Leases that come while the agent runs.
@@ -24,8 +24,8 @@ pub(super) fn measure(program: &Path, carrier: Carrier, leases: u32) -> Result<S
     let cluster = Cluster::segment(1)?;
     let node = cluster.nodes().first().context("no node")?;
     let etcd = cluster.start_etcd()?;
-    etcd.configure(&format!(r#"{{"Network":"10.0.0.0/8","Backend":{{"Type":"{}"}}}}"#, name(carrier)))?;
-    etcd.kv().put_all(&(0..leases).map(|number| lease(carrier, number)).collect::<Vec<_>>())?;
+    etcd.configure(&format!(r#"{{"Network":"{NETWORK}","Backend":{{"Type":"{}"}}}}"#, carrier.name()))?;
+    crowd::fill(&etcd, carrier, leases)?;
     // All peers are on the link.
     node.exec("ip address add 172.31.255.254/12 dev eth0")?;
 
@@ -59,34 +59,13 @@ fn peers(count: u32) -> String {
 fn newcomers(agent: &mut Agent, etcd: &Etcd, carrier: Carrier, leases: u32) -> Result<Duration> {
     let mut times = Vec::new();
     for number in leases..leases + NEWCOMERS {
-        let (key, value) = lease(carrier, number);
+        let (key, value) = crowd::lease(carrier, number);
         let start = Instant::now();
         etcd.put(&key, &value)?;
         agent.wait_status(|status| status.ends_with(&peers(number + 1)), PATIENCE)?;
         times.push(start.elapsed().as_secs_f64());
     }
     Ok(Duration::from_secs_f64(median(&times)))
-}
-
-const fn name(carrier: Carrier) -> &'static str {
-    match carrier {
-        Carrier::Vxlan => "vxlan",
-        Carrier::HostGw => "host-gw",
-    }
-}
-
-/// Key and value of the lease with this number: 10.1.0.0/24, 10.1.1.0/24 ...
-fn lease(carrier: Carrier, number: u32) -> (String, String) {
-    let (high, low) = (1 + number / 256, number % 256);
-    let node = format!("172.{}.{}.{}", 16 + number / 65_536, number / 256 % 256, low);
-    let mac = format!("c6:00:00:{:02x}:{:02x}:{:02x}", number >> 16, number >> 8 & 255, number & 255);
-    let data = match carrier {
-        Carrier::Vxlan => format!(r#","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}"#),
-        Carrier::HostGw => String::new(),
-    };
-    let value =
-        format!(r#"{{"PublicIP":"{node}","PublicIPv6":null,"BackendType":"{}"{data}}}"#, name(carrier));
-    (format!("/coreos.com/network/subnets/10.{high}.{low}.0-24"), value)
 }
 
 /// What it says must be so: routes, neighbours, FDB entries and the map hold them all.

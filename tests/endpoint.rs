@@ -1,0 +1,52 @@
+//! What an agent's health endpoint serves.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::{Context as _, Result, ensure};
+use flannel_tests::{AgentBuilder, Node};
+
+/// The port that these tests ask for.
+pub(crate) const PORT: u16 = 300;
+pub(crate) const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// The agent with an endpoint.
+pub(crate) fn with_endpoint(agent: AgentBuilder) -> AgentBuilder {
+    agent.arg(format!("-healthz-port={PORT}"))
+}
+
+/// Status and text that the node's endpoint answers with.
+pub(crate) fn get(node: &Node, ip: IpAddr, path: &str) -> Result<(u16, String)> {
+    let mut stream = node.netns().tcp_connect((ip, PORT).into())?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let status = answer.split_whitespace().nth(1).context("no status")?.parse()?;
+    let (_, text) = answer.split_once("\r\n\r\n").context("no end of the headers")?;
+    Ok((status, text.to_owned()))
+}
+
+/// The agent's figures.
+pub(crate) struct Figures(String);
+
+impl Figures {
+    pub(crate) fn of(node: &Node) -> Result<Self> {
+        let (status, text) = get(node, LOCALHOST, "/metrics")?;
+        ensure!(status == 200 && text.ends_with("# EOF\n"), "{status}: {text}");
+        Ok(Self(text))
+    }
+
+    /// The figure with this name and these labels, written as Prometheus writes them; 0 where nothing was counted yet.
+    pub(crate) fn get(&self, name: &str) -> Result<f64> {
+        let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned);
+        self.0
+            .lines()
+            .find_map(value)
+            .map_or(Ok(0.0), |value| value.trim().parse().with_context(|| format!("{name} is {value:?}")))
+    }
+
+    /// All of it, for those who did not find what they expected.
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+}

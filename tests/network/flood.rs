@@ -1,0 +1,62 @@
+//! Floods of packets that no lease is for: what they cost, and whom they disturb.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use flannel_common::event;
+use flannel_common::outcome::{Hook, Outcome};
+use flannel_tests::{TestResult, Topology, eventually};
+
+use crate::endpoint::{Figures, with_endpoint};
+use crate::inspect;
+use crate::overlay::Overlay;
+
+const FLOOD: Duration = Duration::from_secs(4);
+const SOON: Duration = Duration::from_secs(10);
+/// Subnets that nobody leases.
+const SUBNETS: u32 = 100;
+
+/// Sends to one pod of nobody's after the other.
+fn flood(overlay: &Overlay, over: impl Fn() -> bool) -> Result<()> {
+    let pod = &overlay.pods[0][0];
+    let socket = pod.netns().udp_bind(pod.ip(), 0)?;
+    for n in 0.. {
+        if over() {
+            break;
+        }
+        let nobody =
+            Ipv4Addr::from(u32::from_be_bytes([10, 5, 100, 1]) + (n % SUBNETS) * 256 + n / SUBNETS % 200);
+        // The host says that it is unreachable, which may be heard here.
+        let _ = socket.send_to(b"anybody?", (IpAddr::from(nobody), 9));
+    }
+    Ok(())
+}
+
+#[test]
+fn packets_to_nobodys_pods_ask_the_datastore_now_and_then() -> TestResult {
+    let overlay = Overlay::start_with(Topology::segment(2), &["--dataplane=bpf"; 2], 1, with_endpoint)?;
+    let node = &overlay.nodes()[0];
+    let unleased = || inspect::packets(node, Hook::PodEgress, Outcome::Unleased);
+    eventually("the pod's program is there", SOON, || {
+        flood(&overlay, || unleased().is_ok_and(|seen| seen > 0))
+    })?;
+    let events = || Figures::of(node)?.get("flannel_events_total{outcome=\"unleased\"}");
+    let asked = || overlay.etcd.kv().served("Range");
+    let (packets_before, events_before, asked_before) = (unleased()?, events()?, asked()?);
+    let streams = overlay.streams()?;
+    let start = Instant::now();
+    flood(&overlay, || start.elapsed() >= FLOOD)?;
+    streams.ensure_whole()?;
+    let seconds = start.elapsed().as_secs_f64();
+    let (packets, told, asked) =
+        (unleased()? - packets_before, events()? - events_before, asked()? - asked_before);
+    let most = (seconds + 2.0) * f64::from(event::BUDGET) * available_parallelism()?.get() as f64;
+    println!("{packets} packets, {told} events, {asked} questions to etcd in {seconds:.1} s");
+    assert!(told > 0.0 && told <= most, "{told} events in {seconds} s");
+    assert!(packets as f64 > 10.0 * most, "{packets} packets are no flood");
+    // At 0, 1, 3, 7 s at most; a node's own ones are a minute apart.
+    assert!((1..=4).contains(&asked), "etcd was asked {asked} times");
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! What the programs tell the agent.
+
+use std::time::Instant;
+
+use etherparse::{EtherType, IpNumber};
+use flannel_common::address::Address as _;
+use flannel_common::event::{self, Event};
+use flannel_common::outcome::{Hook, Outcome};
+
+use super::{OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Programs, VNI};
+use crate::packets::{PORT, frame, ipv4, ipv6, udp, vxlan};
+
+const POD: [u8; 4] = [10, 1, 90, 2];
+const NOBODYS: [u8; 4] = [10, 1, 99, 1];
+const STRANGER: [u8; 4] = [192, 168, 64, 66];
+
+fn to(destination: [u8; 4]) -> Vec<u8> {
+    let packet = ipv4(POD.into(), destination.into(), IpNumber::UDP, udp(53, 40000, b"payload"));
+    frame(PEER_MAC, OUR_MAC, EtherType::IPV4, &packet.bytes())
+}
+
+fn from(node: [u8; 4], pod: [u8; 4]) -> Vec<u8> {
+    let inner = ipv4(pod.into(), POD.into(), IpNumber::UDP, udp(53, 40000, b"payload"));
+    let inner = frame(OUR_MAC, PEER_MAC, EtherType::IPV4, &inner.bytes());
+    let outer = ipv4(node.into(), OUR_IP.into(), IpNumber::UDP, udp(41000, PORT, &vxlan(8, VNI, &inner)));
+    frame([0; 6], [2, 0, 0, 0, 0, 9], EtherType::IPV4, &outer.bytes())
+}
+
+/// What is told of one packet.
+fn told(hook: Hook, frame: &[u8]) -> Vec<Event> {
+    let mut programs = Programs::with_flow_cache();
+    programs.run(hook, frame, 0);
+    programs.events()
+}
+
+#[test]
+fn a_pod_that_nobody_leases_is_asked_for() {
+    let event = Event { outcome: Outcome::Unleased, pod: NOBODYS.mapped(), node: [0; 16] };
+    for hook in [Hook::OverlayEgress, Hook::PodEgress] {
+        assert_eq!(told(hook, &to(NOBODYS)), [event]);
+        for other in [[10, 1, 15, 7], [10, 1, 90, 9], [203, 0, 113, 1], [255; 4]] {
+            assert_eq!(told(hook, &to(other)), [], "{other:?}");
+        }
+    }
+    let nobodys = [0xfd, 0x44, 0, 0, 0, 0, 0, 0x99, 0, 0, 0, 0, 0, 0, 0, 1];
+    let packet = ipv6([0xfd; 16].into(), nobodys.into(), IpNumber::UDP, udp(53, 40000, b"payload")).bytes();
+    let event = Event { pod: nobodys, ..event };
+    assert_eq!(told(Hook::PodEgress, &frame(PEER_MAC, OUR_MAC, EtherType::IPV6, &packet)), [event]);
+}
+
+#[test]
+fn who_is_refused_is_told() {
+    for (node, pod, outcome) in [
+        (STRANGER, [10, 1, 15, 7], Outcome::ForgedSender),
+        (PEER_IP, NOBODYS, Outcome::UnknownSender),
+        (PEER_IP, [10, 1, 90, 7], Outcome::LoopedSender),
+    ] {
+        let event = Event { outcome, pod: pod.mapped(), node: node.mapped() };
+        assert_eq!(told(Hook::UnderlayIngress, &from(node, pod)), [event]);
+    }
+    assert_eq!(told(Hook::UnderlayIngress, &from(PEER_IP, [10, 1, 15, 7])), []);
+}
+
+#[test]
+fn a_flood_is_told_of_at_a_bounded_rate() {
+    const FLOOD: u32 = 20_000;
+    let (mut programs, start) = (Programs::with_flow_cache(), Instant::now());
+    programs.flood(Hook::PodEgress, &to(NOBODYS), FLOOD);
+    // The ring has room for a thousand.
+    let windows = start.elapsed().as_nanos() / u128::from(event::WINDOW_NS) + 2;
+    let most = windows * u128::from(event::BUDGET) * aya::util::nr_cpus().unwrap() as u128;
+    let told = programs.events().len();
+    assert!(told > 0 && told as u128 <= most, "{told} events, {most} at most");
+    assert!(most < u128::from(FLOOD) / 10, "this took too long to show anything");
+}
