@@ -1,13 +1,14 @@
 //! What a node shows from outside: the kernel's tables as iproute2 prints them, and the pinned BPF objects.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result};
 use aya::Pod;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError};
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use flannel_agent::dataplane::bpf::counters::{self, Counters};
 use flannel_agent::dataplane::bpf::pins::Pins;
 use flannel_agent::mac::Mac;
@@ -24,6 +25,7 @@ use crate::overlay::ensure_same;
 /// The vxlan device of VNI 1.
 pub(crate) const DEVICE: &str = "flannel.1";
 pub(crate) const UPLINK: &str = "eth0";
+const DIRECTIONS: [&str; 2] = ["ingress", "egress"];
 
 /// A node with a /24, as others know it.
 #[derive(Clone, Debug)]
@@ -185,19 +187,28 @@ pub(crate) fn link(node: &Node, interface: &str) -> Result<Link> {
     Ok(Link { index: index.context("no index")?, mac: mac.context("no MAC")?.to_owned() })
 }
 
-/// A pinned link and the program on it, by number.
+/// What holds a program on its hook, and the program, by number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Attached {
     pub(crate) link: u64,
     pub(crate) program: u64,
 }
 
-/// What all pinned links are, and run, by the names of their pins.
+/// All our programs on hooks: by pinned links, by the names of their pins; by filters, by their places.
 pub(crate) fn attached(node: &Node) -> Result<BTreeMap<String, Attached>> {
     let names = std::fs::read_dir(pins(node)?.path(""))?.map(|pin| Ok(pin?.file_name().into_string()));
     let names =
         names.collect::<Result<Vec<_>>>()?.into_iter().flatten().filter(|name| name.contains("_link"));
-    names.map(|name| Ok((name.clone(), attached_by(node, &name)?))).collect()
+    let links = names.map(|name| Ok((name.clone(), attached_by(node, &name)?)));
+    let mut attached: BTreeMap<_, _> = links.collect::<Result<_>>()?;
+    let shown = node.netns().exec_json("ip -j link show")?;
+    for interface in shown.as_array().into_iter().flatten().filter_map(|link| link["ifname"].as_str()) {
+        for direction in DIRECTIONS {
+            let filters = filters(node, interface, direction)?.into_iter();
+            attached.extend(filters.map(|(filter, _)| (format!("{interface} {direction}"), filter)));
+        }
+    }
+    Ok(attached)
 }
 
 fn attached_by(node: &Node, name: &str) -> Result<Attached> {
@@ -232,8 +243,40 @@ pub(crate) fn xdp(node: &Node, interface: &str) -> Result<Option<(&'static str, 
     Ok(attached.map(|(mode, program)| (MODES[mode as usize], program)))
 }
 
+/// Our filters at one end of an interface, with the names of their programs.
+pub(crate) fn filters(node: &Node, interface: &str, direction: &str) -> Result<Vec<(Attached, String)>> {
+    let shown = node.netns().exec_json(&format!("tc -j filter show dev {interface} {direction}"))?;
+    let filters = shown.as_array().into_iter().flatten().filter_map(|filter| {
+        let (link, program) = (filter["pref"].as_u64()?, &filter["options"]["prog"]);
+        Some((Attached { link, program: program["id"].as_u64()? }, program["name"].as_str()?.to_owned()))
+    });
+    Ok(filters.collect())
+}
+
+/// The programs on an interface, by name, whatever holds them there.
+pub(crate) fn programs(node: &Node, interface: &str) -> Result<Vec<String>> {
+    let mut names = tcx_programs(node, interface)?;
+    for direction in DIRECTIONS {
+        names.extend(filters(node, interface, direction)?.into_iter().map(|(_, name)| name));
+    }
+    Ok(names)
+}
+
+/// Whether this kernel has tcx (Linux 6.6); others do not know what is asked for.
+pub(crate) fn has_tcx() -> Result<bool> {
+    match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
+        Err(ProgramError::SyscallError(error)) if error.io_error.kind() == ErrorKind::InvalidInput => {
+            Ok(false)
+        }
+        queried => queried.map(|_| true).context("asking for the programs on lo"),
+    }
+}
+
 /// The programs that tcx runs on an interface, by name.
 pub(crate) fn tcx_programs(node: &Node, interface: &str) -> Result<Vec<String>> {
+    if !has_tcx()? {
+        return Ok(Vec::new());
+    }
     node.netns().run(|| {
         let mut names = Vec::new();
         for direction in [TcAttachType::Ingress, TcAttachType::Egress] {

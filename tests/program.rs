@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, PerCpuHashMap, RingBuf};
-use aya::programs::{Program, SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions, TestRunResult};
 use aya::{Ebpf, EbpfLoader, Pod};
 use flannel_agent::dataplane::bpf::{OBJECT, counters};
 use flannel_common::abi;
@@ -15,6 +15,7 @@ use flannel_common::lease::{self, Lease};
 use flannel_common::node::{Node, Overlay, XDP_OFF};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 
+mod complexity;
 mod direct;
 mod ecn;
 mod events;
@@ -138,17 +139,14 @@ impl Programs {
 
     /// Programs whose agent has not written its facts yet.
     pub(crate) fn unconfigured() -> Self {
-        // To list a map takes as long as it is large.
         let mut loader = EbpfLoader::new();
-        loader.map_max_entries(abi::FLOWS, 1024).map_max_entries(abi::FLOWS6, 1024);
+        // To make a map, and to list it, takes as long as it is large.
+        for name in [abi::FLOWS, abi::FLOWS6] {
+            loader.map_max_entries(name, 1024);
+        }
         let mut ebpf = loader.load(OBJECT).expect("loading BPF needs root: run `cargo xtask test` as root");
         for hook in Hook::ALL {
-            let loaded = match ebpf.program_mut(hook.program()).unwrap() {
-                Program::Xdp(program) => program.load(),
-                Program::SchedClassifier(program) => program.load(),
-                other => panic!("{} is of type {:?}", hook.program(), other.prog_type()),
-            };
-            loaded.unwrap_or_else(|error| panic!("{}: {error:#?}", hook.program()));
+            load(hook.program(), ebpf.program_mut(hook.program()).unwrap());
         }
         Self(ebpf)
     }
@@ -204,19 +202,34 @@ impl Programs {
             context[at..][..4].copy_from_slice(&value.to_ne_bytes());
         }
         let (mut out, mut context_out) = (vec![0; frame.len() + 100], [0; SKB_SIZE]);
-        let program: &SchedClassifier = self.0.program(hook.program()).unwrap().try_into().unwrap();
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
         options.ctx_in = Some(&context);
         options.ctx_out = Some(&mut context_out);
-        let result = program
-            .test_run(options)
+        let result = self
+            .test_run(hook, options)
             .unwrap_or_else(|error| panic!("a frame of {} bytes: {error}", frame.len()));
         out.truncate(result.data_size_out as usize);
         let action = i32::from_ne_bytes(result.return_value.to_ne_bytes());
         let mark = context_out[SKB_MARK..][..4].try_into().map(u32::from_ne_bytes).unwrap();
         Run { action, packet: out, mark, outcome: self.counted_since(&before, hook, frame.len()) }
+    }
+
+    /// Runs one frame so many times, whatever becomes of it.
+    pub(crate) fn flood(&mut self, hook: Hook, frame: &[u8], times: u32) {
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.repeat = times;
+        self.test_run(hook, options).unwrap();
+    }
+
+    fn test_run(&self, hook: Hook, options: TestRunOptions<'_>) -> Result<TestRunResult, ProgramError> {
+        match self.0.program(hook.program()).unwrap() {
+            Program::SchedClassifier(program) => program.test_run(options),
+            Program::Xdp(program) => program.test_run(options),
+            _ => unreachable!("loaded above"),
+        }
     }
 
     /// What the programs have told since it was last asked for.
@@ -244,6 +257,16 @@ impl Programs {
         assert_eq!((counted_at, counted), (hook, bytes as u64));
         outcome
     }
+}
+
+/// Loads a program of any type that the object has.
+fn load(name: &str, program: &mut Program) {
+    let loaded = match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        other => panic!("{name} is of type {:?}", other.prog_type()),
+    };
+    loaded.unwrap_or_else(|error| panic!("{name}: {error:#?}"));
 }
 
 /// A packet that a program must leave alone, and why.

@@ -64,9 +64,8 @@ fn filters(node: &Node) -> Result<Vec<u64>> {
 }
 
 fn filters_at(node: &Node, interface: &str, direction: &str) -> Result<Vec<u64>> {
-    let shown = node.netns().exec_json(&format!("tc -j filter show dev {interface} {direction}"))?;
-    let filters = shown.as_array().cloned().unwrap_or_default();
-    Ok(filters.iter().filter_map(|filter| filter["options"]["prog"]["id"].as_u64()).collect())
+    let filters = inspect::filters(node, interface, direction)?;
+    Ok(filters.into_iter().map(|(filter, _)| filter.program).collect())
 }
 
 /// Two nodes on the floor, with filters on it.

@@ -54,7 +54,7 @@ fn auto_goes_on_with_one_warning() -> TestResult {
             assert!(warning.contains("BPF is not available"), "{description}: {warning}");
             assert!(warning.contains(said), "{description}: {warning}");
             assert_eq!(lines_of(&agent.log(), "ERROR"), [""; 0], "{description}");
-            assert_eq!(inspect::tcx_programs(node, UPLINK)?, [""; 0], "{description}");
+            assert_eq!(inspect::programs(node, UPLINK)?, [""; 0], "{description}");
         }
     }
     Ok(())

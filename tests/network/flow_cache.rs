@@ -25,7 +25,7 @@ pub(super) fn overlay_of(pods: usize) -> Result<Overlay> {
 /// Waits until the programs are on a pod's port.
 pub(crate) fn wait_plugged(node: &Node, pod: &Pod) -> Result<()> {
     eventually("the pod's port has its programs", SOON, || {
-        let programs = inspect::tcx_programs(node, pod.port())?;
+        let programs = inspect::programs(node, pod.port())?;
         ensure!(programs == ["pod_egress", "pod_ingress"], "there are {programs:?}");
         Ok(())
     })
@@ -118,8 +118,8 @@ fn without_the_flow_cache_all_goes_through_the_stack() -> TestResult {
     (0..ECHOES).try_for_each(|_| session.echo(100))?;
     assert_eq!(ways(&overlay)?, [Ways { shortcut: (0, 0), stack: (ECHOES, ECHOES) }; 2]);
     for (node, pods) in overlay.nodes().iter().zip(&overlay.pods) {
-        assert_eq!(inspect::tcx_programs(node, pods[0].port())?, [""; 0]);
-        assert_eq!(inspect::tcx_programs(node, UPLINK)?.len(), 1);
+        assert_eq!(inspect::programs(node, pods[0].port())?, [""; 0]);
+        assert_eq!(inspect::programs(node, UPLINK)?.len(), 1);
         assert_eq!(inspect::flows(node)?.len(), 0);
     }
     Ok(())

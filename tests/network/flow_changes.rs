@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use flannel_common::flow::{PROOF_NS, TRANSIT_NS};
 use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::{TcpSession, UdpSession, ping};
-use flannel_tests::wait::throughout;
+use flannel_tests::wait::{patience, throughout};
 use flannel_tests::{Node, Pod, TestResult, eventually};
 
 use super::flow_cache::{SOON, overlay_of, wait_plugged};
@@ -81,7 +81,7 @@ fn arrives(from: &UdpSocket, to: &UdpSocket) -> Result<()> {
 
 fn receiver(pod: &Pod, at: SocketAddr) -> Result<UdpSocket> {
     let socket = pod.netns().udp_bind(at.ip(), at.port())?;
-    socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+    socket.set_read_timeout(Some(patience(Duration::from_millis(100))))?;
     Ok(socket)
 }
 
@@ -130,7 +130,7 @@ fn a_new_pod_gets_them_while_no_agent_is_there() -> TestResult {
 fn wait_unplugged(node: &Node, pod: &Pod) -> Result<()> {
     let index = inspect::link(node, pod.port())?.index;
     eventually("the pod's port is left alone", SOON, || {
-        let programs = inspect::tcx_programs(node, pod.port())?;
+        let programs = inspect::programs(node, pod.port())?;
         ensure!(programs.is_empty(), "there are {programs:?}");
         let flows = inspect::flows(node)?;
         ensure!(flows.values().all(|flow| u64::from(flow.port.ifindex) != index), "{flows:#?}");

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use flannel_common::abi;
 use flannel_tests::traffic::ping;
 use flannel_tests::wait::throughout;
-use flannel_tests::{Node, TestResult, Topology, eventually};
+use flannel_tests::{AgentBuilder, Node, TestResult, Topology, eventually};
 use nix::sys::signal::Signal;
 
 use crate::inspect::{self, DEVICE, Link, Peer, UPLINK};
@@ -100,26 +101,23 @@ fn a_device_that_is_changed_or_deleted_comes_back_with_its_mac() -> TestResult {
     Ok(())
 }
 
-#[test]
-fn programs_that_are_taken_off_their_hooks_come_back() -> TestResult {
-    let overlay = Overlay::bpf(2)?;
+/// Takes programs off, in one way after the other, and waits until all are back and carry packets.
+fn programs_come_back(overlay: &Overlay, damages: &[String]) -> TestResult {
+    const HOOKS: usize = 3;
     let node = &overlay.nodes()[0];
+    let pins = inspect::pins(node)?;
     let streams = overlay.streams()?;
-    let pins = node.bpffs()?.join("flannel/1");
-    let links = ["underlay_ingress_link", "overlay_ingress_link", "overlay_egress_link"];
-    let detach = |link| format!("bpftool link detach pinned {}", pins.join(link).display());
-    let damages = links.map(detach).into_iter().chain([format!("rm -r {}", pins.display())]);
-    for (damage, times) in damages.zip(1..) {
-        node.exec(&damage)?;
-        eventually(&damage, SOON, || {
+    for (damage, times) in damages.iter().zip(1..) {
+        node.exec(damage)?;
+        eventually(damage, SOON, || {
             let told = lines_of(&overlay.agents[0].log(), "WARN");
             ensure!(
                 told.len() == times && told.iter().all(|line| line.contains("off their hooks")),
                 "{told:?}"
             );
-            let programs = [UPLINK, DEVICE].map(|interface| inspect::tcx_programs(node, interface));
+            let programs = [UPLINK, DEVICE].map(|interface| inspect::programs(node, interface));
             let programs = programs.into_iter().collect::<Result<Vec<_>>>()?.concat();
-            ensure!(programs.len() == links.len() && pins.join("LEASES").exists(), "{programs:?}");
+            ensure!(programs.len() == HOOKS && pins.path(abi::LEASES).exists(), "{programs:?}");
             Ok(())
         })?;
         let before = inspect::carried(node)?;
@@ -132,6 +130,26 @@ fn programs_that_are_taken_off_their_hooks_come_back() -> TestResult {
     assert_eq!(lines_of(&overlay.agents[0].log(), "ERROR"), [""; 0]);
     streams.ensure_whole()?;
     Ok(())
+}
+
+#[test]
+fn links_that_are_detached_come_back() -> TestResult {
+    let overlay = Overlay::bpf(2)?;
+    let pins = inspect::pins(&overlay.nodes()[0])?;
+    let links = ["underlay_ingress_link", "overlay_ingress_link", "overlay_egress_link"];
+    let mut damages =
+        links.map(|link| format!("bpftool link detach pinned {}", pins.path(link).display())).to_vec();
+    damages.push(format!("rm -r {}", pins.path("").display()));
+    programs_come_back(&overlay, &damages)
+}
+
+#[test]
+fn filters_that_are_deleted_come_back() -> TestResult {
+    let flags = ["--dataplane=bpf"; 2];
+    let overlay = Overlay::start_with(Topology::segment(2), &flags, 1, AgentBuilder::without_tcx)?;
+    let places = [(UPLINK, "ingress"), (DEVICE, "ingress"), (DEVICE, "egress")];
+    let delete = |(interface, direction)| format!("tc filter del dev {interface} {direction}");
+    programs_come_back(&overlay, &places.map(delete))
 }
 
 #[test]

@@ -178,7 +178,7 @@ fn another_interface() -> TestResult {
     ensure_moved(&overlay, "eth1", NEW)?;
     ensure_pods_talk(&overlay)?;
     assert_eq!(kept(&overlay)?, before);
-    assert_eq!(inspect::tcx_programs(&overlay.nodes()[0], UPLINK)?, [""; 0], "programs on the old uplink");
-    assert_eq!(inspect::tcx_programs(&overlay.nodes()[0], "eth1")?.len(), 1);
+    assert_eq!(inspect::programs(&overlay.nodes()[0], UPLINK)?, [""; 0], "programs on the old uplink");
+    assert_eq!(inspect::programs(&overlay.nodes()[0], "eth1")?.len(), 1);
     Ok(())
 }

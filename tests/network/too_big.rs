@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::{Answer, At, Ping, TcpSession, ping_with};
+use flannel_tests::wait::patience;
 use flannel_tests::{Host, TestResult, Topology, eventually};
 
 use crate::inspect::{self, UPLINK};
@@ -68,8 +69,8 @@ fn connected() -> Result<(TcpSession, Overlay)> {
         ensure!(ways.iter().all(|(sent, delivered)| *sent > 0 && *delivered > 0), "{ways:?}");
         Ok(())
     })?;
-    session.client.set_read_timeout(Some(RECOVERY))?;
-    session.server.set_read_timeout(Some(RECOVERY))?;
+    session.client.set_read_timeout(Some(patience(RECOVERY)))?;
+    session.server.set_read_timeout(Some(patience(RECOVERY)))?;
     Ok((session, overlay))
 }
 

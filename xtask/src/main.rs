@@ -1,12 +1,14 @@
 //! The project's chores, one subcommand each: `cargo xtask --help`.
 
 mod bench;
+mod complexity;
 mod lint;
 mod phase;
 mod run;
 mod setup;
 mod test;
 mod toolchain;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -35,6 +37,10 @@ enum Chore {
     Test(test::Args),
     /// Measure the dataplane against bare veth, host-gw routing and the kernel's vxlan, in one run
     Bench(bench::Args),
+    /// The tests that depend on the kernel, on Debian's kernel in a virtual machine; part of `test`
+    Vm(vm::Args),
+    /// How many instructions the BPF programs have, and how many this kernel's verifier walks through
+    Complexity,
     /// Formatting, clippy for the host and for BPF, documentation; warnings are errors
     Lint,
 }
@@ -52,12 +58,17 @@ fn main() -> ExitCode {
 fn execute(chore: Chore) -> Result<()> {
     match chore {
         Chore::Setup => {
-            let bpf = setup::ensure()?;
-            phase::note(&format!("everything is there; BPF programs are built by `{}`", bpf.name));
+            let bpf = setup::ensure_with_vm()?;
+            let vm = vm::Parts::get();
+            let there = if vm.is_ok() { "everything" } else { "everything else" };
+            vm.map(drop).unwrap_or_else(|error| phase::note(&format!("{error:#}")));
+            phase::note(&format!("{there} is there; BPF programs are built by `{}`", bpf.name));
             Ok(())
         }
         Chore::Run(args) => run::run(&args),
-        Chore::Test(args) => test::run(&args, &setup::ensure()?),
+        Chore::Test(args) => test::run(&args),
+        Chore::Vm(args) => setup::ensure_with_vm().and_then(|_| vm::run(&args, &vm::Parts::get()?)),
+        Chore::Complexity => setup::ensure().and_then(|_| complexity::run()),
         Chore::Bench(args) => setup::ensure().and_then(|_| bench::run(&args)),
         Chore::Lint => lint::run(&setup::ensure()?),
     }

@@ -1,6 +1,6 @@
 //! Finds the tools that the chores need and installs what is missing, or says all of it at once.
 
-mod apt;
+pub(crate) mod apt;
 mod gap;
 mod linker;
 mod lock;
@@ -18,6 +18,11 @@ use gap::Gap;
 /// Everything is there when this returns. Looking takes a tenth of a second; only gaps are mentioned.
 pub(crate) fn ensure() -> Result<Toolchain> {
     close(&gap::look)
+}
+
+/// The same, and what a virtual machine takes.
+pub(crate) fn ensure_with_vm() -> Result<Toolchain> {
+    close(&|| gap::look().into_iter().chain(gap::look_for_vm()).collect())
 }
 
 /// The same for a cluster that keeps its leases elsewhere.

@@ -75,9 +75,7 @@ impl Bpf {
             xdp::detach(&pins)?;
         }
         let node = xdp::inherit(node, previous.as_ref());
-        // Logging that is off costs nothing: the verifier removes it.
-        let level = if debug { aya_log::Level::Debug as u8 } else { 0 };
-        let mut ebpf = load_programs(&pins, &abi::PINNED_MAPS, &node, level)?;
+        let mut ebpf = load_programs(&pins, &abi::PINNED_MAPS, &node, debug)?;
         let config = Array::try_from(take(&mut ebpf, abi::CONFIG)?)?;
         let (v4, v6) = (Maps::open(&mut ebpf, &node)?, Maps::open(&mut ebpf, &node)?);
         let (inherited, ports) = (ports::pinned(&pins), BTreeSet::new());
@@ -184,9 +182,8 @@ impl Bpf {
 }
 
 /// Loads the programs, on the pinned maps of these names, and on new ones for the others.
-fn load_programs(pins: &Pins, maps: &[&'static str], node: &Node, log_level: u8) -> Result<Ebpf> {
-    let mut loader = EbpfLoader::new();
-    loader.override_global(aya_log::LEVEL, &log_level, true).verifier_log_level(VerifierLogLevel::STATS);
+fn load_programs(pins: &Pins, maps: &[&'static str], node: &Node, debug: bool) -> Result<Ebpf> {
+    let mut loader = loader(debug);
     for (name, entries) in family::rooms(node) {
         loader.map_max_entries(name, entries);
     }
@@ -199,6 +196,18 @@ fn load_programs(pins: &Pins, maps: &[&'static str], node: &Node, log_level: u8)
         loaded.with_context(|| format!("loading the BPF program {}", hook.program()))?;
     }
     Ok(ebpf)
+}
+
+/// What loads [`OBJECT`] as the agent has it loaded. With `debug`, every program run is logged.
+#[must_use]
+pub fn loader(debug: bool) -> EbpfLoader<'static> {
+    const DEBUG: u8 = aya_log::Level::Debug as u8;
+    // Logging that is off costs nothing: the verifier removes it.
+    const OFF: u8 = 0;
+    let mut loader = EbpfLoader::new();
+    loader.override_global(aya_log::LEVEL, if debug { &DEBUG } else { &OFF }, true);
+    loader.verifier_log_level(VerifierLogLevel::STATS);
+    loader
 }
 
 /// The node until its leases are there: an empty map would make everybody a stranger. What is checked goes on.

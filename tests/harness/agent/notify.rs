@@ -10,6 +10,8 @@ use std::{fs, io};
 use anyhow::{Context as _, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::wait::patience;
+
 /// A socket on which a daemon says `READY=1`.
 #[derive(Debug)]
 pub(super) struct Notify {
@@ -47,6 +49,7 @@ impl Notify {
 
     /// Waits, without any pause between looks, until it has said something that fits.
     pub(super) fn wait_for(&mut self, wanted: impl Fn(&str) -> bool, limit: Duration) -> Result<()> {
+        let limit = patience(limit);
         let end = Instant::now() + limit;
         while !self.status().is_some_and(&wanted) {
             let left = end.saturating_duration_since(Instant::now());

@@ -8,6 +8,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
+use crate::wait::patience;
+
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
@@ -49,8 +51,8 @@ impl Api {
 
     fn exchange(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> Result<String> {
         let mut stream = UnixStream::connect(&self.socket).context("connect")?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
+        stream.set_read_timeout(Some(patience(TIMEOUT)))?;
+        stream.set_write_timeout(Some(patience(TIMEOUT)))?;
         let length = body.len();
         // With HTTP/1.0 the answer is not chunked and ends with the connection.
         let head = format!(

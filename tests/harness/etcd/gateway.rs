@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::base64::{decode, encode};
 use crate::netns::NetNs;
+use crate::wait::patience;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const OPS_PER_TXN: usize = 1000;
@@ -142,8 +143,8 @@ impl Gateway {
 
     fn exchange(&self, method: &str, path: &str, body: &str) -> Result<String> {
         let mut stream = self.connect()?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
+        stream.set_read_timeout(Some(patience(TIMEOUT)))?;
+        stream.set_write_timeout(Some(patience(TIMEOUT)))?;
         // With HTTP/1.0 the answer is not chunked and ends with the connection.
         let length = body.len();
         let request =
@@ -159,7 +160,7 @@ impl Gateway {
     }
 
     fn connect(&self) -> Result<TcpStream> {
-        let connect = || TcpStream::connect_timeout(&self.address, TIMEOUT).context("connect");
+        let connect = || TcpStream::connect_timeout(&self.address, patience(TIMEOUT)).context("connect");
         match &self.netns {
             Some(netns) => netns.run(connect),
             None => connect(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use super::NetNs;
+use crate::wait::patience;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -15,7 +16,7 @@ impl NetNs {
         let socket = self
             .run(|| Ok(UdpSocket::bind((ip, port))?))
             .with_context(|| format!("bind UDP {ip} port {port} in {}", self.name))?;
-        socket.set_read_timeout(Some(TIMEOUT))?;
+        socket.set_read_timeout(Some(patience(TIMEOUT)))?;
         Ok(socket)
     }
 
@@ -28,10 +29,10 @@ impl NetNs {
     /// A TCP connection with timeouts of some seconds for connecting, reading and writing.
     pub fn tcp_connect(&self, to: SocketAddr) -> Result<TcpStream> {
         let stream = self
-            .run(|| Ok(TcpStream::connect_timeout(&to, TIMEOUT)?))
+            .run(|| Ok(TcpStream::connect_timeout(&to, patience(TIMEOUT))?))
             .with_context(|| format!("connect to TCP {to} from {}", self.name))?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
+        stream.set_read_timeout(Some(patience(TIMEOUT)))?;
+        stream.set_write_timeout(Some(patience(TIMEOUT)))?;
         Ok(stream)
     }
 }

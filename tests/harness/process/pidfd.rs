@@ -7,6 +7,8 @@ use std::{io, ptr};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
+use crate::wait::patience;
+
 #[derive(Debug)]
 pub(crate) struct PidFd {
     pid: u32,
@@ -35,6 +37,7 @@ impl PidFd {
 
     /// Returns when the process has ended, whether or not its parent has waited for it.
     pub(crate) fn wait(&self, limit: Duration) -> Result<()> {
+        let limit = patience(limit);
         let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{SockaddrStorage, bind, setsockopt, sockopt};
 
 use super::{Host, Pattern};
+use crate::wait::patience;
 
 /// Datagrams in a burst; a burst of the largest has less than 64 KiB, which is what the kernel cuts at once.
 const BURST: u64 = 40;
@@ -91,7 +92,7 @@ impl Ends {
         };
         let (client, server) = (bind(from)?, bind(to)?);
         client.connect(server.local_addr()?)?;
-        server.set_read_timeout(Some(TIMEOUT))?;
+        server.set_read_timeout(Some(patience(TIMEOUT)))?;
         setsockopt(&server, sockopt::RcvBufForce, &RECEIVE_BUFFER).context("enlarge the receive buffer")?;
         Ok(Self { client, server, made })
     }

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use self::packet::{Echo, parse};
 use super::{Host, Pattern};
+use crate::wait::patience;
 
 mod packet;
 mod socket;
@@ -60,7 +61,7 @@ pub struct Ping {
 
 impl Default for Ping {
     fn default() -> Self {
-        Self { size: 56, ttl: 64, dont_fragment: false, timeout: Duration::from_secs(3) }
+        Self { size: 56, ttl: 64, dont_fragment: false, timeout: patience(Duration::from_secs(3)) }
     }
 }
 

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::Host;
+use crate::wait::patience;
 
 /// The receiver stops when the sender has, and nothing came for this long.
 const QUIET: Duration = Duration::from_millis(100);
@@ -45,7 +46,7 @@ impl Steady {
     pub fn start(from: &dyn Host, to: &dyn Host, pace: Duration) -> Result<Self> {
         let sink = to.netns().udp_bind(to.ip(), 0)?;
         setsockopt(&sink, sockopt::RcvBufForce, &BUFFER).context("enlarge a socket's buffer")?;
-        sink.set_read_timeout(Some(QUIET))?;
+        sink.set_read_timeout(Some(patience(QUIET)))?;
         let source = from.netns().udp_bind(from.ip(), 0)?;
         source.connect(sink.local_addr()?)?;
         let over = Arc::new(AtomicBool::new(false));

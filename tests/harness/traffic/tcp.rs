@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 
 use super::{Host, Pattern};
+use crate::wait::patience;
 
 const CHUNK: usize = 64 * 1024;
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -83,8 +84,8 @@ impl TcpSession {
         let client = from.netns().tcp_connect(listener.local_addr()?)?;
         // The handshake is over, so the connection waits to be accepted and this cannot block.
         let (server, _) = listener.accept().context("accept")?;
-        server.set_read_timeout(Some(TIMEOUT))?;
-        server.set_write_timeout(Some(TIMEOUT))?;
+        server.set_read_timeout(Some(patience(TIMEOUT)))?;
+        server.set_write_timeout(Some(patience(TIMEOUT)))?;
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
         let seed = u64::from(client.local_addr()?.port());

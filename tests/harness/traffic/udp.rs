@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use super::{Host, Pattern};
+use crate::wait::patience;
 
 const TIMEOUT: Duration = Duration::from_secs(1);
 const LARGEST: usize = 65_535;
@@ -33,8 +34,8 @@ impl UdpSession {
     pub fn open_to(from: &dyn Host, to: &dyn Host, port: u16) -> Result<Self> {
         let client = from.netns().udp_bind(from.ip(), 0)?;
         let server = to.netns().udp_bind(to.ip(), port)?;
-        client.set_read_timeout(Some(TIMEOUT))?;
-        server.set_read_timeout(Some(TIMEOUT))?;
+        client.set_read_timeout(Some(patience(TIMEOUT)))?;
+        server.set_read_timeout(Some(patience(TIMEOUT)))?;
         let seed = u64::from(client.local_addr()?.port());
         Ok(Self { client, server, seed })
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::{Answer, Ping, TcpSession, ping_with};
+use flannel_tests::wait::patience;
 use flannel_tests::{TestResult, Topology, eventually};
 
 use super::{BPF, V6_ONLY, base, start, two_nodes, two_pods, ways};
@@ -47,8 +48,8 @@ fn a_connection_recovers_when_the_underlay_becomes_narrow() -> TestResult {
     // The router's way to the second node; what is longer, the router answers with "packet too big".
     let fabric = overlay.cluster.fabric().expect("a router");
     fabric.ip(&[format!("link set seg1 mtu {NARROW}")])?;
-    session.client.set_read_timeout(Some(RECOVERY))?;
-    session.server.set_read_timeout(Some(RECOVERY))?;
+    session.client.set_read_timeout(Some(patience(RECOVERY)))?;
+    session.server.set_read_timeout(Some(patience(RECOVERY)))?;
     session.exchange(64 << 10)?;
     let too_big = inspect::packets(node, Hook::PodEgress, Outcome::TooBig)?;
     assert!(too_big > 0, "nothing was found too big for the path");

@@ -6,7 +6,7 @@ use flannel_tests::traffic::{UdpSession, tcp_transfer};
 use flannel_tests::{Agent, AgentBuilder, Cluster, TestResult, Topology, eventually};
 
 use super::{BPF, DEVICE, DUAL, JOINING, V6_ONLY, start_with, two_nodes, two_pods, ways};
-use crate::inspect::{self, attached, tcx_programs};
+use crate::inspect::{self, UPLINK, attached, programs};
 use crate::overlay::{Streams, ensure_whole};
 
 #[test]
@@ -38,9 +38,9 @@ fn an_agent_without_bpf_takes_the_programs_away() -> TestResult {
         args.push("--dataplane=netlink".to_owned());
     })?;
     // The kernel lets go of a link some time after its pin.
-    for interface in [DEVICE, inspect::UPLINK, overlay.pods[0][0].port()] {
+    for interface in [DEVICE, UPLINK, overlay.pods[0][0].port()] {
         eventually("the programs are gone", JOINING, || {
-            let programs = tcx_programs(&overlay.nodes()[0], interface)?;
+            let programs = programs(&overlay.nodes()[0], interface)?;
             ensure!(programs.is_empty(), "{programs:?} on {interface}");
             Ok(())
         })?;
@@ -72,12 +72,16 @@ fn a_network_may_gain_a_family_and_lose_it() -> TestResult {
         let room = |is_there| if is_there { abi::MAX_FLOWS as u64 } else { 1 };
         assert_eq!(inspect::map_entries(node, abi::FLOWS)?, room(v4), "{config}");
         assert_eq!(inspect::map_entries(node, abi::FLOWS6)?, room(v6), "{config}");
-        let links = attached(node)?;
-        let on = |name: &str| links.contains_key(name);
-        assert_eq!((on("overlay_egress_link"), on("overlay_egress_link6")), (v4, v6), "{config}");
-        assert_eq!((on("overlay_ingress_link"), on("overlay_ingress_link6")), (v4, v6), "{config}");
-        assert_eq!((on("underlay_ingress_link"), on("underlay_ingress_link6")), (v4, !v4), "{config}");
-        assert_eq!(tcx_programs(node, inspect::UPLINK)?.len(), 1, "{config}");
+        let both_ways = |is_there| if is_there { 2 } else { 0 };
+        let expected = [both_ways(v4), both_ways(v6), 1];
+        eventually(config, JOINING, || {
+            // On a device that is not there is none.
+            let on = |interface| programs(node, interface).map_or(0, |programs| programs.len());
+            let there = [inspect::DEVICE, DEVICE, UPLINK].map(on);
+            ensure!(there == expected, "{there:?} programs, not {expected:?}");
+            Ok(())
+        })?;
+        assert_eq!(attached(node)?.len(), expected.iter().sum::<usize>(), "{config}");
     }
     Ok(())
 }

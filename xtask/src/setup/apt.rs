@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 
@@ -9,6 +10,9 @@ use super::lock;
 use super::services::Quiet;
 use crate::phase;
 use crate::toolchain::program;
+pub(crate) use unpack::{dependency, not_installed, unpack};
+
+mod unpack;
 
 /// Held while the lists of packages are renewed; apt waits for its other locks by itself.
 const LISTS_LOCK: &str = "/var/lib/apt/lists/lock";
@@ -47,6 +51,10 @@ pub(crate) fn shell(packages: &BTreeSet<&'static str>) -> String {
 
 /// A source that does not answer is no reason to stop: the lists at hand may have the packages.
 fn update() -> Result<()> {
+    static UPDATED: AtomicBool = AtomicBool::new(false);
+    if UPDATED.swap(true, Ordering::Relaxed) {
+        return Ok(());
+    }
     lock::wait(LISTS_LOCK)?;
     if let Err(error) = phase::run("apt-get update", apt_get().arg("update")) {
         phase::note(&format!("{error:#}: going on with the lists that are here"));
@@ -62,11 +70,15 @@ fn apt_get() -> Command {
 }
 
 fn unavailable(packages: &BTreeSet<&'static str>) -> Result<Vec<&'static str>> {
-    let mut command = Command::new("apt-cache");
-    let output =
-        command.arg("policy").args(packages).env("LC_ALL", "C").output().context("cannot run apt-cache")?;
-    let policy = String::from_utf8_lossy(&output.stdout);
+    let policy = ask(Command::new("apt-cache").arg("policy").args(packages))?;
     Ok(packages.iter().copied().filter(|package| !has_candidate(&policy, package)).collect())
+}
+
+/// What apt says, in English.
+fn ask(command: &mut Command) -> Result<String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.env("LC_ALL", "C").output().with_context(|| format!("cannot run {name}"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Reads `apt-cache policy`, which leaves out names it has never heard of.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
-use super::tools::{DEBIAN_CLIPPY, DEBIAN_RUST, LINKER_TOOLS, TOOLS, Tool, missing};
+use super::tools::{DEBIAN_CLIPPY, DEBIAN_RUST, LINKER_TOOLS, TOOLS, Tool, VM_TOOLS, missing};
 use super::{apt, linker, rust};
 use crate::toolchain;
 
@@ -38,6 +38,11 @@ pub(crate) fn look() -> Vec<Gap> {
         gaps.push(Gap::BpfFs);
     }
     gaps
+}
+
+/// What is missing here for `cargo xtask vm`.
+pub(crate) fn look_for_vm() -> Vec<Gap> {
+    missing(VM_TOOLS, Tool::present).into_iter().map(Gap::Tool).collect()
 }
 
 fn toolchain_gap() -> Option<Gap> {

@@ -53,6 +53,10 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("/usr/lib/cni/bridge", "containernetworking-plugins", "the CNI plugins that pods are made with"),
 ];
 
+/// What the tests on another kernel take besides.
+pub(crate) const VM_TOOLS: &[Tool] =
+    &[tool("depmod", "kmod", "finds and loads the modules of the kernel in the virtual machine")];
+
 /// What building bpf-linker takes, if it is missing.
 pub(crate) const LINKER_TOOLS: &[Tool] = &[
     tool("/usr/lib/llvm-22/include/llvm-c/Core.h", "llvm-22-dev", "bpf-linker is LLVM's linker for BPF"),

@@ -77,7 +77,7 @@ impl DryRun {
         let node = node(pins)?;
         // What is not there would be made, and pinned.
         SHARED.iter().try_for_each(|name| pinned(&pins.path(name)).map(drop))?;
-        let mut ebpf = super::load_programs(pins, &SHARED, &node, 0)?;
+        let mut ebpf = super::load_programs(pins, &SHARED, &node, false)?;
         let mut leases = known::leases::<V4>(&mut ebpf)?;
         leases.append(&mut known::leases::<V6>(&mut ebpf)?);
         Ok(Self { ebpf, pins: pins.clone(), node, leases, flow: None, counted: Counters::new() })
