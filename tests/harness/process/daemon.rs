@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
 
 use super::{END_LIMIT, PidFd, tool};
 use crate::failure;
@@ -39,8 +41,15 @@ impl Daemon {
         self.child.id()
     }
 
+    /// Sends the signal; after SIGSTOP all of its threads stand still when this returns.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
-        self.handle.signal(signal).with_context(|| self.name.clone())
+        self.handle.signal(signal).with_context(|| self.name.clone())?;
+        if signal == Signal::SIGSTOP {
+            let child = Id::Pid(Pid::from_raw(self.child.id().try_into()?));
+            waitid(child, WaitPidFlag::WSTOPPED)
+                .with_context(|| format!("wait until {} stops", self.name))?;
+        }
+        Ok(())
     }
 
     /// Waits for the end of the process.
