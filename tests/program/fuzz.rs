@@ -32,7 +32,7 @@ use super::{Meta, PEER_IP, PEER_MAC, Programs, flow, ipv6};
 const FOUND: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/program/fuzz.proptest-regressions");
 /// How long new packets are tried, and how many at least.
 const TIME: Duration = Duration::from_secs(6);
-const AT_LEAST: u32 = 1000;
+const AT_LEAST: u32 = 500;
 const BATCH: u32 = 250;
 
 /// The group that the stack has let through, where it has let through one.

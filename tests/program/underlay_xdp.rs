@@ -1,6 +1,6 @@
 //! XDP of the uplink: what TC would unwrap comes out unwrapped, with word of what the outer headers said; all else as it was.
 
-use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use aya::programs::TestRunOptions;
 use etherparse::{EtherType, IpNumber, TcpHeader, TcpOptionElement};
 use flannel_common::abi::LAYOUT;
 use flannel_common::node::{Node, XDP_GENERIC, XDP_NATIVE};
@@ -58,8 +58,8 @@ fn run_behind(programs: &mut Programs, metadata: &[u8], frame: &[u8]) -> Run {
     options.data_out = Some(&mut out);
     options.ctx_in = Some(&context);
     options.ctx_out = Some(&mut told);
-    let program: &Xdp = programs.0.program(HOOK.program()).unwrap().try_into().unwrap();
-    let result = program.test_run(options).unwrap_or_else(|error| panic!("{} bytes: {error}", frame.len()));
+    let result =
+        programs.test_run(HOOK, options).unwrap_or_else(|error| panic!("{} bytes: {error}", frame.len()));
     assert_eq!(result.return_value, XDP_PASS);
     out.truncate(result.data_size_out as usize);
     let frame_out = out.split_off(u32::from_ne_bytes(told[..4].try_into().unwrap()) as usize);
