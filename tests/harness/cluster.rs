@@ -1,5 +1,6 @@
 //! Clusters: nodes as namespaces, joined by an underlay, with a management network beside it.
 
+mod cards;
 mod node;
 mod topology;
 mod wiring;

@@ -1,5 +1,6 @@
 //! Outer headers taken off by XDP, on veths, which have native XDP for those who insist.
 
+mod card;
 mod refused;
 mod switch;
 mod tagged;

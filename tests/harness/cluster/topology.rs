@@ -2,18 +2,34 @@
 
 const ETHERNET_MTU: u32 = 1500;
 
+/// What joins the nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Medium {
+    /// Switches, with a router between them.
+    Switched,
+    /// A cable between two nodes.
+    Cable,
+    /// Two network cards of this machine's, which are on one segment already.
+    Cards,
+}
+
 /// The shape of an underlay.
 #[derive(Debug, Clone)]
 pub struct Topology {
     pub(super) segments: Vec<usize>,
-    pub(super) cable: bool,
+    pub(super) medium: Medium,
     pub(super) mtu: u32,
 }
 
 impl Topology {
     /// Two nodes with one cable between them and no switch.
     pub fn two_nodes() -> Self {
-        Self { segments: vec![2], cable: true, mtu: ETHERNET_MTU }
+        Self { segments: vec![2], medium: Medium::Cable, mtu: ETHERNET_MTU }
+    }
+
+    /// Two nodes, each with a network card of virtio-net that this machine has: the one that `cargo xtask vm` makes.
+    pub fn two_cards() -> Self {
+        Self { segments: vec![2], medium: Medium::Cards, mtu: ETHERNET_MTU }
     }
 
     /// `n` nodes on one L2 segment.
@@ -28,7 +44,7 @@ impl Topology {
 
     /// As many segments as numbers are given, each with that many nodes, and a router between them.
     pub fn routed(nodes_per_segment: &[usize]) -> Self {
-        Self { segments: nodes_per_segment.to_vec(), cable: false, mtu: ETHERNET_MTU }
+        Self { segments: nodes_per_segment.to_vec(), medium: Medium::Switched, mtu: ETHERNET_MTU }
     }
 
     /// The MTU of the underlay.

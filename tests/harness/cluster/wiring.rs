@@ -4,7 +4,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::topology::Topology;
+use super::cards;
+use super::topology::{Medium, Topology};
 use crate::netns::NetNs;
 use crate::parallel::in_parallel;
 
@@ -31,11 +32,12 @@ pub(super) fn wire(tag: &str, topology: &Topology) -> Result<Wiring> {
     let places: Vec<_> = topology.places().collect();
     ensure!((1..=MAX_NODES).contains(&places.len()), "a cluster has 1 to {MAX_NODES} nodes");
     let labels: Vec<_> = (1..=places.len()).map(|number| format!("node{number}")).collect();
-    let (nodes, fabric, mgmt) = namespaces(tag, &labels, topology.cable)?;
+    let (nodes, fabric, mgmt) = namespaces(tag, &labels, topology.medium)?;
     let mut links: Vec<_> = nodes.iter().enumerate().map(|(i, node)| management_link(i, node)).collect();
-    match &fabric {
-        None => links.push(cable(&nodes[0], &nodes[1])),
-        Some(fabric) => links.extend(nodes.iter().enumerate().map(|(i, node)| uplink(i, node, fabric))),
+    match (&fabric, topology.medium) {
+        (Some(fabric), _) => links.extend(nodes.iter().enumerate().map(|(i, node)| uplink(i, node, fabric))),
+        (None, Medium::Cards) => cards::give(&nodes)?,
+        (None, _) => links.push(cable(&nodes[0], &nodes[1])),
     }
     mgmt.ip(&links)?;
     switch_on_management(&mgmt, nodes.len())?;
@@ -49,8 +51,8 @@ pub(super) fn wire(tag: &str, topology: &Topology) -> Result<Wiring> {
     Ok(Wiring { nodes, fabric, mgmt })
 }
 
-fn namespaces(tag: &str, labels: &[String], cable: bool) -> Result<(Vec<NetNs>, Option<NetNs>, NetNs)> {
-    let fabric = if cable { None } else { Some("fabric") };
+fn namespaces(tag: &str, labels: &[String], medium: Medium) -> Result<(Vec<NetNs>, Option<NetNs>, NetNs)> {
+    let fabric = (medium == Medium::Switched).then_some("fabric");
     let others = fabric.into_iter().chain(["mgmt"]);
     let names: Vec<_> =
         labels.iter().map(String::as_str).chain(others).map(|l| format!("{tag}-{l}")).collect();

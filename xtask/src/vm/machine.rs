@@ -27,11 +27,13 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Lines of the kernel's log to show when something goes wrong.
 const TAIL: usize = 40;
 /// Emulated, because hardware for it is not everywhere. The processor lacks what costs an emulator most: string
-/// instructions that are told to be fast (`erms`, `fsrm`) go byte by byte. The machine has one console for the tests; the
+/// instructions that are told to be fast (`erms`, `fsrm`) go byte by byte. Two network cards are joined to each other. The machine has one console for the tests; the
 /// kernel's follows.
 const MACHINE: &str = "-accel tcg,thread=multi -cpu max,erms=off,fsrm=off -smp 2 -m 3072 \
     -nodefaults -display none -no-reboot \
     -virtfs local,path=/,mount_tag=files,security_model=none,readonly=on,multidevs=remap \
+    -netdev hubport,id=one,hubid=0 -device virtio-net-pci,netdev=one,romfile= \
+    -netdev hubport,id=other,hubid=0 -device virtio-net-pci,netdev=other,romfile= \
     -serial file:/dev/stdout -serial";
 /// A kernel that panics ends the machine. The rest is for speed: nothing here is secret, and reading the emulated TSC
 /// takes less than reading another clock.

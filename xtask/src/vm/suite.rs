@@ -20,6 +20,7 @@ const SELECTED: &[&str] = &[
     "network::ipv6::both_families_have_bpf",
     "network::mixed::a_node_with_bpf_and_one_without",
     "network::restart::a_graceful_end_and_a_new_start",
+    "network::xdp::card::",
 ];
 
 /// Builds the suite and gives its file.

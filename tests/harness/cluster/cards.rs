@@ -1,0 +1,39 @@
+//! Network cards of the machine's, as nodes' uplinks. When a node is gone its card is the machine's again.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::netns::NetNs;
+use crate::process::{LIMIT, finish};
+
+const DRIVER: &str = "virtio_net";
+
+/// Gives each node a card.
+pub(super) fn give(nodes: &[NetNs]) -> Result<()> {
+    let cards = cards()?;
+    ensure!(
+        cards.len() >= nodes.len(),
+        "{} network cards of {DRIVER} on one segment are needed, and {cards:?} are there: `cargo xtask vm` has them",
+        nodes.len()
+    );
+    let lines = cards.iter().zip(nodes);
+    let lines = lines.map(|(card, node)| format!("link set {card} netns {} name eth0\n", node.name()));
+    finish(Command::new("ip").args(["-batch", "-"]), &lines.collect::<String>(), LIMIT).map(drop)
+}
+
+/// Those of this namespace.
+fn cards() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for interface in fs::read_dir("/sys/class/net").context("list the interfaces")? {
+        let interface = interface?;
+        // Virtual ones have no driver.
+        if fs::read_link(interface.path().join("device/driver")).is_ok_and(|driver| driver.ends_with(DRIVER))
+        {
+            names.push(interface.file_name().to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
