@@ -1,24 +1,22 @@
 //! BPF on top of a vxlan device, as far as it is wanted and the kernel has it.
 
+mod facts;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use flannel_common::abi;
-use flannel_common::address::Address;
 use flannel_common::event::Event;
-use flannel_common::node::{self, Node};
 use ipnet::IpNet;
 use tokio::time::{Interval, interval};
 use tracing::{info, warn};
 
 use super::bpf::events::Events;
 use super::bpf::pins::Pins;
-use super::bpf::place::Place;
 use super::bpf::{self, Bpf};
 use super::desired::Peer;
-use super::kernel::{Device, DeviceSpec, Kernel, default_ttl};
+use super::kernel::{Device, DeviceSpec, Kernel};
 use super::shortcut::Shortcut;
 use super::xdp;
 use crate::cli::{Mode, Xdp};
@@ -167,11 +165,11 @@ async fn detached(bpf: &Bpf, look: &mut Interval, kernel: &Kernel) {
 
 fn load(settings: &Settings, overlays: &[Overlay<'_>]) -> Result<Bpf> {
     overlays.iter().try_for_each(ensure_served)?;
-    let node = facts(settings, overlays)?;
+    let node = facts::facts(settings, overlays)?;
     let mut bpf = Bpf::load(settings.pins.clone(), &node, settings.log_packets)?;
     let xdp = overlays.first().map(|overlay| xdp::Plan::of(settings.xdp, &overlay.uplink.name));
     bpf.release_xdp(xdp.as_ref().and_then(xdp::Plan::mode))?;
-    let mechanism = bpf.attach(&places(overlays, node.direct_routing != 0))?;
+    let mechanism = bpf.attach(&facts::places(overlays, node.direct_routing != 0))?;
     for Overlay { spec, uplink, .. } in overlays {
         info!(%mechanism, overlay = spec.name, uplink = uplink.name, "BPF programs attached");
     }
@@ -191,68 +189,6 @@ fn ensure_served(Overlay { spec, uplink, .. }: &Overlay<'_>) -> Result<()> {
         bail!("the uplink {} has no Ethernet header, which the BPF programs expect", uplink.name);
     }
     Ok(())
-}
-
-/// The node as the programs are to know it.
-fn facts(settings: &Settings, overlays: &[Overlay<'_>]) -> Result<Node> {
-    let mut node = Node {
-        layout: abi::LAYOUT,
-        flow_cache: settings.flow_cache.into(),
-        ttl: default_ttl()?.into(),
-        direct_routing: (settings.direct_routing && settings.flow_cache).into(),
-        ..Node::default()
-    };
-    for overlay in overlays {
-        node.group_policy = overlay.spec.gbp.into();
-        node.vni = overlay.spec.vni;
-        node.port = overlay.spec.port.to_be_bytes();
-        node.uplink_mac = overlay.uplink.mac.unwrap_or_default().0;
-        let of_family = |range: &&SubnetRange| range.min.is_ipv4() == overlay.local_ip.is_ipv4();
-        let range = settings.ranges.iter().find(of_family).context("an overlay without a network")?;
-        match (overlay.local_ip, range.subnet_mask()) {
-            (IpAddr::V4(ip), IpAddr::V4(mask)) => {
-                node.v4 = end(settings, overlay, range, ip.octets(), mask.octets());
-            }
-            (IpAddr::V6(ip), IpAddr::V6(mask)) => {
-                node.v6 = end(settings, overlay, range, ip.octets(), mask.octets());
-            }
-            _ => {}
-        }
-    }
-    Ok(node)
-}
-
-fn end<A: Address>(
-    settings: &Settings,
-    overlay: &Overlay<'_>,
-    range: &SubnetRange,
-    local_ip: A,
-    subnet_mask: A,
-) -> node::Overlay<A> {
-    node::Overlay {
-        overlay_ifindex: overlay.device.index,
-        uplink_ifindex: overlay.uplink.index,
-        uplink_mtu: overlay.uplink.mtu,
-        source_check: settings.source_check.into(),
-        local_ip,
-        vtep_mac: overlay.device.mac.0,
-        network_len: range.network.prefix_len(),
-        subnet_len: range.subnet_len,
-        subnet_mask,
-    }
-}
-
-/// Where the programs go: the families' overlays have hooks of their own, their uplinks one each.
-fn places(overlays: &[Overlay<'_>], direct: bool) -> Vec<Place> {
-    let mut places: Vec<Place> = Vec::new();
-    for Overlay { spec, uplink, local_ip, .. } in overlays {
-        for place in Place::of(&spec.name, &uplink.name, local_ip.is_ipv6(), direct) {
-            if places.iter().all(|other| !other.is_same_hook(&place)) {
-                places.push(place);
-            }
-        }
-    }
-    places
 }
 
 /// Loading parses the kernel's BTF, which takes some 20 MB that nothing needs any more. glibc would keep them.
