@@ -62,6 +62,7 @@ impl Pins {
         match self.pinned_node() {
             Some(previous) if previous.layout == abi::LAYOUT => {
                 resized(&previous, node).try_for_each(|name| remove(&self.path(name)))?;
+                self.tell_mtu(previous, node)?;
                 Ok(Some(previous))
             }
             other => {
@@ -105,10 +106,23 @@ impl Pins {
     }
 
     fn pinned_node(&self) -> Option<Node> {
-        let data = MapData::from_pin(self.path(abi::CONFIG)).ok()?;
-        let map = Map::from_map_data(data).ok()?;
         // A value of another size is refused here.
-        Array::<_, Node>::try_from(map).ok()?.get(&0, 0).ok()
+        self.config().ok()?.get(&0, 0).ok()
+    }
+
+    fn config(&self) -> Result<Array<MapData, Node>> {
+        let data = MapData::from_pin(self.path(abi::CONFIG))?;
+        Ok(Map::from_map_data(data)?.try_into()?)
+    }
+
+    /// The programs of the agent before run on while ours are loaded: they shall not send what the uplink no longer takes.
+    fn tell_mtu(&self, previous: Node, node: &Node) -> Result<()> {
+        let mut told = previous;
+        (told.v4.uplink_mtu, told.v6.uplink_mtu) = (node.v4.uplink_mtu, node.v6.uplink_mtu);
+        if told == previous {
+            return Ok(());
+        }
+        self.config()?.set(0, told, 0).context("writing the uplink's MTU to the BPF map CONFIG")
     }
 
     fn mount(&self) -> Result<()> {
