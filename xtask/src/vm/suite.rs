@@ -66,6 +66,7 @@ fn left_out(tests: &[String], filters: &[String]) -> String {
     let runs = |test: &&String| filters.iter().any(|filter| test.contains(filter));
     let (run, left): (Vec<_>, Vec<_>) = tests.iter().partition(runs);
     let mut modules: Vec<_> = left.iter().filter_map(|test| Some(test.rsplit_once("::")?.0)).collect();
+    modules.sort_unstable();
     modules.dedup();
     format!(
         "{} of {} tests run in the virtual machine; left out, since they take long there or do not depend on the kernel, all or some of: {}",
