@@ -4,7 +4,7 @@ mod routes;
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use flannel_common::abi;
@@ -12,6 +12,7 @@ use futures::TryStreamExt as _;
 use ipnet::IpNet;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 
+use crate::cli::Places;
 use crate::dataplane::bpf::{self, pins, pins::Pins};
 use crate::dataplane::kernel::Kernel;
 use crate::lease::SubnetKey;
@@ -24,17 +25,9 @@ use crate::{firewall, subnet_file};
 /// again does no harm.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Cleanup {
-    /// File that told others our subnet.
-    #[arg(
-        long,
-        env = "FLANNELD_SUBNET_FILE",
-        value_name = "FILE",
-        default_value = "/run/flannel/subnet.env"
-    )]
-    pub subnet_file: PathBuf,
-    /// BPF filesystem with programs and maps.
-    #[arg(long, env = "FLANNELD_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
-    pub bpffs: PathBuf,
+    /// Where this node's things are.
+    #[command(flatten)]
+    pub places: Places,
 }
 
 /// What was removed or could not be, a line each.
@@ -68,17 +61,17 @@ async fn remove_all(options: &Cleanup) -> Results {
         Ok(kernel) => kernel,
         Err(error) => return vec![Err(error)],
     };
-    let subnet = subnet_file::read_previous(&options.subnet_file);
+    let subnet = subnet_file::read_previous(&options.places.subnet_file);
     let subnets: Vec<IpNet> = subnet.iter().flat_map(SubnetKey::nets).collect();
-    let networks = subnet_file::read_networks(&options.subnet_file);
-    let mut results = remove_programs(&options.bpffs);
+    let networks = subnet_file::read_networks(&options.places.subnet_file);
+    let mut results = remove_programs(&options.places.bpffs);
     results.extend(flat(remove_devices(&kernel).await));
     results.extend(flat(routes::remove_direct(&kernel, &networks, &subnets).await));
     results.extend(flat(routes::remove_unreachable(&kernel).await));
     results.extend(firewall::remove(&subnets).await);
     // Last, and only if all went well: it says which subnet was ours, which the next attempt needs, too.
     if results.iter().all(Result::is_ok) {
-        results.extend(remove_file(&options.subnet_file).transpose());
+        results.extend(remove_file(&options.places.subnet_file).transpose());
     }
     results
 }

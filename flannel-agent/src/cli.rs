@@ -1,5 +1,7 @@
 //! The command line: flanneld's flags and `FLANNELD_*` variables, and our own.
 
+mod places;
+
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -13,6 +15,7 @@ use regex::Regex;
 use crate::cleanup::Cleanup;
 use crate::docker_opts::DockerOpts;
 use crate::trace::Trace;
+pub use places::Places;
 
 /// A node's share of the overlay network: takes a pod subnet and makes it reach the others.
 ///
@@ -100,14 +103,9 @@ pub struct Flags {
     #[arg(long, env = "FLANNELD_PUBLIC_IPV6", value_name = "ADDRESS")]
     pub public_ipv6: Option<Ipv6Addr>,
 
-    /// File that tells others our subnet.
-    #[arg(
-        long,
-        env = "FLANNELD_SUBNET_FILE",
-        value_name = "FILE",
-        default_value = "/run/flannel/subnet.env"
-    )]
-    pub subnet_file: PathBuf,
+    /// Where its things are.
+    #[command(flatten)]
+    pub places: Places,
     /// Minutes before its end at which the lease is renewed.
     #[arg(long, env = "FLANNELD_SUBNET_LEASE_RENEW_MARGIN", value_name = "MINUTES", default_value_t = 60,
           value_parser = clap::value_parser!(u64).range(1..=1439))]
@@ -212,9 +210,6 @@ pub struct Flags {
     /// them off. Default: the network's Backend.XDP, else auto.
     #[arg(long, env = "FLANNELD_XDP", value_name = "MODE")]
     pub xdp: Option<Xdp>,
-    /// BPF filesystem for programs and maps; mounted if it is not.
-    #[arg(long, env = "FLANNELD_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
-    pub bpffs: PathBuf,
 }
 
 /// What the program can do beside being the daemon.

@@ -10,12 +10,12 @@ pub mod packet;
 pub mod report;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ipnet::IpNet;
 use nix::unistd::geteuid;
 
+use crate::cli::Places;
 use crate::dataplane::bpf::dry_run::{DryRun, LONGEST_FRAME};
 use crate::dataplane::bpf::pins::{self, Pins};
 use crate::dataplane::kernel::Kernel;
@@ -56,17 +56,9 @@ pub struct Trace {
     /// Print the answer as JSON.
     #[arg(long)]
     pub json: bool,
-    /// File that tells others our subnet.
-    #[arg(
-        long,
-        env = "FLANNELD_SUBNET_FILE",
-        value_name = "FILE",
-        default_value = "/run/flannel/subnet.env"
-    )]
-    pub subnet_file: PathBuf,
-    /// BPF filesystem with programs and maps.
-    #[arg(long, env = "FLANNELD_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
-    pub bpffs: PathBuf,
+    /// Where this node's things are.
+    #[command(flatten)]
+    pub places: Places,
 }
 
 const EXAMPLES: &str = "\
@@ -95,17 +87,17 @@ pub async fn run(options: &Trace) -> Result<()> {
 async fn answer(options: &Trace) -> Result<Report> {
     let packet = packet(options)?;
     let vni = vni(options)?;
-    let file = subnet_file::read_previous(&options.subnet_file);
+    let file = subnet_file::read_previous(&options.places.subnet_file);
     if vni.is_none() && file.is_none() {
         bail!(
             "no flannel-agent has run here: there are neither programs below {} nor a subnet in {}. One is started by \
              `flannel-agent --etcd-endpoints URL`; where its files are elsewhere, --bpffs and --subnet-file say so",
-            options.bpffs.join(flannel_common::abi::PIN_DIR).display(),
-            options.subnet_file.display()
+            options.places.bpffs.join(flannel_common::abi::PIN_DIR).display(),
+            options.places.subnet_file.display()
         );
     }
     let (programs, steps) = match vni {
-        Some(vni) => (Some(DryRun::open(&Pins::new(&options.bpffs, vni))?), vec![]),
+        Some(vni) => (Some(DryRun::open(&Pins::new(&options.places.bpffs, vni))?), vec![]),
         None => (None, vec![Step::note("no BPF programs are pinned here: the kernel carries all")]),
     };
     let own = file.iter().flat_map(SubnetKey::nets).collect();
@@ -158,8 +150,9 @@ fn packet(options: &Trace) -> Result<Packet> {
 
 /// The overlay whose programs are to be asked, if there are any.
 fn vni(options: &Trace) -> Result<Option<u32>> {
-    let folder = options.bpffs.join(flannel_common::abi::PIN_DIR);
-    let pinned = pins::vnis(&options.bpffs).with_context(|| format!("reading {}", folder.display()))?;
+    let folder = options.places.bpffs.join(flannel_common::abi::PIN_DIR);
+    let pinned =
+        pins::vnis(&options.places.bpffs).with_context(|| format!("reading {}", folder.display()))?;
     let listed = || pinned.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
     match (options.vni, &pinned[..]) {
         (None, []) => Ok(None),
