@@ -20,7 +20,7 @@ use crate::overlay::Overlay;
 const NATIVE: &str = "--xdp=native";
 const GENERIC: &str = "--xdp=generic";
 const SOON: Duration = Duration::from_secs(5);
-const BULK: usize = 100 << 20;
+const BULK: usize = 32 << 20;
 /// The name of the link's pin.
 const LINK: &str = "underlay_xdp_link";
 

@@ -55,7 +55,7 @@ fn proven_flows_skip_the_stack() -> TestResult {
 
 #[test]
 fn bulk_arrives_as_it_was_sent_and_is_aggregated_inside() -> TestResult {
-    const BULK: usize = 50 << 20;
+    const BULK: usize = 16 << 20;
     let overlay = overlay(V6_ONLY, "native")?;
     // A NIC's is on.
     overlay.nodes().iter().try_for_each(|node| node.exec("ethtool -K eth0 gro on").map(drop))?;
