@@ -23,8 +23,7 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
 
 #[inline(always)]
 fn send<H: Depart>(packet: &Packet<'_>, inner: &Inner<'_, H>, node: &Node) -> Result<Carried, Outcome> {
-    let pod = inner.ip.destination();
-    let lease = maps::peer::<H>(node, pod).inspect_err(|outcome| tell::unleased(*outcome, pod))?;
+    let lease = tell::peer_of(inner, node)?;
     if inner.frame.dst_addr != lease.vtep_mac {
         // Somebody's own neighbour entry: the FDB knows where it leads, we do not.
         return Err(Outcome::ForeignVtep);

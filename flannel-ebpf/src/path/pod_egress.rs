@@ -28,8 +28,7 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
 
 #[inline(always)]
 fn send<H: Depart>(packet: &Packet<'_>, inner: &Inner<'_, H>, node: &Node) -> Result<Carried, Outcome> {
-    let pod = inner.ip.destination();
-    let lease = maps::peer::<H>(node, pod).inspect_err(|outcome| tell::unleased(*outcome, pod))?;
+    let lease = tell::peer_of(inner, node)?;
     if parse::mark(packet, node) != 0 {
         // Somebody marks packets before us, by what we do not know: the proof of one is none of the next.
         return Err(Outcome::NotCacheable);

@@ -2,17 +2,27 @@
 
 use flannel_common::address::Address;
 use flannel_common::event::Event;
+use flannel_common::lease::Lease;
+use flannel_common::node::Node;
 use flannel_common::outcome::Outcome;
 
-use crate::maps;
+use crate::maps::{self, Family};
 use crate::stage::flow;
+use crate::stage::parse::Inner;
 
-/// Tells of a packet to a pod that nobody leases: the datastore may know more than the maps.
+/// The lease of the peer that a packet goes to. Of one to a pod that nobody leases the agent is told: the datastore may
+/// know more than the maps.
+///
+/// # Errors
+/// As of [`maps::peer`].
 #[inline(always)]
-pub fn unleased<A: Address>(outcome: Outcome, pod: A) {
-    if outcome == Outcome::Unleased {
-        tell(&Event { outcome, pod: pod.mapped(), node: [0; 16] });
-    }
+pub fn peer_of<H: Family>(inner: &Inner<'_, H>, node: &Node) -> Result<&'static Lease<H::Address>, Outcome> {
+    let pod = inner.ip.destination();
+    maps::peer::<H>(node, pod).inspect_err(|outcome| {
+        if *outcome == Outcome::Unleased {
+            tell(&Event { outcome: *outcome, pod: pod.mapped(), node: [0; 16] });
+        }
+    })
 }
 
 /// Tells of a packet from a node that may not send in this pod's name.
