@@ -32,6 +32,7 @@ pub mod logs;
 pub mod pins;
 pub mod place;
 mod ports;
+mod syscall;
 pub mod xdp;
 
 use attach::Mechanism;

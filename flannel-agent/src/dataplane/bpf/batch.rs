@@ -4,6 +4,8 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use aya::Pod;
 
+use super::syscall::bpf;
+
 /// include/uapi/linux/bpf.h: `enum bpf_cmd`.
 const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 const BPF_MAP_DELETE_BATCH: libc::c_int = 27;
@@ -41,10 +43,8 @@ fn run<K: Pod>(command: libc::c_int, map: &OwnedFd, keys: &[K], values: u64) -> 
     }
     let map_fd = map.as_raw_fd().cast_unsigned();
     let mut batch = Batch { keys: keys.as_ptr() as u64, values, count, map_fd, ..Batch::default() };
-    // SAFETY: `batch` is laid out as the kernel reads it for these commands and outlives the call; `keys` and `values`
-    // point to at least `count` entries of plain data, which the kernel only reads.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut batch, size_of::<Batch>()) };
-    if result == 0 {
+    // `keys` and `values` point to at least `count` entries of plain data, which the kernel only reads.
+    if bpf(command, &mut batch).is_ok() {
         return keys.len();
     }
     // Where the kernel refuses before the first entry it does not touch the count.

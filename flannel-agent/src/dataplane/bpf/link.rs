@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use super::syscall::bpf;
+
 /// include/uapi/linux/bpf.h: `enum bpf_cmd`.
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
@@ -52,36 +54,36 @@ impl Link {
     /// Attaches the program; `flags` say in which mode (linux/if_link.h: `XDP_FLAGS_`...).
     pub(super) fn create(program: BorrowedFd<'_>, interface: u32, flags: u32) -> io::Result<Self> {
         let mut attributes = [program.as_raw_fd().cast_unsigned(), interface, BPF_XDP, flags];
-        open(call(BPF_LINK_CREATE, &mut attributes)?)
+        open(bpf(BPF_LINK_CREATE, &mut attributes)?)
     }
 
     /// The link that is pinned here.
     pub(super) fn pinned(path: &Path) -> io::Result<Self> {
         let path = CString::new(path.as_os_str().as_bytes())?;
-        open(call(BPF_OBJ_GET, &mut Object { path: path.as_ptr() as u64, fd: 0, flags: 0 })?)
+        open(bpf(BPF_OBJ_GET, &mut Object { path: path.as_ptr() as u64, fd: 0, flags: 0 })?)
     }
 
     /// Has it outlive us.
     pub(super) fn pin(&self, path: &Path) -> io::Result<()> {
         let path = CString::new(path.as_os_str().as_bytes())?;
-        call(BPF_OBJ_PIN, &mut Object { path: path.as_ptr() as u64, fd: self.fd(), flags: 0 }).map(drop)
+        bpf(BPF_OBJ_PIN, &mut Object { path: path.as_ptr() as u64, fd: self.fd(), flags: 0 }).map(drop)
     }
 
     /// Puts another program in the place of the one that it attaches: no packet is missed.
     pub(super) fn update(&self, program: BorrowedFd<'_>) -> io::Result<()> {
-        call(BPF_LINK_UPDATE, &mut [self.fd(), program.as_raw_fd().cast_unsigned(), 0, 0]).map(drop)
+        bpf(BPF_LINK_UPDATE, &mut [self.fd(), program.as_raw_fd().cast_unsigned(), 0, 0]).map(drop)
     }
 
     /// Takes the program off, whoever else holds the link. When this returns, it runs no more.
     pub(super) fn detach(&self) -> io::Result<()> {
-        call(BPF_LINK_DETACH, &mut [self.fd()]).map(drop)
+        bpf(BPF_LINK_DETACH, &mut [self.fd()]).map(drop)
     }
 
     /// Index of the interface, 0 once the program has been taken off or the interface is gone, and number of the program.
     pub(super) fn place(&self) -> io::Result<(u32, u32)> {
         let mut info = Info::default();
         let length = size_of::<Info>() as u32;
-        call(BPF_OBJ_GET_INFO_BY_FD, &mut Question { fd: self.fd(), length, info: (&raw mut info) as u64 })?;
+        bpf(BPF_OBJ_GET_INFO_BY_FD, &mut Question { fd: self.fd(), length, info: (&raw mut info) as u64 })?;
         Ok((info.interface, info.program))
     }
 
@@ -93,11 +95,4 @@ impl Link {
 fn open(fd: i32) -> io::Result<Link> {
     // SAFETY: the kernel has just opened it for us.
     Ok(Link(unsafe { OwnedFd::from_raw_fd(fd) }))
-}
-
-fn call<T>(command: libc::c_int, attributes: &mut T) -> io::Result<i32> {
-    // SAFETY: `attributes` is laid out as the kernel reads it for this command, and it and what it points to live through
-    // the call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
-    i32::try_from(result).ok().filter(|result| *result >= 0).ok_or_else(io::Error::last_os_error)
 }
