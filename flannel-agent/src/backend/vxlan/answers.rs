@@ -37,7 +37,6 @@ impl Vxlan {
                     METRICS.missed(kind, true);
                     self.misses.answered(&question);
                     errors.extend(answered.err());
-                    continue;
                 }
                 None => match self.misses.put_back(question, Instant::now()) {
                     Fate::AskDatastore => self.wants_peers = true,
