@@ -8,7 +8,7 @@ mod refusals;
 use anyhow::{Result, ensure};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome};
 use flannel_tests::traffic::{UdpSession, ping};
-use flannel_tests::{AgentBuilder, TestResult, Topology, eventually};
+use flannel_tests::{AgentBuilder, Host, TestResult, Topology, eventually};
 
 use super::flow_cache::{SOON, overlay_of};
 use super::group;
@@ -59,6 +59,14 @@ fn counter((program, outcome): (&str, &str)) -> MetricsKey {
     MetricsKey { outcome: *Outcome::ALL.iter().find(|known| known.name() == outcome).unwrap(), hook }
 }
 
+/// A flow that skips the host stack, with the ports of its client and its server.
+fn proven(client: &dyn Host, server: &dyn Host) -> Result<(UdpSession, u16, u16)> {
+    let mut session = UdpSession::open(client, server)?;
+    (0..2).try_for_each(|_| session.echo(100))?;
+    let (client, server) = (session.client()?.port(), session.server()?.port());
+    Ok((session, client, server))
+}
+
 #[test]
 fn a_new_flow_goes_through_the_stack_and_is_wrapped() -> TestResult {
     let overlay = acquainted()?;
@@ -96,10 +104,7 @@ fn a_new_flow_goes_through_the_stack_and_is_wrapped() -> TestResult {
 fn a_proven_flow_goes_past_the_stack_both_ways() -> TestResult {
     let overlay = acquainted()?;
     let (one, other) = overlay.two_pods();
-    let mut session = UdpSession::open(one, other)?;
-    session.echo(100)?;
-    session.echo(100)?;
-    let (client, server) = (session.client()?.port(), session.server()?.port());
+    let (_session, client, server) = proven(one, other)?;
     let answer = ask(&overlay, &there(&overlay).udp(client, server))?;
     assert_eq!(answer.programs(), [("pod_egress", "encapsulated")]);
     assert_eq!(answer.end(), ("leaves", UPLINK, "bpf"));
@@ -213,10 +218,7 @@ fn a_group_is_in_the_outer_headers() -> TestResult {
     let overlay = group::overlay(["--dataplane=bpf"; 2])?;
     let (one, other) = overlay.two_pods();
     group::mark(&overlay.nodes()[0], one, 42)?;
-    let mut session = UdpSession::open(one, other)?;
-    session.echo(100)?;
-    session.echo(100)?;
-    let (client, server) = (session.client()?.port(), session.server()?.port());
+    let (_session, client, server) = proven(one, other)?;
     let answer = ask(&overlay, &there(&overlay).udp(client, server))?;
     assert_eq!(answer.programs(), [("pod_egress", "encapsulated")]);
     assert_eq!(answer.step("outer")["group"], 42);

@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use anyhow::Result;
-use flannel_tests::traffic::{At, UdpSession};
+use flannel_tests::traffic::At;
 use flannel_tests::{Node, TestResult, Topology};
 
 use super::answer::Answer;
-use super::{Question, ask};
+use super::{Question, ask, proven};
 use crate::inspect::{self, UPLINK};
 use crate::network::ipv6::{BPF, DEVICE, DUAL, NETLINK, V6_ONLY, base, start, two_nodes, two_pods};
 use crate::overlay::Overlay;
@@ -58,10 +58,7 @@ fn a_new_flow_goes_through_the_stack_and_the_device_wraps_it() -> TestResult {
 fn a_proven_flow_goes_past_the_stack_both_ways() -> TestResult {
     let overlay = two_nodes()?;
     let (one, other) = two_pods(&overlay)?;
-    let mut session = UdpSession::open(&one, &other)?;
-    session.echo(100)?;
-    session.echo(100)?;
-    let (client, server) = (session.client()?.port(), session.server()?.port());
+    let (_session, client, server) = proven(&one, &other)?;
     let out = there(&one, &other).udp(client, server);
     for question in [out.clone(), out.clone().arg("--size=1430")] {
         let answer = ask(&overlay, &question)?;
@@ -169,10 +166,7 @@ fn peers_on_the_link_are_reached_without_a_tunnel() -> TestResult {
         let back = ask(&overlay, &there(other, one).udp(53, 4000))?;
         assert_eq!(back.programs(), [("underlay_ingress", "flow-new"), ("pod_ingress", "flow-proven")]);
         assert_eq!(back.end(), ("delivered", port, "kernel"));
-        let mut session = UdpSession::open(one, other)?;
-        session.echo(100)?;
-        session.echo(100)?;
-        let (client, server) = (session.client()?.port(), session.server()?.port());
+        let (_session, client, server) = proven(one, other)?;
         let out = ask(&overlay, &there(one, other).udp(client, server))?;
         assert_eq!(out.programs(), [("pod_egress", "on-link"), ("underlay_egress", "after-shortcut")]);
         assert_eq!((out.end(), out.0["end"]["node"].as_str()), (("leaves", UPLINK, "bpf"), None));
