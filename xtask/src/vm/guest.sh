@@ -16,7 +16,6 @@ done
 mkdir -p /lib/modules
 mount --bind "$MODULES" /lib/modules
 ip link set lo up
-modprobe virtio_net
 exec < /dev/null > /dev/ttyS0 2>&1
 stty -F /dev/ttyS0 raw
 cd "$FOLDER"

@@ -13,7 +13,7 @@ use crate::toolchain::program;
 use cpio::Archive;
 
 /// What `init.sh` needs of the kernel.
-const MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
+const MODULES: [&str; 5] = ["virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_net"];
 const INIT: &str = include_str!("init.sh");
 
 /// Writes it; `guest` is the script for the root that follows.
