@@ -10,8 +10,8 @@ use anyhow::Result;
 
 use crate::cli::Flags;
 use crate::config::NetworkConfig;
-use crate::dataplane::desired::Peer;
 use crate::lease::{LeaseAttrs, SubnetKey};
+use crate::peer::Peer;
 use crate::uplink::Uplink;
 
 /// A node's way to the others. What it needs in the kernel it adopts where an earlier run left it, and leaves

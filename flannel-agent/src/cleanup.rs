@@ -12,10 +12,10 @@ use futures::TryStreamExt as _;
 use ipnet::IpNet;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 
-use crate::cli::Places;
 use crate::dataplane::bpf::{self, pins, pins::Pins};
 use crate::dataplane::kernel::Kernel;
 use crate::lease::SubnetKey;
+use crate::paths::Paths;
 use crate::{firewall, subnet_file};
 
 /// Removes every trace that agents, or flanneld, left on this node: devices with their routes, neighbours and FDB
@@ -27,7 +27,7 @@ use crate::{firewall, subnet_file};
 pub struct Cleanup {
     /// Where this node's things are.
     #[command(flatten)]
-    pub places: Places,
+    pub paths: Paths,
 }
 
 /// What was removed or could not be, a line each.
@@ -61,17 +61,17 @@ async fn remove_all(options: &Cleanup) -> Results {
         Ok(kernel) => kernel,
         Err(error) => return vec![Err(error)],
     };
-    let subnet = subnet_file::read_previous(&options.places.subnet_file);
+    let subnet = subnet_file::read_previous(&options.paths.subnet_file);
     let subnets: Vec<IpNet> = subnet.iter().flat_map(SubnetKey::nets).collect();
-    let networks = subnet_file::read_networks(&options.places.subnet_file);
-    let mut results = remove_programs(&options.places.bpffs);
+    let networks = subnet_file::read_networks(&options.paths.subnet_file);
+    let mut results = remove_programs(&options.paths.bpffs);
     results.extend(flat(remove_devices(&kernel).await));
     results.extend(flat(routes::remove_direct(&kernel, &networks, &subnets).await));
     results.extend(flat(routes::remove_unreachable(&kernel).await));
     results.extend(firewall::remove(&subnets).await);
     // Last, and only if all went well: it says which subnet was ours, which the next attempt needs, too.
     if results.iter().all(Result::is_ok) {
-        results.extend(remove_file(&options.places.subnet_file).transpose());
+        results.extend(remove_file(&options.paths.subnet_file).transpose());
     }
     results
 }

@@ -1,7 +1,5 @@
 //! The command line: flanneld's flags and `FLANNELD_*` variables, and our own.
 
-mod places;
-
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -14,8 +12,8 @@ use regex::Regex;
 
 use crate::cleanup::Cleanup;
 use crate::docker_opts::DockerOpts;
+use crate::paths::Paths;
 use crate::trace::Trace;
-pub use places::Places;
 
 /// A node's share of the overlay network: takes a pod subnet and makes it reach the others.
 ///
@@ -103,9 +101,9 @@ pub struct Flags {
     #[arg(long, env = "FLANNELD_PUBLIC_IPV6", value_name = "ADDRESS")]
     pub public_ipv6: Option<Ipv6Addr>,
 
-    /// Where its things are.
+    /// Where the agent keeps its state.
     #[command(flatten)]
-    pub places: Places,
+    pub paths: Paths,
     /// Minutes before its end at which the lease is renewed.
     #[arg(long, env = "FLANNELD_SUBNET_LEASE_RENEW_MARGIN", value_name = "MINUTES", default_value_t = 60,
           value_parser = clap::value_parser!(u64).range(1..=1439))]

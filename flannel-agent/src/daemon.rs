@@ -18,13 +18,13 @@ use crate::backend::vxlan::Vxlan;
 use crate::backend::{Backend, Setup};
 use crate::cli::{Flags, Mode};
 use crate::config::{self, NetworkConfig};
-use crate::dataplane::desired::Peer;
 use crate::firewall::Firewall;
 use crate::health::Health;
 use crate::lease::etcd::EtcdManager;
 use crate::lease::local::LocalManager;
 use crate::lease::{LeaseAttrs, OwnLease, SubnetKey, SubnetManager};
 use crate::metrics::{Kind, METRICS};
+use crate::peer::Peer;
 use crate::signals::Stop;
 use crate::uplink::watch::UplinkWatch;
 use crate::{notify, subnet_file};
@@ -97,7 +97,7 @@ async fn serve_with<B: Backend>(
 ) -> Result<()> {
     let mut uplinks = UplinkWatch::open(uplink_options(flags, network))?;
     let mut uplink = uplinks.choose().await?;
-    let mut previous = subnet_file::read_previous(&flags.places.subnet_file);
+    let mut previous = subnet_file::read_previous(&flags.paths.subnet_file);
     let mut held: Option<Held> = None;
     let mut firewall = Firewall::new(flags, network)?;
     loop {
@@ -214,7 +214,7 @@ async fn publish(
 ) -> Result<()> {
     backend.serve(lease.subnet).await?;
     let text = subnet_file::render(network, flags.ip_masq, lease.subnet, backend.mtu());
-    let path = flags.places.subnet_file.as_path();
+    let path = flags.paths.subnet_file.as_path();
     subnet_file::write(path, &text).with_context(|| format!("writing the subnet file {}", path.display()))
 }
 

@@ -4,6 +4,7 @@
 pub mod accelerator;
 pub mod bpf;
 pub mod desired;
+pub mod entry;
 pub mod kernel;
 mod shortcut;
 pub mod table;

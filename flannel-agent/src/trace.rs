@@ -15,11 +15,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use ipnet::IpNet;
 use nix::unistd::geteuid;
 
-use crate::cli::Places;
 use crate::dataplane::bpf::dry_run::{DryRun, LONGEST_FRAME};
 use crate::dataplane::bpf::pins::{self, Pins};
 use crate::dataplane::kernel::Kernel;
 use crate::lease::SubnetKey;
+use crate::paths::Paths;
 use crate::subnet_file;
 use journey::Journey;
 use packet::{Packet, Protocol};
@@ -58,7 +58,7 @@ pub struct Trace {
     pub json: bool,
     /// Where this node's things are.
     #[command(flatten)]
-    pub places: Places,
+    pub paths: Paths,
 }
 
 const EXAMPLES: &str = "\
@@ -87,17 +87,17 @@ pub async fn run(options: &Trace) -> Result<()> {
 async fn answer(options: &Trace) -> Result<Report> {
     let packet = packet(options)?;
     let vni = vni(options)?;
-    let file = subnet_file::read_previous(&options.places.subnet_file);
+    let file = subnet_file::read_previous(&options.paths.subnet_file);
     if vni.is_none() && file.is_none() {
         bail!(
             "no flannel-agent has run here: there are neither programs below {} nor a subnet in {}. One is started by \
              `flannel-agent --etcd-endpoints URL`; where its files are elsewhere, --bpffs and --subnet-file say so",
-            options.places.bpffs.join(flannel_common::abi::PIN_DIR).display(),
-            options.places.subnet_file.display()
+            options.paths.bpffs.join(flannel_common::abi::PIN_DIR).display(),
+            options.paths.subnet_file.display()
         );
     }
     let (programs, steps) = match vni {
-        Some(vni) => (Some(DryRun::open(&Pins::new(&options.places.bpffs, vni))?), vec![]),
+        Some(vni) => (Some(DryRun::open(&Pins::new(&options.paths.bpffs, vni))?), vec![]),
         None => (None, vec![Step::note("no BPF programs are pinned here: the kernel carries all")]),
     };
     let own = file.iter().flat_map(SubnetKey::nets).collect();
@@ -150,9 +150,8 @@ fn packet(options: &Trace) -> Result<Packet> {
 
 /// The overlay whose programs are to be asked, if there are any.
 fn vni(options: &Trace) -> Result<Option<u32>> {
-    let folder = options.places.bpffs.join(flannel_common::abi::PIN_DIR);
-    let pinned =
-        pins::vnis(&options.places.bpffs).with_context(|| format!("reading {}", folder.display()))?;
+    let folder = options.paths.bpffs.join(flannel_common::abi::PIN_DIR);
+    let pinned = pins::vnis(&options.paths.bpffs).with_context(|| format!("reading {}", folder.display()))?;
     let listed = || pinned.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
     match (options.vni, &pinned[..]) {
         (None, []) => Ok(None),

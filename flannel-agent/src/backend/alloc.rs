@@ -3,8 +3,8 @@
 use anyhow::Result;
 
 use super::{Backend, Setup};
-use crate::dataplane::desired::Peer;
 use crate::lease::{LeaseAttrs, SubnetKey};
+use crate::peer::Peer;
 use crate::uplink::Uplink;
 
 /// A node with a subnet, and no more.

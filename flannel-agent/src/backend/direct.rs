@@ -12,8 +12,9 @@ use anyhow::{Error, Result};
 use ipnet::IpNet;
 
 use crate::config::{NetworkConfig, SubnetRange};
-use crate::dataplane::desired::{Changes, Peer, Ways};
+use crate::dataplane::desired::{Changes, Ways};
 use crate::dataplane::kernel::Kernel;
+use crate::peer::Peer;
 use crate::uplink::Uplink;
 use watch::RouteWatch;
 

@@ -9,9 +9,9 @@ use tracing::warn;
 
 use super::direct::Direct;
 use super::{Backend, Setup};
-use crate::dataplane::desired::Peer;
 use crate::dataplane::kernel::Kernel;
 use crate::lease::{LeaseAttrs, SubnetKey};
+use crate::peer::Peer;
 use crate::uplink::{Ends, Uplink};
 
 /// The routes of this node.

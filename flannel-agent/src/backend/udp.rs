@@ -16,9 +16,9 @@ use tokio::sync::Notify;
 
 use super::{Backend, Setup};
 use crate::config::UdpConfig;
-use crate::dataplane::desired::Peer;
 use crate::dataplane::kernel::Kernel;
 use crate::lease::{LeaseAttrs, SubnetKey};
+use crate::peer::Peer;
 use crate::uplink::Uplink;
 use nodes::Nodes;
 use proxy::Proxy;

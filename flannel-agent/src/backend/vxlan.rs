@@ -18,10 +18,11 @@ use super::{Backend, Setup};
 use crate::cli::Mode;
 use crate::config::VxlanConfig;
 use crate::dataplane::accelerator::{self, Accelerator, Settings};
-use crate::dataplane::desired::{self, Peer};
+use crate::dataplane::desired;
 use crate::dataplane::kernel::Kernel;
-use crate::dataplane::kernel::news::{News, NewsFeed};
+use crate::dataplane::kernel::events::{KernelEvent, KernelEvents};
 use crate::lease::{LeaseAttrs, SubnetKey, VxlanData};
+use crate::peer::Peer;
 use crate::uplink::Uplink;
 use misses::Misses;
 use overlay::Overlay;
@@ -44,7 +45,7 @@ pub struct Vxlan {
     own: Option<SubnetKey>,
     /// The peers that everything holds, as far as we know.
     applied: Option<Vec<Peer>>,
-    news: NewsFeed,
+    news: KernelEvents,
     /// Something of ours is no longer as we left it.
     hurt: bool,
     misses: Misses,
@@ -66,7 +67,7 @@ impl Backend for Vxlan {
         let Setup { network, config, uplink, .. } = setup;
         let direct = Direct::start(&kernel, uplink, network, config.direct_routing).await?;
         let mut vxlan = Self {
-            news: kernel.news()?,
+            news: kernel.events()?,
             networks: network.networks().collect(),
             kernel,
             overlays,
@@ -133,7 +134,7 @@ impl Backend for Vxlan {
     async fn apply(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
         let before = self.applied.replace(peers.to_vec());
         if let Some(joined) = before.and_then(|before| desired::joined(&before, peers))
-            && let Some(errors) = self.grow(&joined).await
+            && let Some(errors) = self.add_peers(&joined).await
         {
             return errors;
         }
@@ -249,13 +250,13 @@ impl Vxlan {
 }
 
 /// Waits until something of these overlays' is hurt, which is true, or the kernel asks for something.
-async fn noticed(news: &mut NewsFeed, overlays: &[Overlay], misses: &mut Misses) -> bool {
+async fn noticed(news: &mut KernelEvents, overlays: &[Overlay], misses: &mut Misses) -> bool {
     loop {
         let one = news.next().await;
         if overlays.iter().any(|overlay| overlay.is_hurt_by(&one)) {
             return true;
         }
-        if let News::Miss(device, miss) = one
+        if let KernelEvent::Miss(device, miss) = one
             && overlays.iter().any(|overlay| overlay.device().index == device)
             && misses.ask(device, miss, Instant::now())
         {

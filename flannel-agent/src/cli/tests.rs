@@ -37,7 +37,7 @@ fn defaults_are_flanneld_s() {
     let flags = parse("flannel-agent").unwrap();
     assert_eq!(flags.etcd_endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
     assert_eq!(flags.etcd_prefix, "/coreos.com/network");
-    assert_eq!(flags.places.subnet_file.to_str(), Some("/run/flannel/subnet.env"));
+    assert_eq!(flags.paths.subnet_file.to_str(), Some("/run/flannel/subnet.env"));
     assert_eq!(flags.subnet_lease_renew_margin, 60);
     assert_eq!(flags.unsupported(), [""; 0]);
 }

@@ -15,13 +15,13 @@ use tracing::{info, warn};
 use super::bpf::events::Events;
 use super::bpf::pins::Pins;
 use super::bpf::{self, Bpf};
-use super::desired::Peer;
 use super::kernel::{Device, DeviceSpec, Kernel};
 use super::shortcut::Shortcut;
 use super::xdp;
 use crate::cli::{Mode, Xdp};
 use crate::config::SubnetRange;
 use crate::metrics::METRICS;
+use crate::peer::Peer;
 use crate::uplink::Uplink;
 
 /// What the accelerator is made from.
@@ -116,8 +116,8 @@ impl Accelerator {
     ///
     /// # Errors
     /// As of [`Self::apply`].
-    pub fn grow(&mut self, joined: &[Peer]) -> Result<bool> {
-        self.bpf.grow(joined)
+    pub fn add_peers(&mut self, joined: &[Peer]) -> Result<bool> {
+        self.bpf.add_peers(joined)
     }
 
     /// Waits until pods may have come or gone, if that matters, the programs are no longer on their hooks, or they tell

@@ -16,8 +16,8 @@ use flannel_common::node::Node;
 use flannel_common::outcome::Hook;
 use ipnet::IpNet;
 
-use crate::dataplane::desired::Peer;
 use crate::dataplane::kernel::Kernel;
+use crate::peer::Peer;
 
 pub mod attach;
 mod batch;
@@ -75,7 +75,7 @@ impl Bpf {
             // What it leaves for TC our programs would not understand.
             xdp::detach(&pins)?;
         }
-        let node = xdp::inherit(node, previous.as_ref());
+        let node = xdp::inherit(node, previous.as_ref())?;
         let mut ebpf = load_programs(&pins, &abi::PINNED_MAPS, &node, debug)?;
         let config = Array::try_from(take(&mut ebpf, abi::CONFIG)?)?;
         let (v4, v6) = (Maps::open(&mut ebpf, &node)?, Maps::open(&mut ebpf, &node)?);
@@ -156,8 +156,8 @@ impl Bpf {
     ///
     /// # Errors
     /// As of [`Self::apply`].
-    pub fn grow(&mut self, joined: &[Peer]) -> Result<bool> {
-        Ok(self.v4.leases.grow(joined)? && self.v6.leases.grow(joined)?)
+    pub fn add_peers(&mut self, joined: &[Peer]) -> Result<bool> {
+        Ok(self.v4.leases.add_peers(joined)? && self.v6.leases.add_peers(joined)?)
     }
 
     /// What the programs tell from now on.

@@ -10,45 +10,15 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
-use super::kernel::news::{Entry, Miss};
+use super::entry::{Miss, Observed, Via};
 use super::table::Table;
 use crate::mac::Mac;
+use crate::peer::Peer;
 pub use joined::joined;
-
-/// Another node, as one address family sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// Its pod subnet.
-    pub subnet: IpNet,
-    /// Its address on the underlay.
-    pub public_ip: IpAddr,
-    /// MAC of its vxlan device; `None` with a backend that has none.
-    pub vtep_mac: Option<Mac>,
-}
 
 /// IPv4 routes through one device from which on they have nexthop objects: those of very large clusters, which would
 /// take the kernel seconds otherwise. Fewer are written as flanneld writes them.
 pub const NEXTHOPS_FROM: usize = 1000;
-
-/// How a route says where it leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Via {
-    /// `via 10.1.15.0 dev flannel.1 onlink`.
-    Gateway(IpAddr),
-    /// The same, by the object that this gateway has (`nhid 167841536 via 10.1.15.0 dev flannel.1 onlink`).
-    Nexthop(Ipv4Addr),
-}
-
-impl Via {
-    /// Where the route leads to, however it says so.
-    #[must_use]
-    pub const fn gateway(self) -> IpAddr {
-        match self {
-            Self::Gateway(gateway) => gateway,
-            Self::Nexthop(gateway) => IpAddr::V4(gateway),
-        }
-    }
-}
 
 /// The way to each peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -121,18 +91,18 @@ impl Floor {
 
     /// Whether what the kernel announces is another state than this, on the device with this index.
     #[must_use]
-    pub fn is_contradicted_by(&self, device: u32, entry: &Entry) -> bool {
+    pub fn is_contradicted_by(&self, device: u32, entry: &Observed) -> bool {
         match entry {
-            Entry::Route(subnet, way) => {
+            Observed::Route(subnet, way) => {
                 self.routes.get(subnet).is_some_and(|via| *way != Some((device, *via)))
             }
-            Entry::RouteGone(subnet, way) => {
+            Observed::RouteGone(subnet, way) => {
                 self.routes.get(subnet).is_some_and(|via| *way == (device, *via))
             }
-            Entry::Neighbour(index, gateway, mac) => {
+            Observed::Neighbour(index, gateway, mac) => {
                 *index == device && self.neighbours.get(gateway).is_some_and(|ours| *mac != Some(*ours))
             }
-            Entry::Fdb(index, mac, node) => {
+            Observed::Fdb(index, mac, node) => {
                 *index == device && self.fdb.get(mac).is_some_and(|ours| *node != Some(*ours))
             }
         }

@@ -12,12 +12,12 @@ pub mod device;
 mod direct;
 pub mod driver;
 mod entry;
+pub mod events;
 mod fdb;
 mod filter;
 pub mod interface;
 pub mod lookup;
 mod neighbour;
-pub mod news;
 mod nexthop;
 mod pods;
 mod request;
@@ -41,12 +41,13 @@ use tokio::sync::Mutex;
 use self::batch::Batch;
 pub use self::device::{Device, DeviceSpec};
 pub use self::direct::{destination_of, is_through, message as direct_message};
-use self::entry::{Entry, Job};
-use self::news::NewsFeed;
+use self::entry::{Job, KernelEntry};
+use self::events::KernelEvents;
 pub use self::pods::PodPort;
 pub use self::ttl::default_ttl;
 pub use self::watch::LinkWatch;
-use super::desired::{Answer, Floor, FloorChanges, NEXTHOPS_FROM, Via};
+use super::desired::{Answer, Floor, FloorChanges, NEXTHOPS_FROM};
+use super::entry::Via;
 use crate::metrics::METRICS;
 use crate::uplink::way_to;
 
@@ -78,8 +79,8 @@ impl Kernel {
     ///
     /// # Errors
     /// The netlink socket cannot be opened.
-    pub fn news(&self) -> Result<NewsFeed> {
-        NewsFeed::open(self.batch.port())
+    pub fn events(&self) -> Result<KernelEvents> {
+        KernelEvents::open(self.batch.port())
     }
 
     /// For other requests than those below. Await one dump before the next: a second dump at the same time is
@@ -179,13 +180,13 @@ impl Kernel {
     pub async fn set_direct(&self, uplink: u32, routes: &[(IpNet, IpAddr)]) -> Vec<anyhow::Error> {
         let gateways: BTreeSet<_> = routes.iter().filter_map(|(_, gateway)| ipv4(*gateway)).collect();
         let objects: Vec<_> =
-            gateways.iter().map(|gateway| Job::Set(Entry::direct_nexthop(*gateway))).collect();
+            gateways.iter().map(|gateway| Job::Set(KernelEntry::direct_nexthop(*gateway))).collect();
         let by_objects = routes.len() >= NEXTHOPS_FROM && self.batch.run(uplink, &objects).await.is_empty();
         let via = |gateway| match gateway {
             IpAddr::V4(gateway) if by_objects => Via::Nexthop(gateway),
             gateway => Via::Gateway(gateway),
         };
-        let job = |(subnet, gateway): &(IpNet, IpAddr)| Job::Set(Entry::direct(*subnet, via(*gateway)));
+        let job = |(subnet, gateway): &(IpNet, IpAddr)| Job::Set(KernelEntry::direct(*subnet, via(*gateway)));
         self.batch.run(uplink, &routes.iter().map(job).collect::<Vec<_>>()).await
     }
 
@@ -200,11 +201,11 @@ impl Kernel {
         let in_use: BTreeSet<_> = staying.values().collect();
         let mut jobs = Vec::new();
         for (subnet, gateway) in routes {
-            jobs.push(Job::Remove(Entry::direct(*subnet, Via::Gateway(*gateway))));
+            jobs.push(Job::Remove(KernelEntry::direct(*subnet, Via::Gateway(*gateway))));
             let Some(object) = ipv4(*gateway) else { continue };
-            jobs.push(Job::Remove(Entry::direct(*subnet, Via::Nexthop(object))));
+            jobs.push(Job::Remove(KernelEntry::direct(*subnet, Via::Nexthop(object))));
             if !in_use.contains(gateway) {
-                jobs.push(Job::Remove(Entry::direct_nexthop(object)));
+                jobs.push(Job::Remove(KernelEntry::direct_nexthop(object)));
             }
         }
         self.batch.run(uplink, &jobs).await
@@ -217,11 +218,11 @@ impl Kernel {
     /// If the kernel refuses.
     pub async fn answer(&self, device: &Device, answer: Answer, floor: &Floor) -> Result<()> {
         let entry = match answer {
-            Answer::Fdb(mac, destination) => Entry::Fdb { mac, destination },
+            Answer::Fdb(mac, destination) => KernelEntry::Fdb { mac, destination },
             Answer::Neighbour(gateway, mac) if floor.neighbours.contains_key(&gateway) => {
-                Entry::Neighbour { gateway, mac }
+                KernelEntry::Neighbour { gateway, mac }
             }
-            Answer::Neighbour(address, mac) => Entry::Resolved { address, mac },
+            Answer::Neighbour(address, mac) => KernelEntry::Resolved { address, mac },
         };
         match self.batch.run(device.index, &[Job::Set(entry)]).await.pop() {
             None => Ok(()),
@@ -276,7 +277,7 @@ impl Kernel {
     /// Makes the nexthop objects. A route whose gateway cannot have one, because another has its number, names the
     /// gateway itself.
     async fn make_nexthops(&self, device: &Device, FloorChanges { nexthops, routes, .. }: &mut FloorChanges) {
-        let jobs: Vec<_> = nexthops.set.iter().map(|entry| Job::Set(Entry::nexthop(entry))).collect();
+        let jobs: Vec<_> = nexthops.set.iter().map(|entry| Job::Set(KernelEntry::nexthop(entry))).collect();
         let refusals = self.batch.run(device.index, &jobs).await;
         if refusals.is_empty() {
             return;
@@ -297,13 +298,13 @@ impl Kernel {
 /// routes go before what they point to. Nexthop objects to set are there by now.
 fn in_order(FloorChanges { routes, nexthops, neighbours, fdb }: &FloorChanges) -> Vec<Job> {
     let mut jobs = Vec::new();
-    jobs.extend(neighbours.set.iter().map(|entry| Job::Set(Entry::neighbour(entry))));
-    jobs.extend(fdb.set.iter().map(|entry| Job::Set(Entry::fdb(entry))));
-    jobs.extend(routes.set.iter().map(|entry| Job::Set(Entry::route(entry))));
-    jobs.extend(routes.remove.iter().map(|entry| Job::Remove(Entry::route(entry))));
-    jobs.extend(nexthops.remove.iter().map(|entry| Job::Remove(Entry::nexthop(entry))));
-    jobs.extend(neighbours.remove.iter().map(|entry| Job::Remove(Entry::neighbour(entry))));
-    jobs.extend(fdb.remove.iter().map(|entry| Job::Remove(Entry::fdb(entry))));
+    jobs.extend(neighbours.set.iter().map(|entry| Job::Set(KernelEntry::neighbour(entry))));
+    jobs.extend(fdb.set.iter().map(|entry| Job::Set(KernelEntry::fdb(entry))));
+    jobs.extend(routes.set.iter().map(|entry| Job::Set(KernelEntry::route(entry))));
+    jobs.extend(routes.remove.iter().map(|entry| Job::Remove(KernelEntry::route(entry))));
+    jobs.extend(nexthops.remove.iter().map(|entry| Job::Remove(KernelEntry::nexthop(entry))));
+    jobs.extend(neighbours.remove.iter().map(|entry| Job::Remove(KernelEntry::neighbour(entry))));
+    jobs.extend(fdb.remove.iter().map(|entry| Job::Remove(KernelEntry::fdb(entry))));
     jobs
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::pick::random;
+use crate::random;
 
 /// Delays that double from `first` to `longest`, each shortened by up to a half at random.
 pub(super) struct Backoff {
@@ -22,7 +22,7 @@ impl Backoff {
     }
 
     pub(super) async fn wait(&mut self) {
-        tokio::time::sleep(self.delay(random())).await;
+        tokio::time::sleep(self.delay(random::number().unwrap_or_default())).await;
     }
 
     fn delay(&mut self, random: u64) -> Duration {

@@ -5,9 +5,7 @@
 
 mod free;
 
-use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::hash::{BuildHasher, Hasher};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -129,12 +127,6 @@ pub fn fits(config: &NetworkConfig, key: &SubnetKey) -> bool {
         _ => false,
     };
     half(config.ipv4, key.v4.map(IpNet::V4)) && half(config.ipv6, key.v6.map(IpNet::V6))
-}
-
-/// A number that differs from call to call and from process to process.
-#[must_use]
-pub fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
 }
 
 /// Of several leases with our address the one of our last run, so that pods keep their addresses.

@@ -11,7 +11,7 @@ use std::fmt;
 use super::pick::PublicIps;
 use super::{LeaseUpdate, RawLease, SubnetKey};
 use crate::config::NetworkConfig;
-use crate::dataplane::desired::Peer;
+use crate::peer::Peer;
 
 use claims::Claims;
 pub use judge::Reason;

@@ -85,7 +85,7 @@ mod tests {
     use rtnetlink::packet_route::link::LinkMessage;
 
     use super::*;
-    use crate::dataplane::desired::Via;
+    use crate::dataplane::entry::Via;
     use crate::dataplane::kernel::direct_message;
 
     const UPLINK: u32 = 2;

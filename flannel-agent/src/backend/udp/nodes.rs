@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::dataplane::desired::Peer;
+use crate::peer::Peer;
 
 /// The other nodes by their subnets.
 #[derive(Debug, Default)]

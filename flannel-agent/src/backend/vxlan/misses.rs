@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::dataplane::kernel::news::Miss;
+use crate::dataplane::entry::Miss;
 
 /// How long it is taken for granted that nobody has what was asked for.
 const NEGATIVE: Duration = Duration::from_secs(10);

@@ -4,10 +4,12 @@ use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use tracing::debug;
 
-use crate::dataplane::desired::{Floor, FloorChanges, Peer};
-use crate::dataplane::kernel::news::{LinkState, Miss, News};
+use crate::dataplane::desired::{Floor, FloorChanges};
+use crate::dataplane::entry::{LinkState, Miss};
+use crate::dataplane::kernel::events::KernelEvent;
 use crate::dataplane::kernel::{Device, DeviceSpec, Kernel};
 use crate::lease::SubnetKey;
+use crate::peer::Peer;
 
 /// The floor of one address family.
 pub(super) struct Overlay {
@@ -59,10 +61,10 @@ impl Overlay {
     }
 
     /// Adds those of these peers that are of this family; `None` if it is not done with adding.
-    pub(super) async fn grow(&mut self, kernel: &Kernel, joined: &[Peer]) -> Option<Vec<anyhow::Error>> {
+    pub(super) async fn add_peers(&mut self, kernel: &Kernel, joined: &[Peer]) -> Option<Vec<anyhow::Error>> {
         let v6 = self.is_v6();
         let ours = joined.iter().filter(|peer| v6 == peer.subnet.addr().is_ipv6());
-        let changes = self.floor.grow(ours, self.nexthops)?;
+        let changes = self.floor.add_peers(ours, self.nexthops)?;
         Some(self.write(kernel, changes).await)
     }
 
@@ -89,15 +91,17 @@ impl Overlay {
     }
 
     /// Whether the news is that something of ours is no longer as we left it.
-    pub(super) fn is_hurt_by(&self, news: &News) -> bool {
+    pub(super) fn is_hurt_by(&self, news: &KernelEvent) -> bool {
         match news {
-            News::Link(index, state) => *index == self.device.index && *state != Some(self.link_state()),
-            News::AddressGone(index, address) => {
+            KernelEvent::Link(index, state) => {
+                *index == self.device.index && *state != Some(self.link_state())
+            }
+            KernelEvent::AddressGone(index, address) => {
                 *index == self.device.index && self.base().is_some_and(|base| base.network() == *address)
             }
-            News::Entry(entry) => self.floor.is_contradicted_by(self.device.index, entry),
-            News::Lost => true,
-            News::Miss(..) => false,
+            KernelEvent::Entry(entry) => self.floor.is_contradicted_by(self.device.index, entry),
+            KernelEvent::Lost => true,
+            KernelEvent::Miss(..) => false,
         }
     }
 

@@ -1,7 +1,8 @@
 //! The peers into kernel and maps: all of them, or those that have joined.
 
 use super::Vxlan;
-use crate::dataplane::desired::{Peer, Ways};
+use crate::dataplane::desired::Ways;
+use crate::peer::Peer;
 
 impl Vxlan {
     /// A peer that changes from overlay to link or back has its new route before the old one goes. BPF knows before the
@@ -29,16 +30,16 @@ impl Vxlan {
     }
 
     /// Adds these peers to what is there; `None` if it is not done with adding.
-    pub(super) async fn grow(&mut self, joined: &[Peer]) -> Option<Vec<anyhow::Error>> {
+    pub(super) async fn add_peers(&mut self, joined: &[Peer]) -> Option<Vec<anyhow::Error>> {
         let Self { kernel, overlays, direct, accelerator, .. } = self;
         if direct.is_wanted() {
             return None;
         }
         let mut errors = direct.remove(kernel, &Ways::tunnelled(joined)).await;
         for overlay in overlays {
-            errors.extend(overlay.grow(kernel, joined).await?);
+            errors.extend(overlay.add_peers(kernel, joined).await?);
         }
-        match accelerator.as_mut().map_or(Ok(true), |accelerator| accelerator.grow(joined)) {
+        match accelerator.as_mut().map_or(Ok(true), |accelerator| accelerator.add_peers(joined)) {
             Ok(false) => return None,
             Ok(true) => {}
             Err(error) => errors.push(error),

@@ -63,7 +63,7 @@ pub(super) fn accelerator(Setup { flags, network, config, .. }: &Setup<'_, Vxlan
         xdp: xdp(flags, config)?,
         source_check: config.source_check,
         ranges: network.ranges().collect(),
-        pins: Pins::new(&flags.places.bpffs, config.vni),
+        pins: Pins::new(&flags.paths.bpffs, config.vni),
         log_packets: flags.log_packets(),
     })
 }

@@ -16,8 +16,9 @@ use ipnet::IpNet;
 
 use super::family::Family;
 use super::take;
-use crate::dataplane::desired::{Changes, Peer};
+use crate::dataplane::desired::Changes;
 use crate::dataplane::table;
+use crate::peer::Peer;
 use written::Written;
 
 /// A prefix of one family: network address and length in bits.
@@ -101,7 +102,7 @@ impl<A: Family> Leases<A> {
     }
 
     /// Adds these peers; false, with nothing done, if it is not done with adding.
-    pub(super) fn grow(&mut self, joined: &[Peer]) -> Result<bool> {
+    pub(super) fn add_peers(&mut self, joined: &[Peer]) -> Result<bool> {
         let more = leases_of(joined, &BTreeMap::new(), &Table::default());
         if !self.ended.is_empty() || !self.all.content().is_apart_from(&more) {
             return Ok(false);

@@ -19,7 +19,7 @@ use super::Bpf;
 use super::attach::link_name;
 use super::link::Link;
 use super::pins::Pins;
-use crate::lease::pick::random;
+use crate::random;
 
 /// Much longer than a packet takes from the driver to TC, by way of GRO and the queue of another CPU.
 const IN_FLIGHT: Duration = Duration::from_millis(50);
@@ -151,10 +151,12 @@ impl Bpf {
 }
 
 /// The node with what has to outlive agents in `CONFIG`. The key is made with the maps.
-pub(super) fn inherit(node: &Node, previous: Option<&Node>) -> Node {
-    let handover_key =
-        previous.map_or_else(|| (random() as u32).to_ne_bytes(), |previous| previous.handover_key);
-    Node { handover_key, xdp: previous.map_or(XDP_OFF, |previous| previous.xdp), ..*node }
+pub(super) fn inherit(node: &Node, previous: Option<&Node>) -> Result<Node> {
+    let handover_key = match previous {
+        Some(previous) => previous.handover_key,
+        None => random::bytes().context("making a key for the handover from XDP to TC")?,
+    };
+    Ok(Node { handover_key, xdp: previous.map_or(XDP_OFF, |previous| previous.xdp), ..*node })
 }
 
 /// ifindex of the uplink, which the families share.

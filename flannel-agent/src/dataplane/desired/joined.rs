@@ -4,7 +4,8 @@
 
 use std::net::IpAddr;
 
-use super::{Floor, FloorChanges, NEXTHOPS_FROM, Peer};
+use super::{Floor, FloorChanges, NEXTHOPS_FROM};
+use crate::peer::Peer;
 
 /// The peers that have come to those before, if nothing else is different. Both in the same order.
 #[must_use]
@@ -17,7 +18,7 @@ pub fn joined(before: &[Peer], now: &[Peer]) -> Option<Vec<Peer>> {
 impl Floor {
     /// Adds what these peers need, and returns it. `None`, with nothing done, if some of it is there already for
     /// somebody else, or the routes of so many are written otherwise.
-    pub fn grow<'a>(
+    pub fn add_peers<'a>(
         &mut self,
         joined: impl IntoIterator<Item = &'a Peer>,
         nexthops: bool,
@@ -83,7 +84,7 @@ mod tests {
             prop_assert_eq!(joined.len(), now.len() - before.len());
             let (was, anew) = (Floor::of(&before, nexthops), Floor::of(&now, nexthops));
             let mut grown = was.clone();
-            match grown.grow(&joined, nexthops) {
+            match grown.add_peers(&joined, nexthops) {
                 Some(changes) => {
                     prop_assert_eq!(&changes, &was.changes_to(&anew));
                     prop_assert_eq!(grown, anew);
@@ -115,7 +116,7 @@ mod tests {
             (NEXTHOPS_FROM, true, true),
         ] {
             let mut floor = Floor::of(&crowd[..before], nexthops);
-            let changes = floor.grow(&crowd[before..=before], nexthops);
+            let changes = floor.add_peers(&crowd[before..=before], nexthops);
             assert_eq!(changes.is_some(), grows, "{before} {nexthops}");
             assert_eq!(floor == Floor::of(&crowd[..=before], nexthops), grows, "{before} {nexthops}");
         }

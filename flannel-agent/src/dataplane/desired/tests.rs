@@ -105,20 +105,20 @@ fn what_the_kernel_announces_is_ours_or_contradicts_us() {
     let (via, other_via) = (Via::Gateway(gateway), Via::Gateway("192.168.64.1".parse().unwrap()));
     let (other_subnet, other_mac) = ("10.9.9.0/24".parse().unwrap(), Mac([2, 0, 0, 0, 0, 9]));
     for (entry, expected) in [
-        (Entry::Route(peer.subnet, Some((DEVICE, via))), false),
-        (Entry::Route(peer.subnet, Some((DEVICE, other_via))), true),
-        (Entry::Route(peer.subnet, Some((8, via))), true),
-        (Entry::Route(peer.subnet, None), true),
-        (Entry::Route(other_subnet, None), false),
-        (Entry::RouteGone(peer.subnet, (DEVICE, via)), true),
-        (Entry::RouteGone(peer.subnet, (8, other_via)), false),
-        (Entry::Neighbour(DEVICE, gateway, Some(mac)), false),
-        (Entry::Neighbour(DEVICE, gateway, Some(other_mac)), true),
-        (Entry::Neighbour(DEVICE, gateway, None), true),
-        (Entry::Neighbour(8, gateway, None), false),
-        (Entry::Fdb(DEVICE, mac, Some(node)), false),
-        (Entry::Fdb(DEVICE, mac, None), true),
-        (Entry::Fdb(DEVICE, other_mac, None), false),
+        (Observed::Route(peer.subnet, Some((DEVICE, via))), false),
+        (Observed::Route(peer.subnet, Some((DEVICE, other_via))), true),
+        (Observed::Route(peer.subnet, Some((8, via))), true),
+        (Observed::Route(peer.subnet, None), true),
+        (Observed::Route(other_subnet, None), false),
+        (Observed::RouteGone(peer.subnet, (DEVICE, via)), true),
+        (Observed::RouteGone(peer.subnet, (8, other_via)), false),
+        (Observed::Neighbour(DEVICE, gateway, Some(mac)), false),
+        (Observed::Neighbour(DEVICE, gateway, Some(other_mac)), true),
+        (Observed::Neighbour(DEVICE, gateway, None), true),
+        (Observed::Neighbour(8, gateway, None), false),
+        (Observed::Fdb(DEVICE, mac, Some(node)), false),
+        (Observed::Fdb(DEVICE, mac, None), true),
+        (Observed::Fdb(DEVICE, other_mac, None), false),
     ] {
         assert_eq!(floor.is_contradicted_by(DEVICE, &entry), expected, "{entry:?}");
     }

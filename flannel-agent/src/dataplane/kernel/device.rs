@@ -3,7 +3,7 @@
 mod link;
 
 use std::fs;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -15,6 +15,7 @@ pub(super) use self::link::read as read_link;
 use self::link::{Link, Vxlan};
 use super::errno;
 use crate::mac::Mac;
+use crate::random;
 
 /// How the vxlan device should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -205,11 +206,9 @@ fn be_asked_for_neighbours(device: &str) {
     }
 }
 
-/// A random MAC, locally administered and unicast.
+/// Returns a random MAC, locally administered and unicast.
 fn random_mac() -> Result<Mac> {
-    let mut bytes = [0; 6];
-    let read = fs::File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes));
-    read.context("reading a random MAC from /dev/urandom")?;
+    let mut bytes: [u8; 6] = random::bytes().context("making a random MAC")?;
     bytes[0] = bytes[0] & !1 | 2;
     Ok(Mac(bytes))
 }

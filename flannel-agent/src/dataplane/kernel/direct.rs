@@ -13,7 +13,7 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteMessage};
 use rtnetlink::{Error, Handle};
 
 use super::route;
-use crate::dataplane::desired::Via;
+use crate::dataplane::entry::Via;
 
 /// The route to a peer's subnet by way of the peer's address.
 #[must_use]

@@ -12,12 +12,12 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use super::nexthop::Nexthop;
 use super::request::Request;
 use super::{direct, fdb, neighbour, nexthop, route};
-use crate::dataplane::desired::Via;
+use crate::dataplane::entry::Via;
 use crate::mac::Mac;
 
 /// What there is one of per peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Entry {
+pub(super) enum KernelEntry {
     Route {
         subnet: IpNet,
         via: Via,
@@ -48,11 +48,11 @@ pub(super) enum Entry {
 /// What to do with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Job {
-    Set(Entry),
-    Remove(Entry),
+    Set(KernelEntry),
+    Remove(KernelEntry),
 }
 
-impl Entry {
+impl KernelEntry {
     pub(super) fn route(&(subnet, via): &(IpNet, Via)) -> Self {
         Self::Route { subnet, via }
     }
@@ -124,7 +124,7 @@ impl Job {
     /// The request for this device; setting replaces what is there, but not another's nexthop object.
     pub(super) fn message(self, device: u32) -> NetlinkMessage<Request> {
         let (payload, verb) = match self {
-            Self::Set(entry @ Entry::Nexthop { .. }) => (entry.set(device), NLM_F_CREATE | NLM_F_EXCL),
+            Self::Set(entry @ KernelEntry::Nexthop { .. }) => (entry.set(device), NLM_F_CREATE | NLM_F_EXCL),
             Self::Set(entry) => (entry.set(device), NLM_F_CREATE | NLM_F_REPLACE),
             Self::Remove(entry) => (entry.remove(device), 0),
         };
@@ -139,13 +139,14 @@ impl Job {
         let Self::Remove(entry) = self else { return false };
         let by_object = matches!(
             entry,
-            Entry::Route { via: Via::Nexthop(_), .. } | Entry::Direct { via: Via::Nexthop(_), .. }
+            KernelEntry::Route { via: Via::Nexthop(_), .. }
+                | KernelEntry::Direct { via: Via::Nexthop(_), .. }
         );
         matches!(errno, libc::ESRCH | libc::ENOENT | libc::ENODEV) || (by_object && errno == libc::EINVAL)
     }
 }
 
-impl fmt::Display for Entry {
+impl fmt::Display for KernelEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Route { subnet, via: Via::Gateway(gateway) } => write!(f, "route {subnet} via {gateway}"),

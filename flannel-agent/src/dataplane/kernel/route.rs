@@ -11,7 +11,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::{Error, Handle};
 
 use super::{family_of, nexthop};
-use crate::dataplane::desired::Via;
+use crate::dataplane::entry::Via;
 use crate::dataplane::table::Table;
 
 /// What the kernel gives an IPv6 route that is written without a metric (IP6_RT_PRIO_USER).

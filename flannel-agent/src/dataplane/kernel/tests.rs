@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use self::namespace::{in_namespace, run};
 use super::*;
-use crate::dataplane::desired::{NEXTHOPS_FROM, Peer};
+use crate::dataplane::desired::NEXTHOPS_FROM;
 use crate::mac::Mac;
+use crate::peer::Peer;
 use crate::uplink::{self, UplinkOptions};
 
 /// What the device should be in the namespace that [`with_uplink`] made.

@@ -10,6 +10,7 @@ use crate::config::NetworkConfig;
 use crate::lease::backoff::Backoff;
 use crate::lease::pick::{self, Decision, PublicIps, Taken};
 use crate::lease::{LeaseAttrs, OwnLease, SubnetKey};
+use crate::random;
 
 /// Pause after a lost race, at first and at most.
 const RACE_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
@@ -38,7 +39,7 @@ async fn take(
     loop {
         let leases = store.entries().await?;
         let taken: Vec<Taken> = leases.entries.iter().filter_map(|entry| Taken::of(&entry.lease)).collect();
-        let won = match pick::decide(config, &taken, us, previous, pick::random()) {
+        let won = match pick::decide(config, &taken, us, previous, random::number()?) {
             Decision::Reuse(key) => reuse(claim, &leases, key).await?,
             Decision::Previous(key) | Decision::Free(key) => claim.create(key, leases.revision).await?,
             Decision::None => bail!(

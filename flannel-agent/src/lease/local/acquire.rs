@@ -10,6 +10,7 @@ use super::store::Store;
 use crate::config::NetworkConfig;
 use crate::lease::pick::{self, Decision, PublicIps, Taken};
 use crate::lease::{LeaseAttrs, OwnLease, SubnetKey, TTL};
+use crate::random;
 
 /// See [`SubnetManager::acquire`](crate::lease::SubnetManager::acquire).
 pub(super) async fn acquire(
@@ -25,7 +26,7 @@ pub(super) async fn acquire(
     let taken: Vec<Taken> = entries.iter().filter_map(|entry| Taken::of(&entry.lease)).collect();
     let own = |subnet, term| OwnLease { subnet, attrs: attrs.clone(), term };
     let full = Some(Instant::now() + TTL);
-    let lease = match pick::decide(config, &taken, us, previous, pick::random()) {
+    let lease = match pick::decide(config, &taken, us, previous, random::number()?) {
         Decision::Reuse(subnet) => {
             let reservation = reuse(store, &entries, subnet, &value)?;
             own(subnet, full.filter(|_| !reservation))

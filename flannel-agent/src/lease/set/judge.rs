@@ -6,11 +6,11 @@ use ipnet::IpNet;
 use serde_json::value::RawValue;
 
 use crate::config::{Backend, NetworkConfig};
-use crate::dataplane::desired::Peer;
 use crate::lease::key::KeyError;
 use crate::lease::pick::PublicIps;
 use crate::lease::{LeaseAttrs, RawLease, SubnetKey, VxlanData};
 use crate::mac::Mac;
+use crate::peer::Peer;
 
 /// Why an entry of the datastore is not used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -10,7 +10,7 @@ use rtnetlink::{Error, Handle, LinkGetRequest};
 
 use super::super::errno;
 use super::DeviceSpec;
-use crate::dataplane::kernel::news::LinkState;
+use crate::dataplane::entry::LinkState;
 use crate::mac::Mac;
 
 /// An interface.

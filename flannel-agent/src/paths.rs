@@ -1,11 +1,11 @@
-//! Where an agent's things are on its node: the same flags for the daemon and for whoever looks after it.
+//! Paths on the node that the daemon and its subcommands share.
 
 use std::path::PathBuf;
 
-/// Where they are.
+/// Flags that say where the agent keeps its state.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Places {
-    /// File that tells others our subnet.
+pub struct Paths {
+    /// File that tells CNI and Docker the node's subnet.
     #[arg(
         long,
         env = "FLANNELD_SUBNET_FILE",
@@ -13,7 +13,7 @@ pub struct Places {
         default_value = "/run/flannel/subnet.env"
     )]
     pub subnet_file: PathBuf,
-    /// BPF filesystem for programs and maps; the daemon mounts it if it is not.
+    /// BPF filesystem for programs and maps. The daemon mounts it if it is not mounted.
     #[arg(long, env = "FLANNELD_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,
 }

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
 use futures::channel::mpsc::UnboundedReceiver;
-use ipnet::IpNet;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::neighbour::NeighbourMessage;
@@ -16,8 +15,7 @@ use rtnetlink::sys::{AsyncSocket as _, SocketAddr};
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 
 use super::{device, fdb, filter, neighbour, route};
-use crate::dataplane::desired::Via;
-use crate::mac::Mac;
+use crate::dataplane::entry::{LinkState, Miss, Observed};
 
 /// Everything that the floor consists of.
 const GROUPS: [MulticastGroup; 6] = [
@@ -31,57 +29,24 @@ const GROUPS: [MulticastGroup; 6] = [
 
 /// One announcement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum KernelEvent {
     /// The interface with this index is like this, or gone.
     Link(u32, Option<LinkState>),
     /// The interface with this index has lost an address.
     AddressGone(u32, IpAddr),
     /// An entry is now like this.
-    Entry(Entry),
+    Entry(Observed),
     /// A packet waits at this interface for an answer.
     Miss(u32, Miss),
     /// There was too much news to keep it all.
     Lost,
 }
 
-/// What can change of an interface while it lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LinkState {
-    /// Whether it is up.
-    pub up: bool,
-    /// Its MTU in bytes.
-    pub mtu: u32,
-    /// Its Ethernet address; `None` if it has none.
-    pub mac: Option<Mac>,
-}
-
-/// An entry of the kinds that a floor has, as the kernel has it now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
-    /// To this subnet leads a new route: through an interface as the floor's do, or of another kind.
-    Route(IpNet, Option<(u32, Via)>),
-    /// A route like the floor's is gone.
-    RouteGone(IpNet, (u32, Via)),
-    /// On an interface a gateway is at this MAC for good, or not.
-    Neighbour(u32, IpAddr, Option<Mac>),
-    /// On an interface a VTEP's MAC is behind this address for good, or not.
-    Fdb(u32, Mac, Option<IpAddr>),
-}
-
-/// What the kernel asks of whoever knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Miss {
-    /// Which VTEP MAC has this address?
-    Neighbour(IpAddr),
-    /// Which node has this VTEP MAC?
-    Fdb(Mac),
-}
-
 /// A subscription to the kernel's news.
 #[derive(Debug)]
-pub struct NewsFeed(UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
+pub struct KernelEvents(UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
 
-impl NewsFeed {
+impl KernelEvents {
     /// Subscribes to what others do than the one with this netlink port.
     pub(super) fn open(own: u32) -> Result<Self> {
         let (mut connection, _, messages) =
@@ -99,7 +64,7 @@ impl NewsFeed {
     }
 
     /// Waits for the next one that is of any interest.
-    pub async fn next(&mut self) -> News {
+    pub async fn next(&mut self) -> KernelEvent {
         while let Some((message, _)) = self.0.next().await {
             if let Some(news) = read(&message.payload) {
                 return news;
@@ -110,31 +75,33 @@ impl NewsFeed {
     }
 }
 
-fn read(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<News> {
+fn read(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<KernelEvent> {
     let message = match payload {
         NetlinkPayload::InnerMessage(message) => message,
-        NetlinkPayload::Overrun(_) => return Some(News::Lost),
+        NetlinkPayload::Overrun(_) => return Some(KernelEvent::Lost),
         _ => return None,
     };
     match message {
         RouteNetlinkMessage::NewLink(link) => {
-            Some(News::Link(link.header.index, Some(device::read_link(link).state())))
+            Some(KernelEvent::Link(link.header.index, Some(device::read_link(link).state())))
         }
-        RouteNetlinkMessage::DelLink(link) => Some(News::Link(link.header.index, None)),
+        RouteNetlinkMessage::DelLink(link) => Some(KernelEvent::Link(link.header.index, None)),
         RouteNetlinkMessage::DelAddress(address) => {
-            Some(News::AddressGone(address.header.index, address_of(address)?))
+            Some(KernelEvent::AddressGone(address.header.index, address_of(address)?))
         }
         RouteNetlinkMessage::NewRoute(message) => {
             let (subnet, way) = route::announced(message, RouteFlags::Onlink)?;
-            Some(News::Entry(Entry::Route(subnet, way)))
+            Some(KernelEvent::Entry(Observed::Route(subnet, way)))
         }
         RouteNetlinkMessage::DelRoute(message) => {
             let (subnet, way) = route::announced(message, RouteFlags::Onlink)?;
-            Some(News::Entry(Entry::RouteGone(subnet, way?)))
+            Some(KernelEvent::Entry(Observed::RouteGone(subnet, way?)))
         }
-        RouteNetlinkMessage::NewNeighbour(entry) => announced(entry, false).map(News::Entry),
-        RouteNetlinkMessage::DelNeighbour(entry) => announced(entry, true).map(News::Entry),
-        RouteNetlinkMessage::GetNeighbour(entry) => Some(News::Miss(entry.header.ifindex, missed(entry)?)),
+        RouteNetlinkMessage::NewNeighbour(entry) => announced(entry, false).map(KernelEvent::Entry),
+        RouteNetlinkMessage::DelNeighbour(entry) => announced(entry, true).map(KernelEvent::Entry),
+        RouteNetlinkMessage::GetNeighbour(entry) => {
+            Some(KernelEvent::Miss(entry.header.ifindex, missed(entry)?))
+        }
         _ => None,
     }
 }
@@ -147,14 +114,14 @@ fn address_of(message: &AddressMessage) -> Option<IpAddr> {
 }
 
 /// A neighbour or an FDB entry.
-fn announced(entry: &NeighbourMessage, gone: bool) -> Option<Entry> {
+fn announced(entry: &NeighbourMessage, gone: bool) -> Option<Observed> {
     let device = entry.header.ifindex;
     if entry.header.family == AddressFamily::Bridge {
         let now = fdb::read(entry, device).map(|(_, destination)| destination);
-        return Some(Entry::Fdb(device, neighbour::mac(entry)?, now.filter(|_| !gone)));
+        return Some(Observed::Fdb(device, neighbour::mac(entry)?, now.filter(|_| !gone)));
     }
     let now = neighbour::read(entry, device).map(|(_, mac)| mac);
-    Some(Entry::Neighbour(device, neighbour::destination(entry)?, now.filter(|_| !gone)))
+    Some(Observed::Neighbour(device, neighbour::destination(entry)?, now.filter(|_| !gone)))
 }
 
 /// The address is in a question for a MAC, the MAC in a question for a node (drivers/net/vxlan: `vxlan_fdb_miss`,
@@ -171,10 +138,12 @@ mod tests {
     use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourState};
 
     use super::*;
+    use crate::dataplane::entry::Via;
+    use crate::mac::Mac;
 
     const DEVICE: u32 = 7;
 
-    fn news(message: RouteNetlinkMessage) -> Option<News> {
+    fn news(message: RouteNetlinkMessage) -> Option<KernelEvent> {
         read(&NetlinkPayload::InnerMessage(message))
     }
 
@@ -189,14 +158,14 @@ mod tests {
         for (message, entry) in [
             (
                 RouteNetlinkMessage::NewNeighbour(neighbour.clone()),
-                Entry::Neighbour(DEVICE, gateway, Some(mac)),
+                Observed::Neighbour(DEVICE, gateway, Some(mac)),
             ),
-            (RouteNetlinkMessage::NewNeighbour(learned), Entry::Neighbour(DEVICE, gateway, None)),
-            (RouteNetlinkMessage::DelNeighbour(neighbour), Entry::Neighbour(DEVICE, gateway, None)),
-            (RouteNetlinkMessage::NewNeighbour(fdb.clone()), Entry::Fdb(DEVICE, mac, Some(node))),
-            (RouteNetlinkMessage::DelNeighbour(fdb), Entry::Fdb(DEVICE, mac, None)),
+            (RouteNetlinkMessage::NewNeighbour(learned), Observed::Neighbour(DEVICE, gateway, None)),
+            (RouteNetlinkMessage::DelNeighbour(neighbour), Observed::Neighbour(DEVICE, gateway, None)),
+            (RouteNetlinkMessage::NewNeighbour(fdb.clone()), Observed::Fdb(DEVICE, mac, Some(node))),
+            (RouteNetlinkMessage::DelNeighbour(fdb), Observed::Fdb(DEVICE, mac, None)),
         ] {
-            assert_eq!(news(message), Some(News::Entry(entry)));
+            assert_eq!(news(message), Some(KernelEvent::Entry(entry)));
         }
     }
 
@@ -210,7 +179,7 @@ mod tests {
         let l2 = fdb::message(DEVICE, mac, None);
         for (message, miss) in [(l3, Miss::Neighbour(gateway)), (l2, Miss::Fdb(mac))] {
             let message = RouteNetlinkMessage::GetNeighbour(message);
-            assert_eq!(news(message), Some(News::Miss(DEVICE, miss)));
+            assert_eq!(news(message), Some(KernelEvent::Miss(DEVICE, miss)));
         }
     }
 
@@ -221,12 +190,12 @@ mod tests {
         let mut other = ours.clone();
         other.header.flags = Default::default();
         for (message, entry) in [
-            (RouteNetlinkMessage::NewRoute(ours.clone()), Some(Entry::Route(subnet, Some((DEVICE, via))))),
-            (RouteNetlinkMessage::DelRoute(ours), Some(Entry::RouteGone(subnet, (DEVICE, via)))),
-            (RouteNetlinkMessage::NewRoute(other.clone()), Some(Entry::Route(subnet, None))),
+            (RouteNetlinkMessage::NewRoute(ours.clone()), Some(Observed::Route(subnet, Some((DEVICE, via))))),
+            (RouteNetlinkMessage::DelRoute(ours), Some(Observed::RouteGone(subnet, (DEVICE, via)))),
+            (RouteNetlinkMessage::NewRoute(other.clone()), Some(Observed::Route(subnet, None))),
             (RouteNetlinkMessage::DelRoute(other), None),
         ] {
-            assert_eq!(news(message), entry.map(News::Entry));
+            assert_eq!(news(message), entry.map(KernelEvent::Entry));
         }
     }
 }
