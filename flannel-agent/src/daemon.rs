@@ -29,7 +29,7 @@ use crate::signals::Stop;
 use crate::uplink::watch::UplinkWatch;
 use crate::{notify, subnet_file};
 use follow::{End, follow};
-use settings::{etcd_options, uplink_options};
+use settings::{etcd_options, firewall_options, uplink_options};
 
 /// How long to wait between attempts at what cannot be done yet.
 const RETRY: Duration = Duration::from_secs(1);
@@ -99,7 +99,7 @@ async fn serve_with<B: Backend>(
     let mut uplink = uplinks.choose().await?;
     let mut previous = subnet_file::read_previous(&flags.paths.subnet_file);
     let mut held: Option<Held> = None;
-    let mut firewall = Firewall::new(flags, network)?;
+    let mut firewall = Firewall::new(firewall_options(flags), network)?;
     loop {
         info!("the uplink is {uplink}");
         let known = held.as_ref().map(|held| &held.lease.attrs);
@@ -123,7 +123,7 @@ async fn serve_with<B: Backend>(
                     "this node had the subnet {old} and has {subnet} now: pods made before are cut off; make them anew"
                 );
             }
-            firewall.serve(subnet, previous).await;
+            firewall.set_subnet(subnet, previous).await;
             publish(flags, network, &mut backend, &lease).await?;
             if !accelerated {
                 backend.accelerate().await?;

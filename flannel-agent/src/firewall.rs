@@ -1,7 +1,7 @@
-//! What the host's firewall must do for pods: masquerade what leaves the overlay (`--ip-masq`), accept what is
-//! forwarded to and from it, and drop what is sent to pods that there are none of (`--ip-blackhole-route`).
+//! Firewall rules for pod traffic. They masquerade packets that leave the overlay (`--ip-masq`) and accept packets
+//! forwarded to and from it. `--ip-blackhole-route` drops packets to addresses of the node's subnet without a pod.
 //!
-//! `rules` says what should be there; `iptables` or, with `EnableNFTables`, `nftables` see to it.
+//! `rules` computes the wanted rules; `iptables` or, with `EnableNFTables`, `nftables` writes them.
 
 mod blackhole;
 mod iptables;
@@ -17,65 +17,76 @@ use rtnetlink::Handle;
 use tokio::time::{Interval, MissedTickBehavior};
 use tracing::{debug, error, info};
 
-use crate::cli::Flags;
 use crate::config::NetworkConfig;
 use crate::lease::SubnetKey;
 use nftables::Nftables;
-use rules::{Chain, Family, Wish};
+pub use rules::RuleOptions;
+use rules::{Chain, IpVersion};
 use tool::ToolError;
 
-/// The firewall of this node.
+/// Settings of this node's firewall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Which rules to write.
+    pub rules: RuleOptions,
+    /// Whether to add a blackhole route for the node's subnet (`--ip-blackhole-route`).
+    pub blackhole_route: bool,
+    /// Interval between checks of the rules (`--iptables-resync`).
+    pub resync: Duration,
+}
+
+/// The firewall rules and blackhole routes of this node.
 pub struct Firewall {
-    wish: Wish,
+    options: Options,
     networks: Vec<IpNet>,
-    blackhole: bool,
-    sink: Sink,
+    writer: RuleWriter,
     netlink: Handle,
     subnet: Option<SubnetKey>,
     resync: Interval,
-    /// Whether what the other mode and other flags left is still to be removed.
-    fresh: bool,
-    /// What went wrong, as it was told last.
-    told: String,
+    /// True until one pass without errors has removed what the other mode or other flags left behind.
+    must_clear: bool,
+    /// The last problem logged; empty if there is none.
+    logged_problem: String,
 }
 
-/// What the rules are written with.
-enum Sink {
+/// The tool that writes the rules.
+enum RuleWriter {
     Iptables,
     Nftables(Nftables),
 }
 
 impl Firewall {
-    /// As flags and network configuration want it. Nothing is written before [`Self::serve`].
+    /// Prepares the firewall; [`Self::set_subnet`] writes the first rules.
     ///
     /// # Errors
     /// No netlink socket can be opened.
-    pub fn new(flags: &Flags, config: &NetworkConfig) -> Result<Self> {
-        let mut resync = tokio::time::interval(Duration::from_secs(flags.iptables_resync.max(1)));
+    pub fn new(options: Options, config: &NetworkConfig) -> Result<Self> {
+        let mut resync = tokio::time::interval(options.resync);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
-            wish: Wish {
-                masquerade: flags.ip_masq,
-                fully_random: !flags.ip_masq_fully_random_disable,
-                forward: flags.iptables_forward_rules,
-            },
+            options,
             networks: config.networks().collect(),
-            blackhole: flags.ip_blackhole_route,
-            sink: if config.nftables { Sink::Nftables(Nftables::default()) } else { Sink::Iptables },
+            writer: if config.nftables {
+                RuleWriter::Nftables(Nftables::default())
+            } else {
+                RuleWriter::Iptables
+            },
             netlink: netlink()?,
             subnet: None,
             resync,
-            fresh: true,
-            told: String::new(),
+            must_clear: true,
+            logged_problem: String::new(),
         })
     }
 
-    /// Writes the rules for a node with this subnet, in place of those for the `previous` one. What fails is logged
-    /// and tried again by [`Self::resync`]: a node without its rules is better than no node, as with flanneld.
-    pub async fn serve(&mut self, subnet: SubnetKey, previous: Option<SubnetKey>) {
+    /// Writes the rules for the node's `subnet` and removes the blackhole routes of its `previous` one.
+    ///
+    /// Errors are logged and [`Self::resync`] tries again: a node without its rules is better than no node, as with
+    /// flanneld.
+    pub async fn set_subnet(&mut self, subnet: SubnetKey, previous: Option<SubnetKey>) {
         self.subnet = Some(subnet);
-        let left: Vec<_> = previous.iter().flat_map(SubnetKey::nets).collect();
-        for stale in left.into_iter().filter(|stale| !subnet.nets().any(|net| net == *stale)) {
+        let old: Vec<_> = previous.iter().flat_map(SubnetKey::nets).collect();
+        for stale in old.into_iter().filter(|stale| !subnet.nets().any(|net| net == *stale)) {
             match blackhole::ensure(&self.netlink, stale, false).await {
                 Ok(change) => log(change),
                 Err(error) => error!("{error:#}"),
@@ -85,73 +96,76 @@ impl Firewall {
         self.resync.reset();
     }
 
-    /// Waits until it is time for [`Self::resync`].
+    /// Waits until the next [`Self::resync`] is due.
     pub async fn due(&mut self) {
         self.resync.tick().await;
     }
 
-    /// Compares what is there with what should be, and writes the difference.
+    /// Compares rules and routes with the wanted ones and writes the difference.
     pub async fn resync(&mut self) {
         let Some(subnet) = self.subnet else { return };
         let results = [self.keep_rules(subnet).await, self.keep_blackholes(subnet).await];
         let problems: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
-        self.fresh &= !problems.is_empty();
-        self.tell(problems.iter().map(|problem| format!("{problem:#}")).collect::<Vec<_>>().join("; "));
+        self.must_clear &= !problems.is_empty();
+        self.log_problem(
+            problems.iter().map(|problem| format!("{problem:#}")).collect::<Vec<_>>().join("; "),
+        );
     }
 
     async fn keep_rules(&mut self, subnet: SubnetKey) -> Result<()> {
         for net in subnet.nets() {
             let network = self.networks.iter().copied().find(|network| network.contains(&net));
             let network = network.with_context(|| format!("the subnet {net} is in none of the networks"))?;
-            let mut chains = rules::chains(self.wish, network, net);
-            // Whether something is left is looked at once, lest looking load what nobody needs (a legacy nat table).
-            chains.retain(|chain| self.fresh || !chain.rules.is_empty());
+            let mut chains = rules::chains(self.options.rules, network, net);
+            // Unwanted chains are looked for once only: listing a table can load its kernel module (legacy nat).
+            chains.retain(|chain| self.must_clear || !chain.rules.is_empty());
             if !chains.is_empty() {
-                let changes = self.sink.apply(Family::of(net), &chains).await;
-                log(changes.context("writing the firewall's rules")?);
+                let changes = self.writer.apply(IpVersion::of(net), &chains).await;
+                log(changes.context("writing the firewall rules")?);
             }
         }
-        if self.fresh {
-            self.sink.clear_other().await;
+        if self.must_clear {
+            self.writer.clear_other_mode().await;
         }
         Ok(())
     }
 
     async fn keep_blackholes(&self, subnet: SubnetKey) -> Result<()> {
-        for net in subnet.nets().filter(|_| self.fresh || self.blackhole) {
-            log(blackhole::ensure(&self.netlink, net, self.blackhole).await?);
+        let wanted = self.options.blackhole_route;
+        for net in subnet.nets().filter(|_| self.must_clear || wanted) {
+            log(blackhole::ensure(&self.netlink, net, wanted).await?);
         }
         Ok(())
     }
 
-    /// Each problem once, and that it is over.
-    fn tell(&mut self, problem: String) {
-        if problem == self.told {
+    /// Logs each problem once, and once that it is solved.
+    fn log_problem(&mut self, problem: String) {
+        if problem == self.logged_problem {
             return;
         }
         if problem.is_empty() {
-            info!("the firewall's rules are complete again");
+            info!("the firewall rules are complete again");
         } else {
             error!("{problem}; trying again every {} s", self.resync.period().as_secs());
         }
-        self.told = problem;
+        self.logged_problem = problem;
     }
 }
 
-impl Sink {
-    async fn apply(&mut self, family: Family, chains: &[Chain]) -> Result<Vec<String>, ToolError> {
+impl RuleWriter {
+    async fn apply(&mut self, version: IpVersion, chains: &[Chain]) -> Result<Vec<String>, ToolError> {
         match self {
-            Self::Iptables => iptables::apply(family, chains).await,
-            Self::Nftables(nftables) => nftables.apply(family, chains).await,
+            Self::Iptables => iptables::apply(version, chains).await,
+            Self::Nftables(nftables) => nftables.apply(version, chains).await,
         }
     }
 
-    /// Removes what an agent in the other mode left. What cannot be looked at is taken for empty.
-    async fn clear_other(&self) {
-        for family in Family::ALL {
+    /// Removes the rules that an agent in the other mode left. Counts rules that cannot be listed as absent.
+    async fn clear_other_mode(&self) {
+        for version in IpVersion::ALL {
             let removed = match self {
-                Self::Iptables => nftables::remove(family).await,
-                Self::Nftables(_) => iptables::apply(family, &rules::none()).await,
+                Self::Iptables => nftables::remove(version).await,
+                Self::Nftables(_) => iptables::apply(version, &rules::none()).await,
             };
             match removed {
                 Ok(changes) => log(changes),
@@ -161,16 +175,18 @@ impl Sink {
     }
 }
 
-/// Removes all rules of either mode and family, and the blackhole routes of these subnets. Returns what was
-/// removed and what could not be, for people. A tool that is not installed has written nothing.
+/// Removes the rules of both modes for IPv4 and IPv6, and the blackhole routes of these subnets.
+///
+/// Returns a line of text for each removal and an error for each failure. Skips tools that are not installed: they
+/// have written nothing.
 pub async fn remove(subnets: &[IpNet]) -> Vec<Result<String>> {
     let mut results = Vec::new();
-    for family in Family::ALL {
-        for removed in [iptables::apply(family, &rules::none()).await, nftables::remove(family).await] {
+    for version in IpVersion::ALL {
+        for removed in [iptables::apply(version, &rules::none()).await, nftables::remove(version).await] {
             match removed {
                 Ok(changes) => results.extend(changes.into_iter().map(Ok)),
                 Err(error) if error.is_missing() => {}
-                Err(error) => results.push(Err(error).context("removing the firewall's rules")),
+                Err(error) => results.push(Err(error).context("removing the firewall rules")),
             }
         }
     }
@@ -191,7 +207,7 @@ fn log(changes: impl IntoIterator<Item = String>) {
     changes.into_iter().for_each(|change| info!("{change}"));
 }
 
-/// Strict, so that the kernel filters what it lists.
+/// Opens a socket with strict checks, which make the kernel filter the routes it lists.
 fn netlink() -> Result<Handle> {
     let (connection, handle, _) =
         rtnetlink::new_connection_with_strict_check().context("opening a netlink socket")?;

@@ -1,9 +1,11 @@
-//! What flags and network configuration ask for, in the terms of the uplink. Pure.
+//! Options of the daemon's parts, made from flags and network configuration. Pure.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::cli::Flags;
 use crate::config::NetworkConfig;
+use crate::firewall::{self, RuleOptions};
 use crate::lease::etcd::{EtcdOptions, Login, TlsFiles};
 use crate::uplink::{Stack, UplinkOptions};
 
@@ -31,6 +33,18 @@ pub(super) fn uplink_options(flags: &Flags, config: &NetworkConfig) -> UplinkOpt
         public_ip: flags.public_ip,
         public_ipv6: flags.public_ipv6,
         overlay: config.networks().collect(),
+    }
+}
+
+pub(super) fn firewall_options(flags: &Flags) -> firewall::Options {
+    firewall::Options {
+        rules: RuleOptions {
+            masquerade: flags.ip_masq,
+            fully_random: !flags.ip_masq_fully_random_disable,
+            forward: flags.iptables_forward_rules,
+        },
+        blackhole_route: flags.ip_blackhole_route,
+        resync: Duration::from_secs(flags.iptables_resync.max(1)),
     }
 }
 

@@ -1,8 +1,8 @@
-//! `--ip-blackhole-route`: what is sent to an address of ours that no pod has is dropped here instead of leaving by the
-//! default route, where no bridge holds the subnet. `blackhole 10.5.52.0/24`, proto boot, as flanneld writes it.
+//! `--ip-blackhole-route`: the route `blackhole 10.5.52.0/24`, proto boot, as flanneld writes it. It drops packets to
+//! addresses of the node's subnet that no pod has; without it they would leave by the default route.
 //!
-//! Where a bridge does hold it, the kernel's own route to the bridge does the same, and a blackhole that is older
-//! than it would swallow what is for the pods: it goes.
+//! Where a bridge holds the subnet, the kernel's route to the bridge does the same. An older blackhole route would then
+//! drop the packets to the pods, so it is removed.
 
 use anyhow::{Context as _, Result};
 use futures::TryStreamExt as _;
@@ -13,41 +13,41 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 
-/// What to do about the route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+enum RouteChange {
     Add,
     Remove,
 }
 
-/// Sees to it that the route is there, or not; returns what that changed, for people.
+/// Adds the route if it is wanted, else removes it. Returns a line of text about the change, if there was one.
 pub(super) async fn ensure(handle: &Handle, subnet: IpNet, wanted: bool) -> Result<Option<String>> {
-    let there = exists(handle, &message(subnet)).await?;
-    let step = step(wanted, there, wanted && exists(handle, &connected(subnet)).await?);
-    let request = message(subnet);
-    match step {
+    let request = blackhole(subnet);
+    let exists_now = exists(handle, &request).await?;
+    let bridged = wanted && exists(handle, &connected(subnet)).await?;
+    let change = change(wanted, exists_now, bridged);
+    match change {
         None => return Ok(None),
-        Some(Step::Add) => handle.route().add(request).execute().await,
-        Some(Step::Remove) => handle.route().del(request).execute().await,
+        Some(RouteChange::Add) => handle.route().add(request).execute().await,
+        Some(RouteChange::Remove) => handle.route().del(request).execute().await,
     }
-    .with_context(|| format!("the route blackhole {subnet}"))?;
-    let verb = if step == Some(Step::Add) { "added" } else { "removed" };
+    .with_context(|| format!("changing the route blackhole {subnet}"))?;
+    let verb = if change == Some(RouteChange::Add) { "added" } else { "removed" };
     Ok(Some(format!("{verb} route blackhole {subnet}")))
 }
 
-const fn step(wanted: bool, there: bool, bridged: bool) -> Option<Step> {
-    match (wanted && !bridged, there) {
-        (true, false) => Some(Step::Add),
-        (false, true) => Some(Step::Remove),
+const fn change(wanted: bool, exists: bool, bridged: bool) -> Option<RouteChange> {
+    match (wanted && !bridged, exists) {
+        (true, false) => Some(RouteChange::Add),
+        (false, true) => Some(RouteChange::Remove),
         _ => None,
     }
 }
 
-fn message(subnet: IpNet) -> RouteMessage {
+fn blackhole(subnet: IpNet) -> RouteMessage {
     route(subnet, RouteType::BlackHole, RouteProtocol::Boot, RouteScope::Universe)
 }
 
-/// What the kernel adds with an address of the subnet.
+/// Returns the route that the kernel adds together with an address of the subnet.
 fn connected(subnet: IpNet) -> RouteMessage {
     route(subnet, RouteType::Unicast, RouteProtocol::Kernel, RouteScope::Link)
 }
@@ -70,7 +70,7 @@ fn route(subnet: IpNet, kind: RouteType, protocol: RouteProtocol, scope: RouteSc
     message
 }
 
-/// Whether there is a route with this destination, type and protocol in the main table.
+/// Returns true if the main table has a route with this destination, type and protocol.
 async fn exists(handle: &Handle, wanted: &RouteMessage) -> Result<bool> {
     let mut request = RouteMessage::default();
     request.header.address_family = wanted.header.address_family;
@@ -82,8 +82,8 @@ async fn exists(handle: &Handle, wanted: &RouteMessage) -> Result<bool> {
     Ok(routes.iter().any(|route| is_same(route, wanted)))
 }
 
-/// Not all that is listed need be what was asked for: kernels before Linux 4.20 and handles without strict checks
-/// list everything.
+/// Compares destination, table, protocol and type. Needed because kernels before Linux 4.20, and sockets without strict
+/// checks, list all routes.
 fn is_same(route: &RouteMessage, wanted: &RouteMessage) -> bool {
     let header = |route: &RouteMessage| {
         let RouteHeader { destination_prefix_length, table, protocol, kind, .. } = route.header;
@@ -104,33 +104,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_route_is_where_it_is_wanted_and_no_bridge_has_one() {
-        for (wanted, there, bridged, expected) in [
-            (true, false, false, Some(Step::Add)),
+    fn the_route_exists_where_it_is_wanted_and_no_bridge_holds_the_subnet() {
+        for (wanted, exists, bridged, expected) in [
+            (true, false, false, Some(RouteChange::Add)),
             (true, true, false, None),
             (true, false, true, None),
-            (true, true, true, Some(Step::Remove)),
-            (false, true, false, Some(Step::Remove)),
+            (true, true, true, Some(RouteChange::Remove)),
+            (false, true, false, Some(RouteChange::Remove)),
             (false, false, false, None),
         ] {
-            assert_eq!(step(wanted, there, bridged), expected, "{wanted} {there} {bridged}");
+            assert_eq!(
+                change(wanted, exists, bridged),
+                expected,
+                "wanted {wanted}, exists {exists}, bridged {bridged}"
+            );
         }
     }
 
     #[test]
-    fn only_the_very_route_is_ours() {
+    fn similar_routes_are_not_taken_for_the_blackhole_route() {
         let subnet = "10.5.52.0/24".parse().unwrap();
-        let ours = message(subnet);
-        assert!(is_same(&ours, &ours));
+        let expected = blackhole(subnet);
+        assert!(is_same(&expected, &expected));
         for (name, other) in [
-            ("another subnet", message("10.5.53.0/24".parse().unwrap())),
-            ("another length", message("10.5.52.0/25".parse().unwrap())),
-            ("the bridge's", connected(subnet)),
+            ("another subnet", blackhole("10.5.53.0/24".parse().unwrap())),
+            ("another length", blackhole("10.5.52.0/25".parse().unwrap())),
+            ("the bridge's route", connected(subnet)),
         ] {
-            assert!(!is_same(&other, &ours), "{name}");
+            assert!(!is_same(&other, &expected), "{name}");
         }
-        let mut other = ours.clone();
+        let mut other = expected.clone();
         other.header.table = 100;
-        assert!(!is_same(&other, &ours), "another table");
+        assert!(!is_same(&other, &expected), "another table");
     }
 }

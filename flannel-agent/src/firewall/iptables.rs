@@ -1,28 +1,32 @@
-//! Rules by iptables and ip6tables, in their nft or legacy variant: a chain of ours in each of two tables, and a jump to
-//! it. What is there is listed, compared ([`changes`]), and only what differs is written, in one transaction
-//! for each table. iptables 1.6.2 (2018) or newer: `iptables-restore --wait`, `--random-fully`.
+//! Writes rules with iptables and ip6tables, nft or legacy variant: one chain in each of two tables, and a jump to it.
+//! Lists the rules, compares them ([`changes`]) and writes only the differences, in one transaction for each table.
+//! Needs iptables 1.6.2 (2018) or newer for `iptables-restore --wait` and `--random-fully`.
 //!
-//! As with flanneld between its starts, rules of others inside our chains stay. Unlike flanneld at its start, nothing
-//! empties a chain that is in use (flannel issue 2237).
+//! Rules that other programs add to these chains stay, as with a running flanneld. Unlike a starting flanneld, the agent
+//! never empties a chain that is in use (flannel issue 2237).
 
 mod changes;
 
-use super::rules::{Chain, Family, Purpose, Rule};
+use super::rules::{Chain, IpVersion, Purpose, Rule};
 use super::tool::{ToolError, run};
 use changes::{Layout, Present};
 
-/// Makes these chains be as they should; returns what that changed, for people.
-pub(super) async fn apply(family: Family, chains: &[Chain]) -> Result<Vec<String>, ToolError> {
+/// Writes what is missing of these chains and removes what is not wanted. Returns a line of text for each change.
+pub(super) async fn apply(version: IpVersion, chains: &[Chain]) -> Result<Vec<String>, ToolError> {
     let mut changed = Vec::new();
     for Chain { purpose, rules } in chains {
-        changed.extend(apply_one(family, *purpose, rules).await?);
+        changed.extend(apply_one(version, *purpose, rules).await?);
     }
     Ok(changed)
 }
 
-async fn apply_one(family: Family, purpose: Purpose, rules: &[Rule]) -> Result<Option<String>, ToolError> {
+async fn apply_one(
+    version: IpVersion,
+    purpose: Purpose,
+    rules: &[Rule],
+) -> Result<Option<String>, ToolError> {
     let layout = Layout::of(purpose);
-    let present = match read(family, &layout).await {
+    let present = match read(version, &layout).await {
         Err(error) if rules.is_empty() && error.is_no_table() => return Ok(None),
         present => present?,
     };
@@ -31,26 +35,26 @@ async fn apply_one(family: Family, purpose: Purpose, rules: &[Rule]) -> Result<O
         return Ok(None);
     }
     let input = format!("*{}\n{}\nCOMMIT\n", layout.table, changes.join("\n"));
-    run(&format!("{}-restore --noflush --wait=5", command(family)), &input).await?;
+    run(&format!("{}-restore --noflush --wait=5", command(version)), &input).await?;
     let verb = if rules.is_empty() { "removed" } else { "wrote" };
-    Ok(Some(format!("{verb} chain {} in table {} of {}", layout.chain, layout.table, command(family))))
+    Ok(Some(format!("{verb} chain {} in table {} of {}", layout.chain, layout.table, command(version))))
 }
 
-async fn read(family: Family, layout: &Layout) -> Result<Present, ToolError> {
-    let list = |chain| format!("{} --wait 5 -t {} -S {chain}", command(family), layout.table);
+async fn read(version: IpVersion, layout: &Layout) -> Result<Present, ToolError> {
+    let list = |chain| format!("{} --wait 5 -t {} -S {chain}", command(version), layout.table);
     let hook = run(&list(layout.hook), "").await?;
     let chain = match run(&list(layout.chain), "").await {
         Ok(listed) => Some(listed),
-        // The table could just be read, so it is the chain that is not there.
+        // The table could be read a moment ago, so the chain does not exist.
         Err(ToolError::Failed { code: Some(1), .. }) => None,
         Err(error) => return Err(error),
     };
     Ok(layout.parse(&hook, chain.as_deref()))
 }
 
-const fn command(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "iptables",
-        Family::V6 => "ip6tables",
+const fn command(version: IpVersion) -> &'static str {
+    match version {
+        IpVersion::V4 => "iptables",
+        IpVersion::V6 => "ip6tables",
     }
 }

@@ -1,14 +1,15 @@
-//! Rules by nft, in tables that are all ours: `flannel-ipv4` and `flannel-ipv6`. A table that is not as it was written
-//! is replaced in one transaction, with whatever others put into it. A new agent replaces it once.
+//! Writes rules with nft, in two tables that belong to flannel alone: `flannel-ipv4` and `flannel-ipv6`. A table that
+//! differs from what was written is replaced in one transaction; foreign rules in it are lost. An agent that starts
+//! replaces each table once.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::rules::{Chain, Family, KUBE_PROXY_MARK, Place, Purpose, Rule, Verdict};
+use super::rules::{AddressMatch, Chain, IpVersion, KUBE_PROXY_MARK, Purpose, Rule, Target};
 use super::tool::{ToolError, run};
 
-/// What was written last, by family.
+/// The tables written last.
 #[derive(Debug, Default)]
 pub(super) struct Nftables {
     written: Vec<Written>,
@@ -16,35 +17,39 @@ pub(super) struct Nftables {
 
 #[derive(Debug)]
 struct Written {
-    family: Family,
+    version: IpVersion,
     script: String,
-    /// What the kernel made of it.
+    /// The chains and rules as nft echoed them.
     objects: BTreeSet<String>,
 }
 
 impl Nftables {
-    /// Makes these chains be as they should; returns what that changed, for people.
-    pub(super) async fn apply(&mut self, family: Family, chains: &[Chain]) -> Result<Vec<String>, ToolError> {
-        let Some(script) = script(family, chains) else { return remove(family).await };
-        let table = table(family);
-        if let Some(written) = self.written.iter().find(|written| written.family == family)
+    /// Replaces the table if it differs from these chains. Returns a line of text for each change.
+    pub(super) async fn apply(
+        &mut self,
+        version: IpVersion,
+        chains: &[Chain],
+    ) -> Result<Vec<String>, ToolError> {
+        let Some(script) = script(version, chains) else { return remove(version).await };
+        let table = table(version);
+        if let Some(written) = self.written.iter().find(|written| written.version == version)
             && written.script == script
-            // No listing means no table; where it means more, writing says so.
+            // A failed listing usually means that there is no table; any other problem shows when it is written.
             && let Ok(listed) = run(&format!("nft -j list table {table}"), "").await
             && objects(&listed)? == written.objects
         {
             return Ok(Vec::new());
         }
-        // Not by standard input, which nft -j takes for JSON.
+        // As an argument: with -j, nft expects JSON on standard input.
         let objects = objects(&run(&format!("nft -j --echo {script}"), "").await?)?;
-        self.written.retain(|written| written.family != family);
-        self.written.push(Written { family, script, objects });
+        self.written.retain(|written| written.version != version);
+        self.written.push(Written { version, script, objects });
         Ok(vec![format!("wrote table {table} of nftables")])
     }
 }
 
-/// Chains and rules, with their numbers in the kernel, in what nft lists or echoes. As each version of nft has its own
-/// way of writing a rule, its words are compared with its words, not with ours.
+/// Returns the chains and rules, with their handles, from what nft lists or echoes. Versions of nft differ in how they
+/// print a rule, so a listing is compared with an echo of the same nft, not with the script.
 fn objects(json: &str) -> Result<BTreeSet<String>, ToolError> {
     let printed: Value = serde_json::from_str(json).map_err(ToolError::Output)?;
     let items = printed["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -53,10 +58,10 @@ fn objects(json: &str) -> Result<BTreeSet<String>, ToolError> {
     Ok(objects.map(Value::to_string).collect())
 }
 
-/// Removes the table, if it is there; returns what that changed, for people.
-pub(super) async fn remove(family: Family) -> Result<Vec<String>, ToolError> {
-    let table = table(family);
-    let tables = run(&format!("nft list tables {}", keyword(family)), "").await?;
+/// Removes the table if it exists. Returns a line of text for each change.
+pub(super) async fn remove(version: IpVersion) -> Result<Vec<String>, ToolError> {
+    let table = table(version);
+    let tables = run(&format!("nft list tables {}", keyword(version)), "").await?;
     if !tables.lines().any(|line| line == format!("table {table}")) {
         return Ok(Vec::new());
     }
@@ -64,42 +69,42 @@ pub(super) async fn remove(family: Family) -> Result<Vec<String>, ToolError> {
     Ok(vec![format!("removed table {table} of nftables")])
 }
 
-/// What makes the table anew; none, if there is nothing to be in it.
-fn script(family: Family, chains: &[Chain]) -> Option<String> {
+/// Returns the nft script that replaces the table; `None` without rules.
+fn script(version: IpVersion, chains: &[Chain]) -> Option<String> {
     let chains: Vec<_> = chains.iter().filter(|chain| !chain.rules.is_empty()).collect();
-    let table = table(family);
-    // Adding what is there already does nothing, so that there is a table to delete.
+    let table = table(version);
+    // Deleting a missing table would fail, and adding an existing one does nothing: so add it first.
     let mut script = format!("add table {table}\ndelete table {table}\n");
-    script += &format!("add table {table} {{ comment \"rules for {}\" ; }}\n", name(family));
+    script += &format!("add table {table} {{ comment \"rules for {}\" ; }}\n", name(version));
     for Chain { purpose, rules } in &chains {
         let (chain, options) = layout(*purpose);
         script += &format!("add chain {table} {chain} {{ {options} ; }}\n");
         for rule in rules {
-            script += &format!("add rule {table} {chain} {}\n", text(family, rule));
+            script += &format!("add rule {table} {chain} {}\n", text(version, rule));
         }
     }
     (!chains.is_empty()).then_some(script)
 }
 
-fn table(family: Family) -> String {
-    format!("{} {}", keyword(family), name(family))
+fn table(version: IpVersion) -> String {
+    format!("{} {}", keyword(version), name(version))
 }
 
-const fn keyword(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "ip",
-        Family::V6 => "ip6",
+const fn keyword(version: IpVersion) -> &'static str {
+    match version {
+        IpVersion::V4 => "ip",
+        IpVersion::V6 => "ip6",
     }
 }
 
-const fn name(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "flannel-ipv4",
-        Family::V6 => "flannel-ipv6",
+const fn name(version: IpVersion) -> &'static str {
+    match version {
+        IpVersion::V4 => "flannel-ipv4",
+        IpVersion::V6 => "flannel-ipv6",
     }
 }
 
-/// Name, hook, priority and comment are flannel's. No policy: a chain that drops would cut the node off.
+/// Returns name and options of a chain, which are flannel's. Sets no policy: a policy of drop would cut the node off.
 const fn layout(purpose: Purpose) -> (&'static str, &'static str) {
     match purpose {
         Purpose::Masquerade => (
@@ -112,31 +117,31 @@ const fn layout(purpose: Purpose) -> (&'static str, &'static str) {
     }
 }
 
-fn text(family: Family, rule: &Rule) -> String {
+fn text(version: IpVersion, rule: &Rule) -> String {
     let mut words = Vec::new();
     if rule.marked {
         words.push(format!("meta mark & {KUBE_PROXY_MARK:#x} == {KUBE_PROXY_MARK:#x}"));
     }
-    words.extend(rule.source.map(|place| side(family, "saddr", place)));
-    words.extend(rule.destination.map(|place| side(family, "daddr", place)));
-    words.push(verdict(rule.verdict).to_owned());
+    words.extend(rule.source.map(|address| address_match(version, "saddr", address)));
+    words.extend(rule.destination.map(|address| address_match(version, "daddr", address)));
+    words.push(target(rule.target).to_owned());
     words.join(" ")
 }
 
-fn side(family: Family, field: &str, place: Place) -> String {
-    let keyword = keyword(family);
-    match place {
-        Place::In(net) => format!("{keyword} {field} {net}"),
-        Place::NotIn(net) => format!("{keyword} {field} != {net}"),
+fn address_match(version: IpVersion, field: &str, address: AddressMatch) -> String {
+    let keyword = keyword(version);
+    match address {
+        AddressMatch::In(net) => format!("{keyword} {field} {net}"),
+        AddressMatch::NotIn(net) => format!("{keyword} {field} != {net}"),
     }
 }
 
-const fn verdict(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Return => "return",
-        Verdict::Accept => "accept",
-        Verdict::Masquerade { fully_random: false } => "masquerade",
-        Verdict::Masquerade { fully_random: true } => "masquerade fully-random",
+const fn target(target: Target) -> &'static str {
+    match target {
+        Target::Return => "return",
+        Target::Accept => "accept",
+        Target::Masquerade { fully_random: false } => "masquerade",
+        Target::Masquerade { fully_random: true } => "masquerade fully-random",
     }
 }
 

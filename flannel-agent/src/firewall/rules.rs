@@ -1,69 +1,68 @@
-//! The firewall's rules for one address family, in their order. Pure: both sinks write this one list.
+//! Computes the ordered list of firewall rules for one IP version. Pure; iptables and nftables both write this list.
 //!
-//! Rules and order are those of flannel's iptables mode. Its nftables mode differs in two of them: it returns what
-//! comes from outside the node's subnet before the last rule can masquerade it, and takes a mark for kube-proxy's
+//! Rules and order are those of flannel's iptables mode. flannel's nftables mode differs in two rules: it returns
+//! packets from outside the node's subnet before the last rule can masquerade them, and it recognizes kube-proxy's mark
 //! only if no other bit is set. Here both modes mean the same.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// kube-proxy masquerades what it has given this mark.
+/// The mark by which kube-proxy selects packets that it masquerades itself.
 pub(super) const KUBE_PROXY_MARK: u32 = 0x4000;
 
-/// Which rules there are to be.
+/// Which rules to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Wish {
-    /// Packets that leave the overlay, or enter it from elsewhere, get the node's address (`--ip-masq`).
-    pub(super) masquerade: bool,
-    /// With random source ports (unless `--ip-masq-fully-random-disable`).
-    pub(super) fully_random: bool,
-    /// Forwarding to and from the overlay is accepted (`--iptables-forward-rules`).
-    pub(super) forward: bool,
+pub struct RuleOptions {
+    /// Give packets that leave the overlay, or enter it from outside, the node's address (`--ip-masq`).
+    pub masquerade: bool,
+    /// Choose the source ports of masqueraded packets at random (unless `--ip-masq-fully-random-disable`).
+    pub fully_random: bool,
+    /// Accept packets that are forwarded to and from the overlay (`--iptables-forward-rules`).
+    pub forward: bool,
 }
 
-/// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
+pub(super) enum IpVersion {
     V4,
     V6,
 }
 
-/// What a chain of ours is for.
+/// What a chain is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     Masquerade,
     Forward,
 }
 
-/// A chain of ours; without rules it is not to be.
+/// A chain of flannel's. Without rules, it is removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Chain {
     pub(super) purpose: Purpose,
     pub(super) rules: Vec<Rule>,
 }
 
-/// What becomes of the packets to which all that is given here applies.
+/// A target for the packets that meet all given conditions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rule {
-    /// They have kube-proxy's mark.
+    /// Match only packets with kube-proxy's mark.
     pub(super) marked: bool,
-    pub(super) source: Option<Place>,
-    pub(super) destination: Option<Place>,
-    pub(super) verdict: Verdict,
+    pub(super) source: Option<AddressMatch>,
+    pub(super) destination: Option<AddressMatch>,
+    pub(super) target: Target,
 }
 
-/// Where an address is.
+/// A condition on an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum AddressMatch {
     In(IpNet),
     NotIn(IpNet),
 }
 
-/// What becomes of a packet.
+/// What a rule does with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// No further rule of the chain.
+pub(super) enum Target {
+    /// Skips the rest of the chain.
     Return,
     Accept,
     Masquerade {
@@ -71,7 +70,7 @@ pub(super) enum Verdict {
     },
 }
 
-impl Family {
+impl IpVersion {
     pub(super) const ALL: [Self; 2] = [Self::V4, Self::V6];
 
     pub(super) const fn of(net: IpNet) -> Self {
@@ -89,50 +88,50 @@ impl Family {
     }
 }
 
-/// All chains, for a node that holds `subnet` of `network`.
-pub(super) fn chains(wish: Wish, network: IpNet, subnet: IpNet) -> Vec<Chain> {
+/// Returns all chains for a node that holds `subnet` of `network`.
+pub(super) fn chains(options: RuleOptions, network: IpNet, subnet: IpNet) -> Vec<Chain> {
     let masquerade =
-        if wish.masquerade { masquerade(wish.fully_random, network, subnet) } else { Vec::new() };
-    let forward = if wish.forward { forward(network) } else { Vec::new() };
+        if options.masquerade { masquerade(options.fully_random, network, subnet) } else { Vec::new() };
+    let forward = if options.forward { forward(network) } else { Vec::new() };
     vec![
         Chain { purpose: Purpose::Masquerade, rules: masquerade },
         Chain { purpose: Purpose::Forward, rules: forward },
     ]
 }
 
-/// No chains.
+/// Returns all chains without rules, so that they are removed.
 pub(super) fn none() -> Vec<Chain> {
     [Purpose::Masquerade, Purpose::Forward].map(|purpose| Chain { purpose, rules: Vec::new() }).into()
 }
 
 fn masquerade(fully_random: bool, network: IpNet, subnet: IpNet) -> Vec<Rule> {
-    use Place::{In, NotIn};
-    use Verdict::Return;
-    let masquerade = Verdict::Masquerade { fully_random };
-    let multicast = Family::of(network).multicast();
+    use AddressMatch::{In, NotIn};
+    use Target::Return;
+    let masquerade = Target::Masquerade { fully_random };
+    let multicast = IpVersion::of(network).multicast();
     vec![
-        // Translating twice goes wrong on some kernels.
-        Rule { marked: true, source: None, destination: None, verdict: Return },
-        // Pods see each other as they are, and are seen so by what reaches them through their own node.
+        // kube-proxy masquerades these packets; translating twice fails on some kernels.
+        Rule { marked: true, source: None, destination: None, target: Return },
+        // Pods see each other's real addresses. So do clients that reach a pod through its own node.
         Rule::between(In(subnet), In(network), Return),
         Rule::between(In(network), In(subnet), Return),
         Rule::between(NotIn(network), In(subnet), Return),
         Rule::between(In(network), NotIn(multicast), masquerade),
-        // So that the answer comes back this way, and not by the other node's default route.
+        // Makes the answer come back through this node instead of the other node's default route.
         Rule::between(NotIn(network), In(network), masquerade),
     ]
 }
 
 fn forward(network: IpNet) -> Vec<Rule> {
-    let (inside, verdict) = (Some(Place::In(network)), Verdict::Accept);
+    let (inside, target) = (Some(AddressMatch::In(network)), Target::Accept);
     vec![
-        Rule { marked: false, source: inside, destination: None, verdict },
-        Rule { marked: false, source: None, destination: inside, verdict },
+        Rule { marked: false, source: inside, destination: None, target },
+        Rule { marked: false, source: None, destination: inside, target },
     ]
 }
 
 impl Rule {
-    const fn between(source: Place, destination: Place, verdict: Verdict) -> Self {
-        Self { marked: false, source: Some(source), destination: Some(destination), verdict }
+    const fn between(source: AddressMatch, destination: AddressMatch, target: Target) -> Self {
+        Self { marked: false, source: Some(source), destination: Some(destination), target }
     }
 }

@@ -1,4 +1,4 @@
-//! The programs that firewalls are written with.
+//! Runs iptables and nft.
 
 use std::io;
 use std::process::Stdio;
@@ -8,30 +8,25 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// iptables waits up to 5 s for others to release its lock.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time limit of a command. iptables waits up to 5 s for its lock.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a program did not do it.
+/// Why running a tool failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ToolError {
-    /// It is not there.
     #[error(
-        "`{0}` is not installed and no firewall rule can be written without it: install it, or choose between iptables \
-         and nftables by EnableNFTables in the network's configuration"
+        "`{0}` is not installed, so firewall rules cannot be written: install it, or choose between iptables and \
+         nftables by EnableNFTables in the network's configuration"
     )]
     Missing(String),
-    /// It cannot be run.
     #[error("running `{line}`")]
     Run { line: String, source: io::Error },
-    /// It failed, and this is what it said.
-    #[error("`{line}`: {said}")]
-    Failed { line: String, code: Option<i32>, said: String },
-    /// What it printed makes no sense.
-    #[error("reading what nft printed, which should be JSON")]
+    #[error("`{line}`: {stderr}")]
+    Failed { line: String, code: Option<i32>, stderr: String },
+    #[error("reading the output of nft, which should be JSON")]
     Output(#[source] serde_json::Error),
-    /// It did not end.
-    #[error("`{0}` did not end within {PATIENCE:?} and was killed")]
-    Late(String),
+    #[error("`{0}` did not end within {TIMEOUT:?} and was killed")]
+    TimedOut(String),
 }
 
 impl ToolError {
@@ -39,20 +34,20 @@ impl ToolError {
         matches!(self, Self::Missing(_))
     }
 
-    /// Whether the kernel has no such table, as legacy iptables says it (with the same status as for no permission):
-    /// ip6tables without IPv6.
+    /// Returns true if the kernel has no such table, for instance ip6tables on a host without IPv6. Legacy iptables uses
+    /// the same exit status for a missing permission, so the text decides.
     pub(super) fn is_no_table(&self) -> bool {
-        matches!(self, Self::Failed { code: Some(3), said, .. } if said.contains("Table does not exist"))
+        matches!(self, Self::Failed { code: Some(3), stderr, .. } if stderr.contains("Table does not exist"))
     }
 }
 
-/// Runs a command line, split at blanks, and returns what it writes.
+/// Runs a command line, split at spaces, and returns its output.
 pub(super) async fn run(line: &str, input: &str) -> Result<String, ToolError> {
-    let output = timeout(PATIENCE, output(line, input)).await;
-    // A whole script may follow.
+    let output = timeout(TIMEOUT, output(line, input)).await;
+    // nft's script is an argument of many lines: errors show the first.
     let line = line.lines().next().unwrap_or(line).to_owned();
     let output = match output {
-        Err(_) => return Err(ToolError::Late(line)),
+        Err(_) => return Err(ToolError::TimedOut(line)),
         Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
             return Err(ToolError::Missing(line.split(' ').next().unwrap_or(&line).to_owned()));
         }
@@ -62,8 +57,8 @@ pub(super) async fn run(line: &str, input: &str) -> Result<String, ToolError> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
-    Err(ToolError::Failed { line, code: output.status.code(), said })
+    let stderr = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+    Err(ToolError::Failed { line, code: output.status.code(), stderr })
 }
 
 async fn output(line: &str, input: &str) -> io::Result<std::process::Output> {
@@ -72,7 +67,7 @@ async fn output(line: &str, input: &str) -> io::Result<std::process::Output> {
     command.args(words).kill_on_drop(true);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
-        // One that ends before it has read all says why by its status.
+        // A tool that ends before it has read everything reports the reason by its exit status.
         let _ = stdin.write_all(input.as_bytes()).await;
     }
     child.wait_with_output().await
@@ -83,7 +78,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_program_says_what_it_has_to_say() {
+    async fn output_is_returned_and_failures_are_told_apart() {
         assert_eq!(run("cat", "a\nb\n").await.unwrap(), "a\nb\n");
         assert!(run("no-such-program --version", "").await.unwrap_err().is_missing());
         let failed = run("ls /no/such/file", "").await.unwrap_err();
@@ -91,8 +86,8 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_the_kernel_does_not_have_is_not_a_lack_of_permission() {
-        for (said, expected) in [
+    fn a_missing_table_is_told_from_a_missing_permission() {
+        for (stderr, expected) in [
             (
                 "ip6tables v1.8.9 (legacy): can't initialize ip6tables table `nat': Table does not exist (do you need to insmod?)",
                 true,
@@ -102,8 +97,8 @@ mod tests {
                 false,
             ),
         ] {
-            let error = ToolError::Failed { line: String::new(), code: Some(3), said: said.to_owned() };
-            assert_eq!(error.is_no_table(), expected, "{said}");
+            let error = ToolError::Failed { line: String::new(), code: Some(3), stderr: stderr.to_owned() };
+            assert_eq!(error.is_no_table(), expected, "{stderr}");
         }
     }
 }

@@ -1,23 +1,24 @@
-//! Rules as `iptables -S` prints them, and what to feed to `iptables-restore --noflush` so that they come to be. Pure.
+//! Compares rules as `iptables -S` prints them with the wanted ones, and makes input for `iptables-restore --noflush`.
+//! Pure.
 
-use super::super::rules::{KUBE_PROXY_MARK, Place, Purpose, Rule, Verdict};
+use super::super::rules::{AddressMatch, KUBE_PROXY_MARK, Purpose, Rule, Target};
 
-/// Where rules of one purpose are, by flannel's names.
+/// Table, chains and comment of the rules for one purpose, by flannel's names.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
     pub(super) table: &'static str,
-    /// The kernel's chain that jumps to ours.
+    /// The built-in chain that jumps to `chain`.
     pub(super) hook: &'static str,
     pub(super) chain: &'static str,
-    /// On every rule of ours, and what we know them by.
+    /// Comment of each rule the agent writes; identifies these rules.
     comment: &'static str,
 }
 
-/// The rules that are there, without the `-A CHAIN` before them.
+/// The rules found in the built-in chain and in flannel's, without the `-A CHAIN` before them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Present {
     hook: Vec<String>,
-    /// If there is one.
+    /// `None` if the chain does not exist.
     chain: Option<Vec<String>>,
 }
 
@@ -33,12 +34,12 @@ impl Layout {
         }
     }
 
-    /// Reads what `iptables -S` printed for the kernel's chain and for ours.
+    /// Parses what `iptables -S` printed for the built-in chain and for flannel's.
     pub(super) fn parse(&self, hook: &str, chain: Option<&str>) -> Present {
         Present { hook: rules_of(self.hook, hook), chain: chain.map(|text| rules_of(self.chain, text)) }
     }
 
-    /// The lines that make of what is there what should be; none, if it is so already.
+    /// Returns the lines that turn the present rules into the wanted ones; empty if they are the same.
     pub(super) fn changes(&self, present: &Present, rules: &[Rule]) -> Vec<String> {
         let jump = if rules.is_empty() { Vec::new() } else { vec![self.jump()] };
         let target = format!("-j {}", self.chain);
@@ -55,13 +56,13 @@ impl Layout {
         }
         let wanted: Vec<_> = rules.iter().map(|rule| self.text(rule)).collect();
         let comment = format!("--comment \"{}\"", self.comment);
-        let there = present.chain.as_deref().unwrap_or_default();
-        lines.extend(edits(self.chain, there, &wanted, |rule| rule.contains(&comment)));
+        let current = present.chain.as_deref().unwrap_or_default();
+        lines.extend(edits(self.chain, current, &wanted, |rule| rule.contains(&comment)));
         lines.append(&mut jumps);
         lines
     }
 
-    /// What sends packets to our chain. flanneld appends it, behind what others have put there.
+    /// Returns the rule that jumps to flannel's chain. Like flanneld's, it is appended behind existing rules.
     fn jump(&self) -> String {
         format!("-m comment --comment \"{}\" -j {}", self.comment, self.chain)
     }
@@ -71,27 +72,27 @@ impl Layout {
         if rule.marked {
             words.push(format!("-m mark --mark {KUBE_PROXY_MARK:#x}/{KUBE_PROXY_MARK:#x}"));
         }
-        words.extend(rule.source.map(|place| side("-s", place)));
-        words.extend(rule.destination.map(|place| side("-d", place)));
+        words.extend(rule.source.map(|address| address_match("-s", address)));
+        words.extend(rule.destination.map(|address| address_match("-d", address)));
         words.push(format!("-m comment --comment \"{}\"", self.comment));
-        words.push(verdict(rule.verdict).to_owned());
+        words.push(target(rule.target).to_owned());
         words.join(" ")
     }
 }
 
-fn side(flag: &str, place: Place) -> String {
-    match place {
-        Place::In(net) => format!("{flag} {net}"),
-        Place::NotIn(net) => format!("! {flag} {net}"),
+fn address_match(flag: &str, address: AddressMatch) -> String {
+    match address {
+        AddressMatch::In(net) => format!("{flag} {net}"),
+        AddressMatch::NotIn(net) => format!("! {flag} {net}"),
     }
 }
 
-const fn verdict(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Return => "-j RETURN",
-        Verdict::Accept => "-j ACCEPT",
-        Verdict::Masquerade { fully_random: false } => "-j MASQUERADE",
-        Verdict::Masquerade { fully_random: true } => "-j MASQUERADE --random-fully",
+const fn target(target: Target) -> &'static str {
+    match target {
+        Target::Return => "-j RETURN",
+        Target::Accept => "-j ACCEPT",
+        Target::Masquerade { fully_random: false } => "-j MASQUERADE",
+        Target::Masquerade { fully_random: true } => "-j MASQUERADE --random-fully",
     }
 }
 
@@ -100,23 +101,23 @@ fn rules_of(chain: &str, listed: &str) -> Vec<String> {
     listed.lines().filter_map(|line| line.strip_prefix(&start)).map(str::to_owned).collect()
 }
 
-/// Has those rules of a chain that are `ours` be exactly the `wanted` ones, in that order, and leaves the others
-/// where they are. Rules that can stay do, with their counters.
-fn edits(chain: &str, present: &[String], wanted: &[String], ours: impl Fn(&str) -> bool) -> Vec<String> {
+/// Returns the lines that make the agent's rules in a chain equal to `wanted`, in that order. `is_own` tells the agent's
+/// rules from others, which stay where they are. Right rules are not rewritten, so they keep their counters.
+fn edits(chain: &str, present: &[String], wanted: &[String], is_own: impl Fn(&str) -> bool) -> Vec<String> {
     let mut rules = present.to_vec();
     let mut lines = Vec::new();
     // From the end, so that the last of equal rules stays: -D removes the first.
     let mut rest = wanted;
-    for n in (0..rules.len()).rev().filter(|n| ours(&present[*n])) {
+    for n in (0..rules.len()).rev().filter(|n| is_own(&present[*n])) {
         match rest.iter().rposition(|rule| *rule == present[n]) {
-            Some(place) => rest = &rest[..place],
+            Some(position) => rest = &rest[..position],
             None => lines.push(format!("-D {chain} {}", rules.remove(n))),
         }
     }
     let mut next = rules.len();
     for rule in wanted.iter().rev() {
-        if let Some(place) = rules[..next].iter().rposition(|there| there == rule) {
-            next = place;
+        if let Some(position) = rules[..next].iter().rposition(|present| present == rule) {
+            next = position;
         } else if next == rules.len() {
             rules.push(rule.clone());
             lines.push(format!("-A {chain} {rule}"));

@@ -1,17 +1,17 @@
-use super::super::rules::{Wish, chains, none};
+use super::super::rules::{RuleOptions, chains, none};
 use super::*;
 
-const WISH: Wish = Wish { masquerade: true, fully_random: true, forward: true };
+const ALL: RuleOptions = RuleOptions { masquerade: true, fully_random: true, forward: true };
 
-fn script_for(wish: Wish, network: &str, subnet: &str) -> Option<String> {
+fn script_for(options: RuleOptions, network: &str, subnet: &str) -> Option<String> {
     let (network, subnet) = (network.parse().unwrap(), subnet.parse().unwrap());
-    script(Family::of(network), &chains(wish, network, subnet))
+    script(IpVersion::of(network), &chains(options, network, subnet))
 }
 
 #[test]
-fn the_table_has_flannels_names_and_replaces_the_one_that_is_there() {
+fn the_table_has_flannels_names_and_replaces_an_existing_one() {
     assert_eq!(
-        script_for(WISH, "10.5.0.0/16", "10.5.1.0/24").unwrap(),
+        script_for(ALL, "10.5.0.0/16", "10.5.1.0/24").unwrap(),
         r#"add table ip flannel-ipv4
 delete table ip flannel-ipv4
 add table ip flannel-ipv4 { comment "rules for flannel-ipv4" ; }
@@ -31,28 +31,29 @@ add rule ip flannel-ipv4 forward ip daddr 10.5.0.0/16 accept
 
 #[test]
 fn ipv6_has_a_table_of_its_own() {
-    let script = script_for(Wish { fully_random: false, ..WISH }, "fd44::/48", "fd44:0:0:4b::/64").unwrap();
+    let script =
+        script_for(RuleOptions { fully_random: false, ..ALL }, "fd44::/48", "fd44:0:0:4b::/64").unwrap();
     for line in [
         "add rule ip6 flannel-ipv6 postrtg ip6 saddr fd44:0:0:4b::/64 ip6 daddr fd44::/48 return",
         "add rule ip6 flannel-ipv6 postrtg ip6 saddr fd44::/48 ip6 daddr != ff00::/8 masquerade",
         "add rule ip6 flannel-ipv6 forward ip6 daddr fd44::/48 accept",
     ] {
-        assert!(script.lines().any(|there| there == line), "no {line:?} in {script}");
+        assert!(script.lines().any(|written| written == line), "no {line:?} in {script}");
     }
 }
 
 #[test]
-fn what_is_not_wanted_has_no_chain() {
-    let script = script_for(Wish { masquerade: false, ..WISH }, "10.5.0.0/16", "10.5.1.0/24").unwrap();
+fn a_purpose_without_rules_has_no_chain() {
+    let script = script_for(RuleOptions { masquerade: false, ..ALL }, "10.5.0.0/16", "10.5.1.0/24").unwrap();
     assert!(!script.contains("postrtg") && script.contains("forward"), "{script}");
     assert_eq!(
-        script_for(Wish { masquerade: false, forward: false, ..WISH }, "10.5.0.0/16", "10.5.1.0/24"),
+        script_for(RuleOptions { masquerade: false, forward: false, ..ALL }, "10.5.0.0/16", "10.5.1.0/24"),
         None
     );
-    assert_eq!(super::script(Family::V4, &none()), None);
+    assert_eq!(super::script(IpVersion::V4, &none()), None);
 }
 
-/// As nft 1.0.6 prints them.
+/// Output of nft 1.0.6.
 const ECHOED: &str = r#"{"nftables": [{"add": {"table": {"family": "ip", "name": "flannel-ipv4", "handle": 4}}},
     {"add": {"chain": {"family": "ip", "table": "flannel-ipv4", "name": "forward", "handle": 1, "type": "filter",
     "hook": "forward", "prio": 0, "policy": "accept"}}},
@@ -66,7 +67,7 @@ const LISTED: &str = r#"{"nftables": [{"metainfo": {"version": "1.0.6", "json_sc
     {"rule": {"family": "ip", "table": "flannel-ipv4", "chain": "forward", "handle": 3, "expr": [{"drop": null}]}}]}"#;
 
 #[test]
-fn what_is_listed_is_what_was_echoed_unless_it_has_changed() {
+fn a_listing_equals_the_echo_unless_the_table_has_changed() {
     let echoed = objects(ECHOED).unwrap();
     assert_eq!(echoed.len(), 3);
     assert_eq!(objects(LISTED).unwrap(), echoed);

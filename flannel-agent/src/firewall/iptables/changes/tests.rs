@@ -1,9 +1,9 @@
-use super::super::super::rules::{Wish, chains};
+use super::super::super::rules::{RuleOptions, chains};
 use super::*;
 
-const WISH: Wish = Wish { masquerade: true, fully_random: true, forward: true };
+const ALL: RuleOptions = RuleOptions { masquerade: true, fully_random: true, forward: true };
 
-/// What flanneld writes for 10.5.1.0/24 of 10.5.0.0/16, as `iptables -S` prints it.
+/// The rules that flanneld writes for 10.5.1.0/24 of 10.5.0.0/16, as `iptables -S` prints them.
 const MASQ: [&str; 6] = [
     "-m mark --mark 0x4000/0x4000 -m comment --comment \"flanneld masq\" -j RETURN",
     "-s 10.5.1.0/24 -d 10.5.0.0/16 -m comment --comment \"flanneld masq\" -j RETURN",
@@ -15,37 +15,37 @@ const MASQ: [&str; 6] = [
 const MASQ_JUMP: &str = "-m comment --comment \"flanneld masq\" -j FLANNEL-POSTRTG";
 const FOREIGN: &str = "-s 172.17.0.0/16 ! -o docker0 -j MASQUERADE";
 
-fn rules(wish: Wish, network: &str, subnet: &str, purpose: Purpose) -> Vec<Rule> {
-    let chains = chains(wish, network.parse().unwrap(), subnet.parse().unwrap());
+fn rules(options: RuleOptions, network: &str, subnet: &str, purpose: Purpose) -> Vec<Rule> {
+    let chains = chains(options, network.parse().unwrap(), subnet.parse().unwrap());
     chains.into_iter().find(|chain| chain.purpose == purpose).unwrap().rules
 }
 
-fn texts(wish: Wish, network: &str, subnet: &str, purpose: Purpose) -> Vec<String> {
-    let rules = rules(wish, network, subnet, purpose);
+fn texts(options: RuleOptions, network: &str, subnet: &str, purpose: Purpose) -> Vec<String> {
+    let rules = rules(options, network, subnet, purpose);
     rules.iter().map(|rule| Layout::of(purpose).text(rule)).collect()
 }
 
 #[test]
-fn the_rules_are_flannels() {
-    let v4 = |wish, purpose| texts(wish, "10.5.0.0/16", "10.5.1.0/24", purpose);
-    assert_eq!(v4(WISH, Purpose::Masquerade), MASQ);
+fn the_rules_are_the_ones_that_flanneld_writes() {
+    let v4 = |options, purpose| texts(options, "10.5.0.0/16", "10.5.1.0/24", purpose);
+    assert_eq!(v4(ALL, Purpose::Masquerade), MASQ);
     assert_eq!(
-        v4(WISH, Purpose::Forward),
+        v4(ALL, Purpose::Forward),
         [
             "-s 10.5.0.0/16 -m comment --comment \"flanneld forward\" -j ACCEPT",
             "-d 10.5.0.0/16 -m comment --comment \"flanneld forward\" -j ACCEPT",
         ]
     );
-    let predictable = v4(Wish { fully_random: false, ..WISH }, Purpose::Masquerade);
+    let predictable = v4(RuleOptions { fully_random: false, ..ALL }, Purpose::Masquerade);
     assert_eq!(predictable, MASQ.map(|rule| rule.trim_end_matches(" --random-fully")));
-    assert_eq!(v4(Wish { masquerade: false, ..WISH }, Purpose::Masquerade), [""; 0]);
-    assert_eq!(v4(Wish { forward: false, ..WISH }, Purpose::Forward), [""; 0]);
+    assert_eq!(v4(RuleOptions { masquerade: false, ..ALL }, Purpose::Masquerade), [""; 0]);
+    assert_eq!(v4(RuleOptions { forward: false, ..ALL }, Purpose::Forward), [""; 0]);
 }
 
 #[test]
 fn ipv6_has_the_same_rules() {
     assert_eq!(
-        texts(WISH, "fd44::/48", "fd44:0:0:4b::/64", Purpose::Masquerade),
+        texts(ALL, "fd44::/48", "fd44:0:0:4b::/64", Purpose::Masquerade),
         [
             "-m mark --mark 0x4000/0x4000 -m comment --comment \"flanneld masq\" -j RETURN",
             "-s fd44:0:0:4b::/64 -d fd44::/48 -m comment --comment \"flanneld masq\" -j RETURN",
@@ -62,12 +62,12 @@ fn owned(rules: &[&str]) -> Vec<String> {
 }
 
 fn masq() -> (Layout, Vec<Rule>) {
-    let rules = rules(WISH, "10.5.0.0/16", "10.5.1.0/24", Purpose::Masquerade);
+    let rules = rules(ALL, "10.5.0.0/16", "10.5.1.0/24", Purpose::Masquerade);
     (Layout::of(Purpose::Masquerade), rules)
 }
 
 #[test]
-fn a_node_without_rules_gets_them_in_one_go() {
+fn a_node_without_rules_gets_all_of_them_at_once() {
     let (layout, rules) = masq();
     let present = Present { hook: owned(&[FOREIGN]), chain: None };
     let lines = layout.changes(&present, &rules);
@@ -80,7 +80,7 @@ fn a_node_without_rules_gets_them_in_one_go() {
 }
 
 #[test]
-fn what_is_right_is_not_touched() {
+fn right_rules_are_not_rewritten() {
     let (layout, rules) = masq();
     let listed = |chain, rules: &[&str]| -> String {
         rules.iter().map(|rule| format!("-A {chain} {rule}\n")).collect()
@@ -92,7 +92,7 @@ fn what_is_right_is_not_touched() {
 }
 
 #[test]
-fn one_missing_rule_is_one_line() {
+fn a_missing_rule_is_added_by_one_line() {
     let (layout, rules) = masq();
     for (missing, rule) in MASQ.iter().enumerate() {
         let mut chain = owned(&MASQ);
@@ -105,18 +105,18 @@ fn one_missing_rule_is_one_line() {
 }
 
 #[test]
-fn whatever_is_there_becomes_right_and_rules_of_others_stay() {
+fn wrong_rules_are_repaired_and_other_programs_rules_stay() {
     let (layout, rules) = masq();
     let [a, b, c, d, e, f] = MASQ;
     let old = "-s 10.5.7.0/24 -d 10.5.0.0/16 -m comment --comment \"flanneld masq\" -j RETURN";
     for (name, chain, expected) in [
         ("empty", vec![], vec![a, b, c, d, e, f]),
-        ("another subnet's", vec![a, old, c, d, e, f], vec![a, b, c, d, e, f]),
-        ("backwards", vec![f, e, d, c, b, a], vec![a, b, c, d, e, f]),
-        ("twice", vec![a, b, a, b, c, d, c, e, f], vec![a, b, c, d, e, f]),
-        ("another's rule at the start", vec![FOREIGN, a, b, c, e, f], vec![FOREIGN, a, b, c, d, e, f]),
-        ("another's rule in between", vec![a, b, FOREIGN, c, d, e], vec![a, b, FOREIGN, c, d, e, f]),
-        ("another's rules alone", vec![FOREIGN, FOREIGN], vec![FOREIGN, FOREIGN, a, b, c, d, e, f]),
+        ("a rule for another subnet", vec![a, old, c, d, e, f], vec![a, b, c, d, e, f]),
+        ("reverse order", vec![f, e, d, c, b, a], vec![a, b, c, d, e, f]),
+        ("duplicate rules", vec![a, b, a, b, c, d, c, e, f], vec![a, b, c, d, e, f]),
+        ("a foreign rule at the start", vec![FOREIGN, a, b, c, e, f], vec![FOREIGN, a, b, c, d, e, f]),
+        ("a foreign rule in between", vec![a, b, FOREIGN, c, d, e], vec![a, b, FOREIGN, c, d, e, f]),
+        ("foreign rules alone", vec![FOREIGN, FOREIGN], vec![FOREIGN, FOREIGN, a, b, c, d, e, f]),
     ] {
         let present = Present { hook: owned(&[MASQ_JUMP, FOREIGN, MASQ_JUMP]), chain: Some(owned(&chain)) };
         let made = after(&present, &layout.changes(&present, &rules));
@@ -127,7 +127,7 @@ fn whatever_is_there_becomes_right_and_rules_of_others_stay() {
 }
 
 #[test]
-fn without_rules_the_chain_and_its_jumps_go() {
+fn without_rules_the_chain_and_the_jumps_to_it_are_removed() {
     let layout = Layout::of(Purpose::Masquerade);
     let present = Present {
         hook: owned(&["-j FLANNEL-POSTRTG", FOREIGN, MASQ_JUMP]),
@@ -137,7 +137,7 @@ fn without_rules_the_chain_and_its_jumps_go() {
     assert_eq!(made, Present { hook: owned(&[FOREIGN]), chain: None });
 }
 
-/// What iptables-restore makes of the lines.
+/// Applies the lines as iptables-restore does.
 fn after(present: &Present, lines: &[String]) -> Present {
     let mut made = present.clone();
     for line in lines {
@@ -150,7 +150,7 @@ fn after(present: &Present, lines: &[String]) -> Present {
         let rules = if chain == "POSTROUTING" { &mut made.hook } else { made.chain.as_mut().unwrap() };
         match verb {
             "-A" => rules.push(rule.to_owned()),
-            "-D" => drop(rules.remove(rules.iter().position(|there| there == rule).unwrap())),
+            "-D" => drop(rules.remove(rules.iter().position(|present| present == rule).unwrap())),
             "-F" => rules.clear(),
             "-X" => {
                 assert!(rules.is_empty(), "{lines:?}");
