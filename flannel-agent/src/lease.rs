@@ -18,9 +18,9 @@ mod backoff;
 pub mod etcd;
 pub mod key;
 pub mod local;
-mod outage;
 pub mod pick;
 pub mod set;
+mod watch;
 
 pub use key::SubnetKey;
 

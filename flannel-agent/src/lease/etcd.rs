@@ -4,6 +4,7 @@ mod access;
 mod acquire;
 mod claim;
 mod connection;
+mod error;
 mod keep;
 mod store;
 mod watch;
@@ -11,6 +12,7 @@ mod watch;
 use anyhow::Context;
 use tokio::sync::mpsc;
 
+use super::watch::watch;
 use super::{LeaseAttrs, LeaseUpdate, OwnLease, RawLease, SubnetKey, SubnetManager};
 use crate::config::NetworkConfig;
 use access::Access;
@@ -78,6 +80,6 @@ impl SubnetManager for EtcdManager {
     }
 
     async fn watch(&self, updates: mpsc::Sender<LeaseUpdate>) {
-        watch::watch(&self.store, updates).await;
+        watch(&self.store, updates).await;
     }
 }

@@ -24,7 +24,7 @@
 //! the folder is no store, and routes stay as they are: it may have to be mounted, or be about to be replaced.
 
 mod acquire;
-mod bell;
+mod change_notifier;
 mod entry;
 mod readdress;
 mod renew;
@@ -83,6 +83,6 @@ impl SubnetManager for LocalManager {
     }
 
     async fn watch(&self, updates: mpsc::Sender<LeaseUpdate>) {
-        watch::watch(&self.store, updates).await;
+        super::watch::watch(&self.store, updates).await;
     }
 }

@@ -9,7 +9,7 @@ use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, TlsOptio
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::connection::plain;
+use super::error::describe;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// etcd ends connections that ping more often than every 5 s (`--grpc-keepalive-min-time`), or at all while
@@ -66,7 +66,7 @@ impl Access {
                 opened => opened,
             },
         };
-        client.map_err(|error| anyhow!(plain(&error)))
+        client.map_err(|error| anyhow!(describe(&error)))
     }
 }
 

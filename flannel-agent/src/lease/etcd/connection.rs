@@ -10,6 +10,7 @@ use anyhow::{anyhow, bail};
 use etcd_client::Client;
 
 use super::access::Access;
+use super::error::describe;
 
 /// Longest wait for an answer, connecting included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,7 +56,7 @@ impl Connection {
             let (endpoint, generation) = self.endpoint();
             let attempt = async {
                 let client = self.client(&endpoint, generation).await?;
-                operation(client).await.map_err(|error| anyhow!(plain(&error)))
+                operation(client).await.map_err(|error| anyhow!(describe(&error)))
             };
             failures.push(match tokio::time::timeout(REQUEST_TIMEOUT, attempt).await {
                 Ok(Ok(answer)) => return Ok(answer),
@@ -105,21 +106,5 @@ impl Connection {
     fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
         // Nothing that holds the lock can panic half-way through a change.
         self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-/// What went wrong in a few words: etcd's own message, or the last cause, such as "Connection refused".
-pub(super) fn plain(error: &etcd_client::Error) -> String {
-    match error {
-        etcd_client::Error::GRpcStatus(status) => with_last_cause(status.message(), status),
-        etcd_client::Error::TransportError(error) => with_last_cause(&error.to_string(), error),
-        _ => error.to_string(),
-    }
-}
-
-fn with_last_cause(message: &str, error: &dyn std::error::Error) -> String {
-    match std::iter::successors(error.source(), |cause| cause.source()).last() {
-        Some(cause) => format!("{message}: {cause}"),
-        None => message.to_owned(),
     }
 }

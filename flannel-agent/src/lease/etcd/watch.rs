@@ -1,36 +1,24 @@
-//! Follows the leases: a snapshot, then its changes, then a snapshot again after every gap.
+//! Follows the leases by etcd's watch. After every gap in the events the leases are listed again.
 
 use std::ops::ControlFlow;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use etcd_client::{Event, EventType, WatchResponse};
-use tokio::sync::mpsc;
 
-use super::connection::plain;
+use super::error::describe;
 use super::store::Store;
-use crate::lease::outage::Outage;
+use crate::lease::watch::{Follow, Outage, Updates};
 use crate::lease::{LeaseUpdate, RawLease};
 
-type Updates = mpsc::Sender<LeaseUpdate>;
-
-/// See [`SubnetManager::watch`](crate::lease::SubnetManager::watch).
-pub(super) async fn watch(store: &Store, updates: Updates) {
-    let mut outage = Outage::none();
-    let follow = async {
-        while let Err(error) = follow(store, &updates, &mut outage).await {
-            outage.failed(&error);
-            store.connection.move_on();
-            outage.wait().await;
-        }
-    };
-    tokio::select! {
-        () = follow => {}
-        () = updates.closed() => {}
+impl Follow for Store {
+    async fn follow(&self, updates: &Updates, outage: &mut Outage) -> Result<()> {
+        let followed = follow(self, updates, outage).await;
+        // The failure may be that of one member.
+        followed.inspect_err(|_| self.connection.move_on())
     }
 }
 
-/// Delivers until `updates` is closed.
-async fn follow(store: &Store, updates: &Updates, outage: &mut Outage) -> anyhow::Result<()> {
+async fn follow(store: &Store, updates: &Updates, outage: &mut Outage) -> Result<()> {
     let leases = store.entries().await?;
     let mut events = store.events(leases.revision + 1).await?;
     let snapshot = leases.entries.into_iter().map(|entry| entry.lease).collect();
@@ -38,10 +26,10 @@ async fn follow(store: &Store, updates: &Updates, outage: &mut Outage) -> anyhow
         return Ok(());
     }
     loop {
-        let response = events.message().await.map_err(|error| anyhow!(plain(&error)))?;
+        let response = events.message().await.map_err(|error| anyhow!(describe(&error)))?;
         let response = response.context("etcd ended the watch")?;
         refuse_canceled(&response)?;
-        outage.over();
+        outage.end();
         for update in response.events().iter().filter_map(|event| update(store, event)) {
             if deliver(updates, update).await.is_break() {
                 return Ok(());
@@ -57,7 +45,7 @@ async fn deliver(updates: &Updates, update: LeaseUpdate) -> ControlFlow<()> {
     }
 }
 
-fn refuse_canceled(response: &WatchResponse) -> anyhow::Result<()> {
+fn refuse_canceled(response: &WatchResponse) -> Result<()> {
     if response.compact_revision() > 0 {
         bail!("etcd compacted its history up to revision {} before we read it", response.compact_revision());
     }

@@ -1,64 +1,47 @@
-//! Follows the leases: whenever something may have changed all of them are read, and told if they differ.
+//! Follows the leases of a folder: after every change all files are read, and sent if a lease differs.
 
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
-use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::bell::Bell;
+use super::change_notifier::ChangeNotifier;
 use super::store::Store;
-use crate::lease::outage::Outage;
+use crate::lease::watch::{Follow, Outage, Updates};
 use crate::lease::{LeaseUpdate, RawLease};
 
-/// Files that are changing get this long to come to rest.
-const REST: Duration = Duration::from_millis(50);
-/// How often leases are read unasked: they end without a sound, and some file systems tell nothing of other machines.
-const LOOK: Duration = Duration::from_secs(10);
+/// Time between a change and the reading of the files, for a writer to finish.
+const SETTLE: Duration = Duration::from_millis(50);
+/// Longest time between two readings. No event reports that a lease ends, or (on NFS) what another machine writes.
+const POLL: Duration = Duration::from_secs(10);
 
-type Updates = mpsc::Sender<LeaseUpdate>;
-
-/// See [`SubnetManager::watch`](crate::lease::SubnetManager::watch).
-pub(super) async fn watch(store: &Store, updates: Updates) {
-    let mut outage = Outage::none();
-    let follow = async {
-        while let Err(error) = follow(store, &updates, &mut outage).await {
-            outage.failed(&error);
-            outage.wait().await;
-        }
-    };
-    tokio::select! {
-        () = follow => {}
-        () = updates.closed() => {}
-    }
-}
-
-/// Delivers until `updates` is closed.
-async fn follow(store: &Store, updates: &Updates, outage: &mut Outage) -> Result<()> {
-    let mut bell = Bell::new()?;
-    let mut told = None;
-    loop {
-        // Each time anew: a folder that was put in the place of another is heard from now on.
-        for dir in [&store.dir, &store.subnets()?] {
-            bell.listen(dir)?;
-        }
-        let leases = in_force(store)?;
-        outage.over();
-        if told.as_ref() != Some(&leases) {
-            if updates.send(LeaseUpdate::Snapshot(leases.clone())).await.is_err() {
-                return Ok(());
+impl Follow for Store {
+    async fn follow(&self, updates: &Updates, outage: &mut Outage) -> Result<()> {
+        let mut notifier = ChangeNotifier::new()?;
+        let mut sent = None;
+        loop {
+            // Added each time: the path may lead to another folder by now.
+            for dir in [&self.dir, &self.subnets()?] {
+                notifier.add(dir)?;
             }
-            told = Some(leases);
-        }
-        if let Ok(rung) = timeout(LOOK, bell.rung()).await {
-            rung?;
-            sleep(REST).await;
-            bell.silence();
+            let leases = in_force(self)?;
+            outage.end();
+            if sent.as_ref() != Some(&leases) {
+                if updates.send(LeaseUpdate::Snapshot(leases.clone())).await.is_err() {
+                    return Ok(());
+                }
+                sent = Some(leases);
+            }
+            if let Ok(changed) = timeout(POLL, notifier.changed()).await {
+                changed?;
+                sleep(SETTLE).await;
+                notifier.clear();
+            }
         }
     }
 }
 
-/// The leases and reservations that have not ended.
+/// Returns the leases and reservations that have not ended.
 pub(super) fn in_force(store: &Store) -> Result<Vec<RawLease>> {
     let now = SystemTime::now();
     let entries = store.entries()?.into_iter();

@@ -1,0 +1,79 @@
+//! Follows the leases of any datastore and retries after failures, with growing pauses.
+//!
+//! An outage is logged twice: when it begins and when it ends.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::LeaseUpdate;
+use super::backoff::Backoff;
+use crate::metrics::{Kind, METRICS};
+
+/// Pause after a failure, at first and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Receives the updates of a watch.
+pub(super) type Updates = mpsc::Sender<LeaseUpdate>;
+
+/// A datastore that reports changes of its leases.
+pub(super) trait Follow: Sync {
+    /// Sends a snapshot and then changes until `updates` is closed. Calls [`Outage::end`] once this works.
+    fn follow(
+        &self,
+        updates: &Updates,
+        outage: &mut Outage,
+    ) -> impl Future<Output = anyhow::Result<()>> + Send;
+}
+
+/// See [`SubnetManager::watch`](super::SubnetManager::watch).
+pub(super) async fn watch(store: &impl Follow, updates: Updates) {
+    let mut outage = Outage::none();
+    let follow = async {
+        while let Err(error) = store.follow(&updates, &mut outage).await {
+            outage.begin(&error);
+            outage.pause().await;
+        }
+    };
+    tokio::select! {
+        () = follow => {}
+        () = updates.closed() => {}
+    }
+}
+
+/// A time without a working watch.
+pub(super) struct Outage {
+    backoff: Backoff,
+    ongoing: bool,
+}
+
+impl Outage {
+    fn none() -> Self {
+        Self { backoff: Backoff::new(PAUSE.0, PAUSE.1), ongoing: false }
+    }
+
+    /// Reports a failure; further failures of the same outage only at debug level.
+    fn begin(&mut self, error: &anyhow::Error) {
+        if self.ongoing {
+            tracing::debug!("still no watch on the leases: {error:#}");
+        } else {
+            tracing::warn!("lost the watch on the leases, retrying; routes stay as they are: {error:#}");
+        }
+        METRICS.datastore_up.set(0);
+        METRICS.failed(Kind::Datastore);
+        self.ongoing = true;
+    }
+
+    /// Reports that the watch works.
+    pub(super) fn end(&mut self) {
+        if self.ongoing {
+            tracing::info!("watching the leases again");
+        }
+        self.ongoing = false;
+        self.backoff.reset();
+    }
+
+    async fn pause(&mut self) {
+        self.backoff.wait().await;
+    }
+}
