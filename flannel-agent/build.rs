@@ -1,21 +1,28 @@
 //! Builds the BPF programs into `OUT_DIR/flannel-ebpf`, which the agent embeds.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya_build::{Package, Toolchain};
 
+#[allow(unreachable_pub, reason = "it is public in the test bed's library")]
+#[path = "../tests/harness/tools/program.rs"]
+mod program;
 #[path = "../xtask/src/toolchain.rs"]
 mod toolchain;
 
 const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../flannel-ebpf");
 /// What the programs are made of besides their own folder, which aya-build watches.
 const INPUTS: [&str; 3] = ["../flannel-common", "../Cargo.toml", "../Cargo.lock"];
+/// Set to 1, it leaves the programs out: to check, lint or document the sources without tools for BPF.
+const SKIP: &str = "AYA_BUILD_SKIP";
 
 fn main() {
+    println!("cargo::rerun-if-env-changed={SKIP}");
+    let skip = env::var(SKIP).is_ok_and(|value| value == "1" || value.eq_ignore_ascii_case("true"));
     // `cargo::error` is one line on the user's screen; a failed `main` prints the script's whole output.
-    if let Err(error) = build() {
+    if let Err(error) = if skip { stand_in() } else { build() } {
         println!("cargo::error={}", format!("{error:#}").replace('\n', " "));
     }
 }
@@ -34,20 +41,22 @@ fn build() -> Result<()> {
         set("RUSTC_BOOTSTRAP", "1");
     }
     let package = Package { name: "flannel-ebpf", root_dir: PROGRAMS, ..Package::default() };
-    aya_build::build_ebpf([package], Toolchain::Custom(&chosen.name))?;
-    stand_in()
+    aya_build::build_ebpf([package], Toolchain::Custom(&chosen.name))
 }
 
-/// With `AYA_BUILD_SKIP=1` aya-build leaves no object. Lints need none, only the file that the sources name.
+/// Writes an empty object, since the sources name the file.
 fn stand_in() -> Result<()> {
-    let object = Path::new(&env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?).join("flannel-ebpf");
-    if !object.exists() {
-        fs::write(&object, []).with_context(|| format!("cannot write {}", object.display()))?;
-    }
-    Ok(())
+    let object = object()?;
+    fs::write(&object, []).with_context(|| format!("cannot write {}", object.display()))
 }
 
-/// For the cargo that aya-build runs.
+/// Returns the file that the agent embeds.
+fn object() -> Result<PathBuf> {
+    let folder = env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?;
+    Ok(Path::new(&folder).join("flannel-ebpf"))
+}
+
+/// Sets a variable of the cargo that aya-build runs.
 fn set(name: &str, value: &str) {
     // SAFETY: this script has one thread; aya-build starts its own when the variables are set.
     unsafe { env::set_var(name, value) };
@@ -57,7 +66,7 @@ fn choose() -> Result<toolchain::Toolchain> {
     let chosen = toolchain::find().map_err(|reasons| {
         anyhow!("no toolchain can build the BPF programs ({reasons}): run `cargo xtask setup`")
     })?;
-    if toolchain::program("bpf-linker").is_none() {
+    if program::find("bpf-linker").is_none() {
         bail!("bpf-linker, which links the BPF programs, is not installed: run `cargo xtask setup`");
     }
     Ok(chosen)

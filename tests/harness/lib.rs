@@ -36,6 +36,7 @@ pub mod require;
 pub mod store;
 pub mod subnet_env;
 pub mod sweep;
+pub mod tools;
 pub mod traffic;
 pub mod wait;
 

@@ -1,4 +1,4 @@
-//! What the bed needs from the machine, said clearly when it is not there.
+//! What the test bed needs from the machine. A missing tool or privilege is an error that says what to do.
 
 use std::env;
 use std::path::Path;
@@ -6,23 +6,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use nix::unistd::geteuid;
 
-/// Commands the bed or the suite runs, and the Debian package each comes from.
-const PACKAGES: [(&str, &str); 14] = [
-    ("ip", "iproute2"),
-    ("bridge", "iproute2"),
-    ("etcd", "etcd-server"),
-    ("etcdctl", "etcd-client"),
-    ("iptables", "iptables"),
-    ("iptables-restore", "iptables"),
-    ("nft", "nftables"),
-    ("iperf3", "iperf3"),
-    ("tshark", "tshark"),
-    ("bpftool", "bpftool"),
-    ("setpriv", "util-linux"),
-    ("ethtool", "ethtool"),
-    ("dockerd", "docker.io"),
-    ("busybox", "busybox-static"),
-];
+use crate::tools::{self, Source, TOOLS};
 
 /// Fails unless the process may make network namespaces and mounts.
 pub fn require_root() -> Result<()> {
@@ -32,22 +16,28 @@ pub fn require_root() -> Result<()> {
     bail!("the test bed makes network namespaces and mounts: run it as root (sudo -E cargo xtask test)")
 }
 
-/// Fails unless every command is installed.
+/// Fails unless every command can be run.
 pub fn require_commands(commands: &[&str]) -> Result<()> {
-    let missing: Vec<_> = commands.iter().filter(|command| !is_installed(command)).map(|c| hint(c)).collect();
+    let missing: Vec<_> = commands.iter().filter(|command| !can_run(command)).map(|c| hint(c)).collect();
     if missing.is_empty() { Ok(()) } else { bail!(missing.join("; ")) }
 }
 
-/// What to do about a command that is not installed.
+/// Returns what to do about a command that cannot be run.
 pub(crate) fn hint(command: &str) -> String {
-    let package =
-        PACKAGES.iter().find(|(known, _)| *known == command).map_or(command, |(_, package)| package);
+    if let Some(file) = tools::find_program(command) {
+        return format!("`{command}` is at {}, a folder that is not in PATH", file.display());
+    }
+    let tool = TOOLS.iter().find(|tool| tool.probe == command);
+    let package = match tool.map(|tool| tool.source) {
+        Some(Source::Package(package)) => package,
+        _ => command,
+    };
     format!(
-        "`{command}` is not installed: apt-get install {package}, or cargo xtask test, which installs all of it"
+        "`{command}` is not installed: apt-get install {package}, or cargo xtask setup, which installs all tools"
     )
 }
 
-fn is_installed(command: &str) -> bool {
+fn can_run(command: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     Path::new(command).is_file() || env::split_paths(&path).any(|folder| folder.join(command).is_file())
 }

@@ -22,10 +22,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
+use flannel_tests::tools::Part;
 use flannel_tests::{failure, interrupt};
 
-use crate::phase;
 use crate::workspace::cargo;
+use crate::{phase, setup};
 use bed::Bed;
 use machine::Machine;
 use series::Series;
@@ -68,6 +69,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    setup::ensure(&[Part::Build, Part::Cluster, Part::Etcd])?;
     phase::run(
         "build of the agent, optimised",
         &mut cargo(["build", "--release", "--package", "flannel-agent"]),

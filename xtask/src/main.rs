@@ -6,6 +6,7 @@ mod lint;
 mod phase;
 mod run;
 mod setup;
+mod suite;
 mod test;
 mod toolchain;
 mod vm;
@@ -18,8 +19,8 @@ use clap::{Parser, Subcommand};
 
 /// The project's chores.
 ///
-/// Every chore first looks for the tools it needs. As root on Debian or Ubuntu it installs what is
-/// missing; elsewhere it lists what is missing, and the commands that get it, and stops.
+/// A chore first looks for the tools it needs. As root on Debian or Ubuntu it says which are missing and installs
+/// them. Elsewhere it says which are missing, prints the commands that install them, and stops.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
@@ -29,19 +30,23 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Only find or install the tools: the BPF toolchain, bpf-linker, what the tests call
-    Setup,
-    /// A cluster on this machine: nodes, etcd, agents, pods; proves that it works, then stays up for you
+    /// Install the tools of all chores: the BPF toolchain, bpf-linker, the programs that tests run
+    Setup {
+        /// Only say what is missing, which commands install it, and what that takes
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Start a cluster on this machine (nodes, etcd, agents, pods), show that it works, and keep it for you
     Run(run::Args),
     /// Lint, build the agent, run every test (needs root: nodes are network namespaces)
     Test(test::Args),
     /// Measure the dataplane against bare veth, host-gw routing and the kernel's vxlan, in one run
     Bench(bench::Args),
-    /// The tests that depend on the kernel, on Debian's kernel in a virtual machine; part of `test`
+    /// Run the tests that depend on the kernel on Debian's kernel, in a virtual machine; part of `test`
     Vm(vm::Args),
-    /// How many instructions the BPF programs have, and how many this kernel's verifier walks through
+    /// Count the BPF programs' instructions, and those that this kernel's verifier walks through
     Complexity,
-    /// Formatting, clippy for the host and for BPF, documentation; warnings are errors
+    /// Check formatting, clippy for the host and for BPF, and documentation; warnings are errors
     Lint,
 }
 
@@ -57,19 +62,31 @@ fn main() -> ExitCode {
 
 fn execute(chore: Chore) -> Result<()> {
     match chore {
-        Chore::Setup => {
-            let bpf = setup::ensure_with_vm()?;
-            let vm = vm::Parts::get();
-            let there = if vm.is_ok() { "everything" } else { "everything else" };
-            vm.map(drop).unwrap_or_else(|error| phase::note(&format!("{error:#}")));
-            phase::note(&format!("{there} is there; BPF programs are built by `{}`", bpf.name));
+        Chore::Setup { dry_run: true } => {
+            setup::describe(&setup::ALL);
             Ok(())
         }
+        Chore::Setup { dry_run: false } => set_up(),
         Chore::Run(args) => run::run(&args),
         Chore::Test(args) => test::run(&args),
-        Chore::Vm(args) => setup::ensure_with_vm().and_then(|_| vm::run(&args, &vm::Parts::get()?)),
-        Chore::Complexity => setup::ensure().and_then(|_| complexity::run()),
-        Chore::Bench(args) => setup::ensure().and_then(|_| bench::run(&args)),
-        Chore::Lint => lint::run(&setup::ensure()?),
+        Chore::Bench(args) => bench::run(&args),
+        Chore::Vm(args) => setup::ensure(&vm::NEEDS).and_then(|()| vm::run(&args, &vm::Parts::get()?)),
+        Chore::Complexity => complexity::run(),
+        Chore::Lint => lint::run(),
     }
+}
+
+/// Installs everything. A machine that cannot have a virtual machine gets a note.
+fn set_up() -> Result<()> {
+    setup::ensure(&setup::ALL)?;
+    let toolchain = setup::bpf_toolchain()?.name;
+    let installed = match vm::Parts::get() {
+        Ok(_) => "everything",
+        Err(error) => {
+            phase::note(&format!("{error:#}"));
+            "everything else"
+        }
+    };
+    phase::note(&format!("{installed} is installed; `{toolchain}` builds the BPF programs"));
+    Ok(())
 }

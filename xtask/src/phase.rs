@@ -1,4 +1,4 @@
-//! What a chore says while it works: one line per phase, with how long it took.
+//! Prints what a chore does: a line when a phase starts, and one with its duration when it ends.
 
 use std::fmt::Display;
 use std::io::{IsTerminal, stderr};
@@ -10,12 +10,12 @@ use anyhow::{Context, Result, bail};
 const GREEN: &str = "32";
 const RED: &str = "31";
 
-/// Runs the command with the terminal as its output, under a heading, and tells how long it took.
+/// Runs the command as a phase, with the terminal as its output.
 pub(crate) fn run(title: &str, command: &mut Command) -> Result<()> {
     measured(title, || execute(command))
 }
 
-/// Does the work under a heading, and tells how long it took.
+/// Does the work as a phase.
 pub(crate) fn measured<T>(title: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     line(GREEN, "start", title);
     let start = Instant::now();
@@ -39,18 +39,18 @@ pub(crate) fn execute(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Something the user should know, on one line.
+/// Prints something that the user should know.
 pub(crate) fn note(message: &str) {
     line(GREEN, "xtask", message);
 }
 
-/// The chore ends here.
+/// Prints why the chore failed.
 pub(crate) fn error(message: &str) {
     line(RED, "error", message);
 }
 
 fn line(colour: &str, label: &str, message: impl Display) {
-    // The label stands where cargo puts its own.
+    // The same column as cargo's labels.
     if stderr().is_terminal() {
         eprintln!("\x1b[1;{colour}m{label:>12}\x1b[0m {message}");
     } else {

@@ -1,17 +1,17 @@
-//! `cargo xtask test`: lint, build, every test, and those that depend on the kernel on another one, too.
+//! `cargo xtask test`: lint, build, every test, and those that depend on the kernel on a second kernel.
 
 use std::{env, thread};
 
 use anyhow::Result;
+use flannel_tests::tools::Part;
 
 use crate::workspace::{agent, cargo};
-use crate::{lint, phase, setup, vm};
+use crate::{lint, phase, setup, suite, vm};
 
-/// The package of the integration suite.
-pub(crate) const SUITE: &str = "flannel-tests";
-
-/// How many tests run at once, to Rust's test harness.
+/// The variable of Rust's test harness that says how many tests run at once.
 const THREADS: &str = "RUST_TEST_THREADS";
+/// The parts of the work without which no test runs.
+const SUITE: [Part; 4] = [Part::Build, Part::Cluster, Part::Etcd, Part::Suite];
 
 /// What to test.
 #[derive(clap::Args)]
@@ -24,35 +24,37 @@ pub(crate) struct Args {
     suite: Vec<String>,
 }
 
-/// Cheapest first, so that a mistake shows early.
+/// Runs the cheapest checks first, so that a mistake shows early.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let everything = args.suite.is_empty();
     let vm = everything && !args.no_vm;
-    let bpf = if vm { setup::ensure_with_vm()? } else { setup::ensure()? };
-    // Before anything that takes long: where it cannot be had, that is said at once.
+    let lint = everything.then_some(Part::Lint);
+    let needs: Vec<_> = SUITE.into_iter().chain(lint).chain(vm.then_some(Part::Vm)).collect();
+    setup::ensure(&needs)?;
+    // Fails here, before anything that takes long, if it cannot be downloaded.
     let parts = vm.then(vm::Parts::get).transpose()?;
     if everything {
-        lint::run(&bpf)?;
+        lint::run()?;
     }
     phase::run("build of the agent", &mut cargo(["build", "--package", "flannel-agent"]))?;
     if everything {
-        phase::run("unit tests", &mut cargo(["test", "--workspace", "--exclude", SUITE]))?;
+        phase::run("unit tests", &mut cargo(["test", "--workspace", "--exclude", suite::PACKAGE]))?;
     }
-    let mut suite = cargo(["test", "--package", SUITE, "--test", "suite", "--"]);
-    suite.args(&args.suite).env("FLANNEL_AGENT", agent()?);
+    let mut command = suite::command();
+    command.arg("--").args(&args.suite).env("FLANNEL_AGENT", agent()?);
     if env::var_os(THREADS).is_none() {
-        suite.env(THREADS, at_once()?.to_string());
+        command.env(THREADS, at_once()?.to_string());
     }
-    phase::run("integration suite", &mut suite)?;
+    phase::run("integration suite", &mut command)?;
     match parts {
         Some(parts) => vm::run(&vm::Args::default(), &parts)?,
-        None if everything => phase::note("not run, as --no-vm says: tests on Debian's kernel"),
-        None => phase::note("not run, as a part was asked for: lint, unit tests, tests on Debian's kernel"),
+        None if everything => phase::note("not run, because of --no-vm: tests on Debian's kernel"),
+        None => phase::note("not run with a filter: lint, unit tests, tests on Debian's kernel"),
     }
     Ok(())
 }
 
-/// Two tests for each processor: every other one waits for a timer, a kernel or an etcd.
+/// Returns two tests for each processor: half of them wait for a timer, the kernel or etcd.
 fn at_once() -> Result<usize> {
     Ok(2 * thread::available_parallelism()?.get())
 }

@@ -1,7 +1,7 @@
-//! Which Rust toolchain builds the BPF programs, and where programs are found.
+//! Chooses the Rust toolchain that builds the BPF programs.
 //!
-//! Compiled twice: as a module of `xtask`, which installs what is missing, and by path into
-//! `flannel-agent`'s build script, which only looks. So it stands on `std` alone.
+//! Compiled twice: in `xtask`, which installs what is missing, and by path into `flannel-agent`'s build script. So it
+//! uses `std` alone.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use std::process::Command;
 
 /// Names the toolchain to use, instead of choosing one.
 pub(crate) const OVERRIDE: &str = "FLANNEL_BPF_TOOLCHAIN";
-/// The name under which Debian's compiler is linked into rustup.
+/// The name of Debian's compiler in rustup, once it is linked there.
 pub(crate) const LINK: &str = "bpf";
-/// Major version of the LLVM that `cargo xtask setup` builds bpf-linker with. A compiler with a newer
-/// one writes bitcode that bpf-linker cannot read.
+/// Major version of the LLVM that `cargo xtask setup` builds bpf-linker with. It cannot read the bitcode of compilers
+/// with a newer one.
 pub(crate) const LLVM: u32 = 22;
 
 /// A toolchain that can build `bpfel-unknown-none` with `-Z build-std=core`.
@@ -22,11 +22,11 @@ pub(crate) struct Toolchain {
     pub(crate) name: String,
     /// Its folder: the sysroot.
     pub(crate) root: PathBuf,
-    /// Whether it takes `-Z` flags; others need `RUSTC_BOOTSTRAP=1`.
+    /// Whether it accepts `-Z` flags. Others need `RUSTC_BOOTSTRAP=1`.
     pub(crate) nightly: bool,
 }
 
-/// The first installed toolchain that will do, or why none does.
+/// Returns the first installed toolchain that will do, or why none does.
 pub(crate) fn find() -> Result<Toolchain, String> {
     let folder = rustup_home().join("toolchains");
     let names = env::var(OVERRIDE).map_or_else(|_| installed(&folder), |name| vec![name]);
@@ -40,13 +40,6 @@ pub(crate) fn find() -> Result<Toolchain, String> {
     Err(if refused.is_empty() { "rustup has no toolchain".into() } else { refused.join("; ") })
 }
 
-/// Where the executable is: in `PATH`, where cargo installs, or where only root's `PATH` looks.
-pub(crate) fn program(name: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let rest = [cargo_home().join("bin"), "/usr/sbin".into(), "/sbin".into()];
-    env::split_paths(&path).chain(rest).map(|folder| folder.join(name)).find(|file| file.is_file())
-}
-
 fn installed(folder: &Path) -> Vec<String> {
     let entries = folder.read_dir().into_iter().flatten().flatten();
     let mut names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
@@ -54,7 +47,7 @@ fn installed(folder: &Path) -> Vec<String> {
     names
 }
 
-/// A nightly is what aya's users have; then the one linked for this purpose; then whatever there is.
+/// Orders toolchains: a nightly, which users of aya have, then the one linked for this purpose, then the others.
 fn preference(name: &str) -> (u8, String) {
     let rank = match name {
         _ if name.starts_with("nightly") => 0,
@@ -72,12 +65,12 @@ fn examine(name: &str, root: PathBuf) -> Result<Toolchain, String> {
     let compiler = root.join("bin/rustc");
     let output = Command::new(compiler).arg("-vV").output().map_err(|e| format!("does not run ({e})"))?;
     let version =
-        Version::parse(&String::from_utf8_lossy(&output.stdout)).ok_or("does not tell its version")?;
+        Version::parse(&String::from_utf8_lossy(&output.stdout)).ok_or("does not print its version")?;
     version.check()?;
     Ok(Toolchain { name: name.to_owned(), root, nightly: version.nightly })
 }
 
-/// What `rustc -vV` says, as far as it matters here.
+/// The parts of `rustc -vV` that matter here.
 #[derive(Debug, PartialEq)]
 struct Version {
     release: (u32, u32),
@@ -111,15 +104,8 @@ fn major_minor(version: &str) -> Option<(u32, u32)> {
 }
 
 fn rustup_home() -> PathBuf {
-    env::var_os("RUSTUP_HOME").map_or_else(|| home().join(".rustup"), PathBuf::from)
-}
-
-fn cargo_home() -> PathBuf {
-    env::var_os("CARGO_HOME").map_or_else(|| home().join(".cargo"), PathBuf::from)
-}
-
-fn home() -> PathBuf {
-    env::home_dir().unwrap_or_default()
+    env::var_os("RUSTUP_HOME")
+        .map_or_else(|| env::home_dir().unwrap_or_default().join(".rustup"), PathBuf::from)
 }
 
 #[cfg(test)]
@@ -130,7 +116,7 @@ mod tests {
         host: x86_64-unknown-linux-gnu\nrelease: 1.97.0-nightly\nLLVM version: 22.1.4\n";
 
     #[test]
-    fn version_is_read_from_the_compilers_words() {
+    fn version_is_read_from_the_compilers_output() {
         let nightly = Version { release: (1, 97), nightly: true, llvm: 22 };
         assert_eq!(Version::parse(NIGHTLY), Some(nightly));
         let stable = NIGHTLY.replace("-nightly", "");
@@ -139,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn old_compilers_and_newer_llvms_are_refused_with_the_reason() {
+    fn old_compilers_and_newer_llvms_are_refused_with_a_reason() {
         let version = |release, llvm| Version { release, nightly: false, llvm };
         assert_eq!(version((1, 95), LLVM).check(), Ok(()));
         assert_eq!(version((1, 100), LLVM - 1).check(), Ok(()));

@@ -11,12 +11,16 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use flannel_tests::interrupt;
+use flannel_tests::tools::Part;
 
 use crate::phase;
 use crate::workspace::{cargo, target};
 use kernel::Kernel;
 use machine::Machine;
 use qemu::Qemu;
+
+/// The parts of the work whose tools it needs.
+pub(crate) const NEEDS: [Part; 5] = [Part::Build, Part::Cluster, Part::Etcd, Part::Suite, Part::Vm];
 
 /// What to run in the virtual machine.
 #[derive(clap::Args, Default)]

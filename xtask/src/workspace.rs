@@ -1,4 +1,4 @@
-//! Where things are, and cargo's commands as every chore runs them.
+//! Paths of the workspace, and cargo commands as every chore runs them.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -11,34 +11,34 @@ use crate::toolchain::Toolchain;
 /// The crate of the BPF programs.
 pub(crate) const PROGRAMS: &str = "flannel-ebpf";
 
-/// The workspace's folder.
+/// Returns the workspace's folder.
 pub(crate) fn root() -> &'static Path {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
     xtask.parent().unwrap_or(xtask)
 }
 
-/// The folder of cargo's output: this program runs from `<target>/debug/xtask`.
+/// Returns the folder of cargo's output. This program runs from `<target>/debug/xtask`.
 pub(crate) fn target() -> Result<PathBuf> {
     let program = env::current_exe().context("cannot find this program's own file")?;
     let folder = program.ancestors().nth(2).context("this program does not run from cargo's folders")?;
     Ok(folder.to_owned())
 }
 
-/// Where `cargo build -p flannel-agent` leaves the agent.
+/// Returns where `cargo build -p flannel-agent` puts the agent.
 pub(crate) fn agent() -> Result<PathBuf> {
     Ok(target()?.join("debug/flannel-agent"))
 }
 
-/// Where `cargo build --release -p flannel-agent` leaves the agent.
+/// Returns where `cargo build --release -p flannel-agent` puts the agent.
 pub(crate) fn release_agent() -> Result<PathBuf> {
     Ok(target()?.join("release/flannel-agent"))
 }
 
-/// Cargo, of the toolchain that runs this chore, in the workspace.
+/// Returns a command of cargo, of the toolchain that runs this chore, in the workspace.
 pub(crate) fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root());
-    // What cargo says of this package: build scripts that look at such variables would run again, and again without us.
+    // Variables about this package. Build scripts that read them would run again, with and without xtask.
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
@@ -48,13 +48,13 @@ pub(crate) fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
     command
 }
 
-/// Cargo of the toolchain for the BPF programs, told to use the target and flags that aya-build uses.
+/// Returns a command of the BPF toolchain's cargo, with the target and flags that aya-build uses.
 pub(crate) fn cargo_bpf(chore: &str, toolchain: &Toolchain) -> Result<Command> {
     let mut command = Command::new("rustup");
     command.args(["run", &toolchain.name, "cargo", chore, "--package", PROGRAMS]);
     command.args(["--lib", "--bins", "--release"]);
     command.args(["--target", "bpfel-unknown-none", "-Z", "build-std=core"]);
-    // A folder of its own: another compiler would make cargo rebuild what the host's left there.
+    // A folder of its own, since two compilers in one would rebuild each other's output.
     command.arg("--target-dir").arg(target()?.join("bpf"));
     let flags =
         format!("--cfg=bpf_target_arch=\"{}\"\x1f-Cdebuginfo=2\x1f-Clink-arg=--btf", env::consts::ARCH);

@@ -1,9 +1,13 @@
 //! Where the agents of the cluster keep their leases.
 
 use anyhow::Result;
+use flannel_tests::tools::Part;
 use flannel_tests::{Cluster, Datastore};
 
 use crate::{phase, setup};
+
+/// The parts of the work without which there is no cluster.
+const CLUSTER: [Part; 3] = [Part::Build, Part::Cluster, Part::Run];
 
 /// A kind of datastore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -14,27 +18,33 @@ pub(crate) enum Store {
     Local,
 }
 
-/// Finds or installs the tools for the datastore that is wanted. Nobody who asks for none in particular is sent away
-/// for want of etcd.
+/// Finds or installs the tools for the datastore that the user wants. Without a wish it is etcd, or files if etcd
+/// cannot be installed.
 pub(crate) fn choose(wanted: Option<Store>) -> Result<Store> {
     match wanted {
-        Some(Store::Etcd) => setup::ensure().map(|_| Store::Etcd),
-        Some(Store::Local) => setup::ensure_without_etcd().map(|_| Store::Local),
-        None => setup::ensure().map(|_| Store::Etcd).or_else(instead_of_etcd),
+        Some(Store::Etcd) => prepare_etcd().map(|()| Store::Etcd),
+        Some(Store::Local) => setup::ensure(&CLUSTER).map(|()| Store::Local),
+        None => prepare_etcd().map(|()| Store::Etcd).or_else(instead_of_etcd),
     }
 }
 
+fn prepare_etcd() -> Result<()> {
+    setup::ensure(&[CLUSTER.as_slice(), &[Part::Etcd]].concat())
+}
+
 fn instead_of_etcd(cause: anyhow::Error) -> Result<Store> {
-    setup::ensure_without_etcd()?;
+    setup::ensure(&CLUSTER)?;
     let cause = format!("{cause:#}");
-    // The list of what is missing follows.
+    // The list of what is missing follows the first line.
     let cause = cause.lines().next().unwrap_or_default().trim_end_matches(" Missing:");
-    phase::note(&format!("etcd cannot be had, leases are kept in files (as with --store local): {cause}"));
+    phase::note(&format!(
+        "etcd cannot be installed, leases are kept in files (as with --store local): {cause}"
+    ));
     Ok(Store::Local)
 }
 
 impl Store {
-    /// One for the cluster, with nothing in it.
+    /// Starts an empty one for the cluster.
     pub(crate) fn start(self, cluster: &Cluster) -> Result<Box<dyn Datastore>> {
         Ok(match self {
             Self::Etcd => Box::new(cluster.start_etcd()?),

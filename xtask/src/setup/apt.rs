@@ -5,23 +5,23 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
+use flannel_tests::tools::find_program;
 
 use super::lock;
 use super::services::Quiet;
 use crate::phase;
-use crate::toolchain::program;
 pub(crate) use unpack::{dependency, not_installed, unpack};
 
 mod unpack;
 
-/// Held while the lists of packages are renewed; apt waits for its other locks by itself.
+/// The lock on the lists of packages. apt waits for its other locks by itself.
 const LISTS_LOCK: &str = "/var/lib/apt/lists/lock";
-/// `--no-remove`: nothing that the user has may go for a package of ours.
+/// `--no-remove` keeps every package that the user has.
 const INSTALL: [&str; 4] = ["install", "--yes", "--no-install-recommends", "--no-remove"];
 
-/// Whether this system has apt.
+/// Returns whether this system has apt.
 pub(crate) fn exists() -> bool {
-    program("apt-get").is_some()
+    find_program("apt-get").is_some()
 }
 
 /// Installs the packages, all or none.
@@ -43,13 +43,29 @@ pub(crate) fn install(packages: &BTreeSet<&'static str>) -> Result<()> {
     phase::run(&format!("apt-get install of {} packages", packages.len()), &mut command)
 }
 
-/// The same for a shell.
+/// Returns what apt says of the sizes of these packages and of what they need. None if its lists lack one.
+pub(crate) fn cost(packages: &BTreeSet<&'static str>) -> Option<String> {
+    if packages.is_empty() {
+        return None;
+    }
+    // Ends before it changes anything, and takes no lock.
+    let mut command = apt_get();
+    command.args(INSTALL).args(["--assume-no", "-o", "Debug::NoLocking=1"]).args(packages);
+    sizes(&ask(&mut command).ok()?)
+}
+
+fn sizes(plan: &str) -> Option<String> {
+    let lines = plan.lines().filter(|line| line.starts_with("Need to get") || line.starts_with("After this"));
+    Some(lines.collect::<Vec<_>>().join(" ")).filter(|text| !text.is_empty())
+}
+
+/// Returns the same as a shell command.
 pub(crate) fn shell(packages: &BTreeSet<&'static str>) -> String {
     let packages: Vec<_> = packages.iter().copied().collect();
     format!("apt-get update && apt-get {} {}", INSTALL.join(" "), packages.join(" "))
 }
 
-/// A source that does not answer is no reason to stop: the lists at hand may have the packages.
+/// Renews the lists of packages. Goes on with the lists at hand where a source does not answer.
 fn update() -> Result<()> {
     static UPDATED: AtomicBool = AtomicBool::new(false);
     if UPDATED.swap(true, Ordering::Relaxed) {
@@ -74,14 +90,14 @@ fn unavailable(packages: &BTreeSet<&'static str>) -> Result<Vec<&'static str>> {
     Ok(packages.iter().copied().filter(|package| !has_candidate(&policy, package)).collect())
 }
 
-/// What apt says, in English.
+/// Returns what the command prints, in English.
 fn ask(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.env("LC_ALL", "C").output().with_context(|| format!("cannot run {name}"))?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Reads `apt-cache policy`, which leaves out names it has never heard of.
+/// Reads the output of `apt-cache policy`, which leaves out unknown names.
 fn has_candidate(policy: &str, package: &str) -> bool {
     let mut lines = policy.lines().skip_while(|line| line.strip_suffix(':') != Some(package));
     let candidate = lines.find_map(|line| line.trim().strip_prefix("Candidate: "));
@@ -91,6 +107,16 @@ fn has_candidate(policy: &str, package: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_read_from_apts_plan() {
+        let plan = "The following NEW packages will be installed:\n  tshark\nNeed to get 161 kB of archives.\n\
+            After this operation, 410 kB of additional disk space will be used.\nDo you want to continue? [Y/n] N\n";
+        assert!(
+            sizes(plan).is_some_and(|text| text.starts_with("Need to get 161 kB of archives. After this"))
+        );
+        assert_eq!(sizes("E: Unable to locate package tshark\n"), None);
+    }
 
     const POLICY: &str = "etcd-server:\n  Installed: (none)\n  Candidate: 3.4.23-4+b4\n  Version table:\n     \
         3.4.23-4+b4 500\nghost:\n  Installed: (none)\n  Candidate: (none)\n  Version table:\n";

@@ -1,42 +1,52 @@
 //! bpf-linker: rustc's linker for BPF, built against Debian's LLVM.
 
-use std::process::Command;
-
 use anyhow::Result;
+use flannel_tests::tools::{Part, Source, Tool, find_program};
 
+use super::crates;
 use crate::phase;
-use crate::toolchain::{LLVM, program};
+use crate::toolchain::LLVM;
 use crate::workspace::cargo;
 
+const NAME: &str = "bpf-linker";
 /// The oldest version that will do, and the one that is installed.
-pub(crate) const VERSION: &str = "0.13.0";
+pub(super) const VERSION: &str = "0.13.0";
 
-/// Whether one that runs and is new enough is here: it needs LLVM's shared library at run time.
-pub(crate) fn present() -> bool {
-    let output = program("bpf-linker").and_then(|file| Command::new(file).arg("--version").output().ok());
-    output.is_some_and(|output| suffices(&String::from_utf8_lossy(&output.stdout)))
+/// What building it takes besides Rust.
+pub(super) const NEEDED: &[Tool] = &[
+    needed(
+        "/usr/lib/llvm-22/include/llvm-c/Core.h",
+        "llvm-22-dev",
+        "is the LLVM that bpf-linker is built on",
+    ),
+    needed("/usr/lib/llvm-22/lib/libPolly.a", "libpolly-22-dev", "is one of LLVM's libraries"),
+    needed("/usr/include/zlib.h", "zlib1g-dev", "is linked by LLVM"),
+    needed("/usr/include/zstd.h", "libzstd-dev", "is linked by LLVM"),
+];
+
+const fn needed(probe: &'static str, package: &'static str, purpose: &'static str) -> Tool {
+    Tool { probe, source: Source::Package(package), purpose, parts: &[Part::Build] }
 }
 
-fn suffices(version: &str) -> bool {
-    let numbers =
-        |text: &str| text.trim().split('.').map(|part| part.parse().ok()).collect::<Option<Vec<u32>>>();
-    let found = version.strip_prefix("bpf-linker ").and_then(numbers);
-    found.is_some_and(|found| Some(found) >= numbers(VERSION))
+/// Returns whether a recent one runs here. It does not if LLVM's shared library is missing.
+pub(super) fn exists() -> bool {
+    find_program(NAME).is_some_and(|program| crates::suffices(&program, VERSION))
 }
 
-/// Builds it. Its defaults are another LLVM than the one the toolchains have.
-pub(crate) fn install() -> Result<()> {
-    let mut command = cargo(["install", "--locked", "--force", "bpf-linker", "--version", VERSION]);
+/// Builds and installs it. Its default features name another LLVM than the toolchains have.
+pub(super) fn install() -> Result<()> {
+    let mut command = cargo(["install", "--locked", "--force", NAME, "--version", VERSION]);
     command.args(["--no-default-features", "--features", &feature()]).env("LLVM_PREFIX", prefix());
     phase::run("build of bpf-linker", &mut command)
 }
 
-/// The same for a shell.
-pub(crate) fn shell() -> String {
-    let (prefix, feature) = (prefix(), feature());
+/// Returns the same as a shell command.
+pub(super) fn shell() -> String {
     format!(
-        "LLVM_PREFIX={prefix} cargo install --locked --force bpf-linker --version {VERSION} \
-         --no-default-features --features {feature}"
+        "LLVM_PREFIX={} {} --no-default-features --features {}",
+        prefix(),
+        crates::shell(NAME, VERSION),
+        feature()
     )
 }
 
@@ -53,10 +63,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_compared_as_numbers() {
-        assert!(suffices("bpf-linker 0.13.0\n"));
-        assert!(suffices("bpf-linker 0.14.2\n") && suffices("bpf-linker 1.0.0\n"));
-        assert!(!suffices("bpf-linker 0.9.15\n"));
-        assert!(!suffices("") && !suffices("bpf-linker unknown"));
+    fn linker_is_built_with_the_llvm_that_toolchains_are_chosen_for() {
+        let package = format!("llvm-{LLVM}-dev");
+        assert!(NEEDED.iter().any(|tool| matches!(tool.source, Source::Package(name) if name == package)));
     }
 }

@@ -1,4 +1,4 @@
-//! Waits for a lock file that apt cannot wait for.
+//! Waits for a lock that apt cannot wait for by itself.
 
 use std::fs::File;
 use std::thread::sleep;
@@ -12,24 +12,24 @@ use crate::phase;
 
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Returns when no other process holds the lock; says so if it has to wait.
+/// Returns when no other process holds the lock. Prints a note if it has to wait.
 pub(crate) fn wait(path: &str) -> Result<()> {
     let start = Instant::now();
-    let mut told = false;
+    let mut noted = false;
     while let Some(holder) = holder(path)? {
         if start.elapsed() > PATIENCE {
             bail!("process {holder} has held {path} for {} s", PATIENCE.as_secs());
         }
-        if !told {
+        if !noted {
             phase::note(&format!("waiting for process {holder}, which holds {path}"));
-            told = true;
+            noted = true;
         }
         sleep(Duration::from_millis(500));
     }
     Ok(())
 }
 
-/// The process that holds the lock; none if nobody does or the file is not there yet.
+/// Returns the process that holds the lock. None if no process does, or the file does not exist yet.
 fn holder(path: &str) -> Result<Option<i32>> {
     let Ok(file) = File::open(path) else { return Ok(None) };
     let mut lock = libc::flock {

@@ -1,5 +1,5 @@
-//! Packages bring services along (etcd-server starts an etcd on its standard port). The project wants
-//! the programs only, so nothing may start: not while they are installed, not at the next boot.
+//! Keeps services off that come with packages, now and at the next boot: etcd-server would start an etcd on its
+//! standard port, and only its programs are needed.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
@@ -11,44 +11,53 @@ use anyhow::{Context, Result};
 
 use crate::phase;
 
-/// Packages' scripts ask this program before they start a service.
+/// The program that packages' scripts run before they start a service.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
-/// How a policy that was left behind is known.
+/// Marks a policy that a killed set-up has left behind.
 const MARK: &str = "# written by flannel's xtask";
-/// Packages whose service would start at boot, and its unit. `containerd` comes with `docker.io`.
+/// Packages, and the units that would start at boot. `containerd` comes with `docker.io`.
 const UNITS: [(&str, &str); 4] = [
     ("etcd-server", "etcd.service"),
     ("docker.io", "docker.service"),
     ("docker.io", "docker.socket"),
     ("docker.io", "containerd.service"),
 ];
-/// Where the administrator's word on units stands.
+/// Where an administrator's units take precedence.
 const UNIT_FOLDER: &str = "/etc/systemd/system";
 
-/// As long as this lives, packages start no services.
-pub(crate) struct Quiet {
-    ours: bool,
+/// Returns the units of these packages that are kept off.
+pub(super) fn masked_by(packages: &BTreeSet<&'static str>) -> Vec<&'static str> {
+    let units = UNITS.iter().filter(|(package, _)| packages.contains(package));
+    units
+        .map(|(_, unit)| *unit)
+        .filter(|unit| Path::new(UNIT_FOLDER).join(unit).symlink_metadata().is_err())
+        .collect()
+}
+
+/// Keeps packages from starting services until it is dropped.
+pub(super) struct Quiet {
+    wrote_policy: bool,
 }
 
 impl Quiet {
-    /// Before the packages are installed.
-    pub(crate) fn start(packages: &BTreeSet<&'static str>) -> Result<Self> {
-        for (_, unit) in UNITS.iter().filter(|(package, _)| packages.contains(package)) {
+    /// Masks the packages' units and forbids starting services. To be called before the packages are installed.
+    pub(super) fn start(packages: &BTreeSet<&'static str>) -> Result<Self> {
+        for unit in masked_by(packages) {
             mask(&Path::new(UNIT_FOLDER).join(unit))?;
         }
-        // A policy that is not ours is the administrator's, or the container image's: it stays.
-        let ours = fs::read_to_string(POLICY).map_or(true, |text| text.contains(MARK));
-        if ours {
+        // A policy without the mark is the administrator's or the container image's, and stays.
+        let wrote_policy = fs::read_to_string(POLICY).map_or(true, |text| text.contains(MARK));
+        if wrote_policy {
             fs::write(POLICY, policy()).with_context(|| format!("cannot write {POLICY}"))?;
             fs::set_permissions(POLICY, Permissions::from_mode(0o755))?;
         }
-        Ok(Self { ours })
+        Ok(Self { wrote_policy })
     }
 }
 
 impl Drop for Quiet {
     fn drop(&mut self) {
-        if self.ours
+        if self.wrote_policy
             && let Err(error) = fs::remove_file(POLICY)
         {
             phase::note(&format!("cannot remove {POLICY}: {error}"));
@@ -56,20 +65,17 @@ impl Drop for Quiet {
     }
 }
 
-/// Forbids (101) as long as this process lives, so that it expires even if the process is killed.
+/// Returns a script that forbids services (status 101) while this process lives: it expires if the process is killed.
 fn policy() -> String {
     format!("#!/bin/sh\n{MARK}\nkill -0 {} 2>/dev/null && exit 101\nexit 0\n", process::id())
 }
 
-/// What `systemctl mask` does; that program may be missing where the package is not yet installed.
+/// Does what `systemctl mask` does, on systems without it, too, and for units that are not installed yet.
 fn mask(unit: &Path) -> Result<()> {
-    if unit.symlink_metadata().is_ok() {
-        return Ok(());
-    }
     if let Some(folder) = unit.parent() {
         fs::create_dir_all(folder)?;
     }
     symlink("/dev/null", unit).with_context(|| format!("cannot mask {}", unit.display()))?;
-    phase::note(&format!("the system's own service stays off ({} is masked)", unit.display()));
+    phase::note(&format!("kept the package's service off: {} is masked", unit.display()));
     Ok(())
 }

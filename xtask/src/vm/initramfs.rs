@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use flannel_tests::tools::find_program;
 
 use super::kernel::Kernel;
-use crate::toolchain::program;
 use cpio::Archive;
 
 /// What `init.sh` needs of the kernel.
@@ -20,7 +20,7 @@ const INIT: &str = include_str!("init.sh");
 pub(super) fn write(folder: &Path, kernel: &Kernel, guest: &str) -> Result<PathBuf> {
     let mut archive = Archive::default();
     ["bin", "modules"].into_iter().for_each(|name| archive.folder(name));
-    let busybox = program("busybox").context("busybox is not installed")?;
+    let busybox = find_program("busybox").context("busybox is not installed")?;
     archive.program("bin/busybox", &read(&busybox)?);
     archive.program("init", INIT.as_bytes());
     archive.program("guest", guest.as_bytes());

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use flannel_tests::tools::find_program;
 
 use crate::phase;
 use crate::setup::apt;
-use crate::toolchain::program;
 
 /// Stands for the release's newest kernel: 6.1 in bookworm, 6.12 in trixie. (The smaller linux-image-cloud-amd64 has no
 /// 9p, by which the machine's files are reached.)
@@ -66,7 +66,7 @@ impl Kernel {
 }
 
 fn tool(name: &str) -> Result<Command> {
-    Ok(Command::new(program(name).with_context(|| format!("{name} is not installed"))?))
+    Ok(Command::new(find_program(name).with_context(|| format!("{name} is not installed"))?))
 }
 
 fn only_name_in(folder: &Path) -> Result<String> {

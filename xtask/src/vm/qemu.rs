@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
+use flannel_tests::tools::find_program;
 
 use crate::phase;
 use crate::setup::apt;
-use crate::toolchain::program;
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PACKAGE: &str = "qemu-system-x86";
@@ -23,7 +23,7 @@ pub(super) struct Qemu {
 impl Qemu {
     /// The one that is installed or was unpacked in the folder; if there is none, Debian's.
     pub(super) fn get(folder: &Path) -> Result<Self> {
-        if program(PROGRAM).is_some() {
+        if find_program(PROGRAM).is_some() {
             return Ok(Self { root: None });
         }
         let root = folder.join("qemu");

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::kernel::Kernel;
 use super::machine::END;
-use crate::complexity;
+use crate::suite::COMPLEXITY;
 use crate::workspace::{agent, root};
 
 const GUEST: &str = include_str!("guest.sh");
@@ -24,7 +24,7 @@ pub(super) fn write(suite: &Path, kernel: &Kernel, filters: &[String]) -> Result
         ("MODULES", kernel.modules().display().to_string()),
         ("FOLDER", root().join("tests").display().to_string()),
         ("SUITE", suite.display().to_string()),
-        ("COMPLEXITY", complexity::TEST.to_owned()),
+        ("COMPLEXITY", COMPLEXITY.to_owned()),
         ("FILTERS", filters.join(" ")),
         ("END", END.to_owned()),
     ] {

@@ -6,9 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::phase;
-use crate::test::SUITE;
-use crate::workspace::cargo;
+use crate::{phase, suite};
 
 /// What depends on the kernel, as beginnings of tests' names: the programs, and each kind of cluster once. The emulated
 /// machine takes ten times as long for everything, and the whole is to take minutes.
@@ -26,8 +24,8 @@ const SELECTED: &[&str] = &[
 /// Builds the suite and gives its file.
 pub(super) fn build() -> Result<PathBuf> {
     phase::measured("build of the integration suite", || {
-        let mut command = cargo(["test", "--package", SUITE, "--test", "suite", "--no-run"]);
-        command.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
+        let mut command = suite::command();
+        command.args(["--no-run", "--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
         let output = command.output().context("cannot run cargo")?;
         ensure!(output.status.success(), "the integration suite does not build");
         let messages = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -1,4 +1,4 @@
-//! Packages that are unpacked into a folder instead of being installed: the machine stays as it is, whatever else is on it.
+//! Unpacks packages into a folder instead of installing them, which leaves the machine as it is.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use super::{apt_get, ask, update};
 use crate::phase;
 
-/// The package that this one only stands for: `linux-image-amd64` for a certain kernel.
+/// Returns the package that a metapackage depends on: a certain kernel for `linux-image-amd64`.
 pub(crate) fn dependency(package: &str) -> Result<Vec<String>> {
     update()?;
     let depends = ask(Command::new("apt-cache").args(["depends", package]))?;
@@ -17,10 +17,9 @@ pub(crate) fn dependency(package: &str) -> Result<Vec<String>> {
     Ok(vec![name.with_context(|| format!("apt's sources have no package {package}"))?.to_owned()])
 }
 
-/// The package and what it needs, as far as that is not installed.
+/// Returns those of the package and of what it needs that are not installed.
 pub(crate) fn not_installed(package: &str) -> Result<Vec<String>> {
     update()?;
-    // Installing might remove other packages; unpacking does not.
     let plan = ask(apt_get().args(["install", "--simulate", "--no-install-recommends", package]))?;
     let names: Vec<_> = plan.lines().filter_map(planned).collect();
     if names.is_empty() {
@@ -34,12 +33,12 @@ fn planned(line: &str) -> Option<String> {
     line.strip_prefix("Inst ")?.split(' ').next().map(str::to_owned)
 }
 
-/// Downloads packages and unpacks them at `root`, all or none: what is there is complete.
+/// Downloads packages and unpacks them at `root`, all or none: a folder that exists is complete.
 pub(crate) fn unpack(packages: &[String], root: &Path) -> Result<()> {
     let new = beside(root, "new")?;
     let archives = beside(root, "packages")?;
     let mut download = apt_get();
-    // Its own user cannot write here.
+    // apt's own user cannot write to this folder.
     download.args(["-o", "APT::Sandbox::User=root", "download"]).args(packages).current_dir(&archives);
     phase::execute(&mut download)?;
     for archive in archives.read_dir()? {
@@ -49,7 +48,7 @@ pub(crate) fn unpack(packages: &[String], root: &Path) -> Result<()> {
     fs::rename(&new, root).with_context(|| format!("cannot make {}", root.display()))
 }
 
-/// An empty folder beside the one to be made.
+/// Creates an empty folder beside the one to be made.
 fn beside(root: &Path, extension: &str) -> Result<PathBuf> {
     let folder = root.with_extension(extension);
     if folder.exists() {

@@ -1,0 +1,139 @@
+//! The one list of tools that the project's chores and its test bed run.
+
+mod program;
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use Part::{Build, Cluster, Etcd, Lint, Run, Suite, Vm};
+pub use program::find as find_program;
+
+/// A part of the chores' work: a chore is made of parts, and a tool names the parts that need it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Checking the sources without running them.
+    Lint,
+    /// Building the agent.
+    Build,
+    /// Clusters of network namespaces, with agents and traffic.
+    Cluster,
+    /// Clusters that keep their leases in etcd.
+    Etcd,
+    /// The commands that `cargo xtask run` suggests to its user.
+    Run,
+    /// The integration suite.
+    Suite,
+    /// The virtual machine.
+    Vm,
+}
+
+/// Where a tool comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A package of Debian and Ubuntu.
+    Package(&'static str),
+    /// A component of the Rust toolchain that runs the chore. The probe is its program in the toolchain's `bin`.
+    Component(&'static str),
+    /// A crate that `cargo install` builds.
+    Crate {
+        /// Its name.
+        name: &'static str,
+        /// The oldest version that will do, and the one that is installed.
+        version: &'static str,
+    },
+}
+
+/// Something that a chore or the test bed runs or reads.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Tool {
+    /// What shows that it is installed: a program's name, or the path of a file.
+    pub probe: &'static str,
+    /// Where it comes from.
+    pub source: Source,
+    /// What it is needed for.
+    pub purpose: &'static str,
+    /// The parts that need it.
+    pub parts: &'static [Part],
+}
+
+impl Tool {
+    /// Returns the file that shows that the tool is installed.
+    pub fn find(&self) -> Option<PathBuf> {
+        match (self.source, sysroot()) {
+            (Source::Component(_), Some(sysroot)) => {
+                Some(sysroot.join("bin").join(self.probe)).filter(|file| file.is_file())
+            }
+            _ if self.probe.starts_with('/') => {
+                Some(self.probe.into()).filter(|file: &PathBuf| file.exists())
+            }
+            _ => find_program(self.probe),
+        }
+    }
+}
+
+/// Returns the folder of the toolchain whose cargo runs this process.
+fn sysroot() -> Option<PathBuf> {
+    let cargo = env::var_os("CARGO")?;
+    Path::new(&cargo).ancestors().nth(2).map(Path::to_owned)
+}
+
+/// Every tool that can be installed by itself. `xtask/src/setup` adds what takes more than that: a Rust toolchain for
+/// the BPF target, and bpf-linker.
+pub const TOOLS: &[Tool] = &[
+    component("rustfmt", "rustfmt", "formats the sources", &[Lint]),
+    component("clippy-driver", "clippy", "lints the sources", &[Lint]),
+    package("protoc", "protobuf-compiler", "compiles the interface of etcd's client", &[Lint, Build]),
+    package(
+        "/usr/include/google/protobuf/descriptor.proto",
+        "libprotobuf-dev",
+        "is imported by the interface of etcd's client",
+        &[Lint, Build],
+    ),
+    package("ip", "iproute2", "makes the nodes, links and pods of a cluster", &[Cluster]),
+    package("bridge", "iproute2", "shows the FDB that the agent writes", &[Cluster]),
+    package("iptables", "iptables", "writes and lists firewall rules", &[Cluster]),
+    package("iptables-restore", "iptables", "writes the agent's firewall rules, many at once", &[Cluster]),
+    package("bpftool", "bpftool", "shows programs and maps", &[Cluster]),
+    package("iperf3", "iperf3", "sends and receives TCP", &[Cluster]),
+    package("etcd", "etcd-server", "is the datastore under test", &[Etcd]),
+    package("etcdctl", "etcd-client", "writes and reads etcd as flannel's users do", &[Etcd]),
+    package("tcpdump", "tcpdump", "shows packets on the wire", &[Run]),
+    package("tc", "iproute2", "shows where programs are attached", &[Suite]),
+    package("ping", "iputils-ping", "shows which ICMP errors a pod gets", &[Suite]),
+    package("ethtool", "ethtool", "switches offloads of the nodes' links", &[Suite]),
+    package("nft", "nftables", "writes the agent's rules in nftables mode", &[Suite]),
+    package("tshark", "tshark", "decodes captured packets independently of this project", &[Suite]),
+    package("setpriv", "util-linux", "starts agents without privileges", &[Suite]),
+    package(
+        "dockerd",
+        "docker.io",
+        "proves that Docker accepts the options the agent makes for it",
+        &[Suite],
+    ),
+    package(
+        "busybox",
+        "busybox-static",
+        "is what containers and the virtual machine start with",
+        &[Suite, Vm],
+    ),
+    package("depmod", "kmod", "finds the modules of the virtual machine's kernel", &[Vm]),
+    package("xz", "xz-utils", "decompresses the modules of the virtual machine's kernel", &[Vm]),
+];
+
+const fn package(
+    probe: &'static str,
+    name: &'static str,
+    purpose: &'static str,
+    parts: &'static [Part],
+) -> Tool {
+    Tool { probe, source: Source::Package(name), purpose, parts }
+}
+
+const fn component(
+    probe: &'static str,
+    name: &'static str,
+    purpose: &'static str,
+    parts: &'static [Part],
+) -> Tool {
+    Tool { probe, source: Source::Component(name), purpose, parts }
+}

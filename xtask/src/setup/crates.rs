@@ -1,0 +1,49 @@
+//! Programs that `cargo install` builds.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::phase;
+use crate::workspace::cargo;
+
+/// Returns whether the program runs and has this version or a newer one.
+pub(super) fn suffices(program: &Path, version: &str) -> bool {
+    let output = Command::new(program).arg("--version").output();
+    output.is_ok_and(|output| is_recent(&String::from_utf8_lossy(&output.stdout), version))
+}
+
+/// Compares what `--version` prints ("cargo-deny 0.20.2", or the number alone) with the oldest version accepted.
+fn is_recent(printed: &str, oldest: &str) -> bool {
+    let numbers = |text: &str| text.split('.').map(|part| part.parse().ok()).collect::<Option<Vec<u32>>>();
+    let found = printed.split_whitespace().last().and_then(numbers);
+    found.is_some_and(|found| Some(found) >= numbers(oldest))
+}
+
+/// Builds and installs the crate.
+pub(super) fn install(name: &str, version: &str) -> Result<()> {
+    phase::run(&format!("build of {name}"), &mut cargo(arguments(name, version)))
+}
+
+/// Returns the same as a shell command.
+pub(super) fn shell(name: &str, version: &str) -> String {
+    format!("cargo {}", arguments(name, version).join(" "))
+}
+
+fn arguments<'a>(name: &'a str, version: &'a str) -> [&'a str; 6] {
+    ["install", "--locked", "--force", name, "--version", version]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert!(is_recent("bpf-linker 0.13.0\n", "0.13.0"));
+        assert!(is_recent("bpf-linker 0.14.2\n", "0.13.0") && is_recent("1.0.0\n", "0.13.0"));
+        assert!(!is_recent("bpf-linker 0.9.15\n", "0.13.0"));
+        assert!(!is_recent("", "0.13.0") && !is_recent("bpf-linker unknown", "0.13.0"));
+    }
+}
