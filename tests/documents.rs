@@ -1,0 +1,76 @@
+//! The documents: links and paths in them exist, and the index of decisions is complete.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Folders whose modules documents name without the folder: `lease/etcd` is `flannel-agent/src/lease/etcd.rs`.
+const SOURCES: [&str; 2] = ["flannel-agent/src", "flannel-ebpf/src"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// The entries of a folder.
+fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path())
+}
+
+/// The Markdown files of the root folder and of `docs`.
+fn documents() -> Vec<(PathBuf, String)> {
+    let folders = ["", "docs", "docs/decisions"].map(|folder| root().join(folder));
+    let files = folders.iter().flat_map(|folder| entries(folder));
+    let documents = files.filter(|file| file.extension().is_some_and(|extension| extension == "md"));
+    documents.map(|file| (file.clone(), fs::read_to_string(&file).unwrap())).collect()
+}
+
+#[test]
+fn links_in_documents_lead_to_files() {
+    for (file, text) in documents() {
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+        let links =
+            links.map(|(link, _)| link).filter(|link| !link.contains("://") && !link.starts_with('#'));
+        for link in links {
+            let target = link.split('#').next().unwrap();
+            let exists = file.parent().unwrap().join(target).exists();
+            assert!(exists, "{} links to {link}, which does not exist", file.display());
+        }
+    }
+}
+
+#[test]
+fn paths_in_documents_exist() {
+    let folders = SOURCES.iter().copied().chain([""]).map(|folder| root().join(folder));
+    let names = folders.flat_map(|folder| entries(&folder).collect::<Vec<_>>());
+    let names = names.filter(|entry| entry.is_dir() && !entry.ends_with("target"));
+    let first: BTreeSet<_> =
+        names.filter_map(|entry| Some(entry.file_name()?.to_str()?.to_owned())).collect();
+    for (file, text) in documents() {
+        let words = text.split(|letter: char| !(letter.is_ascii_alphanumeric() || "_-./".contains(letter)));
+        let words = words.map(|word| word.trim_end_matches(['.', '/', '-']));
+        let paths = words.filter(|word| word.split_once('/').is_some_and(|(name, _)| first.contains(name)));
+        let missing: Vec<_> = paths.filter(|path| !exists(path)).collect();
+        assert!(missing.is_empty(), "{} names {missing:?}, which do not exist", file.display());
+    }
+}
+
+/// Whether this is a path from the root folder, or a module of [`SOURCES`].
+fn exists(path: &str) -> bool {
+    let module = |source: &str| {
+        let path = root().join(source).join(path);
+        path.exists() || path.with_extension("rs").exists()
+    };
+    root().join(path).exists() || SOURCES.into_iter().any(module)
+}
+
+#[test]
+fn the_index_of_decisions_has_every_decision_by_its_title() {
+    let folder = root().join("docs/decisions");
+    let index = fs::read_to_string(folder.join("README.md")).unwrap();
+    for file in entries(&folder).filter(|file| !file.ends_with("README.md")) {
+        let text = fs::read_to_string(&file).unwrap();
+        let title = text.lines().next().unwrap().trim_start_matches("# ");
+        let line = format!("- [{title}]({})\n", file.file_name().unwrap().to_str().unwrap());
+        assert!(index.contains(&line), "docs/decisions/README.md lacks the line {line}");
+    }
+}
