@@ -9,7 +9,7 @@ pub mod vxlan;
 use anyhow::Result;
 
 use crate::cli::Flags;
-use crate::config::NetworkConfig;
+use crate::config::{BackendType, NetworkConfig};
 use crate::lease::{LeaseAttrs, SubnetKey};
 use crate::peer::Peer;
 use crate::uplink::Uplink;
@@ -88,11 +88,11 @@ pub struct Setup<'a, C> {
 }
 
 /// A lease of this backend type by this uplink, without a backend's data.
-fn attributes(backend_type: &str, uplink: &Uplink) -> LeaseAttrs {
+fn attributes(backend_type: BackendType, uplink: &Uplink) -> LeaseAttrs {
     LeaseAttrs {
         public_ip: uplink.ipv4.map(|ends| ends.public),
         public_ipv6: uplink.ipv6.map(|ends| ends.public),
-        backend_type: backend_type.to_owned(),
+        backend_type: backend_type.lease_type().to_owned(),
         backend_data: None,
         backend_v6_data: None,
     }

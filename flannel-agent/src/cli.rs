@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, Resettable};
 use clap::error::ErrorKind;
-use clap::{Arg, ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap::{Arg, ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use regex::Regex;
 
 use crate::cleanup::Cleanup;
+use crate::config::{DataplaneMode, XdpMode};
 use crate::docker_opts::DockerOpts;
 use crate::paths::Paths;
 use crate::trace::Trace;
@@ -197,7 +198,7 @@ pub struct Flags {
     /// Who moves packets. auto: BPF if it loads, else the kernel's vxlan device. bpf: fail rather than fall
     /// back. netlink: the kernel's vxlan device alone. Default: the network's Backend.Dataplane, else auto.
     #[arg(long, env = "FLANNELD_DATAPLANE", value_name = "MODE")]
-    pub dataplane: Option<Mode>,
+    pub dataplane: Option<DataplaneMode>,
     /// Whether flows that the host stack lets through unchanged skip it, with BPF. The stack is asked again
     /// every 10 s. Default: the network's Backend.FlowCache, else true.
     #[arg(long, env = "FLANNELD_FLOW_CACHE", num_args = 0..=1, require_equals = true, action = ArgAction::Set,
@@ -207,7 +208,7 @@ pub struct Flags {
     /// real NICs that can. native: in the driver. generic: behind it, slowly. Where the interface refuses, TC takes
     /// them off. Default: the network's Backend.XDP, else auto.
     #[arg(long, env = "FLANNELD_XDP", value_name = "MODE")]
-    pub xdp: Option<Xdp>,
+    pub xdp: Option<XdpMode>,
 }
 
 /// What the program can do beside being the daemon.
@@ -222,32 +223,6 @@ pub enum Command {
     ///
     /// Ask on the node of --src, and the packet is followed out; ask on the node of --dst, and it is followed in.
     Trace(Trace),
-}
-
-/// Who moves packets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Mode {
-    /// BPF if it loads, else the floor, with a warning that says what is missing.
-    #[default]
-    Auto,
-    /// BPF, or fail.
-    Bpf,
-    /// The floor alone.
-    Netlink,
-}
-
-/// Where outer headers are taken off.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Xdp {
-    /// In the driver if it can and it pays, else in TC.
-    #[default]
-    Auto,
-    /// In the driver.
-    Native,
-    /// Behind the driver, in front of TC: for drivers without XDP, and for trials.
-    Generic,
-    /// In TC.
-    Off,
 }
 
 impl Flags {
@@ -289,7 +264,8 @@ impl Flags {
                 "--etcd-password is given, and --etcd-username is not",
             ),
             (
-                self.dataplane == Some(Mode::Netlink) && matches!(self.xdp, Some(Xdp::Native | Xdp::Generic)),
+                self.dataplane == Some(DataplaneMode::Netlink)
+                    && matches!(self.xdp, Some(XdpMode::Native | XdpMode::Generic)),
                 "--xdp needs BPF, and --dataplane=netlink does without",
             ),
         ];

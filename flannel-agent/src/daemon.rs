@@ -16,8 +16,8 @@ use crate::backend::host_gw::HostGw;
 use crate::backend::udp::Udp;
 use crate::backend::vxlan::Vxlan;
 use crate::backend::{Backend, Setup};
-use crate::cli::{Flags, Mode};
-use crate::config::{self, NetworkConfig};
+use crate::cli::Flags;
+use crate::config::{self, DataplaneMode, NetworkConfig};
 use crate::firewall::Firewall;
 use crate::health::Health;
 use crate::lease::etcd::EtcdManager;
@@ -72,8 +72,11 @@ async fn serve(flags: &Flags, health: &Health) -> Result<()> {
 
 async fn serve_from(store: &impl SubnetManager, flags: &Flags, health: &Health) -> Result<()> {
     let network = patiently("reading the network configuration", || store.network_config()).await;
-    if flags.dataplane == Some(Mode::Bpf) && !matches!(network.backend, config::Backend::Vxlan(_)) {
-        bail!("--dataplane bpf was asked for, which the backend {} does not have", network.backend.name());
+    if flags.dataplane == Some(DataplaneMode::Bpf) && !matches!(network.backend, config::Backend::Vxlan(_)) {
+        bail!(
+            "--dataplane bpf was asked for, which the backend {} does not have",
+            network.backend.kind().name()
+        );
     }
     match &network.backend {
         config::Backend::Vxlan(vxlan) => serve_with::<Vxlan>(store, flags, health, &network, vxlan).await,

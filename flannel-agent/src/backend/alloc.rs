@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::{Backend, Setup};
+use crate::config::BackendType;
 use crate::lease::{LeaseAttrs, SubnetKey};
 use crate::peer::Peer;
 use crate::uplink::Uplink;
@@ -18,7 +19,7 @@ impl Backend for Alloc {
     }
 
     fn attributes(&self) -> Result<LeaseAttrs> {
-        Ok(super::attributes("", &self.0))
+        Ok(super::attributes(BackendType::Alloc, &self.0))
     }
 
     fn mtu(&self) -> u32 {
@@ -26,7 +27,7 @@ impl Backend for Alloc {
     }
 
     fn name(&self) -> &'static str {
-        "alloc"
+        BackendType::Alloc.name()
     }
 
     async fn serve(&mut self, _own: SubnetKey) -> Result<()> {

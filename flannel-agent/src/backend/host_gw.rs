@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::direct::Direct;
 use super::{Backend, Setup};
+use crate::config::BackendType;
 use crate::dataplane::kernel::Kernel;
 use crate::lease::{LeaseAttrs, SubnetKey};
 use crate::peer::Peer;
@@ -42,7 +43,7 @@ impl Backend for HostGw {
     }
 
     fn attributes(&self) -> Result<LeaseAttrs> {
-        Ok(super::attributes("host-gw", &self.uplink))
+        Ok(super::attributes(BackendType::HostGw, &self.uplink))
     }
 
     fn mtu(&self) -> u32 {
@@ -50,7 +51,7 @@ impl Backend for HostGw {
     }
 
     fn name(&self) -> &'static str {
-        "host-gw"
+        BackendType::HostGw.name()
     }
 
     async fn serve(&mut self, _own: SubnetKey) -> Result<()> {

@@ -15,7 +15,7 @@ use nix::net::if_::if_nametoindex;
 use tokio::sync::Notify;
 
 use super::{Backend, Setup};
-use crate::config::UdpConfig;
+use crate::config::{BackendType, UdpConfig};
 use crate::dataplane::kernel::Kernel;
 use crate::lease::{LeaseAttrs, SubnetKey};
 use crate::peer::Peer;
@@ -70,7 +70,7 @@ impl Backend for Udp {
     }
 
     fn attributes(&self) -> Result<LeaseAttrs> {
-        Ok(super::attributes("", &self.uplink))
+        Ok(super::attributes(BackendType::Udp, &self.uplink))
     }
 
     fn mtu(&self) -> u32 {
@@ -78,7 +78,7 @@ impl Backend for Udp {
     }
 
     fn name(&self) -> &'static str {
-        "udp"
+        BackendType::Udp.name()
     }
 
     async fn serve(&mut self, own: SubnetKey) -> Result<()> {

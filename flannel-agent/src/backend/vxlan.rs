@@ -15,8 +15,7 @@ use tracing::warn;
 
 use super::direct::Direct;
 use super::{Backend, Setup};
-use crate::cli::Mode;
-use crate::config::VxlanConfig;
+use crate::config::{BackendType, DataplaneMode, VxlanConfig};
 use crate::dataplane::accelerator::{self, Accelerator, Settings};
 use crate::dataplane::desired;
 use crate::dataplane::kernel::Kernel;
@@ -58,7 +57,7 @@ impl Backend for Vxlan {
     type Config = VxlanConfig;
 
     async fn start(setup: Setup<'_, VxlanConfig>) -> Result<Self> {
-        let accelerated = settings::accelerator(&setup)?;
+        let accelerated = settings::accelerator(&setup);
         let kernel = Kernel::new()?;
         let mut overlays = Vec::new();
         for spec in settings::devices(&setup) {
@@ -86,14 +85,14 @@ impl Backend for Vxlan {
         };
         // An earlier agent's programs may be for a device that is no more; and who insists on BPF must not get a subnet
         // without.
-        if vxlan.accelerated.pins.are_there() || vxlan.accelerated.mode == Mode::Bpf {
+        if vxlan.accelerated.pins.are_there() || vxlan.accelerated.mode == DataplaneMode::Bpf {
             vxlan.load_programs().await?;
         }
         Ok(vxlan)
     }
 
     fn attributes(&self) -> Result<LeaseAttrs> {
-        let mut attrs = super::attributes("vxlan", &self.uplink);
+        let mut attrs = super::attributes(BackendType::Vxlan, &self.uplink);
         for overlay in &self.overlays {
             let data = VxlanData { vni: Some(self.vni), vtep_mac: overlay.device().mac };
             let data = Some(serde_json::value::to_raw_value(&data)?);

@@ -1,18 +1,23 @@
-//! A JSON object read as Go reads it: keys without regard to case, the last of several equal ones counts.
+//! A JSON object read as Go reads it: keys in any case, and of several equal keys the last one counts.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
+use clap::ValueEnum;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::ConfigError;
 
-/// The object's values by lower-case key. `null` counts as absent.
+/// The values of an object by lower-case key. `null` counts as absent.
 #[derive(Default)]
-pub(super) struct Keys(HashMap<String, Box<RawValue>>);
+pub(super) struct Keys {
+    values: HashMap<String, Box<RawValue>>,
+    /// What error messages put before a key: empty, or the name of the enclosing key and a dot.
+    path: String,
+}
 
 impl Keys {
     pub(super) fn parse(text: &str) -> serde_json::Result<Self> {
@@ -20,19 +25,20 @@ impl Keys {
     }
 
     fn raw(&self, key: &str) -> Option<&str> {
-        self.0.get(&key.to_lowercase()).map(|value| value.get()).filter(|text| *text != "null")
+        self.values.get(&key.to_lowercase()).map(|value| value.get()).filter(|text| *text != "null")
     }
 
     fn typed<T: DeserializeOwned>(&self, key: &str, allowed: &str) -> Result<Option<T>, ConfigError> {
         let Some(text) = self.raw(key) else { return Ok(None) };
-        serde_json::from_str(text).map(Some).map_err(|_| ConfigError::bad(key, text, allowed))
+        serde_json::from_str(text).map(Some).map_err(|_| self.bad(key, text, allowed))
     }
 
+    /// Reads a boolean.
     pub(super) fn flag(&self, key: &str, default: bool) -> Result<bool, ConfigError> {
         Ok(self.typed(key, "true or false")?.unwrap_or(default))
     }
 
-    /// A whole number from `min` to `max`.
+    /// Reads a whole number from `min` to `max`.
     pub(super) fn integer<T>(&self, key: &str, min: T, max: T) -> Result<Option<T>, ConfigError>
     where
         T: DeserializeOwned + PartialOrd + fmt::Display + Copy,
@@ -40,19 +46,63 @@ impl Keys {
         let allowed = format!("a whole number from {min} to {max}");
         let number: Option<T> = self.typed(key, &allowed)?;
         match number.filter(|number| *number < min || *number > max) {
-            Some(outside) => Err(ConfigError::bad(key, outside, allowed)),
+            Some(outside) => Err(self.bad(key, outside, &allowed)),
             None => Ok(number),
         }
     }
 
-    /// A string that says a `T`.
+    /// Reads a string and parses it.
     pub(super) fn parsed<T: FromStr>(&self, key: &str, allowed: &str) -> Result<Option<T>, ConfigError> {
-        let Some(text) = self.typed::<String>(key, allowed)? else { return Ok(None) };
-        text.parse().map(Some).map_err(|_| ConfigError::bad(key, format!("{text:?}"), allowed))
+        self.read(key, allowed, |text| text.parse().ok())
     }
 
+    /// Reads a string that must be there, and parses it.
+    pub(super) fn required<T: FromStr>(&self, key: &str, allowed: &str) -> Result<T, ConfigError> {
+        self.parsed(key, allowed)?.ok_or_else(|| self.missing(key, allowed))
+    }
+
+    /// Reads the name of a `T`, in any case.
+    pub(super) fn choice<T: ValueEnum>(&self, key: &str) -> Result<Option<T>, ConfigError> {
+        self.read(key, &names::<T>(), |text| T::from_str(text, true).ok())
+    }
+
+    /// Reads the name of a `T`, in any case, which must be there.
+    pub(super) fn required_choice<T: ValueEnum>(&self, key: &str) -> Result<T, ConfigError> {
+        self.choice(key)?.ok_or_else(|| self.missing(key, &names::<T>()))
+    }
+
+    fn read<T>(
+        &self,
+        key: &str,
+        allowed: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some(text) = self.typed::<String>(key, allowed)? else { return Ok(None) };
+        parse(&text).map(Some).ok_or_else(|| self.bad(key, format!("{text:?}"), allowed))
+    }
+
+    /// Reads an object.
     pub(super) fn object(&self, key: &str) -> Result<Option<Self>, ConfigError> {
-        self.typed(key, "a JSON object such as {\"Type\": \"vxlan\"}")
+        let object: Option<Self> = self.typed(key, "a JSON object such as {\"Type\": \"vxlan\"}")?;
+        Ok(object.map(|object| Self { path: format!("{}{key}.", self.path), ..object }))
+    }
+
+    fn bad(&self, key: &str, value: impl ToString, allowed: &str) -> ConfigError {
+        ConfigError::bad(format!("{}{key}", self.path), value, allowed)
+    }
+
+    fn missing(&self, key: &str, allowed: &str) -> ConfigError {
+        ConfigError::Missing { key: format!("{}{key}", self.path), allowed: allowed.to_owned() }
+    }
+}
+
+/// Lists the names of a `T`: "auto, bpf or netlink".
+fn names<T: ValueEnum>() -> String {
+    let values = T::value_variants().iter().filter_map(ValueEnum::to_possible_value);
+    let names: Vec<_> = values.map(|value| value.get_name().to_owned()).collect();
+    match names.split_last() {
+        Some((last, others)) if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+        _ => names.concat(),
     }
 }
 
@@ -74,7 +124,7 @@ impl<'de> Visitor<'de> for KeysVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
         let mut keys = Keys::default();
         while let Some((key, value)) = map.next_entry::<String, Box<RawValue>>()? {
-            keys.0.insert(key.to_lowercase(), value);
+            keys.values.insert(key.to_lowercase(), value);
         }
         Ok(keys)
     }

@@ -100,7 +100,7 @@ impl Family {
     pub(super) fn resolve(&self, wanted: &Wanted) -> Result<SubnetRange, ConfigError> {
         let network = wanted.network;
         if network.prefix_len() == 0 && network.addr().is_unspecified() {
-            return Err(ConfigError::bad(&self.key("Network"), network, "a network smaller than everything"));
+            return Err(ConfigError::bad(self.key("Network"), network, "a network smaller than everything"));
         }
         let subnet_len = self.subnet_len(network, wanted.subnet_len)?;
         let size = 1u128 << (network.max_prefix_len() - subnet_len);
@@ -111,7 +111,7 @@ impl Family {
         let max = self.bound("SubnetMax", network, subnet_len, wanted.max, last)?;
         if max < min {
             let allowed = format!("an address not below {}, which is {min}", self.key("SubnetMin"));
-            return Err(ConfigError::bad(&self.key("SubnetMax"), max, allowed));
+            return Err(ConfigError::bad(self.key("SubnetMax"), max, allowed));
         }
         Ok(SubnetRange { network, subnet_len, min, max })
     }
@@ -125,7 +125,7 @@ impl Family {
         let shortest = network.prefix_len().saturating_add(2);
         if shortest > self.len_max {
             let allowed = format!("a network of at least four subnets, /{} or larger", self.len_max - 2);
-            return Err(ConfigError::bad(&self.key("Network"), network, allowed));
+            return Err(ConfigError::bad(self.key("Network"), network, allowed));
         }
         match wanted.filter(|len| *len != 0) {
             None => Ok(shortest.max(self.len_default)),
@@ -133,7 +133,7 @@ impl Family {
             Some(len) => {
                 let allowed =
                     format!("{shortest} to {}, so that four subnets fit into {network}", self.len_max);
-                Err(ConfigError::bad(&self.key("SubnetLen"), len, allowed))
+                Err(ConfigError::bad(self.key("SubnetLen"), len, allowed))
             }
         }
     }
@@ -155,7 +155,7 @@ impl Family {
             None => {
                 let value = bound.map_or_else(String::new, |bound| bound.to_string());
                 let allowed = format!("the base address of a /{subnet_len} inside {network}");
-                Err(ConfigError::bad(&self.key(name), value, allowed))
+                Err(ConfigError::bad(self.key(name), value, allowed))
             }
         }
     }

@@ -114,7 +114,11 @@ fn what_guides_say_of_their_examples() {
             (first.to_owned(), last.to_owned()),
             "{text}"
         );
-        assert_eq!((config.backend.name(), config.ipv6, config.nftables), (backend, None, false), "{text}");
+        assert_eq!(
+            (config.backend.kind().name(), config.ipv6, config.nftables),
+            (backend, None, false),
+            "{text}"
+        );
         let vxlan = VxlanConfig { direct_routing, ..VxlanConfig::default() };
         assert!(
             backend != "vxlan" || config.backend == Backend::Vxlan(vxlan),
@@ -139,7 +143,7 @@ fn every_key_in_any_case() {
         r#"{ "network": "10.5.7.9/16", "ENABLEIPV6": true, "ipv6network": "fd44:0:0:40::/56", "enableNFTables": true,
              "Unknown": [1], "SubnetLen": 20, "subnetlen": 26, "SubnetMin": null,
              "backend": { "type": "VXLAN", "vni": 7, "port": 4789, "mtu": 1480, "gbp": true, "learning": true,
-                          "directRouting": true, "dataplane": "netlink", "FlowCache": false, "xdp": "generic", "SourceCheck": "Off" } }"#,
+                          "directRouting": true, "dataplane": "NetLink", "FlowCache": false, "xdp": "generic", "SourceCheck": "Off" } }"#,
     );
     let ipv4 = config.ipv4.unwrap();
     assert_eq!((ipv4.network.to_string(), ipv4.subnet_len), ("10.5.0.0/16".into(), 26));
@@ -153,9 +157,9 @@ fn every_key_in_any_case() {
         gbp: true,
         learning: true,
         direct_routing: true,
-        dataplane: Some("netlink".into()),
+        dataplane: DataplaneMode::Netlink,
         flow_cache: false,
-        xdp: Some("generic".into()),
+        xdp: XdpMode::Generic,
         source_check: false,
     };
     assert_eq!(config.backend, Backend::Vxlan(vxlan));
@@ -257,7 +261,7 @@ fn refusals_name_key_value_and_what_is_allowed() {
         (r#"{"Network": "10.1.0.0/16", "Backend": "vxlan"}"#, "Backend is \"vxlan\"; allowed: a JSON object"),
         (
             r#"{"Network": "10.1.0.0/16", "Backend": {}}"#,
-            "Type is missing; allowed: vxlan, host-gw, udp or alloc",
+            "Backend.Type is missing; allowed: vxlan, host-gw, udp or alloc",
         ),
         (
             r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "Wireguard"}}"#,
@@ -265,15 +269,27 @@ fn refusals_name_key_value_and_what_is_allowed() {
         ),
         (
             r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "udp", "Port": 0}}"#,
-            "Port is 0; allowed: a whole number from 1 to 65535",
+            "Backend.Port is 0; allowed: a whole number from 1 to 65535",
         ),
         (
             r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan", "VNI": 16777216}}"#,
-            "VNI is 16777216; allowed: a whole number from 0 to 16777215",
+            "Backend.VNI is 16777216; allowed: a whole number from 0 to 16777215",
         ),
         (
             r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan", "Port": 70000}}"#,
-            "Port is 70000; allowed: a whole number from 0 to 65535",
+            "Backend.Port is 70000; allowed: a whole number from 0 to 65535",
+        ),
+        (
+            r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan", "Dataplane": "warp"}}"#,
+            "Backend.Dataplane is \"warp\"; allowed: auto, bpf or netlink",
+        ),
+        (
+            r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan", "XDP": true}}"#,
+            "Backend.XDP is true; allowed: auto, native, generic or off",
+        ),
+        (
+            r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan", "SourceCheck": "on"}}"#,
+            "Backend.SourceCheck is \"on\"; allowed: strict or off",
         ),
     ] {
         let said = refusal(text);

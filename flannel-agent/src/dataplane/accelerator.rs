@@ -18,8 +18,7 @@ use super::bpf::{self, Bpf};
 use super::kernel::{Device, DeviceSpec, Kernel};
 use super::shortcut::Shortcut;
 use super::xdp;
-use crate::cli::{Mode, Xdp};
-use crate::config::SubnetRange;
+use crate::config::{DataplaneMode, SubnetRange, XdpMode};
 use crate::metrics::METRICS;
 use crate::peer::Peer;
 use crate::uplink::Uplink;
@@ -28,13 +27,13 @@ use crate::uplink::Uplink;
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// BPF or not.
-    pub mode: Mode,
+    pub mode: DataplaneMode,
     /// Whether flows that the host stack lets through unchanged skip it.
     pub flow_cache: bool,
     /// Whether peers on the uplink's link have direct routes.
     pub direct_routing: bool,
     /// Where outer headers are taken off.
-    pub xdp: Xdp,
+    pub xdp: XdpMode,
     /// Whether packets are dropped whose sender does not hold their source.
     pub source_check: bool,
     /// The networks that all pods are in, and how they are cut into nodes' subnets.
@@ -78,9 +77,9 @@ impl Accelerator {
     /// In mode `bpf`, BPF cannot be had; or what an earlier agent left cannot be removed.
     pub fn start(settings: &Settings, overlays: &[Overlay<'_>]) -> Result<Option<Self>> {
         let loaded = match settings.mode {
-            Mode::Netlink => None,
-            Mode::Bpf => Some(load(settings, overlays).context("--dataplane bpf was asked for")?),
-            Mode::Auto => load(settings, overlays)
+            DataplaneMode::Netlink => None,
+            DataplaneMode::Bpf => Some(load(settings, overlays).context("--dataplane bpf was asked for")?),
+            DataplaneMode::Auto => load(settings, overlays)
                 .inspect_err(|error| {
                     warn!("BPF is not available, the kernel's vxlan device carries all: {error:#}");
                 })

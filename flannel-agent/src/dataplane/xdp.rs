@@ -7,7 +7,7 @@ use super::bpf::Bpf;
 use super::bpf::attach::Mechanism;
 use super::bpf::xdp::Mode;
 use super::kernel::driver::Driver;
-use crate::cli::Xdp;
+use crate::config::XdpMode;
 
 /// Drivers of virtual machines' NICs. They get aggregates from their host, which they give up for XDP.
 const PARAVIRTUAL: [&str; 4] = ["virtio_net", "vmxnet3", "hv_netvsc", "vif"];
@@ -15,14 +15,14 @@ const PARAVIRTUAL: [&str; 4] = ["virtio_net", "vmxnet3", "hv_netvsc", "vif"];
 /// What is to be done on an uplink.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
-    wish: Xdp,
+    wish: XdpMode,
     uplink: &'a str,
     driver: Driver,
 }
 
 impl<'a> Plan<'a> {
     /// For this interface.
-    pub(super) fn of(wish: Xdp, uplink: &'a str) -> Self {
+    pub(super) fn of(wish: XdpMode, uplink: &'a str) -> Self {
         Self { wish, uplink, driver: Driver::of(uplink) }
     }
 
@@ -37,13 +37,13 @@ impl<'a> Plan<'a> {
     /// An earlier agent's program cannot be taken off.
     pub(super) fn carry_out(&self, bpf: &mut Bpf, mechanism: Mechanism) -> Result<()> {
         let Self { wish, uplink, driver: Driver { name: driver, .. } } = self;
-        let Some(mode) = self.mode().filter(|_| *wish != Xdp::Auto || is_lasting(mechanism)) else {
+        let Some(mode) = self.mode().filter(|_| *wish != XdpMode::Auto || is_lasting(mechanism)) else {
             debug!(uplink, driver, ?wish, "outer headers are taken off in TC");
             return bpf.release_xdp(None);
         };
         match bpf.attach_xdp(mode, uplink) {
             Ok(()) => info!(%mode, uplink, driver, "outer headers are taken off by XDP"),
-            Err(error) if *wish == Xdp::Auto => {
+            Err(error) if *wish == XdpMode::Auto => {
                 info!("outer headers are taken off in TC: no XDP on {uplink} (driver {driver}): {error:#}");
             }
             Err(error) => warn!(
@@ -60,13 +60,13 @@ fn is_lasting(mechanism: Mechanism) -> bool {
 }
 
 /// By itself only where a NIC does it: on veth and other virtual interfaces XDP ends the offloads that make TCP fast.
-fn wanted(wish: Xdp, driver: &Driver) -> Option<Mode> {
+fn wanted(wish: XdpMode, driver: &Driver) -> Option<Mode> {
     let pays = driver.hardware && !PARAVIRTUAL.contains(&driver.name.as_str());
     match wish {
-        Xdp::Native => Some(Mode::Native),
-        Xdp::Generic => Some(Mode::Generic),
-        Xdp::Auto => pays.then_some(Mode::Native),
-        Xdp::Off => None,
+        XdpMode::Native => Some(Mode::Native),
+        XdpMode::Generic => Some(Mode::Generic),
+        XdpMode::Auto => pays.then_some(Mode::Native),
+        XdpMode::Off => None,
     }
 }
 
@@ -86,9 +86,12 @@ mod tests {
             ("", false, None),
         ] {
             let driver = Driver { name: name.to_owned(), hardware };
-            for (wish, expected) in
-                [(Xdp::Auto, auto), (Xdp::Native, native), (Xdp::Generic, generic), (Xdp::Off, None)]
-            {
+            for (wish, expected) in [
+                (XdpMode::Auto, auto),
+                (XdpMode::Native, native),
+                (XdpMode::Generic, generic),
+                (XdpMode::Off, None),
+            ] {
                 assert_eq!(wanted(wish, &driver), expected, "{wish:?} with {name}");
             }
         }

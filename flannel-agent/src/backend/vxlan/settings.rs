@@ -2,12 +2,9 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Result, anyhow};
-use clap::ValueEnum as _;
 use serde_json::value::RawValue;
 
 use crate::backend::Setup;
-use crate::cli::{Flags, Mode, Xdp};
 use crate::config::VxlanConfig;
 use crate::dataplane::accelerator::Settings;
 use crate::dataplane::bpf::pins::Pins;
@@ -55,44 +52,24 @@ fn vtep_mac(data: Option<&RawValue>) -> Option<Mac> {
     Some(data.vtep_mac)
 }
 
-pub(super) fn accelerator(Setup { flags, network, config, .. }: &Setup<'_, VxlanConfig>) -> Result<Settings> {
-    Ok(Settings {
-        mode: mode(flags, config)?,
+/// What the accelerator is made from. A flag wins over the network's configuration.
+pub(super) fn accelerator(Setup { flags, network, config, .. }: &Setup<'_, VxlanConfig>) -> Settings {
+    Settings {
+        mode: flags.dataplane.unwrap_or(config.dataplane),
         flow_cache: flags.flow_cache.unwrap_or(config.flow_cache),
         direct_routing: config.direct_routing,
-        xdp: xdp(flags, config)?,
+        xdp: flags.xdp.unwrap_or(config.xdp),
         source_check: config.source_check,
         ranges: network.ranges().collect(),
         pins: Pins::new(&flags.paths.bpffs, config.vni),
         log_packets: flags.log_packets(),
-    })
-}
-
-/// The flag, else the network's wish, else auto.
-fn mode(flags: &Flags, config: &VxlanConfig) -> Result<Mode> {
-    match (flags.dataplane, &config.dataplane) {
-        (Some(mode), _) => Ok(mode),
-        (None, None) => Ok(Mode::default()),
-        (None, Some(name)) => Mode::from_str(name, true).map_err(|_| {
-            anyhow!("Backend.Dataplane is {name:?}; it can be \"auto\", \"bpf\" or \"netlink\"")
-        }),
-    }
-}
-
-/// The same for XDP.
-fn xdp(flags: &Flags, config: &VxlanConfig) -> Result<Xdp> {
-    match (flags.xdp, &config.xdp) {
-        (Some(xdp), _) => Ok(xdp),
-        (None, None) => Ok(Xdp::default()),
-        (None, Some(name)) => Xdp::from_str(name, true).map_err(|_| {
-            anyhow!("Backend.XDP is {name:?}; it can be \"auto\", \"native\", \"generic\" or \"off\"")
-        }),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Flags;
     use crate::config::{Backend, NetworkConfig};
     use crate::lease::LeaseAttrs;
     use crate::uplink::{Ends, Uplink};

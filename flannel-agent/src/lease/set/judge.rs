@@ -100,7 +100,13 @@ impl Judge {
             Backend::HostGw | Backend::Udp(_) | Backend::Alloc => None,
         };
         let networks = config.networks().collect();
-        Self { own, networks, backend: config.backend.name(), lease_type: config.backend.lease_type(), vni }
+        Self {
+            own,
+            networks,
+            backend: config.backend.kind().name(),
+            lease_type: config.backend.kind().lease_type(),
+            vni,
+        }
     }
 
     pub(super) fn judge(&self, lease: &RawLease) -> Result<Verdict, Reason> {
