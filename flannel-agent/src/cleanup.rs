@@ -1,4 +1,4 @@
-//! `flannel-agent cleanup`: the node as it was before the first agent.
+//! `flannel-agent cleanup`: removes from the node what the agent, or flanneld, has set up.
 
 mod routes;
 
@@ -18,11 +18,11 @@ use crate::lease::SubnetKey;
 use crate::paths::Paths;
 use crate::{firewall, subnet_file};
 
-/// Removes every trace that agents, or flanneld, left on this node: devices with their routes, neighbours and FDB
-/// entries, BPF programs and maps, firewall rules, blackhole routes, the subnet file.
+/// Removes from this node what the agent, or flanneld, has set up: devices with their routes, neighbours and FDB
+/// entries, BPF programs and maps, firewall rules, blackhole routes and the subnet file.
 ///
-/// The datastore is not touched: this node's lease there ends by itself after 24 h. Stop the agent first. Running it
-/// again does no harm.
+/// Stop the agent first. The datastore is not changed; the lease of this node expires there after 24 h. It is safe to
+/// run this command again.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Cleanup {
     /// Where this node's things are.
@@ -30,13 +30,13 @@ pub struct Cleanup {
     pub paths: Paths,
 }
 
-/// What was removed or could not be, a line each.
+/// A line of text for each removed thing, an error for each failure.
 type Results = Vec<Result<String>>;
 
-/// Removes everything and prints what it was.
+/// Removes everything and prints what was removed.
 ///
 /// # Errors
-/// An agent is running, or something could not be removed; the rest is removed all the same.
+/// An agent is running, or something could not be removed. A failure does not stop the other removals.
 pub async fn run(options: &Cleanup) -> Result<()> {
     if let Some(pid) = running_agent()? {
         bail!("a flannel daemon is running in this network namespace (pid {pid}): stop it first");
@@ -55,7 +55,7 @@ pub async fn run(options: &Cleanup) -> Result<()> {
     bail!("not everything could be removed:\n{}", problems.join("\n"))
 }
 
-/// Programs go before the devices that they are on. Routes through our devices go with these.
+/// Removes programs before the devices they are attached to. Deleting a device also deletes the routes through it.
 async fn remove_all(options: &Cleanup) -> Results {
     let kernel = match Kernel::new() {
         Ok(kernel) => kernel,
@@ -69,7 +69,7 @@ async fn remove_all(options: &Cleanup) -> Results {
     results.extend(flat(routes::remove_direct(&kernel, &networks, &subnets).await));
     results.extend(flat(routes::remove_unreachable(&kernel).await));
     results.extend(firewall::remove(&subnets).await);
-    // Last, and only if all went well: it says which subnet was ours, which the next attempt needs, too.
+    // Last, and only without failures: the next attempt needs the subnet that this file has.
     if results.iter().all(Result::is_ok) {
         results.extend(remove_file(&options.paths.subnet_file).transpose());
     }
@@ -80,7 +80,7 @@ fn flat(results: Result<Results>) -> Results {
     results.unwrap_or_else(|error| vec![Err(error)])
 }
 
-/// Another process in this network namespace that is called as a node daemon is.
+/// Returns the pid of a process in this network namespace that has the name of the agent or of flanneld.
 fn running_agent() -> Result<Option<u32>> {
     let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net"));
     let own = namespace("self").context("reading /proc/self/ns/net")?;
@@ -94,7 +94,7 @@ fn running_agent() -> Result<Option<u32>> {
     Ok(processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(is_daemon))
 }
 
-/// Takes the programs of every VNI off their hooks, with maps and links.
+/// Detaches the programs of each VNI, and removes their pins, maps and links.
 fn remove_programs(bpffs: &Path) -> Results {
     let dir = bpffs.join(abi::PIN_DIR);
     if !dir.exists() {
@@ -118,7 +118,7 @@ fn remove_programs(bpffs: &Path) -> Results {
 async fn remove_devices(kernel: &Kernel) -> Result<Results> {
     let links = links(kernel).await?;
     let mut results = Vec::new();
-    for (link, name) in links.iter().filter_map(|link| Some((link, our_name(link)?))) {
+    for (link, name) in links.iter().filter_map(|link| Some((link, flannel_device(link)?))) {
         let removed = kernel.handle().link().del(link.header.index).execute().await;
         let removed = removed.with_context(|| format!("removing device {name}"));
         results.push(
@@ -132,9 +132,9 @@ async fn links(kernel: &Kernel) -> Result<Vec<LinkMessage>> {
     kernel.handle().link().get().execute().try_collect().await.context("listing interfaces")
 }
 
-/// The device's name, if it is one that agents make: `flannel.<VNI>` or `flannel-v6.<VNI>` of kind vxlan, `flannel0` of
-/// kind tun (the udp backend's).
-fn our_name(link: &LinkMessage) -> Option<&str> {
+/// Returns the device's name if an agent makes such devices: `flannel.<VNI>` or `flannel-v6.<VNI>` of kind vxlan, or
+/// `flannel0` of kind tun (udp backend).
+fn flannel_device(link: &LinkMessage) -> Option<&str> {
     let name = link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => Some(name.as_str()),
         _ => None,
@@ -147,10 +147,10 @@ fn our_name(link: &LinkMessage) -> Option<&str> {
         LinkInfo::Kind(kind) => Some(kind),
         _ => None,
     })?;
-    is_ours(name, kind).then_some(name)
+    is_flannel_device(name, kind).then_some(name)
 }
 
-fn is_ours(name: &str, kind: &InfoKind) -> bool {
+fn is_flannel_device(name: &str, kind: &InfoKind) -> bool {
     let vni = name.strip_prefix("flannel.").or_else(|| name.strip_prefix("flannel-v6."));
     match kind {
         InfoKind::Vxlan => vni.is_some_and(|vni| vni.parse::<u32>().is_ok()),
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_devices_that_agents_make_are_ours() {
+    fn only_devices_with_the_name_and_kind_that_agents_use_are_removed() {
         for (name, kind, expected) in [
             ("flannel.1", InfoKind::Vxlan, true),
             ("flannel.4096", InfoKind::Vxlan, true),
@@ -186,7 +186,7 @@ mod tests {
             ("flannel.mine", InfoKind::Vxlan, false),
             ("vxlan.1", InfoKind::Vxlan, false),
         ] {
-            assert_eq!(is_ours(name, &kind), expected, "{name} of kind {kind:?}");
+            assert_eq!(is_flannel_device(name, &kind), expected, "{name} of kind {kind:?}");
         }
     }
 }

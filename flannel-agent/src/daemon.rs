@@ -50,7 +50,7 @@ pub async fn run(flags: Flags) -> Result<()> {
     let mut stop = Stop::on_signals()?;
     let health = Health::default();
     if flags.healthz_port != 0 {
-        health.serve(&flags.healthz_ip, flags.healthz_port).await?;
+        health.listen(&flags.healthz_ip, flags.healthz_port).await?;
     }
     let finished = tokio::select! {
         () = stop.wait() => Ok(()),

@@ -1,5 +1,5 @@
-//! `flannel-agent docker-opts`: subnet.env as options for Docker, byte for byte what flannel's
-//! mk-docker-opts.sh writes.
+//! `flannel-agent docker-opts`: converts subnet.env to options for Docker, byte for byte as flannel's
+//! mk-docker-opts.sh does.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,26 +18,26 @@ mod tests;
 
 /// Writes subnet.env as options for the Docker daemon.
 ///
-/// Flags are those of flannel's mk-docker-opts.sh. Without -i and -c it writes both forms. Variables of the
-/// environment count like those of the file: DOCKER_OPT_* are added, DOCKER_OPTS is continued.
+/// The flags are those of flannel's mk-docker-opts.sh. Without -i and -c it writes both forms. Environment variables
+/// count like those of the file: each DOCKER_OPT_* becomes an option, and DOCKER_OPTS is put before the others.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DockerOpts {
-    /// File that flannel-agent wrote.
+    /// File that flannel-agent wrote, subnet.env.
     #[arg(short = 'f', value_name = "FILE", default_value = "/run/flannel/subnet.env")]
     pub flannel_env: PathBuf,
     /// File to write for Docker.
     #[arg(short = 'd', value_name = "FILE", default_value = "/run/docker_opts.env")]
     pub docker_env: PathBuf,
-    /// Write each option as a variable of its own, such as DOCKER_OPT_MTU.
+    /// Write one variable for each option, such as DOCKER_OPT_MTU.
     #[arg(short = 'i')]
     pub individual: bool,
     /// Write all options as one variable.
     #[arg(short = 'c')]
     pub combined: bool,
-    /// Leave --ip-masq out.
+    /// Leave out --ip-masq.
     #[arg(short = 'm')]
     pub no_ip_masq: bool,
-    /// Name of the one variable.
+    /// Name of the variable that holds all options.
     #[arg(short = 'k', value_name = "NAME", default_value = "DOCKER_OPTS")]
     pub combined_key: String,
 }
@@ -47,20 +47,21 @@ type Variables = BTreeMap<String, String>;
 /// Writes the file for Docker.
 ///
 /// # Errors
-/// A file cannot be read or written, `FLANNEL_IPMASQ` is neither true nor false, or the subnet is routed to
-/// another machine (the file is written all the same).
+/// - A file cannot be read or written.
+/// - `FLANNEL_IPMASQ` is neither true nor false.
+/// - A route leads the subnet to another machine; the file is written before this check.
 pub async fn run(options: &DockerOpts) -> Result<()> {
     let variables = variables(&options.flannel_env)?;
     let target = &options.docker_env;
     let text = render(variables.clone(), options)?;
     fs::write(target, text).with_context(|| format!("writing Docker's options to {}", target.display()))?;
     match variables.get("FLANNEL_SUBNET").and_then(|subnet| subnet.parse::<Ipv4Net>().ok()) {
-        Some(subnet) => refuse_routed_elsewhere(subnet.trunc()).await,
+        Some(subnet) => ensure_not_routed_elsewhere(subnet.trunc()).await,
         None => Ok(()),
     }
 }
 
-/// The environment, overlaid by the file. No file is an empty one.
+/// Returns the environment variables, overridden by those of the file. A missing file counts as empty.
 fn variables(path: &Path) -> Result<Variables> {
     let text = match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -73,9 +74,9 @@ fn variables(path: &Path) -> Result<Variables> {
     Ok(variables)
 }
 
-/// The file's text, given all variables.
+/// Returns the text of the file for Docker.
 fn render(mut variables: Variables, options: &DockerOpts) -> Result<String> {
-    for (key, option) in own_options(&variables, options)? {
+    for (key, option) in flannel_options(&variables, options)? {
         variables.insert(key.to_owned(), option);
     }
     let both = !options.individual && !options.combined;
@@ -97,23 +98,23 @@ fn render(mut variables: Variables, options: &DockerOpts) -> Result<String> {
     Ok(text)
 }
 
-/// What subnet.env means for Docker; who masquerades, flannel or Docker, is only one of them.
-fn own_options(variables: &Variables, options: &DockerOpts) -> Result<Vec<(&'static str, String)>> {
+/// Converts the variables of subnet.env to options for Docker. Either flannel or Docker masquerades, not both.
+fn flannel_options(variables: &Variables, options: &DockerOpts) -> Result<Vec<(&'static str, String)>> {
     let value = |key| variables.get(key).filter(|value| !value.is_empty());
-    let mut own = Vec::new();
-    own.extend(value("FLANNEL_SUBNET").map(|subnet| ("DOCKER_OPT_BIP", format!("--bip={subnet}"))));
-    own.extend(value("FLANNEL_MTU").map(|mtu| ("DOCKER_OPT_MTU", format!("--mtu={mtu}"))));
+    let mut converted = Vec::new();
+    converted.extend(value("FLANNEL_SUBNET").map(|subnet| ("DOCKER_OPT_BIP", format!("--bip={subnet}"))));
+    converted.extend(value("FLANNEL_MTU").map(|mtu| ("DOCKER_OPT_MTU", format!("--mtu={mtu}"))));
     match value("FLANNEL_IPMASQ").filter(|_| !options.no_ip_masq).map(String::as_str) {
         None => {}
-        Some("true") => own.push(("DOCKER_OPT_IPMASQ", "--ip-masq=false".to_owned())),
-        Some("false") => own.push(("DOCKER_OPT_IPMASQ", "--ip-masq=true".to_owned())),
+        Some("true") => converted.push(("DOCKER_OPT_IPMASQ", "--ip-masq=false".to_owned())),
+        Some("false") => converted.push(("DOCKER_OPT_IPMASQ", "--ip-masq=true".to_owned())),
         Some(other) => bail!("Invalid value of FLANNEL_IPMASQ: {other}"),
     }
-    Ok(own)
+    Ok(converted)
 }
 
-/// Docker would take over a bridge subnet that is some other machine's.
-async fn refuse_routed_elsewhere(subnet: Ipv4Net) -> Result<()> {
+/// Fails if a route leads this subnet to another machine: Docker's bridge would take the subnet over.
+async fn ensure_not_routed_elsewhere(subnet: Ipv4Net) -> Result<()> {
     let (connection, handle, _) = rtnetlink::new_connection().context("opening a netlink socket")?;
     tokio::spawn(connection);
     let all = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();

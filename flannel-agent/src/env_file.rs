@@ -1,7 +1,7 @@
-//! Files of shell assignments, such as subnet.env.
+//! Parses files of shell assignments, such as subnet.env.
 
-/// The assignments, in the text's order: `KEY=VALUE`, perhaps after `export`, the value perhaps in quotes.
-/// Comments and anything else are passed over.
+/// Returns the assignments `KEY=VALUE` in their order. Accepts `export` before the key and quotes around the value.
+/// Skips comments and all other lines.
 pub fn assignments(text: &str) -> impl DoubleEndedIterator<Item = (&str, &str)> {
     text.lines().filter_map(assignment)
 }

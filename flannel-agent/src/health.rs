@@ -1,4 +1,4 @@
-//! The health endpoint: whether the agent is alive, whether the node has its subnet, and its figures.
+//! The HTTP endpoint for `/healthz`, `/readyz` and `/metrics`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,31 +18,31 @@ use tracing::{debug, info, warn};
 
 use crate::metrics::METRICS;
 
-/// A client that has not asked by then is cut off.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Pause after a connection that could not be accepted, for instance for lack of file descriptors.
-const PAUSE: Duration = Duration::from_secs(1);
+/// A connection is closed if its request has not arrived by then.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause after a connection could not be accepted, for instance for lack of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// What Prometheus calls the text format of [`crate::metrics`].
+/// Content type of the text format of [`crate::metrics`].
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What the endpoint tells.
+/// The state that the endpoint reports. Clones share it.
 #[derive(Clone, Default)]
 pub struct Health {
     ready: Arc<AtomicBool>,
 }
 
 impl Health {
-    /// From now on the node has its subnet, and the subnet file says so.
+    /// Makes `/readyz` succeed: the node has its subnet and has written the subnet file.
     pub fn set_ready(&self) {
         self.ready.store(true, Ordering::Relaxed);
     }
 
-    /// Answers on this address and port until the process ends.
+    /// Listens on this address and port, and answers in the background until the process ends.
     ///
     /// # Errors
-    /// The address is not one of this machine, or the port is taken.
-    pub async fn serve(&self, ip: &str, port: u16) -> Result<()> {
+    /// The address does not belong to this machine, or the port is taken.
+    pub async fn listen(&self, ip: &str, port: u16) -> Result<()> {
         let listener = TcpListener::bind((ip, port)).await.with_context(|| {
             format!("the health endpoint cannot listen on {ip} port {port}; see --healthz-ip, --healthz-port")
         })?;
@@ -51,7 +51,7 @@ impl Health {
         Ok(())
     }
 
-    /// Status and text for a path, as flanneld gives them.
+    /// Returns status and text for a path; both are flanneld's.
     fn answer(&self, path: &str) -> (StatusCode, &'static str) {
         match path {
             "/healthz" => (StatusCode::OK, "flanneld is running"),
@@ -61,7 +61,6 @@ impl Health {
         }
     }
 
-    /// The whole response to a request for this path.
     fn respond(&self, path: &str) -> Response<Full<Bytes>> {
         if path != "/metrics" {
             let (status, text) = self.answer(path);
@@ -77,23 +76,23 @@ impl Health {
 async fn accept(listener: TcpListener, health: Health) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(converse(stream, health.clone()))),
+            Ok((stream, _)) => drop(tokio::spawn(answer_one(stream, health.clone()))),
             Err(error) => {
                 warn!("health endpoint: {error}");
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-/// One question, one answer.
-async fn converse(stream: TcpStream, health: Health) {
+/// Answers one request and closes the connection.
+async fn answer_one(stream: TcpStream, health: Health) {
     let respond = service_fn(|request: Request<Incoming>| {
         let response = health.respond(request.uri().path());
         async move { Ok::<_, Infallible>(response) }
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).keep_alive(false);
     if let Err(error) = http.serve_connection(TokioIo::new(stream), respond).await {
         debug!("health endpoint: {error}");
     }
@@ -111,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_flanneld_s() {
+    fn status_and_text_are_those_of_flanneld() {
         let health = Health::default();
         let alive = ("/healthz", 200, "flanneld is running");
         let cases =

@@ -1,5 +1,5 @@
-//! What systemd is told (`Type=notify`, sd_notify(3)). Nothing here can fail or wait: not under systemd there is nobody
-//! to be told, and who does not listen misses something.
+//! Notifies systemd of the agent's state (`Type=notify`, sd_notify(3)). Does nothing when not started by systemd. Never
+//! blocks: a message that cannot be sent at once is lost.
 
 use std::env;
 use std::ffi::OsStr;
@@ -10,25 +10,25 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use tracing::debug;
 
-/// The node has its subnet, and the subnet file says so.
+/// Reports that the node has its subnet and has written the subnet file.
 pub fn ready() {
-    tell("READY=1");
+    notify("READY=1");
 }
 
-/// How it stands, for `systemctl status`: one line.
+/// Sets the line of text that `systemctl status` shows.
 pub fn status(line: &str) {
-    tell(&format!("STATUS={line}"));
+    notify(&format!("STATUS={line}"));
 }
 
-/// The agent ends on request.
+/// Reports that the agent ends because of a signal.
 pub fn stopping() {
-    tell("STOPPING=1\nSTATUS=stopping");
+    notify("STOPPING=1\nSTATUS=stopping");
 }
 
-fn tell(state: &str) {
+fn notify(state: &str) {
     let Some(name) = env::var_os("NOTIFY_SOCKET") else { return };
     if let Err(error) = send(&name, state) {
-        debug!("systemd is not told {state:?}: {error}");
+        debug!("sending {state:?} to systemd: {error}");
     }
 }
 
@@ -38,7 +38,7 @@ fn send(name: &OsStr, state: &str) -> io::Result<()> {
         None => SocketAddr::from_pathname(name)?,
     };
     let socket = UnixDatagram::unbound()?;
-    // A full socket would hold up the whole agent.
+    // A full socket would block the whole agent.
     socket.set_nonblocking(true)?;
     socket.send_to_addr(state.as_bytes(), &address).map(drop)
 }
@@ -48,14 +48,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_does_not_listen_holds_up_nobody() {
+    fn a_full_socket_does_not_block() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         let sent = (0..10_000).take_while(|_| send(path.as_os_str(), "STATUS=x").is_ok()).count();
-        assert!(sent < 10_000, "the socket never got full");
-        let mut heard = [0; 20];
-        assert_eq!(socket.recv(&mut heard).unwrap(), "STATUS=x".len());
+        assert!(sent < 10_000, "the socket never became full");
+        let mut received = [0; 20];
+        assert_eq!(socket.recv(&mut received).unwrap(), "STATUS=x".len());
         assert!(send(path.as_os_str(), "STATUS=y").is_ok());
     }
 }

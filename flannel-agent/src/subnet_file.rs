@@ -1,4 +1,5 @@
-//! subnet.env: what the CNI plugin and mk-docker-opts.sh read (format: flannel's pkg/subnet `WriteSubnetFile`).
+//! Writes and reads subnet.env, the file that the CNI plugin and mk-docker-opts.sh read (format: `WriteSubnetFile` in
+//! flannel's pkg/subnet).
 
 use std::fs;
 use std::io;
@@ -13,7 +14,8 @@ use crate::config::NetworkConfig;
 use crate::env_file::assignments;
 use crate::lease::SubnetKey;
 
-/// The file's text. Each subnet is given as its gateway: the first address after the base. `mtu` is in bytes.
+/// Returns the file's text. A subnet is written as the address of its gateway, the first after the base address. `mtu`
+/// is in bytes.
 #[must_use]
 pub fn render(config: &NetworkConfig, ip_masq: bool, own: SubnetKey, mtu: u32) -> String {
     let mut lines = Vec::new();
@@ -32,7 +34,7 @@ pub fn render(config: &NetworkConfig, ip_masq: bool, own: SubnetKey, mtu: u32) -
     lines.join("\n")
 }
 
-/// Replaces the file in one step, so that a reader sees the old text or the new one. Makes its directory.
+/// Replaces the file atomically, so that readers see the old text or the new one. Creates its directory.
 ///
 /// # Errors
 /// The directory or the file cannot be written.
@@ -41,7 +43,7 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
     atomic_file::replace(path, text.as_bytes(), 0o644)
 }
 
-/// The subnet of an earlier run; `None` if the file is absent or does not say one.
+/// Reads the subnet of an earlier run; `None` if the file is missing or has no subnet.
 #[must_use]
 pub fn read_previous(path: &Path) -> Option<SubnetKey> {
     let text = fs::read_to_string(path).ok()?;
@@ -52,7 +54,7 @@ pub fn read_previous(path: &Path) -> Option<SubnetKey> {
     Some(key).filter(|key| key.nets().next().is_some())
 }
 
-/// The networks of an earlier run: none if the file is absent or does not say any.
+/// Reads the networks of an earlier run; empty if the file is missing or has none.
 #[must_use]
 pub fn read_networks(path: &Path) -> Vec<IpNet> {
     let text = fs::read_to_string(path).unwrap_or_default();
@@ -78,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_flannels() {
+    fn the_text_is_the_one_that_flannel_writes() {
         assert_eq!(
             rendered(V4, "10.5.52.0-24"),
             "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.52.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
@@ -97,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn a_written_file_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run/flannel/subnet.env");
         assert_eq!(read_previous(&path), None);
@@ -112,11 +114,11 @@ mod tests {
             let networks: Vec<_> = NetworkConfig::parse(config).unwrap().networks().collect();
             assert_eq!(read_networks(&path), networks);
         }
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file stays");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "a temporary file is left");
     }
 
     #[test]
-    fn a_file_that_says_no_subnet_is_none() {
+    fn a_file_without_a_subnet_gives_none() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("subnet.env");
         for text in ["", "FLANNEL_MTU=1450\n", "FLANNEL_SUBNET=\n", "FLANNEL_SUBNET=10.5.52.1\n", "\0"] {

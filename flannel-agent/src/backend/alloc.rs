@@ -1,4 +1,4 @@
-//! alloc: the node takes a lease and writes its file; something else carries the packets.
+//! alloc: takes a lease and writes the subnet file. Another program has to carry the packets.
 
 use anyhow::Result;
 
@@ -8,7 +8,7 @@ use crate::lease::{LeaseAttrs, SubnetKey};
 use crate::peer::Peer;
 use crate::uplink::Uplink;
 
-/// A node with a subnet, and no more.
+/// A backend that configures nothing.
 pub struct Alloc(Uplink);
 
 impl Backend for Alloc {

@@ -1,4 +1,4 @@
-//! host-gw: a route to each peer's subnet by way of the peer, which has to be on the uplink's link.
+//! host-gw: adds a route to each peer's subnet through the peer, which has to be on the uplink's link.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -15,13 +15,13 @@ use crate::lease::{LeaseAttrs, SubnetKey};
 use crate::peer::Peer;
 use crate::uplink::{Ends, Uplink};
 
-/// The routes of this node.
+/// The host-gw backend of this node.
 pub struct HostGw {
     kernel: Kernel,
     networks: Vec<IpNet>,
     direct: Direct,
     uplink: Uplink,
-    /// The peers that no route can lead to, as they were told last.
+    /// Subnets of the peers that were unreachable at the last check, so that each is logged once.
     unreachable: BTreeSet<IpNet>,
 }
 
@@ -29,8 +29,8 @@ impl Backend for HostGw {
     type Config = ();
 
     async fn start(Setup { network, uplink, .. }: Setup<'_, ()>) -> Result<Self> {
-        uplink.ipv4.as_ref().map_or(Ok(()), is_not_translated)?;
-        uplink.ipv6.as_ref().map_or(Ok(()), is_not_translated)?;
+        uplink.ipv4.as_ref().map_or(Ok(()), ensure_not_translated)?;
+        uplink.ipv6.as_ref().map_or(Ok(()), ensure_not_translated)?;
         let kernel = Kernel::new()?;
         let direct = Direct::start(&kernel, uplink, network, true).await?;
         Ok(Self {
@@ -66,7 +66,7 @@ impl Backend for HostGw {
         let ways = self.direct.ways(&self.kernel, peers, &mut errors).await;
         errors.extend(self.direct.add(&self.kernel, &ways).await);
         errors.extend(self.direct.remove(&self.kernel, &ways).await);
-        self.tell(&ways.tunnelled);
+        self.warn_unreachable(&ways.tunnelled);
         errors
     }
 
@@ -87,23 +87,23 @@ impl Backend for HostGw {
 }
 
 impl HostGw {
-    /// Names each peer once that only a tunnel could reach.
-    fn tell(&mut self, far: &[Peer]) {
-        for Peer { subnet, public_ip, .. } in far {
+    /// Logs each peer once that is not on the uplink's link.
+    fn warn_unreachable(&mut self, peers: &[Peer]) {
+        for Peer { subnet, public_ip, .. } in peers {
             if !self.unreachable.contains(subnet) {
                 warn!(
                     "the pods of {public_ip} ({subnet}) cannot be reached: host-gw needs nodes on the link of {}, \
-                     and the way there leads elsewhere or through a router; the backend vxlan could",
+                     and the route to this node leads to another link or through a router; use the backend vxlan",
                     self.uplink.name
                 );
             }
         }
-        self.unreachable = far.iter().map(|peer| peer.subnet).collect();
+        self.unreachable = peers.iter().map(|peer| peer.subnet).collect();
     }
 }
 
-/// Peers route to the address that we tell them, so it has to be one of this node.
-fn is_not_translated<A: Display + PartialEq>(ends: &Ends<A>) -> Result<()> {
+/// Checks that the public address is the uplink's own: peers route to it, so it has to belong to this node.
+fn ensure_not_translated<A: Display + PartialEq>(ends: &Ends<A>) -> Result<()> {
     let Ends { local, public } = ends;
     if local != public {
         bail!(

@@ -1,5 +1,5 @@
-//! udp: the agent itself carries packets, each as it is in a UDP datagram, by way of a TUN device. For kernels
-//! without vxlan and underlays without routes; everything else is faster.
+//! udp: the agent itself carries packets between a TUN device and a UDP socket, one packet in each datagram. For kernels
+//! without vxlan on underlays that host-gw cannot use; every other backend is faster.
 
 mod nodes;
 mod packet;
@@ -26,18 +26,19 @@ use proxy::Proxy;
 /// Bytes that the tunnel adds to a packet: outer IPv4 and UDP headers.
 const ENCAPSULATION: u32 = 28;
 
-/// The tunnel of this node. It ends with the agent, and its device with it.
+/// The udp backend of this node. Tunnel and TUN device exist only while the agent runs.
 pub struct Udp {
     kernel: Kernel,
     uplink: Uplink,
-    /// Source of the datagrams.
+    /// Source address of the datagrams.
     local: Ipv4Addr,
     port: u16,
     network: Ipv4Net,
     tunnel: Option<Tunnel>,
-    /// The base address of our subnet, once we have one.
+    /// Base address of the node's subnet, once it has one.
     own: Option<Ipv4Addr>,
-    broken: Arc<Notify>,
+    /// Notified when a thread of the proxy has failed.
+    failed: Arc<Notify>,
 }
 
 struct Tunnel {
@@ -54,7 +55,7 @@ impl Backend for Udp {
             Some(IpNet::V4(network)) => network,
             _ => bail!("the udp backend carries IPv4 only, and the network has none"),
         };
-        let (kernel, broken) = (Kernel::new()?, Arc::new(Notify::new()));
+        let (kernel, failed) = (Kernel::new()?, Arc::new(Notify::new()));
         let mut udp = Self {
             kernel,
             uplink: uplink.clone(),
@@ -63,7 +64,7 @@ impl Backend for Udp {
             network,
             tunnel: None,
             own: None,
-            broken,
+            failed,
         };
         udp.open().await?;
         Ok(udp)
@@ -84,7 +85,7 @@ impl Backend for Udp {
     async fn serve(&mut self, own: SubnetKey) -> Result<()> {
         let subnet = own.v4.with_context(|| format!("the lease {own} has no IPv4 subnet"))?;
         self.own = Some(subnet.network());
-        self.dress().await
+        self.configure_device().await
     }
 
     async fn apply(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
@@ -95,50 +96,50 @@ impl Backend for Udp {
     }
 
     async fn resync(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
-        if self.dress().await.is_ok() {
+        if self.configure_device().await.is_ok() {
             return self.apply(peers).await;
         }
-        // Somebody has deleted the device.
+        // The device was deleted.
         self.react(peers).await
     }
 
     async fn changed(&mut self) {
-        self.broken.notified().await;
+        self.failed.notified().await;
     }
 
-    /// Makes the tunnel anew.
+    /// Opens the tunnel again.
     async fn react(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
         self.tunnel = None;
         if let Err(error) = self.open().await {
             return vec![error];
         }
         let mut errors = self.apply(peers).await;
-        errors.extend(self.dress().await.err());
+        errors.extend(self.configure_device().await.err());
         errors
     }
 }
 
 impl Udp {
-    /// Makes device and socket and lets packets through, as far as there are peers.
+    /// Opens device and socket and starts the threads that carry packets between them.
     async fn open(&mut self) -> Result<()> {
         let tun = tun::open()?;
         let index = if_nametoindex(tun::NAME).with_context(|| format!("looking up {}", tun::NAME))?;
         let address = (self.local, self.port);
         let socket = UdpSocket::bind(address).with_context(|| {
             format!(
-                "taking UDP port {} of {} for the tunnel (`ss -ulnp` shows who has it)",
+                "binding UDP port {} of {} for the tunnel (`ss -ulnp` shows which process uses it)",
                 self.port, self.local
             )
         })?;
-        // Before packets come: what is written to a device that is down is lost.
+        // Before the threads start: a device that is down loses what is written to it.
         self.kernel.set_up(index, self.mtu()).await?;
-        let proxy = Proxy::start(tun, socket, Arc::clone(&self.broken))?;
+        let proxy = Proxy::start(tun, socket, Arc::clone(&self.failed))?;
         self.tunnel = Some(Tunnel { index, proxy });
         Ok(())
     }
 
-    /// Gives the device MTU, address and route, where they are missing.
-    async fn dress(&self) -> Result<()> {
+    /// Sets the device up and adds MTU, address and route where they are missing.
+    async fn configure_device(&self) -> Result<()> {
         let (tunnel, own) = self.tunnel.as_ref().zip(self.own).context("there is no tunnel")?;
         self.kernel.set_up(tunnel.index, self.mtu()).await?;
         self.kernel.ensure_address(tunnel.index, IpNet::from(IpAddr::V4(own))).await?;

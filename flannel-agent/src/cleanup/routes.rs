@@ -1,4 +1,4 @@
-//! Routes that do not go with a device of ours.
+//! Removes the routes that are not deleted together with a device.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use rtnetlink::packet_route::route::RouteMessage;
 use super::{Results, links};
 use crate::dataplane::kernel::{Kernel, destination_of, unreachable};
 
-/// The last route of each network.
+/// Removes the agent's `unreachable` route of each network.
 pub(super) async fn remove_unreachable(kernel: &Kernel) -> Result<Results> {
     let mut results = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -20,7 +20,8 @@ pub(super) async fn remove_unreachable(kernel: &Kernel) -> Result<Results> {
         let routes: Vec<_> =
             kernel.handle().route().get(request).execute().try_collect().await.context("listing routes")?;
         for route in routes.into_iter().filter(unreachable::is_ours) {
-            let network = destination_of(&route).context("a route without destination")?;
+            let network =
+                destination_of(&route).context("reading the destination of an unreachable route")?;
             let removed = kernel.handle().route().del(route).execute().await;
             results.push(
                 removed
@@ -32,17 +33,17 @@ pub(super) async fn remove_unreachable(kernel: &Kernel) -> Result<Results> {
     Ok(results)
 }
 
-/// The routes to other nodes' subnets by way of these nodes (host-gw, DirectRouting), on whatever interface was the
-/// uplink then. Nodes' subnets are as long as ours, `own`.
+/// Removes the routes to other nodes' subnets through these nodes (host-gw, DirectRouting). Looks on all interfaces,
+/// because the uplink may have changed. Node subnets have the prefix length of this node's, `own`.
 pub(super) async fn remove_direct(kernel: &Kernel, networks: &[IpNet], own: &[IpNet]) -> Result<Results> {
-    let is_nodes = |subnet: IpNet| {
+    let is_node_subnet = |subnet: IpNet| {
         let network = networks.iter().find(|network| network.contains(&subnet));
-        let ours = network.and_then(|network| own.iter().find(|own| network.contains(*own)));
-        ours.is_some_and(|ours| ours.prefix_len() == subnet.prefix_len())
+        let own = network.and_then(|network| own.iter().find(|own| network.contains(*own)));
+        own.is_some_and(|own| own.prefix_len() == subnet.prefix_len())
     };
     let mut results = Vec::new();
     for interface in links(kernel).await?.iter().map(|link| link.header.index) {
-        let routes: Vec<_> = kernel.direct_routes(interface, is_nodes).await?.into_iter().collect();
+        let routes: Vec<_> = kernel.direct_routes(interface, is_node_subnet).await?.into_iter().collect();
         let problems = kernel.remove_direct(interface, &routes, &BTreeMap::new()).await;
         if problems.is_empty() && !routes.is_empty() {
             results.push(Ok(format!("removed direct routes to other nodes' subnets: {}", routes.len())));

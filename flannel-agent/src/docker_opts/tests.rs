@@ -1,4 +1,4 @@
-//! Expected texts are what mk-docker-opts.sh wrote for the same flags, file and environment.
+//! The expected texts are what mk-docker-opts.sh wrote for the same flags, file and environment.
 
 use clap::Parser;
 
@@ -14,7 +14,7 @@ const BIP: &str = "DOCKER_OPT_BIP=\"--bip=10.1.44.1/24\"\n";
 const IPMASQ: &str = "DOCKER_OPT_IPMASQ=\"--ip-masq=false\"\n";
 const MTU: &str = "DOCKER_OPT_MTU=\"--mtu=1450\"\n";
 const ALL: &str = "DOCKER_OPTS=\" --bip=10.1.44.1/24 --ip-masq=false --mtu=1450\"\n";
-/// As flannel writes it.
+/// A subnet.env as flannel writes it.
 const FILE: &str =
     "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.44.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
 
@@ -72,7 +72,7 @@ fn variables_become_options() {
 }
 
 #[test]
-fn a_given_option_is_kept_where_none_is_made() {
+fn an_option_in_the_environment_is_kept_unless_flannel_sets_it() {
     let preset = format!("{FILE}DOCKER_OPT_IPMASQ=--ip-masq=x\n");
     assert_eq!(
         written("-m -c", &preset).unwrap(),
@@ -82,7 +82,7 @@ fn a_given_option_is_kept_where_none_is_made() {
 }
 
 #[test]
-fn masquerading_is_true_or_false() {
+fn flannel_ipmasq_is_true_or_false() {
     let wrong = "FLANNEL_SUBNET=10.1.44.1/24\nFLANNEL_IPMASQ=yes\n";
     assert_eq!(written("", wrong).unwrap_err().to_string(), "Invalid value of FLANNEL_IPMASQ: yes");
     assert_eq!(written("-m -c", wrong).unwrap(), "DOCKER_OPTS=\" --bip=10.1.44.1/24\"\n");

@@ -1,4 +1,4 @@
-//! Which node has which subnet.
+//! Finds the node that has a pod's address.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::peer::Peer;
 
-/// The other nodes by their subnets.
+/// The other nodes by subnet.
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
     nodes: HashMap<Ipv4Net, SocketAddrV4>,
@@ -15,7 +15,7 @@ pub(super) struct Nodes {
 }
 
 impl Nodes {
-    /// The subnets of these peers, each at its node's public IP and this port.
+    /// Builds the table from the IPv4 peers. Each node is reached at its public IP and this port.
     pub(super) fn new(peers: &[Peer], port: u16) -> Self {
         let node = |peer: &Peer| match (peer.subnet, peer.public_ip) {
             (IpNet::V4(subnet), IpAddr::V4(ip)) => Some((subnet.trunc(), SocketAddrV4::new(ip, port))),
@@ -26,7 +26,7 @@ impl Nodes {
         Self { nodes, lengths }
     }
 
-    /// The node of the smallest subnet with this address.
+    /// Returns the node whose subnet contains the address; of several, the one with the longest prefix.
     pub(super) fn node_of(&self, address: Ipv4Addr) -> Option<SocketAddrV4> {
         let subnets = self.lengths.iter().rev().filter_map(|len| Ipv4Net::new(address, *len).ok());
         subnets.map(|subnet| subnet.trunc()).find_map(|subnet| self.nodes.get(&subnet).copied())
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_smallest_subnet_counts() {
+    fn the_longest_prefix_wins() {
         let peers = [
             ("10.5.2.0/24", "192.168.64.2"),
             ("10.5.3.0/24", "192.168.64.3"),

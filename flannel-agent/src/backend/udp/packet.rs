@@ -1,28 +1,28 @@
-//! IPv4 packets on their way through the tunnel, as pure code.
+//! Reads and changes IPv4 packets that pass the tunnel, and makes ICMP errors. Pure.
 
 use std::net::Ipv4Addr;
 
 use crate::checksum::{checksum, fold};
 
-/// Without options.
+/// Length of an IPv4 header without options.
 const HEADER: usize = 20;
 const ICMP_HEADER: usize = 8;
-/// Bytes after its IP header that an ICMP error quotes of the packet in question (RFC 792).
+/// Bytes after the IP header that an ICMP error quotes of the offending packet (RFC 792).
 const QUOTED: usize = 8;
-/// The sender is one of our own pods.
+/// TTL of ICMP errors. They go to pods of this node only.
 const ERROR_TTL: u8 = 64;
 const ICMP: u8 = 1;
 /// Destination unreachable, code 0: network unreachable.
 const NET_UNREACHABLE: [u8; 2] = [3, 0];
 
-/// Where an IPv4 packet goes; `None` if it is none, or its header is not whole.
+/// Returns the destination address; `None` if this is no IPv4 packet with a complete header.
 pub(super) fn destination(packet: &[u8]) -> Option<Ipv4Addr> {
     header(packet)?;
     address(packet, 16)
 }
 
-/// Takes one from the TTL. `false`: it has run out, and the packet with it.
-pub(super) fn hop(packet: &mut [u8]) -> bool {
+/// Decrements the TTL. Returns false if the packet must not go on: its TTL has run out, or it is not IPv4.
+pub(super) fn decrement_ttl(packet: &mut [u8]) -> bool {
     if header(packet).is_none() || packet[8] <= 1 {
         return false;
     }
@@ -34,9 +34,10 @@ pub(super) fn hop(packet: &mut [u8]) -> bool {
     true
 }
 
-/// The ICMP error that tells the sender of this packet that nobody leases its destination, and the sender's address;
-/// `None` where no error may be sent: about ICMP, and about any fragment but the first (RFC 792). Source address
-/// and header checksum are left to the kernel (raw(7)).
+/// Returns the ICMP error "network unreachable" about this packet, and the address of the sender, which gets it.
+///
+/// `None` where no error may be sent: about ICMP, and about fragments other than the first (RFC 792). The kernel fills
+/// in source address and header checksum (raw(7)).
 pub(super) fn net_unreachable(offender: &[u8]) -> Option<(Vec<u8>, Ipv4Addr)> {
     let header = header(offender)?;
     let later_fragment = u16::from_be_bytes([offender[6], offender[7]]) & 0x1fff != 0;
@@ -57,7 +58,7 @@ pub(super) fn net_unreachable(offender: &[u8]) -> Option<(Vec<u8>, Ipv4Addr)> {
     Some((packet, sender))
 }
 
-/// The length of a packet's IPv4 header, if it has one.
+/// Returns the length of the packet's IPv4 header.
 fn header(packet: &[u8]) -> Option<usize> {
     let first = *packet.first()?;
     let length = usize::from(first & 0xf) * 4;
@@ -75,7 +76,7 @@ mod tests {
 
     const SENDER: Ipv4Addr = Ipv4Addr::new(10, 5, 1, 2);
 
-    /// A packet of this protocol with a number in its identification, so that checksums differ.
+    /// Builds a packet. Different identifications give different checksums.
     fn packet(protocol: u8, ttl: u8, id: u16) -> Vec<u8> {
         let mut packet = vec![0x45, 0, 0, 32, 0, 0, 0x40, 0, ttl, protocol, 0, 0, 10, 5, 1, 2, 10, 5, 77, 3];
         packet[4..6].copy_from_slice(&id.to_be_bytes());
@@ -86,10 +87,10 @@ mod tests {
     }
 
     #[test]
-    fn each_hop_takes_one_and_leaves_a_right_checksum() {
+    fn a_decremented_ttl_leaves_a_right_checksum() {
         for id in 0..=u16::MAX {
             let mut packet = packet(17, 64, id);
-            assert!(hop(&mut packet));
+            assert!(decrement_ttl(&mut packet));
             assert_eq!((packet[8], checksum(&packet[..HEADER])), (63, 0), "id {id}");
             let expected = self::packet(17, 63, id);
             assert_eq!(packet, expected, "id {id}");
@@ -97,9 +98,9 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_ends_with_its_ttl() {
+    fn a_packet_whose_ttl_has_run_out_does_not_go_on() {
         for (ttl, goes_on) in [(0, false), (1, false), (2, true), (255, true)] {
-            assert_eq!(hop(&mut packet(17, ttl, 7)), goes_on, "TTL {ttl}");
+            assert_eq!(decrement_ttl(&mut packet(17, ttl, 7)), goes_on, "TTL {ttl}");
         }
     }
 
@@ -121,25 +122,25 @@ mod tests {
             (with(0, 0x4f), None),
         ] {
             assert_eq!(destination(&packet), expected, "{packet:?}");
-            assert_eq!(hop(&mut packet.clone()), expected.is_some(), "{packet:?}");
+            assert_eq!(decrement_ttl(&mut packet.clone()), expected.is_some(), "{packet:?}");
         }
     }
 
     #[test]
-    fn the_sender_is_told_with_the_head_of_its_packet() {
+    fn the_icmp_error_quotes_the_start_of_the_packet() {
         let offender = packet(17, 64, 7);
-        let (told, sender) = net_unreachable(&offender).unwrap();
-        assert_eq!((told.len(), sender), (20 + 8 + 28, SENDER));
-        assert_eq!((u16::from_be_bytes([told[2], told[3]]), told[8], told[9]), (56, 64, 1));
-        assert_eq!((address(&told, 12), address(&told, 16)), (Some(Ipv4Addr::UNSPECIFIED), Some(SENDER)));
-        assert_eq!((&told[20..22], &told[28..]), (&[3, 0][..], &offender[..28]));
-        assert_eq!(checksum(&told[20..]), 0);
+        let (icmp, sender) = net_unreachable(&offender).unwrap();
+        assert_eq!((icmp.len(), sender), (20 + 8 + 28, SENDER));
+        assert_eq!((u16::from_be_bytes([icmp[2], icmp[3]]), icmp[8], icmp[9]), (56, 64, 1));
+        assert_eq!((address(&icmp, 12), address(&icmp, 16)), (Some(Ipv4Addr::UNSPECIFIED), Some(SENDER)));
+        assert_eq!((&icmp[20..22], &icmp[28..]), (&[3, 0][..], &offender[..28]));
+        assert_eq!(checksum(&icmp[20..]), 0);
         let (short, _) = net_unreachable(&offender[..24]).unwrap();
         assert_eq!(&short[28..], &offender[..24]);
     }
 
     #[test]
-    fn of_some_packets_nobody_is_told() {
+    fn no_icmp_error_is_sent_about_icmp_later_fragments_or_ipv6() {
         let mut fragment = packet(17, 64, 7);
         assert_eq!(net_unreachable(&packet(1, 64, 7)), None, "ICMP");
         fragment[6..8].copy_from_slice(&[0x20, 0]);

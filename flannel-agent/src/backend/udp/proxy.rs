@@ -17,41 +17,42 @@ use tokio::sync::Notify;
 use tracing::{debug, error, warn};
 
 use super::nodes::Nodes;
-use super::packet::{destination, hop, net_unreachable};
+use super::packet::{decrement_ttl, destination, net_unreachable};
 
-/// The longest packet there is.
-const LONGEST: usize = 65_535;
+/// Maximum length of an IPv4 packet.
+const MAX_PACKET: usize = 65_535;
 
-/// The running threads; dropped, they end.
+/// The running threads. Dropping it ends them.
 pub(super) struct Proxy {
     shared: Arc<Shared>,
-    /// Both threads wait for its other end, too.
+    /// Both threads poll the other end, so that closing it wakes them.
     wake: Option<PipeWriter>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// What both threads have.
+/// The state that both threads use.
 struct Shared {
     tun: File,
     socket: UdpSocket,
     nodes: RwLock<Nodes>,
-    /// For what senders are told. Not the TUN device: what arrives there from an address of this node is dropped.
-    raw: Option<OwnedFd>,
-    /// Told when a thread ends because it cannot go on.
-    broken: Arc<Notify>,
-    over: AtomicBool,
+    /// Sends ICMP errors. The TUN device cannot: the kernel drops packets from the node's own address that arrive there.
+    icmp_errors: Option<OwnedFd>,
+    /// Notified when a thread ends with an error.
+    failed: Arc<Notify>,
+    stopping: AtomicBool,
 }
 
 impl Proxy {
-    /// Between these two, for nobody yet; `broken` is told when it cannot go on.
-    pub(super) fn start(tun: File, socket: UdpSocket, broken: Arc<Notify>) -> Result<Self> {
-        let (nodes, raw, over) = (RwLock::default(), raw(), AtomicBool::new(false));
-        let shared = Arc::new(Shared { tun, socket, nodes, raw, broken, over });
-        let (over, wake) = io::pipe().context("making a pipe")?;
+    /// Starts both threads, without nodes to send to. Notifies `failed` when one of them ends with an error.
+    pub(super) fn start(tun: File, socket: UdpSocket, failed: Arc<Notify>) -> Result<Self> {
+        let (nodes, icmp_errors) = (RwLock::default(), icmp_error_socket());
+        let shared =
+            Arc::new(Shared { tun, socket, nodes, icmp_errors, failed, stopping: AtomicBool::new(false) });
+        let (stop, wake) = io::pipe().context("making a pipe")?;
         let mut proxy = Self { shared, wake: Some(wake), threads: Vec::new() };
-        let other = over.try_clone().context("making a pipe")?;
-        proxy.spawn("tun-to-udp", move |shared| outwards(shared, &over))?;
-        proxy.spawn("udp-to-tun", move |shared| inwards(shared, &other))?;
+        let stop2 = stop.try_clone().context("making a pipe")?;
+        proxy.spawn("tun-to-udp", move |shared| tun_to_udp(shared, &stop))?;
+        proxy.spawn("udp-to-tun", move |shared| udp_to_tun(shared, &stop2))?;
         Ok(proxy)
     }
 
@@ -63,15 +64,15 @@ impl Proxy {
         let shared = Arc::clone(&self.shared);
         let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
             if let Err(problem) = work(&shared) {
-                error!("the tunnel ({name}) has ended and is made anew: {problem}");
-                shared.broken.notify_one();
+                error!("the tunnel's thread {name} has failed: {problem}; opening the tunnel again");
+                shared.failed.notify_one();
             }
         });
         self.threads.push(thread.with_context(|| format!("starting the thread {name}"))?);
         Ok(())
     }
 
-    /// Has packets go to these nodes from now on.
+    /// Replaces the nodes that packets are sent to.
     pub(super) fn set_nodes(&self, nodes: Nodes) {
         *self.shared.nodes.write().unwrap_or_else(PoisonError::into_inner) = nodes;
     }
@@ -82,81 +83,84 @@ impl Shared {
         self.nodes.read().unwrap_or_else(PoisonError::into_inner).node_of(address)
     }
 
-    /// Tells the sender of this packet that nobody leases where it goes.
-    fn refuse(&self, packet: &[u8]) -> io::Result<usize> {
-        let Some((raw, (answer, sender))) = self.raw.as_ref().zip(net_unreachable(packet)) else {
+    /// Sends an ICMP error to the sender of this packet: no lease holds the destination.
+    fn send_unreachable(&self, packet: &[u8]) -> io::Result<usize> {
+        let Some((socket, (error, sender))) = self.icmp_errors.as_ref().zip(net_unreachable(packet)) else {
             return Ok(0);
         };
         let to = SockaddrIn::from(SocketAddrV4::new(sender, 0));
-        Ok(sendto(raw.as_raw_fd(), &answer, &to, MsgFlags::MSG_DONTWAIT)?)
+        Ok(sendto(socket.as_raw_fd(), &error, &to, MsgFlags::MSG_DONTWAIT)?)
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.shared.over.store(true, Ordering::Relaxed);
+        self.shared.stopping.store(true, Ordering::Relaxed);
         drop(self.wake.take());
         for thread in self.threads.drain(..) {
-            // A panic has been printed by the thread itself.
+            // The thread has printed its panic, if there was one.
             let _ = thread.join();
         }
     }
 }
 
-/// A socket for whole IP packets, that receives none.
-fn raw() -> Option<OwnedFd> {
-    let made = socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw);
-    let told =
-        |problem: &nix::Error| warn!("packets to subnets that nobody leases go without an answer: {problem}");
-    made.inspect_err(told).ok()
+/// Opens a raw socket that sends whole IP packets and receives none.
+fn icmp_error_socket() -> Option<OwnedFd> {
+    let opened = socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw);
+    opened
+        .inspect_err(|problem| {
+            warn!("no raw socket ({problem}): packets to subnets without a lease are dropped without an ICMP error");
+        })
+        .ok()
 }
 
-/// From pods to other nodes, as flanneld's proxy does it: one TTL less, and an answer to who asks for nobody.
-fn outwards(shared: &Shared, over: &PipeReader) -> io::Result<()> {
-    let mut buffer = vec![0; LONGEST];
-    let mut complaints = Complaints::default();
-    pump(shared, shared.tun.as_fd(), over, || {
+/// Carries packets from pods to other nodes. Like flanneld's proxy, it decrements the TTL and sends an ICMP error if no
+/// lease holds the destination.
+fn tun_to_udp(shared: &Shared, stop: &PipeReader) -> io::Result<()> {
+    let mut buffer = vec![0; MAX_PACKET];
+    let mut warnings = Warnings::default();
+    repeat(shared, shared.tun.as_fd(), stop, || {
         let length = (&shared.tun).read(&mut buffer)?;
         let packet = &mut buffer[..length];
-        // IPv6 neighbour discovery, for one, is nobody's.
+        // Not IPv4, for instance IPv6 neighbour discovery: drop it.
         let Some(to) = destination(packet) else { return Ok(()) };
         let Some(node) = shared.node_of(to) else {
-            complaints.about("answering a packet to nobody", shared.refuse(packet));
+            warnings.check("sending an ICMP error", shared.send_unreachable(packet));
             return Ok(());
         };
-        if hop(packet) {
-            complaints.about("sending to another node", shared.socket.send_to(packet, node));
+        if decrement_ttl(packet) {
+            warnings.check("sending to another node", shared.socket.send_to(packet, node));
         }
         Ok(())
     })
 }
 
-/// From other nodes to pods: one TTL less.
-fn inwards(shared: &Shared, over: &PipeReader) -> io::Result<()> {
-    let mut buffer = vec![0; LONGEST];
-    let mut complaints = Complaints::default();
-    pump(shared, shared.socket.as_fd(), over, || {
+/// Carries packets from other nodes to pods, and decrements the TTL.
+fn udp_to_tun(shared: &Shared, stop: &PipeReader) -> io::Result<()> {
+    let mut buffer = vec![0; MAX_PACKET];
+    let mut warnings = Warnings::default();
+    repeat(shared, shared.socket.as_fd(), stop, || {
         let length = recv(shared.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?;
         let packet = &mut buffer[..length];
-        if hop(packet) {
-            complaints.about("handing a received packet to the kernel", (&shared.tun).write(packet));
+        if decrement_ttl(packet) {
+            warnings.check("writing a received packet to the TUN device", (&shared.tun).write(packet));
         }
         Ok(())
     })
 }
 
-/// Repeats `step`, waiting whenever the source has nothing, until the proxy is over.
-fn pump(
+/// Calls `carry_one` until the proxy stops, and waits whenever `source` has no packet.
+fn repeat(
     shared: &Shared,
     source: impl AsFd,
-    over: &PipeReader,
-    mut step: impl FnMut() -> io::Result<()>,
+    stop: &PipeReader,
+    mut carry_one: impl FnMut() -> io::Result<()>,
 ) -> io::Result<()> {
-    while !shared.over.load(Ordering::Relaxed) {
-        match step() {
+    while !shared.stopping.load(Ordering::Relaxed) {
+        match carry_one() {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                let awaited = |fd| PollFd::new(fd, PollFlags::POLLIN);
-                match poll(&mut [awaited(source.as_fd()), awaited(over.as_fd())], PollTimeout::NONE) {
+                let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+                match poll(&mut [readable(source.as_fd()), readable(stop.as_fd())], PollTimeout::NONE) {
                     Ok(_) | Err(nix::Error::EINTR) => {}
                     Err(error) => return Err(error.into()),
                 }
@@ -168,19 +172,22 @@ fn pump(
     Ok(())
 }
 
-/// Says what goes wrong with single packets, but not for every packet.
+/// Logs a warning when packets fail with another error than the last one; the same error again is logged as debug.
 #[derive(Default)]
-struct Complaints(Option<Option<i32>>);
+struct Warnings {
+    /// Error number of the last failure.
+    last: Option<Option<i32>>,
+}
 
-impl Complaints {
-    fn about(&mut self, what: &str, result: io::Result<usize>) {
+impl Warnings {
+    fn check(&mut self, what: &str, result: io::Result<usize>) {
         let Err(problem) = result else { return };
         let number = problem.raw_os_error();
-        if self.0 == Some(number) {
+        if self.last == Some(number) {
             debug!("{what}: {problem}");
         } else {
             warn!("{what}: {problem}; packets are lost");
-            self.0 = Some(number);
+            self.last = Some(number);
         }
     }
 }

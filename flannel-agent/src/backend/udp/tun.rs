@@ -1,4 +1,5 @@
-//! The TUN device: what the kernel routes into it is read from a file, and what is written there arrives on it.
+//! The TUN device. Packets that the kernel routes into it are read from its file; packets written to the file arrive on
+//! it.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -7,11 +8,11 @@ use std::os::unix::fs::OpenOptionsExt as _;
 
 use anyhow::{Context as _, Result};
 
-/// What flanneld's is called, where it is the first.
+/// The name that flanneld's first TUN device gets.
 pub(super) const NAME: &str = "flannel0";
 const CONTROL: &str = "/dev/net/tun";
 
-/// Makes the device, for IP packets without a header of TUN's own. It goes with its last file.
+/// Creates the device, for IP packets without TUN's own header. The kernel deletes it when its file is closed.
 pub(super) fn open() -> Result<File> {
     let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(CONTROL);
     let file = file.with_context(|| format!("opening {CONTROL} (is the kernel module tun loaded?)"))?;
@@ -25,7 +26,7 @@ pub(super) fn open() -> Result<File> {
     let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) };
     if made < 0 {
         return Err(io::Error::last_os_error()).with_context(|| {
-            format!("making the TUN device {NAME} (does another program have it, such as flanneld?)")
+            format!("making the TUN device {NAME} (does another program use it, such as flanneld?)")
         });
     }
     Ok(file)
