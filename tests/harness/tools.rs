@@ -5,7 +5,7 @@ mod program;
 use std::env;
 use std::path::{Path, PathBuf};
 
-use Part::{Build, Cluster, Etcd, Lint, Run, Suite, Vm};
+use Part::{Cluster, Descriptors, Etcd, Lint, Run, Suite, Vm};
 pub use program::find as find_program;
 
 /// A part of the chores' work: a chore is made of parts, and a tool names the parts that need it.
@@ -25,6 +25,8 @@ pub enum Part {
     Suite,
     /// The virtual machine.
     Vm,
+    /// Compiling the interface of etcd's client.
+    Descriptors,
 }
 
 /// Where a tool comes from.
@@ -82,13 +84,6 @@ fn sysroot() -> Option<PathBuf> {
 pub const TOOLS: &[Tool] = &[
     component("rustfmt", "rustfmt", "formats the sources", &[Lint]),
     component("clippy-driver", "clippy", "lints the sources", &[Lint]),
-    package("protoc", "protobuf-compiler", "compiles the interface of etcd's client", &[Lint, Build]),
-    package(
-        "/usr/include/google/protobuf/descriptor.proto",
-        "libprotobuf-dev",
-        "is imported by the interface of etcd's client",
-        &[Lint, Build],
-    ),
     package("ip", "iproute2", "makes the nodes, links and pods of a cluster", &[Cluster]),
     package("bridge", "iproute2", "shows the FDB that the agent writes", &[Cluster]),
     package("iptables", "iptables", "writes and lists firewall rules", &[Cluster]),
@@ -118,6 +113,13 @@ pub const TOOLS: &[Tool] = &[
     ),
     package("depmod", "kmod", "finds the modules of the virtual machine's kernel", &[Vm]),
     package("xz", "xz-utils", "decompresses the modules of the virtual machine's kernel", &[Vm]),
+    package("protoc", "protobuf-compiler", "compiles the interface of etcd's client", &[Descriptors]),
+    package(
+        "/usr/include/google/protobuf/descriptor.proto",
+        "libprotobuf-dev",
+        "is imported by the interface of etcd's client",
+        &[Descriptors],
+    ),
 ];
 
 const fn package(

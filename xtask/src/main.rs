@@ -2,6 +2,7 @@
 
 mod bench;
 mod complexity;
+mod descriptors;
 mod lint;
 mod phase;
 mod run;
@@ -46,6 +47,8 @@ enum Chore {
     Vm(vm::Args),
     /// Count the BPF programs' instructions, and those that this kernel's verifier walks through
     Complexity,
+    /// Compile the interface of etcd's client anew, after a change of its version
+    Descriptors,
     /// Check formatting, clippy for the host and for BPF, and documentation; warnings are errors
     Lint,
 }
@@ -72,6 +75,7 @@ fn execute(chore: Chore) -> Result<()> {
         Chore::Bench(args) => bench::run(&args),
         Chore::Vm(args) => setup::ensure(&vm::NEEDS).and_then(|()| vm::run(&args, &vm::Parts::get()?)),
         Chore::Complexity => complexity::run(),
+        Chore::Descriptors => descriptors::run(),
         Chore::Lint => lint::run(),
     }
 }
