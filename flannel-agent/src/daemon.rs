@@ -23,7 +23,7 @@ use crate::health::Health;
 use crate::lease::etcd::EtcdManager;
 use crate::lease::local::LocalManager;
 use crate::lease::{LeaseAttrs, OwnLease, SubnetKey, SubnetManager};
-use crate::metrics::{Kind, METRICS};
+use crate::metrics::{FailureKind, METRICS};
 use crate::peer::Peer;
 use crate::signals::Stop;
 use crate::uplink::watch::UplinkWatch;
@@ -195,7 +195,7 @@ async fn patiently<T, F: Future<Output = Result<T>>>(what: &str, attempt: impl F
         match attempt().await {
             Ok(value) => return value,
             Err(error) => {
-                METRICS.failed(Kind::Datastore);
+                METRICS.count_failure(FailureKind::Datastore);
                 let problem = format!("{error:#}");
                 if problem != told {
                     notify::status(&format!("{what}: {problem}"));

@@ -1,80 +1,78 @@
-//! What `/metrics` tells: one list of everything that is counted, for Prometheus.
+//! The metrics that `/metrics` serves to Prometheus.
 //!
-//! Counting is global, as logging is: who has something to count does so where it happens.
+//! They are global, as logging is, and are counted where things happen.
 
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::fmt;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use flannel_common::outcome::Outcome;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric as _, LabelValueEncoder, text,
 };
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
-use crate::dataplane::bpf::counters;
-use crate::dataplane::bpf::pins::Pins;
-
-/// The agent's figures.
+/// The agent's metrics.
 pub static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::default);
 
-/// What is counted.
+/// All metrics of an agent.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// Other nodes' leases that kernel and maps are made from.
+    /// Other nodes' leases in kernel and maps.
     pub leases: Gauge,
-    /// Whether the leases are being watched: 1, or 0 while the datastore is away.
+    /// 1 while the leases are watched, 0 while the datastore is unreachable.
     pub datastore_up: Gauge,
     /// Entries written to or removed from the kernel.
     pub reconcile_actions: Family<Action, Counter>,
-    /// What failed.
+    /// Failures by kind.
     pub errors: Family<Failure, Counter>,
-    /// Questions of kernel and programs that were answered.
+    /// Answered questions of the kernel and the programs.
     pub misses: Family<MissLabels, Counter>,
-    /// What the programs have told.
-    pub events: Family<Told, Counter>,
-    /// What moves the packets: 1 for the one in use.
+    /// Events reported by the programs.
+    pub events: Family<EventLabels, Counter>,
+    /// What carries packets: 1 for the dataplane in use.
     pub dataplane: Family<Dataplane, Gauge>,
-    lease_ends: Mutex<Option<Instant>>,
-    pins: Mutex<Option<Pins>>,
+    lease_end: Mutex<Option<Instant>>,
+    collectors: Mutex<Vec<Weak<dyn Collector>>>,
 }
 
-/// Which entries, and what was done to them.
+/// Labels of a change to the kernel's entries.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Action {
-    /// What they are: `route`, `neighbour`, `fdb`, `nexthop`.
+    /// `route`, `neighbour`, `fdb` or `nexthop`.
     pub object: &'static str,
     /// `set` or `remove`.
     pub action: &'static str,
 }
 
-/// What was being done when it failed.
+/// Labels of a failure.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Failure {
-    /// The part that failed.
-    pub kind: Kind,
+    /// What failed.
+    pub kind: FailureKind,
 }
 
-/// Parts that can fail.
+/// What can fail.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
-pub enum Kind {
+pub enum FailureKind {
     /// A request to the datastore.
     Datastore,
-    /// An entry of the datastore that is no lease for us.
+    /// An entry of the datastore that is not a usable lease.
     Refused,
-    /// The lease could not be renewed.
+    /// Renewing the node's own lease.
     Renewal,
-    /// Kernel or map refused an entry.
+    /// Writing an entry to the kernel or a map.
     Dataplane,
-    /// Firewall rules could not be read or written.
+    /// Reading or writing firewall rules.
     Firewall,
 }
 
-impl EncodeLabelValue for Kind {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+impl EncodeLabelValue for FailureKind {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         let name = match self {
             Self::Datastore => "datastore",
             Self::Refused => "refused-lease",
@@ -86,38 +84,43 @@ impl EncodeLabelValue for Kind {
     }
 }
 
-/// A question that a lease is the answer to.
+/// Labels of a question that a lease answers.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct MissLabels {
-    /// The kernel's `neighbour` (which MAC has this address) or `fdb` (which node has this MAC), or the programs' `lease`
-    /// (who leases this address).
+    /// `neighbour` (the kernel: which MAC has this address), `fdb` (the kernel: which node has this MAC) or `lease` (the
+    /// programs: which node leases this address).
     pub kind: &'static str,
-    /// `lease`: answered; `none`: nobody leases it.
+    /// `lease` if there is one, else `none`.
     pub answer: &'static str,
 }
 
-/// What befell a packet that the programs told of.
+/// Labels of an event.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct Told {
+pub struct EventLabels {
     /// Name of the [`Outcome`].
     pub outcome: &'static str,
 }
 
-/// `bpf` or `netlink`.
+/// Labels of the dataplane in use.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Dataplane {
-    /// Its name.
+    /// `bpf`, `netlink`, or the backend's name.
     pub name: &'static str,
 }
 
+/// Keeps a registered collector registered.
+#[derive(Debug)]
+#[must_use = "the collector is removed when this is dropped"]
+pub struct Registration(#[expect(dead_code, reason = "held, not read")] Arc<dyn Collector>);
+
 impl Metrics {
-    /// Something failed.
-    pub fn failed(&self, kind: Kind) {
+    /// Counts a failure.
+    pub fn count_failure(&self, kind: FailureKind) {
         self.errors.get_or_create(&Failure { kind }).inc();
     }
 
-    /// Entries of this kind were written and removed.
-    pub fn reconciled(&self, object: &'static str, set: usize, removed: usize) {
+    /// Counts entries that are set and removed.
+    pub fn count_changes(&self, object: &'static str, set: usize, removed: usize) {
         for (action, count) in [("set", set), ("remove", removed)] {
             if count > 0 {
                 self.reconcile_actions.get_or_create(&Action { object, action }).inc_by(count as u64);
@@ -125,98 +128,105 @@ impl Metrics {
         }
     }
 
-    /// Somebody has asked for this, and a lease was the answer, or none.
-    pub fn missed(&self, kind: &'static str, answered: bool) {
+    /// Counts a question, answered by a lease or not.
+    pub fn count_miss(&self, kind: &'static str, answered: bool) {
         let answer = if answered { "lease" } else { "none" };
         self.misses.get_or_create(&MissLabels { kind, answer }).inc();
     }
 
-    /// The programs have told of a packet.
-    pub fn told(&self, outcome: Outcome) {
-        self.events.get_or_create(&Told { outcome: outcome.name() }).inc();
+    /// Counts an event of the programs.
+    pub fn count_event(&self, outcome: Outcome) {
+        self.events.get_or_create(&EventLabels { outcome: outcome.name() }).inc();
     }
 
-    /// From now on packets are moved so.
-    pub fn dataplane_is(&self, name: &'static str) {
+    /// Sets what carries packets.
+    pub fn set_dataplane(&self, name: &'static str) {
         self.dataplane.clear();
         self.dataplane.get_or_create(&Dataplane { name }).set(1);
     }
 
-    /// Our lease ends then, or never.
-    pub fn lease_ends(&self, ends: Option<Instant>) {
-        *self.lease_ends.lock().unwrap_or_else(PoisonError::into_inner) = ends;
+    /// Sets when the node's lease ends; `None` for a reservation.
+    pub fn set_lease_end(&self, end: Option<Instant>) {
+        *self.lease_end.lock().unwrap_or_else(PoisonError::into_inner) = end;
     }
 
-    /// The programs' counters are here; nowhere without programs.
-    pub fn count_packets_of(&self, pins: Option<Pins>) {
-        *self.pins.lock().unwrap_or_else(PoisonError::into_inner) = pins;
+    /// Adds a collector, which is called whenever the metrics are read. It is removed when the registration is dropped.
+    pub fn register(&self, collector: impl Collector) -> Registration {
+        let collector: Arc<dyn Collector> = Arc::new(collector);
+        let mut collectors = self.collectors.lock().unwrap_or_else(PoisonError::into_inner);
+        collectors.retain(|collector| collector.strong_count() > 0);
+        collectors.push(Arc::downgrade(&collector));
+        Registration(collector)
     }
 
-    /// Everything in the OpenMetrics text format.
+    /// Returns all metrics in the OpenMetrics text format.
     ///
     /// # Errors
-    /// Never: writing to memory does not fail.
-    pub fn text(&self) -> Result<String, std::fmt::Error> {
+    /// A collector fails.
+    pub fn text(&self) -> Result<String, fmt::Error> {
         let mut registry = Registry::with_prefix("flannel");
         let Self { leases, datastore_up, reconcile_actions, errors, misses, events, dataplane, .. } = self;
         registry.register("leases", "Other nodes' leases in kernel and maps", leases.clone());
-        registry.register("datastore_up", "Whether the leases are being watched", datastore_up.clone());
+        registry.register(
+            "datastore_up",
+            "1 while the leases are watched, 0 while the datastore is unreachable",
+            datastore_up.clone(),
+        );
         registry.register(
             "reconcile_actions",
             "Entries written to and removed from the kernel",
             reconcile_actions.clone(),
         );
-        registry.register("errors", "What failed, by part", errors.clone());
+        registry.register("errors", "Failures, by kind", errors.clone());
         registry.register(
             "misses",
-            "Questions for a neighbour, an FDB entry (the kernel's) or a lease (the programs')",
+            "Questions for a neighbour or an FDB entry (kernel), or for a lease (BPF programs)",
             misses.clone(),
         );
         registry.register(
             "events",
-            "Packets that the programs told of, so many a second at most",
+            "Events reported by the BPF programs, which limit their rate",
             events.clone(),
         );
-        registry.register("dataplane", "What moves the packets: bpf or netlink", dataplane.clone());
-        registry.register_collector(Box::new(self.now()));
+        registry.register(
+            "dataplane",
+            "What carries packets: bpf, netlink or the backend",
+            dataplane.clone(),
+        );
+        registry.register_collector(Box::new(LeaseLeft(
+            *self.lease_end.lock().unwrap_or_else(PoisonError::into_inner),
+        )));
+        let collectors = self.collectors.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for collector in collectors.iter().filter_map(Weak::upgrade) {
+            registry.register_collector(Box::new(Shared(collector)));
+        }
         let mut text = String::new();
         text::encode(&mut text, &registry)?;
         Ok(text)
     }
+}
 
-    /// What is read when it is asked for.
-    fn now(&self) -> Now {
-        let ends = *self.lease_ends.lock().unwrap_or_else(PoisonError::into_inner);
-        let pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Now {
-            lease_left: ends.map(|ends| ends.saturating_duration_since(Instant::now()).as_secs_f64()),
-            packets: pins.and_then(|pins| counters::read(&pins).ok()).unwrap_or_default(),
-        }
+/// A collector that its owner may drop while the metrics are written.
+#[derive(Debug)]
+struct Shared(Arc<dyn Collector>);
+
+impl Collector for Shared {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.0.encode(encoder)
     }
 }
 
+/// The seconds until this time, if there is one.
 #[derive(Debug)]
-struct Now {
-    lease_left: Option<f64>,
-    packets: counters::Counters,
-}
+struct LeaseLeft(Option<Instant>);
 
-impl Collector for Now {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
-        if let Some(left) = self.lease_left {
-            let gauge = ConstGauge::new(left);
-            let help = "Time until our lease ends unless it is renewed; absent for a reservation";
-            let kind = gauge.metric_type();
-            gauge.encode(encoder.encode_descriptor("lease_left", help, Some(&Unit::Seconds), kind)?)?;
-        }
-        let help = "Packets that the BPF programs have seen, by what became of them";
-        let kind = ConstCounter::new(0u64).metric_type();
-        let mut family = encoder.encode_descriptor("packets", help, None, kind)?;
-        for (key, traffic) in &self.packets {
-            let labels = [("outcome", key.outcome.name()), ("program", key.hook.program())];
-            ConstCounter::new(traffic.packets).encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
+impl Collector for LeaseLeft {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(end) = self.0 else { return Ok(()) };
+        let gauge = ConstGauge::new(end.saturating_duration_since(Instant::now()).as_secs_f64());
+        let help = "Time until the node's lease ends unless it is renewed; absent for a reservation";
+        let kind = gauge.metric_type();
+        gauge.encode(encoder.encode_descriptor("lease_left", help, Some(&Unit::Seconds), kind)?)
     }
 }
 
@@ -230,11 +240,11 @@ mod tests {
     fn the_text_names_what_was_counted() {
         let metrics = Metrics::default();
         metrics.leases.set(3);
-        metrics.failed(Kind::Renewal);
-        metrics.reconciled("route", 2, 0);
-        metrics.dataplane_is("bpf");
-        metrics.dataplane_is("netlink");
-        metrics.lease_ends(Some(Instant::now() + Duration::from_secs(60)));
+        metrics.count_failure(FailureKind::Renewal);
+        metrics.count_changes("route", 2, 0);
+        metrics.set_dataplane("bpf");
+        metrics.set_dataplane("netlink");
+        metrics.set_lease_end(Some(Instant::now() + Duration::from_secs(60)));
         let text = metrics.text().unwrap();
         for line in [
             "flannel_leases 3",
@@ -247,5 +257,25 @@ mod tests {
         let left = text.lines().find_map(|line| line.strip_prefix("flannel_lease_left_seconds ")).unwrap();
         assert!((50.0..=60.0).contains(&left.parse().unwrap()), "{left}");
         assert!(!text.contains("name=\"bpf\"") && !text.contains("action=\"remove\""), "{text}");
+    }
+
+    #[derive(Debug)]
+    struct Answer;
+
+    impl Collector for Answer {
+        fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+            let gauge = ConstGauge::new(42);
+            gauge.encode(encoder.encode_descriptor("answer", "An answer", None, gauge.metric_type())?)
+        }
+    }
+
+    #[test]
+    fn a_collector_is_read_until_its_registration_is_dropped() {
+        let metrics = Metrics::default();
+        let shown = || metrics.text().unwrap().contains("flannel_answer 42");
+        let registration = metrics.register(Answer);
+        assert!(shown());
+        drop(registration);
+        assert!(!shown());
     }
 }

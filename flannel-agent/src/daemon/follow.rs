@@ -14,7 +14,7 @@ use crate::firewall::Firewall;
 use crate::lease::pick::PublicIps;
 use crate::lease::set::{LeaseSet, Refusal};
 use crate::lease::{LeaseUpdate, OwnLease, SubnetManager};
-use crate::metrics::{Kind, METRICS};
+use crate::metrics::{FailureKind, METRICS};
 use crate::notify;
 use crate::uplink::Uplink;
 
@@ -50,8 +50,8 @@ pub(super) async fn follow(
     let us = PublicIps::from(&lease.attrs);
     let mut resync = tokio::time::interval_at(Instant::now() + RESYNC, RESYNC);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    METRICS.lease_ends(lease.term);
-    METRICS.dataplane_is(backend.name());
+    METRICS.set_lease_end(lease.term);
+    METRICS.set_dataplane(backend.name());
     let mut renewal = Box::pin(renewed(store, lease.clone(), margin));
     loop {
         tokio::select! {
@@ -82,7 +82,7 @@ pub(super) async fn follow(
             kept = &mut renewal => match kept {
                 Some(kept) => {
                     lease = kept;
-                    METRICS.lease_ends(lease.term);
+                    METRICS.set_lease_end(lease.term);
                     renewal.set(renewed(store, lease.clone(), margin));
                 }
                 None => return End::LeaseLost("it could not be renewed any more".to_owned()),
@@ -118,7 +118,7 @@ fn take_in(leases: &mut LeaseSet, first: LeaseUpdate, more: &mut mpsc::Receiver<
 /// Names each bad entry once.
 fn refuse(refusals: Vec<Refusal>) {
     for refusal in refusals {
-        METRICS.failed(Kind::Refused);
+        METRICS.count_failure(FailureKind::Refused);
         warn!("{refusal}");
     }
 }
@@ -126,7 +126,7 @@ fn refuse(refusals: Vec<Refusal>) {
 /// Logs what failed and has it tried again soon.
 fn report(errors: Vec<anyhow::Error>, resync: &mut tokio::time::Interval) {
     for problem in &errors {
-        METRICS.failed(Kind::Dataplane);
+        METRICS.count_failure(FailureKind::Dataplane);
         error!("{problem:#}");
     }
     if !errors.is_empty() {

@@ -8,7 +8,7 @@ use tracing::{debug, info, warn};
 
 use super::RETRY;
 use crate::lease::{OwnLease, SubnetManager};
-use crate::metrics::{Kind, METRICS};
+use crate::metrics::{FailureKind, METRICS};
 
 /// The least time between renewals.
 const LEAST: Duration = Duration::from_secs(60);
@@ -34,7 +34,7 @@ pub(super) async fn renewed(
             Err(error) if told => debug!("still not renewed, {lease}: {error:#}"),
             Err(error) => warn!("renewing the lease of {lease}: {error:#}; trying again"),
         }
-        METRICS.failed(Kind::Renewal);
+        METRICS.count_failure(FailureKind::Renewal);
         told = true;
         sleep(RETRY).await;
     }

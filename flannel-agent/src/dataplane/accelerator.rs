@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use tokio::time::{Interval, interval};
 use tracing::{info, warn};
 
+use super::bpf::counters::PacketCounters;
 use super::bpf::events::Events;
 use super::bpf::pins::Pins;
 use super::bpf::{self, Bpf};
@@ -19,7 +20,7 @@ use super::kernel::{Device, DeviceSpec, Kernel};
 use super::shortcut::Shortcut;
 use super::xdp;
 use crate::config::{DataplaneMode, SubnetRange, XdpMode};
-use crate::metrics::METRICS;
+use crate::metrics::{METRICS, Registration};
 use crate::peer::Peer;
 use crate::uplink::Uplink;
 
@@ -64,6 +65,7 @@ pub struct Accelerator {
     shortcut: Option<Shortcut>,
     look: Interval,
     detached: bool,
+    _counters: Registration,
 }
 
 /// How often it is looked whether the programs are on their hooks: nobody tells us when they are not.
@@ -85,14 +87,14 @@ impl Accelerator {
                 })
                 .ok(),
         };
-        METRICS.count_packets_of(loaded.is_some().then(|| settings.pins.clone()));
         let Some(mut bpf) = loaded else {
             bpf::detach(&settings.pins)?;
             return Ok(None);
         };
         let shortcut = if settings.flow_cache { Some(Shortcut::open()?) } else { None };
         let events = bpf.events()?;
-        Ok(Some(Self { bpf, events, shortcut, look: interval(LOOK), detached: false }))
+        let counters = METRICS.register(PacketCounters(settings.pins.clone()));
+        Ok(Some(Self { bpf, events, shortcut, look: interval(LOOK), detached: false, _counters: counters }))
     }
 
     /// These are the node's own subnets from now on: pods are looked for in them, and nobody else may send from them.

@@ -268,7 +268,7 @@ impl Kernel {
     /// Removing what is not there is a success.
     pub async fn apply(&self, device: &Device, mut changes: FloorChanges) -> Vec<anyhow::Error> {
         for (object, set, removed) in changes.counts() {
-            METRICS.reconciled(object, set, removed);
+            METRICS.count_changes(object, set, removed);
         }
         self.make_nexthops(device, &mut changes).await;
         self.batch.run(device.index, &in_order(&changes)).await

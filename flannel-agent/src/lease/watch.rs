@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::LeaseUpdate;
 use super::backoff::Backoff;
-use crate::metrics::{Kind, METRICS};
+use crate::metrics::{FailureKind, METRICS};
 
 /// Pause after a failure, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -60,7 +60,7 @@ impl Outage {
             tracing::warn!("lost the watch on the leases, retrying; routes stay as they are: {error:#}");
         }
         METRICS.datastore_up.set(0);
-        METRICS.failed(Kind::Datastore);
+        METRICS.count_failure(FailureKind::Datastore);
         self.ongoing = true;
     }
 

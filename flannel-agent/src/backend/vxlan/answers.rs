@@ -17,7 +17,7 @@ impl Vxlan {
     pub(super) fn hear(&mut self, event: &Event) -> bool {
         let Event { outcome, pod, node } = *event;
         let (now, pod) = (Instant::now(), IpAddr::from(pod).to_canonical());
-        METRICS.told(outcome);
+        METRICS.count_event(outcome);
         let asks = matches!(outcome, Outcome::Unleased | Outcome::UnknownSender);
         if asks && self.networks.iter().any(|network| network.contains(&pod)) {
             return self.misses.ask_for_pod(pod, now);
@@ -34,7 +34,7 @@ impl Vxlan {
             let kind = question.about.name();
             match self.answer_to(&question.about).await {
                 Some(answered) => {
-                    METRICS.missed(kind, true);
+                    METRICS.count_miss(kind, true);
                     self.misses.answered(&question);
                     errors.extend(answered.err());
                 }
@@ -42,7 +42,7 @@ impl Vxlan {
                     Fate::AskDatastore => self.wants_peers = true,
                     Fate::Dropped => {}
                     Fate::Nobodys => {
-                        METRICS.missed(kind, false);
+                        METRICS.count_miss(kind, false);
                         info!(about = %question.about, "nobody leases what a packet is for, or from");
                     }
                 },

@@ -1,11 +1,16 @@
 //! `METRICS` for people and programs: how many packets ended how, at which hook.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData, PerCpuHashMap};
 use flannel_common::abi;
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 
 use super::pins::Pins;
 
@@ -40,4 +45,20 @@ pub fn sum<T: std::borrow::Borrow<MapData>>(map: &PerCpuHashMap<T, [u32; 2], Tra
         }
     }
     Ok(counters)
+}
+
+/// Collects the pinned counters of an overlay as the metric `packets`.
+#[derive(Debug)]
+pub struct PacketCounters(pub Pins);
+
+impl Collector for PacketCounters {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Packets that the BPF programs have seen, by outcome";
+        let mut family = encoder.encode_descriptor("packets", help, None, MetricType::Counter)?;
+        for (key, traffic) in read(&self.0).unwrap_or_default() {
+            let labels = [("outcome", key.outcome.name()), ("program", key.hook.program())];
+            ConstCounter::new(traffic.packets).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
 }
