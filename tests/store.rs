@@ -11,4 +11,5 @@ mod health;
 mod local;
 mod outage;
 mod own_lease;
+mod policy;
 mod race;

@@ -180,8 +180,8 @@ async fn take(
     previous: Option<SubnetKey>,
 ) -> OwnLease {
     if let Some(Held { lease, .. }) = held {
-        let moved = patiently("telling the others our address", || store.readdress(&lease, attrs)).await;
-        if let Some(lease) = moved {
+        let moved = patiently("telling the others our address", || store.renew(&lease, attrs)).await;
+        if let Ok(lease) = moved {
             return lease;
         }
     }

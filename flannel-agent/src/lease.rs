@@ -16,13 +16,18 @@ use crate::mac::Mac;
 
 mod backoff;
 pub mod etcd;
+mod free;
 pub mod key;
 pub mod local;
-pub mod pick;
+mod policy;
+mod public_ips;
 pub mod set;
+mod transaction;
 mod watch;
 
 pub use key::SubnetKey;
+pub use policy::{Loss, Standing};
+pub use public_ips::PublicIps;
 
 /// Life of a lease in the datastore, as flannel gives it (pkg/subnet/etcd: `subnetTTL`).
 pub const TTL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -136,22 +141,15 @@ pub trait SubnetManager {
         previous: Option<SubnetKey>,
     ) -> impl Future<Output = anyhow::Result<OwnLease>> + Send;
 
-    /// Prolongs our lease. `Ok(None)`: the datastore no longer has it, or another node does.
+    /// Keeps our subnet: prolongs its lease and writes `attrs` where the datastore has something else.
     ///
     /// # Errors
     /// The datastore cannot be reached.
-    fn renew(&self, lease: &OwnLease) -> impl Future<Output = anyhow::Result<Option<OwnLease>>> + Send;
-
-    /// Writes what others need to know of us anew, on the subnet that we hold. `Ok(None)`: the datastore no longer has
-    /// that lease, or another node does.
-    ///
-    /// # Errors
-    /// The datastore cannot be reached.
-    fn readdress(
+    fn renew(
         &self,
         lease: &OwnLease,
         attrs: &LeaseAttrs,
-    ) -> impl Future<Output = anyhow::Result<Option<OwnLease>>> + Send;
+    ) -> impl Future<Output = anyhow::Result<Result<OwnLease, Loss>>> + Send;
 
     /// Everything there is now, asked for anew.
     ///

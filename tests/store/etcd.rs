@@ -2,7 +2,7 @@
 
 mod certificates;
 mod login;
-mod managers;
+pub(super) mod managers;
 mod members;
 mod requests;
 mod routes;

@@ -71,6 +71,25 @@ fn a_deleted_or_revoked_lease_is_taken_again_on_the_same_subnet() -> TestResult 
 }
 
 #[test]
+fn a_lease_whose_value_was_spoilt_is_repaired_without_loss() -> TestResult {
+    let mut overlay = Overlay::bpf(2)?;
+    let before = leases(&overlay)?;
+    let streams = overlay.streams()?;
+    let key = overlay.peer(0)?.key();
+    for spoilt in ["", "overwritten by mistake", "{}"] {
+        overlay.etcd.put(&key, spoilt)?;
+        eventually("the lease is repaired", SOON, || {
+            ensure!(leases(&overlay)? == before, "{:?}", leases(&overlay)?);
+            Ok(())
+        })?;
+    }
+    overlay.agents[0].ensure_running()?;
+    streams.ensure_whole()?;
+    assert_eq!(lines_of(&overlay.agents[0].log(), "ERROR"), [""; 0]);
+    Ok(())
+}
+
+#[test]
 fn a_node_whose_subnet_was_given_away_takes_another_and_keeps_its_peers() -> TestResult {
     let overlay = Overlay::bpf(2)?;
     let (own, other) = (overlay.peer(0)?, overlay.peer(1)?);

@@ -46,7 +46,7 @@ fn sixty_agents_share_sixty_subnets_and_one_more_waits_for_one() -> TestResult {
 
     let mut late = agent(last)?;
     eventually("it says that none is free", LIMIT, || {
-        ensure!(late.log().contains("no subnet is free: etcd holds 60 leases"), "{}", late.log());
+        ensure!(late.log().contains("no subnet is free: there are 60 leases"), "{}", late.log());
         Ok(())
     })?;
     throughout("it keeps trying", ATTEMPTS, || late.ensure_running())?;

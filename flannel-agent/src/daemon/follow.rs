@@ -6,14 +6,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tracing::{debug, error, warn};
 
-use super::renewal::renewed;
+use super::renewal::{due, renewed};
 use super::{Held, RETRY, state};
 use crate::backend::Backend;
 use crate::config::NetworkConfig;
 use crate::firewall::Firewall;
-use crate::lease::pick::PublicIps;
 use crate::lease::set::{LeaseSet, Refusal};
-use crate::lease::{LeaseUpdate, OwnLease, SubnetManager};
+use crate::lease::{LeaseUpdate, OwnLease, PublicIps, Standing, SubnetManager};
 use crate::metrics::{FailureKind, METRICS};
 use crate::notify;
 use crate::uplink::Uplink;
@@ -52,7 +51,8 @@ pub(super) async fn follow(
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
     METRICS.set_lease_end(lease.term);
     METRICS.set_dataplane(backend.name());
-    let mut renewal = Box::pin(renewed(store, lease.clone(), margin));
+    let mut renewal = Box::pin(renewed(store, lease.clone(), due(&lease, margin)));
+    let mut repairing = false;
     loop {
         tokio::select! {
             () = &mut watch => return End::LeaseLost("nothing watches it".to_owned()),
@@ -64,10 +64,16 @@ pub(super) async fn follow(
                 report(backend.apply(&leases.peers()).await, &mut resync);
                 METRICS.leases.set(leases.nodes().try_into().unwrap_or(i64::MAX));
                 notify::status(&format!("{}, peers: {}", state(&lease, backend), leases.nodes()));
-                match leases.own() {
-                    Some(holder) if holder.same_node(&us) => {}
-                    Some(holder) => return End::LeaseLost(format!("{holder} has it now")),
-                    None => return End::LeaseLost("the datastore no longer has it".to_owned()),
+                match leases.standing(us) {
+                    Standing::Held => {}
+                    Standing::Spoilt if repairing => {}
+                    Standing::Spoilt => {
+                        warn!(subnet = %lease, "somebody has spoilt the value of our lease; writing it again");
+                        repairing = true;
+                        // Whoever is writing the file of a lease gets time to finish.
+                        renewal.set(renewed(store, lease.clone(), Some(Instant::now() + RETRY)));
+                    }
+                    Standing::Lost(loss) => return End::LeaseLost(loss.to_string()),
                 }
             }
             () = backend.changed() => {
@@ -80,12 +86,13 @@ pub(super) async fn follow(
             () = firewall.due() => firewall.resync().await,
             _ = resync.tick() => report(backend.resync(&leases.peers()).await, &mut resync),
             kept = &mut renewal => match kept {
-                Some(kept) => {
+                Ok(kept) => {
                     lease = kept;
+                    repairing = false;
                     METRICS.set_lease_end(lease.term);
-                    renewal.set(renewed(store, lease.clone(), margin));
+                    renewal.set(renewed(store, lease.clone(), due(&lease, margin)));
                 }
-                None => return End::LeaseLost("it could not be renewed any more".to_owned()),
+                Err(loss) => return End::LeaseLost(loss.to_string()),
             },
         }
     }

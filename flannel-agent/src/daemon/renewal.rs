@@ -7,27 +7,27 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::RETRY;
-use crate::lease::{OwnLease, SubnetManager};
+use crate::lease::{Loss, OwnLease, SubnetManager};
 use crate::metrics::{FailureKind, METRICS};
 
 /// The least time between renewals.
 const LEAST: Duration = Duration::from_secs(60);
 
-/// Renews the lease `margin` before its end, trying until it works. `None`: it is lost. A reservation is never due.
+/// Renews the lease when it is due, trying until it works. Without a time it is never due.
 pub(super) async fn renewed(
     store: &impl SubnetManager,
     lease: OwnLease,
-    margin: Duration,
-) -> Option<OwnLease> {
-    match lease.term {
-        Some(ends) => sleep_until(due(ends, margin)).await,
+    due: Option<Instant>,
+) -> Result<OwnLease, Loss> {
+    match due {
+        Some(due) => sleep_until(due).await,
         None => std::future::pending().await,
     }
     let mut told = false;
     loop {
-        match store.renew(&lease).await {
+        match store.renew(&lease, &lease.attrs).await {
             Ok(renewed) => {
-                let kept = if renewed.is_some() { "renewed" } else { "lost" };
+                let kept = if renewed.is_ok() { "renewed" } else { "lost" };
                 info!(subnet = %lease, "lease {kept}");
                 return renewed;
             }
@@ -40,10 +40,12 @@ pub(super) async fn renewed(
     }
 }
 
-fn due(ends: Instant, margin: Duration) -> Instant {
+/// Returns the time `margin` before the end of the lease; `None` for a reservation.
+pub(super) fn due(lease: &OwnLease, margin: Duration) -> Option<Instant> {
     // A margin as long as the lease must not mean renewing all the time.
     let soonest = Instant::now() + LEAST;
-    ends.checked_sub(margin).map_or(soonest, |due| due.max(soonest))
+    let ends = lease.term?;
+    Some(ends.checked_sub(margin).map_or(soonest, |due| due.max(soonest)))
 }
 
 #[cfg(test)]

@@ -1,24 +1,24 @@
 //! Leases in etcd, in flannel's layout: `<prefix>/config` and `<prefix>/subnets/<key>`.
 
 mod access;
-mod acquire;
-mod claim;
 mod connection;
 mod error;
-mod keep;
 mod store;
+mod transaction;
 mod watch;
 
 use anyhow::Context;
 use tokio::sync::mpsc;
 
+use super::transaction::{acquire, renew};
 use super::watch::watch;
-use super::{LeaseAttrs, LeaseUpdate, OwnLease, RawLease, SubnetKey, SubnetManager};
+use super::{LeaseAttrs, LeaseUpdate, Loss, OwnLease, RawLease, SubnetKey, SubnetManager};
 use crate::config::NetworkConfig;
 use access::Access;
 pub use access::{Login, TlsFiles};
 use connection::Connection;
 use store::Store;
+use transaction::EtcdTransaction;
 
 /// How to reach etcd.
 #[derive(Clone, Debug)]
@@ -64,15 +64,11 @@ impl SubnetManager for EtcdManager {
         attrs: &LeaseAttrs,
         previous: Option<SubnetKey>,
     ) -> anyhow::Result<OwnLease> {
-        acquire::acquire(&self.store, config, attrs, previous).await
+        acquire(EtcdTransaction::new(&self.store), config, attrs, previous).await
     }
 
-    async fn renew(&self, lease: &OwnLease) -> anyhow::Result<Option<OwnLease>> {
-        keep::keep(&self.store, lease, &lease.attrs).await
-    }
-
-    async fn readdress(&self, lease: &OwnLease, attrs: &LeaseAttrs) -> anyhow::Result<Option<OwnLease>> {
-        keep::keep(&self.store, lease, attrs).await
+    async fn renew(&self, lease: &OwnLease, attrs: &LeaseAttrs) -> anyhow::Result<Result<OwnLease, Loss>> {
+        renew(EtcdTransaction::new(&self.store), lease, attrs).await
     }
 
     async fn leases(&self) -> anyhow::Result<Vec<RawLease>> {

@@ -23,12 +23,10 @@
 //! go in any way: what counts is the state once they are at rest for a moment. As long as `DIR/config` is not there
 //! the folder is no store, and routes stay as they are: it may have to be mounted, or be about to be replaced.
 
-mod acquire;
 mod change_notifier;
-mod entry;
-mod readdress;
-mod renew;
+mod lifetime;
 mod store;
+mod transaction;
 mod watch;
 
 use std::path::PathBuf;
@@ -36,9 +34,11 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 
-use super::{LeaseAttrs, LeaseUpdate, OwnLease, RawLease, SubnetKey, SubnetManager};
+use super::transaction::{acquire, renew};
+use super::{LeaseAttrs, LeaseUpdate, Loss, OwnLease, RawLease, SubnetKey, SubnetManager};
 use crate::config::NetworkConfig;
 use store::Store;
+use transaction::LocalTransaction;
 
 /// The datastore that is a folder.
 pub struct LocalManager {
@@ -67,15 +67,11 @@ impl SubnetManager for LocalManager {
         attrs: &LeaseAttrs,
         previous: Option<SubnetKey>,
     ) -> anyhow::Result<OwnLease> {
-        acquire::acquire(&self.store, config, attrs, previous).await
+        acquire(LocalTransaction::begin(&self.store).await?, config, attrs, previous).await
     }
 
-    async fn renew(&self, lease: &OwnLease) -> anyhow::Result<Option<OwnLease>> {
-        renew::renew(&self.store, lease).await
-    }
-
-    async fn readdress(&self, lease: &OwnLease, attrs: &LeaseAttrs) -> anyhow::Result<Option<OwnLease>> {
-        readdress::readdress(&self.store, lease, attrs).await
+    async fn renew(&self, lease: &OwnLease, attrs: &LeaseAttrs) -> anyhow::Result<Result<OwnLease, Loss>> {
+        renew(LocalTransaction::begin(&self.store).await?, lease, attrs).await
     }
 
     async fn leases(&self) -> anyhow::Result<Vec<RawLease>> {

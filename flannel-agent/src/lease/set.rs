@@ -8,8 +8,7 @@ mod judge;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::pick::PublicIps;
-use super::{LeaseUpdate, RawLease, SubnetKey};
+use super::{LeaseUpdate, PublicIps, RawLease, Standing, SubnetKey, policy};
 use crate::config::NetworkConfig;
 use crate::peer::Peer;
 
@@ -23,6 +22,7 @@ pub struct LeaseSet {
     judge: Judge,
     peers: BTreeMap<SubnetKey, Vec<Peer>>,
     claims: Claims,
+    /// Who holds our own subnet, by the last value that could be read; `None` if there is no entry.
     own: Option<PublicIps>,
     /// Refused values by key, so that each is reported once.
     refused: BTreeMap<String, Vec<u8>>,
@@ -78,10 +78,12 @@ impl LeaseSet {
         self.peers.len()
     }
 
-    /// Who holds our own subnet; `None` if the datastore does not have that lease, and before the first snapshot.
+    /// Returns what the datastore's entry of our own subnet means to the node `us`. Before the first snapshot there
+    /// is no entry.
     #[must_use]
-    pub fn own(&self) -> Option<PublicIps> {
-        self.own
+    pub fn standing(&self, us: PublicIps) -> Standing {
+        let spoilt = self.refused.contains_key(&self.judge.own.to_string());
+        policy::standing(if spoilt { Some(PublicIps::default()) } else { self.own }, us)
     }
 
     fn keep_only(&mut self, leases: &[RawLease]) {

@@ -10,18 +10,19 @@ use flannel_tests::etcd::{Entry, PREFIX};
 use flannel_tests::{Etcd, TestResult};
 
 /// Subnets 10.5.1.0 to 10.5.9.0.
-pub(super) const V4: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.9.0","Backend":{"Type":"vxlan"}}"#;
+pub(in crate::store) const V4: &str =
+    r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.9.0","Backend":{"Type":"vxlan"}}"#;
 const DUAL: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.9.0","EnableIPv6":true,"IPv6Network":"fd44::/48","IPv6SubnetMax":"fd44:0:0:9::","Backend":{"Type":"vxlan"}}"#;
 const V6: &str = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd44::/48","IPv6SubnetMax":"fd44:0:0:9::","Backend":{"Type":"vxlan"}}"#;
 /// As many as each of the networks has subnets.
 const NODES: u8 = 9;
 const DAY: i64 = 86_400;
 
-pub(super) fn run<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+pub(in crate::store) fn run<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
 }
 
-pub(super) fn manager(etcd: &Etcd) -> EtcdManager {
+pub(in crate::store) fn manager(etcd: &Etcd) -> EtcdManager {
     let (endpoints, prefix) = (vec![etcd.endpoint()], PREFIX.to_owned());
     EtcdManager::new(EtcdOptions { endpoints, prefix, tls: TlsFiles::default(), login: None })
 }
@@ -33,7 +34,7 @@ fn dual_value(node: u8) -> String {
     )
 }
 
-pub(super) fn v4_value(node: u8) -> String {
+pub(in crate::store) fn v4_value(node: u8) -> String {
     format!(
         r#"{{"PublicIP":"192.168.0.{node}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:{node:02x}"}}}}"#
     )
@@ -50,7 +51,12 @@ fn attrs(value: &str) -> Result<LeaseAttrs> {
 }
 
 /// What an agent does at its start that would write this value and had this subnet in its last run.
-pub(super) fn acquire(etcd: &Etcd, config: &str, value: &str, previous: Option<&str>) -> Result<OwnLease> {
+pub(in crate::store) fn acquire(
+    etcd: &Etcd,
+    config: &str,
+    value: &str,
+    previous: Option<&str>,
+) -> Result<OwnLease> {
     let previous = previous.map(str::parse).transpose()?;
     let (config, attrs) = (NetworkConfig::parse(config)?, attrs(value)?);
     run(async { manager(etcd).acquire(&config, &attrs, previous).await })
@@ -107,7 +113,7 @@ fn in_dual_stack_all_subnets_of_both_families_are_given_once() -> TestResult {
         assert!(other.is_none(), "{one} overlaps {other:?}");
     }
     let refused = acquire(&etcd, DUAL, &dual_value(100), None).unwrap_err().to_string();
-    assert!(refused.contains("no subnet is free: etcd holds 9 leases"), "{refused}");
+    assert!(refused.contains("no subnet is free: there are 9 leases"), "{refused}");
     let held = etcd.kv().post("lease/leases", &serde_json::json!({}))?;
     assert_eq!(held["leases"].as_array().map(Vec::len), Some(NODES.into()), "etcd leases: {held}");
     Ok(())
@@ -142,7 +148,7 @@ fn a_reservation_is_filled_in_and_neither_ends_nor_is_renewed() -> TestResult {
     assert_eq!((lease.subnet.to_string().as_str(), lease.term), ("10.5.4.0-24", None));
     let filled_in = entry(&etcd, &lease)?;
     assert_eq!((filled_in.value.as_str(), filled_in.lease), (v4_value(1).as_str(), 0));
-    let renewed = run(manager(&etcd).renew(&lease))?.context("it is still ours")?;
+    let renewed = run(manager(&etcd).renew(&lease, &lease.attrs))?.context("it is still ours")?;
     assert_eq!((renewed.subnet, renewed.term), (lease.subnet, None));
     assert_eq!(entry(&etcd, &lease)?, filled_in, "untouched");
     assert_eq!(
@@ -173,7 +179,7 @@ fn a_lease_that_would_end_soon_is_given_a_day_when_it_is_adopted_and_when_it_is_
     ensure_for_a_day(&etcd, &entry(&etcd, &lease)?)?;
 
     etcd.kv().put_for(&key(&lease), &v4_value(1), 600)?;
-    let renewed = run(manager(&etcd).renew(&lease))?.context("it is still ours")?;
+    let renewed = run(manager(&etcd).renew(&lease, &lease.attrs))?.context("it is still ours")?;
     ensure_for_a_day(&etcd, &entry(&etcd, &lease)?)?;
     let left = renewed.term.context("it is no reservation")?.duration_since(tokio::time::Instant::now());
     assert!(left > Duration::from_secs(23 * 3600), "{left:?}");
@@ -184,22 +190,22 @@ fn a_lease_that_would_end_soon_is_given_a_day_when_it_is_adopted_and_when_it_is_
 fn renewal_repairs_what_nobody_can_read_and_leaves_what_is_another_nodes() -> TestResult {
     let etcd = Etcd::start()?;
     let lease = acquire(&etcd, V4, &v4_value(1), None)?;
-    let renew = || run(manager(&etcd).renew(&lease));
+    let renew = || run(manager(&etcd).renew(&lease, &lease.attrs));
     let written = entry(&etcd, &lease)?;
-    assert!(renew()?.is_some(), "ours");
+    assert!(renew()?.is_ok(), "ours");
     assert_eq!(entry(&etcd, &lease)?, written, "only its etcd lease is prolonged");
     for spoilt in ["", "overwritten by mistake", "{}"] {
         etcd.kv().put_for(&key(&lease), spoilt, 600)?;
-        assert!(renew()?.is_some(), "{spoilt}");
+        assert!(renew()?.is_ok(), "{spoilt}");
         let repaired = entry(&etcd, &lease)?;
         assert_eq!(repaired.value, v4_value(1));
         ensure_for_a_day(&etcd, &repaired)?;
     }
     etcd.put(&key(&lease), &v4_value(2))?;
-    assert!(renew()?.is_none(), "another node's");
+    assert!(renew()?.is_err(), "another node's");
     assert_eq!(entry(&etcd, &lease)?.value, v4_value(2));
     etcd.delete(&key(&lease))?;
-    assert!(renew()?.is_none(), "gone");
+    assert!(renew()?.is_err(), "gone");
     Ok(())
 }
 
@@ -208,11 +214,11 @@ fn a_new_address_is_written_on_the_same_subnet() -> TestResult {
     let etcd = Etcd::start()?;
     let lease = acquire(&etcd, V4, &v4_value(1), None)?;
     let before = entry(&etcd, &lease)?;
-    let moved = run(async { manager(&etcd).readdress(&lease, &attrs(&v4_value(7))?).await })?;
+    let moved = run(async { manager(&etcd).renew(&lease, &attrs(&v4_value(7))?).await })?;
     assert_eq!(moved.context("it is still ours")?.subnet, lease.subnet);
     let after = entry(&etcd, &lease)?;
     assert_eq!((after.value, after.lease), (v4_value(7), before.lease));
     // Not seeing the answer, it would be tried again.
-    assert!(run(async { manager(&etcd).readdress(&lease, &attrs(&v4_value(7))?).await })?.is_some());
+    assert!(run(async { manager(&etcd).renew(&lease, &attrs(&v4_value(7))?).await })?.is_ok());
     Ok(())
 }

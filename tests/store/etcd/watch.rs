@@ -124,14 +124,14 @@ fn an_etcd_that_hangs_refuses_a_renewal_and_serves_the_next() -> TestResult {
     let lease = acquire(&etcd, V4, &v4_value(1), None)?;
     let manager = manager(&etcd);
     run(async {
-        assert!(manager.renew(&lease).await?.is_some());
+        assert!(manager.renew(&lease, &lease.attrs).await?.is_ok());
         etcd.stop()?;
-        let refused = format!("{:#}", manager.renew(&lease).await.unwrap_err());
+        let refused = format!("{:#}", manager.renew(&lease, &lease.attrs).await.unwrap_err());
         for said in [&*etcd.endpoint(), "no answer within 5 s", &lease.to_string()] {
             assert!(refused.contains(said), "no {said:?} in {refused}");
         }
         etcd.cont()?;
-        assert!(manager.renew(&lease).await?.is_some());
+        assert!(manager.renew(&lease, &lease.attrs).await?.is_ok());
         Ok(())
     })?;
     Ok(())

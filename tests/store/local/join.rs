@@ -70,6 +70,23 @@ fn a_deleted_lease_is_taken_again_on_the_same_subnet() -> TestResult {
 }
 
 #[test]
+fn a_lease_whose_value_was_spoilt_is_repaired_without_loss() -> TestResult {
+    let bed = Bed::shared(2)?;
+    let before = bed.store().leases()?;
+    let streams = bed.streams()?;
+    for spoilt in ["", "overwritten by mistake", "{}"] {
+        bed.store().put(&bed.peer(0)?.name(), spoilt)?;
+        eventually("the lease is repaired", SOON, || {
+            ensure!(bed.store().leases()? == before, "{:?}", bed.store().leases()?);
+            Ok(())
+        })?;
+    }
+    streams.ensure_whole()?;
+    assert_eq!(lines_of(&bed.agents[0].log(), "ERROR"), [""; 0]);
+    Ok(())
+}
+
+#[test]
 fn a_node_whose_subnet_was_given_away_takes_another_and_says_so() -> TestResult {
     let bed = Bed::shared(2)?;
     let own = bed.peer(0)?;

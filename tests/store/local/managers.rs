@@ -127,25 +127,25 @@ fn renewal_sets_the_time_and_refuses_what_is_not_ours() -> TestResult {
     let (store, _cluster) = folder()?;
     let lease = acquire(&store, 1)?;
     let name = lease.subnet.to_string();
-    let renew = || run(async { manager(&store).renew(&lease).await })?;
+    let renew = || run(async { manager(&store).renew(&lease, &lease.attrs).await })?;
     let time = || fs::metadata(store.file(&name)).and_then(|metadata| metadata.modified());
 
     age(&store, &name, 23 * HOUR)?;
-    assert!(renew()?.is_some_and(|lease| lease.term.is_some()));
+    assert!(renew()?.is_ok_and(|lease| lease.term.is_some()));
     assert!(time()?.elapsed()? < HOUR, "the time of now");
     assert_eq!(mode(&store.file(&name))?, 0o444);
 
     fs::set_permissions(store.file(&name), Permissions::from_mode(0o644))?;
     age(&store, &name, 23 * HOUR)?;
     let before = time()?;
-    assert!(renew()?.is_some_and(|lease| lease.term.is_none()), "a reservation has no end");
+    assert!(renew()?.is_ok_and(|lease| lease.term.is_none()), "a reservation has no end");
     assert_eq!(time()?, before, "and its time stays");
 
     store.put(&name, &stranger(2).value())?;
-    assert!(renew()?.is_none(), "another node has it");
+    assert!(renew()?.is_err(), "another node has it");
     assert_eq!(time()?.elapsed()?.as_secs() / 3600, 0);
     store.delete(&name)?;
-    assert!(renew()?.is_none(), "nobody has it");
+    assert!(renew()?.is_err(), "nobody has it");
     Ok(())
 }
 

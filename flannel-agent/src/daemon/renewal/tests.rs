@@ -13,10 +13,10 @@ use crate::lease::{LeaseAttrs, LeaseUpdate, RawLease, SubnetKey, TTL};
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// A datastore that answers requests for renewal as it is told, and then not at all.
-struct Store(Mutex<VecDeque<Result<Option<OwnLease>>>>);
+struct Store(Mutex<VecDeque<Result<Result<OwnLease, Loss>>>>);
 
 impl Store {
-    fn answering(answers: impl IntoIterator<Item = Result<Option<OwnLease>>>) -> Self {
+    fn answering(answers: impl IntoIterator<Item = Result<Result<OwnLease, Loss>>>) -> Self {
         Self(Mutex::new(answers.into_iter().collect()))
     }
 }
@@ -30,16 +30,12 @@ impl SubnetManager for Store {
         pending().await
     }
 
-    async fn renew(&self, _: &OwnLease) -> Result<Option<OwnLease>> {
+    async fn renew(&self, _: &OwnLease, _: &LeaseAttrs) -> Result<Result<OwnLease, Loss>> {
         let answer = self.0.lock().unwrap().pop_front();
         match answer {
             Some(answer) => answer,
             None => pending().await,
         }
-    }
-
-    async fn readdress(&self, _: &OwnLease, _: &LeaseAttrs) -> Result<Option<OwnLease>> {
-        pending().await
     }
 
     async fn leases(&self) -> Result<Vec<RawLease>> {
@@ -70,8 +66,8 @@ async fn it_is_renewed_a_margin_before_its_end_but_not_all_the_time() {
         (Duration::ZERO, 60 * MINUTE, MINUTE),
     ] {
         let start = Instant::now();
-        let store = Store::answering([Ok(Some(lease(Some(TTL))))]);
-        let renewed = renewed(&store, lease(Some(left)), margin).await.unwrap();
+        let store = Store::answering([Ok(Ok(lease(Some(TTL))))]);
+        let renewed = renewed(&store, lease(Some(left)), due(&lease(Some(left)), margin)).await.unwrap();
         let after = start.elapsed();
         assert_eq!(after.as_secs(), expected.as_secs(), "{left:?} {margin:?}");
         assert_eq!(renewed.term, Some(start + TTL), "{left:?} {margin:?}");
@@ -82,21 +78,21 @@ async fn it_is_renewed_a_margin_before_its_end_but_not_all_the_time() {
 async fn it_is_tried_until_it_works() {
     let start = Instant::now();
     let failures = (0..5).map(|_| Err(anyhow!("etcd is away")));
-    let store = Store::answering(failures.chain([Ok(Some(lease(Some(TTL))))]));
-    assert!(renewed(&store, lease(Some(TTL)), 60 * MINUTE).await.is_some());
+    let store = Store::answering(failures.chain([Ok(Ok(lease(Some(TTL))))]));
+    assert!(renewed(&store, lease(Some(TTL)), due(&lease(Some(TTL)), 60 * MINUTE)).await.is_ok());
     assert_eq!(start.elapsed().as_secs(), (23 * 60 * MINUTE + 5 * RETRY).as_secs());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_is_gone_is_lost() {
-    let store = Store::answering([Ok(None)]);
-    assert!(renewed(&store, lease(Some(TTL)), 60 * MINUTE).await.is_none());
+    let store = Store::answering([Ok(Err(Loss::Gone))]);
+    assert!(renewed(&store, lease(Some(TTL)), due(&lease(Some(TTL)), 60 * MINUTE)).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_reservation_is_never_renewed() {
-    let store = Store::answering([Ok(None)]);
-    let waited = timeout(1000 * TTL, renewed(&store, lease(None), 60 * MINUTE)).await;
+    let store = Store::answering([Ok(Err(Loss::Gone))]);
+    let waited = timeout(1000 * TTL, renewed(&store, lease(None), due(&lease(None), 60 * MINUTE))).await;
     assert!(waited.is_err(), "{waited:?}");
     assert_eq!(store.0.lock().unwrap().len(), 1, "etcd was asked");
 }

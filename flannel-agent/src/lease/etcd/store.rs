@@ -10,6 +10,7 @@ use etcd_client::{
 use tokio::time::Instant;
 
 use super::connection::Connection;
+use crate::lease::policy::{Lifetime, StoredLease};
 use crate::lease::{RawLease, SubnetKey, TTL};
 
 /// Room for a million leases in one answer; gRPC's default of 4 MiB ends at some 20 000.
@@ -22,25 +23,25 @@ pub(super) struct Store {
     pub prefix: String,
 }
 
-/// One key below `subnets/`.
-pub(super) struct Entry {
-    pub lease: RawLease,
-    pub mod_revision: i64,
-    /// The etcd lease that it ends with; `None` for a reservation.
-    pub term: Option<i64>,
+/// What etcd needs to know of a key in order to change it.
+#[derive(Clone, Copy)]
+pub(super) struct Revision {
+    /// The revision at which the key was last written.
+    pub modified: i64,
+    /// The etcd lease with which the key ends; a reservation has none.
+    pub lease: Option<i64>,
 }
 
-/// The end of a key.
+/// An etcd lease.
 #[derive(Clone, Copy)]
-pub(super) struct Term {
-    /// The etcd lease that it hangs on.
+pub(super) struct GrantedLease {
     pub id: i64,
     pub ends: Instant,
 }
 
 /// All keys below `subnets/`.
 pub(super) struct Entries {
-    pub entries: Vec<Entry>,
+    pub entries: Vec<StoredLease<Revision>>,
     /// The datastore's revision that this is the state of.
     pub revision: i64,
 }
@@ -100,7 +101,7 @@ impl Store {
     }
 
     /// One lease; `None` if the key does not exist.
-    pub(super) async fn entry_of(&self, subnet: SubnetKey) -> anyhow::Result<Option<Entry>> {
+    pub(super) async fn entry_of(&self, subnet: SubnetKey) -> anyhow::Result<Option<StoredLease<Revision>>> {
         let key = self.key(subnet);
         let mut answer = self.get(&format!("reading {key}"), key).await?;
         Ok(answer.take_kvs().pop().map(|kv| self.entry(kv)))
@@ -114,22 +115,23 @@ impl Store {
         self.connection.request(doing, get).await
     }
 
-    fn entry(&self, kv: KeyValue) -> Entry {
-        let (mod_revision, term) = (kv.mod_revision(), Some(kv.lease()).filter(|id| *id != 0));
+    fn entry(&self, kv: KeyValue) -> StoredLease<Revision> {
+        let version = Revision { modified: kv.mod_revision(), lease: Some(kv.lease()).filter(|id| *id != 0) };
+        let lifetime = version.lease.map_or(Lifetime::Reservation, |_| Lifetime::Lease);
         let (key, value) = kv.into_key_value();
-        Entry { lease: RawLease { key: self.name(&key), value }, mod_revision, term }
+        StoredLease { lease: RawLease { key: self.name(&key), value }, lifetime, version }
     }
 
-    /// Writes a lease if its key is as expected. `term` `None` writes a reservation. Returns whether it did.
+    /// Writes a lease if its key is as expected. Without an etcd lease it is a reservation. Returns whether it did.
     pub(super) async fn put(
         &self,
         subnet: SubnetKey,
         value: &str,
-        term: Option<i64>,
-        expect: &Expect,
+        lease: Option<i64>,
+        expect: Expect,
     ) -> anyhow::Result<bool> {
         let key = self.key(subnet);
-        let options = PutOptions::new().with_lease(term.unwrap_or_default());
+        let options = PutOptions::new().with_lease(lease.unwrap_or_default());
         let write = TxnOp::put(&*key, value, Some(options));
         let txn = Txn::new().when(self.compares(&key, expect)).and_then([write]);
         self.commit(&format!("writing {key}"), txn).await
@@ -139,14 +141,14 @@ impl Store {
     pub(super) async fn delete(&self, subnet: SubnetKey, mod_revision: i64) -> anyhow::Result<bool> {
         let key = self.key(subnet);
         let txn = Txn::new()
-            .when(self.compares(&key, &Expect::At(mod_revision)))
+            .when(self.compares(&key, Expect::At(mod_revision)))
             .and_then([TxnOp::delete(&*key, None)]);
         self.commit(&format!("removing {key}"), txn).await
     }
 
-    fn compares(&self, key: &str, expect: &Expect) -> Vec<Compare> {
+    fn compares(&self, key: &str, expect: Expect) -> Vec<Compare> {
         match expect {
-            Expect::At(revision) => vec![Compare::mod_revision(key, CompareOp::Equal, *revision)],
+            Expect::At(revision) => vec![Compare::mod_revision(key, CompareOp::Equal, revision)],
             Expect::Absent { unchanged_since } => {
                 let absent = Compare::create_revision(key, CompareOp::Equal, 0);
                 let unchanged = |revision| {
@@ -166,28 +168,28 @@ impl Store {
     }
 
     /// A new etcd lease of 24 h.
-    pub(super) async fn grant(&self) -> anyhow::Result<Term> {
+    pub(super) async fn grant(&self) -> anyhow::Result<GrantedLease> {
         let seconds = TTL.as_secs().try_into()?;
         let asked = Instant::now();
         let grant = |client: Client| async move { client.lease_client().grant(seconds, None).await };
         let answer = self.connection.request("asking for an etcd lease", grant).await?;
-        Ok(Term { id: answer.id(), ends: ends(asked, answer.ttl()) })
+        Ok(GrantedLease { id: answer.id(), ends: ends(asked, answer.ttl()) })
     }
 
     /// Gives an etcd lease back; it ends by itself if that fails.
-    pub(super) async fn revoke(&self, term: Term) {
-        let revoke = |client: Client| async move { client.lease_client().revoke(term.id).await };
+    pub(super) async fn revoke(&self, lease: GrantedLease) {
+        let revoke = |client: Client| async move { client.lease_client().revoke(lease.id).await };
         if let Err(error) = self.connection.request("giving an unused etcd lease back", revoke).await {
             tracing::debug!("an unused etcd lease stays until it ends: {error:#}");
         }
     }
 
     /// Prolongs an etcd lease; `None` if it has ended.
-    pub(super) async fn keep_alive(&self, id: i64) -> anyhow::Result<Option<Term>> {
+    pub(super) async fn keep_alive(&self, id: i64) -> anyhow::Result<Option<GrantedLease>> {
         let asked = Instant::now();
         let keep_alive = |client: Client| prolong(client, id);
         let ttl = self.connection.request("prolonging our etcd lease", keep_alive).await?;
-        Ok((ttl > 0).then(|| Term { id, ends: ends(asked, ttl) }))
+        Ok((ttl > 0).then(|| GrantedLease { id, ends: ends(asked, ttl) }))
     }
 
     /// Events below `subnets/` from this revision on.

@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result, bail};
 use tokio::time::Instant;
 
-use super::entry::{Entry, Mode, is_visible};
 use crate::atomic_file;
 use crate::lease::backoff::Backoff;
+use crate::lease::policy::{Lifetime, StoredLease};
 use crate::lease::{RawLease, SubnetKey};
 
 /// Bytes of a file that are read; leases have some 200.
@@ -48,20 +48,25 @@ impl Store {
         )
     }
 
-    /// The folder of the leases, which is made if the store is there without.
+    /// Returns the path of the folder of the leases.
+    pub(super) fn subnets_path(&self) -> PathBuf {
+        self.dir.join("subnets")
+    }
+
+    /// Makes the folder of the leases if there is a network config without one. Returns its path.
     pub(super) fn subnets(&self) -> Result<PathBuf> {
         fs::metadata(self.config_path()).map_err(|error| self.no_config(error))?;
-        let subnets = self.dir.join("subnets");
+        let subnets = self.subnets_path();
         fs::create_dir_all(&subnets).with_context(|| format!("making {}", subnets.display()))?;
         Ok(subnets)
     }
 
     fn path(&self, subnet: SubnetKey) -> PathBuf {
-        self.dir.join("subnets").join(subnet.to_string())
+        self.subnets_path().join(subnet.to_string())
     }
 
     /// All leases and reservations, those that have ended too, sorted by name.
-    pub(super) fn entries(&self) -> Result<Vec<Entry>> {
+    pub(super) fn entries(&self) -> Result<Vec<StoredLease<()>>> {
         let subnets = self.subnets()?;
         let mut entries = Vec::new();
         for file in fs::read_dir(&subnets).with_context(|| format!("listing {}", subnets.display()))? {
@@ -76,7 +81,7 @@ impl Store {
     }
 
     /// One lease; `None` if there is no such file.
-    pub(super) fn entry_of(&self, subnet: SubnetKey) -> Result<Option<Entry>> {
+    pub(super) fn entry_of(&self, subnet: SubnetKey) -> Result<Option<StoredLease<()>>> {
         self.subnets()?;
         Ok(entry(&self.path(subnet), subnet.to_string()))
     }
@@ -105,19 +110,20 @@ impl Store {
         }
     }
 
-    /// Writes a lease whose file is not there yet: those who distribute files know of no lock.
-    pub(super) fn create(&self, subnet: SubnetKey, value: &[u8]) -> Result<()> {
+    /// Writes a lease that has no file yet. The lock does not keep those out who distribute files.
+    pub(super) fn create(&self, subnet: SubnetKey, value: &str) -> Result<()> {
         let path = self.path(subnet);
-        let written = atomic_file::staged(&path, value, Mode::Lease as u32)
+        let written = atomic_file::staged(&path, value.as_bytes(), Lifetime::Lease.permissions())
             .and_then(|file| Ok(file.persist_noclobber(&path)?))
             .and_then(|_| atomic_file::sync_name(&path));
         written.with_context(|| format!("creating {}", path.display()))
     }
 
-    /// Writes a lease in place of what its file is.
-    pub(super) fn replace(&self, subnet: SubnetKey, value: &[u8], mode: Mode) -> Result<()> {
+    /// Writes a lease or a reservation in place of the one that is there.
+    pub(super) fn replace(&self, subnet: SubnetKey, value: &str, lifetime: Lifetime) -> Result<()> {
         let path = self.path(subnet);
-        atomic_file::replace(&path, value, mode as u32).with_context(|| format!("writing {}", path.display()))
+        let written = atomic_file::replace(&path, value.as_bytes(), lifetime.permissions());
+        written.with_context(|| format!("writing {}", path.display()))
     }
 
     /// Gives a lease the time of now.
@@ -130,30 +136,64 @@ impl Store {
         touched.with_context(|| format!("setting the time of {}", path.display()))
     }
 
-    /// Removes a lease.
+    /// Removes a lease, if it is still there.
     pub(super) fn remove(&self, subnet: SubnetKey) -> Result<()> {
         let path = self.path(subnet);
-        fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))
-    }
-}
-
-/// `None` if it is gone. What cannot be read is an entry all the same: its name is taken.
-fn entry(path: &Path, key: String) -> Option<Entry> {
-    match read(path) {
-        Ok((value, mode, modified)) => Some(Entry::new(RawLease { key, value }, mode, modified)),
-        Err(error) if error.kind() == ErrorKind::NotFound => None,
-        Err(error) => {
-            tracing::debug!("reading {}: {error}", path.display());
-            Some(Entry { lease: RawLease { key, value: Vec::new() }, ends: None })
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("removing {}", path.display()))
+            }
+            _ => Ok(()),
         }
     }
 }
 
-fn read(path: &Path) -> io::Result<(Vec<u8>, u32, SystemTime)> {
-    // A FIFO must not make us wait for its writer.
+/// Returns whether a file with this name may be a lease. Files with hidden names are temporary files of editors, of
+/// rsync and of agents.
+fn is_visible(name: &str) -> bool {
+    !name.starts_with('.')
+}
+
+/// Reads a file of `subnets/`; `None` if there is none. A file that cannot be read is a reservation without a value:
+/// its name is taken.
+fn entry(path: &Path, key: String) -> Option<StoredLease<()>> {
+    let (value, lifetime) = match read(path) {
+        Ok(read) => read,
+        Err(error) if error.kind() == ErrorKind::NotFound => return None,
+        Err(error) => {
+            tracing::debug!("reading {}: {error}", path.display());
+            (Vec::new(), Lifetime::Reservation)
+        }
+    };
+    Some(StoredLease { lease: RawLease { key, value }, lifetime, version: () })
+}
+
+fn read(path: &Path) -> io::Result<(Vec<u8>, Lifetime)> {
+    // Does not wait for the writer of a FIFO.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
     let mut value = Vec::new();
     file.take(VALUE_MAX).read_to_end(&mut value)?;
-    Ok((value, metadata.permissions().mode(), metadata.modified()?))
+    let lifetime = Lifetime::of_file(metadata.permissions().mode(), metadata.modified()?, SystemTime::now());
+    Ok((value, lifetime))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hidden_files_are_not_looked_at() {
+        for (name, visible) in [
+            ("10.5.52.0-24", true),
+            ("10.244.6.0-24&fd44:0:0:4b::-64", true),
+            ("README", true),
+            ("10.5.52.0-24~", true),
+            (".10.5.52.0-24.swp", false),
+            (".10.5.52.0-24.Xq3fZa", false),
+            (".tmpXq3fZa", false),
+        ] {
+            assert_eq!(is_visible(name), visible, "{name}");
+        }
+    }
 }

@@ -1,12 +1,13 @@
 //! Follows the leases of a folder: after every change all files are read, and sent if a lease differs.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Result;
 use tokio::time::{sleep, timeout};
 
 use super::change_notifier::ChangeNotifier;
 use super::store::Store;
+use crate::lease::policy::Lifetime;
 use crate::lease::watch::{Follow, Outage, Updates};
 use crate::lease::{LeaseUpdate, RawLease};
 
@@ -43,7 +44,6 @@ impl Follow for Store {
 
 /// Returns the leases and reservations that have not ended.
 pub(super) fn in_force(store: &Store) -> Result<Vec<RawLease>> {
-    let now = SystemTime::now();
     let entries = store.entries()?.into_iter();
-    Ok(entries.filter(|entry| !entry.has_ended(now)).map(|entry| entry.lease).collect())
+    Ok(entries.filter(|entry| entry.lifetime != Lifetime::Ended).map(|entry| entry.lease).collect())
 }

@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use serde_json::value::RawValue;
 
 use crate::config::{Backend, NetworkConfig};
+use crate::lease::PublicIps;
 use crate::lease::key::KeyError;
-use crate::lease::pick::PublicIps;
 use crate::lease::{LeaseAttrs, RawLease, SubnetKey, VxlanData};
 use crate::mac::Mac;
 use crate::peer::Peer;

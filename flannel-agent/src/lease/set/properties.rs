@@ -87,7 +87,7 @@ fn set() -> LeaseSet {
 }
 
 fn state(set: &LeaseSet) -> (Vec<Peer>, Option<PublicIps>) {
-    (set.peers(), set.own())
+    (set.peers(), set.own)
 }
 
 proptest! {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::lease::Loss;
 use crate::lease::key::KeyError;
 
 const OWN: &str = "10.5.1.0-24";
@@ -46,7 +47,7 @@ fn peers(set: &LeaseSet) -> Vec<String> {
 }
 
 fn own_ip(set: &LeaseSet) -> Option<String> {
-    set.own().and_then(|holder| holder.v4).map(|ip| ip.to_string())
+    set.own.and_then(|holder| holder.v4).map(|ip| ip.to_string())
 }
 
 #[test]
@@ -196,7 +197,7 @@ fn what_a_snapshot_lacks_is_gone() {
     assert_eq!(peers(&set), once);
     set.apply(LeaseUpdate::Snapshot(vec![lease("10.5.3.0-24", &value("192.168.0.3", MAC))]));
     assert_eq!(peers(&set), [format!("10.5.3.0/24 192.168.0.3 {MAC}")]);
-    assert_eq!(set.own(), None);
+    assert_eq!(set.own, None);
 }
 
 #[test]
@@ -246,7 +247,7 @@ fn of_leases_that_overlap_the_first_counts_until_it_is_gone() {
 #[test]
 fn the_own_lease_is_watched_and_is_no_peer() {
     let mut set = set();
-    assert_eq!(set.own(), None);
+    assert_eq!(set.own, None);
     set.apply(put(OWN, &value("192.168.0.1", MAC)));
     assert_eq!((own_ip(&set).as_deref(), set.peers().len()), (Some("192.168.0.1"), 0));
     assert_eq!(set.apply(put(OWN, "{")).len(), 1);
@@ -254,7 +255,7 @@ fn the_own_lease_is_watched_and_is_no_peer() {
     set.apply(put(OWN, &value("192.168.0.7", MAC)));
     assert_eq!(own_ip(&set).as_deref(), Some("192.168.0.7"));
     set.apply(LeaseUpdate::Delete(OWN.into()));
-    assert_eq!(set.own(), None);
+    assert_eq!(set.own, None);
 }
 
 #[test]
@@ -300,4 +301,24 @@ fn other_backends_have_peers_without_a_mac() {
         };
         assert_eq!(set.peers(), if refused { vec![] } else { vec![peer] }, "{ours} {theirs}");
     }
+}
+
+#[test]
+fn the_own_entry_says_whether_the_lease_is_held_spoilt_or_lost() {
+    let ips = |ip: &str| PublicIps { v4: ip.parse().ok(), v6: None };
+    let (us, other) = (ips("192.168.0.1"), ips("192.168.0.7"));
+    let mut set = set();
+    let mut after = |update| {
+        set.apply(update);
+        set.standing(us)
+    };
+    assert_eq!(after(LeaseUpdate::Snapshot(vec![])), Standing::Lost(Loss::Gone));
+    assert_eq!(after(put(OWN, &value("192.168.0.1", MAC))), Standing::Held);
+    for spoilt in ["{", "", "{}", r#"{"PublicIP":"0.0.0.0"}"#] {
+        assert_eq!(after(put(OWN, spoilt)), Standing::Spoilt, "{spoilt}");
+        assert_eq!(after(LeaseUpdate::Snapshot(vec![lease(OWN, spoilt)])), Standing::Spoilt, "{spoilt}");
+    }
+    assert_eq!(after(put(OWN, &value("192.168.0.1", MAC))), Standing::Held);
+    assert_eq!(after(put(OWN, &value("192.168.0.7", MAC))), Standing::Lost(Loss::TakenBy(other)));
+    assert_eq!(after(LeaseUpdate::Delete(OWN.into())), Standing::Lost(Loss::Gone));
 }

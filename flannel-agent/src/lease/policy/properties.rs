@@ -4,6 +4,8 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use super::*;
 use crate::config::number;
 use crate::lease::key::overlap;
@@ -44,8 +46,28 @@ fn node(n: u8) -> PublicIps {
     PublicIps { v4: Some([192, 168, 0, n].into()), v6: Some([0xfd00, 0, 0, 0, 0, 0, 0, n.into()].into()) }
 }
 
-fn leases() -> impl Strategy<Value = Vec<Taken>> {
-    vec((keys(), holders()).prop_map(|(key, holder)| Taken { key, holder }), 0..25)
+fn entry(key: SubnetKey, holder: PublicIps) -> StoredLease<()> {
+    let ip = |ip: Option<String>| ip.map_or("null".to_owned(), |ip| format!("\"{ip}\""));
+    let (v4, v6) = (holder.v4.map(|ip| ip.to_string()), holder.v6.map(|ip| ip.to_string()));
+    let value = format!(r#"{{"PublicIP":{},"PublicIPv6":{}}}"#, ip(v4), ip(v6));
+    let lease = RawLease { key: key.to_string(), value: value.into_bytes() };
+    StoredLease { lease, lifetime: Lifetime::Lease, version: () }
+}
+
+fn leases() -> impl Strategy<Value = Vec<(SubnetKey, PublicIps)>> {
+    vec((keys(), holders()), 0..25)
+}
+
+fn take(
+    config: &NetworkConfig,
+    leases: &[(SubnetKey, PublicIps)],
+    us: PublicIps,
+    previous: Option<SubnetKey>,
+    random: u64,
+) -> Option<(bool, SubnetKey)> {
+    let entries: Vec<_> = leases.iter().map(|(key, holder)| entry(*key, *holder)).collect();
+    let take = plan(&Request { config, us, value: "", previous }, &entries, random).take?;
+    Some((matches!(take, Take::Reuse(..)), take.subnet()))
 }
 
 /// All subnets of a range, one by one.
@@ -58,10 +80,10 @@ fn all(range: SubnetRange) -> impl Iterator<Item = IpNet> {
     })
 }
 
-/// Whether each family has a subnet left, so that there is a key.
-fn something_is_free(config: &NetworkConfig, leases: &[Taken]) -> bool {
+/// Returns whether each address family has a subnet left.
+fn something_is_free(config: &NetworkConfig, leases: &[(SubnetKey, PublicIps)]) -> bool {
     let is_free =
-        |net: IpNet| !leases.iter().flat_map(|lease| lease.key.nets()).any(|taken| overlap(taken, net));
+        |net: IpNet| !leases.iter().flat_map(|(key, _)| key.nets()).any(|taken| overlap(taken, net));
     [config.ipv4, config.ipv6].into_iter().flatten().all(|range| all(range).any(is_free))
 }
 
@@ -74,24 +96,22 @@ proptest! {
         random: u64,
     ) {
         let us = node(1);
-        let mut ours = leases.iter().filter(|lease| us.same_node(&lease.holder) && fits(&config, &lease.key));
-        let is_free = |key: &SubnetKey| !leases.iter().any(|lease| lease.key.overlaps(key));
-        match decide(&config, &leases, us, previous, random) {
-            Decision::Reuse(key) => {
-                prop_assert!(ours.any(|lease| lease.key == key), "{key} is not ours");
-                let ours: Vec<_> = leases.iter().filter(|lease| us.same_node(&lease.holder)).collect();
-                let was_ours = previous.filter(|previous| ours.iter().any(|lease| lease.key == *previous));
+        let ours: Vec<_> =
+            leases.iter().filter(|(_, holder)| us.same_node(holder)).map(|(key, _)| *key).collect();
+        let has_fitting = ours.iter().any(|key| fits(&config, key));
+        let is_free = |key: &SubnetKey| !leases.iter().any(|(taken, _)| taken.overlaps(key));
+        match take(&config, &leases, us, previous, random) {
+            Some((true, key)) => {
+                prop_assert!(ours.contains(&key) && fits(&config, &key), "{key} is not ours");
+                let was_ours = previous.filter(|previous| ours.contains(previous));
                 prop_assert!(was_ours.is_none_or(|previous| !fits(&config, &previous) || previous == key));
             }
-            Decision::Previous(key) => {
-                prop_assert_eq!(Some(key), previous);
-                prop_assert!(ours.next().is_none() && fits(&config, &key) && is_free(&key));
+            Some((false, key)) => {
+                prop_assert!(!has_fitting && fits(&config, &key) && is_free(&key), "{key}");
+                let possible = previous.filter(|previous| fits(&config, previous) && is_free(previous));
+                prop_assert!(possible.is_none_or(|previous| previous == key), "{key}");
             }
-            Decision::Free(key) => {
-                prop_assert!(ours.next().is_none() && fits(&config, &key) && is_free(&key), "{key}");
-                prop_assert!(previous.is_none_or(|previous| !fits(&config, &previous) || !is_free(&previous)));
-            }
-            Decision::None => prop_assert!(ours.next().is_none() && !something_is_free(&config, &leases)),
+            None => prop_assert!(!has_fitting && !something_is_free(&config, &leases)),
         }
     }
 
@@ -101,10 +121,10 @@ proptest! {
         let count = [config.ipv4, config.ipv6].into_iter().flatten().map(|range| all(range).count()).min().unwrap();
         for n in 0..count {
             let us = node(u8::try_from(n + 1).unwrap());
-            let decision = decide(&config, &leases, us, None, random.rotate_left(n as u32));
-            let Decision::Free(key) = decision else { panic!("{n} of {count} taken, and {decision:?}") };
-            leases.push(Taken { key, holder: us });
+            let taken = take(&config, &leases, us, None, random.rotate_left(n as u32));
+            let Some((false, key)) = taken else { panic!("{n} of {count} taken, and {taken:?}") };
+            leases.push((key, us));
         }
-        prop_assert_eq!(decide(&config, &leases, node(200), None, random), Decision::None);
+        prop_assert_eq!(take(&config, &leases, node(200), None, random), None);
     }
 }

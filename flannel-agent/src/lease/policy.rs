@@ -1,0 +1,215 @@
+//! The rules of leases. Pure: entries of a datastore in, what to do out.
+//!
+//! The datastores only read and write; [`transaction`](super::transaction) carries out what is decided here.
+//!
+//! **Whose an entry is** says the public IP in its value. A value that names no node was spoilt; its key is taken all
+//! the same.
+//!
+//! **To take a subnet** ([`plan`]) a node tries in flannel's order (pkg/subnet/etcd: `tryAcquireLease`):
+//! 1. an entry with its public IP that fits the network config; of several the subnet of its last run, so that pods
+//!    keep their addresses,
+//! 2. the subnet of its last run, if that fits and is free,
+//! 3. a free subnet.
+//!
+//! Its other leases that do not fit the network config are then removed. Leases of other nodes that have ended are
+//! removed before it chooses ([`ended_subnet`]).
+//!
+//! **To keep a subnet** ([`renewal`]) its entry must be there and must not name another node. A spoilt value is
+//! written again. A datastore that gives each node its subnet needs these rules alone.
+//!
+//! **Reservations** are the administrator's. A node writes its value into a reservation with its public IP, but
+//! never renews or removes one.
+
+use std::slice;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::{PublicIps, RawLease, SubnetKey, TTL, free};
+use crate::config::{NetworkConfig, SubnetRange};
+
+/// An entry of a datastore. `V` is what the datastore needs to change it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StoredLease<V> {
+    pub lease: RawLease,
+    pub lifetime: Lifetime,
+    pub version: V,
+}
+
+/// How long an entry lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lifetime {
+    /// Until somebody deletes it.
+    Reservation,
+    /// For [`TTL`] after each renewal.
+    Lease,
+    /// Its time is over, but it is still there.
+    Ended,
+}
+
+/// What a node takes into account when it takes a subnet, beside the entries.
+pub(super) struct Request<'a> {
+    pub config: &'a NetworkConfig,
+    pub us: PublicIps,
+    /// The value of our lease.
+    pub value: &'a str,
+    /// The subnet of our last run.
+    pub previous: Option<SubnetKey>,
+}
+
+/// How a node comes to a subnet, and what it does about its other entries afterwards.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Plan<'a, V> {
+    /// `None` if no subnet is free.
+    pub take: Option<Take<'a, V>>,
+    /// Our leases that do not fit the network config. They are removed.
+    pub outdated: Vec<(SubnetKey, &'a StoredLease<V>)>,
+    /// Our reservations that do not fit the network config. They are reported.
+    pub unfit_reservations: Vec<SubnetKey>,
+}
+
+/// How a node comes to a subnet.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Take<'a, V> {
+    /// It keeps an entry that it holds already.
+    Reuse(SubnetKey, Upkeep<'a, V>),
+    /// It creates an entry, provided that there is none.
+    Create(SubnetKey),
+}
+
+/// What it takes to keep an entry.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Upkeep<'a, V> {
+    pub entry: &'a StoredLease<V>,
+    /// Our value is to be written, because the entry has another.
+    pub write: bool,
+    /// The entry is to last for [`TTL`] from now on, because it is a lease.
+    pub prolong: bool,
+}
+
+/// What the entry of our subnet means to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// We hold the subnet.
+    Held,
+    /// We hold the subnet, but the value of the entry was spoilt.
+    Spoilt,
+    /// We no longer hold the subnet.
+    Lost(Loss),
+}
+
+/// Why a lease is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Loss {
+    /// The entry is gone.
+    #[error("the datastore no longer has it")]
+    Gone,
+    /// The entry names another node.
+    #[error("{0} has it now")]
+    TakenBy(PublicIps),
+}
+
+/// Decides how to take a subnet. The number `random` selects one of those that are free.
+pub(super) fn plan<'a, V>(request: &Request<'_>, entries: &'a [StoredLease<V>], random: u64) -> Plan<'a, V> {
+    let Request { config, us, value, previous } = *request;
+    let subnets = entries.iter().filter_map(|entry| Some((entry.subnet()?, entry)));
+    let subnets: Vec<(SubnetKey, &StoredLease<V>)> = subnets.collect();
+    let ours = subnets.iter().filter(|(_, entry)| us.same_node(&entry.holder()));
+    let (fitting, unfit): (Vec<_>, Vec<_>) = ours.partition(|(subnet, _)| fits(config, subnet));
+
+    let taken: Vec<SubnetKey> = subnets.iter().map(|(subnet, _)| *subnet).collect();
+    let is_free = |subnet: &SubnetKey| !taken.iter().any(|taken| taken.overlaps(subnet));
+    let take = match fitting.into_iter().min_by_key(|(subnet, _)| Some(*subnet) != previous) {
+        Some((subnet, entry)) => Some(Take::Reuse(subnet, upkeep(entry, value))),
+        None => previous
+            .filter(|subnet| fits(config, subnet) && is_free(subnet))
+            .or_else(|| free::choose(config, &taken, random))
+            .map(Take::Create),
+    };
+    let (reservations, outdated): (Vec<_>, Vec<_>) =
+        unfit.into_iter().partition(|(_, entry)| entry.lifetime == Lifetime::Reservation);
+    let unfit_reservations = reservations.into_iter().map(|(subnet, _)| subnet).collect();
+    Plan { take, outdated, unfit_reservations }
+}
+
+/// Decides whether to remove an entry before a subnet is chosen. Returns its subnet if so.
+///
+/// An ended lease of ours stays ours as long as nobody has removed it. A key that is no subnet is not a lease.
+pub(super) fn ended_subnet<V>(entry: &StoredLease<V>, us: PublicIps) -> Option<SubnetKey> {
+    let ended = entry.lifetime == Lifetime::Ended && !us.same_node(&entry.holder());
+    entry.subnet().filter(|_| ended)
+}
+
+/// Decides how to keep our subnet, given its entry. `ours` are the public IPs that the entry may have: those of our
+/// last successful write and those of a later one, of which we may not have seen the answer.
+pub(super) fn renewal<'a, V>(
+    entry: Option<&'a StoredLease<V>>,
+    ours: &[PublicIps],
+    value: &str,
+) -> Result<Upkeep<'a, V>, Loss> {
+    let entry = entry.ok_or(Loss::Gone)?;
+    match held_by(entry.holder(), ours) {
+        Standing::Held | Standing::Spoilt => Ok(upkeep(entry, value)),
+        Standing::Lost(loss) => Err(loss),
+    }
+}
+
+/// Decides what the holder of our subnet's entry means to us; `None` if there is no entry.
+pub(super) fn standing(holder: Option<PublicIps>, us: PublicIps) -> Standing {
+    holder.map_or(Standing::Lost(Loss::Gone), |holder| held_by(holder, slice::from_ref(&us)))
+}
+
+/// Decides whether a prolonged lease lasts long enough. One that was made with a shorter life than [`TTL`] does not.
+pub(super) fn is_long(remaining: Duration) -> bool {
+    remaining >= TTL / 2
+}
+
+fn held_by(holder: PublicIps, ours: &[PublicIps]) -> Standing {
+    if holder == PublicIps::default() {
+        Standing::Spoilt
+    } else if ours.iter().any(|us| us.same_node(&holder)) {
+        Standing::Held
+    } else {
+        Standing::Lost(Loss::TakenBy(holder))
+    }
+}
+
+fn upkeep<'a, V>(entry: &'a StoredLease<V>, value: &str) -> Upkeep<'a, V> {
+    let write = entry.lease.value != value.as_bytes();
+    Upkeep { entry, write, prolong: entry.lifetime != Lifetime::Reservation }
+}
+
+/// Returns true if a node may choose `key` under this configuration: the same address families, a subnet of each
+/// range.
+fn fits(config: &NetworkConfig, key: &SubnetKey) -> bool {
+    let half = |range: Option<SubnetRange>, subnet: Option<IpNet>| match (range, subnet) {
+        (None, None) => true,
+        (Some(range), Some(subnet)) => range.fits(subnet),
+        _ => false,
+    };
+    half(config.ipv4, key.v4.map(IpNet::V4)) && half(config.ipv6, key.v6.map(IpNet::V6))
+}
+
+impl<V> Take<'_, V> {
+    pub(super) fn subnet(&self) -> SubnetKey {
+        match self {
+            Self::Reuse(subnet, _) | Self::Create(subnet) => *subnet,
+        }
+    }
+}
+
+impl<V> StoredLease<V> {
+    /// Returns `None` if the key is no subnet.
+    fn subnet(&self) -> Option<SubnetKey> {
+        self.lease.key.parse().ok()
+    }
+
+    fn holder(&self) -> PublicIps {
+        PublicIps::of_holder(&self.lease)
+    }
+}
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,49 @@
+//! The addresses by which a node is recognised.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::{LeaseAttrs, RawLease};
+
+/// A node's addresses on the underlay. The node that a lease names holds it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PublicIps {
+    /// IPv4 address.
+    pub v4: Option<Ipv4Addr>,
+    /// IPv6 address.
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl PublicIps {
+    /// Reads the holder of a lease. Returns no address if the value is not that of a lease.
+    #[must_use]
+    pub fn of_holder(lease: &RawLease) -> Self {
+        let attrs = serde_json::from_slice::<LeaseAttrs>(&lease.value);
+        attrs.map(|attrs| Self::from(&attrs)).unwrap_or_default()
+    }
+
+    /// Returns true if both are the same node. IPv4 addresses decide; IPv6 ones do if this node has no other.
+    #[must_use]
+    pub fn same_node(&self, other: &Self) -> bool {
+        match self.v4 {
+            Some(v4) => other.v4 == Some(v4),
+            None => self.v6.is_some() && self.v6 == other.v6,
+        }
+    }
+}
+
+impl fmt::Display for PublicIps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.v4, self.v6) {
+            (Some(v4), _) => write!(f, "the node {v4}"),
+            (None, Some(v6)) => write!(f, "the node {v6}"),
+            (None, None) => f.write_str("a node without an address"),
+        }
+    }
+}
+
+impl From<&LeaseAttrs> for PublicIps {
+    fn from(attrs: &LeaseAttrs) -> Self {
+        Self { v4: attrs.public_ip, v6: attrs.public_ipv6 }
+    }
+}

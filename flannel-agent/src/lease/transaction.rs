@@ -1,0 +1,202 @@
+//! Takes and keeps a subnet in a datastore where the nodes choose their subnets themselves: carries out what
+//! [`policy`](super::policy) decides.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::backoff::Backoff;
+use super::policy::{self, Loss, Request, StoredLease, Take, Upkeep};
+use super::{LeaseAttrs, OwnLease, PublicIps, SubnetKey};
+use crate::config::NetworkConfig;
+use crate::random;
+
+/// Pause after another node was faster, at first and at most.
+const CONFLICT_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+
+/// One change of the leases: reads first, writes only what is as it was read. Other nodes are kept out by a lock, or
+/// noticed by comparison.
+pub(super) trait Transaction: Send {
+    /// Tells one state of an entry from the next.
+    type Version: Send + Sync;
+
+    /// Returns where the leases are, for messages.
+    fn place(&self) -> String;
+
+    /// Reads all entries.
+    fn entries(&mut self) -> impl Future<Output = Result<Vec<StoredLease<Self::Version>>>> + Send;
+
+    /// Reads one entry; `None` if there is none.
+    fn entry(
+        &mut self,
+        subnet: SubnetKey,
+    ) -> impl Future<Output = Result<Option<StoredLease<Self::Version>>>> + Send;
+
+    /// Creates a lease.
+    fn create(&mut self, subnet: SubnetKey, value: &str) -> impl Future<Output = Result<Written>> + Send;
+
+    /// Writes and prolongs an entry, as far as `upkeep` says. A reservation stays one.
+    fn keep(
+        &mut self,
+        subnet: SubnetKey,
+        upkeep: &Upkeep<'_, Self::Version>,
+        value: &str,
+    ) -> impl Future<Output = Result<Written>> + Send;
+
+    /// Removes an entry. One that is gone already is no error.
+    fn remove(
+        &mut self,
+        subnet: SubnetKey,
+        entry: &StoredLease<Self::Version>,
+    ) -> impl Future<Output = Result<()>> + Send;
+
+    /// Ends the transaction.
+    fn finish(self) -> impl Future<Output = ()> + Send;
+}
+
+/// How a write ended.
+pub(super) enum Written {
+    /// It was done. The time is the end of the entry; a reservation has none.
+    Done(Option<Instant>),
+    /// It was not done: somebody has changed the entry since it was read.
+    Conflict,
+}
+
+/// See [`SubnetManager::acquire`](super::SubnetManager::acquire).
+pub(super) async fn acquire<T: Transaction>(
+    mut transaction: T,
+    config: &NetworkConfig,
+    attrs: &LeaseAttrs,
+    previous: Option<SubnetKey>,
+) -> Result<OwnLease> {
+    let value = text(attrs)?;
+    let request = Request { config, us: PublicIps::from(attrs), value: &value, previous };
+    let taken = take(&mut transaction, &request).await;
+    transaction.finish().await;
+    let (subnet, term) = taken?;
+    Ok(OwnLease { subnet, attrs: attrs.clone(), term })
+}
+
+/// See [`SubnetManager::renew`](super::SubnetManager::renew).
+pub(super) async fn renew<T: Transaction>(
+    mut transaction: T,
+    lease: &OwnLease,
+    attrs: &LeaseAttrs,
+) -> Result<Result<OwnLease, Loss>> {
+    let (subnet, value) = (lease.subnet, text(attrs)?);
+    let ours = [&lease.attrs, attrs].map(PublicIps::from);
+    let entry = transaction.entry(subnet).await?;
+    let upkeep = match policy::renewal(entry.as_ref(), &ours, &value) {
+        Ok(upkeep) => upkeep,
+        Err(loss) => return Ok(Err(loss)),
+    };
+    let written = transaction.keep(subnet, &upkeep, &value).await?;
+    transaction.finish().await;
+    let Written::Done(term) = written else {
+        bail!("another client changed the lease {subnet} at the same time");
+    };
+    if upkeep.write {
+        info!(lease = %subnet, "our lease had another value and has ours now");
+    }
+    Ok(Ok(OwnLease { subnet, attrs: attrs.clone(), term }))
+}
+
+/// Tries until a subnet is taken or none is free. Returns the subnet and the end of its lease.
+async fn take<T: Transaction>(
+    transaction: &mut T,
+    request: &Request<'_>,
+) -> Result<(SubnetKey, Option<Instant>)> {
+    let mut pause = Backoff::new(CONFLICT_PAUSE.0, CONFLICT_PAUSE.1);
+    loop {
+        let entries = transaction.entries().await?;
+        let entries = without_ended(transaction, entries, request.us).await;
+        let plan = policy::plan(request, &entries, random::number()?);
+        let Some(take) = plan.take else {
+            bail!(
+                "no subnet is free: there are {} leases in {}; enlarge the network config or delete leases of nodes \
+                 that are gone",
+                entries.len(),
+                transaction.place()
+            );
+        };
+        let subnet = take.subnet();
+        if let Written::Done(term) = write(transaction, &take, request.value).await? {
+            for subnet in plan.unfit_reservations {
+                warn!(lease = %subnet, "our reservation does not fit the network config; delete or correct it");
+            }
+            for (subnet, entry) in plan.outdated {
+                remove(transaction, subnet, entry, "it is ours and no longer fits the network config").await;
+            }
+            return Ok((subnet, term));
+        }
+        debug!("another node was faster, choosing again");
+        pause.wait().await;
+    }
+}
+
+async fn write<T: Transaction>(
+    transaction: &mut T,
+    take: &Take<'_, T::Version>,
+    value: &str,
+) -> Result<Written> {
+    match take {
+        Take::Reuse(subnet, upkeep) => {
+            let written = transaction.keep(*subnet, upkeep, value).await?;
+            if let Written::Done(term) = written {
+                let reservation = term.is_none();
+                info!(lease = %subnet, reservation, "reusing the lease that has our public IP");
+            }
+            Ok(written)
+        }
+        Take::Create(subnet) => {
+            let written = transaction.create(*subnet, value).await?;
+            if let Written::Done(_) = written {
+                info!(lease = %subnet, "took a subnet");
+            }
+            Ok(written)
+        }
+    }
+}
+
+/// Removes the ended leases of other nodes. Returns the entries that are left.
+async fn without_ended<T: Transaction>(
+    transaction: &mut T,
+    entries: Vec<StoredLease<T::Version>>,
+    us: PublicIps,
+) -> Vec<StoredLease<T::Version>> {
+    let mut left = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let removed = match policy::ended_subnet(&entry, us) {
+            Some(subnet) => remove(transaction, subnet, &entry, "it has ended").await,
+            None => false,
+        };
+        if !removed {
+            left.push(entry);
+        }
+    }
+    left
+}
+
+/// Removes an entry. Returns whether it is gone.
+async fn remove<T: Transaction>(
+    transaction: &mut T,
+    subnet: SubnetKey,
+    entry: &StoredLease<T::Version>,
+    why: &str,
+) -> bool {
+    match transaction.remove(subnet, entry).await {
+        Ok(()) => info!(lease = %subnet, "removed a lease: {why}"),
+        Err(ref error) => {
+            warn!(lease = %subnet, "could not remove a lease, although {why}: {error:#}");
+            return false;
+        }
+    }
+    true
+}
+
+/// Returns the value of our lease as it stands in the datastore.
+fn text(attrs: &LeaseAttrs) -> Result<String> {
+    serde_json::to_string(attrs).context("writing our lease as JSON")
+}
