@@ -1,5 +1,5 @@
-//! `flannel-agent trace`: where would this packet go? The real programs are asked, in a copy that counts and remembers
-//! for itself, and the kernel's tables for whatever is left to the host. Nothing is sent, nothing is changed.
+//! `flannel-agent trace`: shows where a packet would go. Runs copies of the real BPF programs that have counters and flow
+//! tables of their own, and reads the kernel's tables for what the host does. Sends nothing and changes nothing.
 
 mod egress;
 mod host;
@@ -23,9 +23,9 @@ use crate::paths::Paths;
 use crate::subnet_file;
 use journey::Journey;
 use packet::{Packet, Protocol};
-use report::{Report, Step};
+use report::{Report, TraceStep};
 
-/// The question, and where this node's things are.
+/// The packet to trace, and the agent's paths on this node.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Trace {
@@ -35,13 +35,13 @@ pub struct Trace {
     /// Destination address.
     #[arg(long, value_name = "ADDRESS")]
     pub dst: IpAddr,
-    /// What the packet carries: a ping, a segment in the middle of a connection, a datagram.
+    /// Payload: an ICMP echo request, a TCP segment in the middle of a connection, or a UDP datagram.
     #[arg(long, value_enum, value_name = "PROTOCOL", default_value = "icmp")]
     pub proto: Protocol,
-    /// Source port. With the ports of real traffic, what the node knows of that flow counts.
+    /// Source port. With the ports of a real flow, the trace uses what the node knows of this flow.
     #[arg(long, value_name = "PORT", default_value_t = 40000)]
     pub sport: u16,
-    /// Destination port; TCP and UDP need it.
+    /// Destination port, required for TCP and UDP.
     #[arg(long, value_name = "PORT")]
     pub dport: Option<u16>,
     /// Length of the IP packet, headers included.
@@ -50,10 +50,10 @@ pub struct Trace {
     /// Public address of the node that sends the packet here. Default: the node that holds --src.
     #[arg(long, value_name = "ADDRESS")]
     pub sender: Option<IpAddr>,
-    /// VNI of the overlay, where programs of several are pinned.
+    /// VNI of the overlay, required if programs of several overlays are pinned.
     #[arg(long, value_name = "VNI")]
     pub vni: Option<u32>,
-    /// Print the answer as JSON.
+    /// Print the report as JSON.
     #[arg(long)]
     pub json: bool,
     /// Where this node's things are.
@@ -71,11 +71,12 @@ Examples:
 /// Prints where the packet would go.
 ///
 /// # Errors
-/// The question makes no sense, the packet does not pass this node, no agent has run here, or programs and tables cannot be
-/// read.
+/// - The options contradict each other.
+/// - The packet does not pass this node.
+/// - No agent has run here, or its programs or the kernel's tables cannot be read.
 pub async fn run(options: &Trace) -> Result<()> {
-    let asked = answer(options).await;
-    let report = if geteuid().is_root() { asked? } else { asked.context("this needs root")? };
+    let report = trace(options).await;
+    let report = if geteuid().is_root() { report? } else { report.context("this needs root")? };
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -84,28 +85,30 @@ pub async fn run(options: &Trace) -> Result<()> {
     Ok(())
 }
 
-async fn answer(options: &Trace) -> Result<Report> {
+async fn trace(options: &Trace) -> Result<Report> {
     let packet = packet(options)?;
     let vni = vni(options)?;
     let file = subnet_file::read_previous(&options.paths.subnet_file);
     if vni.is_none() && file.is_none() {
         bail!(
-            "no flannel-agent has run here: there are neither programs below {} nor a subnet in {}. One is started by \
-             `flannel-agent --etcd-endpoints URL`; where its files are elsewhere, --bpffs and --subnet-file say so",
+            "no flannel-agent has run here: there are neither programs below {} nor a subnet in {}. Start one with \
+             `flannel-agent --etcd-endpoints URL`. If its files are elsewhere, set --bpffs and --subnet-file",
             options.paths.bpffs.join(flannel_common::abi::PIN_DIR).display(),
             options.paths.subnet_file.display()
         );
     }
     let (programs, steps) = match vni {
         Some(vni) => (Some(DryRun::open(&Pins::new(&options.paths.bpffs, vni))?), vec![]),
-        None => (None, vec![Step::note("no BPF programs are pinned here: the kernel carries all")]),
+        None => {
+            (None, vec![TraceStep::note("no BPF programs are pinned here: the kernel carries all packets")])
+        }
     };
     let own = file.iter().flat_map(SubnetKey::nets).collect();
     let journey = Journey { packet, sender: options.sender, kernel: Kernel::new()?, programs, steps };
-    travel(journey, own).await
+    follow(journey, own).await
 }
 
-async fn travel(mut journey: Journey, mut own: Vec<IpNet>) -> Result<Report> {
+async fn follow(mut journey: Journey, mut own: Vec<IpNet>) -> Result<Report> {
     own.extend(journey.own_leases());
     let Packet { source, destination, .. } = journey.packet;
     let end = if journey.sender.is_none() && journey.is_here(source, &own).await? {
@@ -113,13 +116,13 @@ async fn travel(mut journey: Journey, mut own: Vec<IpNet>) -> Result<Report> {
     } else if journey.is_here(destination, &own).await? {
         journey.ingress().await?
     } else {
-        bail!("{}", journey.elsewhere(&own))
+        bail!("{}", journey.explain_elsewhere(&own))
     };
     let vni = journey.programs.as_ref().map(|programs| programs.node().vni);
     Ok(Report { packet: journey.packet, vni, steps: journey.steps, end })
 }
 
-/// The packet that was asked about.
+/// Checks the options and makes the packet.
 fn packet(options: &Trace) -> Result<Packet> {
     let Trace { src: source, dst: destination, proto: protocol, sport, dport, size: bytes, .. } = *options;
     ensure!(
@@ -129,7 +132,7 @@ fn packet(options: &Trace) -> Result<Packet> {
     if let Some(sender) = options.sender {
         ensure!(
             sender.is_ipv4() == source.is_ipv4(),
-            "--sender {sender}: what comes from {source} is sent over its own address family"
+            "--sender {sender}: a packet from {source} is sent over its own address family"
         );
     }
     let shortest = Packet::shortest(protocol, source);
@@ -148,7 +151,7 @@ fn packet(options: &Trace) -> Result<Packet> {
     Ok(Packet { source, destination, protocol, source_port, destination_port, bytes })
 }
 
-/// The overlay whose programs are to be asked, if there are any.
+/// Returns the VNI of the overlay whose programs to run; `None` if no programs are pinned.
 fn vni(options: &Trace) -> Result<Option<u32>> {
     let folder = options.paths.bpffs.join(flannel_common::abi::PIN_DIR);
     let pinned = pins::vnis(&options.paths.bpffs).with_context(|| format!("reading {}", folder.display()))?;
@@ -157,7 +160,7 @@ fn vni(options: &Trace) -> Result<Option<u32>> {
         (None, []) => Ok(None),
         (None, [vni]) => Ok(Some(*vni)),
         (None, _) => {
-            bail!("there are programs of several overlays, with VNI {}: choose one by --vni", listed())
+            bail!("there are programs of several overlays, VNI {}: choose one by --vni", listed())
         }
         (Some(vni), pinned) if pinned.contains(&vni) => Ok(Some(vni)),
         (Some(vni), []) => bail!("there are no programs of VNI {vni} below {}", folder.display()),

@@ -1,4 +1,4 @@
-//! What the host stack does with a packet: routes, neighbours, bridge and vxlan device, as the kernel's tables have them.
+//! Traces packets through the host stack by the kernel's tables: routes, neighbours, bridge FDB and vxlan FDB.
 
 use std::net::IpAddr;
 
@@ -6,22 +6,22 @@ use anyhow::{Context as _, Result};
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::journey::Journey;
-use super::report::{Carrier, End, Step};
+use super::report::{Carrier, TraceEnd, TraceStep};
 use crate::dataplane::kernel::interface::{Interface, Kind};
 use crate::dataplane::kernel::lookup::{Question, Way};
 use crate::mac::Mac;
 
-/// Where frames to the next node or pod go.
+/// The interface and next hop of a routed packet.
 struct Exit {
     interface: Interface,
-    /// The router, or the destination itself.
-    next: IpAddr,
+    /// The gateway, or the destination itself.
+    next_hop: IpAddr,
     mac: Option<Mac>,
 }
 
 impl Journey {
-    /// Through the host stack to the end. `input`: where a forwarded packet came in.
-    pub(super) async fn through_host(&mut self, input: Option<&Interface>) -> Result<End> {
+    /// Follows the packet through the host stack to its end. A forwarded packet came in by `input`.
+    pub(super) async fn through_host(&mut self, input: Option<&Interface>) -> Result<TraceEnd> {
         let forwarded = input.map(|input| (self.packet.source, input.index));
         let destination = self.packet.destination;
         let exit = match self.exit(Question { destination, forwarded }).await? {
@@ -30,13 +30,13 @@ impl Journey {
         };
         let (mtu, device) = (exit.interface.mtu, &exit.interface.name);
         if u32::from(self.packet.bytes) > mtu {
-            // IPv6 has no router cut packets.
-            let cuts = if self.packet.source.is_ipv4() { "cuts the packet, or " } else { "" };
+            // IPv6 routers do not fragment.
+            let fragments = if self.packet.source.is_ipv4() { "fragments the packet, or " } else { "" };
             let reason = format!(
-                "{} bytes exceed the MTU {mtu} of {device}: the host {cuts}answers that it is too big",
+                "{} bytes exceed the MTU {mtu} of {device}: the host {fragments}answers that it is too big",
                 self.packet.bytes
             );
-            return Ok(End::Lost { reason });
+            return Ok(TraceEnd::Lost { reason });
         }
         match exit.interface.kind {
             Kind::Vxlan => self.out_of_overlay(exit, input).await,
@@ -45,128 +45,133 @@ impl Journey {
         }
     }
 
-    /// Routes the packet and looks its neighbour up.
-    async fn exit(&mut self, question: Question) -> Result<std::result::Result<Exit, End>> {
+    /// Looks up route and neighbour. Returns the packet's end if no interface carries it further.
+    async fn exit(&mut self, question: Question) -> Result<std::result::Result<Exit, TraceEnd>> {
         let destination = question.destination;
         let (index, gateway) = match self.kernel.way(question).await? {
-            Way::Local => return Ok(Err(End::Local)),
+            Way::Local => return Ok(Err(TraceEnd::Local)),
             Way::Refused(why) => return Ok(Err(self.refused(question, why).await?)),
             Way::Out(index, gateway) => (index, gateway),
         };
         let interface = self.interface(index).await?;
         let (device, mtu) = (interface.name.clone(), interface.mtu);
-        self.steps.push(Step::Route { destination, device, mtu, gateway });
-        let next = gateway.unwrap_or(destination);
-        let mac = if interface.mac.is_some() { self.neighbour(&interface, next).await? } else { None };
-        Ok(Ok(Exit { interface, next, mac }))
+        self.steps.push(TraceStep::Route { destination, device, mtu, gateway });
+        let next_hop = gateway.unwrap_or(destination);
+        let mac = if interface.mac.is_some() { self.neighbour(&interface, next_hop).await? } else { None };
+        Ok(Ok(Exit { interface, next_hop, mac }))
     }
 
-    /// Why the host does not route a packet. Of its own packets the kernel tells more exactly.
-    async fn refused(&self, question: Question, why: &str) -> Result<End> {
+    /// Returns the end of a packet that the host does not route. Asks again as for a packet of the host itself, for which
+    /// the kernel gives a more exact reason.
+    async fn refused(&self, question: Question, why: &str) -> Result<TraceEnd> {
         let destination = question.destination;
         let reason = match self.kernel.way(Question { forwarded: None, ..question }).await? {
-            Way::Refused(why) => format!("the host has no way to {destination}: {why}"),
+            Way::Refused(why) => format!("the host cannot route to {destination}: {why}"),
             Way::Local | Way::Out(..) => format!("the host does not forward it to {destination}: {why}"),
         };
-        Ok(End::Lost { reason })
+        Ok(TraceEnd::Lost { reason })
     }
 
-    /// Out of an interface that wraps nothing, past the program there that looks for flows without a tunnel.
-    async fn out_as_it_is(&mut self, exit: Exit, input: Option<&Interface>) -> Result<End> {
+    /// Follows the packet out of an interface that does not encapsulate. Runs `underlay_egress` where it is attached for
+    /// flows without a tunnel.
+    async fn out_as_it_is(&mut self, exit: Exit, input: Option<&Interface>) -> Result<TraceEnd> {
         let Exit { interface, mac, .. } = exit;
         if let (Some(mac), Some(own)) = (mac, interface.mac)
-            && self.notes_direct_flows(&interface)
+            && self.is_uplink_with_direct_flows(&interface)
         {
             let frame = self.packet.frame(mac.0, own.0, routers(input));
             let received_on = input.map_or(0, |input| input.index);
             self.run(Hook::UnderlayEgress, &interface, received_on, &frame).await?;
         }
-        Ok(End::Leaves { device: interface.name, node: None, by: Carrier::Kernel })
+        Ok(TraceEnd::Leaves { device: interface.name, node: None, by: Carrier::Kernel })
     }
 
-    /// Whether it is the uplink of a node whose flows to peers on its link skip the stack.
-    fn notes_direct_flows(&self, interface: &Interface) -> bool {
+    /// Returns true if this is the uplink and flows to peers on its link can skip the host stack.
+    fn is_uplink_with_direct_flows(&self, interface: &Interface) -> bool {
         let is_direct = self.programs.as_ref().is_some_and(|programs| programs.node().direct_routing != 0);
         is_direct && self.ours().is_some_and(|ours| ours.uplink == interface.index)
     }
 
+    /// Looks up the MAC of a neighbour.
     pub(super) async fn neighbour(&mut self, interface: &Interface, address: IpAddr) -> Result<Option<Mac>> {
         let entry = self.kernel.neighbour(interface.index, address).await?;
         let (mac, state) = entry.map_or((None, "absent"), |entry| (entry.mac, entry.state));
-        self.steps.push(Step::Neighbour { address, device: interface.name.clone(), mac, state });
+        self.steps.push(TraceStep::Neighbour { address, device: interface.name.clone(), mac, state });
         Ok(mac)
     }
 
-    /// Out of the vxlan device: by its program, or wrapped by the device itself.
+    /// Follows the packet out of the vxlan device. Its program or the device itself encapsulates it.
     async fn out_of_overlay(
         &mut self,
-        Exit { interface, next, mac }: Exit,
+        Exit { interface, next_hop, mac }: Exit,
         input: Option<&Interface>,
-    ) -> Result<End> {
+    ) -> Result<TraceEnd> {
         let Some(mac) = mac else {
             let reason = format!(
-                "{} has no MAC for {next}: the kernel asks the agent, which answers if a lease holds it",
+                "{} has no MAC for {next_hop}: the kernel asks the agent, which adds one if a lease holds the address",
                 interface.name
             );
-            return Ok(End::Lost { reason });
+            return Ok(TraceEnd::Lost { reason });
         };
         if let Some(vtep) = interface.mac.filter(|_| self.is_overlay(&interface)) {
             let frame = self.packet.frame(mac.0, vtep.0, routers(input));
             let received_on = input.map_or(0, |input| input.index);
             match self.run(Hook::OverlayEgress, &interface, received_on, &frame).await? {
-                Some(run) if run.outcome == Outcome::Encapsulated => return self.wrapped(&run).await,
+                Some(run) if run.outcome == Outcome::Encapsulated => return self.encapsulated(&run).await,
                 _ => {}
             }
         }
         self.through_tunnel(&interface, mac).await
     }
 
-    /// Wrapped by the vxlan device itself, for the node behind which its FDB has this MAC.
-    pub(super) async fn through_tunnel(&mut self, device: &Interface, mac: Mac) -> Result<End> {
+    /// Follows a packet that the vxlan device encapsulates for the node that its FDB has for this MAC.
+    pub(super) async fn through_tunnel(&mut self, device: &Interface, mac: Mac) -> Result<TraceEnd> {
         let node = self.kernel.tunnel_end(device.index, mac).await?;
-        self.steps.push(Step::TunnelEnd { mac, device: device.name.clone(), node });
+        self.steps.push(TraceStep::TunnelEnd { mac, device: device.name.clone(), node });
         match node {
             Some(node) => self.underlay(node, Carrier::Kernel).await,
-            None => Ok(End::Lost { reason: format!("{} does not know which node has {mac}", device.name) }),
+            None => {
+                Ok(TraceEnd::Lost { reason: format!("{} does not know which node has {mac}", device.name) })
+            }
         }
     }
 
-    /// Whether the programs work for this device.
+    /// Returns true if this is the vxlan device that the programs serve.
     fn is_overlay(&self, interface: &Interface) -> bool {
         self.ours().is_some_and(|ours| ours.device == interface.index)
     }
 
-    /// Out of the port of the bridge behind which the pod is.
+    /// Follows the packet out of the bridge port behind which the pod is.
     async fn out_of_bridge(
         &mut self,
-        Exit { interface, next, mac }: Exit,
+        Exit { interface, next_hop, mac }: Exit,
         input: Option<&Interface>,
-    ) -> Result<End> {
+    ) -> Result<TraceEnd> {
         let port = match mac {
             Some(mac) => self.port(&interface, mac).await?,
             None => None,
         };
         let (Some(port), Some(pod), Some(gateway)) = (port, mac, interface.mac) else {
             let reason = format!(
-                "no pod with {next} is known at {}: the host asks for it by ARP or ND",
+                "no pod with {next_hop} is known at {}: the host asks for it by ARP or ND",
                 interface.name
             );
-            return Ok(End::Lost { reason });
+            return Ok(TraceEnd::Lost { reason });
         };
         if self.has_flow_cache() {
             let frame = self.packet.frame(pod.0, gateway.0, routers(input) + 1);
             let received_on = input.map_or(0, |input| input.index);
             self.run(Hook::PodIngress, &port, received_on, &frame).await?;
         }
-        Ok(End::Delivered { device: port.name, by: Carrier::Kernel })
+        Ok(TraceEnd::Delivered { device: port.name, by: Carrier::Kernel })
     }
 
-    /// Whether programs are on pods' ports.
+    /// Returns true if programs are attached to the pods' ports.
     pub(super) fn has_flow_cache(&self) -> bool {
         self.programs.as_ref().is_some_and(|programs| programs.node().flow_cache != 0)
     }
 
-    /// The interface behind which a bridge has learnt a MAC.
+    /// Returns the bridge port on which the bridge has learnt this MAC.
     pub(super) async fn port(&self, bridge: &Interface, mac: Mac) -> Result<Option<Interface>> {
         match self.kernel.bridge_port(bridge.index, mac).await? {
             Some(index) => self.kernel.interface(index).await,
@@ -174,15 +179,15 @@ impl Journey {
         }
     }
 
-    /// The last stretch of a wrapped packet: to the node over the underlay.
-    pub(super) async fn underlay(&mut self, node: IpAddr, by: Carrier) -> Result<End> {
+    /// Follows an encapsulated packet over the underlay to `node`.
+    pub(super) async fn underlay(&mut self, node: IpAddr, by: Carrier) -> Result<TraceEnd> {
         match self.exit(Question { destination: node, forwarded: None }).await? {
-            Ok(exit) => Ok(End::Leaves { device: exit.interface.name, node: Some(node), by }),
+            Ok(exit) => Ok(TraceEnd::Leaves { device: exit.interface.name, node: Some(node), by }),
             Err(end) => Ok(end),
         }
     }
 
-    /// An interface that has to be there.
+    /// Returns an interface, or an error if it does not exist.
     pub(super) async fn interface(&self, index: u32) -> Result<Interface> {
         let found = self.kernel.interface(index).await?;
         found
@@ -190,7 +195,7 @@ impl Journey {
     }
 }
 
-/// How many routers this host is to a packet that came in there.
+/// Returns by how much the host decrements the TTL: by 1 if it forwards the packet.
 fn routers(input: Option<&Interface>) -> u8 {
     input.map_or(0, |_| 1)
 }

@@ -1,23 +1,23 @@
-//! From another node to a pod of this one, or to the host itself.
+//! Traces packets from another node to a pod of this node, or to the host itself.
 
 use anyhow::{Context as _, Result, bail};
 use flannel_common::outcome::{Hook, Outcome, Verdict};
 
 use super::journey::Journey;
-use super::packet::{Envelope, wrapped};
-use super::report::{End, Step};
+use super::packet::{Envelope, encapsulate};
+use super::report::{TraceEnd, TraceStep};
 use crate::dataplane::bpf::dry_run::DryRun;
 use crate::dataplane::bpf::dry_run::known::OurEnd;
 use crate::dataplane::kernel::interface::Interface;
 use crate::dataplane::kernel::lookup::{Question, Way};
 use crate::mac::Mac;
 
-/// MAC of a node that no lease tells of; no program looks at it.
+/// Inner source MAC of a packet whose sender has no lease. Programs do not read it.
 const SOME_VTEP: Mac = Mac([0x02, 0, 0, 0, 0, 2]);
 
 impl Journey {
-    /// From the uplink to wherever it gets.
-    pub(super) async fn ingress(&mut self) -> Result<End> {
+    /// Follows the packet from the uplink to its end.
+    pub(super) async fn ingress(&mut self) -> Result<TraceEnd> {
         self.begin(self.packet.source, false)?;
         let question = Question { destination: self.packet.source, forwarded: None };
         let back = match self.kernel.way(question).await? {
@@ -25,12 +25,14 @@ impl Journey {
             Way::Local | Way::Refused(_) => None,
         };
         match (self.ours(), back) {
-            (Some(ours), back) if self.comes_wrapped(&ours, back.as_ref()) => {
-                self.unwrap_by_programs(&ours).await
+            (Some(ours), back) if self.arrives_encapsulated(&ours, back.as_ref()) => {
+                self.decapsulate(&ours).await
             }
             (ours, Some(input)) => {
-                self.steps
-                    .push(Step::note(format!("it arrives by {}, where the way back leads", input.name)));
+                self.steps.push(TraceStep::note(format!(
+                    "it arrives by {}, the interface of the route back",
+                    input.name
+                )));
                 if ours.is_some_and(|ours| ours.uplink == input.index)
                     && let Some(end) = self.arrives_as_it_is(&input).await?
                 {
@@ -39,18 +41,18 @@ impl Journey {
                 self.through_host(Some(&input)).await
             }
             (_, None) => {
-                bail!("the host has no way to {}, so nothing is expected from there", self.packet.source)
+                bail!("the host cannot route to {}, so no packet is expected from there", self.packet.source)
             }
         }
     }
 
-    /// Whether the packet is expected in VXLAN, and not as it is: from the host's own way back.
-    fn comes_wrapped(&self, ours: &OurEnd, back: Option<&Interface>) -> bool {
+    /// Returns true if the packet is expected in VXLAN, by the route `back` to its source.
+    fn arrives_encapsulated(&self, ours: &OurEnd, back: Option<&Interface>) -> bool {
         self.sender.is_some() || back.is_none_or(|back| back.index == ours.device)
     }
 
-    /// Without a tunnel, past the program on the uplink; the end, if it takes the packet over.
-    async fn arrives_as_it_is(&mut self, uplink: &Interface) -> Result<Option<End>> {
+    /// Runs the uplink's program on a packet without a tunnel. Returns the end if the program delivers it.
+    async fn arrives_as_it_is(&mut self, uplink: &Interface) -> Result<Option<TraceEnd>> {
         let Some(mac) = uplink.mac else { return Ok(None) };
         let frame = self.packet.frame(mac.0, self.sender_mac().0, 1);
         match self.run(Hook::UnderlayIngress, uplink, uplink.index, &frame).await? {
@@ -61,8 +63,8 @@ impl Journey {
         }
     }
 
-    /// In VXLAN, past the programs on uplink and vxlan device.
-    async fn unwrap_by_programs(&mut self, ours: &OurEnd) -> Result<End> {
+    /// Follows a VXLAN packet past the programs on uplink and vxlan device.
+    async fn decapsulate(&mut self, ours: &OurEnd) -> Result<TraceEnd> {
         let (uplink, overlay) = (self.interface(ours.uplink).await?, self.interface(ours.device).await?);
         let mut frame = self.packet.frame(ours.vtep_mac.0, self.sender_mac().0, 1);
         let sent = self.sent(ours, &uplink, &frame)?;
@@ -74,7 +76,7 @@ impl Journey {
                 Outcome::Decapsulated => frame = run.frame,
                 outcome if outcome.verdict() == Verdict::Dropped => return Ok(Self::dropped(hook, outcome)),
                 _ if hook == Hook::UnderlayIngress => {
-                    self.steps.push(Step::note(format!("{} unwraps it", overlay.name)));
+                    self.steps.push(TraceStep::note(format!("{} decapsulates it", overlay.name)));
                 }
                 _ => {}
             }
@@ -82,7 +84,7 @@ impl Journey {
         self.through_host(Some(&overlay)).await
     }
 
-    /// What the peer puts on the wire.
+    /// Returns the frame that the peer sends.
     fn sent(&self, ours: &OurEnd, uplink: &Interface, frame: &[u8]) -> Result<Vec<u8>> {
         let source = self.packet.source;
         let holder = self.lease(source).map(|(_, lease)| lease.public_ip);
@@ -90,19 +92,22 @@ impl Journey {
             bail!("no lease holds {source}: which node sends it? Name its public address by --sender");
         };
         let Mac(mac) = uplink.mac.with_context(|| format!("{} has no MAC", uplink.name))?;
-        let node = self.programs.as_ref().context("programs are asked")?.node();
+        let node = self.programs.as_ref().context("no programs are open")?.node();
         let (port, vni) = (u16::from_be_bytes(node.port), node.vni);
-        Ok(wrapped(frame, &Envelope { sender, to: ours.local_ip, port, vni, mac }))
+        Ok(encapsulate(frame, &Envelope { sender, to: ours.local_ip, port, vni, mac }))
     }
 
     fn sender_mac(&self) -> Mac {
         self.lease(self.packet.source).map_or(SOME_VTEP, |(_, lease)| lease.vtep_mac)
     }
 
-    /// Where the flow's pod is, which only the node's own entry can have said.
+    /// Returns the interface of the flow's pod. A program delivers only flows that the flow table has.
     fn port_of_flow(&self) -> Result<u32> {
-        let flow =
-            self.programs.as_ref().and_then(DryRun::flow).context("a flow that is delivered is known")?;
+        let flow = self
+            .programs
+            .as_ref()
+            .and_then(DryRun::flow)
+            .context("a program delivered a flow that is not in the flow table")?;
         Ok(flow.port.ifindex)
     }
 }

@@ -1,4 +1,4 @@
-//! A packet on its way: who is asked, and what was answered so far.
+//! The state of a trace: the packet, the programs and tables to query, and the steps so far.
 
 use std::net::IpAddr;
 
@@ -7,9 +7,9 @@ use flannel_common::lease::{DIRECT, ENDED, NODE, OWN};
 use flannel_common::outcome::{Hook, Outcome};
 use ipnet::IpNet;
 
-use super::outer::Outer;
+use super::outer::OuterHeaders;
 use super::packet::Packet;
-use super::report::{Carrier, End, Holder, Step};
+use super::report::{Carrier, LeaseHolder, TraceEnd, TraceStep};
 use crate::dataplane::bpf::attach;
 use crate::dataplane::bpf::dry_run::known::{Held, OurEnd};
 use crate::dataplane::bpf::dry_run::{DryRun, Run, Spot};
@@ -17,38 +17,38 @@ use crate::dataplane::kernel::Kernel;
 use crate::dataplane::kernel::interface::Interface;
 use crate::dataplane::kernel::lookup::{Question, Way};
 
-/// The way of one packet.
+/// The trace of one packet.
 pub(super) struct Journey {
     pub(super) packet: Packet,
-    /// The node that sends it here, if that was said.
+    /// Public address of the node that sends the packet here (`--sender`).
     pub(super) sender: Option<IpAddr>,
     pub(super) kernel: Kernel,
-    /// The programs, where they have a say.
+    /// Copies of the programs, if any are pinned.
     pub(super) programs: Option<DryRun>,
-    pub(super) steps: Vec<Step>,
+    pub(super) steps: Vec<TraceStep>,
 }
 
 impl Journey {
-    /// What the node itself holds.
+    /// Returns the subnets that the node itself holds.
     pub(super) fn own_leases(&self) -> Vec<IpNet> {
         let leases = self.programs.iter().flat_map(DryRun::leases);
         leases.filter(|(_, lease)| lease.flags & OWN != 0).map(|(subnet, _)| *subnet).collect()
     }
 
-    /// The node's end of the overlay that carries the packet's family, where programs serve it.
+    /// Returns the node's end of the overlay for the packet's address family, if programs serve it.
     pub(super) fn ours(&self) -> Option<OurEnd> {
         self.programs.as_ref()?.ours(self.packet.source)
     }
 
-    /// Whether an address is in the node's own subnets or one of the host's.
+    /// Returns true if the address is in one of the node's subnets or belongs to the host.
     pub(super) async fn is_here(&self, address: IpAddr, own: &[IpNet]) -> Result<bool> {
         let question = Question { destination: address, forwarded: None };
         Ok(own.iter().any(|subnet| subnet.contains(&address))
             || self.kernel.way(question).await? == Way::Local)
     }
 
-    /// Why there is nothing to tell.
-    pub(super) fn elsewhere(&self, own: &[IpNet]) -> String {
+    /// Explains that the packet does not pass this node, and names nodes that it passes.
+    pub(super) fn explain_elsewhere(&self, own: &[IpNet]) -> String {
         let Packet { source, destination, .. } = self.packet;
         let own: Vec<_> = own.iter().map(ToString::to_string).collect();
         let missing = match self.sender {
@@ -58,21 +58,21 @@ impl Journey {
         let own = own.join(" and ");
         let mut text = format!("{missing} on this node, which has {own}: the packet does not pass here");
         for address in [source, destination] {
-            if let Some(Holder { subnet, public_ip, .. }) = self.holder(address) {
+            if let Some(LeaseHolder { subnet, public_ip, .. }) = self.holder(address) {
                 text += &format!("; {address} is in {subnet}: ask on the node {public_ip}");
             }
         }
         text
     }
 
-    /// The lease that an address is in: that of the longest prefix.
+    /// Returns the lease with the longest prefix that contains the address.
     pub(super) fn lease(&self, address: IpAddr) -> Option<(IpNet, Held)> {
         let leases = self.programs.as_ref()?.leases().iter();
         let holding = leases.filter(|(subnet, _)| subnet.contains(&address));
         holding.max_by_key(|(subnet, _)| subnet.prefix_len()).map(|(subnet, lease)| (*subnet, *lease))
     }
 
-    fn holder(&self, address: IpAddr) -> Option<Holder> {
+    fn holder(&self, address: IpAddr) -> Option<LeaseHolder> {
         let (subnet, lease) = self.lease(address)?;
         let kind = match lease.flags {
             flags if flags & ENDED != 0 => "ended",
@@ -82,22 +82,22 @@ impl Journey {
             _ => "subnet",
         };
         let Held { public_ip, vtep_mac, .. } = lease;
-        Some(Holder { address, subnet, public_ip, vtep_mac, kind })
+        Some(LeaseHolder { address, subnet, public_ip, vtep_mac, kind })
     }
 
-    /// Notes the lease at the other end, and what the node knows of the packet's flow.
+    /// Adds the step for the lease of `remote`, and copies the packet's flow for the programs.
     pub(super) fn begin(&mut self, remote: IpAddr, egress: bool) -> Result<()> {
         let holder = self.holder(remote);
         let Some(programs) = &mut self.programs else { return Ok(()) };
         self.steps.push(match holder {
-            Some(holder) => Step::Lease(holder),
+            Some(holder) => TraceStep::Lease(holder),
             None if programs.ours(remote).is_none() => {
-                Step::note(format!("the overlay has no IPv{}", if remote.is_ipv4() { 4 } else { 6 }))
+                TraceStep::note(format!("the overlay has no IPv{}", if remote.is_ipv4() { 4 } else { 6 }))
             }
-            None => Step::note(format!("no lease holds {remote}")),
+            None => TraceStep::note(format!("no lease holds {remote}")),
         });
         if programs.node().group_policy != 0 {
-            self.steps.push(Step::note("group policy: the answer is for a packet without a group"));
+            self.steps.push(TraceStep::note("group policy: the trace is for a packet without a group"));
         }
         if let Some(key) = self.packet.flow(egress) {
             programs.copy_flow(&key)?;
@@ -105,8 +105,8 @@ impl Journey {
         Ok(())
     }
 
-    /// Runs the program at a hook of an interface on a frame that was last received on the one with the index
-    /// `received_on`, 0 for none; `None` if there is no program.
+    /// Runs the program at a hook of an interface. `received_on` is the index of the interface that received the frame, 0
+    /// if the host made it. Returns `None` if no program is attached.
     pub(super) async fn run(
         &mut self,
         hook: Hook,
@@ -118,38 +118,39 @@ impl Journey {
         let Interface { index, name, .. } = at;
         let device = name.clone();
         if !attach::is_some_attached(hook, name, *index, &self.kernel).await? {
-            self.steps.push(Step::Absent { program: hook.program(), device });
+            self.steps.push(TraceStep::Absent { program: hook.program(), device });
             return Ok(None);
         }
         if !programs.is_the_nodes(hook)? {
-            let text = format!("{device} has {} of another version, which may differ", hook.program());
-            self.steps.push(Step::note(text));
+            let text =
+                format!("{device} has another version of {}, which may act differently", hook.program());
+            self.steps.push(TraceStep::note(text));
         }
         let run = programs.run(Spot { hook, interface: *index, received_on }, frame)?;
-        self.steps.push(Step::ran(hook, name, run.outcome));
+        self.steps.push(TraceStep::ran(hook, name, run.outcome));
         Ok(Some(run))
     }
 
-    /// The end of a packet that a program has wrapped: out of the uplink.
-    pub(super) async fn wrapped(&mut self, run: &Run) -> Result<End> {
-        let (outer, _) = Outer::read(&run.frame).context("reading what the program has made")?;
+    /// Follows a packet that a program has encapsulated, out of the uplink.
+    pub(super) async fn encapsulated(&mut self, run: &Run) -> Result<TraceEnd> {
+        let (outer, _) = OuterHeaders::read(&run.frame).context("reading the program's outer headers")?;
         let node = IpAddr::V4(outer.destination);
-        self.steps.push(Step::Outer(outer));
+        self.steps.push(TraceStep::Outer(outer));
         self.underlay(node, Carrier::Bpf).await
     }
 
-    /// The end of a packet that a program has handed to a pod.
-    pub(super) async fn delivered(&self, index: u32) -> Result<End> {
+    /// Returns the end of a packet that a program has delivered to the pod at this interface.
+    pub(super) async fn delivered(&self, index: u32) -> Result<TraceEnd> {
         let device = self
             .kernel
             .interface(index)
             .await?
             .map_or_else(|| format!("interface {index}"), |port| port.name);
-        Ok(End::Delivered { device, by: Carrier::Bpf })
+        Ok(TraceEnd::Delivered { device, by: Carrier::Bpf })
     }
 
-    /// The end of a packet that a program has dropped.
-    pub(super) fn dropped(hook: Hook, outcome: Outcome) -> End {
-        End::Lost { reason: format!("{} drops it as {}", hook.program(), outcome.name()) }
+    /// Returns the end of a packet that a program has dropped.
+    pub(super) fn dropped(hook: Hook, outcome: Outcome) -> TraceEnd {
+        TraceEnd::Lost { reason: format!("{} drops it as {}", hook.program(), outcome.name()) }
     }
 }

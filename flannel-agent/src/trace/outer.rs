@@ -1,4 +1,4 @@
-//! The outer headers of what a program sends to a peer, read off the packet: nothing is taken for granted.
+//! Parses the outer headers of packets that a program sends to a peer, and checks each field.
 
 use std::net::Ipv4Addr;
 
@@ -7,9 +7,9 @@ use serde::Serialize;
 use crate::checksum::checksum;
 use crate::mac::Mac;
 
-/// What the headers around an inner frame say.
+/// The headers around an inner frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Outer {
+pub struct OuterHeaders {
     /// IPv4 source: the sending node.
     pub source: Ipv4Addr,
     /// IPv4 destination: the receiving node.
@@ -18,27 +18,27 @@ pub struct Outer {
     pub ttl: u8,
     /// ECN code point (RFC 3168), 0 to 3.
     pub ecn: u8,
-    /// UDP source port, which spreads flows over the underlay: the kernel hashes the packets of a socket otherwise than
-    /// one that comes from nowhere.
+    /// UDP source port, which spreads flows over the underlay. Real packets get another one: the kernel hashes packets of
+    /// a socket differently from those of a test run.
     pub source_port: u16,
     /// UDP destination port.
     pub destination_port: u16,
     /// VXLAN network identifier.
     pub vni: u32,
-    /// The group that the packet is of, with group policy (draft-smith-vxlan-group-policy).
+    /// The packet's group, with group policy (draft-smith-vxlan-group-policy).
     pub group: Option<u16>,
-    /// Source of the frame inside: the sending VTEP.
+    /// Source MAC of the inner frame: the sending VTEP.
     pub inner_source: Mac,
-    /// Destination of the frame inside: the receiving VTEP.
+    /// Destination MAC of the inner frame: the receiving VTEP.
     pub inner_destination: Mac,
     /// Length of the outer IPv4 packet in bytes.
     pub bytes: u16,
 }
 
-/// What is wrong with outer headers.
+/// Why outer headers are rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// The packet ends before its headers do.
+    /// The packet is shorter than its headers.
     #[error("the packet ends inside its headers")]
     Short,
     /// Not IPv4 with a plain header, or not UDP.
@@ -60,11 +60,11 @@ const IPV4: usize = 20;
 const UDP: usize = 8;
 const VXLAN: usize = 8;
 
-impl Outer {
-    /// Reads the headers of a frame and returns them with the frame inside.
+impl OuterHeaders {
+    /// Parses the headers of a frame and returns them with the inner frame.
     ///
     /// # Errors
-    /// Anything about them is not as RFC 7348 and flannel's peers expect it.
+    /// A field differs from what RFC 7348 or flannel's peers expect.
     pub fn read(frame: &[u8]) -> Result<(Self, &[u8]), Malformed> {
         let (ethernet, packet) = frame.split_at_checked(ETHERNET).ok_or(Malformed::Short)?;
         let (ip, datagram) = packet.split_at_checked(IPV4).ok_or(Malformed::Short)?;
@@ -104,8 +104,8 @@ impl Outer {
     }
 }
 
-/// The group in a VXLAN header, if there is one. Beside it only two flags are known: the receiver must not learn from the
-/// packet, and policies have been applied already.
+/// Returns the group in a VXLAN header, if it has one. Accepts two flags beside it: the receiver must not learn from the
+/// packet (0x40), and policies have been applied already (0x08).
 fn group(vxlan: &[u8]) -> Result<Option<u16>, Malformed> {
     const KNOWN: u8 = 0x48;
     match *vxlan {
@@ -132,21 +132,21 @@ fn mac(bytes: &[u8], at: usize) -> Mac {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::packet::{Envelope, wrapped};
+    use crate::trace::packet::{Envelope, encapsulate};
 
     const INNER: [u8; 34] = [7; 34];
 
     fn good() -> Vec<u8> {
         let (sender, to) = ([192, 168, 64, 2].into(), [192, 168, 64, 1].into());
-        wrapped(&INNER, &Envelope { sender, to, port: 8472, vni: 0xabcdef, mac: [1; 6] })
+        encapsulate(&INNER, &Envelope { sender, to, port: 8472, vni: 0xabcdef, mac: [1; 6] })
     }
 
     #[test]
-    fn what_a_peer_sends_is_read() {
+    fn headers_of_a_peers_packet_are_read() {
         let sent = good();
-        let (outer, inner) = Outer::read(&sent).unwrap();
+        let (outer, inner) = OuterHeaders::read(&sent).unwrap();
         assert_eq!(inner, INNER);
-        let expected = Outer {
+        let expected = OuterHeaders {
             source: Ipv4Addr::new(192, 168, 64, 2),
             destination: Ipv4Addr::new(192, 168, 64, 1),
             ttl: 64,
@@ -167,16 +167,16 @@ mod tests {
         let mut sent = good();
         for flags in [0, 0x40, 0x08, 0x48] {
             sent[42..46].copy_from_slice(&[0x88, flags, 1, 2]);
-            assert_eq!(Outer::read(&sent).unwrap().0.group, Some(0x102), "{flags:02x}");
+            assert_eq!(OuterHeaders::read(&sent).unwrap().0.group, Some(0x102), "{flags:02x}");
         }
     }
 
     #[test]
-    fn what_is_not_as_it_should_be_is_not_read() {
+    fn malformed_headers_are_rejected() {
         let with = |at: usize, byte: u8| {
             let mut frame = good();
             frame[at] = byte;
-            Outer::read(&frame).err()
+            OuterHeaders::read(&frame).err()
         };
         for (description, at, byte, expected) in [
             ("IPv6", 12, 0x86, Malformed::Kind),
@@ -194,7 +194,11 @@ mod tests {
             assert_eq!(with(at, byte), Some(expected), "{description}");
         }
         for length in 0..50 + ETHERNET {
-            assert_eq!(Outer::read(&good()[..length]).err(), Some(Malformed::Short), "cut at {length}");
+            assert_eq!(
+                OuterHeaders::read(&good()[..length]).err(),
+                Some(Malformed::Short),
+                "cut at {length}"
+            );
         }
     }
 }

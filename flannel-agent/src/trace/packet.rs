@@ -1,4 +1,4 @@
-//! The packet in question: what was asked about, and its bytes at each place on the way. It is never sent.
+//! The traced packet, and its bytes at each point of its path. It is never sent.
 
 mod bytes;
 
@@ -10,9 +10,9 @@ use serde::Serialize;
 use crate::dataplane::bpf::dry_run::known::Ends;
 
 use bytes::{ETHERNET, framed, header_len, ip};
-pub use bytes::{Envelope, wrapped};
+pub use bytes::{Envelope, encapsulate};
 
-/// What a packet carries.
+/// The payload of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
@@ -24,14 +24,14 @@ pub enum Protocol {
     Udp,
 }
 
-/// A packet to ask about.
+/// A packet to trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Packet {
-    /// Its source.
+    /// Source address.
     pub source: IpAddr,
-    /// Its destination, of the same family.
+    /// Destination address, of the same family.
     pub destination: IpAddr,
-    /// What it carries.
+    /// Payload.
     pub protocol: Protocol,
     /// Source port; 0 for ICMP.
     pub source_port: u16,
@@ -41,11 +41,11 @@ pub struct Packet {
     pub bytes: u16,
 }
 
-/// Time to live, or hop limit, that a pod's packets begin with.
+/// TTL, or hop limit, with which pods send packets.
 const TTL: u8 = 64;
 
 impl Protocol {
-    /// IP protocol number between such addresses.
+    /// Returns the IP protocol number in the address family of `between`.
     const fn number(self, between: IpAddr) -> u8 {
         match (self, between) {
             (Self::Icmp, IpAddr::V4(_)) => 1,
@@ -55,7 +55,7 @@ impl Protocol {
         }
     }
 
-    /// Length of its header in bytes.
+    /// Returns the length of its header in bytes.
     const fn header(self) -> usize {
         match self {
             Self::Icmp | Self::Udp => 8,
@@ -65,14 +65,14 @@ impl Protocol {
 }
 
 impl Packet {
-    /// The shortest packet in bytes that this protocol's header fits into, between such addresses.
+    /// Returns the length in bytes of a packet without payload, in the address family of `between`.
     #[must_use]
     pub const fn shortest(protocol: Protocol, between: IpAddr) -> u16 {
         (header_len(between) + protocol.header()) as u16
     }
 
-    /// Which flow it is of, as its pod on this node sees it, if it is of one that can be remembered. `egress`: it comes
-    /// from there.
+    /// Returns the packet's flow as seen from its pod on this node: the source if `egress`, else the destination. `None`
+    /// for ICMP, which the flow cache does not hold.
     #[must_use]
     pub const fn flow(&self, egress: bool) -> Option<Ends> {
         if matches!(self.protocol, Protocol::Icmp) {
@@ -84,7 +84,7 @@ impl Packet {
         Some(Ends { pod, remote, protocol: self.protocol.number(self.source) })
     }
 
-    /// The frame that carries it after this many routers.
+    /// Builds the frame that carries the packet after `hops` routers.
     #[must_use]
     pub fn frame(&self, destination: [u8; 6], source: [u8; 6], hops: u8) -> Vec<u8> {
         let protocol = self.protocol.number(self.source);
@@ -98,7 +98,7 @@ impl Packet {
         )
     }
 
-    /// The transport header. Its checksum is left out: no program looks at it, and nobody receives it.
+    /// Builds the transport header. Leaves its checksum 0: programs do not read it, and nobody receives the packet.
     fn transport(&self) -> Vec<u8> {
         let ports = [self.source_port.to_be_bytes(), self.destination_port.to_be_bytes()].concat();
         match (self.protocol, self.source) {
@@ -117,7 +117,7 @@ impl Packet {
     }
 }
 
-/// The longest packet in bytes that fits a frame of this length between such addresses, with what a peer would put around it.
+/// Returns the length in bytes of the longest packet that fits a frame of this length with a peer's outer headers.
 #[must_use]
 pub const fn longest(frame: usize, between: IpAddr) -> usize {
     frame - ETHERNET - header_len(between) - bytes::UDP_AND_VXLAN - ETHERNET
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_as_long_as_asked_and_says_so() {
+    fn an_ipv4_frame_has_the_length_asked_for_in_its_header_too() {
         for protocol in PROTOCOLS {
             let source = packet(protocol, 0).source;
             for bytes in [Packet::shortest(protocol, source), 84, 1450] {
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn so_is_one_of_ipv6() {
+    fn an_ipv6_frame_has_the_length_asked_for_in_its_header_too() {
         for protocol in PROTOCOLS {
             let source = v6(packet(protocol, 0)).source;
             for bytes in [Packet::shortest(protocol, source), 84, 1430] {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_is_named_from_its_pods_side() {
+    fn a_flow_is_seen_from_its_pod() {
         for udp in [packet(Protocol::Udp, 84), v6(packet(Protocol::Udp, 84))] {
             let (out, inwards) = (udp.flow(true).unwrap(), udp.flow(false).unwrap());
             assert_eq!((out.pod, out.remote), ((udp.source, 40000).into(), (udp.destination, 53).into()));

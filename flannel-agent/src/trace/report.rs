@@ -1,4 +1,4 @@
-//! The answer: what happens to the packet, step by step, for people and for programs.
+//! The result of a trace: the packet's steps and its end, as text or JSON.
 
 mod text;
 
@@ -9,34 +9,34 @@ use flannel_common::outcome::{Hook, Outcome, Verdict};
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
-use super::outer::Outer;
+use super::outer::OuterHeaders;
 use super::packet::Packet;
 use crate::mac::Mac;
 
 /// Where a packet would go.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// The packet.
+    /// The traced packet.
     pub packet: Packet,
-    /// The VNI of the programs that were asked; none: the kernel alone was.
+    /// The VNI of the programs that were run; `None` if the kernel alone carries the packet.
     pub vni: Option<u32>,
-    /// What happens to it, in order.
-    pub steps: Vec<Step>,
-    /// What becomes of it.
-    pub end: End,
+    /// The steps in their order.
+    pub steps: Vec<TraceStep>,
+    /// Where the packet's path ends.
+    pub end: TraceEnd,
 }
 
-/// One thing on its way.
+/// A step on the packet's path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
-pub enum Step {
-    /// Something to know before the rest is read.
+pub enum TraceStep {
+    /// A remark.
     Note {
         /// A sentence.
         text: String,
     },
     /// The lease of the node at the other end.
-    Lease(Holder),
+    Lease(LeaseHolder),
     /// The pod of this node.
     Pod {
         /// Its address.
@@ -50,13 +50,13 @@ pub enum Step {
     Program {
         /// Its name.
         program: &'static str,
-        /// The interface at whose hook it runs.
+        /// The interface that it is attached to.
         device: String,
         /// `carried`, `floor`, `foreign` or `dropped`.
         verdict: &'static str,
-        /// How the run ended, as `METRICS` counts it.
+        /// Name of the outcome, as `METRICS` counts it.
         outcome: &'static str,
-        /// What that means.
+        /// Explanation of the outcome.
         help: &'static str,
     },
     /// A program is not attached where it belongs.
@@ -66,88 +66,88 @@ pub enum Step {
         /// The interface.
         device: String,
     },
-    /// The outer headers that a program has put on.
-    Outer(Outer),
-    /// The host's routing tables were asked.
+    /// The outer headers that a program has added.
+    Outer(OuterHeaders),
+    /// A route lookup.
     Route {
-        /// For the way to this address.
+        /// The address looked up.
         destination: IpAddr,
-        /// The interface it leaves by.
+        /// The outgoing interface.
         device: String,
-        /// Its MTU in bytes.
+        /// The interface's MTU in bytes.
         mtu: u32,
-        /// The router that it goes to; none: the destination itself.
+        /// The gateway; `None` if the destination is on the link.
         gateway: Option<IpAddr>,
     },
-    /// A neighbour was looked up.
+    /// A neighbour lookup.
     Neighbour {
-        /// Its address.
+        /// The neighbour's address.
         address: IpAddr,
-        /// The interface it is behind.
+        /// The interface on whose link it is.
         device: String,
         /// Its MAC, if it is known.
         mac: Option<Mac>,
-        /// Its entry's state, as `ip neigh` shows it; `absent` without an entry.
+        /// State of its entry, as `ip neigh` shows it; `absent` without an entry.
         state: &'static str,
     },
-    /// The FDB of a vxlan device was looked up.
+    /// A lookup in the FDB of a vxlan device.
     TunnelEnd {
-        /// For this VTEP.
+        /// MAC of the VTEP looked up.
         mac: Mac,
-        /// On this device.
+        /// The vxlan device.
         device: String,
-        /// The node that has it.
+        /// Address of the node with this VTEP.
         node: Option<IpAddr>,
     },
 }
 
-/// A node's lease.
+/// The lease that contains an address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Holder {
-    /// An address in it.
+pub struct LeaseHolder {
+    /// The address.
     pub address: IpAddr,
-    /// What is leased.
+    /// The leased subnet.
     #[serde(serialize_with = "as_text")]
     pub subnet: IpNet,
     /// The node's public address.
     pub public_ip: IpAddr,
     /// MAC of the node's vxlan device.
     pub vtep_mac: Mac,
-    /// `subnet`, or `direct`: one that is reached without a tunnel, or `own`: ours, or `node`: the node's own address, or
-    /// `ended`: lately, and not any more.
+    /// `subnet`, `direct` (a subnet reached without a tunnel), `own` (of this node), `node` (the address of a node itself)
+    /// or `ended` (a lease that has ended lately).
     pub kind: &'static str,
 }
 
-/// What becomes of the packet.
+/// The end of the packet's path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "end", rename_all = "kebab-case")]
-pub enum End {
+pub enum TraceEnd {
     /// It leaves this node.
     Leaves {
-        /// By this interface.
+        /// The outgoing interface.
         device: String,
-        /// In VXLAN, to this node; none: as it is.
+        /// The node it is encapsulated for in VXLAN; `None` if it leaves without a tunnel.
         node: Option<IpAddr>,
-        /// Who does it.
+        /// What sends it.
         by: Carrier,
     },
-    /// It is handed to a pod of this node.
+    /// It reaches a pod of this node.
     Delivered {
-        /// By this interface.
+        /// The interface of the pod.
         device: String,
-        /// Who does it.
+        /// What delivers it.
         by: Carrier,
     },
     /// It is for this host itself.
     Local,
     /// It goes no further.
     Lost {
-        /// Why, and what is done about it.
+        /// The reason, and what the host does about it.
         reason: String,
     },
 }
 
-/// Who carries a packet.
+/// What carries a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Carrier {
@@ -157,8 +157,8 @@ pub enum Carrier {
     Kernel,
 }
 
-impl Step {
-    /// What a program did at an interface.
+impl TraceStep {
+    /// Returns the step for a program's run at an interface.
     pub(super) fn ran(hook: Hook, device: &str, outcome: Outcome) -> Self {
         Self::Program {
             program: hook.program(),

@@ -3,7 +3,7 @@
 mod expected;
 mod sender;
 
-use flannel_agent::trace::outer::Outer;
+use flannel_agent::trace::outer::OuterHeaders;
 use flannel_common::address::Address;
 use flannel_common::outcome::{Hook, Outcome, Verdict};
 use proptest::prelude::*;
@@ -74,7 +74,8 @@ fn encapsulated(case: &Case, run: &Run) -> Judged<u32> {
     let (ip, node, vtep) = receiver(case, ways)?;
     let node: [u8; 4] = node.try_into().unwrap();
     let after = if case.hook == Hook::PodEgress { given(case)? } else { case.meta.mark };
-    let (outer, same) = Outer::read(&run.packet).map_err(|error| TestCaseError::fail(error.to_string()))?;
+    let (outer, same) =
+        OuterHeaders::read(&run.packet).map_err(|error| TestCaseError::fail(error.to_string()))?;
     let mut plain = run.packet.clone();
     let flags: Vec<_> = plain.splice(42..46, group_of(0)).collect();
     prop_assert_eq!(&flags[..], group_of(if case.group_policy { after } else { 0 }));

@@ -1,12 +1,12 @@
-//! The answer as people read it.
+//! Formats a report as text.
 
 use std::fmt;
 
-use super::{Carrier, End, Holder, Report, Step};
-use crate::trace::outer::Outer;
+use super::{Carrier, LeaseHolder, Report, TraceEnd, TraceStep};
+use crate::trace::outer::OuterHeaders;
 use crate::trace::packet::{Packet, Protocol};
 
-/// A line for the packet, one for each step, one for the end.
+/// Writes a line for the packet, one for each step, and one for the end.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         line(f, "packet", &self.packet)?;
@@ -37,7 +37,7 @@ impl fmt::Display for Packet {
     }
 }
 
-impl Step {
+impl TraceStep {
     const fn label(&self) -> &'static str {
         match self {
             Self::Note { .. } => "note",
@@ -52,7 +52,7 @@ impl Step {
     }
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for TraceStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Note { text } => f.write_str(text),
@@ -81,7 +81,7 @@ impl fmt::Display for Step {
     }
 }
 
-impl fmt::Display for Holder {
+impl fmt::Display for LeaseHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { address, subnet, public_ip, vtep_mac, kind } = self;
         let kind = if *kind == "subnet" { String::new() } else { format!(" ({kind})") };
@@ -89,7 +89,7 @@ impl fmt::Display for Holder {
     }
 }
 
-impl fmt::Display for Outer {
+impl fmt::Display for OuterHeaders {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { source, destination, ttl, ecn, source_port, destination_port, vni, bytes, .. } = self;
         let (from, to) = (self.inner_source, self.inner_destination);
@@ -102,14 +102,16 @@ impl fmt::Display for Outer {
     }
 }
 
-impl fmt::Display for End {
+impl fmt::Display for TraceEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Leaves { device, node: Some(node), by } => {
                 write!(f, "leaves by {device}, wrapped in VXLAN for {node} by {by}")
             }
-            Self::Leaves { device, node: None, by } => write!(f, "leaves by {device} as it is, sent by {by}"),
-            Self::Delivered { device, by } => write!(f, "goes to its pod at {device}, handed over by {by}"),
+            Self::Leaves { device, node: None, by } => {
+                write!(f, "leaves by {device} without a tunnel, sent by {by}")
+            }
+            Self::Delivered { device, by } => write!(f, "reaches its pod at {device}, delivered by {by}"),
             Self::Local => f.write_str("is for this host itself"),
             Self::Lost { reason } => write!(f, "goes no further: {reason}"),
         }
