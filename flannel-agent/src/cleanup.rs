@@ -8,13 +8,12 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use flannel_common::abi;
-use futures::TryStreamExt as _;
 use ipnet::IpNet;
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 
 use crate::dataplane::bpf::{self, pins, pins::Pins};
 use crate::dataplane::kernel::Kernel;
 use crate::lease::SubnetKey;
+use crate::netlink::link::{self, Link, LinkKind};
 use crate::paths::Paths;
 use crate::{firewall, subnet_file};
 
@@ -118,8 +117,8 @@ fn remove_programs(bpffs: &Path) -> Results {
 async fn remove_devices(kernel: &Kernel) -> Result<Results> {
     let links = links(kernel).await?;
     let mut results = Vec::new();
-    for (link, name) in links.iter().filter_map(|link| Some((link, flannel_device(link)?))) {
-        let removed = kernel.handle().link().del(link.header.index).execute().await;
+    for Link { index, name, .. } in links.iter().filter(|link| is_flannel_device(&link.name, &link.kind)) {
+        let removed = kernel.handle().link().del(*index).execute().await;
         let removed = removed.with_context(|| format!("removing device {name}"));
         results.push(
             removed.map(|()| format!("removed device {name} with its routes, neighbours and FDB entries")),
@@ -128,33 +127,17 @@ async fn remove_devices(kernel: &Kernel) -> Result<Results> {
     Ok(results)
 }
 
-async fn links(kernel: &Kernel) -> Result<Vec<LinkMessage>> {
-    kernel.handle().link().get().execute().try_collect().await.context("listing interfaces")
+async fn links(kernel: &Kernel) -> Result<Vec<Link>> {
+    link::list(kernel.handle()).await.context("listing interfaces")
 }
 
-/// Returns the device's name if an agent makes such devices: `flannel.<VNI>` or `flannel-v6.<VNI>` of kind vxlan, or
-/// `flannel0` of kind tun (udp backend).
-fn flannel_device(link: &LinkMessage) -> Option<&str> {
-    let name = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.as_str()),
-        _ => None,
-    })?;
-    let infos = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::LinkInfo(infos) => Some(infos),
-        _ => None,
-    })?;
-    let kind = infos.iter().find_map(|info| match info {
-        LinkInfo::Kind(kind) => Some(kind),
-        _ => None,
-    })?;
-    is_flannel_device(name, kind).then_some(name)
-}
-
-fn is_flannel_device(name: &str, kind: &InfoKind) -> bool {
+/// Whether an agent makes such devices: `flannel.<VNI>` or `flannel-v6.<VNI>` of kind vxlan, or `flannel0` of kind tun
+/// (udp backend).
+fn is_flannel_device(name: &str, kind: &LinkKind) -> bool {
     let vni = name.strip_prefix("flannel.").or_else(|| name.strip_prefix("flannel-v6."));
     match kind {
-        InfoKind::Vxlan => vni.is_some_and(|vni| vni.parse::<u32>().is_ok()),
-        InfoKind::Tun => name == "flannel0",
+        LinkKind::Vxlan(_) => vni.is_some_and(|vni| vni.parse::<u32>().is_ok()),
+        LinkKind::Tun => name == "flannel0",
         _ => false,
     }
 }
@@ -171,20 +154,21 @@ fn remove_file(path: &Path) -> Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::link::VxlanOptions;
 
     #[test]
     fn only_devices_with_the_name_and_kind_that_agents_use_are_removed() {
         for (name, kind, expected) in [
-            ("flannel.1", InfoKind::Vxlan, true),
-            ("flannel.4096", InfoKind::Vxlan, true),
-            ("flannel-v6.1", InfoKind::Vxlan, true),
-            ("flannel0", InfoKind::Tun, true),
-            ("flannel.1", InfoKind::Dummy, false),
-            ("flannel0", InfoKind::Vxlan, false),
-            ("flannel1", InfoKind::Tun, false),
-            ("flannel.", InfoKind::Vxlan, false),
-            ("flannel.mine", InfoKind::Vxlan, false),
-            ("vxlan.1", InfoKind::Vxlan, false),
+            ("flannel.1", LinkKind::Vxlan(VxlanOptions::default()), true),
+            ("flannel.4096", LinkKind::Vxlan(VxlanOptions::default()), true),
+            ("flannel-v6.1", LinkKind::Vxlan(VxlanOptions::default()), true),
+            ("flannel0", LinkKind::Tun, true),
+            ("flannel.1", LinkKind::Other, false),
+            ("flannel0", LinkKind::Vxlan(VxlanOptions::default()), false),
+            ("flannel1", LinkKind::Tun, false),
+            ("flannel.", LinkKind::Vxlan(VxlanOptions::default()), false),
+            ("flannel.mine", LinkKind::Vxlan(VxlanOptions::default()), false),
+            ("vxlan.1", LinkKind::Vxlan(VxlanOptions::default()), false),
         ] {
             assert_eq!(is_flannel_device(name, &kind), expected, "{name} of kind {kind:?}");
         }

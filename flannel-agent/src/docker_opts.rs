@@ -2,16 +2,18 @@
 //! mk-docker-opts.sh does.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
 use anyhow::{Context as _, Result, bail};
 use futures::TryStreamExt as _;
 use ipnet::Ipv4Net;
-use rtnetlink::RouteMessageBuilder;
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 
 use crate::env_file;
+use crate::netlink::{self, route};
 
 #[cfg(test)]
 mod tests;
@@ -115,24 +117,21 @@ fn flannel_options(variables: &Variables, options: &DockerOpts) -> Result<Vec<(&
 
 /// Fails if a route leads this subnet to another machine: Docker's bridge would take the subnet over.
 async fn ensure_not_routed_elsewhere(subnet: Ipv4Net) -> Result<()> {
-    let (connection, handle, _) = rtnetlink::new_connection().context("opening a netlink socket")?;
-    tokio::spawn(connection);
-    let all = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
-    let routes: Vec<_> = handle.route().get(all).execute().try_collect().await.context("listing routes")?;
+    let routes: Vec<_> = route::list(&netlink::open()?, AddressFamily::Inet, None)
+        .try_collect()
+        .await
+        .context("listing routes")?;
     match routes.iter().find_map(|route| gateway_to(subnet, route)) {
         Some(gateway) => bail!("Your routing table already contains the subnet: {subnet} via {gateway}"),
         None => Ok(()),
     }
 }
 
-fn gateway_to(subnet: Ipv4Net, route: &RouteMessage) -> Option<std::net::Ipv4Addr> {
-    let find = |attribute: &RouteAttribute| match attribute {
+fn gateway_to(subnet: Ipv4Net, route: &RouteMessage) -> Option<Ipv4Addr> {
+    let gateway = |attribute: &RouteAttribute| match attribute {
         RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => Some(*gateway),
         _ => None,
     };
-    let destination = RouteAttribute::Destination(RouteAddress::Inet(subnet.network()));
-    let same = route.header.destination_prefix_length == subnet.prefix_len()
-        && route.header.table == RouteHeader::RT_TABLE_MAIN
-        && route.attributes.contains(&destination);
-    route.attributes.iter().find_map(find).filter(|_| same)
+    let same = route::destination_of(route) == Some(subnet.trunc().into());
+    route.attributes.iter().find_map(gateway).filter(|_| same)
 }

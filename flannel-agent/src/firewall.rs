@@ -19,6 +19,7 @@ use tracing::{debug, error, info};
 
 use crate::config::NetworkConfig;
 use crate::lease::SubnetKey;
+use crate::netlink;
 use nftables::Nftables;
 pub use rules::RuleOptions;
 use rules::{Chain, IpVersion};
@@ -71,7 +72,7 @@ impl Firewall {
             } else {
                 RuleWriter::Iptables
             },
-            netlink: netlink()?,
+            netlink: netlink::open()?,
             subnet: None,
             resync,
             must_clear: true,
@@ -195,7 +196,7 @@ pub async fn remove(subnets: &[IpNet]) -> Vec<Result<String>> {
 }
 
 async fn remove_blackholes(subnets: &[IpNet]) -> Result<Vec<Result<String>>> {
-    let netlink = netlink()?;
+    let netlink = netlink::open()?;
     let mut results = Vec::new();
     for subnet in subnets {
         results.extend(blackhole::ensure(&netlink, *subnet, false).await.transpose());
@@ -205,12 +206,4 @@ async fn remove_blackholes(subnets: &[IpNet]) -> Result<Vec<Result<String>>> {
 
 fn log(changes: impl IntoIterator<Item = String>) {
     changes.into_iter().for_each(|change| info!("{change}"));
-}
-
-/// Opens a socket with strict checks, which make the kernel filter the routes it lists.
-fn netlink() -> Result<Handle> {
-    let (connection, handle, _) =
-        rtnetlink::new_connection_with_strict_check().context("opening a netlink socket")?;
-    tokio::spawn(connection);
-    Ok(handle)
 }

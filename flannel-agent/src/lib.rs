@@ -18,6 +18,7 @@ pub mod health;
 pub mod lease;
 pub mod mac;
 pub mod metrics;
+pub mod netlink;
 pub mod notify;
 pub mod paths;
 pub mod peer;

@@ -7,7 +7,6 @@ mod pick;
 #[cfg(test)]
 mod tests;
 pub mod watch;
-mod way;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,8 +17,6 @@ use rtnetlink::Handle;
 
 use self::host::list;
 pub use self::host::{DefaultRoute, Host, Interface};
-pub use self::way::Way;
-pub(crate) use self::way::way_to;
 use crate::mac::Mac;
 
 /// What the administrator asked for. Wishes are tried in flannel's order: names and addresses, expressions,
@@ -118,21 +115,22 @@ impl<A: fmt::Display + PartialEq> fmt::Display for Ends<A> {
 pub enum UplinkError {
     /// Nothing was asked for, and there is no default route.
     #[error(
-        "no {family} default route shows which interface to use; name it with --iface. There are: {host}"
+        "no {family} default route shows which interface to use; name it with --iface. There are: {}",
+        list(interfaces)
     )]
     NoDefaultRoute {
         /// IPv4 or IPv6.
         family: &'static str,
-        /// What there is.
-        host: Host,
+        /// The interfaces that there are.
+        interfaces: Vec<Interface>,
     },
     /// No interface is as was asked for.
-    #[error("no interface fits {wanted}. There are: {host}")]
+    #[error("no interface fits {wanted}. There are: {}", list(interfaces))]
     NoMatch {
         /// All that was looked for, as flags.
         wanted: String,
-        /// What there is.
-        host: Host,
+        /// The interfaces that there are.
+        interfaces: Vec<Interface>,
     },
     /// More than one interface is as was asked for.
     #[error(
@@ -148,15 +146,16 @@ pub enum UplinkError {
     /// The interface has no address that peers could reach.
     #[error(
         "interface {name} has no usable {family} address; add one, or name another interface with --iface. \
-         There are: {host}"
+         There are: {}",
+        list(interfaces)
     )]
     NoAddress {
         /// The interface in question.
         name: String,
         /// IPv4 or IPv6.
         family: &'static str,
-        /// What there is.
-        host: Host,
+        /// The interfaces that there are.
+        interfaces: Vec<Interface>,
     },
     /// The kernel did not answer.
     #[error("listing {what} by netlink")]

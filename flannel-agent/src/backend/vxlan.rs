@@ -192,7 +192,7 @@ impl Vxlan {
     /// Makes devices, addresses and programs what they should be, and reads what else the kernel holds.
     async fn heal(&mut self) -> Vec<anyhow::Error> {
         // What is known by now is what we are about to read.
-        self.news.drain();
+        self.news.discard();
         self.hurt = false;
         self.applied = None;
         let mut errors = Vec::new();

@@ -6,22 +6,20 @@ use anyhow::{Context as _, Result};
 use futures::TryStreamExt as _;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::route::RouteMessage;
 
 use super::{Results, links};
-use crate::dataplane::kernel::{Kernel, destination_of, unreachable};
+use crate::dataplane::kernel::{Kernel, unreachable};
+use crate::netlink::route;
 
 /// Removes the agent's `unreachable` route of each network.
 pub(super) async fn remove_unreachable(kernel: &Kernel) -> Result<Results> {
     let mut results = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut request = RouteMessage::default();
-        request.header.address_family = family;
         let routes: Vec<_> =
-            kernel.handle().route().get(request).execute().try_collect().await.context("listing routes")?;
-        for route in routes.into_iter().filter(unreachable::is_ours) {
+            route::list(kernel.handle(), family, None).try_collect().await.context("listing routes")?;
+        for route in routes.into_iter().filter(unreachable::is_own) {
             let network =
-                destination_of(&route).context("reading the destination of an unreachable route")?;
+                route::destination_of(&route).context("reading the destination of an unreachable route")?;
             let removed = kernel.handle().route().del(route).execute().await;
             results.push(
                 removed
@@ -42,7 +40,7 @@ pub(super) async fn remove_direct(kernel: &Kernel, networks: &[IpNet], own: &[Ip
         own.is_some_and(|own| own.prefix_len() == subnet.prefix_len())
     };
     let mut results = Vec::new();
-    for interface in links(kernel).await?.iter().map(|link| link.header.index) {
+    for interface in links(kernel).await?.iter().map(|link| link.index) {
         let routes: Vec<_> = kernel.direct_routes(interface, is_node_subnet).await?.into_iter().collect();
         let problems = kernel.remove_direct(interface, &routes, &BTreeMap::new()).await;
         if problems.is_empty() && !routes.is_empty() {

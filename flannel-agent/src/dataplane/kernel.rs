@@ -4,7 +4,7 @@
 //! ([`Floor::changes_to`]) and only then written ([`Kernel::apply`]). Linux 4.20 or newer: dumps are filtered
 //! per device by the kernel (`NETLINK_GET_STRICT_CHK`).
 
-pub mod address;
+mod address;
 mod batch;
 pub mod classifier;
 mod conntrack;
@@ -14,8 +14,6 @@ pub mod driver;
 mod entry;
 pub mod events;
 mod fdb;
-mod filter;
-pub mod interface;
 pub mod lookup;
 mod neighbour;
 mod nexthop;
@@ -33,14 +31,13 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result};
 use ipnet::{IpNet, Ipv4Net};
-use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{RouteFlags, RouteProtocol, RouteScope};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use tokio::sync::Mutex;
 
 use self::batch::Batch;
 pub use self::device::{Device, DeviceSpec};
-pub use self::direct::{destination_of, is_through, message as direct_message};
+pub use self::direct::message as direct_message;
 use self::entry::{Job, KernelEntry};
 use self::events::KernelEvents;
 pub use self::pods::PodPort;
@@ -49,7 +46,8 @@ pub use self::watch::LinkWatch;
 use super::desired::{Answer, Floor, FloorChanges, NEXTHOPS_FROM};
 use super::entry::Via;
 use crate::metrics::METRICS;
-use crate::uplink::way_to;
+use crate::netlink;
+use crate::netlink::route::{RouteAnswer, RouteQuery};
 
 /// The kernel of the network namespace that it was opened in.
 #[derive(Debug)]
@@ -69,10 +67,7 @@ impl Kernel {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn new() -> Result<Self> {
-        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()
-            .context("opening a netlink socket (Linux 4.20 or newer is needed)")?;
-        tokio::spawn(connection);
-        Ok(Self { handle, batch: Batch::open()?, dumping: Mutex::default() })
+        Ok(Self { handle: netlink::open()?, batch: Batch::open()?, dumping: Mutex::default() })
     }
 
     /// Listens to what others do from now on.
@@ -170,9 +165,9 @@ impl Kernel {
     /// # Errors
     /// If the kernel does not say.
     pub async fn is_on_link(&self, interface: u32, address: IpAddr) -> Result<bool> {
-        let way =
-            way_to(&self.handle, address).await.with_context(|| format!("asking the way to {address}"))?;
-        Ok(way.is_some_and(|way| way.index == interface && way.on_link))
+        let answer = self.route(RouteQuery { destination: address, forwarded: None }).await?;
+        let RouteAnswer::Out(hop) = answer else { return Ok(false) };
+        Ok(hop.interface == interface && hop.gateway.is_none())
     }
 
     /// Writes routes through the uplink; what fails is reported and does not stop the rest. Very many at once have
@@ -308,24 +303,9 @@ fn in_order(FloorChanges { routes, nexthops, neighbours, fdb }: &FloorChanges) -
     jobs
 }
 
-/// The errno of a refused request, 0 for any other failure.
-fn errno(error: &rtnetlink::Error) -> i32 {
-    match error {
-        rtnetlink::Error::NetlinkError(refused) => -refused.raw_code(),
-        _ => 0,
-    }
-}
-
 const fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
     match address {
         IpAddr::V4(address) => Some(address),
         IpAddr::V6(_) => None,
-    }
-}
-
-fn family_of(address: IpAddr) -> AddressFamily {
-    match address {
-        IpAddr::V4(_) => AddressFamily::Inet,
-        IpAddr::V6(_) => AddressFamily::Inet6,
     }
 }

@@ -8,10 +8,9 @@ use anyhow::{Context as _, Result};
 use futures::TryStreamExt as _;
 use ipnet::IpNet;
 use rtnetlink::Handle;
-use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
+use rtnetlink::packet_route::route::{RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
+
+use crate::netlink::route;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RouteChange {
@@ -44,29 +43,14 @@ const fn change(wanted: bool, exists: bool, bridged: bool) -> Option<RouteChange
 }
 
 fn blackhole(subnet: IpNet) -> RouteMessage {
-    route(subnet, RouteType::BlackHole, RouteProtocol::Boot, RouteScope::Universe)
+    route::message(subnet, RouteType::BlackHole)
 }
 
 /// Returns the route that the kernel adds together with an address of the subnet.
 fn connected(subnet: IpNet) -> RouteMessage {
-    route(subnet, RouteType::Unicast, RouteProtocol::Kernel, RouteScope::Link)
-}
-
-fn route(subnet: IpNet, kind: RouteType, protocol: RouteProtocol, scope: RouteScope) -> RouteMessage {
-    let mut message = RouteMessage::default();
-    message.header = RouteHeader {
-        address_family: match subnet {
-            IpNet::V4(_) => AddressFamily::Inet,
-            IpNet::V6(_) => AddressFamily::Inet6,
-        },
-        destination_prefix_length: subnet.prefix_len(),
-        table: RouteHeader::RT_TABLE_MAIN,
-        protocol,
-        scope,
-        kind,
-        ..RouteHeader::default()
-    };
-    message.attributes = vec![RouteAttribute::Destination(subnet.network().into())];
+    let mut message = route::message(subnet, RouteType::Unicast);
+    message.header.protocol = RouteProtocol::Kernel;
+    message.header.scope = RouteScope::Link;
     message
 }
 
@@ -89,14 +73,7 @@ fn is_same(route: &RouteMessage, wanted: &RouteMessage) -> bool {
         let RouteHeader { destination_prefix_length, table, protocol, kind, .. } = route.header;
         (destination_prefix_length, table, protocol, kind)
     };
-    header(route) == header(wanted) && destination(route) == destination(wanted)
-}
-
-fn destination(route: &RouteMessage) -> Option<&RouteAddress> {
-    route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(address) => Some(address),
-        _ => None,
-    })
+    header(route) == header(wanted) && route::destination_of(route) == route::destination_of(wanted)
 }
 
 #[cfg(test)]

@@ -5,22 +5,22 @@ use flannel_common::outcome::{Hook, Outcome};
 
 use super::journey::Journey;
 use super::report::{Carrier, TraceEnd, TraceStep};
-use crate::dataplane::kernel::interface::{Interface, Kind};
-use crate::dataplane::kernel::lookup::{Question, Way};
 use crate::mac::Mac;
+use crate::netlink::link::{Link, LinkKind};
+use crate::netlink::route::{Hop, RouteAnswer, RouteQuery};
 
 /// The pod of this node that sends the packet.
 struct SendingPod {
     mac: Mac,
-    port: Interface,
+    port: Link,
 }
 
 impl Journey {
     /// Follows the packet from its source to its end.
     pub(super) async fn egress(&mut self) -> Result<TraceEnd> {
         self.begin(self.packet.destination, true)?;
-        let question = Question { destination: self.packet.source, forwarded: None };
-        let Way::Out(index, _) = self.kernel.way(question).await? else {
+        let query = RouteQuery { destination: self.packet.source, forwarded: None };
+        let RouteAnswer::Out(Hop { interface: index, .. }) = self.kernel.route(query).await? else {
             return self.through_host(None).await;
         };
         let gateway = self.interface(index).await?;
@@ -39,12 +39,12 @@ impl Journey {
     }
 
     /// Finds the pod with the packet's source address by neighbour entry and bridge FDB.
-    async fn pod(&mut self, gateway: &Interface) -> Result<Option<SendingPod>> {
+    async fn pod(&mut self, gateway: &Link) -> Result<Option<SendingPod>> {
         let address = self.packet.source;
         let entry = self.kernel.neighbour(gateway.index, address).await?;
         let Some(mac) = entry.and_then(|entry| entry.mac) else { return Ok(None) };
         let port = match gateway.kind {
-            Kind::Bridge => self.port(gateway, mac).await?,
+            LinkKind::Bridge => self.port(gateway, mac).await?,
             _ => Some(gateway.clone()),
         };
         let Some(port) = port else { return Ok(None) };
@@ -53,7 +53,7 @@ impl Journey {
     }
 
     /// Runs the program on the pod's port. Returns the end if the program carries the packet.
-    async fn out_of_pod(&mut self, pod: &SendingPod, gateway: &Interface) -> Result<Option<TraceEnd>> {
+    async fn out_of_pod(&mut self, pod: &SendingPod, gateway: &Link) -> Result<Option<TraceEnd>> {
         let Some(gateway_mac) = gateway.mac.filter(|_| self.has_flow_cache()) else { return Ok(None) };
         let frame = self.packet.frame(gateway_mac.0, pod.mac.0, 0);
         match self.run(Hook::PodEgress, &pod.port, pod.port.index, &frame).await? {

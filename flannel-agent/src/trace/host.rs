@@ -7,13 +7,13 @@ use flannel_common::outcome::{Hook, Outcome};
 
 use super::journey::Journey;
 use super::report::{Carrier, TraceEnd, TraceStep};
-use crate::dataplane::kernel::interface::{Interface, Kind};
-use crate::dataplane::kernel::lookup::{Question, Way};
 use crate::mac::Mac;
+use crate::netlink::link::{Link, LinkKind};
+use crate::netlink::route::{Hop, RouteAnswer, RouteQuery};
 
 /// The interface and next hop of a routed packet.
 struct Exit {
-    interface: Interface,
+    interface: Link,
     /// The gateway, or the destination itself.
     next_hop: IpAddr,
     mac: Option<Mac>,
@@ -21,10 +21,10 @@ struct Exit {
 
 impl Journey {
     /// Follows the packet through the host stack to its end. A forwarded packet came in by `input`.
-    pub(super) async fn through_host(&mut self, input: Option<&Interface>) -> Result<TraceEnd> {
+    pub(super) async fn through_host(&mut self, input: Option<&Link>) -> Result<TraceEnd> {
         let forwarded = input.map(|input| (self.packet.source, input.index));
         let destination = self.packet.destination;
-        let exit = match self.exit(Question { destination, forwarded }).await? {
+        let exit = match self.exit(RouteQuery { destination, forwarded }).await? {
             Ok(exit) => exit,
             Err(end) => return Ok(end),
         };
@@ -39,19 +39,19 @@ impl Journey {
             return Ok(TraceEnd::Lost { reason });
         }
         match exit.interface.kind {
-            Kind::Vxlan => self.out_of_overlay(exit, input).await,
-            Kind::Bridge => self.out_of_bridge(exit, input).await,
-            Kind::Other => self.out_as_it_is(exit, input).await,
+            LinkKind::Vxlan(_) => self.out_of_overlay(exit, input).await,
+            LinkKind::Bridge => self.out_of_bridge(exit, input).await,
+            LinkKind::Veth | LinkKind::Tun | LinkKind::Other => self.out_as_it_is(exit, input).await,
         }
     }
 
     /// Looks up route and neighbour. Returns the packet's end if no interface carries it further.
-    async fn exit(&mut self, question: Question) -> Result<std::result::Result<Exit, TraceEnd>> {
-        let destination = question.destination;
-        let (index, gateway) = match self.kernel.way(question).await? {
-            Way::Local => return Ok(Err(TraceEnd::Local)),
-            Way::Refused(why) => return Ok(Err(self.refused(question, why).await?)),
-            Way::Out(index, gateway) => (index, gateway),
+    async fn exit(&mut self, query: RouteQuery) -> Result<std::result::Result<Exit, TraceEnd>> {
+        let destination = query.destination;
+        let (index, gateway) = match self.kernel.route(query).await? {
+            RouteAnswer::Local(_) => return Ok(Err(TraceEnd::Local)),
+            RouteAnswer::Refused(why) => return Ok(Err(self.refused(query, why).await?)),
+            RouteAnswer::Out(Hop { interface, gateway, .. }) => (interface, gateway),
         };
         let interface = self.interface(index).await?;
         let (device, mtu) = (interface.name.clone(), interface.mtu);
@@ -63,18 +63,20 @@ impl Journey {
 
     /// Returns the end of a packet that the host does not route. Asks again as for a packet of the host itself, for which
     /// the kernel gives a more exact reason.
-    async fn refused(&self, question: Question, why: &str) -> Result<TraceEnd> {
-        let destination = question.destination;
-        let reason = match self.kernel.way(Question { forwarded: None, ..question }).await? {
-            Way::Refused(why) => format!("the host cannot route to {destination}: {why}"),
-            Way::Local | Way::Out(..) => format!("the host does not forward it to {destination}: {why}"),
+    async fn refused(&self, query: RouteQuery, why: &str) -> Result<TraceEnd> {
+        let destination = query.destination;
+        let reason = match self.kernel.route(RouteQuery { forwarded: None, ..query }).await? {
+            RouteAnswer::Refused(why) => format!("the host cannot route to {destination}: {why}"),
+            RouteAnswer::Local(_) | RouteAnswer::Out(_) => {
+                format!("the host does not forward it to {destination}: {why}")
+            }
         };
         Ok(TraceEnd::Lost { reason })
     }
 
     /// Follows the packet out of an interface that does not encapsulate. Runs `underlay_egress` where it is attached for
     /// flows without a tunnel.
-    async fn out_as_it_is(&mut self, exit: Exit, input: Option<&Interface>) -> Result<TraceEnd> {
+    async fn out_as_it_is(&mut self, exit: Exit, input: Option<&Link>) -> Result<TraceEnd> {
         let Exit { interface, mac, .. } = exit;
         if let (Some(mac), Some(own)) = (mac, interface.mac)
             && self.is_uplink_with_direct_flows(&interface)
@@ -87,13 +89,13 @@ impl Journey {
     }
 
     /// Returns true if this is the uplink and flows to peers on its link can skip the host stack.
-    fn is_uplink_with_direct_flows(&self, interface: &Interface) -> bool {
+    fn is_uplink_with_direct_flows(&self, interface: &Link) -> bool {
         let is_direct = self.programs.as_ref().is_some_and(|programs| programs.node().direct_routing != 0);
         is_direct && self.ours().is_some_and(|ours| ours.uplink == interface.index)
     }
 
     /// Looks up the MAC of a neighbour.
-    pub(super) async fn neighbour(&mut self, interface: &Interface, address: IpAddr) -> Result<Option<Mac>> {
+    pub(super) async fn neighbour(&mut self, interface: &Link, address: IpAddr) -> Result<Option<Mac>> {
         let entry = self.kernel.neighbour(interface.index, address).await?;
         let (mac, state) = entry.map_or((None, "absent"), |entry| (entry.mac, entry.state));
         self.steps.push(TraceStep::Neighbour { address, device: interface.name.clone(), mac, state });
@@ -104,7 +106,7 @@ impl Journey {
     async fn out_of_overlay(
         &mut self,
         Exit { interface, next_hop, mac }: Exit,
-        input: Option<&Interface>,
+        input: Option<&Link>,
     ) -> Result<TraceEnd> {
         let Some(mac) = mac else {
             let reason = format!(
@@ -125,7 +127,7 @@ impl Journey {
     }
 
     /// Follows a packet that the vxlan device encapsulates for the node that its FDB has for this MAC.
-    pub(super) async fn through_tunnel(&mut self, device: &Interface, mac: Mac) -> Result<TraceEnd> {
+    pub(super) async fn through_tunnel(&mut self, device: &Link, mac: Mac) -> Result<TraceEnd> {
         let node = self.kernel.tunnel_end(device.index, mac).await?;
         self.steps.push(TraceStep::TunnelEnd { mac, device: device.name.clone(), node });
         match node {
@@ -137,7 +139,7 @@ impl Journey {
     }
 
     /// Returns true if this is the vxlan device that the programs serve.
-    fn is_overlay(&self, interface: &Interface) -> bool {
+    fn is_overlay(&self, interface: &Link) -> bool {
         self.ours().is_some_and(|ours| ours.device == interface.index)
     }
 
@@ -145,7 +147,7 @@ impl Journey {
     async fn out_of_bridge(
         &mut self,
         Exit { interface, next_hop, mac }: Exit,
-        input: Option<&Interface>,
+        input: Option<&Link>,
     ) -> Result<TraceEnd> {
         let port = match mac {
             Some(mac) => self.port(&interface, mac).await?,
@@ -172,30 +174,30 @@ impl Journey {
     }
 
     /// Returns the bridge port on which the bridge has learnt this MAC.
-    pub(super) async fn port(&self, bridge: &Interface, mac: Mac) -> Result<Option<Interface>> {
+    pub(super) async fn port(&self, bridge: &Link, mac: Mac) -> Result<Option<Link>> {
         match self.kernel.bridge_port(bridge.index, mac).await? {
-            Some(index) => self.kernel.interface(index).await,
+            Some(index) => self.kernel.link(index).await,
             None => Ok(None),
         }
     }
 
     /// Follows an encapsulated packet over the underlay to `node`.
     pub(super) async fn underlay(&mut self, node: IpAddr, by: Carrier) -> Result<TraceEnd> {
-        match self.exit(Question { destination: node, forwarded: None }).await? {
+        match self.exit(RouteQuery { destination: node, forwarded: None }).await? {
             Ok(exit) => Ok(TraceEnd::Leaves { device: exit.interface.name, node: Some(node), by }),
             Err(end) => Ok(end),
         }
     }
 
     /// Returns an interface, or an error if it does not exist.
-    pub(super) async fn interface(&self, index: u32) -> Result<Interface> {
-        let found = self.kernel.interface(index).await?;
+    pub(super) async fn interface(&self, index: u32) -> Result<Link> {
+        let found = self.kernel.link(index).await?;
         found
             .with_context(|| format!("there is no interface {index}: is this the agent's network namespace?"))
     }
 }
 
 /// Returns by how much the host decrements the TTL: by 1 if it forwards the packet.
-fn routers(input: Option<&Interface>) -> u8 {
+fn routers(input: Option<&Link>) -> u8 {
     input.map_or(0, |_| 1)
 }

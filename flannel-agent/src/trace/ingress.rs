@@ -8,9 +8,9 @@ use super::packet::{Envelope, encapsulate};
 use super::report::{TraceEnd, TraceStep};
 use crate::dataplane::bpf::dry_run::DryRun;
 use crate::dataplane::bpf::dry_run::known::OurEnd;
-use crate::dataplane::kernel::interface::Interface;
-use crate::dataplane::kernel::lookup::{Question, Way};
 use crate::mac::Mac;
+use crate::netlink::link::Link;
+use crate::netlink::route::{RouteAnswer, RouteQuery};
 
 /// Inner source MAC of a packet whose sender has no lease. Programs do not read it.
 const SOME_VTEP: Mac = Mac([0x02, 0, 0, 0, 0, 2]);
@@ -19,10 +19,10 @@ impl Journey {
     /// Follows the packet from the uplink to its end.
     pub(super) async fn ingress(&mut self) -> Result<TraceEnd> {
         self.begin(self.packet.source, false)?;
-        let question = Question { destination: self.packet.source, forwarded: None };
-        let back = match self.kernel.way(question).await? {
-            Way::Out(index, _) => Some(self.interface(index).await?),
-            Way::Local | Way::Refused(_) => None,
+        let query = RouteQuery { destination: self.packet.source, forwarded: None };
+        let back = match self.kernel.route(query).await? {
+            RouteAnswer::Out(hop) => Some(self.interface(hop.interface).await?),
+            RouteAnswer::Local(_) | RouteAnswer::Refused(_) => None,
         };
         match (self.ours(), back) {
             (Some(ours), back) if self.arrives_encapsulated(&ours, back.as_ref()) => {
@@ -47,12 +47,12 @@ impl Journey {
     }
 
     /// Returns true if the packet is expected in VXLAN, by the route `back` to its source.
-    fn arrives_encapsulated(&self, ours: &OurEnd, back: Option<&Interface>) -> bool {
+    fn arrives_encapsulated(&self, ours: &OurEnd, back: Option<&Link>) -> bool {
         self.sender.is_some() || back.is_none_or(|back| back.index == ours.device)
     }
 
     /// Runs the uplink's program on a packet without a tunnel. Returns the end if the program delivers it.
-    async fn arrives_as_it_is(&mut self, uplink: &Interface) -> Result<Option<TraceEnd>> {
+    async fn arrives_as_it_is(&mut self, uplink: &Link) -> Result<Option<TraceEnd>> {
         let Some(mac) = uplink.mac else { return Ok(None) };
         let frame = self.packet.frame(mac.0, self.sender_mac().0, 1);
         match self.run(Hook::UnderlayIngress, uplink, uplink.index, &frame).await? {
@@ -85,7 +85,7 @@ impl Journey {
     }
 
     /// Returns the frame that the peer sends.
-    fn sent(&self, ours: &OurEnd, uplink: &Interface, frame: &[u8]) -> Result<Vec<u8>> {
+    fn sent(&self, ours: &OurEnd, uplink: &Link, frame: &[u8]) -> Result<Vec<u8>> {
         let source = self.packet.source;
         let holder = self.lease(source).map(|(_, lease)| lease.public_ip);
         let Some(sender) = self.sender.or(holder) else {

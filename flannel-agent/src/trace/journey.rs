@@ -14,8 +14,8 @@ use crate::dataplane::bpf::attach;
 use crate::dataplane::bpf::dry_run::known::{Held, OurEnd};
 use crate::dataplane::bpf::dry_run::{DryRun, Run, Spot};
 use crate::dataplane::kernel::Kernel;
-use crate::dataplane::kernel::interface::Interface;
-use crate::dataplane::kernel::lookup::{Question, Way};
+use crate::netlink::link::Link;
+use crate::netlink::route::{RouteAnswer, RouteQuery};
 
 /// The trace of one packet.
 pub(super) struct Journey {
@@ -42,9 +42,9 @@ impl Journey {
 
     /// Returns true if the address is in one of the node's subnets or belongs to the host.
     pub(super) async fn is_here(&self, address: IpAddr, own: &[IpNet]) -> Result<bool> {
-        let question = Question { destination: address, forwarded: None };
+        let query = RouteQuery { destination: address, forwarded: None };
         Ok(own.iter().any(|subnet| subnet.contains(&address))
-            || self.kernel.way(question).await? == Way::Local)
+            || matches!(self.kernel.route(query).await?, RouteAnswer::Local(_)))
     }
 
     /// Explains that the packet does not pass this node, and names nodes that it passes.
@@ -110,12 +110,12 @@ impl Journey {
     pub(super) async fn run(
         &mut self,
         hook: Hook,
-        at: &Interface,
+        at: &Link,
         received_on: u32,
         frame: &[u8],
     ) -> Result<Option<Run>> {
         let Some(programs) = &mut self.programs else { return Ok(None) };
-        let Interface { index, name, .. } = at;
+        let Link { index, name, .. } = at;
         let device = name.clone();
         if !attach::is_some_attached(hook, name, *index, &self.kernel).await? {
             self.steps.push(TraceStep::Absent { program: hook.program(), device });
@@ -141,11 +141,8 @@ impl Journey {
 
     /// Returns the end of a packet that a program has delivered to the pod at this interface.
     pub(super) async fn delivered(&self, index: u32) -> Result<TraceEnd> {
-        let device = self
-            .kernel
-            .interface(index)
-            .await?
-            .map_or_else(|| format!("interface {index}"), |port| port.name);
+        let device =
+            self.kernel.link(index).await?.map_or_else(|| format!("interface {index}"), |port| port.name);
         Ok(TraceEnd::Delivered { device, by: Carrier::Bpf })
     }
 

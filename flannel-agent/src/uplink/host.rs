@@ -5,16 +5,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures::TryStreamExt;
 use ipnet::IpNet;
+use rtnetlink::Handle;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressHeaderFlags, AddressMessage, AddressScope};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkLayerType, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
-use rtnetlink::{Error, Handle};
 
-use super::way::{Way, way_to};
 use super::{Uplink, UplinkError, UplinkOptions};
-use crate::dataplane::kernel::address::{is_link_local, own};
 use crate::mac::Mac;
+use crate::netlink::address::{ip_of, is_link_local};
+use crate::netlink::link::{self, Link};
+use crate::netlink::route::{self, Hop, RouteAnswer, RouteQuery};
 
 /// What there is to choose from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,8 +23,8 @@ pub struct Host {
     pub interfaces: Vec<Interface>,
     /// Default routes of the main table: of IPv4 where that is to be carried, else of IPv6.
     pub default_routes: Vec<DefaultRoute>,
-    /// The way to the address that the uplink is to reach.
-    pub way: Option<Way>,
+    /// The next hop to the address of `--iface-can-reach`.
+    pub can_reach: Option<Hop>,
 }
 
 /// An interface with the addresses that may serve as source, best first.
@@ -78,32 +78,32 @@ impl Host {
     pub(super) async fn read(handle: &Handle, options: &UplinkOptions) -> Result<Self, UplinkError> {
         let failed = |what| move |source| UplinkError::Netlink { what, source };
         // One dump after the other: the kernel refuses a second one on the same socket with EBUSY.
-        let links: Vec<_> =
-            handle.link().get().execute().try_collect().await.map_err(failed("interfaces"))?;
+        let links = link::list(handle).await.map_err(failed("interfaces"))?;
         let addresses: Vec<_> =
             handle.address().get().execute().try_collect().await.map_err(failed("addresses"))?;
         let family = if options.stack.has_v4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        let routes = routes(handle, family).await.map_err(failed("routes"))?;
+        let routes: Vec<_> =
+            route::list(handle, family, None).try_collect().await.map_err(failed("routes"))?;
         let mut host = Self::of(&links, addresses, &routes);
-        if let Some(address) = options.can_reach {
-            host.way = way_to(handle, address).await.map_err(failed("the route to --iface-can-reach"))?;
+        if let Some(destination) = options.can_reach {
+            let answer = route::look_up(handle, RouteQuery { destination, forwarded: None }).await;
+            host.can_reach = match answer.map_err(failed("the route to --iface-can-reach"))? {
+                RouteAnswer::Local(hop) | RouteAnswer::Out(hop) => Some(hop),
+                RouteAnswer::Refused(_) => None,
+            };
         }
         Ok(host)
     }
 
     /// Puts together what the kernel lists.
-    pub(super) fn of(
-        links: &[LinkMessage],
-        mut addresses: Vec<AddressMessage>,
-        routes: &[RouteMessage],
-    ) -> Self {
+    pub(super) fn of(links: &[Link], mut addresses: Vec<AddressMessage>, routes: &[RouteMessage]) -> Self {
         addresses.retain(is_usable);
         // Stable: among equals the kernel's order stays, in which primary addresses come first.
         addresses.sort_by_key(drawbacks);
         Self {
             interfaces: links.iter().map(|link| interface(link, &addresses)).collect(),
             default_routes: routes.iter().filter_map(default_route).collect(),
-            way: None,
+            can_reach: None,
         }
     }
 
@@ -136,26 +136,12 @@ impl Host {
     }
 }
 
-async fn routes(handle: &Handle, family: AddressFamily) -> Result<Vec<RouteMessage>, Error> {
-    let mut request = RouteMessage::default();
-    request.header.address_family = family;
-    request.header.table = RouteHeader::RT_TABLE_MAIN;
-    handle.route().get(request).execute().try_collect().await
-}
-
-fn interface(link: &LinkMessage, addresses: &[AddressMessage]) -> Interface {
-    let ethernet = matches!(link.header.link_layer_type, LinkLayerType::Ether | LinkLayerType::Loopback);
-    let mut interface = Interface { index: link.header.index, ethernet, ..Interface::default() };
-    for attribute in &link.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => interface.name.clone_from(name),
-            LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
-            LinkAttribute::Address(mac) => interface.mac = mac.as_slice().try_into().ok().map(Mac),
-            _ => {}
-        }
-    }
+fn interface(link: &Link, addresses: &[AddressMessage]) -> Interface {
+    let Link { index, mtu, ethernet, mac, .. } = *link;
+    let mut interface =
+        Interface { index, name: link.name.clone(), mtu, ethernet, mac, ..Interface::default() };
     for address in addresses.iter().filter(|address| address.header.index == interface.index) {
-        match own(address) {
+        match ip_of(address) {
             Some(IpAddr::V4(address)) => interface.ipv4.push(address),
             Some(IpAddr::V6(address)) => interface.ipv6.push(address),
             None => {}
@@ -167,13 +153,13 @@ fn interface(link: &LinkMessage, addresses: &[AddressMessage]) -> Interface {
 fn is_usable(message: &AddressMessage) -> bool {
     let deprecated = message.header.flags.contains(AddressHeaderFlags::Deprecated);
     let reachable = |ip: IpAddr| !ip.is_loopback() && !ip.is_multicast() && !ip.is_unspecified();
-    !deprecated && own(message).is_some_and(reachable)
+    !deprecated && ip_of(message).is_some_and(reachable)
 }
 
 /// False sorts first: global scope, then not link-local, then set by hand, then not secondary or temporary (one flag).
 fn drawbacks(message: &AddressMessage) -> [bool; 4] {
     let flags = message.header.flags;
-    let link_local = own(message).is_none_or(is_link_local);
+    let link_local = ip_of(message).is_none_or(is_link_local);
     [
         message.header.scope != AddressScope::Universe,
         link_local,
@@ -201,12 +187,6 @@ fn default_route(route: &RouteMessage) -> Option<DefaultRoute> {
 /// Interfaces as errors name them.
 pub(super) fn list(interfaces: &[Interface]) -> String {
     interfaces.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-impl fmt::Display for Host {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&list(&self.interfaces))
-    }
 }
 
 impl fmt::Display for Interface {

@@ -31,7 +31,7 @@ pub(super) fn pick(host: &Host, options: &UplinkOptions) -> Result<Uplink, Uplin
     uplink(interface, named, options).map_err(|family| UplinkError::NoAddress {
         name: name(),
         family,
-        host: host.clone(),
+        interfaces: host.interfaces.clone(),
     })
 }
 
@@ -56,7 +56,7 @@ fn unasked<'a>(host: &'a Host, options: &UplinkOptions) -> Result<Choice<'a>, Up
     };
     let family = if options.stack.has_v4() { IPV4 } else { IPV6 };
     let choice = with_public_ip.next().or_else(by_default_route);
-    choice.ok_or_else(|| UplinkError::NoDefaultRoute { family, host: host.clone() })
+    choice.ok_or_else(|| UplinkError::NoDefaultRoute { family, interfaces: host.interfaces.clone() })
 }
 
 /// The first that has the addresses, as flanneld goes on to the next when one is unusable; failing that, the
@@ -76,7 +76,7 @@ fn first_usable<'a>(host: &'a Host, stack: Stack, wishes: &[Wish<'_>]) -> Result
         }
     }
     let wanted = || wishes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
-    unusable.ok_or_else(|| UplinkError::NoMatch { wanted: wanted(), host: host.clone() })
+    unusable.ok_or_else(|| UplinkError::NoMatch { wanted: wanted(), interfaces: host.interfaces.clone() })
 }
 
 /// Whether others can be told of the address: a link-local one means nothing without an interface.
@@ -97,8 +97,8 @@ impl Wish<'_> {
             },
             Self::Regex(regex) => matching(host, regex),
             Self::CanReach(_) => {
-                let way = host.way.and_then(|way| Some((host.interface(way.index)?, way.source)));
-                way.into_iter().collect()
+                let hop = host.can_reach.and_then(|hop| Some((host.interface(hop.interface)?, hop.source)));
+                hop.into_iter().collect()
             }
         }
     }

@@ -2,17 +2,15 @@
 
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 
 use super::pick::pick;
 use super::*;
+use crate::netlink::link::Link;
+use crate::netlink::route::Hop;
 
-fn link(index: u32, name: &str) -> LinkMessage {
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    link.attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::Mtu(1500)];
-    link
+fn link(index: u32, name: &str) -> Link {
+    Link { index, name: name.to_owned(), mtu: 1500, ..Link::default() }
 }
 
 fn address(index: u32, ip: &str, scope: AddressScope, flags: AddressHeaderFlags) -> AddressMessage {
@@ -204,15 +202,15 @@ fn an_expression_finds_addresses_before_names() {
 
 #[test]
 fn the_way_to_an_address_shows_the_uplink() {
-    let way = |index, source: &str| Some(Way { index, source: source.parse().ok(), on_link: false });
+    let hop = |interface, source: &str| Some(Hop { interface, source: source.parse().ok(), gateway: None });
     let reaching = |address: &str| UplinkOptions { can_reach: address.parse().ok(), ..options(&[], None) };
-    for (way, local) in [
-        (way(2, "192.168.64.4"), "192.168.64.4"),
-        (way(2, ""), "192.168.64.3"),
-        (way(3, "10.0.0.3"), "10.0.0.3"),
-        (way(2, "fd00::3"), "192.168.64.3"),
+    for (can_reach, local) in [
+        (hop(2, "192.168.64.4"), "192.168.64.4"),
+        (hop(2, ""), "192.168.64.3"),
+        (hop(3, "10.0.0.3"), "10.0.0.3"),
+        (hop(2, "fd00::3"), "192.168.64.3"),
     ] {
-        let host = Host { way, ..host() };
+        let host = Host { can_reach, ..host() };
         assert_eq!(pick(&host, &reaching("10.9.9.9")).unwrap().ipv4.unwrap().local.to_string(), local);
     }
     let nowhere = pick(&host(), &reaching("10.9.9.9")).unwrap_err().to_string();

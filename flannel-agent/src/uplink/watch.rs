@@ -1,20 +1,19 @@
-//! When the uplink is another than it was: another address, another MTU, another interface.
+//! Changes of the uplink: another address, another MTU, another interface.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use futures::StreamExt as _;
-use futures::future::ready;
-use futures::stream::BoxStream;
-use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::time::timeout;
 use tracing::warn;
 
 use super::{Uplink, UplinkError, UplinkOptions, choose};
+use crate::netlink;
+use crate::netlink::notifications::Notifications;
 
-/// What can make the choice another.
+/// The changes that can lead to another choice.
 const GROUPS: [MulticastGroup; 5] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
@@ -22,20 +21,20 @@ const GROUPS: [MulticastGroup; 5] = [
     MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Route,
 ];
-/// An address is often changed by removing it and adding another: a burst of events is over after this time.
+/// An address is often changed by removing it and adding another. A burst of changes is over after this time.
 const QUIET: Duration = Duration::from_millis(100);
-/// A burst that does not end is looked at all the same.
+/// A burst that does not end is interrupted after this time.
 const BURST: Duration = Duration::from_secs(1);
 
-/// Follows the kernel's news and chooses again.
+/// Follows the kernel's changes and chooses the uplink again.
 pub struct UplinkWatch {
     handle: Handle,
-    news: BoxStream<'static, ()>,
+    notifications: Notifications,
     options: UplinkOptions,
 }
 
 impl UplinkWatch {
-    /// Listens from now on.
+    /// Subscribes to the changes.
     ///
     /// # Errors
     /// A netlink socket cannot be opened.
@@ -43,14 +42,10 @@ impl UplinkWatch {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn open(options: UplinkOptions) -> Result<Self> {
-        let (connection, handle, _) = rtnetlink::new_connection().context("opening a netlink socket")?;
-        tokio::spawn(connection);
-        let (connection, _, messages) = rtnetlink::new_multicast_connection(&GROUPS)
-            .context("listening to the kernel's news of links, addresses and routes")?;
-        tokio::spawn(connection);
-        let every_route = options.can_reach.is_some();
-        let relevant = move |(message, _): &(NetlinkMessage<_>, _)| ready(is_relevant(message, every_route));
-        Ok(Self { handle, news: messages.filter(relevant).map(drop).boxed(), options })
+        let handle = netlink::open()?;
+        let notifications = Notifications::subscribe(&GROUPS)
+            .context("subscribing to changes of links, addresses and routes")?;
+        Ok(Self { handle, notifications, options })
     }
 
     /// Chooses the uplink.
@@ -61,7 +56,7 @@ impl UplinkWatch {
         choose(&self.handle, &self.options, None).await
     }
 
-    /// Waits until another uplink than this one is to be used. As long as there is none at all, this one stays.
+    /// Waits until another uplink is to be used. While none can be chosen, the current one stays.
     pub async fn changed(&mut self, current: &Uplink) -> Uplink {
         let mut missing = false;
         loop {
@@ -70,32 +65,31 @@ impl UplinkWatch {
                 Ok(_) => missing = false,
                 Err(_) if missing => {}
                 Err(error) => {
-                    warn!("{error}; staying with {} until there is", current.name);
+                    warn!("{error}; staying with {} until one can be chosen", current.name);
                     missing = true;
                 }
             }
-            self.news().await;
+            self.burst().await;
         }
     }
 
-    /// Waits for news, and for the end of the burst that they come in.
-    async fn news(&mut self) {
-        if self.news.next().await.is_none() {
-            warn!(
-                "the kernel's news have ended; a change of the uplink will not be noticed before a restart"
-            );
-            std::future::pending::<()>().await;
-        }
-        let burst = async { while let Ok(Some(())) = timeout(QUIET, self.news.next()).await {} };
-        // Either way it is time to look.
+    /// Waits for a change, and for the end of the burst that it is part of.
+    async fn burst(&mut self) {
+        self.change().await;
+        let burst = async { while timeout(QUIET, self.change()).await.is_ok() {} };
+        // It is time to choose again whether the burst has ended or not.
         let _ = timeout(BURST, burst).await;
+    }
+
+    async fn change(&mut self) {
+        while !is_relevant(&self.notifications.next().await, self.options.can_reach.is_some()) {}
     }
 }
 
-/// The overlay's own routes are thousands, and none of them can matter. What is not understood (an overrun of
-/// the socket, say) might.
-fn is_relevant(message: &NetlinkMessage<RouteNetlinkMessage>, every_route: bool) -> bool {
-    match &message.payload {
+/// Of routes, default routes alone are relevant, unless the way to one address decides: the overlay has thousands of
+/// others. Whatever is not understood (a lost notification, say) may be relevant.
+fn is_relevant(payload: &NetlinkPayload<RouteNetlinkMessage>, every_route: bool) -> bool {
+    match payload {
         NetlinkPayload::InnerMessage(
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
         ) => every_route || route.header.destination_prefix_length == 0,

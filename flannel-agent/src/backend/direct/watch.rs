@@ -4,23 +4,21 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
-use futures::StreamExt as _;
-use futures::channel::mpsc::UnboundedReceiver;
 use ipnet::IpNet;
-use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::MulticastGroup;
+use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::sys::SocketAddr;
-use rtnetlink::{MulticastGroup, new_multicast_connection};
 
-use crate::dataplane::kernel::{destination_of, is_through};
+use crate::netlink::notifications::Notifications;
+use crate::netlink::route::{destination_of, is_through};
 
 /// An address comes and goes with its route. A link that goes down takes IPv4 routes with it without a word.
 const GROUPS: [MulticastGroup; 3] =
     [MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route, MulticastGroup::Link];
 
 /// A subscription to the kernel's news of routes.
-pub(super) struct RouteWatch(UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
+pub(super) struct RouteWatch(Notifications);
 
 /// Whether these addresses are on the link.
 type Answers = BTreeMap<IpAddr, bool>;
@@ -29,24 +27,13 @@ type Routes = BTreeMap<IpNet, IpAddr>;
 
 impl RouteWatch {
     pub(super) fn open() -> Result<Self> {
-        let (connection, _, messages) =
-            new_multicast_connection(&GROUPS).context("subscribing to the kernel's news of routes")?;
-        tokio::spawn(connection);
-        Ok(Self(messages))
+        Notifications::subscribe(&GROUPS).map(Self).context("subscribing to changes of routes")
     }
 
     /// Waits for news that matter, and takes all that are known by then as one.
     pub(super) async fn changed(&mut self, uplink: u32, answers: &Answers, routes: &Routes) {
-        loop {
-            let Some((message, _)) = self.0.next().await else {
-                // The connection ends with the runtime.
-                return std::future::pending().await;
-            };
-            if matters(&message.payload, uplink, answers, routes) {
-                break;
-            }
-        }
-        while self.0.try_recv().is_ok() {}
+        while !matters(&self.0.next().await, uplink, answers, routes) {}
+        self.0.discard();
     }
 }
 

@@ -1,23 +1,22 @@
 //! The device's own address: the subnet's base, as /32 or /128.
 
-use std::net::IpAddr;
-
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::Handle;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::AddressMessage;
 
-use super::family_of;
+use crate::netlink::address::{is_link_local, net_of};
+use crate::netlink::family_of;
 
 /// Leaves `wanted` as the device's only address of its family that is not link-local.
 ///
-/// flanneld keeps IPv4 addresses outside its Network; nobody else has a reason to number its device.
+/// flanneld keeps IPv4 addresses outside its Network. Nothing but flannel has a reason to number the device.
 pub(super) async fn ensure(handle: &Handle, device: u32, wanted: IpNet) -> Result<()> {
     let existing = list(handle, device, wanted).await.context("listing the device's addresses")?;
     let (present, others): (Vec<_>, Vec<_>) =
-        existing.into_iter().partition(|message| read(message) == Some(wanted));
-    // The new one first: with a device's last IPv4 address the kernel takes away its routes and neighbours.
+        existing.into_iter().partition(|message| net_of(message) == Some(wanted));
+    // Adds before it removes: with a device's last IPv4 address the kernel removes its routes and neighbours.
     if present.is_empty() {
         let add = handle.address().add(device, wanted.addr(), wanted.prefix_len()).execute();
         add.await.with_context(|| format!("adding address {wanted}"))?;
@@ -36,40 +35,11 @@ async fn list(handle: &Handle, device: u32, like: IpNet) -> Result<Vec<AddressMe
 }
 
 async fn remove(handle: &Handle, stale: AddressMessage) -> Result<()> {
-    let named = read(&stale);
-    tracing::info!(address = ?named, "removing a stale address from the overlay device");
-    handle.address().del(stale).execute().await.with_context(|| format!("removing stale address {named:?}"))
+    let address = net_of(&stale);
+    tracing::info!(?address, "removing a stale address from the overlay device");
+    handle.address().del(stale).execute().await.with_context(|| format!("removing stale address {address:?}"))
 }
 
 fn is_replaceable(message: &AddressMessage) -> bool {
-    read(message).is_none_or(|address| !is_link_local(address.addr()))
-}
-
-/// Whether the kernel or zeroconf made the address for the link alone.
-#[must_use]
-pub const fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    }
-}
-
-fn read(message: &AddressMessage) -> Option<IpNet> {
-    IpNet::new(own(message)?, message.header.prefix_len).ok()
-}
-
-/// The interface's own address: IFA_LOCAL, which IPv6 leaves out unless there is a peer, whose address IFA_ADDRESS is then.
-#[must_use]
-pub fn own(message: &AddressMessage) -> Option<IpAddr> {
-    let find = |is: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(is);
-    let local = find(|attribute| match attribute {
-        AddressAttribute::Local(address) => Some(*address),
-        _ => None,
-    });
-    local.or_else(|| {
-        find(|attribute| match attribute {
-            AddressAttribute::Address(address) => Some(*address),
-            _ => None,
-        })
-    })
+    net_of(message).is_none_or(|address| !is_link_local(address.addr()))
 }

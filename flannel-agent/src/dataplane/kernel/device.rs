@@ -1,7 +1,5 @@
 //! The vxlan device: made, adopted, or made anew with the MAC that peers know.
 
-mod link;
-
 use std::fs;
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -11,10 +9,9 @@ use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::{Handle, LinkUnspec, LinkVxlan};
 use tracing::{debug, info, warn};
 
-pub(super) use self::link::read as read_link;
-use self::link::{Link, Vxlan};
-use super::errno;
 use crate::mac::Mac;
+use crate::netlink::errno;
+use crate::netlink::link::{self, Link, VxlanOptions};
 use crate::random;
 
 /// How the vxlan device should be.
@@ -53,7 +50,7 @@ pub struct Device {
 
 /// See [`super::Kernel::ensure_device`].
 pub(super) async fn ensure(handle: &Handle, spec: &DeviceSpec) -> Result<Device> {
-    let found = link::by_name(handle, &spec.name).await?;
+    let found = by_name(handle, &spec.name).await?;
     let mac = spec.mac.or(found.as_ref().and_then(|link| link.mac)).map_or_else(random_mac, Ok)?;
     let link = match found {
         Some(link) => adopt_or_replace(handle, spec, mac, link).await?,
@@ -74,7 +71,8 @@ pub(super) async fn ensure(handle: &Handle, spec: &DeviceSpec) -> Result<Device>
 /// Makes sure that the device has not been deleted, which a dump would not tell: rtnetlink drops the error at
 /// the end of a dump.
 pub(super) async fn expect(handle: &Handle, device: &Device) -> Result<()> {
-    let found = link::by_index(handle, device.index).await?;
+    let found = link::by_index(handle, device.index).await;
+    let found = found.with_context(|| format!("looking up interface {}", device.index))?;
     found.map(drop).with_context(|| format!("the vxlan device (index {}) is gone", device.index))
 }
 
@@ -95,8 +93,8 @@ async fn adopt_or_replace(handle: &Handle, spec: &DeviceSpec, mac: Mac, link: Li
 
 /// What cannot be changed on a living device and is not as it should be.
 fn difference(spec: &DeviceSpec, link: &Link) -> Option<String> {
-    let Some(vxlan) = &link.vxlan else { return Some("it is no vxlan device".to_owned()) };
-    let Vxlan { vni, port, uplink_index, local, gbp, learning, checksum } = vxlan;
+    let Some(vxlan) = link.vxlan() else { return Some("it is no vxlan device".to_owned()) };
+    let VxlanOptions { vni, port, uplink_index, local, gbp, learning, checksum } = vxlan;
     let local = local.map_or_else(|| "none".to_owned(), |ip| ip.to_string());
     let options = [
         ("VNI", vni.to_string(), spec.vni.to_string()),
@@ -119,9 +117,7 @@ async fn create(handle: &Handle, spec: &DeviceSpec, mac: Mac) -> Result<Link> {
         added => added.with_context(|| format!("creating vxlan device {}", spec.name)),
     }?;
     info!(device = spec.name, vni = spec.vni, port = spec.port, %mac, "created the vxlan device");
-    link::by_name(handle, &spec.name)
-        .await?
-        .with_context(|| format!("{} vanished after its creation", spec.name))
+    by_name(handle, &spec.name).await?.with_context(|| format!("{} vanished after its creation", spec.name))
 }
 
 /// As flanneld makes it. The outer UDP checksum stays zero: offloads have corrupted others (flannel issue 1279).
@@ -145,12 +141,26 @@ fn message(spec: &DeviceSpec, mac: Mac) -> LinkMessage {
 /// There was no device of this name, so it is VNI and port that exist already.
 async fn taken(handle: &Handle, spec: &DeviceSpec) -> anyhow::Error {
     let DeviceSpec { name, vni, port, .. } = spec;
-    let rival = link::rival_of(handle, spec).await.ok().flatten();
+    let rival = rival_of(handle, spec).await.ok().flatten();
     let rival = rival.map_or_else(|| "another device".to_owned(), |link| link.name);
     anyhow!(
         "creating vxlan device {name}: {rival} already has VNI {vni} on UDP port {port}. Remove it \
          (`ip link del {rival}`) if nothing needs it, or give flannel another VNI or Port in its Backend config"
     )
+}
+
+async fn by_name(handle: &Handle, name: &str) -> Result<Option<Link>> {
+    link::by_name(handle, name).await.with_context(|| format!("looking up interface {name}"))
+}
+
+/// Returns the vxlan device with this VNI and port over the same IP version; the kernel allows one of each.
+async fn rival_of(handle: &Handle, spec: &DeviceSpec) -> Result<Option<Link>, rtnetlink::Error> {
+    let is_rival = |options: &VxlanOptions| {
+        let over_ipv6 = options.local.is_some_and(|local| local.is_ipv6());
+        (options.vni, options.port, over_ipv6) == (spec.vni, spec.port, spec.local.is_ipv6())
+    };
+    let links = link::list(handle).await?;
+    Ok(links.into_iter().find(|link| link.vxlan().is_some_and(is_rival)))
 }
 
 /// Sets what can be changed on a living device, and only what is not so already.
@@ -161,7 +171,7 @@ async fn bring_up(handle: &Handle, spec: &DeviceSpec, mac: Mac, link: Link) -> R
     let change = LinkUnspec::new_with_index(link.index).mtu(spec.mtu);
     let change = change.address(mac.0.to_vec()).up().build();
     handle.link().change(change).execute().await.map_err(|error| not_up(spec, error))?;
-    link::by_name(handle, &spec.name).await?.with_context(|| format!("{} vanished", spec.name))
+    by_name(handle, &spec.name).await?.with_context(|| format!("{} vanished", spec.name))
 }
 
 fn not_up(spec: &DeviceSpec, error: rtnetlink::Error) -> anyhow::Error {

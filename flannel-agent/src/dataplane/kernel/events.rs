@@ -4,18 +4,17 @@
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
-use futures::StreamExt as _;
-use futures::channel::mpsc::UnboundedReceiver;
-use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::MulticastGroup;
+use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::neighbour::NeighbourMessage;
 use rtnetlink::packet_route::route::RouteFlags;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::sys::{AsyncSocket as _, SocketAddr};
-use rtnetlink::{MulticastGroup, new_multicast_connection};
 
-use super::{device, fdb, filter, neighbour, route};
+use super::{fdb, neighbour, route};
 use crate::dataplane::entry::{LinkState, Miss, Observed};
+use crate::netlink::address::ip_of;
+use crate::netlink::link::Link;
+use crate::netlink::notifications::Notifications;
 
 /// Everything that the floor consists of.
 const GROUPS: [MulticastGroup; 6] = [
@@ -42,36 +41,29 @@ pub enum KernelEvent {
     Lost,
 }
 
-/// A subscription to the kernel's news.
+/// A subscription to these events.
 #[derive(Debug)]
-pub struct KernelEvents(UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
+pub struct KernelEvents(Notifications);
 
 impl KernelEvents {
-    /// Subscribes to what others do than the one with this netlink port.
+    /// Subscribes. Changes that the socket with this netlink port requested are left out.
     pub(super) fn open(own: u32) -> Result<Self> {
-        let (mut connection, _, messages) =
-            new_multicast_connection(&GROUPS).context("subscribing to the kernel's news")?;
-        filter::ignore_requests_from(connection.socket_mut().socket_mut(), own)
-            .context("filtering the kernel's news")?;
-        tokio::spawn(connection);
-        Ok(Self(messages))
+        let events = Notifications::subscribe_to_others(&GROUPS, own);
+        events.map(Self).context("subscribing to changes of the kernel's entries")
     }
 
-    /// Leaves out what is known by now: whoever is about to read everything anew has no use for it. Questions are
-    /// asked again.
-    pub fn drain(&mut self) {
-        while self.0.try_recv().is_ok() {}
+    /// Discards the events that have arrived. Used before everything is read anew; the kernel repeats its questions.
+    pub fn discard(&mut self) {
+        self.0.discard();
     }
 
-    /// Waits for the next one that is of any interest.
+    /// Waits for the next event.
     pub async fn next(&mut self) -> KernelEvent {
-        while let Some((message, _)) = self.0.next().await {
-            if let Some(news) = read(&message.payload) {
-                return news;
+        loop {
+            if let Some(event) = read(&self.0.next().await) {
+                return event;
             }
         }
-        // The connection ends with the runtime.
-        std::future::pending().await
     }
 }
 
@@ -83,11 +75,12 @@ fn read(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<KernelEvent> {
     };
     match message {
         RouteNetlinkMessage::NewLink(link) => {
-            Some(KernelEvent::Link(link.header.index, Some(device::read_link(link).state())))
+            let Link { index, up, mtu, mac, .. } = Link::read(link);
+            Some(KernelEvent::Link(index, Some(LinkState { up, mtu, mac })))
         }
         RouteNetlinkMessage::DelLink(link) => Some(KernelEvent::Link(link.header.index, None)),
         RouteNetlinkMessage::DelAddress(address) => {
-            Some(KernelEvent::AddressGone(address.header.index, address_of(address)?))
+            Some(KernelEvent::AddressGone(address.header.index, ip_of(address)?))
         }
         RouteNetlinkMessage::NewRoute(message) => {
             let (subnet, way) = route::announced(message, RouteFlags::Onlink)?;
@@ -104,13 +97,6 @@ fn read(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<KernelEvent> {
         }
         _ => None,
     }
-}
-
-fn address_of(message: &AddressMessage) -> Option<IpAddr> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Address(address) => Some(*address),
-        _ => None,
-    })
 }
 
 /// A neighbour or an FDB entry.

@@ -10,9 +10,9 @@ use rtnetlink::packet_route::neighbour::{
 use rtnetlink::packet_route::route::RouteType;
 use rtnetlink::{Error, Handle};
 
-use super::family_of;
 use crate::dataplane::table::Table;
 use crate::mac::Mac;
+use crate::netlink::family_of;
 
 /// The neighbour entry for a gateway on the device with this index.
 pub(super) fn message(device: u32, gateway: IpAddr, mac: Mac) -> NeighbourMessage {

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::address::AddressMessage;
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::tc::{TcAttribute, TcMessage};
 use tracing::debug;
 
-use super::address;
+use crate::netlink::address::ip_of;
+use crate::netlink::link::{self, Link, LinkKind};
 
 /// A port of the pods' bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,61 +52,48 @@ impl fmt::Display for Obstacle {
     }
 }
 
-/// The ports of the bridge, or bridges, with an address in one of these subnets.
+/// Lists the ports of the bridges that have an address in one of these subnets.
 pub(super) async fn dump(handle: &Handle, subnets: &[IpNet]) -> Result<Vec<PodPort>> {
     // One dump after the other: the kernel refuses a second one on the same socket with EBUSY.
-    let links: Vec<_> = handle.link().get().execute().try_collect().await.context("listing interfaces")?;
+    let links = link::list(handle).await.context("listing interfaces")?;
     let addresses: Vec<_> =
         handle.address().get().execute().try_collect().await.context("listing addresses")?;
     let qdiscs: Vec<_> = handle.qdisc().get().execute().try_collect().await.context("listing qdiscs")?;
     Ok(of(&links, &addresses, &qdiscs, subnets))
 }
 
-fn of(
-    links: &[LinkMessage],
-    addresses: &[AddressMessage],
-    qdiscs: &[TcMessage],
-    subnets: &[IpNet],
-) -> Vec<PodPort> {
+fn of(links: &[Link], addresses: &[AddressMessage], qdiscs: &[TcMessage], subnets: &[IpNet]) -> Vec<PodPort> {
+    let is_gateway = |ip: &IpAddr| subnets.iter().any(|subnet| subnet.contains(ip));
     let gateways: BTreeSet<u32> = addresses
         .iter()
-        .filter(|address| {
-            address::own(address).is_some_and(|own| subnets.iter().any(|subnet| subnet.contains(&own)))
-        })
+        .filter(|address| ip_of(address).is_some_and(|ip| is_gateway(&ip)))
         .map(|address| address.header.index)
         .collect();
     let bridges: BTreeSet<u32> = links
         .iter()
-        .filter(|link| kind(link) == Some(&InfoKind::Bridge) && gateways.contains(&link.header.index))
-        .map(|link| link.header.index)
+        .filter(|link| link.kind == LinkKind::Bridge && gateways.contains(&link.index))
+        .map(|link| link.index)
         .collect();
     links
         .iter()
-        .filter(|link| bridge(link).is_some_and(|bridge| bridges.contains(&bridge)))
+        .filter(|link| link.controller.is_some_and(|bridge| bridges.contains(&bridge)))
         .map(|link| port(link, qdiscs))
         .collect()
 }
 
-fn port(link: &LinkMessage, qdiscs: &[TcMessage]) -> PodPort {
-    let index = link.header.index;
-    let name = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.clone()),
-        _ => None,
-    });
-    let port = PodPort { index, name: name.unwrap_or_default(), shortcut: shortcut(link, qdiscs) };
+fn port(link: &Link, qdiscs: &[TcMessage]) -> PodPort {
+    let port = PodPort { index: link.index, name: link.name.clone(), shortcut: shortcut(link, qdiscs) };
     if let Err(obstacle) = &port.shortcut {
         debug!(port = port.name, "left to the host stack: {obstacle}");
     }
     port
 }
 
-fn shortcut(link: &LinkMessage, qdiscs: &[TcMessage]) -> Result<(), Obstacle> {
-    let leads_elsewhere =
-        link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::LinkNetNsId(_)));
-    if kind(link) != Some(&InfoKind::Veth) || !leads_elsewhere {
+fn shortcut(link: &Link, qdiscs: &[TcMessage]) -> Result<(), Obstacle> {
+    if link.kind != LinkKind::Veth || !link.leads_to_other_namespace {
         return Err(Obstacle::NoPeer);
     }
-    let here = |qdisc: &&TcMessage| u32::try_from(qdisc.header.index) == Ok(link.header.index);
+    let here = |qdisc: &&TcMessage| u32::try_from(qdisc.header.index) == Ok(link.index);
     let kinds = qdiscs.iter().filter(here).filter_map(|qdisc| {
         qdisc.attributes.iter().find_map(|attribute| match attribute {
             TcAttribute::Kind(kind) => Some(kind.as_str()),
@@ -117,24 +105,6 @@ fn shortcut(link: &LinkMessage, qdiscs: &[TcMessage]) -> Result<(), Obstacle> {
         Some(kind) => Err(Obstacle::Qdisc(kind.to_owned())),
         None => Ok(()),
     }
-}
-
-fn kind(link: &LinkMessage) -> Option<&InfoKind> {
-    let infos = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::LinkInfo(infos) => Some(infos),
-        _ => None,
-    })?;
-    infos.iter().find_map(|info| match info {
-        LinkInfo::Kind(kind) => Some(kind),
-        _ => None,
-    })
-}
-
-fn bridge(link: &LinkMessage) -> Option<u32> {
-    link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Controller(index) => Some(*index),
-        _ => None,
-    })
 }
 
 #[cfg(test)]
@@ -150,22 +120,14 @@ mod tests {
         SUBNETS.map(|subnet| subnet.parse().unwrap())
     }
 
-    fn link(index: u32, kind: InfoKind, more: &[LinkAttribute]) -> LinkMessage {
-        let mut link = LinkMessage::default();
-        link.header.index = index;
-        link.attributes = vec![
-            LinkAttribute::IfName(format!("if{index}")),
-            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]),
-        ];
-        link.attributes.extend_from_slice(more);
-        link
+    fn link(index: u32, kind: LinkKind) -> Link {
+        Link { index, kind, name: format!("if{index}"), ..Link::default() }
     }
 
     /// A veth on the bridge; `elsewhere`: its other end is in another namespace.
-    fn port(index: u32, bridge: u32, elsewhere: bool) -> LinkMessage {
-        let mut more = vec![LinkAttribute::Controller(bridge)];
-        more.extend(elsewhere.then_some(LinkAttribute::LinkNetNsId(0)));
-        link(index, InfoKind::Veth, &more)
+    fn port(index: u32, bridge: u32, elsewhere: bool) -> Link {
+        let veth = link(index, LinkKind::Veth);
+        Link { controller: Some(bridge), leads_to_other_namespace: elsewhere, ..veth }
     }
 
     fn gateway(index: u32, address: &str) -> AddressMessage {
@@ -183,8 +145,8 @@ mod tests {
     }
 
     /// The indexes of the ports, and whether they are open, where these links are beside the pods' bridge.
-    fn found(links: &[LinkMessage], qdiscs: &[TcMessage]) -> Vec<(u32, Result<(), Obstacle>)> {
-        let links = [&[link(BRIDGE, InfoKind::Bridge, &[])], links].concat();
+    fn found(links: &[Link], qdiscs: &[TcMessage]) -> Vec<(u32, Result<(), Obstacle>)> {
+        let links = [&[link(BRIDGE, LinkKind::Bridge)], links].concat();
         let addresses = [gateway(1, "10.9.0.1"), gateway(BRIDGE, "10.5.7.1")];
         let ports = of(&links, &addresses, qdiscs, &subnets());
         ports.into_iter().map(|port| (port.index, port.shortcut)).collect()
@@ -192,11 +154,11 @@ mod tests {
 
     #[test]
     fn ports_are_those_of_the_bridge_with_the_gateway_s_address() {
-        let other_bridge = link(3, InfoKind::Bridge, &[]);
-        let beside = [link(4, InfoKind::Veth, &[]), port(5, 3, true), port(6, 99, true), other_bridge];
+        let other_bridge = link(3, LinkKind::Bridge);
+        let beside = [link(4, LinkKind::Veth), port(5, 3, true), port(6, 99, true), other_bridge];
         assert_eq!(found(&beside, &[]), []);
         assert_eq!(found(&[port(7, BRIDGE, true), port(8, BRIDGE, true)], &[]), [(7, Ok(())), (8, Ok(()))]);
-        let no_bridge = [link(1, InfoKind::Dummy, &[]), port(7, 1, true)];
+        let no_bridge = [link(1, LinkKind::Other), port(7, 1, true)];
         let addresses = [gateway(1, "10.5.7.1")];
         assert_eq!(of(&no_bridge, &addresses, &[], &subnets()), [], "the device is no bridge");
     }
@@ -215,7 +177,7 @@ mod tests {
         ] {
             assert_eq!(found(&[port(7, BRIDGE, true)], &qdiscs), [(7, expected)], "{description}");
         }
-        let dummy = link(7, InfoKind::Dummy, &[LinkAttribute::Controller(BRIDGE)]);
+        let dummy = Link { controller: Some(BRIDGE), ..link(7, LinkKind::Other) };
         for closed in [port(7, BRIDGE, false), dummy] {
             assert_eq!(found(&[closed], &[]), [(7, Err(Obstacle::NoPeer))]);
         }

@@ -6,43 +6,35 @@ use futures::{TryStreamExt, future};
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType,
 };
 use rtnetlink::{Error, Handle};
 
-use super::{family_of, nexthop};
+use super::nexthop;
 use crate::dataplane::entry::Via;
 use crate::dataplane::table::Table;
+use crate::netlink;
+use crate::netlink::route::ip_of;
 
 /// What the kernel gives an IPv6 route that is written without a metric (IP6_RT_PRIO_USER).
 const DEFAULT_METRIC_V6: u32 = 1024;
 
-/// The route to a peer's subnet through the device with this index.
+/// Returns the route to a peer's subnet through the device with this index.
 pub(super) fn message(device: u32, subnet: IpNet, via: Via) -> RouteMessage {
-    let mut message = RouteMessage::default();
-    message.header = RouteHeader {
-        address_family: family_of(subnet.addr()),
-        destination_prefix_length: subnet.prefix_len(),
-        table: RouteHeader::RT_TABLE_MAIN,
-        protocol: RouteProtocol::Boot,
-        scope: RouteScope::Universe,
-        kind: RouteType::Unicast,
-        ..RouteHeader::default()
-    };
-    message.attributes = vec![RouteAttribute::Destination(subnet.network().into())];
+    let mut message = netlink::route::message(subnet, RouteType::Unicast);
     match via {
         Via::Gateway(gateway) => {
             message.header.flags = RouteFlags::Onlink;
             message.attributes.push(RouteAttribute::Gateway(gateway.into()));
             message.attributes.push(RouteAttribute::Oif(device));
         }
-        // The object has the rest.
+        // The nexthop object has gateway and device.
         Via::Nexthop(gateway) => message.attributes.push(RouteAttribute::NhId(nexthop::id(gateway))),
     }
     message
 }
 
-/// Every such route through the device that is `onlink` if these flags are, and is not if they are not.
+/// Lists such routes through the device: those that are `onlink` if these flags are, else those that are not.
 pub(super) async fn dump(
     handle: &Handle,
     device: u32,
@@ -59,11 +51,7 @@ async fn dump_family(
     family: AddressFamily,
     flags: RouteFlags,
 ) -> Result<Vec<(IpNet, Via)>, Error> {
-    let mut request = RouteMessage::default();
-    request.header.address_family = family;
-    request.header.table = RouteHeader::RT_TABLE_MAIN;
-    request.attributes.push(RouteAttribute::Oif(device));
-    let routes = handle.route().get(request).execute();
+    let routes = netlink::route::list(handle, family, Some(device));
     routes.try_filter_map(|route| future::ok(read(&route, device, flags))).try_collect().await
 }
 
@@ -78,8 +66,8 @@ pub(super) fn announced(route: &RouteMessage, flags: RouteFlags) -> Option<(IpNe
     let (mut subnet, mut gateway, mut object, mut metric, mut through) = (None, None, None, 0, 0);
     for attribute in &route.attributes {
         match attribute {
-            RouteAttribute::Destination(to) => subnet = ip(to),
-            RouteAttribute::Gateway(via) => gateway = ip(via),
+            RouteAttribute::Destination(to) => subnet = ip_of(to),
+            RouteAttribute::Gateway(via) => gateway = ip_of(via),
             RouteAttribute::Oif(index) => through = *index,
             RouteAttribute::NhId(id) => object = Some(*id),
             RouteAttribute::Priority(value) => metric = *value,
@@ -103,14 +91,6 @@ fn is_like_ours(header: &RouteHeader, flags: RouteFlags) -> bool {
     header.protocol == RouteProtocol::Boot
         && header.kind == RouteType::Unicast
         && header.flags.contains(RouteFlags::Onlink) == flags.contains(RouteFlags::Onlink)
-}
-
-pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(address) => Some((*address).into()),
-        RouteAddress::Inet6(address) => Some((*address).into()),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

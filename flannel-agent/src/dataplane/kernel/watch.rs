@@ -1,16 +1,15 @@
-//! Hears of changes of interfaces, IPv4 addresses and qdiscs. What changed is for the listener to read anew.
+//! Changes of interfaces, IPv4 addresses and qdiscs: a reason to read the pods' ports again.
 
 use anyhow::{Context, Result};
-use futures::StreamExt;
-use futures::channel::mpsc::UnboundedReceiver;
-use rtnetlink::packet_core::NetlinkMessage;
-use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::sys::SocketAddr;
-use rtnetlink::{MulticastGroup, new_multicast_connection};
+use rtnetlink::MulticastGroup;
 
-/// A subscription to the kernel's notifications.
+use crate::netlink::notifications::Notifications;
+
+const GROUPS: [MulticastGroup; 3] = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Tc];
+
+/// A subscription to such changes.
 #[derive(Debug)]
-pub struct LinkWatch(UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
+pub struct LinkWatch(Notifications);
 
 impl LinkWatch {
     /// Subscribes.
@@ -18,19 +17,12 @@ impl LinkWatch {
     /// # Errors
     /// The netlink socket cannot be opened.
     pub fn open() -> Result<Self> {
-        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Tc];
-        let (connection, _, messages) =
-            new_multicast_connection(&groups).context("subscribing to interface changes")?;
-        tokio::spawn(connection);
-        Ok(Self(messages))
+        Notifications::subscribe(&GROUPS).map(Self).context("subscribing to interface changes")
     }
 
-    /// Waits for a change, and takes all that are known by then as one.
+    /// Waits for a change. Changes that arrive together count as one.
     pub async fn changed(&mut self) {
-        if self.0.next().await.is_none() {
-            // The connection ends with the runtime.
-            std::future::pending::<()>().await;
-        }
-        while self.0.try_recv().is_ok() {}
+        self.0.next().await;
+        self.0.discard();
     }
 }

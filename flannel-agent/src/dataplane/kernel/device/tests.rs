@@ -1,6 +1,7 @@
 //! When does an existing device fit?
 
 use super::*;
+use crate::netlink::link::LinkKind;
 
 fn spec() -> DeviceSpec {
     DeviceSpec {
@@ -16,28 +17,29 @@ fn spec() -> DeviceSpec {
     }
 }
 
-fn fitting() -> Vxlan {
+fn fitting() -> VxlanOptions {
     let DeviceSpec { vni, port, uplink_index, local, gbp, learning, .. } = spec();
-    Vxlan { vni, port, uplink_index, local: Some(local), gbp, learning, checksum: false }
+    VxlanOptions { vni, port, uplink_index, local: Some(local), gbp, learning, checksum: false }
 }
 
-fn link(vxlan: Option<Vxlan>) -> Link {
-    Link { index: 5, name: spec().name, mac: Some(Mac([2; 6])), mtu: 1500, up: false, vxlan }
+fn link(vxlan: Option<VxlanOptions>) -> Link {
+    let kind = vxlan.map_or(LinkKind::Other, LinkKind::Vxlan);
+    Link { index: 5, name: spec().name, mac: Some(Mac([2; 6])), mtu: 1500, kind, ..Link::default() }
 }
 
 #[test]
 fn differences_are_named() {
     let cases = [
         (fitting(), None),
-        (Vxlan { vni: 7, ..fitting() }, Some("VNI 7 instead of 1")),
-        (Vxlan { port: 4789, ..fitting() }, Some("port 4789 instead of 8472")),
-        (Vxlan { uplink_index: 0, ..fitting() }, Some("uplink index 0 instead of 2")),
-        (Vxlan { local: None, ..fitting() }, Some("local address none instead of 192.168.64.3")),
-        (Vxlan { gbp: true, ..fitting() }, Some("GBP true instead of false")),
-        (Vxlan { learning: true, ..fitting() }, Some("learning true instead of false")),
-        (Vxlan { checksum: true, ..fitting() }, Some("outer UDP checksum true instead of false")),
+        (VxlanOptions { vni: 7, ..fitting() }, Some("VNI 7 instead of 1")),
+        (VxlanOptions { port: 4789, ..fitting() }, Some("port 4789 instead of 8472")),
+        (VxlanOptions { uplink_index: 0, ..fitting() }, Some("uplink index 0 instead of 2")),
+        (VxlanOptions { local: None, ..fitting() }, Some("local address none instead of 192.168.64.3")),
+        (VxlanOptions { gbp: true, ..fitting() }, Some("GBP true instead of false")),
+        (VxlanOptions { learning: true, ..fitting() }, Some("learning true instead of false")),
+        (VxlanOptions { checksum: true, ..fitting() }, Some("outer UDP checksum true instead of false")),
         (
-            Vxlan { vni: 7, learning: true, ..fitting() },
+            VxlanOptions { vni: 7, learning: true, ..fitting() },
             Some("VNI 7 instead of 1, learning true instead of false"),
         ),
     ];

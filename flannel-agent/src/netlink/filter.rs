@@ -1,4 +1,4 @@
-//! A filter in the kernel for a netlink socket: announcements of what we did ourselves need not reach us.
+//! A socket filter that drops notifications about a socket's own requests.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -7,10 +7,10 @@ use std::os::fd::{AsRawFd, RawFd};
 const LOAD_WORD: u16 = 0x20;
 const JUMP_IF_EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;
-/// Where `nlmsg_pid` is in `struct nlmsghdr`: the port of whose request an announcement tells.
+/// Offset of `nlmsg_pid` in `struct nlmsghdr`: the port whose request caused the notification.
 const PORT_AT: u32 = 12;
 
-/// Keeps announcements of requests from this netlink port away from the socket.
+/// Drops notifications about requests from this netlink port.
 ///
 /// # Errors
 /// The kernel refuses the filter.
@@ -18,7 +18,7 @@ pub(super) fn ignore_requests_from(socket: &impl AsRawFd, port: u32) -> io::Resu
     let step = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
     let mut program = [
         step(LOAD_WORD, PORT_AT, 0, 0),
-        // Words are loaded as if they were in network order.
+        // Words are loaded in network byte order.
         step(JUMP_IF_EQUAL, port.to_be(), 0, 1),
         step(RETURN, 0, 0, 0),
         step(RETURN, u32::MAX, 0, 0),
@@ -29,7 +29,7 @@ pub(super) fn ignore_requests_from(socket: &impl AsRawFd, port: u32) -> io::Resu
 fn attach(socket: RawFd, program: &mut [libc::sock_filter]) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(io::Error::other)?;
     let filter = libc::sock_fprog { len, filter: program.as_mut_ptr() };
-    // SAFETY: the kernel copies `len` instructions from `filter`, which are there, during the call.
+    // SAFETY: `filter` points to `len` instructions, which outlive the call; the kernel copies them.
     let result = unsafe {
         libc::setsockopt(
             socket,

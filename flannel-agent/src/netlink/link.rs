@@ -1,0 +1,174 @@
+//! Interfaces.
+
+use std::net::IpAddr;
+use std::pin::pin;
+
+use futures::TryStreamExt as _;
+use rtnetlink::packet_route::link::{
+    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
+use rtnetlink::{Error, Handle, LinkGetRequest};
+
+use super::errno;
+use crate::mac::Mac;
+
+/// A network interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// The length in bytes of the longest IP packet that it sends.
+    pub mtu: u32,
+    /// Its MAC; `None` if it is not an Ethernet device.
+    pub mac: Option<Mac>,
+    /// Whether frames have an Ethernet header here (not so on a TUN device or a WireGuard interface).
+    pub ethernet: bool,
+    /// Whether it is up.
+    pub up: bool,
+    /// What it is.
+    pub kind: LinkKind,
+    /// The index of the bridge, or other controller, that it is a port of.
+    pub controller: Option<u32>,
+    /// Whether its other end is in another network namespace.
+    pub leads_to_other_namespace: bool,
+}
+
+/// The kinds of interfaces that the agent tells apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LinkKind {
+    /// A vxlan device.
+    Vxlan(VxlanOptions),
+    /// A bridge.
+    Bridge,
+    /// One end of a pair of virtual Ethernet devices.
+    Veth,
+    /// A TUN or TAP device.
+    Tun,
+    /// Any other kind.
+    #[default]
+    Other,
+}
+
+/// The options of a vxlan device, which are fixed when it is created.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VxlanOptions {
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// UDP port.
+    pub port: u16,
+    /// Index of the interface that carries the outer packets.
+    pub uplink_index: u32,
+    /// Source address of the outer packets.
+    pub local: Option<IpAddr>,
+    /// Whether it carries the group policy extension.
+    pub gbp: bool,
+    /// Whether it learns FDB entries from traffic.
+    pub learning: bool,
+    /// Whether the outer UDP header over IPv4 has a checksum.
+    pub checksum: bool,
+}
+
+impl Link {
+    /// Reads a message about an interface.
+    #[must_use]
+    pub fn read(message: &LinkMessage) -> Self {
+        let header = &message.header;
+        let mut link = Self {
+            index: header.index,
+            ethernet: matches!(header.link_layer_type, LinkLayerType::Ether | LinkLayerType::Loopback),
+            up: header.flags.contains(LinkFlags::Up),
+            ..Self::default()
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name.clone_from(name),
+                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok().map(Mac),
+                LinkAttribute::Controller(index) => link.controller = Some(*index),
+                LinkAttribute::LinkNetNsId(_) => link.leads_to_other_namespace = true,
+                LinkAttribute::LinkInfo(infos) => link.kind = kind(infos),
+                _ => {}
+            }
+        }
+        link
+    }
+
+    /// Returns its options if it is a vxlan device.
+    #[must_use]
+    pub const fn vxlan(&self) -> Option<&VxlanOptions> {
+        match &self.kind {
+            LinkKind::Vxlan(options) => Some(options),
+            _ => None,
+        }
+    }
+}
+
+fn kind(infos: &[LinkInfo]) -> LinkKind {
+    let kind = infos.iter().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    });
+    match kind {
+        Some(InfoKind::Vxlan) => LinkKind::Vxlan(vxlan_options(infos)),
+        Some(InfoKind::Bridge) => LinkKind::Bridge,
+        Some(InfoKind::Veth) => LinkKind::Veth,
+        Some(InfoKind::Tun) => LinkKind::Tun,
+        _ => LinkKind::Other,
+    }
+}
+
+fn vxlan_options(infos: &[LinkInfo]) -> VxlanOptions {
+    let data = infos.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vxlan(data)) => Some(data.as_slice()),
+        _ => None,
+    });
+    let mut options = VxlanOptions::default();
+    for option in data.unwrap_or_default() {
+        match option {
+            InfoVxlan::Id(vni) => options.vni = *vni,
+            InfoVxlan::Port(port) => options.port = *port,
+            InfoVxlan::Link(index) => options.uplink_index = *index,
+            InfoVxlan::Local(local) => options.local = Some((*local).into()),
+            InfoVxlan::Local6(local) => options.local = Some((*local).into()),
+            InfoVxlan::Gbp => options.gbp = true,
+            InfoVxlan::Learning(learning) => options.learning = *learning,
+            InfoVxlan::UDPCsum(checksum) => options.checksum = *checksum,
+            _ => {}
+        }
+    }
+    options
+}
+
+/// Returns all interfaces.
+///
+/// # Errors
+/// The dump fails.
+pub async fn list(handle: &Handle) -> Result<Vec<Link>, Error> {
+    handle.link().get().execute().map_ok(|link| Link::read(&link)).try_collect().await
+}
+
+/// Returns the interface of this name; `None` if there is none.
+///
+/// # Errors
+/// The kernel does not answer.
+pub async fn by_name(handle: &Handle, name: &str) -> Result<Option<Link>, Error> {
+    get(handle.link().get().match_name(name)).await
+}
+
+/// Returns the interface with this index; `None` if there is none.
+///
+/// # Errors
+/// The kernel does not answer.
+pub async fn by_index(handle: &Handle, index: u32) -> Result<Option<Link>, Error> {
+    get(handle.link().get().match_index(index)).await
+}
+
+async fn get(request: LinkGetRequest) -> Result<Option<Link>, Error> {
+    match pin!(request.execute()).try_next().await {
+        Ok(link) => Ok(link.as_ref().map(Link::read)),
+        Err(error) if errno(&error) == libc::ENODEV => Ok(None),
+        Err(error) => Err(error),
+    }
+}
