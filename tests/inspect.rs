@@ -16,7 +16,7 @@ use flannel_common::abi;
 use flannel_common::address::{Address, V4, V6};
 use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::lease::Lease;
-use flannel_common::node::Node as Facts;
+use flannel_common::node::NodeConfig;
 use flannel_common::outcome::{Hook, MetricsKey, Outcome};
 use flannel_tests::Node;
 
@@ -124,9 +124,9 @@ pub(crate) fn pins(node: &Node) -> Result<Pins> {
 }
 
 /// What the node's programs know of it.
-pub(crate) fn facts(node: &Node) -> Result<Facts> {
+pub(crate) fn facts(node: &Node) -> Result<NodeConfig> {
     let data = MapData::from_pin(pins(node)?.path(abi::CONFIG))?;
-    Ok(Array::<_, Facts>::try_from(Map::from_map_data(data)?)?.get(&0, 0)?)
+    Ok(Array::<_, NodeConfig>::try_from(Map::from_map_data(data)?)?.get(&0, 0)?)
 }
 
 /// What the node's programs have counted.

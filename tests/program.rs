@@ -12,7 +12,7 @@ use flannel_common::abi;
 use flannel_common::address::{Address, V4, V6};
 use flannel_common::event::Event;
 use flannel_common::lease::{self, Lease};
-use flannel_common::node::{Node, Overlay, XDP_OFF};
+use flannel_common::node::{NodeConfig, OverlayEnd, XDP_OFF};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 
 mod complexity;
@@ -65,11 +65,11 @@ const SKB_GSO_SIZE: usize = 176;
 type Cut<A> = (u8, u8, A);
 
 /// Our end of an overlay.
-fn overlay<A: Address>(overlay_ifindex: u32, local_ip: A, vtep_mac: [u8; 6], cut: Cut<A>) -> Overlay<A> {
+fn overlay<A: Address>(overlay_ifindex: u32, local_ip: A, vtep_mac: [u8; 6], cut: Cut<A>) -> OverlayEnd<A> {
     let (network_len, subnet_len, subnet_mask) = cut;
     let (uplink_ifindex, uplink_mtu) = (2, 1500);
     let source_check = 1;
-    Overlay {
+    OverlayEnd {
         overlay_ifindex,
         uplink_ifindex,
         uplink_mtu,
@@ -119,7 +119,7 @@ impl Programs {
     }
 
     /// With other facts than usual.
-    pub(crate) fn configured(change: impl FnOnce(&mut Node)) -> Self {
+    pub(crate) fn configured(change: impl FnOnce(&mut NodeConfig)) -> Self {
         let mut programs = Self::unconfigured();
         programs.set_node(change);
         let nobodys = Lease { public_ip: [0; 4], vtep_mac: [0; 6], flags: lease::NETWORK };
@@ -148,8 +148,8 @@ impl Programs {
     }
 
     /// Writes our facts, changed.
-    fn set_node(&mut self, change: impl FnOnce(&mut Node)) {
-        let mut node = Node {
+    fn set_node(&mut self, change: impl FnOnce(&mut NodeConfig)) {
+        let mut node = NodeConfig {
             layout: abi::LAYOUT,
             vni: VNI,
             flow_cache: 0,
@@ -164,7 +164,7 @@ impl Programs {
             v6: overlay(8, OUR_IP6, OUR_MAC6, (48, 64, v6([!0, !0, !0, !0, 0, 0, 0, 0]))),
         };
         change(&mut node);
-        let mut config: Array<_, Node> = self.0.map_mut(abi::CONFIG).unwrap().try_into().unwrap();
+        let mut config: Array<_, NodeConfig> = self.0.map_mut(abi::CONFIG).unwrap().try_into().unwrap();
         config.set(0, node, 0).unwrap();
     }
 

@@ -5,7 +5,6 @@
 
 mod atomic_file;
 pub mod backend;
-mod checksum;
 pub mod cleanup;
 pub mod cli;
 pub mod config;

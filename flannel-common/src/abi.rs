@@ -15,7 +15,7 @@ pub const LEASES6: &str = "LEASES6";
 pub const SUBNETS: &str = "SUBNETS";
 /// Map: as [`SUBNETS`], of IPv6.
 pub const SUBNETS6: &str = "SUBNETS6";
-/// Map: one [`crate::node::Node`] at index 0.
+/// Map: one [`crate::node::NodeConfig`] at index 0.
 pub const CONFIG: &str = "CONFIG";
 /// Map: [`crate::outcome::MetricsKey`] -> [`crate::outcome::Traffic`], per CPU.
 pub const METRICS: &str = "METRICS";

@@ -6,7 +6,7 @@
 
 use crate::abi::LAYOUT;
 use crate::address::{Address, V4, V6};
-use crate::node::Node;
+use crate::node::NodeConfig;
 
 /// The metadata of a packet that arrives without its outer headers of one family. Bytes, since it may stand at any address.
 #[repr(C)]
@@ -33,7 +33,7 @@ impl<A: Address> Handover<A> {
     /// Signed by this node.
     #[inline(always)]
     #[must_use]
-    pub const fn new(node: &Node, sender: A, tos: u8, group: [u8; 4], late: bool) -> Self {
+    pub const fn new(node: &NodeConfig, sender: A, tos: u8, group: [u8; 4], late: bool) -> Self {
         let (magic, key) = (Self::MAGIC, node.handover_key);
         Self { magic, key, sender, group, tos, late: late as u8, reserved: [0; 2] }
     }
@@ -41,7 +41,7 @@ impl<A: Address> Handover<A> {
     /// Whether it is this node's own word.
     #[inline(always)]
     #[must_use]
-    pub fn is_signed_by(&self, node: &Node) -> bool {
+    pub fn is_signed_by(&self, node: &NodeConfig) -> bool {
         self.magic == Self::MAGIC && self.key == node.handover_key
     }
 }
@@ -57,10 +57,10 @@ mod tests {
 
     #[test]
     fn only_programs_on_the_same_maps_are_believed() {
-        let node = Node { handover_key: [1, 2, 3, 4], ..Node::default() };
+        let node = NodeConfig { handover_key: [1, 2, 3, 4], ..NodeConfig::default() };
         let word = Handover::new(&node, [192, 168, 64, 2], 0, [0; 4], false);
         assert!(word.is_signed_by(&node));
-        assert!(!word.is_signed_by(&Node { handover_key: [1, 2, 3, 5], ..node }));
+        assert!(!word.is_signed_by(&NodeConfig { handover_key: [1, 2, 3, 5], ..node }));
         assert!(!Handover { magic: [b'f', b'l', 32, 0], ..word }.is_signed_by(&node), "another version");
         assert!(!Handover { magic: [b'f', b'l', 128, LAYOUT as u8], ..word }.is_signed_by(&node), "IPv6");
     }

@@ -8,6 +8,7 @@
 
 pub mod abi;
 pub mod address;
+pub mod checksum;
 pub mod event;
 pub mod flow;
 pub mod handover;

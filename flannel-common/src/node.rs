@@ -2,17 +2,17 @@
 
 use crate::address::{Address, V4, V6};
 
-/// [`Node::xdp`]: `underlay_xdp` is not attached.
+/// [`NodeConfig::xdp`]: `underlay_xdp` is not attached.
 pub const XDP_OFF: u32 = 0;
-/// [`Node::xdp`]: it runs in the driver, on packets as they arrived.
+/// [`NodeConfig::xdp`]: it runs in the driver, on packets as they arrived.
 pub const XDP_NATIVE: u32 = 1;
-/// [`Node::xdp`]: it runs in the stack, behind GRO.
+/// [`NodeConfig::xdp`]: it runs in the stack, behind GRO.
 pub const XDP_GENERIC: u32 = 2;
 
 /// The single value of `CONFIG`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Node {
+pub struct NodeConfig {
     /// [`crate::abi::LAYOUT`] of the agent that wrote the maps.
     pub layout: u32,
     /// VXLAN network identifier, 24 bits.
@@ -34,15 +34,15 @@ pub struct Node {
     /// What `underlay_xdp` signs its word to `underlay_ingress` with; chosen at random when the maps are made.
     pub handover_key: [u8; 4],
     /// IPv4 over IPv4: `flannel.<VNI>`.
-    pub v4: Overlay<V4>,
+    pub v4: OverlayEnd<V4>,
     /// IPv6 over IPv6: `flannel-v6.<VNI>`.
-    pub v6: Overlay<V6>,
+    pub v6: OverlayEnd<V6>,
 }
 
 /// The node's end of one family's overlay. All zeroes where the network does not have the family.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Overlay<A: Address> {
+pub struct OverlayEnd<A: Address> {
     /// ifindex of the vxlan device.
     pub overlay_ifindex: u32,
     /// ifindex of the uplink, the interface that carries the outer packets.
@@ -63,7 +63,7 @@ pub struct Overlay<A: Address> {
     pub subnet_mask: A,
 }
 
-impl<A: Address> Overlay<A> {
+impl<A: Address> OverlayEnd<A> {
     /// Whether the network has this family.
     #[inline(always)]
     #[must_use]
@@ -72,11 +72,11 @@ impl<A: Address> Overlay<A> {
     }
 }
 
-const _: () = assert!(size_of::<Overlay<V4>>() == 32 && align_of::<Overlay<V4>>() == 4);
-const _: () = assert!(size_of::<Overlay<V6>>() == 56 && align_of::<Overlay<V6>>() == 4);
-const _: () = assert!(size_of::<Node>() == 128 && align_of::<Node>() == 4);
+const _: () = assert!(size_of::<OverlayEnd<V4>>() == 32 && align_of::<OverlayEnd<V4>>() == 4);
+const _: () = assert!(size_of::<OverlayEnd<V6>>() == 56 && align_of::<OverlayEnd<V6>>() == 4);
+const _: () = assert!(size_of::<NodeConfig>() == 128 && align_of::<NodeConfig>() == 4);
 
 #[cfg(feature = "user")]
 // SAFETY: repr(C), no padding (asserted above: 6 * 4 + 2 + 6 + 2 * 4 + 32 + 56, and 4 * 4 + 8 + twice 4 or 16 within), every bit
 // pattern is valid.
-unsafe impl aya::Pod for Node {}
+unsafe impl aya::Pod for NodeConfig {}

@@ -10,7 +10,7 @@ use flannel_common::address::{Address as _, V4, V6};
 use flannel_common::event::{self, Event};
 use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::lease::{DIRECT, ENDED, Lease, NETWORK, NODE};
-use flannel_common::node::{Node, Overlay};
+use flannel_common::node::{NodeConfig, OverlayEnd};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
@@ -24,7 +24,7 @@ pub type Subnets<A> = HashMap<Key<A>, Lease<A>, MAX_LEASES, { BPF_F_NO_PREALLOC 
 pub type Flows<A> = LruHashMap<FlowKey<A>, Flow, MAX_FLOWS>;
 
 #[btf_map]
-static CONFIG: Array<Node, 1> = Array::new();
+static CONFIG: Array<NodeConfig, 1> = Array::new();
 
 #[btf_map]
 static LEASES: Leases<V4> = LpmTrie::new();
@@ -65,9 +65,9 @@ pub struct Budget {
 }
 
 /// One address family: its maps, and our part in its overlay.
-pub trait Family: Ip {
+pub trait IpFamily: Ip {
     /// Our end of its overlay.
-    fn ours(node: &Node) -> &Overlay<Self::Address>;
+    fn ours(node: &NodeConfig) -> &OverlayEnd<Self::Address>;
     /// Its leases.
     fn leases() -> &'static Leases<Self::Address>;
     /// Its leases by subnet.
@@ -76,9 +76,9 @@ pub trait Family: Ip {
     fn flows() -> &'static Flows<Self::Address>;
 }
 
-impl Family for Ipv4Hdr {
+impl IpFamily for Ipv4Hdr {
     #[inline(always)]
-    fn ours(node: &Node) -> &Overlay<V4> {
+    fn ours(node: &NodeConfig) -> &OverlayEnd<V4> {
         &node.v4
     }
 
@@ -98,9 +98,9 @@ impl Family for Ipv4Hdr {
     }
 }
 
-impl Family for Ipv6Hdr {
+impl IpFamily for Ipv6Hdr {
     #[inline(always)]
-    fn ours(node: &Node) -> &Overlay<V6> {
+    fn ours(node: &NodeConfig) -> &OverlayEnd<V6> {
         &node.v6
     }
 
@@ -122,13 +122,13 @@ impl Family for Ipv6Hdr {
 
 /// The node's own facts.
 #[inline(always)]
-pub fn node() -> Result<&'static Node, Outcome> {
+pub fn node() -> Result<&'static NodeConfig, Outcome> {
     CONFIG.get(0).filter(|node| node.layout != 0).ok_or(Outcome::NoConfig)
 }
 
 /// The lease that holds this address, of whatever kind.
 #[inline(always)]
-pub fn lease<F: Family>(node: &Node, address: F::Address) -> Option<&'static Lease<F::Address>> {
+pub fn lease<F: IpFamily>(node: &NodeConfig, address: F::Address) -> Option<&'static Lease<F::Address>> {
     let ours = F::ours(node);
     let subnet = Key::new(ours.subnet_len.into(), address.masked(ours.subnet_mask));
     // SAFETY: who has found an entry may read one that has taken its place (no memory is given back before the program
@@ -142,7 +142,10 @@ pub fn lease<F: Family>(node: &Node, address: F::Address) -> Option<&'static Lea
 /// # Errors
 /// [`Outcome::NoLease`], [`Outcome::Unleased`].
 #[inline(always)]
-pub fn peer<F: Family>(node: &Node, address: F::Address) -> Result<&'static Lease<F::Address>, Outcome> {
+pub fn peer<F: IpFamily>(
+    node: &NodeConfig,
+    address: F::Address,
+) -> Result<&'static Lease<F::Address>, Outcome> {
     match lease::<F>(node, address) {
         Some(lease) if lease.flags & !DIRECT == 0 => Ok(lease),
         Some(lease) if lease.flags & NODE == 0 && lease.flags & (NETWORK | ENDED) != 0 => {
@@ -154,20 +157,20 @@ pub fn peer<F: Family>(node: &Node, address: F::Address) -> Result<&'static Leas
 
 /// What is known of a flow. Programs on other CPUs read and write it too: every field stands for itself.
 #[inline(always)]
-pub fn flow<F: Family>(key: &FlowKey<F::Address>) -> Option<*mut Flow> {
+pub fn flow<F: IpFamily>(key: &FlowKey<F::Address>) -> Option<*mut Flow> {
     F::flows().get_ptr_mut(key)
 }
 
 /// Remembers a flow, in place of what was known of it. Those who hold the old entry keep it for their run.
 #[inline(always)]
-pub fn remember<F: Family>(key: &FlowKey<F::Address>, flow: &Flow) {
+pub fn remember<F: IpFamily>(key: &FlowKey<F::Address>, flow: &Flow) {
     // Without memory for one more flow its packets go on through the host stack.
     let _ = F::flows().insert(key, flow, 0);
 }
 
 /// Forgets a flow, if it is known.
 #[inline(always)]
-pub fn forget<F: Family>(key: &FlowKey<F::Address>) {
+pub fn forget<F: IpFamily>(key: &FlowKey<F::Address>) {
     let _ = F::flows().remove(key);
 }
 

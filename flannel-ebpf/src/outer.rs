@@ -1,5 +1,6 @@
 //! The outer headers: IPv4, UDP and VXLAN (RFC 7348 section 5), as bytes. Pure; tested on the host.
 
+use flannel_common::checksum;
 use network_types::eth::EthHdr;
 use network_types::ip::{IpProto, Ipv4Hdr};
 use network_types::udp::UdpHdr;
@@ -82,25 +83,9 @@ impl Outer {
             src_addr: self.source,
             dst_addr: self.destination,
         };
-        ip.check = checksum(&ip).to_be_bytes();
+        ip.check = checksum::of(ip.bytes()).to_be_bytes();
         ip
     }
-}
-
-/// The Internet checksum (RFC 1071) over an IPv4 header without options: the value for its checksum field
-/// if that is 0, and 0 if the field is right.
-#[inline(always)]
-#[must_use]
-pub fn checksum(ip: &Ipv4Hdr) -> u16 {
-    let word = |high, low| u32::from(u16::from_be_bytes([high, low]));
-    let halves = |[a, b, c, d]: [u8; 4]| word(a, b) + word(c, d);
-    let mut sum = word(ip.vihl, ip.tos) + word(ip.ttl, ip.proto) + halves(ip.src_addr) + halves(ip.dst_addr);
-    for [high, low] in [ip.tot_len, ip.id, ip.frags, ip.check] {
-        sum += word(high, low);
-    }
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    !(sum as u16)
 }
 
 /// UDP source port of a flow, spread like the kernel's (`udp_flow_src_port`) over the default local port
@@ -137,8 +122,7 @@ mod tests {
     fn headers_are_those_of_the_rfc() {
         let inner = EthHdr { dst_addr: [2; 6], src_addr: [4; 6], ether_type: 0x0800_u16.to_be() };
         let headers = outer().before(inner, 100);
-        // SAFETY: plain bytes without padding (asserted above).
-        let bytes: [u8; LEN + EthHdr::LEN] = unsafe { core::mem::transmute(headers) };
+        let bytes = headers.bytes();
         #[rustfmt::skip]
         let expected = [
             0x45, 0x02, 0, 136, 0x12, 0x34, 0, 0, 64, 17, 0, 0, 192, 168, 64, 1, 192, 168, 64, 2,
@@ -154,9 +138,9 @@ mod tests {
     fn the_checksum_of_a_header_with_its_checksum_is_zero() {
         for tot_len in [0, 20, 136, 1500, u16::MAX] {
             let mut ip = outer().ipv4(tot_len);
-            assert_eq!(checksum(&ip), 0, "length {tot_len}");
+            assert_eq!(checksum::of(ip.bytes()), 0, "length {tot_len}");
             ip.ttl -= 1;
-            assert_ne!(checksum(&ip), 0, "length {tot_len}");
+            assert_ne!(checksum::of(ip.bytes()), 0, "length {tot_len}");
         }
     }
 

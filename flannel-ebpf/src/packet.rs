@@ -1,12 +1,14 @@
 //! The only place that touches packet memory: every read is bounds-checked here.
 
+use core::{ptr, slice};
+
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::generated::{bpf_check_mtu, bpf_csum_update};
 use aya_ebpf::programs::TcContext;
 use flannel_common::address::Address;
 use flannel_common::handover::Handover;
-use flannel_common::node::Node;
+use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
@@ -26,7 +28,14 @@ const PACKET_HOST: u32 = 0;
 /// # Safety
 /// `repr(C)` without padding, valid for every bit pattern, and of an alignment that packet memory has: at
 /// most 2.
-pub unsafe trait Header {}
+pub unsafe trait Header: Sized {
+    /// Returns the header as it is on the wire.
+    #[inline(always)]
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: a header has no padding, so that each of its bytes is initialised.
+        unsafe { slice::from_raw_parts(ptr::from_ref(self).cast(), size_of::<Self>()) }
+    }
+}
 // SAFETY: plain bytes and one u16.
 unsafe impl Header for EthHdr {}
 // SAFETY: plain bytes.
@@ -68,7 +77,7 @@ pub trait PacketAccess {
     fn gso_size(&self) -> u32;
 
     /// Whether the frame is addressed to this host and untagged: neither promiscuous catch nor VLAN traffic.
-    fn is_for_host(&self, node: &Node) -> bool;
+    fn is_for_host(&self, node: &NodeConfig) -> bool;
 
     /// Whether the frame has no VLAN tag beside it in the metadata.
     fn is_untagged(&self) -> bool;
@@ -130,7 +139,7 @@ impl PacketAccess for Packet<'_> {
     }
 
     #[inline(always)]
-    fn is_for_host(&self, _: &Node) -> bool {
+    fn is_for_host(&self, _: &NodeConfig) -> bool {
         self.skb().pkt_type == PACKET_HOST && self.is_untagged()
     }
 

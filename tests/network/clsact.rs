@@ -8,7 +8,7 @@ use flannel_agent::dataplane::bpf::{Bpf, attach};
 use flannel_agent::mac::Mac;
 use flannel_agent::peer::Peer;
 use flannel_common::abi;
-use flannel_common::node::{Node as Facts, Overlay as Ours};
+use flannel_common::node::{NodeConfig, OverlayEnd};
 use flannel_common::outcome::Hook;
 use flannel_tests::traffic::{UdpSession, ping, tcp_transfer};
 use flannel_tests::{AgentBuilder, Node, Pod, TestResult, Topology, eventually};
@@ -21,24 +21,24 @@ const HOOKS: [(Hook, &str, &str); 2] =
     [(Hook::UnderlayIngress, UPLINK, "ingress"), (Hook::OverlayEgress, DEVICE, "egress")];
 
 /// What an agent would tell its programs.
-fn facts(node: &Node) -> Result<Facts> {
+fn facts(node: &Node) -> Result<NodeConfig> {
     let overlay = inspect::link(node, DEVICE)?;
-    Ok(Facts {
+    Ok(NodeConfig {
         layout: abi::LAYOUT,
         vni: 1,
         flow_cache: 0,
         ttl: 64,
         port: crate::packets::PORT.to_be_bytes(),
-        v4: Ours {
+        v4: OverlayEnd {
             overlay_ifindex: overlay.index.try_into()?,
             uplink_ifindex: inspect::link(node, UPLINK)?.index.try_into()?,
             uplink_mtu: node.mtu(),
             source_check: 1,
             local_ip: node.ip().octets(),
             vtep_mac: overlay.mac.parse::<Mac>()?.0,
-            ..Ours::default()
+            ..OverlayEnd::default()
         },
-        ..Facts::default()
+        ..NodeConfig::default()
     })
 }
 

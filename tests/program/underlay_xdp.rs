@@ -3,7 +3,7 @@
 use aya::programs::TestRunOptions;
 use etherparse::{EtherType, IpNumber, TcpHeader, TcpOptionElement};
 use flannel_common::abi::LAYOUT;
-use flannel_common::node::{Node, XDP_GENERIC, XDP_NATIVE};
+use flannel_common::node::{NodeConfig, XDP_GENERIC, XDP_NATIVE};
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::ecn::combinations;
@@ -75,7 +75,7 @@ pub(super) fn native() -> Programs {
     configured(|node| node.xdp = XDP_NATIVE)
 }
 
-pub(super) fn configured(change: impl FnOnce(&mut Node)) -> Programs {
+pub(super) fn configured(change: impl FnOnce(&mut NodeConfig)) -> Programs {
     Programs::configured(|node| {
         (node.uplink_mac, node.handover_key) = (HOST_MAC, KEY);
         change(node);

@@ -12,7 +12,7 @@ use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use flannel_common::abi;
 use flannel_common::address::{V4, V6};
-use flannel_common::node::Node;
+use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Hook;
 use ipnet::IpNet;
 
@@ -48,9 +48,9 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 pub struct Bpf {
     ebpf: Ebpf,
     pins: Pins,
-    config: Array<MapData, Node>,
+    config: Array<MapData, NodeConfig>,
     /// What `CONFIG` holds once `LEASES` and `LEASES6` are complete.
-    node: Node,
+    node: NodeConfig,
     v4: Maps<V4>,
     v6: Maps<V6>,
     /// The node's own hooks that they are on.
@@ -60,7 +60,7 @@ pub struct Bpf {
     /// Those that the previous agent's are, until [`Bpf::follow`] takes them over.
     inherited: BTreeSet<u32>,
     /// What the previous agent's programs were attached to.
-    previous: Option<Node>,
+    previous: Option<NodeConfig>,
 }
 
 impl Bpf {
@@ -69,7 +69,7 @@ impl Bpf {
     ///
     /// # Errors
     /// No bpffs, no privilege, or a kernel that refuses map or program: the verifier's words are included.
-    pub fn load(pins: Pins, node: &Node, debug: bool) -> Result<Self> {
+    pub fn load(pins: Pins, node: &NodeConfig, debug: bool) -> Result<Self> {
         let previous = pins.prepare(node)?;
         if previous.is_none() {
             // What it leaves for TC our programs would not understand.
@@ -86,7 +86,7 @@ impl Bpf {
         Ok(bpf)
     }
 
-    fn write(&mut self, node: &Node) -> Result<()> {
+    fn write(&mut self, node: &NodeConfig) -> Result<()> {
         self.config.set(0, node, 0).context("writing the node's facts to the BPF map CONFIG")
     }
 
@@ -109,7 +109,7 @@ impl Bpf {
         place::other_links(places).try_for_each(|link| self.pins.remove(&link))?;
         if mechanism == Mechanism::Clsact {
             // No pin tells which ports the previous agent's filters are on.
-            let Node { v4, v6, .. } = self.node;
+            let NodeConfig { v4, v6, .. } = self.node;
             let ours = [v4.overlay_ifindex, v4.uplink_ifindex, v6.overlay_ifindex, v6.uplink_ifindex];
             self.inherited.extend(attach::interfaces_beside(&ours)?);
         }
@@ -183,7 +183,7 @@ impl Bpf {
 }
 
 /// Loads the programs, on the pinned maps of these names, and on new ones for the others.
-fn load_programs(pins: &Pins, maps: &[&'static str], node: &Node, debug: bool) -> Result<Ebpf> {
+fn load_programs(pins: &Pins, maps: &[&'static str], node: &NodeConfig, debug: bool) -> Result<Ebpf> {
     let mut loader = loader(debug);
     for (name, entries) in family::rooms(node) {
         loader.map_max_entries(name, entries);
@@ -212,7 +212,7 @@ pub fn loader(debug: bool) -> EbpfLoader<'static> {
 }
 
 /// The node until its leases are there: an empty map would make everybody a stranger. What is checked goes on.
-fn without_new_checks(node: &Node, previous: &Node) -> Node {
+fn without_new_checks(node: &NodeConfig, previous: &NodeConfig) -> NodeConfig {
     let mut first = *node;
     first.v4.source_check = first.v4.source_check.min(previous.v4.source_check);
     first.v6.source_check = first.v6.source_check.min(previous.v6.source_check);

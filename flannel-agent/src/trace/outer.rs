@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 
 use serde::Serialize;
 
-use crate::checksum::checksum;
 use crate::mac::Mac;
+use flannel_common::checksum;
 
 /// The headers around an inner frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -80,7 +80,7 @@ impl OuterHeaders {
         if usize::from(word(ip, 2)) != packet.len() || usize::from(word(udp, 4)) != datagram.len() {
             return Err(Malformed::Length);
         }
-        if checksum(ip) != 0 || word(udp, 6) != 0 {
+        if checksum::of(ip) != 0 || word(udp, 6) != 0 {
             return Err(Malformed::Checksum);
         }
         let group = group(vxlan)?;

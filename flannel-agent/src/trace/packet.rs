@@ -125,8 +125,9 @@ pub const fn longest(frame: usize, between: IpAddr) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use flannel_common::checksum;
+
     use super::*;
-    use crate::checksum::checksum;
 
     const PROTOCOLS: [Protocol; 3] = [Protocol::Icmp, Protocol::Tcp, Protocol::Udp];
 
@@ -151,7 +152,7 @@ mod tests {
                     (&[8, 0][..], 61, protocol.number(source))
                 );
                 assert_eq!(frame[16..18], bytes.to_be_bytes());
-                assert_eq!(checksum(&frame[14..34]), 0);
+                assert_eq!(checksum::of(&frame[14..34]), 0);
             }
         }
     }

@@ -1,13 +1,14 @@
 //! IPv4 (RFC 791).
 
 use flannel_common::address::V4;
+use flannel_common::checksum;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EtherType;
 use network_types::ip::{IpProto, Ipv4Hdr};
 use network_types::udp::UdpHdr;
 
 use super::{Ip, UDP};
-use crate::outer;
+use crate::packet::Header as _;
 use crate::stage::ecn;
 
 /// Version 4, header of 5 words: no options.
@@ -76,12 +77,13 @@ impl Ip for Ipv4Hdr {
 
     #[inline(always)]
     fn are_checksums_plain(&self, udp: &UdpHdr) -> bool {
-        udp.check == [0; 2] && outer::checksum(self) == 0
+        udp.check == [0; 2] && checksum::of(self.bytes()) == 0
     }
 
     #[inline(always)]
     fn hop(&self) -> Option<Self> {
-        let check = check_of_one_less(self.check);
+        // The time to live is the upper byte of a word.
+        let check = checksum::updated(u16::from_be_bytes(self.check), 0x0100, 0).to_be_bytes();
         (self.ttl > 1).then(|| Self { ttl: self.ttl - 1, check, ..*self })
     }
 
@@ -116,17 +118,9 @@ pub(crate) fn is_later_fragment(ip: &Ipv4Hdr) -> bool {
     ip.frags[0] & OFFSET[0] != 0 || ip.frags[1] & OFFSET[1] != 0
 }
 
-/// The header checksum when the time to live, the upper byte of a word, goes down by one (RFC 1141).
-#[inline(always)]
-fn check_of_one_less(check: [u8; 2]) -> [u8; 2] {
-    let sum = u32::from(u16::from_be_bytes(check)) + 0x0100;
-    ((sum + (sum >> 16)) as u16).to_be_bytes()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outer::checksum;
 
     fn ip(ttl: u8, id: u16) -> Ipv4Hdr {
         let mut ip = Ipv4Hdr {
@@ -141,7 +135,7 @@ mod tests {
             src_addr: [10, 1, 90, 2],
             dst_addr: [10, 1, 15, 7],
         };
-        ip.check = checksum(&ip).to_be_bytes();
+        ip.check = checksum::of(ip.bytes()).to_be_bytes();
         ip
     }
 
@@ -150,7 +144,7 @@ mod tests {
         for id in 0..=u16::MAX {
             let ip = ip((id % 254) as u8 + 2, id);
             let routed = ip.hop().unwrap();
-            assert_eq!((checksum(&routed), routed.ttl), (0, ip.ttl - 1), "identification {id}");
+            assert_eq!((checksum::of(routed.bytes()), routed.ttl), (0, ip.ttl - 1), "identification {id}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! IPv6 (RFC 8200).
 
 use flannel_common::address::V6;
+use flannel_common::checksum;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EtherType;
 use network_types::ip::{IpProto, Ipv6Hdr};
@@ -99,8 +100,10 @@ impl Ip for Ipv6Hdr {
     /// No checksum of the header makes up for the words that change.
     #[inline(always)]
     fn sum_to(&self, after: &Self) -> u32 {
-        sum_of([self.vcf[0], self.vcf[1]], [after.vcf[0], after.vcf[1]])
-            + sum_of([self.next_hdr, self.hop_limit], [after.next_hdr, after.hop_limit])
+        let changing =
+            |ip: &Self| [[ip.vcf[0], ip.vcf[1]], [ip.next_hdr, ip.hop_limit]].map(u16::from_ne_bytes);
+        let ([first, second], [after_first, after_second]) = (changing(self), changing(after));
+        checksum::change(first, after_first) + checksum::change(second, after_second)
     }
 
     /// Link-local (fe80::/10) and unspecified sources (RFC 4291 sections 2.5.2 and 2.5.6).
@@ -110,15 +113,10 @@ impl Ip for Ipv6Hdr {
     }
 }
 
-/// What a word that changes adds to the Internet checksum, in ones' complement.
-#[inline(always)]
-fn sum_of(before: [u8; 2], after: [u8; 2]) -> u32 {
-    u32::from(!u16::from_ne_bytes(before)) + u32::from(u16::from_ne_bytes(after))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packet::Header as _;
 
     fn ip(next_hdr: u8, hop_limit: u8) -> Ipv6Hdr {
         Ipv6Hdr {
@@ -133,9 +131,7 @@ mod tests {
 
     /// The Internet checksum over the header as the kernel keeps it: words in the machine's order, not inverted.
     fn sum(ip: &Ipv6Hdr) -> u32 {
-        // SAFETY: bytes without padding.
-        let bytes: [u8; 40] = unsafe { core::mem::transmute(*ip) };
-        bytes.chunks(2).map(|word| u32::from(u16::from_ne_bytes([word[0], word[1]]))).sum()
+        ip.bytes().chunks(2).map(|word| u32::from(u16::from_ne_bytes([word[0], word[1]]))).sum()
     }
 
     fn folded(sum: u64) -> u64 {

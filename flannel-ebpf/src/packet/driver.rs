@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_meta};
 use aya_ebpf::programs::XdpContext;
-use flannel_common::node::Node;
+use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 
@@ -83,7 +83,7 @@ impl PacketAccess for DriverPacket<'_> {
     }
 
     #[inline(always)]
-    fn is_for_host(&self, node: &Node) -> bool {
+    fn is_for_host(&self, node: &NodeConfig) -> bool {
         self.header::<EthHdr>(0).is_ok_and(|ethernet| ethernet.dst_addr == node.uplink_mac)
     }
 

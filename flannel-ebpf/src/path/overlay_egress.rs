@@ -1,6 +1,6 @@
 //! Egress of a vxlan device: the host routed a packet into the overlay; wrap it and send it to its node.
 
-use flannel_common::node::Node;
+use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 
 use crate::maps;
@@ -22,7 +22,7 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
 }
 
 #[inline(always)]
-fn send<H: Depart>(packet: &Packet<'_>, inner: &Inner<'_, H>, node: &Node) -> Result<Carried, Outcome> {
+fn send<H: Depart>(packet: &Packet<'_>, inner: &Inner<'_, H>, node: &NodeConfig) -> Result<Carried, Outcome> {
     let lease = tell::peer_of(inner, node)?;
     if inner.frame.dst_addr != lease.vtep_mac {
         // Somebody's own neighbour entry: the FDB knows where it leads, we do not.

@@ -2,7 +2,7 @@
 
 use flannel_common::flow::Port;
 use flannel_common::lease::DIRECT;
-use flannel_common::node::Node;
+use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 
 use crate::maps;
@@ -27,7 +27,7 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
 }
 
 #[inline(always)]
-fn send<H: Depart>(packet: &Packet<'_>, inner: &Inner<'_, H>, node: &Node) -> Result<Carried, Outcome> {
+fn send<H: Depart>(packet: &Packet<'_>, inner: &Inner<'_, H>, node: &NodeConfig) -> Result<Carried, Outcome> {
     let lease = tell::peer_of(inner, node)?;
     if parse::mark(packet, node) != 0 {
         // Somebody marks packets before us, by what we do not know: the proof of one is none of the next.

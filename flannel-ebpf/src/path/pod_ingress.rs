@@ -3,7 +3,7 @@
 use flannel_common::flow::Port;
 use flannel_common::outcome::Outcome;
 
-use crate::maps::{self, Family};
+use crate::maps::{self, IpFamily};
 use crate::packet::Packet;
 use crate::stage::flow::{Direction, Step};
 use crate::stage::parse::{self, Frame, Inner};
@@ -26,7 +26,7 @@ fn note(packet: &Packet<'_>) -> Result<Outcome, Outcome> {
 }
 
 #[inline(always)]
-fn proof_by<H: Family>(packet: &Packet<'_>, inner: &Inner<'_, H>) -> Result<Outcome, Outcome> {
+fn proof_by<H: IpFamily>(packet: &Packet<'_>, inner: &Inner<'_, H>) -> Result<Outcome, Outcome> {
     let step = Step::of(packet, inner, Direction::Ingress, 0)?;
     let here =
         Port { ifindex: packet.ifindex(), pod_mac: inner.frame.dst_addr, gateway_mac: inner.frame.src_addr };

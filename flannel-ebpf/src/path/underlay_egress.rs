@@ -1,10 +1,10 @@
 //! Egress of the uplink, with DirectRouting: what the host stack has let through to peers on the link.
 
 use flannel_common::lease::DIRECT;
-use flannel_common::node::Node;
+use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 
-use crate::maps::{self, Family};
+use crate::maps::{self, IpFamily};
 use crate::packet::Packet;
 use crate::stage::flow::{Direction, Step};
 use crate::stage::parse::{self, Frame, Inner};
@@ -28,7 +28,11 @@ fn note(packet: &Packet<'_>) -> Result<Outcome, Outcome> {
 }
 
 #[inline(always)]
-fn proof_by<H: Family>(packet: &Packet<'_>, inner: &Inner<'_, H>, node: &Node) -> Result<Outcome, Outcome> {
+fn proof_by<H: IpFamily>(
+    packet: &Packet<'_>,
+    inner: &Inner<'_, H>,
+    node: &NodeConfig,
+) -> Result<Outcome, Outcome> {
     let lease = maps::lease::<H>(node, inner.ip.destination());
     if lease.is_none_or(|lease| lease.flags != DIRECT) {
         return Err(Outcome::NotOnLink);

@@ -2,12 +2,12 @@
 //! without a tunnel from peers on the link may skip the host stack, too.
 
 use flannel_common::lease::{DIRECT, OWN};
-use flannel_common::node::Node;
+use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::group;
-use crate::maps::{self, Family};
+use crate::maps::{self, IpFamily};
 use crate::packet::{Packet, PacketAccess as _};
 use crate::stage::decap::Wrapping;
 use crate::stage::find_udp::FindUdp;
@@ -29,7 +29,7 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
 }
 
 #[inline(always)]
-fn receive<H: Family + FindUdp>(packet: &Packet<'_>, node: &Node) -> Result<Carried, Outcome> {
+fn receive<H: IpFamily + FindUdp>(packet: &Packet<'_>, node: &NodeConfig) -> Result<Carried, Outcome> {
     match tunnelled::<H>(packet, node) {
         Err(Outcome::NotVxlan) if node.direct_routing != 0 => plain::<H>(packet, node),
         end => end,
@@ -38,7 +38,7 @@ fn receive<H: Family + FindUdp>(packet: &Packet<'_>, node: &Node) -> Result<Carr
 
 /// A packet without a tunnel, if a pod behind a peer on the link has sent it to one of ours.
 #[inline(always)]
-fn plain<H: Family>(packet: &Packet<'_>, node: &Node) -> Result<Carried, Outcome> {
+fn plain<H: IpFamily>(packet: &Packet<'_>, node: &NodeConfig) -> Result<Carried, Outcome> {
     let inner: Inner<'_, H> = parse::inner_at(packet, 0).map_err(|_| Outcome::NotVxlan)?;
     let is = |address, flags| maps::lease::<H>(node, address).is_some_and(|lease| lease.flags == flags);
     if !packet.is_for_host(node) || !is(inner.ip.destination(), OWN) || !is(inner.ip.source(), DIRECT) {
@@ -49,7 +49,7 @@ fn plain<H: Family>(packet: &Packet<'_>, node: &Node) -> Result<Carried, Outcome
 
 /// A VXLAN packet for us.
 #[inline(always)]
-fn tunnelled<H: Family + FindUdp>(packet: &Packet<'_>, node: &Node) -> Result<Carried, Outcome> {
+fn tunnelled<H: IpFamily + FindUdp>(packet: &Packet<'_>, node: &NodeConfig) -> Result<Carried, Outcome> {
     let ours = H::ours(node);
     let Arrival { envelope, wrapping, inner } =
         genuine::<H>(packet, node).map_err(|oddity| sender::check_odd::<H>(packet, node, oddity))?;
@@ -75,7 +75,7 @@ fn tunnelled<H: Family + FindUdp>(packet: &Packet<'_>, node: &Node) -> Result<Ca
 
 /// Leaves the inner frame with these headers.
 #[inline(always)]
-fn strip<H: Family>(
+fn strip<H: IpFamily>(
     packet: &Packet<'_>,
     wrapping: Wrapping,
     inner: &Inner<'_, H>,
@@ -88,7 +88,7 @@ fn strip<H: Family>(
 }
 
 /// A packet of a peer: what the outer headers say or have said, whether they are there, and the frame inside.
-struct Arrival<'a, H: Family> {
+struct Arrival<'a, H: IpFamily> {
     envelope: Envelope<H::Address>,
     wrapping: Wrapping,
     inner: Inner<'a, H>,
@@ -96,7 +96,7 @@ struct Arrival<'a, H: Family> {
 
 /// The frame of a plain VXLAN packet, or of one that XDP has stripped, if its sender may send it.
 #[inline(always)]
-fn genuine<'a, H: Family>(packet: &'a Packet<'_>, node: &Node) -> Result<Arrival<'a, H>, Outcome> {
+fn genuine<'a, H: IpFamily>(packet: &'a Packet<'_>, node: &NodeConfig) -> Result<Arrival<'a, H>, Outcome> {
     let (envelope, wrapping) = match handover::take::<H>(packet, node) {
         Some(handed_over) => handed_over,
         None => (parse::outer::<H>(packet, node, H::ours(node))?, Wrapping::Outer),

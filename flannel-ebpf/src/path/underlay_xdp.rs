@@ -2,12 +2,12 @@
 //! `underlay_ingress`.
 
 use flannel_common::handover::Handover;
-use flannel_common::node::{Node, XDP_GENERIC};
+use flannel_common::node::{NodeConfig, XDP_GENERIC};
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
-use crate::maps::{self, Family};
+use crate::maps::{self, IpFamily};
 use crate::packet::{DriverPacket, PacketAccess as _};
 use crate::stage::parse::{self, Inner, Underlay};
 use crate::stage::{fit, handover};
@@ -25,7 +25,7 @@ pub fn run(packet: &DriverPacket<'_>) -> Result<Carried, Outcome> {
 }
 
 #[inline(always)]
-fn strip<H: Family>(packet: &DriverPacket<'_>, node: &Node) -> Result<Carried, Outcome> {
+fn strip<H: IpFamily>(packet: &DriverPacket<'_>, node: &NodeConfig) -> Result<Carried, Outcome> {
     let ours = H::ours(node);
     let envelope = parse::outer::<H>(packet, node, ours)?;
     let inner: Inner<'_, H> = parse::inner_at(packet, EthHdr::LEN + H::OUTER_LEN)?;
@@ -47,7 +47,7 @@ fn strip<H: Family>(packet: &DriverPacket<'_>, node: &Node) -> Result<Carried, O
 
 /// Generic mode comes behind GRO, and cannot see what is an aggregate. Whatever is one has a payload to be cut.
 #[inline(always)]
-fn is_single<H: Family>(packet: &DriverPacket<'_>, inner: &Inner<'_, H>) -> bool {
+fn is_single<H: IpFamily>(packet: &DriverPacket<'_>, inner: &Inner<'_, H>) -> bool {
     match fit::headers_of_segment(packet, inner) {
         Ok(headers) => headers + inner.offset as u32 == packet.frame_len(),
         Err(_) => inner.ip.protocol() == H::ICMP,

@@ -4,11 +4,11 @@ use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use flannel_common::address::Address;
 use flannel_common::flow::Port;
-use flannel_common::node::{Node, Overlay};
+use flannel_common::node::{NodeConfig, OverlayEnd};
 use flannel_common::outcome::Outcome;
 
 use crate::ip::Ip;
-use crate::maps::Family;
+use crate::maps::IpFamily;
 use crate::packet::Packet;
 use crate::stage::fit;
 use crate::stage::flow::{Direction, Step};
@@ -19,7 +19,7 @@ use crate::verdict::Carried;
 /// Out of the uplink: the kernel looks route and neighbour of the outer destination up and writes the
 /// Ethernet header (`bpf_redirect_neigh`: Linux 5.10). Netfilter's output hooks are not passed.
 #[inline(always)]
-pub fn to_uplink(ours: &Overlay<impl Address>) -> Carried {
+pub fn to_uplink(ours: &OverlayEnd<impl Address>) -> Carried {
     // SAFETY: a helper call without pointers.
     let action = unsafe { bpf_redirect_neigh(ours.uplink_ifindex, core::ptr::null_mut(), 0, 0) };
     Carried { outcome: Outcome::Encapsulated, action: action as i32 }
@@ -28,7 +28,7 @@ pub fn to_uplink(ours: &Overlay<impl Address>) -> Carried {
 /// Out of the uplink to a neighbour there: the kernel looks its MAC up and writes the Ethernet header
 /// (`bpf_redirect_neigh` with a next hop: Linux 5.10).
 #[inline(always)]
-pub fn to_neighbour<H: Ip>(ours: &Overlay<H::Address>, neighbour: H::Address) -> Carried {
+pub fn to_neighbour<H: Ip>(ours: &OverlayEnd<H::Address>, neighbour: H::Address) -> Carried {
     let mut next_hop = NextHop { family: H::ADDRESS_FAMILY.into(), address: [0; 16] };
     next_hop.address[..size_of::<H::Address>()].copy_from_slice(neighbour.as_ref());
     let next_hop = (&raw mut next_hop).cast();
@@ -46,7 +46,7 @@ struct NextHop {
 
 /// Into the host stack as received on the vxlan device.
 #[inline(always)]
-pub fn to_overlay_device(ours: &Overlay<impl Address>) -> Carried {
+pub fn to_overlay_device(ours: &OverlayEnd<impl Address>) -> Carried {
     // SAFETY: a helper call without pointers.
     let action = unsafe { bpf_redirect(ours.overlay_ifindex, BPF_F_INGRESS.into()) };
     Carried { outcome: Outcome::Decapsulated, action: action as i32 }
@@ -54,7 +54,7 @@ pub fn to_overlay_device(ours: &Overlay<impl Address>) -> Carried {
 
 /// Out of the vxlan device, which wraps it: as the host stack would send it there.
 #[inline(always)]
-pub fn through_overlay_device(ours: &Overlay<impl Address>) -> Carried {
+pub fn through_overlay_device(ours: &OverlayEnd<impl Address>) -> Carried {
     // SAFETY: a helper call without pointers.
     let action = unsafe { bpf_redirect(ours.overlay_ifindex, 0) };
     Carried { outcome: Outcome::Forwarded, action: action as i32 }
@@ -65,7 +65,7 @@ pub fn through_overlay_device(ours: &Overlay<impl Address>) -> Carried {
 /// # Errors
 /// Why it has to go through the host stack.
 #[inline(always)]
-pub fn shortcut<F: Family>(
+pub fn shortcut<F: IpFamily>(
     packet: &Packet<'_>,
     inner: &Inner<'_, F>,
     step: &Step<F>,
@@ -82,10 +82,10 @@ pub fn shortcut<F: Family>(
 /// # Errors
 /// Why it has to go through the host stack, where it is on its way to a proof.
 #[inline(always)]
-pub fn past_stack<F: Family>(
+pub fn past_stack<F: IpFamily>(
     packet: &Packet<'_>,
     inner: &Inner<'_, F>,
-    node: &Node,
+    node: &NodeConfig,
 ) -> Result<Carried, Outcome> {
     let step = Step::of(packet, inner, Direction::Ingress, parse::mark(packet, node))?;
     let (routed, port) = shortcut(packet, inner, &step).inspect_err(|_| step.enters(None))?;

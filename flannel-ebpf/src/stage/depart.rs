@@ -2,11 +2,11 @@
 
 use flannel_common::address::{V4, V6};
 use flannel_common::lease::Lease;
-use flannel_common::node::Node;
+use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
-use crate::maps::Family;
+use crate::maps::IpFamily;
 use crate::packet::Packet;
 use crate::stage::parse::Inner;
 use crate::stage::route::Routed;
@@ -18,11 +18,11 @@ use crate::verdict::Carried;
 /// # Errors
 /// Why it is the host stack's to carry.
 #[inline(always)]
-pub fn on_link<H: Family>(
+pub fn on_link<H: IpFamily>(
     packet: &Packet<'_>,
     inner: &Inner<'_, H>,
     routed: Routed<H>,
-    node: &Node,
+    node: &NodeConfig,
     lease: &Lease<H::Address>,
 ) -> Result<Carried, Outcome> {
     let ours = H::ours(node);
@@ -32,7 +32,7 @@ pub fn on_link<H: Family>(
 }
 
 /// A family's way from this node to another.
-pub trait Depart: Family {
+pub trait Depart: IpFamily {
     /// A packet that the host stack has routed into the vxlan device; or one that skips the stack, with these headers one
     /// hop further (`routed`). `mark`: the group's, 0 without group policy.
     ///
@@ -42,7 +42,7 @@ pub trait Depart: Family {
         packet: &Packet<'_>,
         inner: &Inner<'_, Self>,
         routed: Option<Routed<Self>>,
-        node: &Node,
+        node: &NodeConfig,
         lease: &Lease<Self::Address>,
         mark: u32,
     ) -> Result<Carried, Outcome>;
@@ -54,7 +54,7 @@ impl Depart for Ipv4Hdr {
         packet: &Packet<'_>,
         inner: &Inner<'_, Self>,
         routed: Option<Routed<Self>>,
-        node: &Node,
+        node: &NodeConfig,
         lease: &Lease<V4>,
         mark: u32,
     ) -> Result<Carried, Outcome> {
@@ -74,7 +74,7 @@ impl Depart for Ipv6Hdr {
         packet: &Packet<'_>,
         inner: &Inner<'_, Self>,
         routed: Option<Routed<Self>>,
-        node: &Node,
+        node: &NodeConfig,
         lease: &Lease<V6>,
         _mark: u32,
     ) -> Result<Carried, Outcome> {

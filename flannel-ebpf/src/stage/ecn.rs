@@ -1,5 +1,6 @@
 //! Congestion on the underlay, told to the inner packet's ends (RFC 6040). Pure; tested on the host.
 
+use flannel_common::checksum;
 use flannel_common::outcome::Outcome;
 use network_types::ip::Ipv4Hdr;
 
@@ -33,22 +34,15 @@ pub const fn decapsulated(outer: u8, inner: u8) -> Result<u8, Outcome> {
 pub fn marked(mut ip: Ipv4Hdr, code_point: u8) -> Ipv4Hdr {
     let before = u16::from_be_bytes([ip.vihl, ip.tos]);
     ip.tos = ip.tos & !FIELD | code_point;
-    ip.check = updated(ip.check, before, u16::from_be_bytes([ip.vihl, ip.tos]));
+    let after = u16::from_be_bytes([ip.vihl, ip.tos]);
+    ip.check = checksum::updated(u16::from_be_bytes(ip.check), before, after).to_be_bytes();
     ip
-}
-
-/// The Internet checksum when a word changes (RFC 1624 section 3, equation 3).
-#[inline(always)]
-fn updated(check: [u8; 2], before: u16, after: u16) -> [u8; 2] {
-    let sum = u32::from(!u16::from_be_bytes(check)) + u32::from(!before) + u32::from(after);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    (!((sum + (sum >> 16)) as u16)).to_be_bytes()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outer::checksum;
+    use crate::packet::Header as _;
 
     #[test]
     fn the_code_points_are_merged_as_the_rfc_has_it() {
@@ -84,15 +78,15 @@ mod tests {
         };
         for id in 0..=u16::MAX {
             (ip.id, ip.tos, ip.check) = (id.to_be_bytes(), (id >> 3) as u8, [0; 2]);
-            ip.check = checksum(&ip).to_be_bytes();
+            ip.check = checksum::of(ip.bytes()).to_be_bytes();
             let after = marked(ip, (id & 3) as u8);
             assert_eq!(
-                (checksum(&after), after.tos),
+                (checksum::of(after.bytes()), after.tos),
                 (0, ip.tos & 0xfc | (id & 3) as u8),
                 "identification {id}"
             );
             ip.check[1] ^= 1;
-            assert_ne!(checksum(&marked(ip, CE)), 0, "identification {id}");
+            assert_ne!(checksum::of(marked(ip, CE).bytes()), 0, "identification {id}");
         }
     }
 }

@@ -7,7 +7,7 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::{bpf_get_hash_recalc, bpf_get_prandom_u32};
 use flannel_common::address::V4;
 use flannel_common::lease::Lease;
-use flannel_common::node::Node;
+use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 
@@ -25,7 +25,7 @@ pub fn push<T: Header>(
     packet: &Packet<'_>,
     front: T,
     tos: u8,
-    node: &Node,
+    node: &NodeConfig,
     lease: &Lease<V4>,
     mark: u32,
 ) -> Result<(), Outcome> {

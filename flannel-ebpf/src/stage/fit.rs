@@ -1,6 +1,6 @@
 //! Does it fit where it is to go? What does not is the kernel's, which cuts it or answers with ICMP.
 
-use flannel_common::node::Overlay;
+use flannel_common::node::OverlayEnd;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 use network_types::udp::UdpHdr;
@@ -17,7 +17,7 @@ use crate::stage::parse::Inner;
 pub fn uplink<H: Ip>(
     packet: &Packet<'_>,
     inner: &Inner<'_, H>,
-    ours: &Overlay<H::Address>,
+    ours: &OverlayEnd<H::Address>,
 ) -> Result<u32, Outcome> {
     // The outer lengths are 16 bits wide: an aggregate beyond them (BIG TCP) is the kernel's to cut.
     let whole = packet.frame_len() + H::OUTER_LEN as u32;

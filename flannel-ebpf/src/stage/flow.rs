@@ -5,7 +5,7 @@ use flannel_common::flow::{Flow, FlowKey, Passage, Port};
 use flannel_common::outcome::Outcome;
 
 use crate::ip::TCP;
-use crate::maps::{self, Family};
+use crate::maps::{self, IpFamily};
 use crate::packet::Packet;
 use crate::stage::parse::{self, Inner};
 
@@ -19,7 +19,7 @@ pub enum Direction {
 }
 
 /// A packet's part in its flow.
-pub struct Step<F: Family> {
+pub struct Step<F: IpFamily> {
     key: FlowKey<F::Address>,
     direction: Direction,
     control: bool,
@@ -27,7 +27,7 @@ pub struct Step<F: Family> {
     now: u64,
 }
 
-impl<F: Family> Step<F> {
+impl<F: IpFamily> Step<F> {
     /// Reads which flow a packet belongs to. `mark`: its group's ([`Passage::mark`]).
     ///
     /// # Errors

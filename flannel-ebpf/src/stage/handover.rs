@@ -2,11 +2,11 @@
 //! as metadata.
 
 use flannel_common::handover::Handover;
-use flannel_common::node::Node;
+use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 
-use crate::maps::Family;
+use crate::maps::IpFamily;
 use crate::packet::{DriverPacket, Packet, PacketAccess as _};
 use crate::stage::decap::Wrapping;
 use crate::stage::parse::Envelope;
@@ -16,7 +16,7 @@ use crate::stage::parse::Envelope;
 /// # Errors
 /// [`Outcome::NoRoom`] with the packet as it was: word without a frame for our VTEP is nothing to [`take`].
 #[inline(always)]
-pub fn give<H: Family>(
+pub fn give<H: IpFamily>(
     packet: &DriverPacket<'_>,
     offset: usize,
     word: Handover<H::Address>,
@@ -28,7 +28,7 @@ pub fn give<H: Family>(
 /// What the outer headers of this family have said, of a packet that comes without them; None for all others. The frame is
 /// nobody's but ours: who does not [`decap`](crate::stage::decap) it lets the host drop it.
 #[inline(always)]
-pub fn take<H: Family>(packet: &Packet<'_>, node: &Node) -> Option<(Envelope<H::Address>, Wrapping)> {
+pub fn take<H: IpFamily>(packet: &Packet<'_>, node: &NodeConfig) -> Option<(Envelope<H::Address>, Wrapping)> {
     let word = *packet.note::<Handover<H::Address>>().filter(|word| word.is_signed_by(node))?;
     let frame: &EthHdr = packet.header(0).ok()?;
     if frame.dst_addr != H::ours(node).vtep_mac {

@@ -1,6 +1,6 @@
 //! Reading headers: what is this packet, and is it for us.
 
-use flannel_common::node::{Node, Overlay};
+use flannel_common::node::{NodeConfig, OverlayEnd};
 use flannel_common::outcome::Outcome;
 use network_types::eth::{EthHdr, EtherType};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
@@ -71,7 +71,7 @@ pub fn inner_at<'a, H: Ip>(packet: &'a impl PacketAccess, offset: usize) -> Resu
 
 /// The mark of a packet as far as it stands for a group; 0 without group policy, where marks are nobody's business here.
 #[inline(always)]
-pub fn mark(packet: &Packet<'_>, node: &Node) -> u32 {
+pub fn mark(packet: &Packet<'_>, node: &NodeConfig) -> u32 {
     if node.group_policy != 0 { packet.mark() } else { 0 }
 }
 
@@ -142,8 +142,8 @@ pub struct Envelope<A> {
 #[inline(always)]
 pub fn outer<H: Ip>(
     packet: &impl PacketAccess,
-    node: &Node,
-    ours: &Overlay<H::Address>,
+    node: &NodeConfig,
+    ours: &OverlayEnd<H::Address>,
 ) -> Result<Envelope<H::Address>, Outcome> {
     packet.pull((EthHdr::LEN + H::OUTER_LEN) as u32);
     let ip = outer_ip::<H>(packet, node, ours)?;
@@ -166,8 +166,8 @@ pub fn outer<H: Ip>(
 #[inline(always)]
 fn outer_ip<'a, H: Ip>(
     packet: &'a impl PacketAccess,
-    node: &Node,
-    ours: &Overlay<H::Address>,
+    node: &NodeConfig,
+    ours: &OverlayEnd<H::Address>,
 ) -> Result<&'a H, Outcome> {
     let ip: &H = packet.header(EthHdr::LEN).map_err(|_| Outcome::NotVxlan)?;
     if !packet.is_for_host(node) || ip.destination() != ours.local_ip || !ours.is_there() {
@@ -190,7 +190,7 @@ fn lengths<H: Ip>(packet: &impl PacketAccess, ip: &H, udp: &UdpHdr) -> Result<()
 
 /// What the VXLAN header says of groups, if it is as it should be.
 #[inline(always)]
-fn vxlan<H: Ip>(packet: &impl PacketAccess, node: &Node) -> Result<[u8; 4], Outcome> {
+fn vxlan<H: Ip>(packet: &impl PacketAccess, node: &NodeConfig) -> Result<[u8; 4], Outcome> {
     let vxlan: &VxlanHdr = packet.header(EthHdr::LEN + size_of::<H>() + UdpHdr::LEN)?;
     let group = if node.group_policy != 0 { group::word(vxlan) } else { [0; 4] };
     if vxlan.flags != PLAIN_VXLAN | group[0] & group::PRESENT {

@@ -11,7 +11,7 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
 use flannel_common::address::V6;
 use flannel_common::lease::Lease;
-use flannel_common::node::Overlay;
+use flannel_common::node::OverlayEnd;
 use flannel_common::outcome::Outcome;
 use network_types::ip::Ipv6Hdr;
 
@@ -26,7 +26,7 @@ const ANY_LINK: u32 = 1280;
 /// # Errors
 /// [`Outcome::TooBig`], [`Outcome::NoPath`].
 #[inline(always)]
-pub fn check(packet: &Packet<'_>, len: u32, ours: &Overlay<V6>, lease: &Lease<V6>) -> Result<(), Outcome> {
+pub fn check(packet: &Packet<'_>, len: u32, ours: &OverlayEnd<V6>, lease: &Lease<V6>) -> Result<(), Outcome> {
     if len <= ANY_LINK {
         return Ok(());
     }

@@ -6,7 +6,7 @@
 
 use flannel_common::address::Address;
 use flannel_common::lease::{NETWORK, OWN};
-use flannel_common::node::Node;
+use flannel_common::node::NodeConfig;
 use flannel_common::outcome::{Outcome, Verdict};
 use network_types::eth::EthHdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
@@ -14,7 +14,7 @@ use network_types::udp::UdpHdr;
 use network_types::vxlan::VxlanHdr;
 
 use crate::ip::Ip as _;
-use crate::maps::{self, Family};
+use crate::maps::{self, IpFamily};
 use crate::packet::{Header, Packet};
 use crate::stage::find_udp::FindUdp;
 use crate::stage::tell;
@@ -29,7 +29,7 @@ const VNI: u8 = 0x08;
 /// [`Outcome::UnknownSender`], [`Outcome::ForgedSender`], [`Outcome::LoopedSender`]; [`Outcome::LinkLocal`] for what
 /// gets no further than our device, whoever sends it.
 #[inline(always)]
-pub fn check<H: Family>(node: &Node, outer: impl Address, inner: H::Address) -> Result<(), Outcome> {
+pub fn check<H: IpFamily>(node: &NodeConfig, outer: impl Address, inner: H::Address) -> Result<(), Outcome> {
     if H::ours(node).source_check == 0 {
         return Ok(());
     }
@@ -40,7 +40,7 @@ pub fn check<H: Family>(node: &Node, outer: impl Address, inner: H::Address) -> 
 }
 
 #[inline(always)]
-fn judged<H: Family>(node: &Node, outer: impl Address, inner: H::Address) -> Result<(), Outcome> {
+fn judged<H: IpFamily>(node: &NodeConfig, outer: impl Address, inner: H::Address) -> Result<(), Outcome> {
     let lease = maps::lease::<H>(node, inner).filter(|lease| lease.flags & NETWORK == 0);
     let lease = lease.ok_or(Outcome::UnknownSender)?;
     if lease.flags & OWN != 0 {
@@ -51,7 +51,7 @@ fn judged<H: Family>(node: &Node, outer: impl Address, inner: H::Address) -> Res
 
 /// What becomes of a packet that the kernel device is to unwrap: the floor must not be the way around the check.
 #[inline(always)]
-pub fn check_odd<H: Family + FindUdp>(packet: &Packet<'_>, node: &Node, oddity: Outcome) -> Outcome {
+pub fn check_odd<H: IpFamily + FindUdp>(packet: &Packet<'_>, node: &NodeConfig, oddity: Outcome) -> Outcome {
     if H::ours(node).source_check == 0 || oddity.verdict() != Verdict::Floor {
         return oddity;
     }
@@ -75,7 +75,7 @@ const _: () = assert!(size_of::<Wrapping>() == UdpHdr::LEN + VxlanHdr::LEN + Eth
 
 /// Checks the sender, whatever else is odd; None if the kernel device will not unwrap it as IP either.
 #[inline(always)]
-fn checked<H: Family + FindUdp>(packet: &Packet<'_>, node: &Node) -> Option<Result<(), Outcome>> {
+fn checked<H: IpFamily + FindUdp>(packet: &Packet<'_>, node: &NodeConfig) -> Option<Result<(), Outcome>> {
     let outer: H = packet.copy(EthHdr::LEN).ok()?;
     let udp_at = outer.udp_at(packet)?;
     let Wrapping { udp, vxlan, frame } = packet.copy(udp_at).ok()?;
@@ -92,9 +92,9 @@ fn checked<H: Family + FindUdp>(packet: &Packet<'_>, node: &Node) -> Option<Resu
 }
 
 #[inline(always)]
-fn check_inner<H: Family>(
+fn check_inner<H: IpFamily>(
     packet: &Packet<'_>,
-    node: &Node,
+    node: &NodeConfig,
     outer: impl Address,
     at: usize,
 ) -> Option<Result<(), Outcome>> {

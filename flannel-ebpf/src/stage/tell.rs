@@ -3,10 +3,10 @@
 use flannel_common::address::Address;
 use flannel_common::event::Event;
 use flannel_common::lease::Lease;
-use flannel_common::node::Node;
+use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 
-use crate::maps::{self, Family};
+use crate::maps::{self, IpFamily};
 use crate::stage::flow;
 use crate::stage::parse::Inner;
 
@@ -16,7 +16,10 @@ use crate::stage::parse::Inner;
 /// # Errors
 /// As of [`maps::peer`].
 #[inline(always)]
-pub fn peer_of<H: Family>(inner: &Inner<'_, H>, node: &Node) -> Result<&'static Lease<H::Address>, Outcome> {
+pub fn peer_of<H: IpFamily>(
+    inner: &Inner<'_, H>,
+    node: &NodeConfig,
+) -> Result<&'static Lease<H::Address>, Outcome> {
     let pod = inner.ip.destination();
     maps::peer::<H>(node, pod).inspect_err(|outcome| {
         if *outcome == Outcome::Unleased {

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use aya::maps::{Array, Map, MapData};
 use flannel_common::abi;
-use flannel_common::node::Node;
+use flannel_common::node::NodeConfig;
 use flannel_tests::agent::agent_binary;
 use flannel_tests::{Cluster, TestResult, Topology};
 
@@ -67,12 +67,12 @@ fn maps_of_another_version_are_not_misread() -> TestResult {
     overlay.agents[0].term()?;
     let node = &overlay.nodes()[0];
     let map = Map::from_map_data(MapData::from_pin(inspect::pins(node)?.path(abi::CONFIG))?)?;
-    let mut config = Array::<_, Node>::try_from(map)?;
+    let mut config = Array::<_, NodeConfig>::try_from(map)?;
     let facts = config.get(&0, 0)?;
     for (layout, said) in
         [(abi::LAYOUT + 1, "use the flannel-agent that runs here"), (0, "has not written its facts")]
     {
-        config.set(0, Node { layout, ..facts }, 0)?;
+        config.set(0, NodeConfig { layout, ..facts }, 0)?;
         let refusal = there(&overlay).refusal(node)?;
         assert!(refusal.contains(said), "{refusal}");
     }

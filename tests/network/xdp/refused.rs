@@ -8,7 +8,7 @@ use aya::maps::{Array, Map, MapData};
 use aya::programs::{Xdp, XdpMode};
 use flannel_agent::dataplane::bpf::OBJECT;
 use flannel_common::abi;
-use flannel_common::node::Node as Facts;
+use flannel_common::node::NodeConfig;
 use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::ping;
 use flannel_tests::wait::throughout;
@@ -106,10 +106,10 @@ fn a_program_of_others_that_took_the_place_of_ours_stays() -> TestResult {
 /// A second `underlay_xdp` on a node's uplink, with the node's facts and its key, changed by so much.
 fn strip_by_hand(node: &Node, key: u8) -> Result<Ebpf> {
     let pinned = MapData::from_pin(inspect::pins(node)?.path(abi::CONFIG))?;
-    let mut facts = Array::<_, Facts>::try_from(Map::from_map_data(pinned)?)?.get(&0, 0)?;
+    let mut facts = Array::<_, NodeConfig>::try_from(Map::from_map_data(pinned)?)?.get(&0, 0)?;
     facts.handover_key[0] ^= key;
     let mut ebpf = Ebpf::load(OBJECT)?;
-    Array::<_, Facts>::try_from(ebpf.map_mut(abi::CONFIG).context("a map")?)?.set(0, facts, 0)?;
+    Array::<_, NodeConfig>::try_from(ebpf.map_mut(abi::CONFIG).context("a map")?)?.set(0, facts, 0)?;
     let program: &mut Xdp = ebpf.program_mut("underlay_xdp").context("a program")?.try_into()?;
     program.load()?;
     node.netns().run(|| Ok(program.attach(UPLINK, XdpMode::Driver)?))?;

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, Map, MapData};
 use flannel_common::abi;
-use flannel_common::node::Node as Facts;
+use flannel_common::node::NodeConfig;
 use flannel_tests::agent::agent_binary;
 use flannel_tests::traffic::ping;
 use flannel_tests::{Agent, Cluster, TestResult, Topology, eventually};
@@ -205,9 +205,9 @@ fn what_another_layout_has_left_goes_before_its_maps_do() -> TestResult {
     let streams = streams(&overlay)?;
     overlay.agents[0].kill()?;
     let path = inspect::pins(&overlay.nodes()[0])?.path(abi::CONFIG);
-    let mut config = Array::<_, Facts>::try_from(Map::from_map_data(MapData::from_pin(path)?)?)?;
+    let mut config = Array::<_, NodeConfig>::try_from(Map::from_map_data(MapData::from_pin(path)?)?)?;
     let facts = config.get(&0, 0)?;
-    config.set(0, Facts { layout: abi::LAYOUT - 1, ..facts }, 0)?;
+    config.set(0, NodeConfig { layout: abi::LAYOUT - 1, ..facts }, 0)?;
     overlay.agents[0].restart()?;
     overlay.wait_joined()?;
     let node = &overlay.nodes()[0];

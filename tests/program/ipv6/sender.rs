@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use etherparse::{EtherType, IpNumber};
-use flannel_common::node::Overlay;
+use flannel_common::node::OverlayEnd;
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::super::{OUR_IP, OUR_MAC6, Programs, TC_ACT_SHOT, VNI, all_untouched, carried, untouched};
@@ -129,5 +129,5 @@ fn nobody_sends_in_the_other_family_s_tunnel() {
     let table = vec![untouched("what no router forwards", over_ipv4(link_local), Outcome::OtherFamily)];
     all_untouched(&mut programs, HOOK, table);
     let table = vec![untouched("in a network without IPv6", over_ipv4(REMOTE), Outcome::OtherFamily)];
-    all_untouched(&mut Programs::configured(|node| node.v6 = Overlay::default()), HOOK, table);
+    all_untouched(&mut Programs::configured(|node| node.v6 = OverlayEnd::default()), HOOK, table);
 }

@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use etherparse::{EtherType, IpNumber};
-use flannel_common::node::Overlay;
+use flannel_common::node::OverlayEnd;
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::super::ecn::combinations;
@@ -99,7 +99,7 @@ fn lets_the_host_s_own_traffic_pass() {
     all_untouched(&mut Programs::load(), HOOK, hosts_own());
     let good = carrying(&framed(&udp_back(b"x")));
     let table = vec![untouched("without IPv6 in the network", good, Outcome::NotVxlan)];
-    all_untouched(&mut Programs::configured(|node| node.v6 = Overlay::default()), HOOK, table);
+    all_untouched(&mut Programs::configured(|node| node.v6 = OverlayEnd::default()), HOOK, table);
 }
 
 /// Single packets that only the kernel device can unwrap.

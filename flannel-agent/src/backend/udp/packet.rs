@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::checksum::{checksum, fold};
+use flannel_common::checksum;
 
 /// Length of an IPv4 header without options.
 const HEADER: usize = 20;
@@ -27,10 +27,9 @@ pub(super) fn decrement_ttl(packet: &mut [u8]) -> bool {
         return false;
     }
     packet[8] -= 1;
-    // RFC 1624, equation 3: the word of the TTL has become less by 0x0100.
-    let checksum = u16::from_be_bytes([packet[10], packet[11]]);
-    let checksum = !fold(u32::from(!checksum) + u32::from(!0x0100u16));
-    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    // The TTL is the upper byte of a word.
+    let sum = checksum::updated(u16::from_be_bytes([packet[10], packet[11]]), 0x0100, 0);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
     true
 }
 
@@ -53,7 +52,7 @@ pub(super) fn net_unreachable(offender: &[u8]) -> Option<(Vec<u8>, Ipv4Addr)> {
     packet.extend(NET_UNREACHABLE);
     packet.extend([0; ICMP_HEADER - NET_UNREACHABLE.len()]);
     packet.extend(quoted);
-    let sum = checksum(&packet[HEADER..]);
+    let sum = checksum::of(&packet[HEADER..]);
     packet[HEADER + 2..HEADER + 4].copy_from_slice(&sum.to_be_bytes());
     Some((packet, sender))
 }
@@ -80,7 +79,7 @@ mod tests {
     fn packet(protocol: u8, ttl: u8, id: u16) -> Vec<u8> {
         let mut packet = vec![0x45, 0, 0, 32, 0, 0, 0x40, 0, ttl, protocol, 0, 0, 10, 5, 1, 2, 10, 5, 77, 3];
         packet[4..6].copy_from_slice(&id.to_be_bytes());
-        let sum = checksum(&packet);
+        let sum = checksum::of(&packet);
         packet[10..12].copy_from_slice(&sum.to_be_bytes());
         packet.extend(1..=12);
         packet
@@ -91,7 +90,7 @@ mod tests {
         for id in 0..=u16::MAX {
             let mut packet = packet(17, 64, id);
             assert!(decrement_ttl(&mut packet));
-            assert_eq!((packet[8], checksum(&packet[..HEADER])), (63, 0), "id {id}");
+            assert_eq!((packet[8], checksum::of(&packet[..HEADER])), (63, 0), "id {id}");
             let expected = self::packet(17, 63, id);
             assert_eq!(packet, expected, "id {id}");
         }
@@ -134,7 +133,7 @@ mod tests {
         assert_eq!((u16::from_be_bytes([icmp[2], icmp[3]]), icmp[8], icmp[9]), (56, 64, 1));
         assert_eq!((address(&icmp, 12), address(&icmp, 16)), (Some(Ipv4Addr::UNSPECIFIED), Some(SENDER)));
         assert_eq!((&icmp[20..22], &icmp[28..]), (&[3, 0][..], &offender[..28]));
-        assert_eq!(checksum(&icmp[20..]), 0);
+        assert_eq!(checksum::of(&icmp[20..]), 0);
         let (short, _) = net_unreachable(&offender[..24]).unwrap();
         assert_eq!(&short[28..], &offender[..24]);
     }

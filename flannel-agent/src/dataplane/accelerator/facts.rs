@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result};
 use flannel_common::abi;
 use flannel_common::address::Address;
-use flannel_common::node::{self, Node};
+use flannel_common::node::{NodeConfig, OverlayEnd};
 
 use super::{Overlay, Settings};
 use crate::config::SubnetRange;
@@ -13,13 +13,13 @@ use crate::dataplane::bpf::place::Place;
 use crate::dataplane::kernel::default_ttl;
 
 /// The node as the programs are to know it.
-pub(super) fn facts(settings: &Settings, overlays: &[Overlay<'_>]) -> Result<Node> {
-    let mut node = Node {
+pub(super) fn facts(settings: &Settings, overlays: &[Overlay<'_>]) -> Result<NodeConfig> {
+    let mut node = NodeConfig {
         layout: abi::LAYOUT,
         flow_cache: settings.flow_cache.into(),
         ttl: default_ttl()?.into(),
         direct_routing: (settings.direct_routing && settings.flow_cache).into(),
-        ..Node::default()
+        ..NodeConfig::default()
     };
     for overlay in overlays {
         node.group_policy = overlay.spec.gbp.into();
@@ -47,8 +47,8 @@ fn end<A: Address>(
     range: &SubnetRange,
     local_ip: A,
     subnet_mask: A,
-) -> node::Overlay<A> {
-    node::Overlay {
+) -> OverlayEnd<A> {
+    OverlayEnd {
         overlay_ifindex: overlay.device.index,
         uplink_ifindex: overlay.uplink.index,
         uplink_mtu: overlay.uplink.mtu,

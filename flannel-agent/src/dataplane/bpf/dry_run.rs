@@ -14,7 +14,7 @@ use aya::programs::{ProgramInfo, TestRun as _, TestRunOptions};
 use flannel_common::abi;
 use flannel_common::address::{V4, V6};
 use flannel_common::flow::{Flow, FlowKey};
-use flannel_common::node::Node;
+use flannel_common::node::NodeConfig;
 use flannel_common::outcome::{Hook, Outcome, Traffic};
 use ipnet::IpNet;
 
@@ -42,7 +42,7 @@ pub const LONGEST_FRAME: usize = 3600;
 pub struct DryRun {
     ebpf: Ebpf,
     pins: Pins,
-    node: Node,
+    node: NodeConfig,
     leases: BTreeMap<IpNet, Held>,
     flow: Option<Flow>,
     counted: Counters,
@@ -85,7 +85,7 @@ impl DryRun {
 
     /// The node's own facts.
     #[must_use]
-    pub const fn node(&self) -> &Node {
+    pub const fn node(&self) -> &NodeConfig {
         &self.node
     }
 
@@ -178,9 +178,9 @@ impl DryRun {
 }
 
 /// The node's facts, if its maps are such as we read.
-fn node(pins: &Pins) -> Result<Node> {
+fn node(pins: &Pins) -> Result<NodeConfig> {
     let path = pins.path(abi::CONFIG);
-    let node = Array::<_, Node>::try_from(pinned(&path)?)
+    let node = Array::<_, NodeConfig>::try_from(pinned(&path)?)
         .and_then(|config| config.get(&0, 0))
         .with_context(|| format!("reading {}: it is another version's", path.display()))?;
     ensure!(node.layout != 0, "the agent has not written its facts to {} yet", path.display());

@@ -8,7 +8,7 @@ use aya::{Ebpf, Pod};
 use flannel_common::abi;
 use flannel_common::address::{Address, V4, V6};
 use flannel_common::flow::{Flow, FlowKey};
-use flannel_common::node::{Node, Overlay};
+use flannel_common::node::{NodeConfig, OverlayEnd};
 use ipnet::IpNet;
 
 use super::leases::{Leases, Prefix};
@@ -30,7 +30,7 @@ pub(super) trait Family: Address + Pod {
     fn ip(self) -> IpAddr;
 
     /// Our end of its overlay.
-    fn ours(node: &Node) -> &Overlay<Self>;
+    fn ours(node: &NodeConfig) -> &OverlayEnd<Self>;
 }
 
 impl Family for V4 {
@@ -49,7 +49,7 @@ impl Family for V4 {
         Ipv4Addr::from(self).into()
     }
 
-    fn ours(node: &Node) -> &Overlay<Self> {
+    fn ours(node: &NodeConfig) -> &OverlayEnd<Self> {
         &node.v4
     }
 }
@@ -70,7 +70,7 @@ impl Family for V6 {
         Ipv6Addr::from(self).into()
     }
 
-    fn ours(node: &Node) -> &Overlay<Self> {
+    fn ours(node: &NodeConfig) -> &OverlayEnd<Self> {
         &node.v6
     }
 }
@@ -83,14 +83,14 @@ pub(super) struct Maps<A: Family> {
 
 impl<A: Family> Maps<A> {
     /// Takes them over with what an earlier agent left in them.
-    pub(super) fn open(ebpf: &mut Ebpf, node: &Node) -> Result<Self> {
+    pub(super) fn open(ebpf: &mut Ebpf, node: &NodeConfig) -> Result<Self> {
         let leases = Leases::open(ebpf, A::ours(node).subnet_len)?;
         Ok(Self { leases, flows: HashMap::try_from(take(ebpf, A::FLOWS)?)? })
     }
 
     /// This is our own subnet from now on, if it is of this family.
-    pub(super) fn serve(&mut self, subnet: IpNet, node: &Node) {
-        let Overlay { local_ip, vtep_mac, network_len, .. } = *A::ours(node);
+    pub(super) fn serve(&mut self, subnet: IpNet, node: &NodeConfig) {
+        let OverlayEnd { local_ip, vtep_mac, network_len, .. } = *A::ours(node);
         let network = IpNet::new(subnet.network(), network_len).ok().and_then(Prefix::of);
         if let (Some(subnet), Some(network)) = (Prefix::of(subnet), network) {
             self.leases.set_own(subnet, network, local_ip, vtep_mac);
@@ -99,13 +99,13 @@ impl<A: Family> Maps<A> {
 }
 
 /// The maps that take their memory when they are made, and how many entries such a node needs in them.
-pub(super) fn rooms(node: &Node) -> [(&'static str, u32); 4] {
+pub(super) fn rooms(node: &NodeConfig) -> [(&'static str, u32); 4] {
     let [v4, v6] = [rooms_of::<V4>(node), rooms_of::<V6>(node)];
     [v4[0], v4[1], v6[0], v6[1]]
 }
 
 /// One entry is the least that the kernel makes a map for.
-fn rooms_of<A: Family>(node: &Node) -> [(&'static str, u32); 2] {
+fn rooms_of<A: Family>(node: &NodeConfig) -> [(&'static str, u32); 2] {
     let ours = A::ours(node);
     let subnets =
         1_usize.checked_shl(ours.subnet_len.saturating_sub(ours.network_len).into()).unwrap_or(usize::MAX);
@@ -115,7 +115,7 @@ fn rooms_of<A: Family>(node: &Node) -> [(&'static str, u32); 2] {
 }
 
 /// Those of them whose size changes from one node to the other.
-pub(super) fn resized(before: &Node, after: &Node) -> impl Iterator<Item = &'static str> {
+pub(super) fn resized(before: &NodeConfig, after: &NodeConfig) -> impl Iterator<Item = &'static str> {
     let pairs = rooms(before).into_iter().zip(rooms(after));
     pairs.filter(|(before, after)| before != after).map(|((name, _), _)| name)
 }

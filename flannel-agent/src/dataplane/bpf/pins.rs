@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData};
 use flannel_common::abi;
-use flannel_common::node::Node;
+use flannel_common::node::NodeConfig;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use tracing::{info, warn};
@@ -56,7 +56,7 @@ impl Pins {
 
     /// Mounts the BPF filesystem if need be, makes the folder, and removes maps that we would misread, or whose size is not
     /// that of such a node. Returns what the previous agent knew of the node, if its maps stay.
-    pub(super) fn prepare(&self, node: &Node) -> Result<Option<Node>> {
+    pub(super) fn prepare(&self, node: &NodeConfig) -> Result<Option<NodeConfig>> {
         self.mount()?;
         fs::create_dir_all(&self.dir).with_context(|| format!("creating {}", self.dir.display()))?;
         match self.pinned_node() {
@@ -66,7 +66,7 @@ impl Pins {
                 Ok(Some(previous))
             }
             other => {
-                if let Some(Node { layout, .. }) = other {
+                if let Some(NodeConfig { layout, .. }) = other {
                     info!(layout, ours = abi::LAYOUT, "pinned maps of another layout are rebuilt");
                 }
                 abi::PINNED_MAPS.iter().try_for_each(|name| remove(&self.path(name)))?;
@@ -105,18 +105,18 @@ impl Pins {
         fs::remove_dir(&self.dir).with_context(|| format!("removing {}", self.dir.display()))
     }
 
-    fn pinned_node(&self) -> Option<Node> {
+    fn pinned_node(&self) -> Option<NodeConfig> {
         // A value of another size is refused here.
         self.config().ok()?.get(&0, 0).ok()
     }
 
-    fn config(&self) -> Result<Array<MapData, Node>> {
+    fn config(&self) -> Result<Array<MapData, NodeConfig>> {
         let data = MapData::from_pin(self.path(abi::CONFIG))?;
         Ok(Map::from_map_data(data)?.try_into()?)
     }
 
     /// The programs of the agent before run on while ours are loaded: they shall not send what the uplink no longer takes.
-    fn tell_mtu(&self, previous: Node, node: &Node) -> Result<()> {
+    fn tell_mtu(&self, previous: NodeConfig, node: &NodeConfig) -> Result<()> {
         let mut told = previous;
         (told.v4.uplink_mtu, told.v6.uplink_mtu) = (node.v4.uplink_mtu, node.v6.uplink_mtu);
         if told == previous {

@@ -1,6 +1,6 @@
 //! Where the node's own hooks are; the pods' are found in `ports`.
 
-use flannel_common::node::Node;
+use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Hook;
 
 /// Unwrap before wrapping: peers may send as soon as they can.
@@ -38,8 +38,8 @@ impl Place {
     }
 
     /// ifindex of its interface, by these facts.
-    pub(super) const fn index(&self, node: &Node) -> u32 {
-        let Node { v4, v6, .. } = node;
+    pub(super) const fn index(&self, node: &NodeConfig) -> u32 {
+        let NodeConfig { v4, v6, .. } = node;
         let (overlay, uplink) = if self.v6 {
             (v6.overlay_ifindex, v6.uplink_ifindex)
         } else {

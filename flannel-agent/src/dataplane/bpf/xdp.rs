@@ -11,7 +11,7 @@ use std::{fmt, io};
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::programs::Xdp;
-use flannel_common::node::{Node, XDP_GENERIC, XDP_NATIVE, XDP_OFF};
+use flannel_common::node::{NodeConfig, XDP_GENERIC, XDP_NATIVE, XDP_OFF};
 use flannel_common::outcome::Hook;
 use tracing::debug;
 
@@ -34,7 +34,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// As [`Node::xdp`] has it.
+    /// As [`NodeConfig::xdp`] has it.
     const fn number(mode: Option<Self>) -> u32 {
         match mode {
             Some(Self::Native) => XDP_NATIVE,
@@ -146,21 +146,21 @@ impl Bpf {
     fn tell_xdp(&mut self, mode: Option<Mode>) -> Result<()> {
         self.node.xdp = Mode::number(mode);
         let told = self.config.get(&0, 0).context("reading the BPF map CONFIG")?;
-        self.write(&Node { xdp: self.node.xdp, ..told })
+        self.write(&NodeConfig { xdp: self.node.xdp, ..told })
     }
 }
 
 /// The node with what has to outlive agents in `CONFIG`. The key is made with the maps.
-pub(super) fn inherit(node: &Node, previous: Option<&Node>) -> Result<Node> {
+pub(super) fn inherit(node: &NodeConfig, previous: Option<&NodeConfig>) -> Result<NodeConfig> {
     let handover_key = match previous {
         Some(previous) => previous.handover_key,
         None => random::bytes().context("making a key for the handover from XDP to TC")?,
     };
-    Ok(Node { handover_key, xdp: previous.map_or(XDP_OFF, |previous| previous.xdp), ..*node })
+    Ok(NodeConfig { handover_key, xdp: previous.map_or(XDP_OFF, |previous| previous.xdp), ..*node })
 }
 
 /// ifindex of the uplink, which the families share.
-const fn ifindex(node: &Node) -> u32 {
+const fn ifindex(node: &NodeConfig) -> u32 {
     if node.v4.is_there() { node.v4.uplink_ifindex } else { node.v6.uplink_ifindex }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::checksum::checksum;
+use flannel_common::checksum;
 
 pub(super) const ETHERNET: usize = 14;
 const IPV4: usize = 20;
@@ -64,7 +64,7 @@ pub fn encapsulate(frame: &[u8], envelope: &Envelope) -> Vec<u8> {
 fn udp_checksum(from: IpAddr, to: IpAddr, datagram: &[u8]) -> u16 {
     let length = (datagram.len() as u32).to_be_bytes();
     let pseudo = [octets(from), octets(to), length.to_vec(), vec![0, 0, 0, UDP_NUMBER]].concat();
-    match checksum(&[&pseudo, datagram].concat()) {
+    match checksum::of(&[&pseudo, datagram].concat()) {
         0 => 0xffff,
         sum => sum,
     }
@@ -84,7 +84,7 @@ pub(super) fn ip(from: IpAddr, to: IpAddr, protocol: u8, ttl: u8, payload: &[u8]
     };
     header.extend([octets(from), octets(to)].concat());
     if from.is_ipv4() {
-        let sum = checksum(&header);
+        let sum = checksum::of(&header);
         header[10..12].copy_from_slice(&sum.to_be_bytes());
     }
     header.extend(payload);
@@ -121,7 +121,7 @@ mod tests {
             assert_eq!(header[..8], [0x60, 0, 0, 0, 0, datagram.len() as u8, 17, 64]);
             assert_ne!(datagram[6..8], [0, 0]);
             let pseudo = [&header[8..], &(datagram.len() as u32).to_be_bytes(), &[0, 0, 0, 17]].concat();
-            assert_eq!(checksum(&[&pseudo, datagram].concat()), 0);
+            assert_eq!(checksum::of(&[&pseudo, datagram].concat()), 0);
         }
     }
 }

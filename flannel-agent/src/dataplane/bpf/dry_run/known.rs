@@ -9,7 +9,7 @@ use aya::maps::LpmTrie;
 use flannel_common::address::{V4, V6};
 use flannel_common::flow::FlowKey;
 use flannel_common::lease::{Lease, NETWORK};
-use flannel_common::node::{Node, Overlay};
+use flannel_common::node::{NodeConfig, OverlayEnd};
 use ipnet::IpNet;
 
 use crate::dataplane::bpf::family::Family;
@@ -68,16 +68,16 @@ impl Ends {
 
 impl OurEnd {
     /// Our end of the overlay of this address's family, if there is one.
-    pub(super) fn of(node: &Node, address: IpAddr) -> Option<Self> {
+    pub(super) fn of(node: &NodeConfig, address: IpAddr) -> Option<Self> {
         match address {
             IpAddr::V4(_) => Self::of_family::<V4>(node),
             IpAddr::V6(_) => Self::of_family::<V6>(node),
         }
     }
 
-    fn of_family<A: Family>(node: &Node) -> Option<Self> {
+    fn of_family<A: Family>(node: &NodeConfig) -> Option<Self> {
         let ours = A::ours(node);
-        let Overlay { overlay_ifindex: device, uplink_ifindex: uplink, local_ip, vtep_mac, .. } = *ours;
+        let OverlayEnd { overlay_ifindex: device, uplink_ifindex: uplink, local_ip, vtep_mac, .. } = *ours;
         ours.is_there().then(|| Self { device, uplink, local_ip: local_ip.ip(), vtep_mac: Mac(vtep_mac) })
     }
 }
