@@ -1,12 +1,13 @@
-//! Leases: which node owns which pod subnet, as flannel's datastore has it.
+//! Leases: which node holds which pod subnet, as flannel's datastore has it.
 //!
-//! [`SubnetManager`] is the seam to the datastore; [`set`] keeps what it says and refuses bad entries;
-//! [`pick`] chooses our own subnet.
+//! [`SubnetManager`] is the interface of a datastore. `policy` has the rules by which a node takes and keeps its
+//! subnet. [`set`] has the leases of all nodes, without the bad entries.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
@@ -29,24 +30,24 @@ pub use key::SubnetKey;
 pub use policy::{Loss, Standing};
 pub use public_ips::PublicIps;
 
-/// Life of a lease in the datastore, as flannel gives it (pkg/subnet/etcd: `subnetTTL`).
+/// Time from a renewal to the end of a lease, as with flannel (pkg/subnet/etcd: `subnetTTL`).
 pub const TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A lease's value: where its node is and how to reach it. Field order is the order in the datastore.
+/// The value of a lease: where its node is and how to reach it. The fields are written in this order.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct LeaseAttrs {
-    /// The node's IPv4 address on the underlay. Without one the text is `0.0.0.0`, Go's zero value: flannel
-    /// can read nothing else there.
+    /// The node's IPv4 address on the underlay. `None` is written as `0.0.0.0`, Go's zero value: flannel can read
+    /// nothing else there.
     #[serde(rename = "PublicIP", default, with = "zero_is_none")]
     pub public_ip: Option<Ipv4Addr>,
     /// The node's IPv6 address on the underlay.
     #[serde(rename = "PublicIPv6", default)]
     pub public_ipv6: Option<Ipv6Addr>,
-    /// Backend that the node runs: `vxlan`, `host-gw` ...
+    /// The node's backend: `vxlan`, `host-gw` ...
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub backend_type: String,
-    /// The backend's data for IPv4, for vxlan [`VxlanData`].
+    /// The backend's data for IPv4. With vxlan it is [`VxlanData`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend_data: Option<Box<RawValue>>,
     /// The backend's data for IPv6.
@@ -76,7 +77,7 @@ mod zero_is_none {
 /// `BackendData` of a vxlan lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VxlanData {
-    /// VXLAN network identifier; leases of older flannel have none.
+    /// VXLAN network identifier. Leases of older flannel have none.
     #[serde(rename = "VNI", default)]
     pub vni: Option<u32>,
     /// MAC of the node's vxlan device.
@@ -84,23 +85,23 @@ pub struct VxlanData {
     pub vtep_mac: Mac,
 }
 
-/// A lease as the datastore has it, before anyone judged it: key below `subnets/`, and value.
+/// An entry of the datastore, not yet checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawLease {
-    /// Last part of the key, such as `10.5.52.0-24`.
+    /// The last part of the key, such as `10.5.52.0-24`.
     pub key: String,
-    /// The value, JSON if its writer was sane.
+    /// The value. That of a lease is JSON, see [`LeaseAttrs`].
     pub value: Vec<u8>,
 }
 
-/// What a watch delivers.
+/// A change that a watch reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseUpdate {
-    /// Everything there is: at the start and after any gap. What is not in it is gone.
+    /// All entries: at the start, and after every gap in the events. An entry that is not in it is gone.
     Snapshot(Vec<RawLease>),
-    /// One lease is new or changed.
+    /// An entry is new or has changed.
     Put(RawLease),
-    /// One lease is gone.
+    /// The entry with this key is gone.
     Delete(String),
 }
 
@@ -109,10 +110,9 @@ pub enum LeaseUpdate {
 pub struct OwnLease {
     /// Our pod subnet.
     pub subnet: SubnetKey,
-    /// What we wrote there.
+    /// The value that we wrote.
     pub attrs: LeaseAttrs,
-    /// When the datastore drops it unless renewed; `None` for a reservation, which is never renewed and never
-    /// ends.
+    /// The end of the lease unless it is renewed. A reservation has none and is never renewed.
     pub term: Option<tokio::time::Instant>,
 }
 
@@ -122,18 +122,28 @@ impl fmt::Display for OwnLease {
     }
 }
 
+/// A network config for messages that ask for one.
+const EXAMPLE_CONFIG: &str = r#"{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}"#;
+
+/// Parses the network config of a datastore. `place` is where it stands.
+fn parse_config(text: &str, place: &str) -> anyhow::Result<NetworkConfig> {
+    NetworkConfig::parse(text)
+        .with_context(|| format!("the network config in {place} cannot be used; correct it there"))
+}
+
 /// A datastore of leases.
 pub trait SubnetManager {
     /// Reads the network configuration.
     ///
     /// # Errors
-    /// The datastore cannot be reached, has no configuration, or it is wrong: the message names key and value.
+    /// The datastore cannot be reached, or has no configuration, or a wrong one. The message names key and value.
     fn network_config(&self) -> impl Future<Output = anyhow::Result<NetworkConfig>> + Send;
 
-    /// Takes a subnet: the lease with our public IP, else `previous` if it fits, else a free one.
+    /// Takes a subnet. Where nodes choose their subnets, that is the lease with our public IP, or `previous` if it
+    /// fits, or a free one. Otherwise it is the subnet that the datastore has given to this node.
     ///
     /// # Errors
-    /// The datastore cannot be reached, or no subnet is free.
+    /// The datastore cannot be reached, or has no subnet for us.
     fn acquire(
         &self,
         config: &NetworkConfig,
@@ -151,13 +161,13 @@ pub trait SubnetManager {
         attrs: &LeaseAttrs,
     ) -> impl Future<Output = anyhow::Result<Result<OwnLease, Loss>>> + Send;
 
-    /// Everything there is now, asked for anew.
+    /// Reads all entries.
     ///
     /// # Errors
     /// The datastore cannot be reached.
     fn leases(&self) -> impl Future<Output = anyhow::Result<Vec<RawLease>>> + Send;
 
-    /// Delivers a snapshot, then events, then a snapshot again after every gap, until `updates` is closed.
-    /// Outages are logged and retried in here.
+    /// Sends a snapshot, then events, and a snapshot again after every gap, until `updates` is closed. Logs outages
+    /// and retries after them.
     fn watch(&self, updates: mpsc::Sender<LeaseUpdate>) -> impl Future<Output = ()> + Send;
 }

@@ -14,6 +14,14 @@ pub struct Mac(pub [u8; 6]);
 #[error("{0:?} is not a MAC address of the form c6:d2:32:6f:8f:44")]
 pub struct MacError(String);
 
+impl Mac {
+    /// Returns true if a device can have this address: it is neither all zero nor a multicast address.
+    #[must_use]
+    pub fn is_unicast(self) -> bool {
+        self.0 != [0; 6] && self.0[0] & 1 == 0
+    }
+}
+
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;

@@ -1,4 +1,4 @@
-//! Waiting before a retry, longer each time, never in step with other nodes.
+//! Waits before retries, longer each time. The time is random in part, so that nodes do not retry together.
 
 use std::time::Duration;
 
@@ -16,11 +16,12 @@ impl Backoff {
         Self { first, longest, next: first }
     }
 
-    /// Starts over, after a success.
+    /// Starts again with the shortest delay.
     pub(super) fn reset(&mut self) {
         self.next = self.first;
     }
 
+    /// Waits for the next delay.
     pub(super) async fn wait(&mut self) {
         tokio::time::sleep(self.delay(random::number().unwrap_or_default())).await;
     }

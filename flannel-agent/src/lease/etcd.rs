@@ -7,55 +7,51 @@ mod store;
 mod transaction;
 mod watch;
 
-use anyhow::Context;
 use tokio::sync::mpsc;
 
 use super::transaction::{acquire, renew};
 use super::watch::watch;
-use super::{LeaseAttrs, LeaseUpdate, Loss, OwnLease, RawLease, SubnetKey, SubnetManager};
+use super::{LeaseAttrs, LeaseUpdate, Loss, OwnLease, RawLease, SubnetKey, SubnetManager, parse_config};
 use crate::config::NetworkConfig;
-use access::Access;
+use access::MemberAccess;
 pub use access::{Login, TlsFiles};
 use connection::Connection;
-use store::Store;
+use store::EtcdStore;
 use transaction::EtcdTransaction;
 
 /// How to reach etcd.
 #[derive(Clone, Debug)]
 pub struct EtcdOptions {
-    /// The members' client URLs, such as `http://127.0.0.1:2379`. One is used at a time; any failure moves on
-    /// to the next.
+    /// The members' client URLs, such as `http://127.0.0.1:2379`. One is used at a time, and the next one after a
+    /// failure.
     pub endpoints: Vec<String>,
-    /// Directory of our keys, such as `/coreos.com/network`.
+    /// The prefix of flannel's keys, such as `/coreos.com/network`.
     pub prefix: String,
     /// Certificates for `https` endpoints.
     pub tls: TlsFiles,
-    /// The user that we are; `None` where etcd asks for none.
+    /// The user to log in as.
     pub login: Option<Login>,
 }
 
-/// The datastore etcd. Connects when first asked for something, and again after every failure.
+/// The datastore etcd. Connects at the first request, and again after a failure.
 pub struct EtcdManager {
-    store: Store,
+    store: EtcdStore,
 }
 
 impl EtcdManager {
-    /// A manager for this etcd, which need not be up yet.
+    /// Returns a manager for this etcd, which need not run yet.
     #[must_use]
     pub fn new(options: EtcdOptions) -> Self {
         let prefix = options.prefix.trim_end_matches('/').to_owned();
-        let access = Access { tls: options.tls, login: options.login };
-        Self { store: Store { connection: Connection::new(options.endpoints, access), prefix } }
+        let access = MemberAccess { tls: options.tls, login: options.login };
+        Self { store: EtcdStore { connection: Connection::new(options.endpoints, access), prefix } }
     }
 }
 
 impl SubnetManager for EtcdManager {
     async fn network_config(&self) -> anyhow::Result<NetworkConfig> {
         let text = self.store.config().await?;
-        let key = self.store.config_key();
-        NetworkConfig::parse(&text).with_context(|| {
-            format!("the network config in etcd's key {key} cannot be used; correct it there")
-        })
+        parse_config(&text, &format!("etcd's key {}", self.store.config_key()))
     }
 
     async fn acquire(
@@ -72,7 +68,7 @@ impl SubnetManager for EtcdManager {
     }
 
     async fn leases(&self) -> anyhow::Result<Vec<RawLease>> {
-        Ok(self.store.entries().await?.entries.into_iter().map(|entry| entry.lease).collect())
+        Ok(self.store.list().await?.entries.into_iter().map(|entry| entry.lease).collect())
     }
 
     async fn watch(&self, updates: mpsc::Sender<LeaseUpdate>) {

@@ -5,6 +5,7 @@ use std::iter;
 use ipnet::IpNet;
 
 use super::SubnetKey;
+use super::key::same_family;
 use crate::config::{NetworkConfig, SubnetRange, number};
 
 /// How many free subnets a choice is among, as with flannel: enough that racing nodes rarely choose the same.
@@ -60,8 +61,4 @@ fn after(end: u128, size: u128) -> Option<u128> {
 
 fn span(net: IpNet) -> (u128, u128) {
     (number(net.network()), number(net.broadcast()))
-}
-
-fn same_family(one: IpNet, other: IpNet) -> bool {
-    matches!((one, other), (IpNet::V4(_), IpNet::V4(_)) | (IpNet::V6(_), IpNet::V6(_)))
 }

@@ -1,17 +1,26 @@
-//! A lease's subnets as the datastore's keys spell them.
+//! The keys of leases: a node's subnets as text.
 
 use std::fmt;
 use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// How flannel writes the IPv4 half of a lease that has none: its zero value (pkg/subnet: `MakeSubnetKey`).
+/// The IPv4 half of a key without an IPv4 subnet: Go's zero value (flannel's pkg/subnet: `MakeSubnetKey`).
 const NO_IPV4: &str = "0.0.0.0-0";
 
-/// The pod subnets of one node, one per address family, at least one of them.
+/// The pod subnets of a node: one of each address family, or of one alone.
 ///
-/// In keys: `10.5.52.0-24`, `10.244.6.0-24&fd44:0:0:4b::-64`, IPv6 alone `0.0.0.0-0&fd44:0:0:4b::-64`.
-/// Two texts never mean the same key: what would not be written back alike is refused.
+/// Keys are `10.5.52.0-24`, `10.244.6.0-24&fd44:0:0:4b::-64`, and for IPv6 alone `0.0.0.0-0&fd44:0:0:4b::-64`.
+/// No two texts are the same key: a text that flannel would write otherwise is refused.
+///
+/// ```
+/// use flannel_agent::lease::SubnetKey;
+///
+/// let key: SubnetKey = "10.5.52.0-24".parse()?;
+/// assert_eq!(key.v4, Some("10.5.52.0/24".parse()?));
+/// assert_eq!(key.to_string(), "10.5.52.0-24");
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SubnetKey {
     /// IPv4 subnet.
@@ -20,47 +29,52 @@ pub struct SubnetKey {
     pub v6: Option<Ipv6Net>,
 }
 
-/// Why a text is no key of a lease.
+/// Why a text is not the key of a lease.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// Not an address and a prefix length that such an address can have.
+    /// It is not an address with a prefix length.
     #[error("{0:?} is not address-prefixlength, as in 10.5.52.0-24 or 10.244.6.0-24&fd44:0:0:4b::-64")]
     Form(String),
-    /// The address is not the first of its subnet.
+    /// Its address is not the first of the subnet.
     #[error("{key:?} has host bits set; the subnet is {subnet}")]
     HostBits {
         /// The text.
         key: String,
-        /// The subnet that the address is in.
+        /// The subnet of the address.
         subnet: IpNet,
     },
-    /// The same subnets are written in another way.
+    /// flannel writes the same subnets in another way.
     #[error("{key:?} is not how flannel writes that subnet, which is {canonical}")]
     Spelling {
         /// The text.
         key: String,
-        /// How it is written.
+        /// The key as flannel writes it.
         canonical: SubnetKey,
     },
 }
 
 impl SubnetKey {
-    /// The subnets, IPv4 first.
+    /// Returns the subnets, IPv4 first.
     pub fn nets(&self) -> impl Iterator<Item = IpNet> {
         self.v4.map(IpNet::V4).into_iter().chain(self.v6.map(IpNet::V6))
     }
 
-    /// Whether the two have an address in common.
+    /// Returns true if the two have an address in common.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
-        self.nets().any(|ours| other.nets().any(|theirs| overlap(ours, theirs)))
+        self.nets().any(|net| other.nets().any(|other| overlap(net, other)))
     }
 }
 
-/// Whether two networks have an address in common: then one of them contains the other.
+/// Returns true if two networks have an address in common, so that one of them contains the other.
 #[must_use]
 pub fn overlap(one: IpNet, other: IpNet) -> bool {
     one.contains(&other) || other.contains(&one)
+}
+
+/// Returns true if two networks are of the same address family.
+pub(super) fn same_family(one: IpNet, other: IpNet) -> bool {
+    one.addr().is_ipv4() == other.addr().is_ipv4()
 }
 
 impl fmt::Display for SubnetKey {
@@ -97,7 +111,7 @@ impl FromStr for SubnetKey {
     }
 }
 
-/// One family's half of a key: a network in the usual notation but for the dash.
+/// Parses one half of a key: a network in the usual notation, but with a dash.
 fn subnet<N: FromStr>(key: &str, half: &str) -> Result<N, KeyError> {
     let refused = || KeyError::Form(key.to_owned());
     let (address, len) = half.split_once('-').ok_or_else(refused)?;
@@ -124,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_says_why() {
+    fn a_text_that_is_not_a_key_is_refused_with_the_reason() {
         for (key, why) in [
             ("", "\"\" is not address-prefixlength"),
             ("garbage", "\"garbage\" is not address-prefixlength"),
@@ -149,15 +163,15 @@ mod tests {
                 "\"10.5.52.0-24&fd44:0::-64\" is not how flannel writes that subnet",
             ),
         ] {
-            let said = key.parse::<SubnetKey>().unwrap_err().to_string();
-            assert!(said.starts_with(why), "{key}: {said}");
+            let message = key.parse::<SubnetKey>().unwrap_err().to_string();
+            assert!(message.starts_with(why), "{key}: {message}");
         }
     }
 
     #[test]
-    fn overlap_in_either_family() {
+    fn keys_overlap_in_either_address_family() {
         let key = |text: &str| text.parse::<SubnetKey>().unwrap();
-        let ours = key("10.5.52.0-24&fd44::-64");
+        let one = key("10.5.52.0-24&fd44::-64");
         for (other, expected) in [
             ("10.5.52.0-24", true),
             ("10.5.52.128-25", true),
@@ -166,7 +180,7 @@ mod tests {
             ("10.5.53.0-24&fd44::-64", true),
             ("10.5.53.0-24&fd44:0:0:1::-64", false),
         ] {
-            assert_eq!(ours.overlaps(&key(other)), expected, "{other}");
+            assert_eq!(one.overlaps(&key(other)), expected, "{other}");
         }
     }
 }

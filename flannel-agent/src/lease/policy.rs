@@ -2,17 +2,18 @@
 //!
 //! The datastores only read and write; [`transaction`](super::transaction) carries out what is decided here.
 //!
-//! **Whose an entry is** says the public IP in its value. A value that names no node was spoilt; its key is taken all
-//! the same.
+//! **The holder of an entry** is the node whose public IP its value has. A value that names no node was spoilt; the
+//! subnet is still taken.
 //!
-//! **To take a subnet** ([`plan`]) a node tries in flannel's order (pkg/subnet/etcd: `tryAcquireLease`):
-//! 1. an entry with its public IP that fits the network config; of several the subnet of its last run, so that pods
-//!    keep their addresses,
+//! **To take a subnet** ([`plan`]) a node uses the first of these, as flannel does (pkg/subnet/etcd:
+//! `tryAcquireLease`):
+//! 1. an entry that it holds and that fits the network config; of several the subnet of its last run, so that pods keep
+//!    their addresses,
 //! 2. the subnet of its last run, if that fits and is free,
 //! 3. a free subnet.
 //!
-//! Its other leases that do not fit the network config are then removed. Leases of other nodes that have ended are
-//! removed before it chooses ([`ended_subnet`]).
+//! Before the choice, ended leases of other nodes are removed ([`ended_subnet`]). After it, leases of this node that do
+//! not fit the network config are removed.
 //!
 //! **To keep a subnet** ([`renewal`]) its entry must be there and must not name another node. A spoilt value is
 //! written again. A datastore that gives each node its subnet needs these rules alone.
@@ -47,8 +48,8 @@ pub(super) enum Lifetime {
     Ended,
 }
 
-/// What a node takes into account when it takes a subnet, beside the entries.
-pub(super) struct Request<'a> {
+/// What the choice of a subnet depends on, apart from the entries.
+pub(super) struct SubnetRequest<'a> {
     pub config: &'a NetworkConfig,
     pub us: PublicIps,
     /// The value of our lease.
@@ -57,33 +58,33 @@ pub(super) struct Request<'a> {
     pub previous: Option<SubnetKey>,
 }
 
-/// How a node comes to a subnet, and what it does about its other entries afterwards.
+/// How to take a subnet, and what to do about our other entries afterwards.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Plan<'a, V> {
+pub(super) struct AcquirePlan<'a, V> {
     /// `None` if no subnet is free.
     pub take: Option<Take<'a, V>>,
-    /// Our leases that do not fit the network config. They are removed.
+    /// Our leases to remove, because they do not fit the network config.
     pub outdated: Vec<(SubnetKey, &'a StoredLease<V>)>,
-    /// Our reservations that do not fit the network config. They are reported.
+    /// Our reservations to report, because they do not fit the network config.
     pub unfit_reservations: Vec<SubnetKey>,
 }
 
-/// How a node comes to a subnet.
+/// How to take a subnet.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Take<'a, V> {
-    /// It keeps an entry that it holds already.
+    /// Keep an entry that we hold.
     Reuse(SubnetKey, Upkeep<'a, V>),
-    /// It creates an entry, provided that there is none.
+    /// Create an entry, if there is still none.
     Create(SubnetKey),
 }
 
-/// What it takes to keep an entry.
+/// How to keep an entry.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Upkeep<'a, V> {
     pub entry: &'a StoredLease<V>,
-    /// Our value is to be written, because the entry has another.
+    /// Write our value, because the entry has another.
     pub write: bool,
-    /// The entry is to last for [`TTL`] from now on, because it is a lease.
+    /// Prolong the entry to [`TTL`] from now on, because it is a lease.
     pub prolong: bool,
 }
 
@@ -110,8 +111,12 @@ pub enum Loss {
 }
 
 /// Decides how to take a subnet. The number `random` selects one of those that are free.
-pub(super) fn plan<'a, V>(request: &Request<'_>, entries: &'a [StoredLease<V>], random: u64) -> Plan<'a, V> {
-    let Request { config, us, value, previous } = *request;
+pub(super) fn plan<'a, V>(
+    request: &SubnetRequest<'_>,
+    entries: &'a [StoredLease<V>],
+    random: u64,
+) -> AcquirePlan<'a, V> {
+    let SubnetRequest { config, us, value, previous } = *request;
     let subnets = entries.iter().filter_map(|entry| Some((entry.subnet()?, entry)));
     let subnets: Vec<(SubnetKey, &StoredLease<V>)> = subnets.collect();
     let ours = subnets.iter().filter(|(_, entry)| us.same_node(&entry.holder()));
@@ -129,7 +134,7 @@ pub(super) fn plan<'a, V>(request: &Request<'_>, entries: &'a [StoredLease<V>], 
     let (reservations, outdated): (Vec<_>, Vec<_>) =
         unfit.into_iter().partition(|(_, entry)| entry.lifetime == Lifetime::Reservation);
     let unfit_reservations = reservations.into_iter().map(|(subnet, _)| subnet).collect();
-    Plan { take, outdated, unfit_reservations }
+    AcquirePlan { take, outdated, unfit_reservations }
 }
 
 /// Decides whether to remove an entry before a subnet is chosen. Returns its subnet if so.
@@ -140,8 +145,10 @@ pub(super) fn ended_subnet<V>(entry: &StoredLease<V>, us: PublicIps) -> Option<S
     entry.subnet().filter(|_| ended)
 }
 
-/// Decides how to keep our subnet, given its entry. `ours` are the public IPs that the entry may have: those of our
-/// last successful write and those of a later one, of which we may not have seen the answer.
+/// Decides how to keep our subnet, given its entry.
+///
+/// `ours` are the public IPs that we may have written: those of the last write that succeeded, and those of later
+/// ones whose answer was lost.
 pub(super) fn renewal<'a, V>(
     entry: Option<&'a StoredLease<V>>,
     ours: &[PublicIps],
@@ -154,13 +161,14 @@ pub(super) fn renewal<'a, V>(
     }
 }
 
-/// Decides what the holder of our subnet's entry means to us; `None` if there is no entry.
+/// Decides what the holder of our subnet's entry means to us. `None` means that there is no entry.
 pub(super) fn standing(holder: Option<PublicIps>, us: PublicIps) -> Standing {
     holder.map_or(Standing::Lost(Loss::Gone), |holder| held_by(holder, slice::from_ref(&us)))
 }
 
-/// Decides whether a prolonged lease lasts long enough. One that was made with a shorter life than [`TTL`] does not.
-pub(super) fn is_long(remaining: Duration) -> bool {
+/// Decides whether a lease that was just prolonged lasts long enough. A lease with a shorter life than [`TTL`] may
+/// not, and is to be replaced.
+pub(super) fn lasts_long_enough(remaining: Duration) -> bool {
     remaining >= TTL / 2
 }
 
@@ -179,8 +187,7 @@ fn upkeep<'a, V>(entry: &'a StoredLease<V>, value: &str) -> Upkeep<'a, V> {
     Upkeep { entry, write, prolong: entry.lifetime != Lifetime::Reservation }
 }
 
-/// Returns true if a node may choose `key` under this configuration: the same address families, a subnet of each
-/// range.
+/// Returns true if a node may choose `key`: it has a subnet of each range of the network config, and no other.
 fn fits(config: &NetworkConfig, key: &SubnetKey) -> bool {
     let half = |range: Option<SubnetRange>, subnet: Option<IpNet>| match (range, subnet) {
         (None, None) => true,

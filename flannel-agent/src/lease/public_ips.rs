@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{LeaseAttrs, RawLease};
 
-/// A node's addresses on the underlay. The node that a lease names holds it.
+/// The addresses of a node on the underlay. A lease names its holder by them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PublicIps {
     /// IPv4 address.
@@ -22,7 +22,7 @@ impl PublicIps {
         attrs.map(|attrs| Self::from(&attrs)).unwrap_or_default()
     }
 
-    /// Returns true if both are the same node. IPv4 addresses decide; IPv6 ones do if this node has no other.
+    /// Returns true if both are the same node. The IPv4 address decides, or the IPv6 address if this node has no other.
     #[must_use]
     pub fn same_node(&self, other: &Self) -> bool {
         match self.v4 {

@@ -1,9 +1,9 @@
-//! The leases of the cluster as this node sees them: what the datastore says, judged entry by entry.
+//! The leases of the cluster, checked entry by entry. Pure.
 //!
-//! Pure. A refused entry changes nothing: neither the other leases nor the good value that its key had.
+//! A refused entry changes nothing: neither other leases nor the good value that its key had before.
 
-mod claims;
-mod judge;
+mod check;
+mod subnet_index;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,29 +12,29 @@ use super::{LeaseUpdate, PublicIps, RawLease, Standing, SubnetKey, policy};
 use crate::config::NetworkConfig;
 use crate::peer::Peer;
 
-use claims::Claims;
-pub use judge::Reason;
-use judge::{Judge, Verdict};
+pub use check::RefusalReason;
+use check::{AcceptedLease, LeaseChecker};
+use subnet_index::SubnetIndex;
 
-/// The leases in force, and our own among them.
+/// The leases of all nodes that this node can use.
 #[derive(Debug)]
 pub struct LeaseSet {
-    judge: Judge,
+    checker: LeaseChecker,
     peers: BTreeMap<SubnetKey, Vec<Peer>>,
-    claims: Claims,
-    /// Who holds our own subnet, by the last value that could be read; `None` if there is no entry.
+    subnets: SubnetIndex,
+    /// The holder of our own subnet, from the last value that could be read. `None` if there is no entry.
     own: Option<PublicIps>,
-    /// Refused values by key, so that each is reported once.
+    /// The refused values, so that each is reported once.
     refused: BTreeMap<String, Vec<u8>>,
 }
 
-/// An entry of the datastore that is not used.
+/// Reports an entry of the datastore that is not used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The entry's key, below `subnets/`.
+    /// The last part of the key.
     pub key: String,
     /// Why.
-    pub reason: Reason,
+    pub reason: RefusalReason,
 }
 
 impl fmt::Display for Refusal {
@@ -44,14 +44,20 @@ impl fmt::Display for Refusal {
 }
 
 impl LeaseSet {
-    /// An empty set for the node that holds `own`.
+    /// Returns an empty set for the node that holds `own`.
     #[must_use]
     pub fn new(config: &NetworkConfig, own: SubnetKey) -> Self {
-        let judge = Judge::new(config, own);
-        Self { judge, peers: BTreeMap::new(), claims: Claims::default(), own: None, refused: BTreeMap::new() }
+        let checker = LeaseChecker::new(config, own);
+        Self {
+            checker,
+            peers: BTreeMap::new(),
+            subnets: SubnetIndex::default(),
+            own: None,
+            refused: BTreeMap::new(),
+        }
     }
 
-    /// Takes in what the datastore says. Returns the entries refused, each once per key and value.
+    /// Applies a change. Returns the refused entries, each once per key and value.
     pub fn apply(&mut self, update: LeaseUpdate) -> Vec<Refusal> {
         match update {
             LeaseUpdate::Snapshot(leases) => {
@@ -66,13 +72,13 @@ impl LeaseSet {
         }
     }
 
-    /// The other nodes, one entry per address family, sorted by lease.
+    /// Returns the other nodes, sorted by lease. A node has a peer for each address family.
     #[must_use]
     pub fn peers(&self) -> Vec<Peer> {
         self.peers.values().flatten().cloned().collect()
     }
 
-    /// How many other nodes there are.
+    /// Returns the number of other nodes.
     #[must_use]
     pub fn nodes(&self) -> usize {
         self.peers.len()
@@ -82,7 +88,7 @@ impl LeaseSet {
     /// is no entry.
     #[must_use]
     pub fn standing(&self, us: PublicIps) -> Standing {
-        let spoilt = self.refused.contains_key(&self.judge.own.to_string());
+        let spoilt = self.refused.contains_key(&self.checker.own.to_string());
         policy::standing(if spoilt { Some(PublicIps::default()) } else { self.own }, us)
     }
 
@@ -90,34 +96,34 @@ impl LeaseSet {
         let present: BTreeSet<&str> = leases.iter().map(|lease| lease.key.as_str()).collect();
         let keys: BTreeSet<SubnetKey> = present.iter().filter_map(|key| key.parse().ok()).collect();
         for (key, _) in self.peers.extract_if(.., |key, _| !keys.contains(key)) {
-            self.claims.free(&key);
+            self.subnets.remove(&key);
         }
-        self.own = self.own.filter(|_| keys.contains(&self.judge.own));
+        self.own = self.own.filter(|_| keys.contains(&self.checker.own));
         self.refused.retain(|key, _| present.contains(key.as_str()));
     }
 
     fn put(&mut self, lease: RawLease) -> Option<Refusal> {
-        match self.judge.judge(&lease).and_then(|verdict| self.take_in(verdict)) {
+        match self.checker.check(&lease).and_then(|lease| self.add(lease)) {
             Ok(()) => {
                 self.refused.remove(&lease.key);
                 None
             }
             Err(reason) => {
                 let RawLease { key, value } = lease;
-                let told = self.refused.insert(key.clone(), value.clone()) == Some(value);
-                (!told).then_some(Refusal { key, reason })
+                let reported = self.refused.insert(key.clone(), value.clone()) == Some(value);
+                (!reported).then_some(Refusal { key, reason })
             }
         }
     }
 
-    fn take_in(&mut self, verdict: Verdict) -> Result<(), Reason> {
-        match verdict {
-            Verdict::Own(holder) => self.own = Some(holder),
-            Verdict::Peer(key, peers) => {
-                if let Some(other) = self.claims.rival(&key) {
-                    return Err(Reason::OverlapsPeer { other });
+    fn add(&mut self, lease: AcceptedLease) -> Result<(), RefusalReason> {
+        match lease {
+            AcceptedLease::Own(holder) => self.own = Some(holder),
+            AcceptedLease::Peer(key, peers) => {
+                if let Some(other) = self.subnets.overlapping(&key) {
+                    return Err(RefusalReason::OverlapsPeer { other });
                 }
-                self.claims.take(key);
+                self.subnets.add(key);
                 self.peers.insert(key, peers);
             }
         }
@@ -128,18 +134,18 @@ impl LeaseSet {
         self.refused.remove(key);
         let Ok(key) = key.parse::<SubnetKey>() else { return };
         if self.peers.remove(&key).is_some() {
-            self.claims.free(&key);
-            self.give_way(key);
+            self.subnets.remove(&key);
+            self.check_waiting(key);
         }
-        if key == self.judge.own {
+        if key == self.checker.own {
             self.own = None;
         }
     }
 
-    /// Takes in what was refused because it overlaps this lease.
-    fn give_way(&mut self, gone: SubnetKey) {
-        let waited = |key: &&String| key.parse::<SubnetKey>().is_ok_and(|key| key.overlaps(&gone));
-        let waiting: Vec<String> = self.refused.keys().filter(waited).cloned().collect();
+    /// Checks the refused entries again that overlap a lease which is gone.
+    fn check_waiting(&mut self, gone: SubnetKey) {
+        let overlaps = |key: &&String| key.parse::<SubnetKey>().is_ok_and(|key| key.overlaps(&gone));
+        let waiting: Vec<String> = self.refused.keys().filter(overlaps).cloned().collect();
         for key in waiting {
             let value = self.refused.get(&key).cloned().unwrap_or_default();
             self.put(RawLease { key, value });

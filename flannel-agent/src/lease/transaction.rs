@@ -1,5 +1,4 @@
-//! Takes and keeps a subnet in a datastore where the nodes choose their subnets themselves: carries out what
-//! [`policy`](super::policy) decides.
+//! Carries out what [`policy`](super::policy) decides, in datastores where nodes choose their subnets.
 
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::backoff::Backoff;
-use super::policy::{self, Loss, Request, StoredLease, Take, Upkeep};
+use super::policy::{self, Loss, StoredLease, SubnetRequest, Take, Upkeep};
 use super::{LeaseAttrs, OwnLease, PublicIps, SubnetKey};
 use crate::config::NetworkConfig;
 use crate::random;
@@ -16,13 +15,13 @@ use crate::random;
 /// Pause after another node was faster, at first and at most.
 const CONFLICT_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 
-/// One change of the leases: reads first, writes only what is as it was read. Other nodes are kept out by a lock, or
-/// noticed by comparison.
+/// Reads entries and changes them, provided that no other client changes them at the same time. A lock prevents that,
+/// or a comparison detects it.
 pub(super) trait Transaction: Send {
-    /// Tells one state of an entry from the next.
+    /// The state of an entry, which a change of it depends on.
     type Version: Send + Sync;
 
-    /// Returns where the leases are, for messages.
+    /// Returns the place of the leases, for messages.
     fn place(&self) -> String;
 
     /// Reads all entries.
@@ -35,7 +34,7 @@ pub(super) trait Transaction: Send {
     ) -> impl Future<Output = Result<Option<StoredLease<Self::Version>>>> + Send;
 
     /// Creates a lease.
-    fn create(&mut self, subnet: SubnetKey, value: &str) -> impl Future<Output = Result<Written>> + Send;
+    fn create(&mut self, subnet: SubnetKey, value: &str) -> impl Future<Output = Result<WriteResult>> + Send;
 
     /// Writes and prolongs an entry, as far as `upkeep` says. A reservation stays one.
     fn keep(
@@ -43,9 +42,9 @@ pub(super) trait Transaction: Send {
         subnet: SubnetKey,
         upkeep: &Upkeep<'_, Self::Version>,
         value: &str,
-    ) -> impl Future<Output = Result<Written>> + Send;
+    ) -> impl Future<Output = Result<WriteResult>> + Send;
 
-    /// Removes an entry. One that is gone already is no error.
+    /// Removes an entry, if it is still there.
     fn remove(
         &mut self,
         subnet: SubnetKey,
@@ -56,11 +55,11 @@ pub(super) trait Transaction: Send {
     fn finish(self) -> impl Future<Output = ()> + Send;
 }
 
-/// How a write ended.
-pub(super) enum Written {
-    /// It was done. The time is the end of the entry; a reservation has none.
+/// The result of a write.
+pub(super) enum WriteResult {
+    /// Written. The time is the end of the entry; a reservation has none.
     Done(Option<Instant>),
-    /// It was not done: somebody has changed the entry since it was read.
+    /// Not written: another client has changed the entry since it was read.
     Conflict,
 }
 
@@ -72,7 +71,7 @@ pub(super) async fn acquire<T: Transaction>(
     previous: Option<SubnetKey>,
 ) -> Result<OwnLease> {
     let value = text(attrs)?;
-    let request = Request { config, us: PublicIps::from(attrs), value: &value, previous };
+    let request = SubnetRequest { config, us: PublicIps::from(attrs), value: &value, previous };
     let taken = take(&mut transaction, &request).await;
     transaction.finish().await;
     let (subnet, term) = taken?;
@@ -94,11 +93,11 @@ pub(super) async fn renew<T: Transaction>(
     };
     let written = transaction.keep(subnet, &upkeep, &value).await?;
     transaction.finish().await;
-    let Written::Done(term) = written else {
+    let WriteResult::Done(term) = written else {
         bail!("another client changed the lease {subnet} at the same time");
     };
     if upkeep.write {
-        info!(lease = %subnet, "our lease had another value and has ours now");
+        info!(lease = %subnet, "wrote our value into our lease");
     }
     Ok(Ok(OwnLease { subnet, attrs: attrs.clone(), term }))
 }
@@ -106,7 +105,7 @@ pub(super) async fn renew<T: Transaction>(
 /// Tries until a subnet is taken or none is free. Returns the subnet and the end of its lease.
 async fn take<T: Transaction>(
     transaction: &mut T,
-    request: &Request<'_>,
+    request: &SubnetRequest<'_>,
 ) -> Result<(SubnetKey, Option<Instant>)> {
     let mut pause = Backoff::new(CONFLICT_PAUSE.0, CONFLICT_PAUSE.1);
     loop {
@@ -122,7 +121,7 @@ async fn take<T: Transaction>(
             );
         };
         let subnet = take.subnet();
-        if let Written::Done(term) = write(transaction, &take, request.value).await? {
+        if let WriteResult::Done(term) = write(transaction, &take, request.value).await? {
             for subnet in plan.unfit_reservations {
                 warn!(lease = %subnet, "our reservation does not fit the network config; delete or correct it");
             }
@@ -140,11 +139,11 @@ async fn write<T: Transaction>(
     transaction: &mut T,
     take: &Take<'_, T::Version>,
     value: &str,
-) -> Result<Written> {
+) -> Result<WriteResult> {
     match take {
         Take::Reuse(subnet, upkeep) => {
             let written = transaction.keep(*subnet, upkeep, value).await?;
-            if let Written::Done(term) = written {
+            if let WriteResult::Done(term) = written {
                 let reservation = term.is_none();
                 info!(lease = %subnet, reservation, "reusing the lease that has our public IP");
             }
@@ -152,7 +151,7 @@ async fn write<T: Transaction>(
         }
         Take::Create(subnet) => {
             let written = transaction.create(*subnet, value).await?;
-            if let Written::Done(_) = written {
+            if let WriteResult::Done(_) = written {
                 info!(lease = %subnet, "took a subnet");
             }
             Ok(written)
@@ -179,7 +178,7 @@ async fn without_ended<T: Transaction>(
     left
 }
 
-/// Removes an entry. Returns whether it is gone.
+/// Removes an entry. Returns false if that fails.
 async fn remove<T: Transaction>(
     transaction: &mut T,
     subnet: SubnetKey,
@@ -196,7 +195,7 @@ async fn remove<T: Transaction>(
     true
 }
 
-/// Returns the value of our lease as it stands in the datastore.
+/// Returns the value of our lease as text.
 fn text(attrs: &LeaseAttrs) -> Result<String> {
     serde_json::to_string(attrs).context("writing our lease as JSON")
 }

@@ -1,4 +1,4 @@
-//! Follows the leases of any datastore and retries after failures, with growing pauses.
+//! Follows the leases of any datastore, and retries after failures with growing pauses.
 //!
 //! An outage is logged twice: when it begins and when it ends.
 

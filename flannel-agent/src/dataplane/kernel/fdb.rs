@@ -45,14 +45,9 @@ pub(super) fn read(entry: &NeighbourMessage, device: u32) -> Option<(Mac, IpAddr
     let permanent = u16::from(entry.header.state) & u16::from(NeighbourState::Permanent) != 0;
     let ours =
         entry.header.ifindex == device && permanent && entry.header.flags.contains(NeighbourFlags::Own);
-    let mac = neighbour::mac(entry).filter(|mac| ours && is_station(*mac))?;
+    // The all-zero MAC is the device's default destination.
+    let mac = neighbour::mac(entry).filter(|mac| ours && mac.is_unicast())?;
     Some((mac, neighbour::destination(entry)?))
-}
-
-/// Whether the MAC can be a node's: the all-zero one is the device's default destination, and one with the
-/// group bit set is multicast.
-fn is_station(Mac(bytes): Mac) -> bool {
-    bytes != [0; 6] && bytes[0] & 1 == 0
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What we show to etcd, and what we ask of it: certificates and user.
+//! Connects to members of etcd, with certificates and a user.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,29 +12,29 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use super::error::describe;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// etcd ends connections that ping more often than every 5 s (`--grpc-keepalive-min-time`), or at all while
-/// nothing is asked of it.
+/// Time between pings during a request. etcd closes connections that ping more often than every 5 s
+/// (`--grpc-keepalive-min-time`), or without a request.
 const PING_INTERVAL: Duration = Duration::from_secs(6);
-/// A member that leaves a ping unanswered for so long is gone: stopped, or unplugged.
+/// A member that does not answer a ping within this time has stopped or is unplugged.
 const PING_TIMEOUT: Duration = Duration::from_secs(4);
-/// etcd's answer to a login where it has none (`rpctypes.ErrAuthNotEnabled`).
+/// etcd's answer to a login if it has no users (`rpctypes.ErrAuthNotEnabled`).
 const NO_LOGIN: &str = "etcdserver: authentication is not enabled";
 
-/// Certificates for etcd, as PEM files. They are read at every connection, so that renewed ones are used.
+/// PEM files with certificates. They are read for every connection, so that renewed ones are used.
 #[derive(Clone, Debug, Default)]
 pub struct TlsFiles {
-    /// Authorities that may have issued etcd's certificate (`--etcd-cafile`); without, the system's.
+    /// Authorities that may have issued etcd's certificate (`--etcd-cafile`). `None` means those of the system.
     pub ca: Option<PathBuf>,
     /// Our certificate and its key (`--etcd-certfile`, `--etcd-keyfile`).
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// A user of etcd's.
+/// A user of etcd.
 #[derive(Clone)]
 pub struct Login {
-    /// Its name.
+    /// The name.
     pub user: String,
-    /// Its password, which is never shown.
+    /// The password. `Debug` does not print it.
     pub password: String,
 }
 
@@ -44,24 +44,24 @@ impl fmt::Debug for Login {
     }
 }
 
-/// How a member lets us in.
-pub(super) struct Access {
+/// What a connection to a member needs.
+pub(super) struct MemberAccess {
     pub tls: TlsFiles,
     pub login: Option<Login>,
 }
 
-impl Access {
+impl MemberAccess {
     /// Connects to one member and logs in.
     pub(super) async fn connect(&self, endpoint: &str) -> anyhow::Result<Client> {
         let mut options = options();
-        if self.tls.is_for(endpoint) {
+        if self.tls.apply_to(endpoint) {
             options = options.with_tls(self.tls.read()?);
         }
         let open = async |options| Client::connect([endpoint], Some(options)).await;
         let client = match &self.login {
             None => open(options).await,
             Some(Login { user, password }) => match open(options.clone().with_user(user, password)).await {
-                // An etcd without users serves everyone; flanneld's client goes on, too.
+                // An etcd without users needs no login. flanneld's client connects without one, too.
                 Err(Error::GRpcStatus(status)) if status.message() == NO_LOGIN => open(options).await,
                 opened => opened,
             },
@@ -71,21 +71,22 @@ impl Access {
 }
 
 impl TlsFiles {
-    /// Whether an endpoint is spoken to in TLS: by its scheme, and without one if any file is given.
-    fn is_for(&self, endpoint: &str) -> bool {
+    /// Returns true if connections to the endpoint use TLS. The scheme decides; without one, any file means TLS.
+    fn apply_to(&self, endpoint: &str) -> bool {
         let given = self.ca.is_some() || self.identity.is_some();
         endpoint.starts_with("https://") || (given && !endpoint.starts_with("http://"))
     }
 
-    /// For errors: a member that refuses our certificate often does so by hanging up without a word.
-    pub(super) fn told(&self, endpoint: &str) -> String {
-        if !self.is_for(endpoint) {
+    /// Describes the files, for errors: a member that refuses our certificate often closes the connection without a
+    /// reason.
+    pub(super) fn describe(&self, endpoint: &str) -> String {
+        if !self.apply_to(endpoint) {
             return String::new();
         }
         let ca = self.ca.as_ref().map_or("the system's authorities".into(), |ca| ca.display().to_string());
-        let shown =
+        let identity =
             self.identity.as_ref().map_or("no certificate".into(), |(cert, _)| cert.display().to_string());
-        format!(" (trusting {ca}, showing {shown})")
+        format!(" (trusting {ca}, showing {identity})")
     }
 
     fn read(&self) -> anyhow::Result<TlsOptions> {
@@ -103,7 +104,7 @@ impl TlsFiles {
 fn certificates(flag: &str, file: &Path) -> anyhow::Result<Vec<u8>> {
     let pem = read(flag, file)?;
     let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
-    let found = found.with_context(|| format!("{flag} {} is no PEM file", file.display()))?;
+    let found = found.with_context(|| format!("{flag} {} is not a PEM file", file.display()))?;
     ensure!(
         !found.is_empty(),
         "{flag} {} has no certificate in it (-----BEGIN CERTIFICATE-----)",
@@ -129,7 +130,7 @@ fn options() -> ConnectOptions {
         .with_connect_timeout(CONNECT_TIMEOUT)
         .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
         .with_keep_alive_while_idle(false)
-        // A member cut off from its cluster must not look alive.
+        // A member without its cluster cannot answer, and must refuse requests instead of holding them.
         .with_require_leader(true)
 }
 
@@ -138,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_scheme_says_whether_it_is_tls() {
+    fn the_scheme_decides_whether_tls_is_used() {
         let without = TlsFiles::default();
         let with = TlsFiles { ca: Some("/ca.pem".into()), identity: None };
         for (endpoint, plain, given) in [
@@ -146,16 +147,19 @@ mod tests {
             ("http://etcd:2379", false, false),
             ("etcd:2379", false, true),
         ] {
-            assert_eq!((without.is_for(endpoint), with.is_for(endpoint)), (plain, given), "{endpoint}");
+            assert_eq!((without.apply_to(endpoint), with.apply_to(endpoint)), (plain, given), "{endpoint}");
         }
-        assert_eq!(without.told("https://a"), " (trusting the system's authorities, showing no certificate)");
-        assert_eq!(with.told("http://a"), "");
+        assert_eq!(
+            without.describe("https://a"),
+            " (trusting the system's authorities, showing no certificate)"
+        );
+        assert_eq!(with.describe("http://a"), "");
     }
 
     #[test]
-    fn a_password_is_not_shown() {
+    fn a_password_is_not_printed() {
         let login = Login { user: "root".into(), password: "secret".into() };
-        let shown = format!("{login:?}");
-        assert!(shown.contains("root") && !shown.contains("secret"), "{shown}");
+        let text = format!("{login:?}");
+        assert!(text.contains("root") && !text.contains("secret"), "{text}");
     }
 }

@@ -1,7 +1,7 @@
-//! The connection to etcd: to one member at a time, moving on to the next on any failure.
+//! The connection to etcd: to one member at a time, and to the next one after a failure.
 //!
-//! etcd-client can balance over several members, but then hands requests to a member that is down, too; flannel's
-//! default endpoints have one that nearly always is.
+//! etcd-client could spread requests over the members, but would also send them to a member that is down. One of
+//! flannel's default endpoints nearly always is.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use std::time::Duration;
 use anyhow::{anyhow, bail};
 use etcd_client::Client;
 
-use super::access::Access;
+use super::access::MemberAccess;
 use super::error::describe;
 
-/// Longest wait for an answer, connecting included.
+/// Longest time for a request, connecting included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The way to etcd.
+/// A connection to etcd that is made again after every failure.
 pub(super) struct Connection {
     endpoints: Vec<String>,
-    access: Access,
+    access: MemberAccess,
     current: Mutex<Current>,
 }
 
@@ -26,21 +26,21 @@ pub(super) struct Connection {
 struct Current {
     endpoint: usize,
     client: Option<Client>,
-    /// Tells a failed client from its successor.
+    /// Counts the clients, to tell a failed one from the next.
     generation: u64,
 }
 
 impl Connection {
-    pub(super) fn new(endpoints: Vec<String>, access: Access) -> Self {
+    pub(super) fn new(endpoints: Vec<String>, access: MemberAccess) -> Self {
         Self { endpoints, access, current: Mutex::default() }
     }
 
-    /// The configured endpoints, as etcdctl takes them.
+    /// Returns the configured endpoints, as etcdctl takes them.
     pub(super) fn endpoints(&self) -> String {
         self.endpoints.join(",")
     }
 
-    /// Makes a request, of each member in turn until one answers. `doing` says what for, in errors.
+    /// Sends a request to one member after the other until one answers. `doing` is its purpose, for errors.
     pub(super) async fn request<T, F>(
         &self,
         doing: &str,
@@ -49,7 +49,7 @@ impl Connection {
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        // A kept connection may have broken unnoticed while idle: its member gets a second try at the end.
+        // An idle connection may be broken, which says nothing about its member: that one is tried again at the end.
         let tries = self.endpoints.len() + usize::from(self.lock().client.is_some());
         let mut failures = Vec::new();
         for _ in 0..tries {
@@ -60,7 +60,7 @@ impl Connection {
             };
             failures.push(match tokio::time::timeout(REQUEST_TIMEOUT, attempt).await {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) => format!("{endpoint}{}: {error:#}", self.access.tls.told(&endpoint)),
+                Ok(Err(error)) => format!("{endpoint}{}: {error:#}", self.access.tls.describe(&endpoint)),
                 Err(_) => format!("{endpoint}: no answer within {} s", REQUEST_TIMEOUT.as_secs()),
             });
             self.give_up(generation);
@@ -68,11 +68,11 @@ impl Connection {
         if failures.is_empty() {
             bail!("{doing}: no etcd endpoint is configured; give --etcd-endpoints");
         }
-        bail!("{doing}: no etcd member could do it; check --etcd-endpoints: {}", failures.join("; "))
+        bail!("{doing}: no etcd member did it; check --etcd-endpoints: {}", failures.join("; "))
     }
 
-    /// Leaves the member that the last request went to, for instance when its stream broke.
-    pub(super) fn move_on(&self) {
+    /// Uses another member from now on, for instance because a stream of this one has ended.
+    pub(super) fn switch_member(&self) {
         let (_, generation) = self.endpoint();
         self.give_up(generation);
     }
@@ -94,7 +94,7 @@ impl Connection {
         Ok(client)
     }
 
-    /// Drops the client of this generation, unless another request already has.
+    /// Drops the client of this generation, unless another request has done so already.
     fn give_up(&self, generation: u64) {
         let mut current = self.lock();
         if current.generation == generation {
@@ -104,7 +104,7 @@ impl Connection {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
-        // Nothing that holds the lock can panic half-way through a change.
+        // No code that holds the lock can panic in the middle of a change.
         self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! The keys and the requests, one function each.
+//! Reads and writes flannel's keys, one request for each function.
 
 use std::time::Duration;
 
@@ -11,28 +11,28 @@ use tokio::time::Instant;
 
 use super::connection::Connection;
 use crate::lease::policy::{Lifetime, StoredLease};
-use crate::lease::{RawLease, SubnetKey, TTL};
+use crate::lease::{EXAMPLE_CONFIG, RawLease, SubnetKey, TTL};
 
-/// Room for a million leases in one answer; gRPC's default of 4 MiB ends at some 20 000.
+/// Largest answer in bytes: enough for a million leases. gRPC's default of 4 MiB is enough for some 20 000.
 const MESSAGE_MAX: usize = 512 << 20;
 
-/// flannel's directory in etcd.
-pub(super) struct Store {
+/// flannel's keys in etcd.
+pub(super) struct EtcdStore {
     pub connection: Connection,
     /// Without a slash at the end.
     pub prefix: String,
 }
 
-/// What etcd needs to know of a key in order to change it.
+/// The state of a key, which a change of it depends on.
 #[derive(Clone, Copy)]
-pub(super) struct Revision {
+pub(super) struct KeyVersion {
     /// The revision at which the key was last written.
-    pub modified: i64,
-    /// The etcd lease with which the key ends; a reservation has none.
+    pub revision: i64,
+    /// The etcd lease with which the key ends. A reservation has none.
     pub lease: Option<i64>,
 }
 
-/// An etcd lease.
+/// An etcd lease and its end.
 #[derive(Clone, Copy)]
 pub(super) struct GrantedLease {
     pub id: i64,
@@ -40,21 +40,21 @@ pub(super) struct GrantedLease {
 }
 
 /// All keys below `subnets/`.
-pub(super) struct Entries {
-    pub entries: Vec<StoredLease<Revision>>,
-    /// The datastore's revision that this is the state of.
+pub(super) struct Listing {
+    pub entries: Vec<StoredLease<KeyVersion>>,
+    /// etcd's revision when they were read.
     pub revision: i64,
 }
 
-/// What a key must look like for a write to happen.
-pub(super) enum Expect {
-    /// It does not exist; with a revision, nothing else below `subnets/` was written after it either.
+/// The state that a key must have for a write to be done.
+pub(super) enum Precondition {
+    /// The key does not exist. With a revision, no other key below `subnets/` was written after it either.
     Absent { unchanged_since: Option<i64> },
-    /// It was last written at this revision.
+    /// The key was last written at this revision.
     At(i64),
 }
 
-impl Store {
+impl EtcdStore {
     pub(super) fn config_key(&self) -> String {
         format!("{}/config", self.prefix)
     }
@@ -67,28 +67,28 @@ impl Store {
         format!("{}/subnets/{subnet}", self.prefix)
     }
 
-    /// The last part of a key below `subnets/`.
+    /// Returns the last part of a key below `subnets/`.
     pub(super) fn name(&self, key: &[u8]) -> String {
         String::from_utf8_lossy(key.get(self.subnets().len()..).unwrap_or_default()).into_owned()
     }
 
-    /// The text of `<prefix>/config`.
+    /// Reads `<prefix>/config`.
     pub(super) async fn config(&self) -> anyhow::Result<String> {
         let key = self.config_key();
         let answer = self.get("reading the network config", key.clone()).await?;
         let Some(found) = answer.kvs().first() else {
             bail!(
                 "etcd has no network config. Set it with: ETCDCTL_API=3 etcdctl --endpoints {} put {key} \
-                 '{{\"Network\": \"10.244.0.0/16\", \"Backend\": {{\"Type\": \"vxlan\"}}}}'",
+                 '{EXAMPLE_CONFIG}'",
                 self.connection.endpoints()
             );
         };
         let text = found.value_str();
-        text.map(str::to_owned).with_context(|| format!("etcd's key {key} is no text"))
+        text.map(str::to_owned).with_context(|| format!("etcd's key {key} is not UTF-8 text"))
     }
 
-    /// All leases and reservations, in one request.
-    pub(super) async fn entries(&self) -> anyhow::Result<Entries> {
+    /// Reads all leases and reservations.
+    pub(super) async fn list(&self) -> anyhow::Result<Listing> {
         let list = |client: Client| {
             let mut kv = client.kv_client().max_decoding_message_size(MESSAGE_MAX);
             let subnets = self.subnets();
@@ -96,15 +96,15 @@ impl Store {
         };
         let mut answer = self.connection.request("listing the leases", list).await?;
         let revision = answer.header().context("etcd's answer has no revision")?.revision();
-        let entries = answer.take_kvs().into_iter().map(|kv| self.entry(kv)).collect();
-        Ok(Entries { entries, revision })
+        let entries = answer.take_kvs().into_iter().map(|kv| self.stored(kv)).collect();
+        Ok(Listing { entries, revision })
     }
 
-    /// One lease; `None` if the key does not exist.
-    pub(super) async fn entry_of(&self, subnet: SubnetKey) -> anyhow::Result<Option<StoredLease<Revision>>> {
+    /// Reads one lease; `None` if the key does not exist.
+    pub(super) async fn entry(&self, subnet: SubnetKey) -> anyhow::Result<Option<StoredLease<KeyVersion>>> {
         let key = self.key(subnet);
         let mut answer = self.get(&format!("reading {key}"), key).await?;
-        Ok(answer.take_kvs().pop().map(|kv| self.entry(kv)))
+        Ok(answer.take_kvs().pop().map(|kv| self.stored(kv)))
     }
 
     async fn get(&self, doing: &str, key: String) -> anyhow::Result<GetResponse> {
@@ -115,41 +115,42 @@ impl Store {
         self.connection.request(doing, get).await
     }
 
-    fn entry(&self, kv: KeyValue) -> StoredLease<Revision> {
-        let version = Revision { modified: kv.mod_revision(), lease: Some(kv.lease()).filter(|id| *id != 0) };
+    fn stored(&self, kv: KeyValue) -> StoredLease<KeyVersion> {
+        let version =
+            KeyVersion { revision: kv.mod_revision(), lease: Some(kv.lease()).filter(|id| *id != 0) };
         let lifetime = version.lease.map_or(Lifetime::Reservation, |_| Lifetime::Lease);
         let (key, value) = kv.into_key_value();
         StoredLease { lease: RawLease { key: self.name(&key), value }, lifetime, version }
     }
 
-    /// Writes a lease if its key is as expected. Without an etcd lease it is a reservation. Returns whether it did.
+    /// Writes a lease, or a reservation if there is no etcd lease. Returns false if the key is not as expected.
     pub(super) async fn put(
         &self,
         subnet: SubnetKey,
         value: &str,
         lease: Option<i64>,
-        expect: Expect,
+        expected: Precondition,
     ) -> anyhow::Result<bool> {
         let key = self.key(subnet);
         let options = PutOptions::new().with_lease(lease.unwrap_or_default());
         let write = TxnOp::put(&*key, value, Some(options));
-        let txn = Txn::new().when(self.compares(&key, expect)).and_then([write]);
+        let txn = Txn::new().when(self.compares(&key, expected)).and_then([write]);
         self.commit(&format!("writing {key}"), txn).await
     }
 
-    /// Removes a lease if its key is still at this revision. Returns whether it did.
-    pub(super) async fn delete(&self, subnet: SubnetKey, mod_revision: i64) -> anyhow::Result<bool> {
+    /// Removes a lease. Returns false if its key was written after this revision.
+    pub(super) async fn delete(&self, subnet: SubnetKey, revision: i64) -> anyhow::Result<bool> {
         let key = self.key(subnet);
         let txn = Txn::new()
-            .when(self.compares(&key, Expect::At(mod_revision)))
+            .when(self.compares(&key, Precondition::At(revision)))
             .and_then([TxnOp::delete(&*key, None)]);
         self.commit(&format!("removing {key}"), txn).await
     }
 
-    fn compares(&self, key: &str, expect: Expect) -> Vec<Compare> {
-        match expect {
-            Expect::At(revision) => vec![Compare::mod_revision(key, CompareOp::Equal, revision)],
-            Expect::Absent { unchanged_since } => {
+    fn compares(&self, key: &str, expected: Precondition) -> Vec<Compare> {
+        match expected {
+            Precondition::At(revision) => vec![Compare::mod_revision(key, CompareOp::Equal, revision)],
+            Precondition::Absent { unchanged_since } => {
                 let absent = Compare::create_revision(key, CompareOp::Equal, 0);
                 let unchanged = |revision| {
                     Compare::mod_revision(self.subnets(), CompareOp::Less, revision + 1).with_prefix()
@@ -167,7 +168,7 @@ impl Store {
         Ok(self.connection.request(doing, commit).await?.succeeded())
     }
 
-    /// A new etcd lease of 24 h.
+    /// Creates an etcd lease with the life [`TTL`].
     pub(super) async fn grant(&self) -> anyhow::Result<GrantedLease> {
         let seconds = TTL.as_secs().try_into()?;
         let asked = Instant::now();
@@ -176,23 +177,23 @@ impl Store {
         Ok(GrantedLease { id: answer.id(), ends: ends(asked, answer.ttl()) })
     }
 
-    /// Gives an etcd lease back; it ends by itself if that fails.
+    /// Ends an etcd lease. It ends by itself if that fails.
     pub(super) async fn revoke(&self, lease: GrantedLease) {
         let revoke = |client: Client| async move { client.lease_client().revoke(lease.id).await };
-        if let Err(error) = self.connection.request("giving an unused etcd lease back", revoke).await {
+        if let Err(error) = self.connection.request("revoking an unused etcd lease", revoke).await {
             tracing::debug!("an unused etcd lease stays until it ends: {error:#}");
         }
     }
 
-    /// Prolongs an etcd lease; `None` if it has ended.
+    /// Renews an etcd lease; `None` if it has ended.
     pub(super) async fn keep_alive(&self, id: i64) -> anyhow::Result<Option<GrantedLease>> {
         let asked = Instant::now();
-        let keep_alive = |client: Client| prolong(client, id);
-        let ttl = self.connection.request("prolonging our etcd lease", keep_alive).await?;
+        let keep_alive = |client: Client| keep_alive(client, id);
+        let ttl = self.connection.request("renewing our etcd lease", keep_alive).await?;
         Ok((ttl > 0).then(|| GrantedLease { id, ends: ends(asked, ttl) }))
     }
 
-    /// Events below `subnets/` from this revision on.
+    /// Watches the keys below `subnets/` from this revision on.
     pub(super) async fn events(&self, from_revision: i64) -> anyhow::Result<WatchStream> {
         let open = |client: Client| {
             let mut watch = client.watch_client().max_decoding_message_size(MESSAGE_MAX);
@@ -204,18 +205,18 @@ impl Store {
     }
 }
 
-/// Returns the seconds that the etcd lease has now, 0 if it has ended.
-async fn prolong(client: Client, id: i64) -> Result<i64, Error> {
+/// Renews an etcd lease. Returns its life in seconds, 0 if it has ended.
+async fn keep_alive(client: Client, id: i64) -> Result<i64, Error> {
     let (mut keeper, mut answers) = match client.lease_client().keep_alive(id).await {
         Err(Error::LeaseKeepAliveError(_)) => return Ok(0),
         opened => opened?,
     };
-    // The client swallows the answer to the first message, which has the seconds.
+    // etcd-client drops the answer to its first message, which has the seconds.
     keeper.keep_alive().await?;
     Ok(answers.message().await?.map_or(0, |answer| answer.ttl()))
 }
 
-/// Counted from the question: the answer may have been long on its way.
+/// Returns the end of an etcd lease. It is counted from the request, as the answer may have come late.
 fn ends(asked: Instant, ttl: i64) -> Instant {
     asked + Duration::from_secs(ttl.try_into().unwrap_or_default())
 }

@@ -6,20 +6,20 @@ use anyhow::{Context, Result, anyhow, bail};
 use etcd_client::{Event, EventType, WatchResponse};
 
 use super::error::describe;
-use super::store::Store;
+use super::store::EtcdStore;
 use crate::lease::watch::{Follow, Outage, Updates};
 use crate::lease::{LeaseUpdate, RawLease};
 
-impl Follow for Store {
+impl Follow for EtcdStore {
     async fn follow(&self, updates: &Updates, outage: &mut Outage) -> Result<()> {
         let followed = follow(self, updates, outage).await;
         // The failure may be that of one member.
-        followed.inspect_err(|_| self.connection.move_on())
+        followed.inspect_err(|_| self.connection.switch_member())
     }
 }
 
-async fn follow(store: &Store, updates: &Updates, outage: &mut Outage) -> Result<()> {
-    let leases = store.entries().await?;
+async fn follow(store: &EtcdStore, updates: &Updates, outage: &mut Outage) -> Result<()> {
+    let leases = store.list().await?;
     let mut events = store.events(leases.revision + 1).await?;
     let snapshot = leases.entries.into_iter().map(|entry| entry.lease).collect();
     if deliver(updates, LeaseUpdate::Snapshot(snapshot)).await.is_break() {
@@ -55,7 +55,7 @@ fn refuse_canceled(response: &WatchResponse) -> Result<()> {
     Ok(())
 }
 
-fn update(store: &Store, event: &Event) -> Option<LeaseUpdate> {
+fn update(store: &EtcdStore, event: &Event) -> Option<LeaseUpdate> {
     let kv = event.kv()?;
     let key = store.name(kv.key());
     Some(match event.event_type() {

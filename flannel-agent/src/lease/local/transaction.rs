@@ -5,21 +5,21 @@ use std::fs::File;
 use anyhow::Result;
 use tokio::time::Instant;
 
-use super::store::Store;
+use super::folder::LeaseFolder;
 use crate::lease::policy::{StoredLease, Upkeep};
-use crate::lease::transaction::{Transaction, Written};
+use crate::lease::transaction::{Transaction, WriteResult};
 use crate::lease::{SubnetKey, TTL};
 
 /// See [`Transaction`].
 pub(super) struct LocalTransaction<'a> {
-    store: &'a Store,
+    folder: &'a LeaseFolder,
     _lock: File,
 }
 
 impl<'a> LocalTransaction<'a> {
     /// Waits for the lock.
-    pub(super) async fn begin(store: &'a Store) -> Result<Self> {
-        Ok(Self { store, _lock: store.lock().await? })
+    pub(super) async fn begin(folder: &'a LeaseFolder) -> Result<Self> {
+        Ok(Self { folder, _lock: folder.lock().await? })
     }
 }
 
@@ -28,35 +28,35 @@ impl Transaction for LocalTransaction<'_> {
     type Version = ();
 
     fn place(&self) -> String {
-        self.store.subnets_path().display().to_string()
+        self.folder.subnets_path().display().to_string()
     }
 
     async fn entries(&mut self) -> Result<Vec<StoredLease<()>>> {
-        self.store.entries()
+        self.folder.entries()
     }
 
     async fn entry(&mut self, subnet: SubnetKey) -> Result<Option<StoredLease<()>>> {
-        self.store.entry_of(subnet)
+        self.folder.entry(subnet)
     }
 
-    async fn create(&mut self, subnet: SubnetKey, value: &str) -> Result<Written> {
+    async fn create(&mut self, subnet: SubnetKey, value: &str) -> Result<WriteResult> {
         let ends = Instant::now() + TTL;
-        self.store.create(subnet, value)?;
-        Ok(Written::Done(Some(ends)))
+        self.folder.create(subnet, value)?;
+        Ok(WriteResult::Done(Some(ends)))
     }
 
-    async fn keep(&mut self, subnet: SubnetKey, upkeep: &Upkeep<'_, ()>, value: &str) -> Result<Written> {
+    async fn keep(&mut self, subnet: SubnetKey, upkeep: &Upkeep<'_, ()>, value: &str) -> Result<WriteResult> {
         let ends = upkeep.prolong.then(|| Instant::now() + TTL);
         if upkeep.write {
-            self.store.replace(subnet, value, upkeep.entry.lifetime)?;
+            self.folder.replace(subnet, value, upkeep.entry.lifetime)?;
         } else if upkeep.prolong {
-            self.store.touch(subnet)?;
+            self.folder.touch(subnet)?;
         }
-        Ok(Written::Done(ends))
+        Ok(WriteResult::Done(ends))
     }
 
     async fn remove(&mut self, subnet: SubnetKey, _: &StoredLease<()>) -> Result<()> {
-        self.store.remove(subnet)
+        self.folder.remove(subnet)
     }
 
     async fn finish(self) {}

@@ -6,7 +6,7 @@ use anyhow::Result;
 use tokio::time::{sleep, timeout};
 
 use super::change_notifier::ChangeNotifier;
-use super::store::Store;
+use super::folder::LeaseFolder;
 use crate::lease::policy::Lifetime;
 use crate::lease::watch::{Follow, Outage, Updates};
 use crate::lease::{LeaseUpdate, RawLease};
@@ -16,7 +16,7 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// Longest time between two readings. No event reports that a lease ends, or (on NFS) what another machine writes.
 const POLL: Duration = Duration::from_secs(10);
 
-impl Follow for Store {
+impl Follow for LeaseFolder {
     async fn follow(&self, updates: &Updates, outage: &mut Outage) -> Result<()> {
         let mut notifier = ChangeNotifier::new()?;
         let mut sent = None;
@@ -43,7 +43,7 @@ impl Follow for Store {
 }
 
 /// Returns the leases and reservations that have not ended.
-pub(super) fn in_force(store: &Store) -> Result<Vec<RawLease>> {
-    let entries = store.entries()?.into_iter();
+pub(super) fn in_force(folder: &LeaseFolder) -> Result<Vec<RawLease>> {
+    let entries = folder.entries()?.into_iter();
     Ok(entries.filter(|entry| entry.lifetime != Lifetime::Ended).map(|entry| entry.lease).collect())
 }

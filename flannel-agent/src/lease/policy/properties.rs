@@ -1,10 +1,10 @@
-//! What holds for any leases: compared with looking at every subnet there is.
+//! Properties that hold for any leases, checked by trying every subnet.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-
-use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::*;
 use crate::config::number;
@@ -22,7 +22,7 @@ fn configs() -> impl Strategy<Value = NetworkConfig> {
     prop::sample::select(&CONFIGS[..]).prop_map(|text| NetworkConfig::parse(text).unwrap())
 }
 
-/// Subnets in the networks, and around them, of the right length and of others.
+/// Generates subnets in the networks and around them, of the right length and of others.
 fn keys() -> impl Strategy<Value = SubnetKey> {
     let v4 = (0..300u32, 26..31u8)
         .prop_map(|(n, len)| ipnet::Ipv4Net::new(Ipv4Addr::from(0x0a01_0000 + n), len).unwrap().trunc());
@@ -34,7 +34,7 @@ fn keys() -> impl Strategy<Value = SubnetKey> {
         .prop_map(|(v4, v6)| SubnetKey { v4, v6 })
 }
 
-/// One of few nodes, or nobody.
+/// Generates one of few nodes, or none.
 fn holders() -> impl Strategy<Value = PublicIps> {
     (0..8u8).prop_map(|n| match n {
         0 => PublicIps::default(),
@@ -47,9 +47,7 @@ fn node(n: u8) -> PublicIps {
 }
 
 fn entry(key: SubnetKey, holder: PublicIps) -> StoredLease<()> {
-    let ip = |ip: Option<String>| ip.map_or("null".to_owned(), |ip| format!("\"{ip}\""));
-    let (v4, v6) = (holder.v4.map(|ip| ip.to_string()), holder.v6.map(|ip| ip.to_string()));
-    let value = format!(r#"{{"PublicIP":{},"PublicIPv6":{}}}"#, ip(v4), ip(v6));
+    let value = serde_json::json!({ "PublicIP": holder.v4, "PublicIPv6": holder.v6 }).to_string();
     let lease = RawLease { key: key.to_string(), value: value.into_bytes() };
     StoredLease { lease, lifetime: Lifetime::Lease, version: () }
 }
@@ -66,11 +64,11 @@ fn take(
     random: u64,
 ) -> Option<(bool, SubnetKey)> {
     let entries: Vec<_> = leases.iter().map(|(key, holder)| entry(*key, *holder)).collect();
-    let take = plan(&Request { config, us, value: "", previous }, &entries, random).take?;
+    let take = plan(&SubnetRequest { config, us, value: "", previous }, &entries, random).take?;
     Some((matches!(take, Take::Reuse(..)), take.subnet()))
 }
 
-/// All subnets of a range, one by one.
+/// Returns all subnets of a range.
 fn all(range: SubnetRange) -> impl Iterator<Item = IpNet> {
     let mut base = number(range.min);
     std::iter::from_fn(move || {
@@ -89,7 +87,7 @@ fn something_is_free(config: &NetworkConfig, leases: &[(SubnetKey, PublicIps)]) 
 
 proptest! {
     #[test]
-    fn the_decision_is_the_first_that_is_possible(
+    fn the_first_possible_choice_is_taken(
         config in configs(),
         leases in leases(),
         previous in option::of(keys()),
@@ -116,7 +114,7 @@ proptest! {
     }
 
     #[test]
-    fn nodes_that_take_one_after_the_other_get_all_there_is(config in configs(), random: u64) {
+    fn all_subnets_can_be_taken_one_after_the_other(config in configs(), random: u64) {
         let mut leases = Vec::new();
         let count = [config.ipv4, config.ipv6].into_iter().flatten().map(|range| all(range).count()).min().unwrap();
         for n in 0..count {

@@ -17,7 +17,7 @@ fn config(text: &str) -> NetworkConfig {
     NetworkConfig::parse(text).unwrap()
 }
 
-/// An entry of the node with this address; without one of an address family its value is no lease.
+/// Returns an entry of the node with this address. If that is not an address, the value is spoilt.
 fn entry(key: &str, holder: &str, lifetime: Lifetime) -> StoredLease<()> {
     let field = if holder.contains(':') { "PublicIPv6" } else { "PublicIP" };
     stored(key, &format!(r#"{{"{field}":"{holder}"}}"#), lifetime)
@@ -32,7 +32,7 @@ fn leases(leases: &[(&str, &str)]) -> Vec<StoredLease<()>> {
     leases.iter().map(|(key, holder)| entry(key, holder, Lifetime::Lease)).collect()
 }
 
-/// What a plan comes to.
+/// The subnet of a plan.
 #[derive(Debug, PartialEq, Eq)]
 enum Decision {
     Reuse(SubnetKey),
@@ -47,7 +47,7 @@ fn decide(
     previous: Option<&str>,
     random: u64,
 ) -> Decision {
-    let request = Request { config: &config(net), us, value: OURS, previous: previous.map(key) };
+    let request = SubnetRequest { config: &config(net), us, value: OURS, previous: previous.map(key) };
     match plan(&request, leases, random).take {
         Some(Take::Reuse(subnet, upkeep)) => {
             assert_eq!(upkeep.entry.lease.key, subnet.to_string());
@@ -59,7 +59,7 @@ fn decide(
 }
 
 #[test]
-fn the_order_is_ours_previous_free() {
+fn our_own_entry_comes_before_the_previous_subnet_and_that_before_a_free_one() {
     use Decision::{Create, Nothing, Reuse};
     let ours = "192.168.0.1";
     let other = "192.168.0.2";
@@ -181,7 +181,7 @@ fn the_order_is_ours_previous_free() {
 }
 
 #[test]
-fn without_ipv4_the_ipv6_address_says_whose_a_lease_is() {
+fn without_an_ipv4_address_the_ipv6_address_decides_who_holds_a_lease() {
     let us = PublicIps { v4: None, v6: Some("fd00::1".parse().unwrap()) };
     let held = leases(&[("0.0.0.0-0&fd44:0:0:1::-64", "fd00::2"), ("0.0.0.0-0&fd44:0:0:2::-64", "fd00::1")]);
     assert_eq!(decide(V6, &held, us, None, 0), Decision::Reuse(key("0.0.0.0-0&fd44:0:0:2::-64")));
@@ -202,7 +202,7 @@ fn the_choice_is_among_the_first_hundred() {
 }
 
 #[test]
-fn what_is_ours_and_does_not_fit_is_removed_unless_it_is_a_reservation() {
+fn our_entries_that_do_not_fit_are_removed_unless_they_are_reservations() {
     let (ours, other) = ("192.168.0.1", "192.168.0.2");
     let entries = [
         entry("10.1.20.0-24", ours, Lifetime::Lease),
@@ -214,7 +214,7 @@ fn what_is_ours_and_does_not_fit_is_removed_unless_it_is_a_reservation() {
         entry("10.9.60.0-24", "?", Lifetime::Lease),
         entry("no-subnet", ours, Lifetime::Lease),
     ];
-    let request = Request { config: &config(V4), us: US, value: OURS, previous: None };
+    let request = SubnetRequest { config: &config(V4), us: US, value: OURS, previous: None };
     let plan = plan(&request, &entries, 0);
     let outdated: Vec<_> = plan.outdated.iter().map(|(subnet, _)| *subnet).collect();
     assert_eq!(outdated, ["10.9.20.0-24", "10.1.30.0-25", "10.9.50.0-24"].map(key));
@@ -239,7 +239,7 @@ fn ended_leases_of_others_are_removed() {
 }
 
 #[test]
-fn a_lease_is_prolonged_and_a_reservation_is_not_and_a_value_is_written_where_it_differs() {
+fn a_lease_is_prolonged_a_reservation_is_not_and_another_value_is_overwritten() {
     use Lifetime::{Ended, Lease, Reservation};
     for (value, lifetime, write, prolong) in [
         (OURS, Lease, false, true),
@@ -252,7 +252,7 @@ fn a_lease_is_prolonged_and_a_reservation_is_not_and_a_value_is_written_where_it
         let expected = Upkeep { entry: &entry, write, prolong };
         assert_eq!(renewal(Some(&entry), &[US], OURS), Ok(expected), "{value} {lifetime:?}");
         let entries = [entry.clone()];
-        let request = Request { config: &config(V4), us: US, value: OURS, previous: None };
+        let request = SubnetRequest { config: &config(V4), us: US, value: OURS, previous: None };
         let expected = Upkeep { entry: &entries[0], write, prolong };
         let take = plan(&request, &entries, 0).take;
         assert_eq!(take, Some(Take::Reuse(key("10.1.20.0-24"), expected)), "{value} {lifetime:?}");
@@ -260,7 +260,7 @@ fn a_lease_is_prolonged_and_a_reservation_is_not_and_a_value_is_written_where_it
 }
 
 #[test]
-fn our_lease_is_lost_to_another_node_and_repaired_after_anything_else() {
+fn our_lease_is_lost_if_its_value_names_another_node_and_repaired_if_it_names_none() {
     let old = PublicIps { v4: Some([192, 168, 0, 7].into()), v6: None };
     let other = PublicIps { v4: Some([192, 168, 0, 2].into()), v6: None };
     for (value, expected) in [
@@ -282,7 +282,7 @@ fn our_lease_is_lost_to_another_node_and_repaired_after_anything_else() {
 }
 
 #[test]
-fn the_holder_of_our_entry_says_how_we_stand() {
+fn the_holder_of_our_entry_decides_whether_we_hold_the_subnet() {
     let other = PublicIps { v4: Some([192, 168, 0, 2].into()), v6: None };
     for (holder, expected) in [
         (Some(US), Standing::Held),
@@ -295,14 +295,14 @@ fn the_holder_of_our_entry_says_how_we_stand() {
 }
 
 #[test]
-fn a_lease_of_half_a_day_is_long_enough() {
+fn a_lease_that_lasts_half_of_its_life_is_long_enough() {
     for (remaining, long) in [(TTL, true), (TTL / 2, true), (TTL / 2 - Duration::from_secs(1), false)] {
-        assert_eq!(is_long(remaining), long, "{remaining:?}");
+        assert_eq!(lasts_long_enough(remaining), long, "{remaining:?}");
     }
 }
 
 #[test]
-fn fifty_thousand_leases_take_no_time() {
+fn a_subnet_is_found_soon_among_fifty_thousand_leases() {
     let subnet = |n: u32| ipnet::Ipv4Net::new(Ipv4Addr::from((10 << 24) + (n << 8)), 24).unwrap();
     let key = |n| SubnetKey { v4: Some(subnet(n)), v6: None };
     let leases: Vec<_> = (1..=50_000).map(|n| entry(&key(n).to_string(), "?", Lifetime::Lease)).collect();

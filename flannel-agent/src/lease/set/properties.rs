@@ -1,4 +1,4 @@
-//! What holds after any updates, bad ones among them.
+//! Properties that hold after any updates, bad ones among them.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::lease::key::overlap;
 const OWN: &str = "10.5.1.0-24&fd44:0:0:1::-64";
 const CONFIG: &str = r#"{"Network": "10.5.0.0/21", "EnableIPv6": true, "IPv6Network": "fd44::/61", "Backend": {"Type": "vxlan"}}"#;
 
-/// So few subnets that they often overlap, some of them outside the network.
+/// Generates few subnets, so that they often overlap. Some are outside the network.
 fn keys() -> impl Strategy<Value = String> {
     let v4 =
         (0..10u8, 22..26u8).prop_map(|(n, len)| Ipv4Net::new([10, 5, n, 0].into(), len).unwrap().trunc());
@@ -37,7 +37,7 @@ fn values() -> impl Strategy<Value = String> {
     prop_oneof![4 => good, 1 => Just(String::new()), 1 => Just("{}".to_owned())]
 }
 
-/// What happens to the datastore: a lease is written or deleted, or all of it is read again.
+/// A change of the datastore: an entry is written or deleted, or all entries are read again after a gap.
 #[derive(Clone, Debug)]
 enum Event {
     Put(String, String),
@@ -64,7 +64,7 @@ fn snapshot(datastore: &Datastore) -> LeaseUpdate {
     LeaseUpdate::Snapshot(datastore.iter().map(lease).collect())
 }
 
-/// The update that tells of an event.
+/// Applies an event to the datastore. Returns the update that reports it.
 fn update(event: Event, datastore: &mut Datastore) -> LeaseUpdate {
     match event {
         Event::Put(key, value) => {
@@ -92,7 +92,7 @@ fn state(set: &LeaseSet) -> (Vec<Peer>, Option<PublicIps>) {
 
 proptest! {
     #[test]
-    fn no_two_peers_overlap_and_none_leaves_the_network_or_overlaps_us(events in events()) {
+    fn no_two_peers_overlap_and_none_is_outside_the_network_or_overlaps_our_subnet(events in events()) {
         let (mut set, mut datastore) = (set(), Datastore::new());
         let own: SubnetKey = OWN.parse().unwrap();
         let networks: [IpNet; 2] = ["10.5.0.0/21", "fd44::/61"].map(|net| net.parse().unwrap());
@@ -109,7 +109,7 @@ proptest! {
     }
 
     #[test]
-    fn a_snapshot_of_what_is_known_changes_and_tells_nothing(events in events()) {
+    fn a_repeated_snapshot_changes_and_reports_nothing(events in events()) {
         let (mut set, mut datastore) = (set(), Datastore::new());
         for event in events {
             set.apply(update(event, &mut datastore));
@@ -120,7 +120,7 @@ proptest! {
     }
 
     #[test]
-    fn every_peer_is_in_the_datastore_and_every_refusal_is_told_once(events in events()) {
+    fn every_peer_is_in_the_datastore_and_every_refusal_is_reported_once(events in events()) {
         let (mut set, mut datastore) = (set(), Datastore::new());
         for event in events {
             let refusals = set.apply(update(event, &mut datastore));
@@ -136,7 +136,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_no_key_changes_nothing(events in events()) {
+    fn an_entry_whose_key_is_not_a_subnet_changes_nothing(events in events()) {
         let (mut all, mut pure, mut datastore) = (set(), set(), Datastore::new());
         for event in events {
             let is_key = match &event {

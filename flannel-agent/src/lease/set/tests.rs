@@ -38,7 +38,7 @@ fn put(key: &str, value: &str) -> LeaseUpdate {
     LeaseUpdate::Put(lease(key, value))
 }
 
-/// Peers as text: subnet, address, MAC.
+/// Returns the peers as text: subnet, address, MAC.
 fn peers(set: &LeaseSet) -> Vec<String> {
     set.peers()
         .iter()
@@ -52,14 +52,14 @@ fn own_ip(set: &LeaseSet) -> Option<String> {
 
 #[test]
 fn entries_are_refused_one_by_one() {
-    let overlaps = || Reason::OverlapsOwn { own: OWN.parse().unwrap() };
+    let overlaps = || RefusalReason::OverlapsOwn { own: OWN.parse().unwrap() };
     let good = value("192.168.0.2", MAC);
     for (key, text, reason) in [
-        ("garbage", good.as_str(), Reason::Key(KeyError::Form("garbage".into()))),
+        ("garbage", good.as_str(), RefusalReason::Key(KeyError::Form("garbage".into()))),
         (
             "10.5.3.1-24",
             &good,
-            Reason::Key(KeyError::HostBits {
+            RefusalReason::Key(KeyError::HostBits {
                 key: "10.5.3.1-24".into(),
                 subnet: "10.5.3.0/24".parse().unwrap(),
             }),
@@ -67,7 +67,7 @@ fn entries_are_refused_one_by_one() {
         (
             "10.6.3.0-24",
             &good,
-            Reason::OutsideNetwork {
+            RefusalReason::OutsideNetwork {
                 subnet: "10.6.3.0/24".parse().unwrap(),
                 network: "10.5.0.0/16".parse().unwrap(),
             },
@@ -75,46 +75,46 @@ fn entries_are_refused_one_by_one() {
         ("10.5.1.0-25", &good, overlaps()),
         ("10.5.0.0-16", &good, overlaps()),
         ("0.0.0.0-0", &good, overlaps()),
-        ("0.0.0.0-0&fd44:0:0:4b::-64", &good, Reason::OtherFamily),
-        (PEER, "", Reason::Value("EOF while parsing a value at line 1 column 0".into())),
+        ("0.0.0.0-0&fd44:0:0:4b::-64", &good, RefusalReason::OtherFamily),
+        (PEER, "", RefusalReason::Value("EOF while parsing a value at line 1 column 0".into())),
         (
             PEER,
             "\"text\"",
-            Reason::Value(
+            RefusalReason::Value(
                 "invalid type: string \"text\", expected struct LeaseAttrs at line 1 column 6".into(),
             ),
         ),
         (
             PEER,
             r#"{"PublicIP":"nowhere"}"#,
-            Reason::Value("invalid IPv4 address syntax at line 1 column 21".into()),
+            RefusalReason::Value("invalid IPv4 address syntax at line 1 column 21".into()),
         ),
         (
             PEER,
             r#"{"PublicIP":"192.168.0.2","PublicIPv6":null,"BackendType":"host-gw"}"#,
-            Reason::OtherBackend { theirs: "host-gw".into(), ours: "vxlan" },
+            RefusalReason::OtherBackend { lease: "host-gw".into(), node: "vxlan" },
         ),
         (
             PEER,
             r#"{"PublicIP":"192.168.0.2","PublicIPv6":null}"#,
-            Reason::OtherBackend { theirs: String::new(), ours: "vxlan" },
+            RefusalReason::OtherBackend { lease: String::new(), node: "vxlan" },
         ),
-        (PEER, &value("0.0.0.0", MAC), Reason::NoPublicIp("PublicIP")),
-        (PEER, &value("224.0.0.1", MAC), Reason::NoPublicIp("PublicIP")),
+        (PEER, &value("0.0.0.0", MAC), RefusalReason::NoPublicIp("PublicIP")),
+        (PEER, &value("224.0.0.1", MAC), RefusalReason::NoPublicIp("PublicIP")),
         (
             PEER,
             r#"{"BackendType":"vxlan","BackendData":{"VtepMAC":"c6:d2:32:6f:8f:44"}}"#,
-            Reason::NoPublicIp("PublicIP"),
+            RefusalReason::NoPublicIp("PublicIP"),
         ),
         (
             PEER,
             r#"{"PublicIP":"192.168.0.2","BackendType":"vxlan"}"#,
-            Reason::NoVtepMac { field: "BackendData", problem: "BackendData is missing".into() },
+            RefusalReason::NoVtepMac { field: "BackendData", problem: "BackendData is missing".into() },
         ),
         (
             PEER,
             r#"{"PublicIP":"192.168.0.2","BackendType":"vxlan","BackendData":{"VNI":1}}"#,
-            Reason::NoVtepMac {
+            RefusalReason::NoVtepMac {
                 field: "BackendData",
                 problem: "missing field `VtepMAC` at line 1 column 9".into(),
             },
@@ -122,7 +122,7 @@ fn entries_are_refused_one_by_one() {
         (
             PEER,
             &value("192.168.0.2", "01:00:5e:00:00:01"),
-            Reason::NoVtepMac {
+            RefusalReason::NoVtepMac {
                 field: "BackendData",
                 problem: "01:00:5e:00:00:01 is not the address of one device".into(),
             },
@@ -130,7 +130,7 @@ fn entries_are_refused_one_by_one() {
         (
             PEER,
             r#"{"PublicIP":"192.168.0.2","BackendType":"vxlan","BackendData":{"VNI":2,"VtepMAC":"c6:d2:32:6f:8f:44"}}"#,
-            Reason::OtherVni { theirs: 2, ours: 1 },
+            RefusalReason::OtherVni { lease: 2, node: 1 },
         ),
     ] {
         let mut set = set();
@@ -144,8 +144,8 @@ fn entries_are_refused_one_by_one() {
 #[test]
 fn a_refusal_names_the_lease_and_the_reason() {
     let refusals = set().apply(put("10.6.3.0-24", ""));
-    let said = refusals[0].to_string();
-    assert_eq!(said, "lease 10.6.3.0-24 not used: 10.6.3.0/24 is outside the network 10.5.0.0/16");
+    let message = refusals[0].to_string();
+    assert_eq!(message, "lease 10.6.3.0-24 not used: 10.6.3.0/24 is outside the network 10.5.0.0/16");
 }
 
 #[test]
@@ -226,21 +226,21 @@ fn the_last_event_counts_and_keys_do_not_mix() {
 #[test]
 fn of_leases_that_overlap_the_first_counts_until_it_is_gone() {
     let other = value("192.168.0.3", MAC);
-    for rival in ["10.5.2.0-25", "10.5.2.0-23", "10.5.2.128-25", "10.5.2.0-24&fd44::-64"] {
+    for second in ["10.5.2.0-25", "10.5.2.0-23", "10.5.2.128-25", "10.5.2.0-24&fd44::-64"] {
         let mut set = set();
         set.apply(put(PEER, &value("192.168.0.2", MAC)));
         let before = peers(&set);
-        let reason = Reason::OverlapsPeer { other: PEER.parse().unwrap() };
-        assert_eq!(set.apply(put(rival, &other)), [Refusal { key: rival.into(), reason }]);
-        assert_eq!(peers(&set), before, "{rival}");
-        // The first may change, and both may be read again.
+        let reason = RefusalReason::OverlapsPeer { other: PEER.parse().unwrap() };
+        assert_eq!(set.apply(put(second, &other)), [Refusal { key: second.into(), reason }]);
+        assert_eq!(peers(&set), before, "{second}");
+        // Neither a change of the first lease nor a snapshot of both changes that.
         set.apply(put(PEER, &value("192.168.0.4", MAC)));
-        let both = vec![lease(rival, &other), lease(PEER, &value("192.168.0.4", MAC))];
+        let both = vec![lease(second, &other), lease(PEER, &value("192.168.0.4", MAC))];
         assert_eq!(set.apply(LeaseUpdate::Snapshot(both)), []);
-        assert_eq!(peers(&set), [format!("10.5.2.0/24 192.168.0.4 {MAC}")], "{rival}");
+        assert_eq!(peers(&set), [format!("10.5.2.0/24 192.168.0.4 {MAC}")], "{second}");
         assert_eq!(set.apply(LeaseUpdate::Delete(PEER.into())), []);
-        assert_eq!(set.peers().len(), 1, "{rival}");
-        assert!(peers(&set)[0].contains("192.168.0.3"), "{rival}: {:?}", peers(&set));
+        assert_eq!(set.peers().len(), 1, "{second}");
+        assert!(peers(&set)[0].contains("192.168.0.3"), "{second}: {:?}", peers(&set));
     }
 }
 
@@ -268,10 +268,10 @@ fn a_dual_stack_lease_is_a_peer_in_both_families() {
         ["10.5.2.0/24 192.168.0.2 c6:d2:32:6f:8f:44", "fd44:0:0:2::/64 fd00::2 c6:d2:32:6f:8f:45"]
     );
     let refusals = set.apply(put("10.5.3.0-24&fd44:0:0:3::-64", &value("192.168.0.3", MAC)));
-    assert_eq!(refusals[0].reason, Reason::NoPublicIp("PublicIPv6"));
+    assert_eq!(refusals[0].reason, RefusalReason::NoPublicIp("PublicIPv6"));
     let refusals = set.apply(put("10.5.4.0-24&fd44:0:0:1::-64", both));
-    assert!(matches!(refusals[0].reason, Reason::OverlapsOwn { .. }));
-    // A node from before IPv6 was enabled.
+    assert!(matches!(refusals[0].reason, RefusalReason::OverlapsOwn { .. }));
+    // The lease of a node from before IPv6 was enabled.
     assert_eq!(set.apply(put("10.5.5.0-24", &value("192.168.0.5", MAC))), []);
     assert_eq!(set.peers().len(), 3);
 }
@@ -281,7 +281,7 @@ fn other_backends_have_peers_without_a_mac() {
     let bare = r#"{"PublicIP":"192.168.0.2","PublicIPv6":null}"#;
     let host_gw = r#"{"PublicIP":"192.168.0.2","PublicIPv6":null,"BackendType":"host-gw"}"#;
     let vxlan = value("192.168.0.2", MAC);
-    for (ours, theirs, refused) in [
+    for (backend, value, refused) in [
         ("host-gw", host_gw, false),
         ("host-gw", bare, true),
         ("host-gw", &vxlan, true),
@@ -290,16 +290,21 @@ fn other_backends_have_peers_without_a_mac() {
         ("alloc", bare, false),
         ("alloc", &vxlan, true),
     ] {
-        let config = config(&format!(r#"{{"Network": "10.5.0.0/16", "Backend": {{"Type": "{ours}"}}}}"#));
+        let config = config(&format!(r#"{{"Network": "10.5.0.0/16", "Backend": {{"Type": "{backend}"}}}}"#));
         let mut set = LeaseSet::new(&config, OWN.parse().unwrap());
-        let said = set.apply(put(PEER, theirs)).iter().map(ToString::to_string).collect::<Vec<_>>().join("");
-        assert_eq!(said.ends_with(&format!("this node's is {ours:?}")), refused, "{ours}: {said}");
+        let refusals = set.apply(put(PEER, value));
+        let message = refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("");
+        assert_eq!(
+            message.ends_with(&format!("this node's is {backend:?}")),
+            refused,
+            "{backend}: {message}"
+        );
         let peer = Peer {
             subnet: "10.5.2.0/24".parse().unwrap(),
             public_ip: "192.168.0.2".parse().unwrap(),
             vtep_mac: None,
         };
-        assert_eq!(set.peers(), if refused { vec![] } else { vec![peer] }, "{ours} {theirs}");
+        assert_eq!(set.peers(), if refused { vec![] } else { vec![peer] }, "{backend} {value}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The files, and what is done to them, one function each.
+//! Reads and writes the files of the folder, one operation for each function.
 
 use std::fs::{self, File, FileTimes, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read as _};
@@ -12,26 +12,26 @@ use tokio::time::Instant;
 use crate::atomic_file;
 use crate::lease::backoff::Backoff;
 use crate::lease::policy::{Lifetime, StoredLease};
-use crate::lease::{RawLease, SubnetKey};
+use crate::lease::{EXAMPLE_CONFIG, RawLease, SubnetKey};
 
-/// Bytes of a file that are read; leases have some 200.
+/// Most bytes that are read of a file. Leases have some 200.
 const VALUE_MAX: u64 = 64 << 10;
-/// Pause between looks at a lock that is held, at first and at most.
+/// Pause between attempts to take the lock, at first and at most.
 const LOCK_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
-/// Agents hold the lock for milliseconds.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait for the lock, which agents hold for milliseconds.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The folder.
-pub(super) struct Store {
+/// The folder with the network config and the leases.
+pub(super) struct LeaseFolder {
     pub dir: PathBuf,
 }
 
-impl Store {
+impl LeaseFolder {
     pub(super) fn config_path(&self) -> PathBuf {
         self.dir.join("config")
     }
 
-    /// The text of `config`.
+    /// Reads `config`.
     pub(super) fn config(&self) -> Result<String> {
         fs::read_to_string(self.config_path()).map_err(|error| self.no_config(error))
     }
@@ -42,8 +42,7 @@ impl Store {
             return anyhow::Error::from(error).context(format!("reading {}", path.display()));
         }
         anyhow::anyhow!(
-            "there is no network config in {dir}. Write it with: mkdir -p {dir} && echo '{{\"Network\": \
-             \"10.244.0.0/16\", \"Backend\": {{\"Type\": \"vxlan\"}}}}' > {}",
+            "there is no network config in {dir}. Write it with: mkdir -p {dir} && echo '{EXAMPLE_CONFIG}' > {}",
             path.display()
         )
     }
@@ -65,7 +64,7 @@ impl Store {
         self.subnets_path().join(subnet.to_string())
     }
 
-    /// All leases and reservations, those that have ended too, sorted by name.
+    /// Reads all leases and reservations, ended ones too, sorted by name.
     pub(super) fn entries(&self) -> Result<Vec<StoredLease<()>>> {
         let subnets = self.subnets()?;
         let mut entries = Vec::new();
@@ -80,20 +79,20 @@ impl Store {
         Ok(entries)
     }
 
-    /// One lease; `None` if there is no such file.
-    pub(super) fn entry_of(&self, subnet: SubnetKey) -> Result<Option<StoredLease<()>>> {
+    /// Reads one lease; `None` if there is no such file.
+    pub(super) fn entry(&self, subnet: SubnetKey) -> Result<Option<StoredLease<()>>> {
         self.subnets()?;
         Ok(entry(&self.path(subnet), subnet.to_string()))
     }
 
-    /// Keeps other agents from changing anything until the result is dropped.
+    /// Locks out other agents that would change something, until the result is dropped.
     pub(super) async fn lock(&self) -> Result<File> {
         self.subnets()?;
         let path = self.dir.join("lock");
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
         let file = file.with_context(|| format!("opening {}", path.display()))?;
         let mut pause = Backoff::new(LOCK_PAUSE.0, LOCK_PAUSE.1);
-        let deadline = Instant::now() + LOCK_PATIENCE;
+        let deadline = Instant::now() + LOCK_TIMEOUT;
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
@@ -101,7 +100,7 @@ impl Store {
                 Err(TryLockError::WouldBlock) => bail!(
                     "another process has held {0} for {1} s; see which: fuser -v {0}",
                     path.display(),
-                    LOCK_PATIENCE.as_secs()
+                    LOCK_TIMEOUT.as_secs()
                 ),
                 Err(TryLockError::Error(error)) => {
                     return Err(error).with_context(|| format!("locking {}", path.display()));
@@ -126,11 +125,11 @@ impl Store {
         written.with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Gives a lease the time of now.
+    /// Sets the time of a lease's file to now.
     pub(super) fn touch(&self, subnet: SubnetKey) -> Result<()> {
         let path = self.path(subnet);
         let now = SystemTime::now();
-        // Both as touch(1) does: inotify has a change of the one alone for writing or reading that goes on.
+        // Both, as touch(1) does: if only one is set, inotify reports a write or a read, not a change of attributes.
         let times = FileTimes::new().set_accessed(now).set_modified(now);
         let touched = File::open(&path).and_then(|file| file.set_times(times));
         touched.with_context(|| format!("setting the time of {}", path.display()))

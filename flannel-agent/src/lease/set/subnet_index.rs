@@ -1,4 +1,4 @@
-//! Which lease in force has which subnet: no two have an address in common.
+//! Finds leases that overlap.
 
 use std::collections::BTreeMap;
 
@@ -7,27 +7,27 @@ use ipnet::IpNet;
 use crate::lease::SubnetKey;
 use crate::lease::key::overlap;
 
-/// The subnets of the leases in force. As none overlap, whoever has part of a subnet is next to it in order.
+/// The subnets of leases that do not overlap. Therefore a subnet that overlaps another one is next to it in order.
 #[derive(Debug, Default)]
-pub(super) struct Claims(BTreeMap<IpNet, SubnetKey>);
+pub(super) struct SubnetIndex(BTreeMap<IpNet, SubnetKey>);
 
-impl Claims {
-    /// Another lease that has an address of this one.
-    pub(super) fn rival(&self, key: &SubnetKey) -> Option<SubnetKey> {
+impl SubnetIndex {
+    /// Returns another lease that has an address in common with this one.
+    pub(super) fn overlapping(&self, key: &SubnetKey) -> Option<SubnetKey> {
         key.nets().find_map(|net| {
             let before = self.0.range(..=net).next_back();
             let neighbours = before.into_iter().chain(self.0.range(net..).next());
             neighbours
-                .filter(|(theirs, _)| overlap(**theirs, net))
+                .filter(|(other, _)| overlap(**other, net))
                 .find_map(|(_, holder)| (holder != key).then_some(*holder))
         })
     }
 
-    pub(super) fn take(&mut self, key: SubnetKey) {
+    pub(super) fn add(&mut self, key: SubnetKey) {
         self.0.extend(key.nets().map(|net| (net, key)));
     }
 
-    pub(super) fn free(&mut self, key: &SubnetKey) {
+    pub(super) fn remove(&mut self, key: &SubnetKey) {
         for net in key.nets() {
             self.0.remove(&net);
         }
