@@ -6,88 +6,109 @@ pub mod host_gw;
 pub mod udp;
 pub mod vxlan;
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 
-use crate::cli::Flags;
-use crate::config::{BackendType, NetworkConfig};
+use crate::config::{BackendType, DataplaneMode, NetworkConfig, XdpMode};
 use crate::lease::{LeaseAttrs, SubnetKey};
 use crate::peer::Peer;
 use crate::uplink::Uplink;
 
-/// A node's way to the others. What it needs in the kernel it adopts where an earlier run left it, and leaves
-/// where it is when the value is dropped, except for what cannot outlive its process.
+/// A node's connection to the other nodes. In the kernel it adopts what an earlier run left, and leaves it in place when
+/// the value is dropped, except for what cannot outlive its process.
 pub trait Backend: Sized {
-    /// Its part of the network's configuration.
+    /// The backend's part of the network configuration.
     type Config;
 
     /// Makes or adopts what it needs on an uplink, before a subnet is known.
     ///
     /// # Errors
-    /// It cannot work here: privileges, names or ports that are taken, an uplink that does not fit.
+    /// It cannot work here: no privilege, a name or port that is taken, an uplink that does not fit.
     fn start(setup: Setup<'_, Self::Config>) -> impl Future<Output = Result<Self>>;
 
-    /// What the others have to know of this node.
+    /// Returns what other nodes need to know of this one.
     ///
     /// # Errors
     /// It cannot be written as JSON.
     fn attributes(&self) -> Result<LeaseAttrs>;
 
-    /// The pods' MTU in bytes.
+    /// Returns the pods' MTU in bytes.
     fn mtu(&self) -> u32;
 
-    /// What moves the packets, for people.
+    /// Returns what moves the packets, for logs and metrics.
     fn name(&self) -> &'static str;
 
-    /// Takes the node's own subnets, now or again.
+    /// Sets the node's own subnets. May be called again, with the same or with others.
     ///
     /// # Errors
     /// The kernel refuses.
-    fn serve(&mut self, own: SubnetKey) -> impl Future<Output = Result<()>>;
+    fn set_subnet(&mut self, own: SubnetKey) -> impl Future<Output = Result<()>>;
 
-    /// Makes it fast, once pods can be told of their subnet: what it is without carries them already.
+    /// Adds acceleration, once the subnet file is written: packets are carried without it already. Has no effect the
+    /// second time.
     ///
     /// # Errors
-    /// Speed was asked for that cannot be had.
+    /// Acceleration is mandatory, and not available.
     fn accelerate(&mut self) -> impl Future<Output = Result<()>> {
         std::future::ready(Ok(()))
     }
 
-    /// Makes exactly these peers reachable. What fails is reported and tried again by [`Self::resync`]; the
-    /// rest is done all the same.
+    /// Makes exactly these peers reachable. Returns what failed, which [`Self::resync`] repeats; the rest is done.
     fn apply(&mut self, peers: &[Peer]) -> impl Future<Output = Vec<anyhow::Error>>;
 
-    /// Reads what is really there and repairs it.
+    /// Reads the real state and repairs it.
     fn resync(&mut self, peers: &[Peer]) -> impl Future<Output = Vec<anyhow::Error>>;
 
-    /// Waits until something on this node asks for [`Self::react`]; dropped before, it misses nothing.
+    /// Waits until [`Self::react`] is to be called. The future may be dropped and made again; no event gets lost.
     fn changed(&mut self) -> impl Future<Output = ()>;
 
-    /// Follows what [`Self::changed`] has seen.
+    /// Reacts to what [`Self::changed`] has seen.
     fn react(&mut self, peers: &[Peer]) -> impl Future<Output = Vec<anyhow::Error>>;
 
-    /// Whether the kernel has asked for a peer that none of these is, and the datastore was not asked since. Once
-    /// true, it is false until there is another such question.
+    /// Returns whether packets wait for a peer that is not known. The datastore is then to be asked for all leases, and
+    /// [`Self::settle_questions`] called after that. Returns each such question once.
     fn wants_peers(&mut self) -> bool {
         false
+    }
+
+    /// Answers what [`Self::wants_peers`] has reported, now that the datastore's peers are applied.
+    fn settle_questions(&mut self) -> impl Future<Output = Vec<anyhow::Error>> {
+        std::future::ready(Vec::new())
     }
 }
 
 /// What a backend is made from.
 #[derive(Debug)]
 pub struct Setup<'a, C> {
-    /// What the administrator of this node asked for.
-    pub flags: &'a Flags,
-    /// What the cluster's asked for.
+    /// This node's options.
+    pub options: &'a Options,
+    /// The network configuration.
     pub network: &'a NetworkConfig,
     /// The backend's part of it.
     pub config: &'a C,
     /// The interface that carries packets to other nodes.
     pub uplink: &'a Uplink,
-    /// What the others know of this node already, if it has moved to this uplink from another.
+    /// What other nodes know of this one already, if it has moved to this uplink from another.
     pub known: Option<&'a LeaseAttrs>,
 }
 
-/// A lease of this backend type by this uplink, without a backend's data.
+/// What a node decides for itself. `None` leaves it to the network configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// What moves packets.
+    pub dataplane: Option<DataplaneMode>,
+    /// Whether flows that the host stack lets through unchanged skip it.
+    pub flow_cache: Option<bool>,
+    /// Where outer headers are taken off.
+    pub xdp: Option<XdpMode>,
+    /// The BPF filesystem.
+    pub bpffs: PathBuf,
+    /// Whether BPF programs log every packet.
+    pub log_packets: bool,
+}
+
+/// Returns a lease of this backend type by this uplink, without a backend's data.
 fn attributes(backend_type: BackendType, uplink: &Uplink) -> LeaseAttrs {
     LeaseAttrs {
         public_ip: uplink.ipv4.map(|ends| ends.public),

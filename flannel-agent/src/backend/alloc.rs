@@ -30,7 +30,7 @@ impl Backend for Alloc {
         BackendType::Alloc.name()
     }
 
-    async fn serve(&mut self, _own: SubnetKey) -> Result<()> {
+    async fn set_subnet(&mut self, _own: SubnetKey) -> Result<()> {
         Ok(())
     }
 

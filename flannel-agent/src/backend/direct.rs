@@ -1,7 +1,7 @@
-//! Plain routes through the uplink to peers on its link: host-gw's all, and what DirectRouting adds to vxlan.
-//! Where neither is wanted, what an earlier run left in the way of the overlay's routes.
+//! Plain routes through the uplink to peers on its link, for host-gw and for vxlan with DirectRouting. With vxlan alone,
+//! such routes of an earlier run are removed where they conflict with the overlay's.
 //!
-//! Who is on the link is asked of the kernel, peer by peer, once and whenever its routes change.
+//! The kernel's routes say whether a peer is on the link. Each peer is looked up once, and again whenever routes change.
 
 mod watch;
 
@@ -22,17 +22,16 @@ use watch::RouteWatch;
 pub(super) struct Direct {
     uplink: u32,
     ranges: Vec<SubnetRange>,
-    /// What the kernel holds, as far as we know: subnet and public IP.
+    /// What the kernel holds, by what was read and written last: subnet and public IP.
     routes: BTreeMap<IpNet, IpAddr>,
-    /// Whether these public IPs are on the link, as the kernel has said.
+    /// Whether these public IPs are on the link, by the kernel's routes.
     answers: BTreeMap<IpAddr, bool>,
     /// `None` where no direct routes are wanted.
     watch: Option<RouteWatch>,
-    stale: bool,
 }
 
 impl Direct {
-    /// Finds what an earlier run left on this uplink.
+    /// Reads what an earlier run left on this uplink.
     pub(super) async fn start(
         kernel: &Kernel,
         uplink: &Uplink,
@@ -42,45 +41,38 @@ impl Direct {
         let ranges = network.ranges().collect();
         let (routes, answers) = (BTreeMap::new(), BTreeMap::new());
         let watch = wanted.then(RouteWatch::open).transpose()?;
-        let mut direct = Self { uplink: uplink.index, ranges, routes, answers, watch, stale: false };
+        let mut direct = Self { uplink: uplink.index, ranges, routes, answers, watch };
         direct.read(kernel).await?;
         Ok(direct)
     }
 
-    /// Reads what the kernel really holds, and forgets what it said.
+    /// Reads what the kernel holds, and forgets who is on the link.
     pub(super) async fn read(&mut self, kernel: &Kernel) -> Result<()> {
-        self.stale = false;
         self.answers.clear();
-        let is_nodes = |subnet| self.ranges.iter().any(|range| range.can_hold(subnet));
-        self.routes = kernel.direct_routes(self.uplink, is_nodes).await?;
+        let is_node_subnet = |subnet| self.ranges.iter().any(|range| range.can_hold(subnet));
+        self.routes = kernel.direct_routes(self.uplink, is_node_subnet).await?;
         Ok(())
     }
 
-    /// Waits until the way to a peer may be another, or a route of ours is gone.
+    /// Waits until the way to a peer may have changed, or a direct route is gone. [`Self::read`] is to be called then.
     pub(super) async fn changed(&mut self) {
         match &mut self.watch {
             Some(watch) => watch.changed(self.uplink, &self.answers, &self.routes).await,
             None => std::future::pending().await,
         }
-        self.stale = true;
     }
 
-    /// Whether peers on the link are to have direct routes.
+    /// Returns whether peers on the link are to have direct routes.
     pub(super) const fn is_wanted(&self) -> bool {
         self.watch.is_some()
     }
 
-    /// Whether [`Self::read`] would find something new.
-    pub(super) const fn is_stale(&self) -> bool {
-        self.stale
-    }
-
-    /// The way to each peer. One of which the kernel cannot be asked counts as not on the link.
-    pub(super) async fn ways(&mut self, kernel: &Kernel, peers: &[Peer], errors: &mut Vec<Error>) -> Ways {
+    /// Returns the way to each peer, and what failed. A peer whose look-up fails counts as not on the link.
+    pub(super) async fn ways(&mut self, kernel: &Kernel, peers: &[Peer]) -> (Ways, Vec<Error>) {
+        let (mut answers, mut errors) = (BTreeMap::new(), Vec::new());
         if !self.is_wanted() {
-            return Ways::tunnelled(peers);
+            return (Ways::tunnelled(peers), errors);
         }
-        let mut answers = BTreeMap::new();
         for peer in peers {
             let answer = match self.answers.get(&peer.public_ip) {
                 Some(known) => Ok(*known),
@@ -93,17 +85,17 @@ impl Direct {
         }
         self.answers = answers;
         let on_link: BTreeSet<_> = self.answers.iter().filter(|(_, yes)| **yes).map(|(ip, _)| *ip).collect();
-        Ways::to(peers, &on_link)
+        (Ways::to(peers, &on_link), errors)
     }
 
-    /// Adds what is missing.
+    /// Adds the routes that are missing.
     pub(super) async fn add(&mut self, kernel: &Kernel, ways: &Ways) -> Vec<Error> {
         let missing = Changes::between(&self.routes, &ways.direct).set;
         self.routes.extend(missing.iter().copied());
         kernel.set_direct(self.uplink, &missing).await
     }
 
-    /// Removes what is too much; where no direct routes are wanted, only those to subnets of peers.
+    /// Removes the routes that are not wanted. Where no direct routes are wanted, only those to subnets of peers.
     pub(super) async fn remove(&mut self, kernel: &Kernel, ways: &Ways) -> Vec<Error> {
         let mut surplus = Changes::between(&self.routes, &ways.direct).remove;
         if !self.is_wanted() && !surplus.is_empty() {

@@ -54,7 +54,7 @@ impl Backend for HostGw {
         BackendType::HostGw.name()
     }
 
-    async fn serve(&mut self, _own: SubnetKey) -> Result<()> {
+    async fn set_subnet(&mut self, _own: SubnetKey) -> Result<()> {
         for network in &self.networks {
             self.kernel.ensure_unreachable(*network).await?;
         }
@@ -62,8 +62,7 @@ impl Backend for HostGw {
     }
 
     async fn apply(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
-        let mut errors = Vec::new();
-        let ways = self.direct.ways(&self.kernel, peers, &mut errors).await;
+        let (ways, mut errors) = self.direct.ways(&self.kernel, peers).await;
         errors.extend(self.direct.add(&self.kernel, &ways).await);
         errors.extend(self.direct.remove(&self.kernel, &ways).await);
         self.warn_unreachable(&ways.tunnelled);

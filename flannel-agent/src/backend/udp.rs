@@ -82,7 +82,7 @@ impl Backend for Udp {
         BackendType::Udp.name()
     }
 
-    async fn serve(&mut self, own: SubnetKey) -> Result<()> {
+    async fn set_subnet(&mut self, own: SubnetKey) -> Result<()> {
         let subnet = own.v4.with_context(|| format!("the lease {own} has no IPv4 subnet"))?;
         self.own = Some(subnet.network());
         self.configure_device().await

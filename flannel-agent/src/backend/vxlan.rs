@@ -1,91 +1,75 @@
-//! vxlan: the kernel's device as floor, and BPF on top of it.
+//! vxlan: the kernel's devices as floor, and BPF on top of them.
 
-mod answers;
-mod misses;
+mod acceleration;
+mod floor;
 mod overlay;
-mod peers;
+mod questions;
 mod settings;
-mod strangers;
 
+use std::mem;
 use std::time::Instant;
 
 use anyhow::Result;
-use ipnet::IpNet;
-use tracing::warn;
+use tracing::{info, warn};
 
-use super::direct::Direct;
 use super::{Backend, Setup};
-use crate::config::{BackendType, DataplaneMode, VxlanConfig};
-use crate::dataplane::accelerator::{self, Accelerator, Settings};
+use crate::config::{BackendType, VxlanConfig};
+use crate::dataplane::accelerator;
 use crate::dataplane::desired;
 use crate::dataplane::kernel::Kernel;
-use crate::dataplane::kernel::events::{KernelEvent, KernelEvents};
 use crate::lease::{LeaseAttrs, SubnetKey, VxlanData};
+use crate::metrics::METRICS;
 use crate::peer::Peer;
 use crate::uplink::Uplink;
-use misses::Misses;
-use overlay::Overlay;
-use strangers::Strangers;
+use acceleration::Acceleration;
+use floor::NodeFloor;
+use questions::{Question, Questions};
 
 /// The overlay of this node.
 pub struct Vxlan {
     kernel: Kernel,
-    /// One for each address family, at least one.
-    overlays: Vec<Overlay>,
-    /// With DirectRouting, the way to peers on the uplink's link, which need no overlay.
-    direct: Direct,
-    accelerator: Option<Accelerator>,
-    accelerated: Settings,
-    /// Whether there is an accelerator or not has been found out.
-    decided: bool,
     uplink: Uplink,
-    vni: u32,
-    networks: Vec<IpNet>,
+    floor: NodeFloor,
+    acceleration: Acceleration,
     own: Option<SubnetKey>,
-    /// The peers that everything holds, as far as we know.
+    /// The peers that kernel and maps hold; `None` if that is not known.
     applied: Option<Vec<Peer>>,
-    news: KernelEvents,
-    /// Something of ours is no longer as we left it.
-    hurt: bool,
-    misses: Misses,
-    strangers: Strangers,
-    /// The datastore may know more than the peers.
-    wants_peers: bool,
+    questions: Questions,
+    due: Due,
+}
+
+/// What [`Vxlan::react`] has to do beside answering questions. Each includes those before it.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    #[default]
+    Nothing,
+    /// Pods have come or gone.
+    Pods,
+    /// Somebody has changed devices, entries or direct routes.
+    Repair,
+    /// Somebody has detached the programs.
+    Attach,
 }
 
 impl Backend for Vxlan {
     type Config = VxlanConfig;
 
     async fn start(setup: Setup<'_, VxlanConfig>) -> Result<Self> {
-        let accelerated = settings::accelerator(&setup);
+        let acceleration = Acceleration::new(settings::accelerator(&setup));
         let kernel = Kernel::new()?;
-        let mut overlays = Vec::new();
-        for spec in settings::devices(&setup) {
-            overlays.push(Overlay::start(&kernel, spec).await?);
-        }
-        let Setup { network, config, uplink, .. } = setup;
-        let direct = Direct::start(&kernel, uplink, network, config.direct_routing).await?;
         let mut vxlan = Self {
-            news: kernel.events()?,
-            networks: network.networks().collect(),
+            floor: NodeFloor::start(&kernel, &setup).await?,
             kernel,
-            overlays,
-            direct,
-            accelerator: None,
-            accelerated,
-            decided: false,
-            uplink: uplink.clone(),
-            vni: config.vni,
+            uplink: setup.uplink.clone(),
+            acceleration,
             own: None,
             applied: None,
-            hurt: false,
-            misses: Misses::default(),
-            strangers: Strangers::default(),
-            wants_peers: false,
+            questions: Questions::new(setup.network),
+            due: Due::Nothing,
         };
-        // An earlier agent's programs may be for a device that is no more; and who insists on BPF must not get a subnet
+        // An earlier agent's programs may be for a device that is gone. And a node that insists on BPF takes no subnet
         // without.
-        if vxlan.accelerated.pins.are_there() || vxlan.accelerated.mode == DataplaneMode::Bpf {
+        if vxlan.acceleration.precedes_subnet() {
             vxlan.load_programs().await?;
         }
         Ok(vxlan)
@@ -93,8 +77,8 @@ impl Backend for Vxlan {
 
     fn attributes(&self) -> Result<LeaseAttrs> {
         let mut attrs = super::attributes(BackendType::Vxlan, &self.uplink);
-        for overlay in &self.overlays {
-            let data = VxlanData { vni: Some(self.vni), vtep_mac: overlay.device().mac };
+        for overlay in self.floor.overlays() {
+            let data = VxlanData { vni: Some(overlay.spec().vni), vtep_mac: overlay.device().mac };
             let data = Some(serde_json::value::to_raw_value(&data)?);
             if overlay.is_v6() { attrs.backend_v6_data = data } else { attrs.backend_data = data }
         }
@@ -103,31 +87,23 @@ impl Backend for Vxlan {
 
     /// Pods have one MTU for both families, so it is the smaller one.
     fn mtu(&self) -> u32 {
-        self.overlays.iter().map(|overlay| overlay.device().mtu).min().unwrap_or_default()
+        self.floor.overlays().iter().map(|overlay| overlay.device().mtu).min().unwrap_or_default()
     }
 
     fn name(&self) -> &'static str {
-        if self.accelerator.is_some() { "bpf" } else { "netlink" }
+        if self.acceleration.is_present() { "bpf" } else { "netlink" }
     }
 
-    async fn serve(&mut self, own: SubnetKey) -> Result<()> {
-        for overlay in &mut self.overlays {
-            overlay.serve(&self.kernel, own).await?;
-        }
+    async fn set_subnet(&mut self, own: SubnetKey) -> Result<()> {
+        self.floor.set_subnet(&self.kernel, own).await?;
         self.own = Some(own);
         self.applied = None;
-        for network in &self.networks {
-            self.kernel.ensure_unreachable(*network).await?;
-        }
-        self.serve_accelerated();
-        for error in self.follow_pods().await {
-            warn!("{error:#}");
-        }
+        self.accelerate_own_subnets().await.iter().for_each(|error| warn!("{error:#}"));
         Ok(())
     }
 
     async fn accelerate(&mut self) -> Result<()> {
-        if self.decided { Ok(()) } else { self.load_programs().await }
+        if self.acceleration.is_probed() { Ok(()) } else { self.load_programs().await }
     }
 
     async fn apply(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
@@ -141,136 +117,140 @@ impl Backend for Vxlan {
     }
 
     async fn resync(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
-        let mut errors = self.heal().await;
-        errors.extend(self.direct.read(&self.kernel).await.err());
+        let detached = mem::take(&mut self.due) == Due::Attach;
+        self.applied = None;
+        let (mut errors, recreated) = self.floor.repair(&self.kernel).await;
+        if detached {
+            warn!("somebody has taken the BPF programs off their hooks; attaching them again");
+        }
+        if detached || recreated {
+            errors.extend(self.load_programs().await.err());
+        }
         errors.extend(self.apply(peers).await);
-        errors.extend(self.follow_pods().await);
+        errors.extend(self.acceleration.follow_pods(&self.kernel).await);
         errors
     }
 
-    /// Pods that come or go and hooks without programs matter to the accelerator, routes of the underlay to
-    /// DirectRouting, and to all what others did to what is ours, and what the kernel and the programs ask for.
     async fn changed(&mut self) {
+        let Self { kernel, floor, acceleration, questions, due, .. } = self;
         loop {
-            let Self { kernel, news, overlays, accelerator, misses, hurt, .. } = self;
-            let accelerated = async {
-                match accelerator {
-                    Some(accelerator) => accelerator.changed(kernel).await,
-                    None => std::future::pending().await,
-                }
+            let work = tokio::select! {
+                change = floor.changed() => match change {
+                    floor::Change::Broken => Some(Due::Repair),
+                    floor::Change::Miss(device, miss) => questions.add_miss(device, miss).then_some(Due::Nothing),
+                },
+                change = acceleration.changed(kernel) => match change {
+                    accelerator::Change::Pods => Some(Due::Pods),
+                    accelerator::Change::Detached => Some(Due::Attach),
+                    accelerator::Change::Event(event) => questions.add_event(&event).then_some(Due::Nothing),
+                },
             };
-            let told = tokio::select! {
-                told = accelerated => told,
-                () = self.direct.changed() => None,
-                noticed = noticed(news, overlays, misses) => {
-                    *hurt |= noticed;
-                    None
-                }
-            };
-            if told.is_none_or(|event| self.hear(&event)) {
+            if let Some(work) = work {
+                *due = work.max(*due);
                 return;
             }
         }
     }
 
     async fn react(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
-        let mut errors = if self.hurt || self.direct.is_stale() || self.is_detached() {
-            self.resync(peers).await
-        } else {
-            self.follow_pods().await
+        let mut errors = match self.due {
+            Due::Attach | Due::Repair => self.resync(peers).await,
+            Due::Pods => {
+                self.due = Due::Nothing;
+                self.acceleration.follow_pods(&self.kernel).await
+            }
+            Due::Nothing => Vec::new(),
         };
-        errors.extend(self.answer().await);
+        errors.extend(self.answer_questions().await);
         errors
     }
 
     fn wants_peers(&mut self) -> bool {
-        std::mem::take(&mut self.wants_peers)
+        self.questions.misses.ask_datastore()
+    }
+
+    async fn settle_questions(&mut self) -> Vec<anyhow::Error> {
+        let mut errors = Vec::new();
+        for question in self.questions.misses.take_asked() {
+            let answered = self.answer(&question).await;
+            METRICS.count_miss(question.kind(), answered.is_some());
+            match answered {
+                Some(answered) => {
+                    self.questions.misses.answered();
+                    errors.extend(answered.err());
+                }
+                None => {
+                    info!(about = %question, "nobody leases what a packet is for, or from");
+                    self.questions.misses.not_answered(question, Instant::now());
+                }
+            }
+        }
+        errors
     }
 }
 
 impl Vxlan {
-    /// Makes devices, addresses and programs what they should be, and reads what else the kernel holds.
-    async fn heal(&mut self) -> Vec<anyhow::Error> {
-        // What is known by now is what we are about to read.
-        self.news.discard();
-        self.hurt = false;
+    /// Loads and attaches the programs, or detaches an earlier agent's.
+    async fn load_programs(&mut self) -> Result<()> {
+        self.acceleration.load(self.floor.overlays(), &self.uplink)?;
         self.applied = None;
+        self.accelerate_own_subnets().await.iter().for_each(|error| warn!("{error:#}"));
+        Ok(())
+    }
+
+    /// Tells the programs of the own subnets, once there are any, and attaches them to the ports of the pods there.
+    async fn accelerate_own_subnets(&mut self) -> Vec<anyhow::Error> {
+        let Some(own) = self.own else { return Vec::new() };
+        self.acceleration.set_own_subnets(own);
+        self.acceleration.follow_pods(&self.kernel).await
+    }
+
+    /// Makes everything anew for these peers. BPF knows them before kernel entries are removed, on which what it sends
+    /// over IPv6 depends.
+    async fn apply_all(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
+        let Self { kernel, floor, acceleration, .. } = self;
+        let (ways, mut errors) = floor.prepare(kernel, peers).await;
+        // All peers: one on the link may still send through the overlay.
+        errors.extend(acceleration.apply(peers, &ways.direct).err());
+        errors.extend(floor.apply(kernel, &ways).await);
+        errors
+    }
+
+    /// Adds these peers to what is there. Returns `None` if that is not possible, and everything is to be made anew.
+    async fn add_peers(&mut self, joined: &[Peer]) -> Option<Vec<anyhow::Error>> {
+        let mut errors = self.floor.add_peers(&self.kernel, joined).await?;
+        match self.acceleration.add_peers(joined) {
+            Ok(true) => {}
+            Ok(false) => return None,
+            Err(error) => errors.push(error),
+        }
+        Some(errors)
+    }
+
+    /// Answers what kernel and programs have asked, as far as peers are known. The rest waits for the datastore.
+    async fn answer_questions(&mut self) -> Vec<anyhow::Error> {
         let mut errors = Vec::new();
-        let mut renewed = false;
-        for overlay in &mut self.overlays {
-            match overlay.heal(&self.kernel).await {
-                Ok(other) => renewed |= other,
-                Err(error) => errors.push(error),
+        for question in self.questions.misses.take_new() {
+            match self.answer(&question).await {
+                Some(answered) => {
+                    METRICS.count_miss(question.kind(), true);
+                    errors.extend(answered.err());
+                }
+                None => self.questions.misses.put_back(question, Instant::now()),
             }
-        }
-        for network in &self.networks {
-            errors.extend(self.kernel.ensure_unreachable(*network).await.err());
-        }
-        if self.is_detached() {
-            warn!("somebody has taken the BPF programs off their hooks; attaching them again");
-            renewed = true;
-        }
-        if renewed {
-            errors.extend(self.load_programs().await.err());
         }
         errors
     }
 
-    /// Whether somebody has taken the programs off their hooks.
-    fn is_detached(&self) -> bool {
-        self.accelerator.as_ref().is_some_and(Accelerator::is_detached)
-    }
-
-    /// Loads and attaches the programs, or takes an earlier agent's away.
-    async fn load_programs(&mut self) -> Result<()> {
-        self.accelerator = accelerator(&self.accelerated, &self.overlays, &self.uplink)?;
-        self.decided = true;
-        self.applied = None;
-        if self.own.is_some() {
-            self.serve_accelerated();
-            self.follow_pods().await.iter().for_each(|error| warn!("{error:#}"));
-        }
-        Ok(())
-    }
-
-    /// Tells the programs which subnets are ours.
-    fn serve_accelerated(&mut self) {
-        if let (Some(accelerator), Some(own)) = (&mut self.accelerator, self.own) {
-            accelerator.serve(&own.nets().collect::<Vec<_>>());
+    /// Answers a question if a peer is the answer.
+    async fn answer(&self, question: &Question) -> Option<Result<()>> {
+        match question {
+            Question::Kernel(device, miss) => self.floor.answer(&self.kernel, *device, miss).await,
+            // The maps have every peer's subnet already.
+            Question::Pod(pod) => {
+                let peers = self.applied.as_ref()?;
+                peers.iter().any(|peer| peer.subnet.contains(pod)).then_some(Ok(()))
+            }
         }
     }
-
-    async fn follow_pods(&mut self) -> Vec<anyhow::Error> {
-        match &mut self.accelerator {
-            Some(accelerator) => accelerator.follow_pods(&self.kernel).await,
-            None => Vec::new(),
-        }
-    }
-}
-
-/// Waits until something of these overlays' is hurt, which is true, or the kernel asks for something.
-async fn noticed(news: &mut KernelEvents, overlays: &[Overlay], misses: &mut Misses) -> bool {
-    loop {
-        let one = news.next().await;
-        if overlays.iter().any(|overlay| overlay.is_hurt_by(&one)) {
-            return true;
-        }
-        if let KernelEvent::Miss(device, miss) = one
-            && overlays.iter().any(|overlay| overlay.device().index == device)
-            && misses.ask(device, miss, Instant::now())
-        {
-            return false;
-        }
-    }
-}
-
-/// BPF on the overlays.
-fn accelerator(settings: &Settings, overlays: &[Overlay], uplink: &Uplink) -> Result<Option<Accelerator>> {
-    let served = |overlay| accelerator::Overlay {
-        spec: Overlay::spec(overlay),
-        device: overlay.device(),
-        uplink,
-        local_ip: overlay.spec().local,
-    };
-    Accelerator::start(settings, &overlays.iter().map(served).collect::<Vec<_>>())
 }

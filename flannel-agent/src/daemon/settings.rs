@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::backend;
 use crate::cli::Flags;
 use crate::config::NetworkConfig;
 use crate::firewall::{self, RuleOptions};
@@ -21,6 +22,16 @@ pub(super) fn etcd_options(flags: &Flags) -> EtcdOptions {
             identity: file(&flags.etcd_certfile).zip(file(&flags.etcd_keyfile)),
         },
         login: given(&flags.etcd_username).map(login),
+    }
+}
+
+pub(super) fn backend_options(flags: &Flags) -> backend::Options {
+    backend::Options {
+        dataplane: flags.dataplane,
+        flow_cache: flags.flow_cache,
+        xdp: flags.xdp,
+        bpffs: flags.paths.bpffs.clone(),
+        log_packets: flags.log_packets(),
     }
 }
 

@@ -3,6 +3,7 @@
 mod facts;
 
 use std::collections::BTreeMap;
+use std::future::pending;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ pub struct Settings {
 
 /// A device of the node's that the programs work for.
 #[derive(Clone, Copy, Debug)]
-pub struct Overlay<'a> {
+pub struct AcceleratedDevice<'a> {
     /// As it was asked for.
     pub spec: &'a DeviceSpec,
     /// As it is.
@@ -64,8 +65,18 @@ pub struct Accelerator {
     events: Events,
     shortcut: Option<Shortcut>,
     look: Interval,
-    detached: bool,
     _counters: Registration,
+}
+
+/// What has happened to the accelerator.
+#[derive(Clone, Copy, Debug)]
+pub enum Change {
+    /// Pods may have come or gone.
+    Pods,
+    /// Somebody has taken the programs off their hooks.
+    Detached,
+    /// A program reports a packet.
+    Event(Event),
 }
 
 /// How often it is looked whether the programs are on their hooks: nobody tells us when they are not.
@@ -77,7 +88,7 @@ impl Accelerator {
     ///
     /// # Errors
     /// In mode `bpf`, BPF cannot be had; or what an earlier agent left cannot be removed.
-    pub fn start(settings: &Settings, overlays: &[Overlay<'_>]) -> Result<Option<Self>> {
+    pub fn start(settings: &Settings, overlays: &[AcceleratedDevice<'_>]) -> Result<Option<Self>> {
         let loaded = match settings.mode {
             DataplaneMode::Netlink => None,
             DataplaneMode::Bpf => Some(load(settings, overlays).context("--dataplane bpf was asked for")?),
@@ -94,14 +105,14 @@ impl Accelerator {
         let shortcut = if settings.flow_cache { Some(Shortcut::open()?) } else { None };
         let events = bpf.events()?;
         let counters = METRICS.register(PacketCounters(settings.pins.clone()));
-        Ok(Some(Self { bpf, events, shortcut, look: interval(LOOK), detached: false, _counters: counters }))
+        Ok(Some(Self { bpf, events, shortcut, look: interval(LOOK), _counters: counters }))
     }
 
     /// These are the node's own subnets from now on: pods are looked for in them, and nobody else may send from them.
-    pub fn serve(&mut self, subnets: &[IpNet]) {
+    pub fn set_own_subnets(&mut self, subnets: &[IpNet]) {
         subnets.iter().for_each(|subnet| self.bpf.serve(*subnet));
         if let Some(shortcut) = &mut self.shortcut {
-            shortcut.serve(subnets);
+            shortcut.set_subnets(subnets);
         }
     }
 
@@ -121,28 +132,20 @@ impl Accelerator {
         self.bpf.add_peers(joined)
     }
 
-    /// Waits until pods may have come or gone, if that matters, the programs are no longer on their hooks, or they tell
-    /// something.
-    pub async fn changed(&mut self, kernel: &Kernel) -> Option<Event> {
+    /// Waits for the next change. It may be dropped and called again; no change gets lost.
+    pub async fn changed(&mut self, kernel: &Kernel) -> Change {
         let Self { bpf, events, shortcut, look, .. } = self;
-        let pods = async {
+        let pods_changed = async {
             match shortcut {
                 Some(shortcut) => shortcut.pods_changed().await,
-                None => std::future::pending().await,
+                None => pending().await,
             }
         };
         tokio::select! {
-            () = pods => {}
-            () = detached(bpf, look, kernel) => self.detached = true,
-            event = events.next() => return Some(event),
+            () = pods_changed => Change::Pods,
+            () = detached(bpf, look, kernel) => Change::Detached,
+            event = events.next() => Change::Event(event),
         }
-        None
-    }
-
-    /// Whether somebody has taken the programs off their hooks, as [`Self::changed`] has found.
-    #[must_use]
-    pub const fn is_detached(&self) -> bool {
-        self.detached
     }
 
     /// Lets the pods that are there now take the shortcut. Those that cannot are carried all the same.
@@ -164,14 +167,14 @@ async fn detached(bpf: &Bpf, look: &mut Interval, kernel: &Kernel) {
     }
 }
 
-fn load(settings: &Settings, overlays: &[Overlay<'_>]) -> Result<Bpf> {
+fn load(settings: &Settings, overlays: &[AcceleratedDevice<'_>]) -> Result<Bpf> {
     overlays.iter().try_for_each(ensure_served)?;
     let node = facts::facts(settings, overlays)?;
     let mut bpf = Bpf::load(settings.pins.clone(), &node, settings.log_packets)?;
     let xdp = overlays.first().map(|overlay| xdp::Plan::of(settings.xdp, &overlay.uplink.name));
     bpf.release_xdp(xdp.as_ref().and_then(xdp::Plan::mode))?;
     let mechanism = bpf.attach(&facts::places(overlays, node.direct_routing != 0))?;
-    for Overlay { spec, uplink, .. } in overlays {
+    for AcceleratedDevice { spec, uplink, .. } in overlays {
         info!(%mechanism, overlay = spec.name, uplink = uplink.name, "BPF programs attached");
     }
     xdp.map_or(Ok(()), |xdp| xdp.carry_out(&mut bpf, mechanism))?;
@@ -182,7 +185,7 @@ fn load(settings: &Settings, overlays: &[Overlay<'_>]) -> Result<Bpf> {
     Ok(bpf)
 }
 
-fn ensure_served(Overlay { spec, uplink, .. }: &Overlay<'_>) -> Result<()> {
+fn ensure_served(AcceleratedDevice { spec, uplink, .. }: &AcceleratedDevice<'_>) -> Result<()> {
     if spec.learning {
         bail!("the BPF programs do not learn, which the network's Backend asks for with Learning");
     }

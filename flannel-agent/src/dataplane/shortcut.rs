@@ -22,7 +22,7 @@ impl Shortcut {
     }
 
     /// Looks for pods in these subnets from now on.
-    pub(super) fn serve(&mut self, subnets: &[IpNet]) {
+    pub(super) fn set_subnets(&mut self, subnets: &[IpNet]) {
         self.subnets = subnets.to_vec();
     }
 

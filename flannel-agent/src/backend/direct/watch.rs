@@ -1,4 +1,4 @@
-//! News of routes: which of them can make the way to a peer another.
+//! Changes of the kernel's routes that can change the way to a peer.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,11 +13,11 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use crate::netlink::notifications::Notifications;
 use crate::netlink::route::{destination_of, is_through};
 
-/// An address comes and goes with its route. A link that goes down takes IPv4 routes with it without a word.
+/// An address comes and goes with its route. A link that goes down removes IPv4 routes without a message for each.
 const GROUPS: [MulticastGroup; 3] =
     [MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route, MulticastGroup::Link];
 
-/// A subscription to the kernel's news of routes.
+/// A subscription to changes of the kernel's routes.
 pub(super) struct RouteWatch(Notifications);
 
 /// Whether these addresses are on the link.
@@ -30,26 +30,26 @@ impl RouteWatch {
         Notifications::subscribe(&GROUPS).map(Self).context("subscribing to changes of routes")
     }
 
-    /// Waits for news that matter, and takes all that are known by then as one.
+    /// Waits for a change that matters. All changes known by then count as one.
     pub(super) async fn changed(&mut self, uplink: u32, answers: &Answers, routes: &Routes) {
         while !matters(&self.0.next().await, uplink, answers, routes) {}
         self.0.discard();
     }
 }
 
-/// What is not understood (an overrun of the socket, say) might.
+/// Returns whether a change can matter. What is not understood can, such as an overrun of the socket.
 fn matters(
-    news: &NetlinkPayload<RouteNetlinkMessage>,
+    change: &NetlinkPayload<RouteNetlinkMessage>,
     uplink: u32,
     answers: &Answers,
     routes: &Routes,
 ) -> bool {
-    let NetlinkPayload::InnerMessage(news) = news else { return true };
-    match news {
+    let NetlinkPayload::InnerMessage(change) = change else { return true };
+    match change {
         RouteNetlinkMessage::NewRoute(route) => leads_to(route, answers),
         RouteNetlinkMessage::DelRoute(route) => {
-            let ours = |to| routes.contains_key(&to) && is_through(route, uplink);
-            leads_to(route, answers) || destination_of(route).is_some_and(ours)
+            let is_direct = |to| routes.contains_key(&to) && is_through(route, uplink);
+            leads_to(route, answers) || destination_of(route).is_some_and(is_direct)
         }
         RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
             link.header.index == uplink
@@ -58,7 +58,7 @@ fn matters(
     }
 }
 
-/// Whether one of the addresses is where the route goes.
+/// Returns whether one of the addresses is in the route's destination.
 fn leads_to(route: &RouteMessage, answers: &Answers) -> bool {
     let v4 = route.header.address_family == AddressFamily::Inet;
     match destination_of(route) {
@@ -90,14 +90,14 @@ mod tests {
     }
 
     #[test]
-    fn what_can_change_the_way_to_a_peer_matters() {
+    fn a_change_matters_if_it_can_change_the_way_to_a_peer() {
         use RouteNetlinkMessage::{DelRoute, NewLink, NewRoute};
         let answers =
             ["192.168.64.9", "192.168.65.7", "fd00::9"].map(|ip| (ip.parse().unwrap(), true)).into();
         let routes = [("10.5.3.0/24".parse().unwrap(), "192.168.64.9".parse().unwrap())].into();
         let mut everywhere_v6 = route("::/0");
         everywhere_v6.attributes.remove(0);
-        for (news, expected) in [
+        for (change, expected) in [
             (NewRoute(route("192.168.65.0/24")), true),
             (DelRoute(route("192.168.65.0/24")), true),
             (NewRoute(route("192.168.65.7/32")), true),
@@ -120,7 +120,7 @@ mod tests {
             (NewLink(link(UPLINK)), true),
             (NewLink(link(7)), false),
         ] {
-            let payload = NetlinkPayload::InnerMessage(news);
+            let payload = NetlinkPayload::InnerMessage(change);
             assert_eq!(matters(&payload, UPLINK, &answers, &routes), expected, "{payload:?}");
         }
     }

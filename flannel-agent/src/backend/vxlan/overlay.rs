@@ -15,14 +15,14 @@ use crate::peer::Peer;
 pub(super) struct Overlay {
     spec: DeviceSpec,
     device: Device,
-    /// What the kernel holds, as far as we know.
+    /// What the kernel holds, by what was read and written last.
     floor: Floor,
     nexthops: bool,
     own: Option<SubnetKey>,
 }
 
 impl Overlay {
-    /// Makes or adopts the device, with what it carries.
+    /// Makes or adopts the device, and reads what the kernel holds for it.
     pub(super) async fn start(kernel: &Kernel, spec: DeviceSpec) -> Result<Self> {
         let device = kernel.ensure_device(&spec).await?;
         let floor = kernel.actual(&device).await?;
@@ -38,20 +38,20 @@ impl Overlay {
         &self.device
     }
 
-    /// Whether it is IPv6 that the device carries, over IPv6.
+    /// Returns whether the device carries IPv6, over IPv6.
     pub(super) const fn is_v6(&self) -> bool {
         self.spec.local.is_ipv6()
     }
 
-    /// Gives the device the base address of our subnet, as source of what the host itself sends.
-    pub(super) async fn serve(&mut self, kernel: &Kernel, own: SubnetKey) -> Result<()> {
+    /// Gives the device the base address of the own subnet, as source of what the host itself sends.
+    pub(super) async fn set_subnet(&mut self, kernel: &Kernel, own: SubnetKey) -> Result<()> {
         self.own = Some(own);
         let subnet =
             self.base().with_context(|| format!("the lease {own} has no subnet for {}", self.spec.name))?;
         kernel.ensure_address(self.device.index, IpNet::from(subnet.network())).await
     }
 
-    /// Makes the kernel hold exactly those of the peers that are of this family.
+    /// Makes the kernel hold exactly the peers of this family.
     pub(super) async fn apply(&mut self, kernel: &Kernel, peers: &[Peer]) -> Vec<anyhow::Error> {
         let ours = peers.iter().filter(|peer| self.carries(peer.subnet));
         let desired = Floor::of(ours, self.nexthops);
@@ -60,7 +60,7 @@ impl Overlay {
         self.write(kernel, changes).await
     }
 
-    /// Adds those of these peers that are of this family; `None` if it is not done with adding.
+    /// Adds the peers of this family. Returns `None` if that is not possible, and everything is to be made anew.
     pub(super) async fn add_peers(&mut self, kernel: &Kernel, joined: &[Peer]) -> Option<Vec<anyhow::Error>> {
         let v6 = self.is_v6();
         let ours = joined.iter().filter(|peer| v6 == peer.subnet.addr().is_ipv6());
@@ -77,22 +77,21 @@ impl Overlay {
         errors
     }
 
-    /// Makes the device what it should be, again too, and reads what the kernel really holds for it. Returns whether
-    /// it is another device than before.
-    pub(super) async fn heal(&mut self, kernel: &Kernel) -> Result<bool> {
+    /// Repairs the device or makes it again, and reads what the kernel holds for it. Returns whether it was made again.
+    pub(super) async fn repair(&mut self, kernel: &Kernel) -> Result<bool> {
         let before = self.device.index;
         self.spec.mac = Some(self.device.mac);
         self.device = kernel.ensure_device(&self.spec).await?;
         if let Some(own) = self.own {
-            self.serve(kernel, own).await?;
+            self.set_subnet(kernel, own).await?;
         }
         self.floor = kernel.actual(&self.device).await?;
         Ok(self.device.index != before)
     }
 
-    /// Whether the news is that something of ours is no longer as we left it.
-    pub(super) fn is_hurt_by(&self, news: &KernelEvent) -> bool {
-        match news {
+    /// Returns whether the event is about a change of the device, its address or its entries.
+    pub(super) fn is_broken_by(&self, event: &KernelEvent) -> bool {
+        match event {
             KernelEvent::Link(index, state) => {
                 *index == self.device.index && *state != Some(self.link_state())
             }
@@ -105,17 +104,17 @@ impl Overlay {
         }
     }
 
-    /// The device as it should be.
+    /// Returns the device's desired state.
     const fn link_state(&self) -> LinkState {
         LinkState { up: true, mtu: self.device.mtu, mac: Some(self.device.mac) }
     }
 
-    /// Our subnet of this family, once there is one.
+    /// Returns the own subnet of this family, once there is one.
     fn base(&self) -> Option<IpNet> {
         self.own?.nets().find(|subnet| self.carries(*subnet))
     }
 
-    /// Answers a question of the kernel's, if a peer is the answer.
+    /// Answers a question of the kernel, if a peer is the answer.
     pub(super) async fn answer(&self, kernel: &Kernel, miss: &Miss) -> Option<Result<()>> {
         let answer = self.floor.answer(miss)?;
         Some(kernel.answer(&self.device, answer, &self.floor).await)

@@ -52,24 +52,24 @@ fn vtep_mac(data: Option<&RawValue>) -> Option<Mac> {
     Some(data.vtep_mac)
 }
 
-/// What the accelerator is made from. A flag wins over the network's configuration.
-pub(super) fn accelerator(Setup { flags, network, config, .. }: &Setup<'_, VxlanConfig>) -> Settings {
+/// Returns the accelerator's settings. The node's options win over the network configuration.
+pub(super) fn accelerator(Setup { options, network, config, .. }: &Setup<'_, VxlanConfig>) -> Settings {
     Settings {
-        mode: flags.dataplane.unwrap_or(config.dataplane),
-        flow_cache: flags.flow_cache.unwrap_or(config.flow_cache),
+        mode: options.dataplane.unwrap_or(config.dataplane),
+        flow_cache: options.flow_cache.unwrap_or(config.flow_cache),
         direct_routing: config.direct_routing,
-        xdp: flags.xdp.unwrap_or(config.xdp),
+        xdp: options.xdp.unwrap_or(config.xdp),
         source_check: config.source_check,
         ranges: network.ranges().collect(),
-        pins: Pins::new(&flags.paths.bpffs, config.vni),
-        log_packets: flags.log_packets(),
+        pins: Pins::new(&options.bpffs, config.vni),
+        log_packets: options.log_packets,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Flags;
+    use crate::backend::Options;
     use crate::config::{Backend, NetworkConfig};
     use crate::lease::LeaseAttrs;
     use crate::uplink::{Ends, Uplink};
@@ -82,7 +82,7 @@ mod tests {
         let config = format!(r#"{{"Network": "10.5.0.0/16", "Backend": {{"Type": "vxlan", {config}}}}}"#);
         let network = NetworkConfig::parse(&config).unwrap();
         let Backend::Vxlan(config) = &network.backend else { panic!("no vxlan") };
-        let flags = Flags::parse_from_go(["flannel-agent".into()]).unwrap();
+        let options = Options::default();
         let uplink = Uplink {
             name: "eth0".to_owned(),
             index: 2,
@@ -94,7 +94,7 @@ mod tests {
                 .then(|| ["fd00::3", "2001:db8::9"].map(|ip| ip.parse().unwrap()))
                 .map(|[local, public]| Ends { local, public }),
         };
-        let setup = Setup { flags: &flags, network: &network, config, uplink: &uplink, known };
+        let setup = Setup { options: &options, network: &network, config, uplink: &uplink, known };
         let show = |device: &DeviceSpec| {
             let mac = device.mac.map_or_else(|| "any".to_owned(), |mac| mac.to_string());
             format!("{} {} {} {mac}", device.name, device.local, device.mtu)

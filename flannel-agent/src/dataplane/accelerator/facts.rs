@@ -7,13 +7,13 @@ use flannel_common::abi;
 use flannel_common::address::Address;
 use flannel_common::node::{NodeConfig, OverlayEnd};
 
-use super::{Overlay, Settings};
+use super::{AcceleratedDevice, Settings};
 use crate::config::SubnetRange;
 use crate::dataplane::bpf::place::Place;
 use crate::dataplane::kernel::default_ttl;
 
 /// The node as the programs are to know it.
-pub(super) fn facts(settings: &Settings, overlays: &[Overlay<'_>]) -> Result<NodeConfig> {
+pub(super) fn facts(settings: &Settings, overlays: &[AcceleratedDevice<'_>]) -> Result<NodeConfig> {
     let mut node = NodeConfig {
         layout: abi::LAYOUT,
         flow_cache: settings.flow_cache.into(),
@@ -43,7 +43,7 @@ pub(super) fn facts(settings: &Settings, overlays: &[Overlay<'_>]) -> Result<Nod
 
 fn end<A: Address>(
     settings: &Settings,
-    overlay: &Overlay<'_>,
+    overlay: &AcceleratedDevice<'_>,
     range: &SubnetRange,
     local_ip: A,
     subnet_mask: A,
@@ -62,9 +62,9 @@ fn end<A: Address>(
 }
 
 /// Where the programs go: the families' overlays have hooks of their own, their uplinks one each.
-pub(super) fn places(overlays: &[Overlay<'_>], direct: bool) -> Vec<Place> {
+pub(super) fn places(overlays: &[AcceleratedDevice<'_>], direct: bool) -> Vec<Place> {
     let mut places: Vec<Place> = Vec::new();
-    for Overlay { spec, uplink, local_ip, .. } in overlays {
+    for AcceleratedDevice { spec, uplink, local_ip, .. } in overlays {
         for place in Place::of(&spec.name, &uplink.name, local_ip.is_ipv6(), direct) {
             if places.iter().all(|other| !other.is_same_hook(&place)) {
                 places.push(place);

@@ -1,0 +1,183 @@
+use std::future::pending;
+use std::sync::Mutex;
+
+use anyhow::Result;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
+
+use super::*;
+use crate::lease::LeaseUpdate;
+
+/// A datastore that gives one lease per permit, logs the requests, and hangs when asked for all leases.
+struct Store {
+    permits: Semaphore,
+    requests: Mutex<Vec<String>>,
+    watches: Mutex<Vec<mpsc::Sender<LeaseUpdate>>>,
+}
+
+impl Store {
+    fn new(permits: usize) -> Self {
+        Self { permits: Semaphore::new(permits), requests: Mutex::default(), watches: Mutex::default() }
+    }
+
+    async fn lease(&self, request: &str, attrs: &LeaseAttrs) -> OwnLease {
+        self.permits.acquire().await.unwrap().forget();
+        self.requests.lock().unwrap().push(format!("{request} {}", attrs.public_ip.unwrap()));
+        OwnLease { subnet: OWN.parse().unwrap(), attrs: attrs.clone(), term: None }
+    }
+
+    /// Sends an update through the newest watch.
+    fn send(&self, update: LeaseUpdate) {
+        self.watches.lock().unwrap().last().unwrap().try_send(update).unwrap();
+    }
+
+    fn requests(&self) -> Vec<String> {
+        std::mem::take(&mut self.requests.lock().unwrap())
+    }
+}
+
+impl SubnetManager for Store {
+    async fn network_config(&self) -> Result<NetworkConfig> {
+        pending().await
+    }
+
+    async fn acquire(&self, _: &NetworkConfig, attrs: &LeaseAttrs, _: Option<SubnetKey>) -> Result<OwnLease> {
+        Ok(self.lease("take", attrs).await)
+    }
+
+    async fn renew(&self, _: &OwnLease, attrs: &LeaseAttrs) -> Result<Result<OwnLease, Loss>> {
+        Ok(Ok(self.lease("renew", attrs).await))
+    }
+
+    async fn leases(&self) -> Result<Vec<RawLease>> {
+        pending().await
+    }
+
+    async fn watch(&self, updates: mpsc::Sender<LeaseUpdate>) {
+        self.watches.lock().unwrap().push(updates.clone());
+        updates.closed().await;
+    }
+}
+
+const OWN: &str = "10.5.1.0-24";
+const OTHER: &str = "10.5.2.0-24";
+
+fn network() -> NetworkConfig {
+    NetworkConfig::parse(r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#).unwrap()
+}
+
+fn attrs(last: u8) -> LeaseAttrs {
+    serde_json::from_str(&value(last)).unwrap()
+}
+
+fn value(last: u8) -> String {
+    format!(
+        r#"{{"PublicIP":"192.168.64.{last}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}}}}"#
+    )
+}
+
+fn raw(key: &str, last: u8) -> RawLease {
+    RawLease { key: key.to_owned(), value: value(last).into_bytes() }
+}
+
+fn members<'a>(store: &'a Store, network: &'a NetworkConfig) -> Membership<'a, Store> {
+    Membership::new(store, network, Duration::ZERO, attrs(1), None)
+}
+
+/// Makes the requests that can be made, and returns whether anything has changed for the node.
+async fn is_quiet(membership: &mut Membership<'_, Store>) -> bool {
+    timeout(Duration::from_millis(1), membership.changed()).await.is_err()
+}
+
+async fn taken<'a>(store: &'a Store, network: &'a NetworkConfig) -> Membership<'a, Store> {
+    let mut membership = members(store, network);
+    assert!(matches!(membership.changed().await, Change::Taken { previous: None, .. }));
+    assert!(is_quiet(&mut membership).await);
+    assert_eq!(store.requests(), ["take 192.168.64.1"]);
+    membership
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_changes_while_a_lease_is_taken_is_written_to_it_after_that() {
+    let (store, network) = (Store::new(0), network());
+    let mut membership = members(&store, &network);
+    assert!(is_quiet(&mut membership).await);
+    membership.readdress(attrs(9));
+    assert!(is_quiet(&mut membership).await);
+    store.permits.add_permits(2);
+    assert!(matches!(membership.changed().await, Change::Taken { .. }));
+    assert!(is_quiet(&mut membership).await);
+    assert_eq!(store.requests(), ["take 192.168.64.1", "renew 192.168.64.9"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_changes_twice_is_written_twice() {
+    let (store, network) = (Store::new(1), network());
+    let mut membership = taken(&store, &network).await;
+    membership.readdress(attrs(8));
+    membership.readdress(attrs(9));
+    store.permits.add_permits(2);
+    assert!(is_quiet(&mut membership).await);
+    assert_eq!(store.requests(), ["renew 192.168.64.8", "renew 192.168.64.9"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_old_address_is_no_loss_while_the_new_one_is_written() {
+    let (store, network) = (Store::new(1), network());
+    let mut membership = taken(&store, &network).await;
+    membership.readdress(attrs(9));
+    store.send(LeaseUpdate::Snapshot(vec![raw(OWN, 1), raw(OTHER, 2)]));
+    assert!(matches!(membership.changed().await, Change::Peers(Peers { nodes: 1, .. })));
+    assert!(is_quiet(&mut membership).await);
+    store.permits.add_permits(1);
+    assert!(is_quiet(&mut membership).await);
+    store.send(LeaseUpdate::Snapshot(vec![raw(OWN, 9)]));
+    assert!(matches!(membership.changed().await, Change::Peers(Peers { nodes: 0, .. })));
+    assert!(is_quiet(&mut membership).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_others_are_followed_while_a_lost_lease_is_taken_again() {
+    let (store, network) = (Store::new(1), network());
+    let mut membership = taken(&store, &network).await;
+    store.send(LeaseUpdate::Snapshot(vec![raw(OWN, 3)]));
+    assert!(matches!(membership.changed().await, Change::Peers(_)));
+    let Change::Lost { subnet, why } = membership.changed().await else { panic!("not lost") };
+    assert_eq!(
+        (subnet.to_string().as_str(), why.to_string().as_str()),
+        (OWN, "the node 192.168.64.3 has it now")
+    );
+    store.send(LeaseUpdate::Put(raw(OTHER, 2)));
+    assert!(matches!(membership.changed().await, Change::Peers(Peers { nodes: 1, .. })));
+    store.permits.add_permits(1);
+    assert!(matches!(membership.changed().await, Change::Taken { previous: Some(_), .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_for_all_leases_ends_without_an_answer_and_holds_up_nothing() {
+    let (store, network) = (Store::new(1), network());
+    let mut membership = taken(&store, &network).await;
+    let start = Instant::now();
+    membership.ask();
+    assert!(membership.is_asking());
+    store.send(LeaseUpdate::Snapshot(vec![raw(OWN, 1), raw(OTHER, 2)]));
+    assert!(matches!(membership.changed().await, Change::Peers(Peers { nodes: 1, .. })));
+    assert!(start.elapsed() < ANSWER);
+    assert!(matches!(membership.changed().await, Change::Answer(None)));
+    assert_eq!(start.elapsed(), ANSWER);
+    assert!(!membership.is_asking());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_value_of_the_own_lease_is_written_again_once() {
+    let (store, network) = (Store::new(1), network());
+    let mut membership = taken(&store, &network).await;
+    for _ in 0..2 {
+        store.send(LeaseUpdate::Put(RawLease { key: OWN.to_owned(), value: b"{}".to_vec() }));
+        assert!(matches!(membership.changed().await, Change::Peers(_)));
+        assert!(is_quiet(&mut membership).await);
+    }
+    store.permits.add_permits(2);
+    assert!(timeout(3 * crate::daemon::RETRY, membership.changed()).await.is_err());
+    assert_eq!(store.requests(), ["renew 192.168.64.1"]);
+}

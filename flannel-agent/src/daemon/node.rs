@@ -1,0 +1,230 @@
+//! The machine's side of the daemon: backend on the uplink, firewall and subnet file. Nothing here waits for the
+//! datastore.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep};
+use tracing::{error, info};
+
+use super::RETRY;
+use super::membership::Peers;
+use crate::backend::{Backend, Options, Setup};
+use crate::config::NetworkConfig;
+use crate::firewall::Firewall;
+use crate::lease::{LeaseAttrs, SubnetKey};
+use crate::metrics::{FailureKind, METRICS};
+use crate::notify;
+use crate::peer::Peer;
+use crate::subnet_file;
+use crate::uplink::Uplink;
+use crate::uplink::watch::UplinkWatch;
+
+/// Period of reading back and repairing the kernel's entries.
+const RESYNC: Duration = Duration::from_secs(60);
+
+/// What a node is made from, for as long as the agent runs.
+pub(super) struct Plan<'a, C> {
+    pub(super) network: &'a NetworkConfig,
+    pub(super) config: &'a C,
+    pub(super) options: &'a Options,
+    pub(super) subnet_file: &'a Path,
+    pub(super) ip_masq: bool,
+}
+
+/// A node whose backend runs on an uplink.
+pub(super) struct Node<'a, B: Backend> {
+    plan: Plan<'a, B::Config>,
+    started: Started<B>,
+    carried: Carried,
+    firewall: Firewall,
+    resync: Interval,
+}
+
+/// A backend on its uplink.
+struct Started<B> {
+    uplink: Uplink,
+    backend: B,
+    attrs: LeaseAttrs,
+}
+
+/// What the node carries packets for. It stays when the uplink changes.
+#[derive(Default)]
+struct Carried {
+    /// The node's own subnet, from the first lease on.
+    subnet: Option<SubnetKey>,
+    /// The other nodes, from the first snapshot on. Nothing is removed from the kernel before.
+    peers: Option<Vec<Peer>>,
+}
+
+/// What is to be done on the machine.
+pub(super) enum Work {
+    /// [`Backend::react`].
+    React,
+    /// [`Backend::resync`].
+    Resync,
+    /// [`Firewall::resync`].
+    Firewall,
+}
+
+impl<'a, B: Backend> Node<'a, B> {
+    /// Starts the backend on the uplink. There is no subnet yet.
+    pub(super) async fn start(plan: Plan<'a, B::Config>, uplink: Uplink, firewall: Firewall) -> Result<Self> {
+        let carried = Carried::default();
+        let started = start(&plan, &uplink, None, &carried).await?;
+        let mut resync = interval_at(Instant::now() + RESYNC, RESYNC);
+        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self { plan, started, carried, firewall, resync })
+    }
+
+    /// The lease has been taken: carries packets for its subnet, and writes the subnet file.
+    pub(super) async fn take_subnet(&mut self, subnet: SubnetKey, previous: Option<SubnetKey>) -> Result<()> {
+        if let Some(old) = previous.filter(|old| *old != subnet) {
+            error!(
+                "this node had the subnet {old} and has {subnet} now: pods made before are cut off; make them anew"
+            );
+        }
+        self.firewall.set_subnet(subnet, previous).await;
+        let backend = &mut self.started.backend;
+        backend.set_subnet(subnet).await?;
+        publish(&self.plan, backend, subnet).await?;
+        self.carried.subnet = Some(subnet);
+        info!(%subnet, dataplane = self.started.backend.name(), "this node has its subnet");
+        self.show_status(None);
+        Ok(())
+    }
+
+    /// The uplink has changed: starts the backend on the new one, for the same subnet and peers. Repeats this until it
+    /// succeeds, on the uplink that is right by then.
+    pub(super) async fn move_to(self, mut uplink: Uplink, uplinks: &UplinkWatch) -> Self {
+        let Self { plan, started: Started { backend, attrs, .. }, carried, firewall, resync } = self;
+        // Two of them cannot have the same port.
+        drop(backend);
+        let started = loop {
+            match start(&plan, &uplink, Some(&attrs), &carried).await {
+                Ok(started) => break started,
+                Err(error) => {
+                    error!("moving to the uplink {}: {error:#}; trying again", uplink.name);
+                    sleep(RETRY).await;
+                    uplink = uplinks.choose().await.unwrap_or(uplink);
+                }
+            }
+        };
+        let node = Self { plan, started, carried, firewall, resync };
+        node.show_status(None);
+        node
+    }
+
+    /// The leases have changed: makes these peers reachable, and no others.
+    pub(super) async fn apply(&mut self, Peers { peers, nodes }: Peers) {
+        let errors = self.started.backend.apply(&peers).await;
+        self.carried.peers = Some(peers);
+        self.report(errors);
+        METRICS.leases.set(nodes.try_into().unwrap_or(i64::MAX));
+        self.show_status(Some(nodes));
+    }
+
+    /// The datastore has been asked for peers that packets wait for, and these are all that it has; `None` if it did not
+    /// answer.
+    pub(super) async fn settle_questions(&mut self, answer: Option<Peers>) {
+        if let Some(peers) = answer {
+            self.apply(peers).await;
+        }
+        let errors = self.started.backend.settle_questions().await;
+        self.report(errors);
+    }
+
+    /// Whether packets wait for peers that the node does not know.
+    pub(super) fn wants_peers(&mut self) -> bool {
+        self.started.backend.wants_peers()
+    }
+
+    /// Waits until something is to be done. It may be dropped and called again; no work gets lost.
+    pub(super) async fn work(&mut self) -> Work {
+        let knows_peers = self.carried.peers.is_some();
+        tokio::select! {
+            () = self.started.backend.changed(), if knows_peers => Work::React,
+            _ = self.resync.tick(), if knows_peers => Work::Resync,
+            () = self.firewall.due() => Work::Firewall,
+        }
+    }
+
+    /// Does what [`Self::work`] has returned.
+    pub(super) async fn perform(&mut self, work: Work) {
+        let peers = self.carried.peers.as_deref().unwrap_or_default();
+        let errors = match work {
+            Work::React => self.started.backend.react(peers).await,
+            Work::Resync => self.started.backend.resync(peers).await,
+            Work::Firewall => return self.firewall.resync().await,
+        };
+        self.report(errors);
+    }
+
+    pub(super) const fn uplink(&self) -> &Uplink {
+        &self.started.uplink
+    }
+
+    /// What other nodes need to know of this one.
+    pub(super) fn attributes(&self) -> LeaseAttrs {
+        self.started.attrs.clone()
+    }
+
+    /// Logs what failed, and has it tried again soon.
+    fn report(&mut self, errors: Vec<anyhow::Error>) {
+        if !errors.is_empty() {
+            self.resync.reset_after(RETRY);
+        }
+        log(errors);
+    }
+
+    /// Shows subnet, dataplane and number of peers in `systemctl status` and `/metrics`.
+    fn show_status(&self, nodes: Option<usize>) {
+        let name = self.started.backend.name();
+        METRICS.set_dataplane(name);
+        let Some(subnet) = self.carried.subnet else { return };
+        let subnets: Vec<_> = subnet.nets().map(|subnet| subnet.to_string()).collect();
+        let peers = nodes.map_or_else(String::new, |nodes| format!(", peers: {nodes}"));
+        notify::status(&format!("{} on {name}{peers}", subnets.join(" and ")));
+    }
+}
+
+/// Starts or adopts the backend on this uplink. It carries at once what was carried before.
+async fn start<B: Backend>(
+    plan: &Plan<'_, B::Config>,
+    uplink: &Uplink,
+    known: Option<&LeaseAttrs>,
+    Carried { subnet, peers }: &Carried,
+) -> Result<Started<B>> {
+    info!("the uplink is {uplink}");
+    let Plan { network, config, options, .. } = *plan;
+    let mut backend = B::start(Setup { options, network, config, uplink, known }).await?;
+    if let Some(subnet) = *subnet {
+        backend.set_subnet(subnet).await?;
+        if let Some(peers) = peers {
+            // The next resync repeats what fails.
+            log(backend.apply(peers).await);
+        }
+        publish(plan, &mut backend, subnet).await?;
+    }
+    let attrs = backend.attributes()?;
+    Ok(Started { uplink: uplink.clone(), backend, attrs })
+}
+
+/// Writes the subnet file, and then makes the backend fast.
+async fn publish<B: Backend>(
+    Plan { network, subnet_file: path, ip_masq, .. }: &Plan<'_, B::Config>,
+    backend: &mut B,
+    subnet: SubnetKey,
+) -> Result<()> {
+    let text = subnet_file::render(network, *ip_masq, subnet, backend.mtu());
+    subnet_file::write(path, &text).with_context(|| format!("writing the subnet file {}", path.display()))?;
+    backend.accelerate().await
+}
+
+fn log(errors: Vec<anyhow::Error>) {
+    for problem in errors {
+        METRICS.count_failure(FailureKind::Dataplane);
+        error!("{problem:#}");
+    }
+}
