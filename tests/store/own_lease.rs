@@ -1,4 +1,4 @@
-//! The lease that a node holds: kept, found again, taken again.
+//! The lease of a node is kept, found again after a restart, and taken again after a loss.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::inspect::{self, Peer};
 use crate::overlay::{Overlay, ensure_whole, lines_of};
 
 const SOON: Duration = Duration::from_secs(5);
-/// The longest that a peer may be without a lease which is taken again at once.
+/// Longest gap in the traffic from a peer while a lost lease is taken again.
 const PAUSE: Duration = Duration::from_millis(500);
 
 fn leases(overlay: &Overlay) -> Result<Vec<(String, String)>> {
@@ -21,7 +21,7 @@ fn a_restart_finds_the_lease_by_public_ip_alone() -> TestResult {
     let mut overlay = Overlay::bpf(2)?;
     let before = leases(&overlay)?;
     overlay.agents[0].term()?;
-    // It is on a tmpfs: gone after a reboot.
+    // The file is on a tmpfs, so a reboot removes it.
     std::fs::remove_file(overlay.nodes()[0].subnet_file())?;
     let env = overlay.agents[0].restart()?;
     assert_eq!(leases(&overlay)?, before);
@@ -30,7 +30,7 @@ fn a_restart_finds_the_lease_by_public_ip_alone() -> TestResult {
 }
 
 #[test]
-fn a_restart_finds_the_subnet_in_the_file_when_etcd_has_lost_it() -> TestResult {
+fn a_restart_takes_the_subnet_in_the_file_when_etcd_has_lost_the_lease() -> TestResult {
     let mut overlay = Overlay::bpf(2)?;
     let before = leases(&overlay)?;
     overlay.agents[0].term()?;
@@ -63,7 +63,7 @@ fn a_deleted_or_revoked_lease_is_taken_again_on_the_same_subnet() -> TestResult 
     let errors = lines_of(&overlay.agents[0].log(), "ERROR");
     let lost = |line: &String| line.contains("is lost: the datastore no longer has it");
     assert!(errors.len() == 3 && errors.iter().all(lost), "{errors:#?}");
-    // The node itself never stops. Its peer cannot know that the lease will be back, and waits for it.
+    // The node itself keeps sending. Its peer removes the routes until the lease is back.
     ensure_whole(&streams.there.stop()?)?;
     let back = streams.back.stop()?;
     assert!(back.longest_gap < PAUSE && back.received * 2 > back.sent, "{back:?}");
@@ -90,37 +90,37 @@ fn a_lease_whose_value_was_spoilt_is_repaired_without_loss() -> TestResult {
 }
 
 #[test]
-fn a_node_whose_subnet_was_given_away_takes_another_and_keeps_its_peers() -> TestResult {
+fn a_node_whose_subnet_is_given_to_another_takes_a_new_one_and_keeps_its_peers() -> TestResult {
     let overlay = Overlay::bpf(2)?;
     let (own, other) = (overlay.peer(0)?, overlay.peer(1)?);
-    let robber =
+    let intruder =
         Peer { base: own.base, public_ip: [192, 168, 64, 99].into(), mac: "c6:d2:32:6f:8f:99".to_owned() };
-    overlay.etcd.put(&robber.key(), &robber.value())?;
+    overlay.etcd.put(&intruder.key(), &intruder.value())?;
     let node = &overlay.nodes()[0];
     eventually("the node has another subnet", SOON, || {
         ensure!(overlay.base(0)? != own.base, "still {}", own.base);
-        inspect::ensure_knows(node, &[robber.clone(), other.clone()])
+        inspect::ensure_knows(node, &[intruder.clone(), other.clone()])
     })?;
     let moved = overlay.peer(0)?;
     eventually("the other node follows", SOON, || {
-        inspect::ensure_knows(&overlay.nodes()[1], &[robber.clone(), moved.clone()])
+        inspect::ensure_knows(&overlay.nodes()[1], &[intruder.clone(), moved.clone()])
     })?;
     let addresses = node.exec(&format!("ip -4 -o addr show dev {}", inspect::DEVICE))?;
     assert_eq!(addresses.matches("inet ").count(), 1, "{addresses}");
     assert!(addresses.contains(&format!("{}/32", moved.base)), "{addresses}");
     assert_eq!(overlay.etcd.get(&moved.key())?, Some(moved.value()));
-    assert_eq!(overlay.etcd.get(&robber.key())?, Some(robber.value()));
+    assert_eq!(overlay.etcd.get(&intruder.key())?, Some(intruder.value()));
     let errors = lines_of(&overlay.agents[0].log(), "ERROR");
     let [lost, other] = &errors[..] else { panic!("not two lines: {errors:#?}") };
     let (own, moved) = (own.name(), moved.name());
-    for (line, said) in [(lost, [&*own, "192.168.64.99"]), (other, [&own, &moved])] {
-        assert!(said.iter().all(|said| line.contains(said)), "no {said:?} in {line}");
+    for (line, expected) in [(lost, [&*own, "192.168.64.99"]), (other, [&own, &moved])] {
+        assert!(expected.iter().all(|text| line.contains(text)), "no {expected:?} in {line}");
     }
     Ok(())
 }
 
 #[test]
-fn a_reservation_is_taken_and_stays_one() -> TestResult {
+fn a_reservation_is_taken_and_stays_a_reservation() -> TestResult {
     let mut overlay = Overlay::bpf(1)?;
     overlay.agents[0].term()?;
     overlay.etcd.kv().delete_prefix(&format!("{}/subnets/", flannel_tests::etcd::PREFIX))?;

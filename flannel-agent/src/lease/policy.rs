@@ -1,6 +1,6 @@
 //! The rules of leases. Pure: entries of a datastore in, what to do out.
 //!
-//! The datastores only read and write; [`transaction`](super::transaction) carries out what is decided here.
+//! The datastores only read and write; [`super::transaction`] carries out what is decided here.
 //!
 //! **The holder of an entry** is the node whose public IP its value has. A value that names no node was spoilt; the
 //! subnet is still taken.

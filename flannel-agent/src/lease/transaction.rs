@@ -1,4 +1,4 @@
-//! Carries out what [`policy`](super::policy) decides, in datastores where nodes choose their subnets.
+//! Carries out what [`super::policy`] decides, in datastores where nodes choose their subnets.
 
 use std::time::Duration;
 

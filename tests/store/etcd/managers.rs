@@ -1,4 +1,4 @@
-//! Managers alone, in a real etcd: which subnet they take, what they write, how long they hold it.
+//! Managers without agents, in a real etcd: which subnet they take, what they write, how long it lasts.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub(in crate::store) const V4: &str =
     r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.9.0","Backend":{"Type":"vxlan"}}"#;
 const DUAL: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.9.0","EnableIPv6":true,"IPv6Network":"fd44::/48","IPv6SubnetMax":"fd44:0:0:9::","Backend":{"Type":"vxlan"}}"#;
 const V6: &str = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd44::/48","IPv6SubnetMax":"fd44:0:0:9::","Backend":{"Type":"vxlan"}}"#;
-/// As many as each of the networks has subnets.
+/// The number of subnets in each of the networks.
 const NODES: u8 = 9;
 const DAY: i64 = 86_400;
 
@@ -27,7 +27,7 @@ pub(in crate::store) fn manager(etcd: &Etcd) -> EtcdManager {
     EtcdManager::new(EtcdOptions { endpoints, prefix, tls: TlsFiles::default(), login: None })
 }
 
-/// What a node writes in both families, in IPv4 alone, in IPv6 alone.
+/// Returns the value of a node's lease in both address families.
 fn dual_value(node: u8) -> String {
     format!(
         r#"{{"PublicIP":"192.168.0.{node}","PublicIPv6":"fd00::{node}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:{node:02x}"}},"BackendV6Data":{{"VNI":1,"VtepMAC":"c6:d2:32:6f:90:{node:02x}"}}}}"#
@@ -50,7 +50,7 @@ fn attrs(value: &str) -> Result<LeaseAttrs> {
     Ok(serde_json::from_str(value)?)
 }
 
-/// What an agent does at its start that would write this value and had this subnet in its last run.
+/// Takes a subnet as an agent does at its start that writes this value and had this subnet in its last run.
 pub(in crate::store) fn acquire(
     etcd: &Etcd,
     config: &str,
@@ -74,8 +74,8 @@ fn entry(etcd: &Etcd, lease: &OwnLease) -> Result<Entry> {
     etcd.kv().entry(&key(lease))?.with_context(|| format!("{lease} is gone"))
 }
 
-/// What is written ends in 24 h.
-fn ensure_for_a_day(etcd: &Etcd, entry: &Entry) -> Result<()> {
+/// Checks that an entry ends in 24 h.
+fn ensure_lasts_a_day(etcd: &Etcd, entry: &Entry) -> Result<()> {
     let left = etcd.kv().seconds_left(entry.lease)?;
     ensure!((DAY - 60..=DAY).contains(&left), "it lives for {left} s");
     Ok(())
@@ -91,7 +91,7 @@ fn each_address_family_is_written_as_flannel_writes_it() -> TestResult {
         assert_eq!((lease.subnet.v4.is_some(), lease.subnet.v6.is_some()), (v4, v6), "{lease}");
         let entry = entry(&etcd, &lease)?;
         assert_eq!(entry.value, value);
-        ensure_for_a_day(&etcd, &entry)?;
+        ensure_lasts_a_day(&etcd, &entry)?;
         let again = acquire(&etcd, config, &value, None)?;
         assert_eq!(again.subnet, lease.subnet, "found again by public IP alone");
         assert_eq!(entry.mod_revision, self::entry(&etcd, &lease)?.mod_revision, "nothing new was written");
@@ -100,7 +100,7 @@ fn each_address_family_is_written_as_flannel_writes_it() -> TestResult {
 }
 
 #[test]
-fn in_dual_stack_all_subnets_of_both_families_are_given_once() -> TestResult {
+fn in_dual_stack_each_subnet_of_both_families_is_taken_once() -> TestResult {
     let etcd = Etcd::start()?;
     let leases = std::thread::scope(|scope| {
         let etcd = &etcd;
@@ -120,13 +120,13 @@ fn in_dual_stack_all_subnets_of_both_families_are_given_once() -> TestResult {
 }
 
 #[test]
-fn our_lease_comes_before_the_last_subnet_and_that_before_a_free_one() -> TestResult {
+fn our_lease_comes_before_the_previous_subnet_and_that_before_a_free_one() -> TestResult {
     let etcd = Etcd::start()?;
     let other = v4_value(9);
     etcd.put(&path("10.5.1.0-24"), &other)?;
     let take =
         |previous| Ok::<_, anyhow::Error>(acquire(&etcd, V4, &v4_value(1), previous)?.subnet.to_string());
-    assert_eq!(take(Some("10.5.5.0-24"))?, "10.5.5.0-24", "the last subnet, which is free");
+    assert_eq!(take(Some("10.5.5.0-24"))?, "10.5.5.0-24", "the previous subnet, which is free");
     assert_eq!(take(Some("10.5.6.0-24"))?, "10.5.5.0-24", "the lease with our public IP");
     for previous in ["10.5.1.0-24", "10.5.77.0-24", "10.5.6.0-25", "10.9.0.0-24"] {
         etcd.delete(&path("10.5.5.0-24"))?;
@@ -141,16 +141,16 @@ fn our_lease_comes_before_the_last_subnet_and_that_before_a_free_one() -> TestRe
 }
 
 #[test]
-fn a_reservation_is_filled_in_and_neither_ends_nor_is_renewed() -> TestResult {
+fn a_reservation_gets_our_value_and_neither_ends_nor_is_renewed() -> TestResult {
     let etcd = Etcd::start()?;
     etcd.put(&path("10.5.4.0-24"), r#"{"PublicIP":"192.168.0.1"}"#)?;
     let lease = acquire(&etcd, V4, &v4_value(1), Some("10.5.7.0-24"))?;
     assert_eq!((lease.subnet.to_string().as_str(), lease.term), ("10.5.4.0-24", None));
-    let filled_in = entry(&etcd, &lease)?;
-    assert_eq!((filled_in.value.as_str(), filled_in.lease), (v4_value(1).as_str(), 0));
+    let written = entry(&etcd, &lease)?;
+    assert_eq!((written.value.as_str(), written.lease), (v4_value(1).as_str(), 0));
     let renewed = run(manager(&etcd).renew(&lease, &lease.attrs))?.context("it is still ours")?;
     assert_eq!((renewed.subnet, renewed.term), (lease.subnet, None));
-    assert_eq!(entry(&etcd, &lease)?, filled_in, "untouched");
+    assert_eq!(entry(&etcd, &lease)?, written, "it must not be written again");
     assert_eq!(
         etcd.kv().post("lease/leases", &serde_json::json!({}))?["leases"].as_array(),
         None,
@@ -160,7 +160,7 @@ fn a_reservation_is_filled_in_and_neither_ends_nor_is_renewed() -> TestResult {
 }
 
 #[test]
-fn a_lease_that_no_longer_fits_the_network_makes_room_and_a_reservation_does_not() -> TestResult {
+fn our_lease_that_no_longer_fits_the_network_is_removed_and_a_reservation_is_not() -> TestResult {
     let etcd = Etcd::start()?;
     let old = acquire(&etcd, V4, &dual_value(1), None)?;
     etcd.put(&path("10.8.1.0-24"), &dual_value(1))?;
@@ -171,35 +171,35 @@ fn a_lease_that_no_longer_fits_the_network_makes_room_and_a_reservation_does_not
 }
 
 #[test]
-fn a_lease_that_would_end_soon_is_given_a_day_when_it_is_adopted_and_when_it_is_renewed() -> TestResult {
+fn a_lease_that_ends_soon_gets_a_day_when_it_is_reused_and_when_it_is_renewed() -> TestResult {
     let etcd = Etcd::start()?;
     etcd.kv().put_for(&path("10.5.4.0-24"), &v4_value(1), 600)?;
     let lease = acquire(&etcd, V4, &v4_value(1), None)?;
     assert_eq!(lease.subnet.to_string(), "10.5.4.0-24");
-    ensure_for_a_day(&etcd, &entry(&etcd, &lease)?)?;
+    ensure_lasts_a_day(&etcd, &entry(&etcd, &lease)?)?;
 
     etcd.kv().put_for(&key(&lease), &v4_value(1), 600)?;
     let renewed = run(manager(&etcd).renew(&lease, &lease.attrs))?.context("it is still ours")?;
-    ensure_for_a_day(&etcd, &entry(&etcd, &lease)?)?;
+    ensure_lasts_a_day(&etcd, &entry(&etcd, &lease)?)?;
     let left = renewed.term.context("it is no reservation")?.duration_since(tokio::time::Instant::now());
     assert!(left > Duration::from_secs(23 * 3600), "{left:?}");
     Ok(())
 }
 
 #[test]
-fn renewal_repairs_what_nobody_can_read_and_leaves_what_is_another_nodes() -> TestResult {
+fn renewal_repairs_a_spoilt_value_and_leaves_that_of_another_node() -> TestResult {
     let etcd = Etcd::start()?;
     let lease = acquire(&etcd, V4, &v4_value(1), None)?;
     let renew = || run(manager(&etcd).renew(&lease, &lease.attrs));
     let written = entry(&etcd, &lease)?;
     assert!(renew()?.is_ok(), "ours");
-    assert_eq!(entry(&etcd, &lease)?, written, "only its etcd lease is prolonged");
+    assert_eq!(entry(&etcd, &lease)?, written, "only the etcd lease is to be renewed");
     for spoilt in ["", "overwritten by mistake", "{}"] {
         etcd.kv().put_for(&key(&lease), spoilt, 600)?;
         assert!(renew()?.is_ok(), "{spoilt}");
         let repaired = entry(&etcd, &lease)?;
         assert_eq!(repaired.value, v4_value(1));
-        ensure_for_a_day(&etcd, &repaired)?;
+        ensure_lasts_a_day(&etcd, &repaired)?;
     }
     etcd.put(&key(&lease), &v4_value(2))?;
     assert!(renew()?.is_err(), "another node's");
@@ -218,7 +218,7 @@ fn a_new_address_is_written_on_the_same_subnet() -> TestResult {
     assert_eq!(moved.context("it is still ours")?.subnet, lease.subnet);
     let after = entry(&etcd, &lease)?;
     assert_eq!((after.value, after.lease), (v4_value(7), before.lease));
-    // Not seeing the answer, it would be tried again.
+    // An agent that misses the answer tries again.
     assert!(run(async { manager(&etcd).renew(&lease, &attrs(&v4_value(7))?).await })?.is_ok());
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Managers alone, without agents: many at once, one after the other, and what they are told.
+//! Managers without agents, on a folder: many at once, one after the other, and what they report.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
@@ -21,10 +21,10 @@ const TWENTY: &str =
     r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.20.0","Backend":{"Type":"vxlan"}}"#;
 const NODES: u8 = 20;
 const HOUR: Duration = Duration::from_secs(3600);
-/// Several times what a manager takes to look at a change.
+/// Several times as long as a manager needs to report a change.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// A folder of its own; the cluster has no nodes and keeps it.
+/// Returns a folder and the cluster that keeps it.
 fn folder() -> Result<(LocalStore, Cluster)> {
     let cluster = Cluster::segment(1)?;
     let store = cluster.local_store("leases")?;
@@ -44,7 +44,7 @@ fn run<T>(future: impl Future<Output = T>) -> Result<T> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
 }
 
-/// What an agent on this node does at its start.
+/// Takes a subnet as an agent on this node does at its start.
 fn acquire(store: &LocalStore, node: u8) -> Result<OwnLease> {
     run(async {
         let manager = manager(store);
@@ -74,7 +74,7 @@ fn twenty_at_once_get_the_twenty_subnets_and_one_more_gets_none() -> TestResult 
 }
 
 #[test]
-fn what_is_locked_is_left_alone_until_it_is_free() -> TestResult {
+fn a_manager_waits_for_the_lock() -> TestResult {
     let (store, _cluster) = folder()?;
     fs::create_dir(store.subnets())?;
     let lock = File::create(store.dir().join("lock"))?;
@@ -82,11 +82,11 @@ fn what_is_locked_is_left_alone_until_it_is_free() -> TestResult {
     thread::scope(|scope| {
         let waiting = scope.spawn(|| acquire(&store, 1));
         let untouched = throughout("nothing is written", QUIET, || {
-            ensure!(!waiting.is_finished(), "it did not wait");
+            ensure!(!waiting.is_finished(), "the manager did not wait");
             ensure!(store.leases()?.is_empty(), "{:?}", store.leases()?);
             Ok(())
         });
-        // Before any complaint: otherwise the thread would wait on.
+        // Before any failure is returned: otherwise the thread would wait for ever.
         lock.unlock()?;
         waiting.join().unwrap()?;
         untouched
@@ -96,7 +96,7 @@ fn what_is_locked_is_left_alone_until_it_is_free() -> TestResult {
 }
 
 #[test]
-fn an_ended_lease_makes_room_and_a_reservation_does_not() -> TestResult {
+fn an_ended_lease_is_replaced_and_an_old_reservation_is_not() -> TestResult {
     let (store, _cluster) = folder()?;
     let leases = (0..NODES).map(|node| acquire(&store, node)).collect::<Result<Vec<_>>>()?;
     let [ended, reserved, young] = [0, 1, 2].map(|node| leases[node].subnet.to_string());
@@ -105,25 +105,29 @@ fn an_ended_lease_makes_room_and_a_reservation_does_not() -> TestResult {
     fs::set_permissions(store.file(&reserved), Permissions::from_mode(0o644))?;
     age(&store, &young, 23 * HOUR)?;
     assert_eq!(acquire(&store, 100)?.subnet.to_string(), ended);
-    assert!(acquire(&store, 101).is_err(), "somebody's subnet was taken");
+    assert!(acquire(&store, 101).is_err(), "a subnet in use was taken");
     Ok(())
 }
 
 #[test]
-fn an_ended_lease_is_removed_by_the_next_who_takes_a_subnet_unless_it_is_his_own() -> TestResult {
+fn an_ended_lease_is_removed_by_the_next_node_that_takes_a_subnet_unless_it_holds_it() -> TestResult {
     let (store, _cluster) = folder()?;
     let [one, other] = [1, 2].map(|node| acquire(&store, node));
     let (one, other) = (one?.subnet.to_string(), other?.subnet.to_string());
     for name in [&one, &other] {
         age(&store, name, 25 * HOUR)?;
     }
-    assert_eq!(acquire(&store, 1)?.subnet.to_string(), one, "it is still his");
-    assert_eq!(store.leases()?.into_keys().collect::<Vec<_>>(), [one], "and the other's is gone");
+    assert_eq!(acquire(&store, 1)?.subnet.to_string(), one, "the node still holds it");
+    assert_eq!(
+        store.leases()?.into_keys().collect::<Vec<_>>(),
+        [one],
+        "the lease of the other node is to be removed"
+    );
     Ok(())
 }
 
 #[test]
-fn renewal_sets_the_time_and_refuses_what_is_not_ours() -> TestResult {
+fn renewal_sets_the_time_and_refuses_the_lease_of_another_node() -> TestResult {
     let (store, _cluster) = folder()?;
     let lease = acquire(&store, 1)?;
     let name = lease.subnet.to_string();
@@ -132,7 +136,7 @@ fn renewal_sets_the_time_and_refuses_what_is_not_ours() -> TestResult {
 
     age(&store, &name, 23 * HOUR)?;
     assert!(renew()?.is_ok_and(|lease| lease.term.is_some()));
-    assert!(time()?.elapsed()? < HOUR, "the time of now");
+    assert!(time()?.elapsed()? < HOUR, "the time is to be now");
     assert_eq!(mode(&store.file(&name))?, 0o444);
 
     fs::set_permissions(store.file(&name), Permissions::from_mode(0o644))?;
@@ -145,12 +149,12 @@ fn renewal_sets_the_time_and_refuses_what_is_not_ours() -> TestResult {
     assert!(renew()?.is_err(), "another node has it");
     assert_eq!(time()?.elapsed()?.as_secs() / 3600, 0);
     store.delete(&name)?;
-    assert!(renew()?.is_err(), "nobody has it");
+    assert!(renew()?.is_err(), "there is no such lease");
     Ok(())
 }
 
 #[test]
-fn a_lease_that_no_longer_fits_is_replaced() -> TestResult {
+fn a_lease_that_no_longer_fits_the_network_is_replaced() -> TestResult {
     let (store, _cluster) = folder()?;
     let old = acquire(&store, 1)?.subnet.to_string();
     store.configure(&TWENTY.replace("10.5.", "10.6."))?;
@@ -172,7 +176,7 @@ fn a_dual_stack_lease_is_one_file() -> TestResult {
 }
 
 #[test]
-fn something_in_the_way_is_named() -> TestResult {
+fn a_file_that_cannot_be_created_is_named() -> TestResult {
     let (store, _cluster) = folder()?;
     store.configure(&TWENTY.replace("10.5.20.0", "10.5.1.0"))?;
     fs::create_dir(store.subnets())?;
@@ -183,7 +187,7 @@ fn something_in_the_way_is_named() -> TestResult {
     Ok(())
 }
 
-async fn told(updates: &mut Receiver<LeaseUpdate>) -> Result<Vec<String>> {
+async fn next_keys(updates: &mut Receiver<LeaseUpdate>) -> Result<Vec<String>> {
     match timeout(SOON, updates.recv()).await? {
         Some(LeaseUpdate::Snapshot(leases)) => Ok(leases.into_iter().map(|lease| lease.key).collect()),
         other => anyhow::bail!("not a snapshot: {other:?}"),
@@ -191,7 +195,7 @@ async fn told(updates: &mut Receiver<LeaseUpdate>) -> Result<Vec<String>> {
 }
 
 #[test]
-fn a_watch_tells_what_is_new_and_nothing_else() -> TestResult {
+fn a_watch_reports_changes_and_nothing_else() -> TestResult {
     let (store, _cluster) = folder()?;
     let (one, other) = (stranger(1), stranger(2));
     store.put(&one.name(), &one.value())?;
@@ -199,8 +203,8 @@ fn a_watch_tells_what_is_new_and_nothing_else() -> TestResult {
         let (sender, mut updates) = mpsc::channel(10);
         let manager = manager(&store);
         let test = async {
-            assert_eq!(told(&mut updates).await?, [one.name()]);
-            // The same again: in place, by rename, with another time and mode; and files that are none.
+            assert_eq!(next_keys(&mut updates).await?, [one.name()]);
+            // The same lease again: in place, by rename, with another time and mode. And hidden files.
             store.put(&one.name(), &one.value())?;
             store.put(".hidden", &one.value())?;
             fs::rename(store.file(".hidden"), store.file(&one.name()))?;
@@ -208,11 +212,11 @@ fn a_watch_tells_what_is_new_and_nothing_else() -> TestResult {
             fs::set_permissions(store.file(&one.name()), Permissions::from_mode(0o444))?;
             store.put(".hidden", "")?;
             let quiet = timeout(QUIET, updates.recv()).await;
-            ensure!(quiet.is_err(), "told of nothing new: {quiet:?}");
+            ensure!(quiet.is_err(), "nothing has changed, but there was a report: {quiet:?}");
             store.put(&other.name(), &other.value())?;
-            assert_eq!(told(&mut updates).await?, [one.name(), other.name()]);
+            assert_eq!(next_keys(&mut updates).await?, [one.name(), other.name()]);
             store.delete(&one.name())?;
-            assert_eq!(told(&mut updates).await?, [other.name()]);
+            assert_eq!(next_keys(&mut updates).await?, [other.name()]);
             drop(updates);
             Ok(())
         };
