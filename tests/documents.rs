@@ -1,4 +1,4 @@
-//! The documents: links and paths in them exist, and the index of decisions is complete.
+//! The documents: links and paths in them exist, the index of decisions is complete, and the map of modules is true.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -73,4 +73,55 @@ fn the_index_of_decisions_has_every_decision_by_its_title() {
         let line = format!("- [{title}]({})\n", file.file_name().unwrap().to_str().unwrap());
         assert!(index.contains(&line), "docs/decisions/README.md lacks the line {line}");
     }
+}
+
+#[test]
+fn modules_of_the_agent_import_only_those_before_them_in_the_map() {
+    let map = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let rows = map.split("| modules | content |").nth(1).unwrap().lines().skip(2);
+    let cells = rows.take_while(|row| row.starts_with('|')).map(|row| row.split('|').nth(1).unwrap());
+    let modules: Vec<_> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    let place = |path: &str| modules.iter().position(|module| is_within(path, module));
+
+    let source = root().join(SOURCES[0]);
+    for file in sources(&source) {
+        let name = file.strip_prefix(&source).unwrap().with_extension("");
+        let name = name.to_str().unwrap();
+        if ["lib", "main", "dataplane"].contains(&name) || name.contains("tests") {
+            continue;
+        }
+        let own = place(name).unwrap_or_else(|| panic!("ARCHITECTURE.md has no place for {name}"));
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        for import in imports(code) {
+            let imported = place(&import);
+            assert!(
+                imported.is_none_or(|imported| imported <= own),
+                "{name} imports {import}, which stands above"
+            );
+        }
+    }
+}
+
+fn is_within(path: &str, module: &str) -> bool {
+    path.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// The Rust files in a folder and below it.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let (folders, files): (Vec<_>, Vec<_>) = entries(folder).partition(|entry| entry.is_dir());
+    files.into_iter().chain(folders.iter().flat_map(|folder| sources(folder))).collect()
+}
+
+/// The paths behind `crate::`, with slashes.
+fn imports(code: &str) -> Vec<String> {
+    let ends = |text: &str| text.find(|letter: char| !(letter.is_alphanumeric() || "_:".contains(letter)));
+    let path = |text: &str| text[..ends(text).unwrap_or(text.len())].replace("::", "/");
+    let paths = code.split("crate::").skip(1).flat_map(|rest| match rest.strip_prefix('{') {
+        Some(group) => {
+            group.split(';').next().unwrap().split([',', '{']).map(|name| path(name.trim())).collect()
+        }
+        None => vec![path(rest)],
+    });
+    paths.collect()
 }
