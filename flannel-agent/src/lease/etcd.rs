@@ -9,9 +9,12 @@ mod watch;
 
 use tokio::sync::mpsc;
 
+use super::entry::{LeaseAttrs, RawLease};
+use super::key::SubnetKey;
+use super::manager::{LeaseUpdate, OwnLease, SubnetManager, parse_config};
+use super::policy::Loss;
 use super::transaction::{acquire, renew};
 use super::watch::watch;
-use super::{LeaseAttrs, LeaseUpdate, Loss, OwnLease, RawLease, SubnetKey, SubnetManager, parse_config};
 use crate::config::NetworkConfig;
 use access::MemberAccess;
 pub use access::{Login, TlsFiles};

@@ -4,8 +4,7 @@ use std::iter;
 
 use ipnet::IpNet;
 
-use super::SubnetKey;
-use super::key::same_family;
+use super::key::{SubnetKey, same_family};
 use crate::config::{NetworkConfig, SubnetRange, number};
 
 /// How many free subnets a choice is among, as with flannel: enough that racing nodes rarely choose the same.

@@ -33,8 +33,11 @@ use std::path::PathBuf;
 
 use tokio::sync::mpsc;
 
+use super::entry::{LeaseAttrs, RawLease};
+use super::key::SubnetKey;
+use super::manager::{LeaseUpdate, OwnLease, SubnetManager, parse_config};
+use super::policy::Loss;
 use super::transaction::{acquire, renew};
-use super::{LeaseAttrs, LeaseUpdate, Loss, OwnLease, RawLease, SubnetKey, SubnetManager, parse_config};
 use crate::config::NetworkConfig;
 use folder::LeaseFolder;
 use transaction::LocalTransaction;

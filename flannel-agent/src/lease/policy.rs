@@ -26,7 +26,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{PublicIps, RawLease, SubnetKey, TTL, free};
+use super::entry::{RawLease, TTL};
+use super::free;
+use super::key::SubnetKey;
+use super::public_ips::PublicIps;
 use crate::config::{NetworkConfig, SubnetRange};
 
 /// An entry of a datastore. `V` is what the datastore needs to change it.

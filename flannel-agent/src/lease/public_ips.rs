@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{LeaseAttrs, RawLease};
+use super::entry::{LeaseAttrs, RawLease};
 
 /// The addresses of a node on the underlay. A lease names its holder by them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -8,7 +8,11 @@ mod subnet_index;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::{LeaseUpdate, PublicIps, RawLease, Standing, SubnetKey, policy};
+use super::entry::RawLease;
+use super::key::SubnetKey;
+use super::manager::LeaseUpdate;
+use super::policy::{self, Standing};
+use super::public_ips::PublicIps;
 use crate::config::NetworkConfig;
 use crate::peer::Peer;
 

@@ -7,8 +7,11 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::backoff::Backoff;
+use super::entry::LeaseAttrs;
+use super::key::SubnetKey;
+use super::manager::OwnLease;
 use super::policy::{self, Loss, StoredLease, SubnetRequest, Take, Upkeep};
-use super::{LeaseAttrs, OwnLease, PublicIps, SubnetKey};
+use super::public_ips::PublicIps;
 use crate::config::NetworkConfig;
 use crate::random;
 

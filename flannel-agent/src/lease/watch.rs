@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::LeaseUpdate;
 use super::backoff::Backoff;
+use super::manager::LeaseUpdate;
 use crate::metrics::{FailureKind, METRICS};
 
 /// Pause after a failure, at first and at most.

@@ -10,8 +10,10 @@ use etcd_client::{
 use tokio::time::Instant;
 
 use super::connection::Connection;
+use crate::lease::entry::{RawLease, TTL};
+use crate::lease::key::SubnetKey;
+use crate::lease::manager::EXAMPLE_CONFIG;
 use crate::lease::policy::{Lifetime, StoredLease};
-use crate::lease::{EXAMPLE_CONFIG, RawLease, SubnetKey, TTL};
 
 /// Largest answer in bytes: enough for a million leases. gRPC's default of 4 MiB is enough for some 20 000.
 const MESSAGE_MAX: usize = 512 << 20;

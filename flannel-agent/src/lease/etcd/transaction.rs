@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use tokio::time::Instant;
 
 use super::store::{EtcdStore, GrantedLease, KeyVersion, Precondition};
-use crate::lease::SubnetKey;
+use crate::lease::key::SubnetKey;
 use crate::lease::policy::{self, StoredLease, Upkeep};
 use crate::lease::transaction::{Transaction, WriteResult};
 

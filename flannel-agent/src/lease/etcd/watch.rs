@@ -7,8 +7,9 @@ use etcd_client::{Event, EventType, WatchResponse};
 
 use super::error::describe;
 use super::store::EtcdStore;
+use crate::lease::entry::RawLease;
+use crate::lease::manager::LeaseUpdate;
 use crate::lease::watch::{Follow, Outage, Updates};
-use crate::lease::{LeaseUpdate, RawLease};
 
 impl Follow for EtcdStore {
     async fn follow(&self, updates: &Updates, outage: &mut Outage) -> Result<()> {

@@ -11,8 +11,10 @@ use tokio::time::Instant;
 
 use crate::atomic_file;
 use crate::lease::backoff::Backoff;
+use crate::lease::entry::RawLease;
+use crate::lease::key::SubnetKey;
+use crate::lease::manager::EXAMPLE_CONFIG;
 use crate::lease::policy::{Lifetime, StoredLease};
-use crate::lease::{EXAMPLE_CONFIG, RawLease, SubnetKey};
 
 /// Most bytes that are read of a file. Leases have some 200.
 const VALUE_MAX: u64 = 64 << 10;

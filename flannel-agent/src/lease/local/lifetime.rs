@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use crate::lease::TTL;
+use crate::lease::entry::TTL;
 use crate::lease::policy::Lifetime;
 
 /// Any of these permissions makes a file a reservation.

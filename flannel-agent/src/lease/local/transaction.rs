@@ -6,9 +6,10 @@ use anyhow::Result;
 use tokio::time::Instant;
 
 use super::folder::LeaseFolder;
+use crate::lease::entry::TTL;
+use crate::lease::key::SubnetKey;
 use crate::lease::policy::{StoredLease, Upkeep};
 use crate::lease::transaction::{Transaction, WriteResult};
-use crate::lease::{SubnetKey, TTL};
 
 /// See [`Transaction`].
 pub(super) struct LocalTransaction<'a> {

@@ -7,9 +7,10 @@ use tokio::time::{sleep, timeout};
 
 use super::change_notifier::ChangeNotifier;
 use super::folder::LeaseFolder;
+use crate::lease::entry::RawLease;
+use crate::lease::manager::LeaseUpdate;
 use crate::lease::policy::Lifetime;
 use crate::lease::watch::{Follow, Outage, Updates};
-use crate::lease::{LeaseUpdate, RawLease};
 
 /// Time between a change and the reading of the files, for a writer to finish.
 const SETTLE: Duration = Duration::from_millis(50);

@@ -6,8 +6,9 @@ use ipnet::IpNet;
 use serde_json::value::RawValue;
 
 use crate::config::{Backend, NetworkConfig};
-use crate::lease::key::{KeyError, same_family};
-use crate::lease::{LeaseAttrs, PublicIps, RawLease, SubnetKey, VxlanData};
+use crate::lease::entry::{LeaseAttrs, RawLease, VxlanData};
+use crate::lease::key::{KeyError, SubnetKey, same_family};
+use crate::lease::public_ips::PublicIps;
 use crate::mac::Mac;
 use crate::peer::Peer;
 

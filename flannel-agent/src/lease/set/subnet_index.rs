@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use crate::lease::SubnetKey;
-use crate::lease::key::overlap;
+use crate::lease::key::{SubnetKey, overlap};
 
 /// The subnets of leases that do not overlap. Therefore a subnet that overlaps another one is next to it in order.
 #[derive(Debug, Default)]

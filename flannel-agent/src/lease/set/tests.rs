@@ -1,6 +1,6 @@
 use super::*;
-use crate::lease::Loss;
 use crate::lease::key::KeyError;
+use crate::lease::policy::Loss;
 
 const OWN: &str = "10.5.1.0-24";
 const PEER: &str = "10.5.2.0-24";

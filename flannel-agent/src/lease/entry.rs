@@ -1,0 +1,73 @@
+//! Entries of a datastore: keys and values as flannel writes them.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::mac::Mac;
+
+/// Time from a renewal to the end of a lease, as with flannel (pkg/subnet/etcd: `subnetTTL`).
+pub const TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The value of a lease: where its node is and how to reach it. The fields are written in this order.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct LeaseAttrs {
+    /// The node's IPv4 address on the underlay. `None` is written as `0.0.0.0`, Go's zero value: flannel can read
+    /// nothing else there.
+    #[serde(rename = "PublicIP", default, with = "zero_is_none")]
+    pub public_ip: Option<Ipv4Addr>,
+    /// The node's IPv6 address on the underlay.
+    #[serde(rename = "PublicIPv6", default)]
+    pub public_ipv6: Option<Ipv6Addr>,
+    /// The node's backend: `vxlan`, `host-gw` ...
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub backend_type: String,
+    /// The backend's data for IPv4. With vxlan it is [`VxlanData`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend_data: Option<Box<RawValue>>,
+    /// The backend's data for IPv6.
+    #[serde(rename = "BackendV6Data", default, skip_serializing_if = "Option::is_none")]
+    pub backend_v6_data: Option<Box<RawValue>>,
+}
+
+mod zero_is_none {
+    use super::{Deserialize, Ipv4Addr};
+
+    pub(super) fn serialize<S>(address: &Option<Ipv4Addr>, serializer: S) -> Result<S::Ok, S::Error>
+    where
+        S: serde::Serializer,
+    {
+        serializer.collect_str(&address.unwrap_or(Ipv4Addr::UNSPECIFIED))
+    }
+
+    pub(super) fn deserialize<'de, D>(deserializer: D) -> Result<Option<Ipv4Addr>, D::Error>
+    where
+        D: serde::Deserializer<'de>,
+    {
+        let address = Option::<Ipv4Addr>::deserialize(deserializer)?;
+        Ok(address.filter(|address| !address.is_unspecified()))
+    }
+}
+
+/// `BackendData` of a vxlan lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VxlanData {
+    /// VXLAN network identifier. Leases of older flannel have none.
+    #[serde(rename = "VNI", default)]
+    pub vni: Option<u32>,
+    /// MAC of the node's vxlan device.
+    #[serde(rename = "VtepMAC")]
+    pub vtep_mac: Mac,
+}
+
+/// An entry of the datastore, not yet checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawLease {
+    /// The last part of the key, such as `10.5.52.0-24`.
+    pub key: String,
+    /// The value. That of a lease is JSON, see [`LeaseAttrs`].
+    pub value: Vec<u8>,
+}

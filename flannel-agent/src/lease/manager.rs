@@ -1,0 +1,90 @@
+//! The interface of a datastore.
+
+use std::fmt;
+
+use anyhow::Context as _;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::entry::{LeaseAttrs, RawLease};
+use super::key::SubnetKey;
+use super::policy::Loss;
+use crate::config::NetworkConfig;
+
+/// A change that a watch reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaseUpdate {
+    /// All entries: at the start, and after every gap in the events. An entry that is not in it is gone.
+    Snapshot(Vec<RawLease>),
+    /// An entry is new or has changed.
+    Put(RawLease),
+    /// The entry with this key is gone.
+    Delete(String),
+}
+
+/// The lease that this node holds.
+#[derive(Clone, Debug)]
+pub struct OwnLease {
+    /// Our pod subnet.
+    pub subnet: SubnetKey,
+    /// The value that we wrote.
+    pub attrs: LeaseAttrs,
+    /// The end of the lease unless it is renewed. A reservation has none and is never renewed.
+    pub term: Option<Instant>,
+}
+
+impl fmt::Display for OwnLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.subnet.fmt(f)
+    }
+}
+
+/// A network config for messages that ask for one.
+pub(super) const EXAMPLE_CONFIG: &str = r#"{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}"#;
+
+/// Parses the network config of a datastore. `place` is where it stands.
+pub(super) fn parse_config(text: &str, place: &str) -> anyhow::Result<NetworkConfig> {
+    NetworkConfig::parse(text)
+        .with_context(|| format!("the network config in {place} cannot be used; correct it there"))
+}
+
+/// A datastore of leases.
+pub trait SubnetManager {
+    /// Reads the network configuration.
+    ///
+    /// # Errors
+    /// The datastore cannot be reached, or has no configuration, or a wrong one. The message names key and value.
+    fn network_config(&self) -> impl Future<Output = anyhow::Result<NetworkConfig>> + Send;
+
+    /// Takes a subnet. Where nodes choose their subnets, that is the lease with our public IP, or `previous` if it
+    /// fits, or a free one. Otherwise it is the subnet that the datastore has given to this node.
+    ///
+    /// # Errors
+    /// The datastore cannot be reached, or has no subnet for us.
+    fn acquire(
+        &self,
+        config: &NetworkConfig,
+        attrs: &LeaseAttrs,
+        previous: Option<SubnetKey>,
+    ) -> impl Future<Output = anyhow::Result<OwnLease>> + Send;
+
+    /// Keeps our subnet: prolongs its lease and writes `attrs` where the datastore has something else.
+    ///
+    /// # Errors
+    /// The datastore cannot be reached.
+    fn renew(
+        &self,
+        lease: &OwnLease,
+        attrs: &LeaseAttrs,
+    ) -> impl Future<Output = anyhow::Result<Result<OwnLease, Loss>>> + Send;
+
+    /// Reads all entries.
+    ///
+    /// # Errors
+    /// The datastore cannot be reached.
+    fn leases(&self) -> impl Future<Output = anyhow::Result<Vec<RawLease>>> + Send;
+
+    /// Sends a snapshot, then events, and a snapshot again after every gap, until `updates` is closed. Logs outages
+    /// and retries after them.
+    fn watch(&self, updates: mpsc::Sender<LeaseUpdate>) -> impl Future<Output = ()> + Send;
+}
