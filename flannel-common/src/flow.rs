@@ -32,6 +32,15 @@ pub struct FlowKey<A: Address> {
     pub reserved: [u8; 3],
 }
 
+/// Which way a packet goes, seen from the pod on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the pod.
+    Egress,
+    /// To the pod.
+    Ingress,
+}
+
 /// What is known of a flow; the value of `FLOWS` and `FLOWS6`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

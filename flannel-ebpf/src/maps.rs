@@ -1,5 +1,10 @@
 //! The maps, named and laid out as `flannel-common` says.
 
+mod flow_ref;
+mod shared;
+
+use core::ptr;
+
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{
     Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key,
@@ -14,13 +19,14 @@ use flannel_common::node::{NodeConfig, OverlayEnd};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
+pub use self::flow_ref::FlowRef;
 use crate::ip::Ip;
 
-/// Which node an address of one family belongs to.
+/// Leases of one family by prefix.
 pub type Leases<A> = LpmTrie<A, Lease<A>, MAX_LEASES>;
-/// Those of them that one look is enough for.
+/// Exact-match index over [`Leases`], tried before the trie.
 pub type Subnets<A> = HashMap<Key<A>, Lease<A>, MAX_LEASES, { BPF_F_NO_PREALLOC as usize }>;
-/// What is known of the flows of one family.
+/// The flow cache of one family.
 pub type Flows<A> = LruHashMap<FlowKey<A>, Flow, MAX_FLOWS>;
 
 #[btf_map]
@@ -52,33 +58,33 @@ static FLOWS6: Flows<V6> = LruHashMap::new();
 static EVENTS: RingBuf<Event, { event::RING_LEN }> = RingBuf::new();
 
 #[btf_map]
-static BUDGET: PerCpuArray<Budget, 1> = PerCpuArray::new();
+static BUDGET: PerCpuArray<EventBudget, 1> = PerCpuArray::new();
 
-/// What a CPU has told lately.
+/// How many events a CPU has sent lately.
 #[repr(C)]
-pub struct Budget {
-    /// When the present [`event::WINDOW_NS`] began.
+pub struct EventBudget {
+    /// Start of the present [`event::WINDOW_NS`].
     since: u64,
     /// Events since then.
-    told: u32,
+    sent: u32,
     reserved: u32,
 }
 
-/// One address family: its maps, and our part in its overlay.
+/// An address family with its maps, and this node's end of its overlay.
 pub trait IpFamily: Ip {
-    /// Our end of its overlay.
-    fn ours(node: &NodeConfig) -> &OverlayEnd<Self::Address>;
-    /// Its leases.
+    /// Returns this node's end of its overlay.
+    fn overlay_end(node: &NodeConfig) -> &OverlayEnd<Self::Address>;
+    /// Returns `LEASES` or `LEASES6`.
     fn leases() -> &'static Leases<Self::Address>;
-    /// Its leases by subnet.
+    /// Returns `SUBNETS` or `SUBNETS6`.
     fn subnets() -> &'static Subnets<Self::Address>;
-    /// Its flows.
+    /// Returns `FLOWS` or `FLOWS6`.
     fn flows() -> &'static Flows<Self::Address>;
 }
 
 impl IpFamily for Ipv4Hdr {
     #[inline(always)]
-    fn ours(node: &NodeConfig) -> &OverlayEnd<V4> {
+    fn overlay_end(node: &NodeConfig) -> &OverlayEnd<V4> {
         &node.v4
     }
 
@@ -100,7 +106,7 @@ impl IpFamily for Ipv4Hdr {
 
 impl IpFamily for Ipv6Hdr {
     #[inline(always)]
-    fn ours(node: &NodeConfig) -> &OverlayEnd<V6> {
+    fn overlay_end(node: &NodeConfig) -> &OverlayEnd<V6> {
         &node.v6
     }
 
@@ -120,32 +126,38 @@ impl IpFamily for Ipv6Hdr {
     }
 }
 
-/// The node's own facts.
+/// Copies the node's configuration, which the agent may rewrite while programs run.
+///
+/// # Errors
+/// [`Outcome::NoConfig`]
 #[inline(always)]
-pub fn node() -> Result<&'static NodeConfig, Outcome> {
-    CONFIG.get(0).filter(|node| node.layout != 0).ok_or(Outcome::NoConfig)
+pub fn node_config() -> Result<NodeConfig, Outcome> {
+    let config = CONFIG.get_ptr(0).ok_or(Outcome::NoConfig)?;
+    // SAFETY: numbers and bytes without padding, in an array's value, which the kernel aligns to 8 bytes.
+    let config = unsafe { shared::load::<u64, _>(config) };
+    if config.layout != 0 { Ok(config) } else { Err(Outcome::NoConfig) }
 }
 
-/// The lease that holds this address, of whatever kind.
+/// Looks up the entry that covers an address, of any kind.
 #[inline(always)]
-pub fn lease<F: IpFamily>(node: &NodeConfig, address: F::Address) -> Option<&'static Lease<F::Address>> {
-    let ours = F::ours(node);
-    let subnet = Key::new(ours.subnet_len.into(), address.masked(ours.subnet_mask));
-    // SAFETY: who has found an entry may read one that has taken its place (no memory is given back before the program
-    // ends, RCU): a lease written in the meantime, whose packets its receiver drops if they are not for it.
-    let found = unsafe { F::subnets().get(&subnet) };
-    found.or_else(|| F::leases().get(&Key::new(F::Address::BITS, address)))
+pub fn lease<F: IpFamily>(node: &NodeConfig, address: F::Address) -> Option<Lease<F::Address>> {
+    let local = F::overlay_end(node);
+    let subnet = Key::new(local.subnet_len.into(), address.masked(local.subnet_mask));
+    let entry = match F::subnets().get_ptr(&subnet) {
+        Some(entry) => entry,
+        None => ptr::from_ref(F::leases().get(&Key::new(F::Address::BITS, address))?),
+    };
+    // SAFETY: numbers and bytes without padding; both maps align them to 4 bytes. The trie replaces entries instead of
+    // changing them. The hash may give the memory to another subnet: a packet sent to the wrong node is dropped there.
+    Some(unsafe { shared::load::<u32, _>(entry) })
 }
 
-/// The lease of the peer that packets to this pod address go to.
+/// Looks up the lease of the peer that packets to this pod address go to.
 ///
 /// # Errors
 /// [`Outcome::NoLease`], [`Outcome::Unleased`].
 #[inline(always)]
-pub fn peer<F: IpFamily>(
-    node: &NodeConfig,
-    address: F::Address,
-) -> Result<&'static Lease<F::Address>, Outcome> {
+pub fn peer<F: IpFamily>(node: &NodeConfig, address: F::Address) -> Result<Lease<F::Address>, Outcome> {
     match lease::<F>(node, address) {
         Some(lease) if lease.flags & !DIRECT == 0 => Ok(lease),
         Some(lease) if lease.flags & NODE == 0 && lease.flags & (NETWORK | ENDED) != 0 => {
@@ -155,38 +167,44 @@ pub fn peer<F: IpFamily>(
     }
 }
 
-/// What is known of a flow. Programs on other CPUs read and write it too: every field stands for itself.
+/// Looks up a flow.
 #[inline(always)]
-pub fn flow<F: IpFamily>(key: &FlowKey<F::Address>) -> Option<*mut Flow> {
-    F::flows().get_ptr_mut(key)
+pub fn flow<F: IpFamily>(key: &FlowKey<F::Address>) -> Option<FlowRef> {
+    // SAFETY: the program that runs has looked it up.
+    F::flows().get_ptr_mut(key).map(|entry| unsafe { FlowRef::new(entry) })
 }
 
-/// Remembers a flow, in place of what was known of it. Those who hold the old entry keep it for their run.
+/// Adds or replaces a flow.
 #[inline(always)]
-pub fn remember<F: IpFamily>(key: &FlowKey<F::Address>, flow: &Flow) {
-    // Without memory for one more flow its packets go on through the host stack.
+pub fn insert_flow<F: IpFamily>(key: &FlowKey<F::Address>, flow: &Flow) {
+    // If this fails for lack of memory, the flow's packets go on through the host stack.
     let _ = F::flows().insert(key, flow, 0);
 }
 
-/// Forgets a flow, if it is known.
+/// Removes a flow, if it is there.
 #[inline(always)]
-pub fn forget<F: IpFamily>(key: &FlowKey<F::Address>) {
+pub fn remove_flow<F: IpFamily>(key: &FlowKey<F::Address>) {
     let _ = F::flows().remove(key);
 }
 
-/// Tells the agent something, unless there has been too much of that lately.
+/// Sends an event to the agent, within [`event::BUDGET`].
 #[inline(always)]
-pub fn tell(event: &Event, now: u64) {
+pub fn emit_event(event: &Event, now: u64) {
     let Some(budget) = BUDGET.get_ptr_mut(0) else { return };
-    // SAFETY: the helper returned this CPU's slot; a program that interrupts this one may cost an event or add one.
-    let budget = unsafe { &mut *budget };
-    if now.wrapping_sub(budget.since) >= event::WINDOW_NS {
-        *budget = Budget { since: now, told: 0, reserved: 0 };
-    }
-    if budget.told < event::BUDGET {
-        budget.told += 1;
-        // A full ring has been left alone by its reader for long; what it would say is in the counters.
-        let _ = EVENTS.output(event, 0);
+    // SAFETY: this CPU's slot, whose fields are numbers and aligned as the type is. A program that interrupts this one may
+    // cost or add an event.
+    unsafe {
+        let (since, sent) = (&raw mut (*budget).since, &raw mut (*budget).sent);
+        if now.wrapping_sub(shared::load::<u64, _>(since)) >= event::WINDOW_NS {
+            shared::store::<u64, _>(since, now);
+            shared::store::<u32, _>(sent, 0);
+        }
+        let already = shared::load::<u32, _>(sent);
+        if already < event::BUDGET {
+            shared::store::<u32, _>(sent, already + 1);
+            // The ring is full if the agent has not read it for long. The counters have the packet as well.
+            let _ = EVENTS.output(event, 0);
+        }
     }
 }
 
@@ -194,13 +212,13 @@ pub fn tell(event: &Event, now: u64) {
 #[inline(always)]
 pub fn count(key: MetricsKey, bytes: u64) {
     if let Some(traffic) = METRICS.get_ptr_mut(key) {
-        // SAFETY: the helper returned this CPU's slot; programs at one hook do not interrupt each other.
+        // SAFETY: this CPU's slot. Programs at one hook do not interrupt each other.
         unsafe {
             (*traffic).packets += 1;
             (*traffic).bytes += bytes;
         }
     } else {
-        // A map without room for every (outcome, hook) cannot be: its size is their product.
+        // The map has room for every pair of outcome and hook.
         let _ = METRICS.insert(key, Traffic { packets: 1, bytes }, 0);
     }
 }

@@ -12,7 +12,7 @@ use crate::verdict::Carried;
 /// One packet from a peer: to its pod if its flow is proven, else into the host stack.
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
-    let node = maps::node()?;
+    let node = &maps::node_config()?;
     if node.flow_cache == 0 {
         return Err(Outcome::FlowCacheOff);
     }

@@ -1,12 +1,13 @@
 //! Egress of the uplink, with DirectRouting: what the host stack has let through to peers on the link.
 
+use flannel_common::flow::Direction;
 use flannel_common::lease::DIRECT;
 use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 
 use crate::maps::{self, IpFamily};
 use crate::packet::Packet;
-use crate::stage::flow::{Direction, Step};
+use crate::stage::flow::FlowPacket;
 use crate::stage::parse::{self, Frame, Inner};
 
 /// One packet to the underlay. It always goes on; what it proves is noted.
@@ -17,7 +18,7 @@ pub fn run(packet: &Packet<'_>) -> Outcome {
 
 #[inline(always)]
 fn note(packet: &Packet<'_>) -> Result<Outcome, Outcome> {
-    let node = maps::node()?;
+    let node = &maps::node_config()?;
     if node.flow_cache == 0 {
         return Err(Outcome::FlowCacheOff);
     }
@@ -37,9 +38,9 @@ fn proof_by<H: IpFamily>(
     if lease.is_none_or(|lease| lease.flags != DIRECT) {
         return Err(Outcome::NotOnLink);
     }
-    let step = Step::of(packet, inner, Direction::Egress, parse::mark(packet, node))?;
+    let step = FlowPacket::read(packet, inner, Direction::Egress, parse::mark(packet, node))?;
     if step.has_skipped_stack(packet) {
         return Err(Outcome::AfterShortcut);
     }
-    Ok(if step.leaves(None) { Outcome::FlowProven } else { Outcome::NoFlow })
+    Ok(if step.note_exit(None) { Outcome::FlowProven } else { Outcome::NoFlow })
 }

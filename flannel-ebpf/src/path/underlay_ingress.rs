@@ -1,6 +1,7 @@
 //! Ingress of the uplink: unwrap what a peer sent, drop what is forged, let the rest pass. With DirectRouting, packets
 //! without a tunnel from peers on the link may skip the host stack, too.
 
+use flannel_common::flow::Direction;
 use flannel_common::lease::{DIRECT, OWN};
 use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
@@ -11,7 +12,7 @@ use crate::maps::{self, IpFamily};
 use crate::packet::{Packet, PacketAccess as _};
 use crate::stage::decap::Wrapping;
 use crate::stage::find_udp::FindUdp;
-use crate::stage::flow::{Direction, Step};
+use crate::stage::flow::FlowPacket;
 use crate::stage::parse::{self, Envelope, Inner, Underlay};
 use crate::stage::route::Routed;
 use crate::stage::{decap, deliver, ecn, handover, sender};
@@ -21,7 +22,7 @@ use crate::verdict::Carried;
 /// if the vxlan device had received it.
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
-    let node = maps::node()?;
+    let node = &maps::node_config()?;
     match parse::underlay(packet)? {
         Underlay::V4 => receive::<Ipv4Hdr>(packet, node),
         Underlay::V6 => receive::<Ipv6Hdr>(packet, node),
@@ -36,7 +37,7 @@ fn receive<H: IpFamily + FindUdp>(packet: &Packet<'_>, node: &NodeConfig) -> Res
     }
 }
 
-/// A packet without a tunnel, if a pod behind a peer on the link has sent it to one of ours.
+/// A packet without a tunnel, if a pod behind a peer on the link has sent it to one of local.
 #[inline(always)]
 fn plain<H: IpFamily>(packet: &Packet<'_>, node: &NodeConfig) -> Result<Carried, Outcome> {
     let inner: Inner<'_, H> = parse::inner_at(packet, 0).map_err(|_| Outcome::NotVxlan)?;
@@ -50,16 +51,16 @@ fn plain<H: IpFamily>(packet: &Packet<'_>, node: &NodeConfig) -> Result<Carried,
 /// A VXLAN packet for us.
 #[inline(always)]
 fn tunnelled<H: IpFamily + FindUdp>(packet: &Packet<'_>, node: &NodeConfig) -> Result<Carried, Outcome> {
-    let ours = H::ours(node);
+    let local = H::overlay_end(node);
     let Arrival { envelope, wrapping, inner } =
         genuine::<H>(packet, node).map_err(|oddity| sender::check_odd::<H>(packet, node, oddity))?;
-    if inner.frame.dst_addr != ours.vtep_mac {
+    if inner.frame.dst_addr != local.vtep_mac {
         return Err(Outcome::ForeignVtep);
     }
     let code_point = ecn::decapsulated(envelope.tos, inner.ip.traffic_class())?;
     let mark = group::mark(envelope.group).unwrap_or_else(|| parse::mark(packet, node));
     if node.flow_cache != 0
-        && let Ok(step) = Step::of(packet, &inner, Direction::Ingress, mark)
+        && let Ok(step) = FlowPacket::read(packet, &inner, Direction::Ingress, mark)
         && let Ok((routed, port)) = deliver::shortcut(packet, &inner, &step)
     {
         strip(packet, wrapping, &inner, routed.marked(code_point))?;
@@ -70,7 +71,7 @@ fn tunnelled<H: IpFamily + FindUdp>(packet: &Packet<'_>, node: &NodeConfig) -> R
     if node.group_policy != 0 {
         packet.set_mark(mark);
     }
-    Ok(deliver::to_overlay_device(ours))
+    Ok(deliver::to_overlay_device(local))
 }
 
 /// Leaves the inner frame with these headers.
@@ -99,7 +100,7 @@ struct Arrival<'a, H: IpFamily> {
 fn genuine<'a, H: IpFamily>(packet: &'a Packet<'_>, node: &NodeConfig) -> Result<Arrival<'a, H>, Outcome> {
     let (envelope, wrapping) = match handover::take::<H>(packet, node) {
         Some(handed_over) => handed_over,
-        None => (parse::outer::<H>(packet, node, H::ours(node))?, Wrapping::Outer),
+        None => (parse::outer::<H>(packet, node, H::overlay_end(node))?, Wrapping::Outer),
     };
     let inner: Inner<'_, H> = parse::inner_at(packet, wrapping.offset::<H>())?;
     sender::check::<H>(node, envelope.sender, inner.ip.source())?;

@@ -17,7 +17,7 @@ use crate::verdict::Carried;
 /// as it was.
 #[inline(always)]
 pub fn run(packet: &DriverPacket<'_>) -> Result<Carried, Outcome> {
-    let node = maps::node()?;
+    let node = &maps::node_config()?;
     match parse::underlay(packet)? {
         Underlay::V4 => strip::<Ipv4Hdr>(packet, node),
         Underlay::V6 => strip::<Ipv6Hdr>(packet, node),
@@ -26,10 +26,10 @@ pub fn run(packet: &DriverPacket<'_>) -> Result<Carried, Outcome> {
 
 #[inline(always)]
 fn strip<H: IpFamily>(packet: &DriverPacket<'_>, node: &NodeConfig) -> Result<Carried, Outcome> {
-    let ours = H::ours(node);
-    let envelope = parse::outer::<H>(packet, node, ours)?;
+    let local = H::overlay_end(node);
+    let envelope = parse::outer::<H>(packet, node, local)?;
     let inner: Inner<'_, H> = parse::inner_at(packet, EthHdr::LEN + H::OUTER_LEN)?;
-    if inner.frame.dst_addr != ours.vtep_mac {
+    if inner.frame.dst_addr != local.vtep_mac {
         return Err(Outcome::ForeignVtep);
     }
     if H::stays_on_link(&inner.ip.source()) {

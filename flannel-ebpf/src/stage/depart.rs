@@ -25,10 +25,10 @@ pub fn on_link<H: IpFamily>(
     node: &NodeConfig,
     lease: &Lease<H::Address>,
 ) -> Result<Carried, Outcome> {
-    let ours = H::ours(node);
-    fit::mtu(packet, inner, ours.uplink_mtu)?;
+    let local = H::overlay_end(node);
+    fit::mtu(packet, inner, local.uplink_mtu)?;
     packet.write(0, &routed)?;
-    Ok(deliver::to_neighbour::<H>(ours, lease.public_ip))
+    Ok(deliver::to_neighbour::<H>(local, lease.public_ip))
 }
 
 /// A family's way from this node to another.

@@ -17,12 +17,12 @@ use crate::stage::parse::Inner;
 pub fn uplink<H: Ip>(
     packet: &Packet<'_>,
     inner: &Inner<'_, H>,
-    ours: &OverlayEnd<H::Address>,
+    local: &OverlayEnd<H::Address>,
 ) -> Result<u32, Outcome> {
     // The outer lengths are 16 bits wide: an aggregate beyond them (BIG TCP) is the kernel's to cut.
     let whole = packet.frame_len() + H::OUTER_LEN as u32;
     let longest = largest_frame(packet, inner)? + H::OUTER_LEN as u32;
-    if longest > ours.uplink_mtu || whole > u16::MAX.into() { Err(Outcome::TooBig) } else { Ok(longest) }
+    if longest > local.uplink_mtu || whole > u16::MAX.into() { Err(Outcome::TooBig) } else { Ok(longest) }
 }
 
 /// Whether an interface with this MTU in bytes takes the packet.

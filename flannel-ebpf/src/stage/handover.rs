@@ -26,12 +26,12 @@ pub fn give<H: IpFamily>(
 }
 
 /// What the outer headers of this family have said, of a packet that comes without them; None for all others. The frame is
-/// nobody's but ours: who does not [`decap`](crate::stage::decap) it lets the host drop it.
+/// nobody's but local: who does not [`decap`](crate::stage::decap) it lets the host drop it.
 #[inline(always)]
 pub fn take<H: IpFamily>(packet: &Packet<'_>, node: &NodeConfig) -> Option<(Envelope<H::Address>, Wrapping)> {
     let word = *packet.note::<Handover<H::Address>>().filter(|word| word.is_signed_by(node))?;
     let frame: &EthHdr = packet.header(0).ok()?;
-    if frame.dst_addr != H::ours(node).vtep_mac {
+    if frame.dst_addr != H::overlay_end(node).vtep_mac {
         return None;
     }
     packet.forget_outer_frame();

@@ -143,10 +143,10 @@ pub struct Envelope<A> {
 pub fn outer<H: Ip>(
     packet: &impl PacketAccess,
     node: &NodeConfig,
-    ours: &OverlayEnd<H::Address>,
+    local: &OverlayEnd<H::Address>,
 ) -> Result<Envelope<H::Address>, Outcome> {
     packet.pull((EthHdr::LEN + H::OUTER_LEN) as u32);
-    let ip = outer_ip::<H>(packet, node, ours)?;
+    let ip = outer_ip::<H>(packet, node, local)?;
     let udp: &UdpHdr = packet.header(EthHdr::LEN + size_of::<H>())?;
     if udp.dst != node.port {
         return Err(Outcome::NotVxlan);
@@ -167,10 +167,10 @@ pub fn outer<H: Ip>(
 fn outer_ip<'a, H: Ip>(
     packet: &'a impl PacketAccess,
     node: &NodeConfig,
-    ours: &OverlayEnd<H::Address>,
+    local: &OverlayEnd<H::Address>,
 ) -> Result<&'a H, Outcome> {
     let ip: &H = packet.header(EthHdr::LEN).map_err(|_| Outcome::NotVxlan)?;
-    if !packet.is_for_host(node) || ip.destination() != ours.local_ip || !ours.is_there() {
+    if !packet.is_for_host(node) || ip.destination() != local.local_ip || !local.is_there() {
         return Err(Outcome::NotVxlan);
     }
     ip.carries_udp().map(|()| ip)

@@ -26,7 +26,12 @@ const ANY_LINK: u32 = 1280;
 /// # Errors
 /// [`Outcome::TooBig`], [`Outcome::NoPath`].
 #[inline(always)]
-pub fn check(packet: &Packet<'_>, len: u32, ours: &OverlayEnd<V6>, lease: &Lease<V6>) -> Result<(), Outcome> {
+pub fn check(
+    packet: &Packet<'_>,
+    len: u32,
+    local: &OverlayEnd<V6>,
+    lease: &Lease<V6>,
+) -> Result<(), Outcome> {
     if len <= ANY_LINK {
         return Ok(());
     }
@@ -34,9 +39,9 @@ pub fn check(packet: &Packet<'_>, len: u32, ours: &OverlayEnd<V6>, lease: &Lease
     let mut query: Query = unsafe { core::mem::zeroed() };
     query.family = Ipv6Hdr::ADDRESS_FAMILY;
     query.l4_protocol = UDP;
-    query.ifindex = ours.uplink_ifindex;
+    query.ifindex = local.uplink_ifindex;
     query.__bindgen_anon_1 = Len { tot_len: len as u16 };
-    query.__bindgen_anon_3 = Source { ipv6_src: words(ours.local_ip) };
+    query.__bindgen_anon_3 = Source { ipv6_src: words(local.local_ip) };
     query.__bindgen_anon_4 = Destination { ipv6_dst: words(lease.public_ip) };
     // SAFETY: the context is valid for the whole run, and the query for the call (Linux 4.18; that it compares `tot_len`
     // with what is known of the path: 5.12).

@@ -30,7 +30,7 @@ const VNI: u8 = 0x08;
 /// gets no further than our device, whoever sends it.
 #[inline(always)]
 pub fn check<H: IpFamily>(node: &NodeConfig, outer: impl Address, inner: H::Address) -> Result<(), Outcome> {
-    if H::ours(node).source_check == 0 {
+    if H::overlay_end(node).source_check == 0 {
         return Ok(());
     }
     if H::stays_on_link(&inner) {
@@ -52,7 +52,7 @@ fn judged<H: IpFamily>(node: &NodeConfig, outer: impl Address, inner: H::Address
 /// What becomes of a packet that the kernel device is to unwrap: the floor must not be the way around the check.
 #[inline(always)]
 pub fn check_odd<H: IpFamily + FindUdp>(packet: &Packet<'_>, node: &NodeConfig, oddity: Outcome) -> Outcome {
-    if H::ours(node).source_check == 0 || oddity.verdict() != Verdict::Floor {
+    if H::overlay_end(node).source_check == 0 || oddity.verdict() != Verdict::Floor {
         return oddity;
     }
     match checked::<H>(packet, node) {

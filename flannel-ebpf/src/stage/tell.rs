@@ -16,10 +16,7 @@ use crate::stage::parse::Inner;
 /// # Errors
 /// As of [`maps::peer`].
 #[inline(always)]
-pub fn peer_of<H: IpFamily>(
-    inner: &Inner<'_, H>,
-    node: &NodeConfig,
-) -> Result<&'static Lease<H::Address>, Outcome> {
+pub fn peer_of<H: IpFamily>(inner: &Inner<'_, H>, node: &NodeConfig) -> Result<Lease<H::Address>, Outcome> {
     let pod = inner.ip.destination();
     maps::peer::<H>(node, pod).inspect_err(|outcome| {
         if *outcome == Outcome::Unleased {
@@ -37,5 +34,5 @@ pub fn refused<A: Address>(outcome: Outcome, pod: A, node: impl Address) {
 /// A function of its own for the verifier, too: it is called from many places.
 #[inline(never)]
 fn tell(event: &Event) {
-    maps::tell(event, flow::now());
+    maps::emit_event(event, flow::now());
 }
