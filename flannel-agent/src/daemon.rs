@@ -57,8 +57,8 @@ pub async fn run(flags: Flags) -> Result<()> {
     }
     let mut stop = Stop::on_signals()?;
     let health = Health::default();
-    if flags.healthz_port != 0 {
-        health.listen(&flags.healthz_ip, flags.healthz_port).await?;
+    if flags.health.healthz_port != 0 {
+        health.listen(&flags.health.healthz_ip, flags.health.healthz_port).await?;
     }
     let finished = tokio::select! {
         () = stop.wait() => Ok(()),
@@ -72,15 +72,17 @@ pub async fn run(flags: Flags) -> Result<()> {
 }
 
 async fn run_with_datastore(flags: &Flags, health: &Health) -> Result<()> {
-    match &flags.local_subnet_mgr {
+    match &flags.leases.local_subnet_mgr {
         Some(dir) => run_with_backend(&LocalManager::new(dir.clone()), flags, health).await,
-        None => run_with_backend(&EtcdManager::new(etcd_options(flags)), flags, health).await,
+        None => run_with_backend(&EtcdManager::new(etcd_options(&flags.etcd)), flags, health).await,
     }
 }
 
 async fn run_with_backend(store: &impl SubnetManager, flags: &Flags, health: &Health) -> Result<()> {
     let network = until_it_works("reading the network configuration", || store.network_config()).await;
-    if flags.dataplane == Some(DataplaneMode::Bpf) && !matches!(network.backend, config::Backend::Vxlan(_)) {
+    if flags.dataplane.dataplane == Some(DataplaneMode::Bpf)
+        && !matches!(network.backend, config::Backend::Vxlan(_))
+    {
         bail!(
             "--dataplane bpf was asked for, which the backend {} does not have",
             network.backend.kind().name()
@@ -113,12 +115,13 @@ async fn drive<B: Backend>(
         config,
         options: &options,
         subnet_file: &flags.paths.subnet_file,
-        ip_masq: flags.ip_masq,
+        ip_masq: flags.firewall.ip_masq,
     };
     let previous = subnet_file::read_previous(plan.subnet_file);
-    let uplinks = UplinkWatch::open(uplink_options(flags, network))?;
+    let uplinks = UplinkWatch::open(uplink_options(&flags.uplink, network))?;
     let uplink = uplinks.choose().await?;
-    let mut node = Node::<B>::start(plan, uplink, Firewall::new(firewall_options(flags), network)?).await?;
+    let mut node =
+        Node::<B>::start(plan, uplink, Firewall::new(firewall_options(&flags.firewall), network)?).await?;
     let mut membership = Membership::new(store, network, flags.renew_margin(), node.attributes(), previous);
     let mut next_uplink = next_uplink(uplinks, node.uplink());
     loop {

@@ -33,7 +33,7 @@ fn ended(end: anyhow::Result<()>, tell: impl Fn(&anyhow::Error)) -> ExitCode {
 
 fn start_log(flags: &Flags) {
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(flags.log_level()))
+        .with_env_filter(EnvFilter::new(flags.log.filter()))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)

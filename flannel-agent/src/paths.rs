@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 /// Flags that say where the agent keeps its state.
 #[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Files")]
 pub struct Paths {
     /// File that tells CNI and Docker the node's subnet.
     #[arg(

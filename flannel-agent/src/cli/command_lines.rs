@@ -83,8 +83,8 @@ fn parse(line: &str) -> Flags {
 #[test]
 fn flanneld_in_kubernetes() {
     let flags = parse(KUBERNETES);
-    assert!(flags.ip_masq && flags.kube_subnet_mgr && flags.command.is_none());
-    assert_eq!(flags.healthz_port, 0);
+    assert!(flags.firewall.ip_masq && flags.kube.kube_subnet_mgr && flags.command.is_none());
+    assert_eq!(flags.health.healthz_port, 0);
 }
 
 #[test]
@@ -92,12 +92,12 @@ fn flanneld_in_a_systemd_unit() {
     let unit = UNIT.replace("\\\n", " ");
     let flags = parse(setting(&unit, "ExecStart"));
     assert_eq!(
-        [flags.etcd_cafile, flags.etcd_certfile, flags.etcd_keyfile],
+        [flags.etcd.etcd_cafile, flags.etcd.etcd_certfile, flags.etcd.etcd_keyfile],
         ["cacert.pem", "flannel.crt", "flannel.key"].map(|file| format!("/usr/local/flannel/ssl/{file}"))
     );
     let endpoints = [71, 72, 73].map(|host| format!("https://172.100.102.{host}:2379"));
-    assert_eq!(flags.etcd_endpoints, endpoints);
-    assert_eq!((flags.ip_masq, flags.healthz_port), (true, 300));
+    assert_eq!(flags.etcd.etcd_endpoints, endpoints);
+    assert_eq!((flags.firewall.ip_masq, flags.health.healthz_port), (true, 300));
 }
 
 #[test]
@@ -126,8 +126,11 @@ fn a_flag_of_the_daemon_and_a_subcommand_do_not_go_together() {
 #[test]
 fn an_empty_value_is_none() {
     let flags = parse("flanneld -public-ip= --iface-can-reach= -iface= --etcd-endpoints=http://a/?b=");
-    assert_eq!((flags.public_ip, flags.iface_can_reach, flags.iface.len()), (None, None, 0));
-    assert_eq!(flags.etcd_endpoints, ["http://a/?b="]);
+    assert_eq!(
+        (flags.uplink.public_ip, flags.uplink.iface_can_reach, flags.uplink.iface.len()),
+        (None, None, 0)
+    );
+    assert_eq!(flags.etcd.etcd_endpoints, ["http://a/?b="]);
 }
 
 #[test]
@@ -141,7 +144,7 @@ fn booleans_are_spelled_as_in_go() {
         ("f", false),
         ("False", false),
     ] {
-        assert_eq!(parse(&format!("flanneld -ip-masq={value}")).ip_masq, expected, "{value}");
+        assert_eq!(parse(&format!("flanneld -ip-masq={value}")).firewall.ip_masq, expected, "{value}");
     }
 }
 
@@ -149,7 +152,7 @@ fn booleans_are_spelled_as_in_go() {
 fn every_flag_of_flanneld_is_known_and_every_flag_has_its_variable() {
     let mut command = Flags::command();
     command.build();
-    let longs: Vec<_> = command.get_arguments().filter_map(Arg::get_long).collect();
+    let longs: Vec<_> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
     for flag in FLANNELD {
         assert!(longs.contains(&flag), "-{flag}");
     }

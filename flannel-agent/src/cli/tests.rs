@@ -19,33 +19,33 @@ fn go_spellings_are_understood() {
         "flannel-agent --etcd-endpoints=http://a:1,http://b:2 --ip-masq=true --v 4",
     ] {
         let flags = parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
-        assert_eq!(flags.etcd_endpoints, expected, "{line}");
-        assert!(flags.ip_masq, "{line}");
-        assert_eq!(flags.verbosity, 4, "{line}");
+        assert_eq!(flags.etcd.etcd_endpoints, expected, "{line}");
+        assert!(flags.firewall.ip_masq, "{line}");
+        assert_eq!(flags.log.verbosity, 4, "{line}");
     }
-    assert!(!parse("flannel-agent -iptables-forward-rules=false").unwrap().iptables_forward_rules);
+    assert!(!parse("flannel-agent -iptables-forward-rules=false").unwrap().firewall.iptables_forward_rules);
 }
 
 #[test]
 fn repeated_interfaces_keep_their_order() {
     let flags = parse("flannel-agent -iface eth1 -iface=192.168.1.5").unwrap();
-    assert_eq!(flags.iface, ["eth1", "192.168.1.5"]);
+    assert_eq!(flags.uplink.iface, ["eth1", "192.168.1.5"]);
 }
 
 #[test]
 fn defaults_are_flanneld_s() {
     let flags = parse("flannel-agent").unwrap();
-    assert_eq!(flags.etcd_endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
-    assert_eq!(flags.etcd_prefix, "/coreos.com/network");
+    assert_eq!(flags.etcd.etcd_endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
+    assert_eq!(flags.etcd.etcd_prefix, "/coreos.com/network");
     assert_eq!(flags.paths.subnet_file.to_str(), Some("/run/flannel/subnet.env"));
-    assert_eq!(flags.subnet_lease_renew_margin, 60);
+    assert_eq!(flags.leases.subnet_lease_renew_margin, 60);
     assert_eq!(flags.unsupported(), [""; 0]);
 }
 
 #[test]
 fn one_datastore_is_chosen() {
     let flags = parse("flannel-agent -local-subnet-mgr /d -kube-subnet-mgr=false").unwrap();
-    assert_eq!(flags.local_subnet_mgr.as_deref(), Some("/d".as_ref()));
+    assert_eq!(flags.leases.local_subnet_mgr.as_deref(), Some("/d".as_ref()));
     for line in ["-local-subnet-mgr /d -kube-subnet-mgr", "-kube-subnet-mgr=true -local-subnet-mgr=/d"] {
         let error = parse(&format!("flannel-agent {line}")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ArgumentConflict, "{line}");

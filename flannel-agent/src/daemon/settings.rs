@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::backend;
-use crate::cli::Flags;
+use crate::cli::{EtcdFlags, FirewallFlags, Flags, UplinkFlags};
 use crate::config::NetworkConfig;
 use crate::firewall::{self, RuleOptions};
 use crate::lease::etcd::{EtcdOptions, Login, TlsFiles};
 use crate::uplink::{Stack, UplinkOptions};
 
-pub(super) fn etcd_options(flags: &Flags) -> EtcdOptions {
+pub(super) fn etcd_options(flags: &EtcdFlags) -> EtcdOptions {
     let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
     let file = |text: &String| given(text).map(PathBuf::from);
     let login = |user| Login { user, password: flags.etcd_password.clone() };
@@ -27,15 +27,15 @@ pub(super) fn etcd_options(flags: &Flags) -> EtcdOptions {
 
 pub(super) fn backend_options(flags: &Flags) -> backend::Options {
     backend::Options {
-        dataplane: flags.dataplane,
-        flow_cache: flags.flow_cache,
-        xdp: flags.xdp,
+        dataplane: flags.dataplane.dataplane,
+        flow_cache: flags.dataplane.flow_cache,
+        xdp: flags.dataplane.xdp,
         bpffs: flags.paths.bpffs.clone(),
-        log_packets: flags.log_packets(),
+        log_packets: flags.log.log_packets(),
     }
 }
 
-pub(super) fn uplink_options(flags: &Flags, config: &NetworkConfig) -> UplinkOptions {
+pub(super) fn uplink_options(flags: &UplinkFlags, config: &NetworkConfig) -> UplinkOptions {
     UplinkOptions {
         ifaces: flags.iface.clone(),
         iface_regexes: flags.iface_regex.clone(),
@@ -47,7 +47,7 @@ pub(super) fn uplink_options(flags: &Flags, config: &NetworkConfig) -> UplinkOpt
     }
 }
 
-pub(super) fn firewall_options(flags: &Flags) -> firewall::Options {
+pub(super) fn firewall_options(flags: &FirewallFlags) -> firewall::Options {
     firewall::Options {
         rules: RuleOptions {
             masquerade: flags.ip_masq,
