@@ -20,7 +20,7 @@ fn a_packet_to_a_pod_without_a_lease_has_the_folder_read() -> TestResult {
         fs::create_dir_all(store.subnets())?;
         store.put(&peer.name(), "yet to be written")
     })?;
-    // The bell rings when a file is closed.
+    // inotify reports the change when the file is closed.
     let mut file = OpenOptions::new().append(true).open(bed.store().file(&peer.name()))?;
     file.set_len(0)?;
     file.write_all(peer.value().as_bytes())?;
