@@ -1,4 +1,13 @@
-//! IP addresses as maps hold them: bytes in wire order. Their number says which family it is.
+//! IP addresses as maps hold them: bytes in wire order. The array's length stands for the family.
+//!
+//! ```
+//! use flannel_common::address::{Address, V4};
+//!
+//! let address: V4 = [10, 1, 15, 7];
+//! assert_eq!(address.masked([255, 255, 255, 0]), [10, 1, 15, 0]);
+//! assert_eq!(std::net::Ipv6Addr::from(address.mapped()).to_string(), "::ffff:10.1.15.7");
+//! assert_eq!(V4::BITS, 32);
+//! ```
 
 use core::fmt::Debug;
 use core::hash::Hash;
@@ -9,7 +18,7 @@ pub type V4 = [u8; 4];
 pub type V6 = [u8; 16];
 
 mod sealed {
-    /// Of which types [`super::Address`] is a trait is written down here alone: their layouts are checked.
+    /// Limits [`super::Address`] to the types whose layouts are checked.
     pub trait Sealed {}
     impl Sealed for super::V4 {}
     impl Sealed for super::V6 {}
@@ -19,13 +28,13 @@ mod sealed {
 pub trait Address:
     Copy + Debug + Default + Ord + Hash + Send + Sync + AsRef<[u8]> + sealed::Sealed + 'static
 {
-    /// Its length in bits, which is that of the prefix that holds it alone.
+    /// Length in bits, which is also the longest prefix length.
     const BITS: u32;
 
-    /// The address as one of IPv6: IPv4 is mapped (RFC 4291 section 2.5.5.2).
+    /// Returns the address as IPv6; IPv4 is mapped (RFC 4291 section 2.5.5.2).
     fn mapped(self) -> V6;
 
-    /// The bits of it that the mask has.
+    /// Clears the bits that the mask does not have.
     #[must_use]
     fn masked(self, mask: Self) -> Self;
 }

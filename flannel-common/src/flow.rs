@@ -1,30 +1,39 @@
-//! The flow cache: what is known of a flow between a pod of this node and a pod of another.
+//! The flow cache: flows between pods of this node and pods of other nodes.
 //!
-//! A flow may skip the host stack in a direction once a packet of that direction has been seen to enter the
-//! stack and to leave it unchanged: no rule dropped it, nothing translated its addresses. That proof is good
-//! for [`PROOF_NS`]; then the next packets go through the stack again, until one leaves it.
+//! A direction of a flow may skip the host stack once one of its packets has entered the stack and left it unchanged: no
+//! rule dropped it, and nothing translated its addresses. This proof holds for [`PROOF_NS`]. Then packets go through the
+//! stack again, until one leaves it.
+//!
+//! ```
+//! use flannel_common::flow::{PROOF_NS, Passage};
+//!
+//! let mut passage = Passage::default();
+//! passage.enter(1_000);
+//! assert!(passage.leave(2_000), "the packet that entered has come out");
+//! assert!(passage.is_proven(3_000));
+//! assert!(!passage.is_proven(2_000 + PROOF_NS), "the proof has expired");
+//! ```
 
 use crate::address::{Address, V4, V6};
 
-/// How long the host stack's consent holds, in nanoseconds: a firewall change takes effect within it, and the
-/// connection tracker hears of a busy flow that often.
+/// How long a proof holds, in nanoseconds. A firewall change takes effect within this time, and the connection tracker
+/// sees a packet of a busy flow this often.
 pub const PROOF_NS: u64 = 10_000_000_000;
 
-/// A packet that left the stack is the one that entered it if no more time than this has passed between, in
-/// nanoseconds.
+/// Longest time in the stack, in nanoseconds. A packet that leaves later is not the one that entered.
 pub const TRANSIT_NS: u64 = 1_000_000_000;
 
-/// A flow as its pod on this node sees it; the key of `FLOWS` and `FLOWS6`. All in wire order.
+/// A flow, seen from its pod on this node: key of `FLOWS` and `FLOWS6`. All in wire order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowKey<A: Address> {
     /// Address of the pod on this node.
     pub pod: A,
-    /// Address of its peer on another node.
+    /// Address of the pod on another node.
     pub remote: A,
     /// TCP or UDP port of the pod.
     pub pod_port: [u8; 2],
-    /// TCP or UDP port of its peer.
+    /// TCP or UDP port of the remote pod.
     pub remote_port: [u8; 2],
     /// IP protocol number.
     pub protocol: u8,
@@ -32,7 +41,7 @@ pub struct FlowKey<A: Address> {
     pub reserved: [u8; 3],
 }
 
-/// Which way a packet goes, seen from the pod on this node.
+/// Direction of a packet, seen from the pod on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From the pod.
@@ -41,13 +50,13 @@ pub enum Direction {
     Ingress,
 }
 
-/// What is known of a flow; the value of `FLOWS` and `FLOWS6`.
+/// What is known of a flow: value of `FLOWS` and `FLOWS6`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
-    /// From the pod through the stack to the vxlan device.
+    /// From the pod through the stack to the vxlan device or the uplink.
     pub egress: Passage,
-    /// From the vxlan device through the stack to the pod.
+    /// From the vxlan device or the uplink through the stack to the pod.
     pub ingress: Passage,
     /// Where the pod is.
     pub port: Port,
@@ -59,16 +68,16 @@ pub struct Flow {
 pub struct Passage {
     /// When a packet last entered the stack; 0: never.
     pub entered: u64,
-    /// When a packet last left it unchanged; 0: never.
+    /// When a packet last left the stack unchanged; 0: never.
     pub left: u64,
-    /// With group policy, the packets' mark as VXLAN carries it: with which they leave the stack for a peer, or enter
-    /// it from one. Without, 0.
+    /// With group policy: the packets' mark as VXLAN carries it, on leaving the stack (egress) or entering it (ingress).
+    /// Without: 0.
     pub mark: u32,
     /// 0.
     pub reserved: u32,
 }
 
-/// A pod's bridge port, and the link-layer addresses between the pod and its gateway.
+/// A pod's bridge port, and the MACs of the pod and its gateway.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Port {
@@ -76,7 +85,7 @@ pub struct Port {
     pub ifindex: u32,
     /// The pod's MAC.
     pub pod_mac: [u8; 6],
-    /// The MAC that the pod sends to: the bridge's.
+    /// The MAC that the pod sends to, which is the bridge's.
     pub gateway_mac: [u8; 6],
 }
 
@@ -89,35 +98,38 @@ impl Passage {
         }
     }
 
-    /// Notes that packets enter the stack with this mark. What let others pass may not let these; and one of the
-    /// others that is still in the stack proves nothing of these when it leaves: none counts as entered until then.
+    /// Notes that packets with this mark enter the stack.
+    ///
+    /// If the mark differs from the last one, the proof is void: rules may pass one group and not another. Packets with
+    /// the old mark may still be in the stack and must not prove the new one, so that none counts as entered until they
+    /// are gone.
     #[inline(always)]
     pub const fn expect(&mut self, mark: u32, now: u64) {
         if self.mark != mark {
-            let others_are_gone = now.saturating_sub(self.entered) >= TRANSIT_NS;
-            let entered = if others_are_gone { self.entered } else { now + TRANSIT_NS };
+            let old_ones_are_gone = now.saturating_sub(self.entered) >= TRANSIT_NS;
+            let entered = if old_ones_are_gone { self.entered } else { now + TRANSIT_NS };
             *self = Self { entered, left: 0, mark, reserved: 0 };
         }
     }
 
-    /// Notes that a packet has left the stack unchanged; false if none is known to have entered it.
+    /// Notes that a packet has left the stack unchanged. Returns false if none is known to have entered it.
     #[inline(always)]
     pub const fn leave(&mut self, now: u64) -> bool {
-        let is_ours = self.entered != 0 && now.wrapping_sub(self.entered) < TRANSIT_NS;
-        if is_ours {
+        let has_entered = self.entered != 0 && now.wrapping_sub(self.entered) < TRANSIT_NS;
+        if has_entered {
             self.left = now;
         }
-        is_ours
+        has_entered
     }
 
-    /// Whether a packet has ever passed.
+    /// Returns whether a packet has ever passed.
     #[inline(always)]
     #[must_use]
     pub const fn is_known(&self) -> bool {
         self.left != 0
     }
 
-    /// Whether the proof still holds.
+    /// Returns whether the proof still holds.
     #[inline(always)]
     #[must_use]
     pub const fn is_proven(&self, now: u64) -> bool {
@@ -147,27 +159,27 @@ mod tests {
         let mut passage = Passage::default();
         assert!(!passage.leave(5), "nothing entered");
         passage.enter(1_000);
-        assert!(!passage.leave(1_000 + TRANSIT_NS), "that was another packet");
+        assert!(!passage.leave(1_000 + TRANSIT_NS), "too late to be the same packet");
         assert!(!passage.is_known());
         passage.enter(2_000);
         assert!(passage.leave(2_001));
         assert!(passage.is_proven(2_001 + PROOF_NS - 1));
-        assert!(!passage.is_proven(2_001 + PROOF_NS), "the stack is to be asked again");
-        assert!(passage.is_known(), "it has passed once");
+        assert!(!passage.is_proven(2_001 + PROOF_NS), "the proof has expired");
+        assert!(passage.is_known(), "a packet has passed once");
     }
 
     #[test]
-    fn packets_of_another_group_prove_nothing() {
+    fn packets_of_one_group_prove_nothing_for_another() {
         const START: u64 = 10 * TRANSIT_NS;
         let mut passage = Passage::default();
         passage.expect(1, START);
         passage.enter(START);
-        assert!(passage.leave(START + 1), "the first group has nothing to wait for");
+        assert!(passage.leave(START + 1), "no packets of another group to wait for");
         for again in 0..5 {
             let now = START + 2 + again;
             passage.expect(2 + (again & 1) as u32, now);
             passage.enter(now);
-            assert!(!passage.leave(now) && !passage.is_known(), "that may have been one of the other group");
+            assert!(!passage.leave(now) && !passage.is_known(), "it may be a packet of the other group");
         }
         let now = START + 6 + TRANSIT_NS;
         passage.expect(2, now - 1);
@@ -175,10 +187,10 @@ mod tests {
         assert!(!passage.leave(now - 1));
         passage.expect(2, now);
         passage.enter(now);
-        assert!(passage.leave(now + 1) && passage.is_proven(now + 1), "the others are gone");
+        assert!(passage.leave(now + 1) && passage.is_proven(now + 1), "packets of other groups are gone");
         passage.expect(3, now + 1 + TRANSIT_NS);
         assert!(!passage.is_known());
         passage.enter(now + 1 + TRANSIT_NS);
-        assert!(passage.leave(now + 1 + TRANSIT_NS), "none of the others was on its way");
+        assert!(passage.leave(now + 1 + TRANSIT_NS), "no packet of another group was on its way");
     }
 }

@@ -1,25 +1,25 @@
-//! What a packet needs to know of the lease that its destination lies in.
+//! Leases as programs see them.
 
 use crate::address::{Address, V4, V6};
 
-/// [`Lease::flags`]: it is this node's own.
+/// [`Lease::flags`]: this node's own.
 pub const OWN: u16 = 1;
-/// [`Lease::flags`]: not a subnet but the node's own address, from which it may send into the overlay too.
+/// [`Lease::flags`]: not a subnet but the address of a node, which may send into the overlay as well.
 pub const NODE: u16 = 2;
-/// [`Lease::flags`]: it has ended, and nothing is sent there any more; what its node still sends is taken for a while.
+/// [`Lease::flags`]: the lease has ended. Nothing is sent there; packets from there are accepted for a while.
 pub const ENDED: u16 = 4;
-/// [`Lease::flags`]: its node is on the uplink's link, and packets are routed there without a tunnel.
+/// [`Lease::flags`]: the node is on the uplink's link; packets are routed there without a tunnel.
 pub const DIRECT: u16 = 8;
-/// [`Lease::flags`]: not a lease but the network: whatever has no longer prefix in the map, nobody leases.
+/// [`Lease::flags`]: not a lease but the whole network; addresses without a longer prefix are not leased.
 pub const NETWORK: u16 = 16;
 
-/// A node's lease, found by longest prefix in `LEASES` or `LEASES6`.
+/// Value of `LEASES`, `LEASES6`, `SUBNETS` and `SUBNETS6`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease<A: Address> {
-    /// The node's public address: outer destination.
+    /// Public address of the node: outer destination.
     pub public_ip: A,
-    /// MAC of the node's vxlan device: inner destination MAC. A kernel peer drops frames to another.
+    /// MAC of the node's vxlan device: inner destination MAC. The kernel drops frames to another one.
     pub vtep_mac: [u8; 6],
     /// [`OWN`], [`NODE`], [`ENDED`], [`DIRECT`], [`NETWORK`]; 0 for a peer's subnet behind a tunnel.
     pub flags: u16,

@@ -1,9 +1,8 @@
-//! What the BPF programs and the agent agree on: map names and layouts ([`abi`], [`address`], [`event`],
-//! [`flow`], [`lease`], [`node`]), what one program tells the next ([`handover`]),
-//! and the list of everything that can happen to a packet ([`outcome`]).
+//! What the BPF programs and the agent agree on: names and layouts of maps, and the list of everything that can happen
+//! to a packet ([`outcome`]).
 //!
-//! Addresses, ports and MACs are byte arrays in wire order; everything else is in the machine's order, as
-//! the kernel's own interfaces have it.
+//! Addresses, ports and MACs are byte arrays in wire order. Everything else is in the machine's order, as in the kernel's
+//! own interfaces.
 #![no_std]
 
 pub mod abi;

@@ -1,12 +1,12 @@
-//! The node's own facts, as the programs need them.
+//! The node's configuration, as programs need it.
 
 use crate::address::{Address, V4, V6};
 
 /// [`NodeConfig::xdp`]: `underlay_xdp` is not attached.
 pub const XDP_OFF: u32 = 0;
-/// [`NodeConfig::xdp`]: it runs in the driver, on packets as they arrived.
+/// [`NodeConfig::xdp`]: it runs in the driver, on packets as they arrive.
 pub const XDP_NATIVE: u32 = 1;
-/// [`NodeConfig::xdp`]: it runs in the stack, behind GRO.
+/// [`NodeConfig::xdp`]: it runs in the stack, after GRO.
 pub const XDP_GENERIC: u32 = 2;
 
 /// The single value of `CONFIG`.
@@ -17,13 +17,13 @@ pub struct NodeConfig {
     pub layout: u32,
     /// VXLAN network identifier, 24 bits.
     pub vni: u32,
-    /// 1: flows that the host stack lets through unchanged skip it; 0: all go through it.
+    /// 1: flows that the host stack passes unchanged skip it; 0: all go through it.
     pub flow_cache: u32,
-    /// Time to live of outer IPv4 packets, 1 to 255: the kernel's default, as its vxlan device has it.
+    /// TTL of outer IPv4 packets, 1 to 255: the kernel's default, which its vxlan device uses as well.
     pub ttl: u32,
-    /// 1: a packet's mark is its group, which VXLAN carries (`Backend.GBP`); 0: marks are left alone.
+    /// 1: VXLAN carries a packet's mark as its group (`Backend.GBP`); 0: marks are not read or written.
     pub group_policy: u32,
-    /// 1: flows to and from peers on the uplink's link, which have no tunnel, may skip the host stack, too.
+    /// 1: flows to and from peers on the uplink's link, which need no tunnel, may skip the host stack as well.
     pub direct_routing: u32,
     /// UDP destination port of the overlay, wire order.
     pub port: [u8; 2],
@@ -31,7 +31,7 @@ pub struct NodeConfig {
     pub uplink_mac: [u8; 6],
     /// How `underlay_xdp` is attached: [`XDP_OFF`], [`XDP_NATIVE`], [`XDP_GENERIC`].
     pub xdp: u32,
-    /// What `underlay_xdp` signs its word to `underlay_ingress` with; chosen at random when the maps are made.
+    /// Key by which `underlay_ingress` recognises metadata of `underlay_xdp`; random, made with the maps.
     pub handover_key: [u8; 4],
     /// IPv4 over IPv4: `flannel.<VNI>`.
     pub v4: OverlayEnd<V4>,
@@ -39,7 +39,7 @@ pub struct NodeConfig {
     pub v6: OverlayEnd<V6>,
 }
 
-/// The node's end of one family's overlay. All zeroes where the network does not have the family.
+/// This node's end of one family's overlay. All zeroes if the network does not have the family.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OverlayEnd<A: Address> {
@@ -47,27 +47,27 @@ pub struct OverlayEnd<A: Address> {
     pub overlay_ifindex: u32,
     /// ifindex of the uplink, the interface that carries the outer packets.
     pub uplink_ifindex: u32,
-    /// MTU of the uplink in bytes: the outer IP packet must fit.
+    /// MTU of the uplink in bytes, which the outer IP packet must fit.
     pub uplink_mtu: u32,
-    /// 1: a VXLAN packet whose sender does not hold the inner source is dropped; 0: it is taken, as flannel does.
+    /// 1: a VXLAN packet is dropped unless its sender holds the inner source; 0: all are accepted, as flannel does.
     pub source_check: u32,
-    /// Our address on the uplink: outer source, and the outer destination we accept.
+    /// The node's address on the uplink: outer source of what it sends, outer destination of what it accepts.
     pub local_ip: A,
-    /// MAC of our vxlan device: the inner destination MAC we accept.
+    /// MAC of the vxlan device: inner destination MAC of what the node accepts.
     pub vtep_mac: [u8; 6],
-    /// Prefix length in bits of the network that all pods are in.
+    /// Prefix length in bits of the network of all pods.
     pub network_len: u8,
     /// Prefix length in bits of nodes' subnets: `SubnetLen`, `IPv6SubnetLen`.
     pub subnet_len: u8,
-    /// The mask of [`Self::subnet_len`].
+    /// Mask of [`Self::subnet_len`].
     pub subnet_mask: A,
 }
 
 impl<A: Address> OverlayEnd<A> {
-    /// Whether the network has this family.
+    /// Returns whether the network has this family.
     #[inline(always)]
     #[must_use]
-    pub const fn is_there(&self) -> bool {
+    pub const fn is_configured(&self) -> bool {
         self.overlay_ifindex != 0
     }
 }

@@ -1,19 +1,29 @@
-//! Everything that can happen to a packet in a BPF program: one append-only list, from which the BPF enum,
-//! the counters' names and the documentation come.
+//! Everything that can happen to a packet in a BPF program. The programs' enum, the counters' names and their help texts come
+//! from this one list, which is append-only.
 //!
-//! A program run ends in exactly one [`Outcome`], counted once in `METRICS` under ([`Outcome`], [`Hook`]).
-//! The enums are the map's key, so that `bpftool map dump` prints their names.
+//! A program run ends in exactly one [`Outcome`], counted once in `METRICS` under ([`Outcome`], [`Hook`]). The enums are the
+//! map's key, so that `bpftool map dump` prints their names.
+//!
+//! ```
+//! use flannel_common::outcome::{Outcome, Verdict};
+//!
+//! let outcome = Outcome::from_number(22).unwrap();
+//! assert_eq!((outcome.name(), outcome.verdict()), ("flow-new", Verdict::Floor));
+//! for outcome in Outcome::ALL {
+//!     println!("{:<18} {}", outcome.name(), outcome.help());
+//! }
+//! ```
 
-/// What becomes of the packet.
+/// What happens to a packet because of its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// A program carried it all the way.
+    /// A program has sent it to its destination.
     Carried,
-    /// Handed on, untouched, to the floor: the host stack and the kernel's own vxlan device.
+    /// Passed unchanged to the floor: the host stack and the kernel's vxlan device.
     Floor,
-    /// Not the overlay's business; passed on untouched.
+    /// Not a packet for the programs; passed on unchanged.
     Foreign,
-    /// Dropped here.
+    /// Dropped by the program.
     Dropped,
 }
 
@@ -30,25 +40,25 @@ macro_rules! outcomes {
             /// Every outcome, in order of number.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// The outcome with this number, if this version knows it.
+            /// Returns the outcome with this number, if this version knows it.
             #[must_use]
             pub fn from_number(number: u32) -> Option<Self> {
                 Self::ALL.get(number as usize).copied()
             }
 
-            /// Short name, as counters and logs show it.
+            /// Returns the short name, which counters and logs show.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name),+ }
             }
 
-            /// What becomes of a packet with this outcome.
+            /// Returns what happens to a packet with this outcome.
             #[must_use]
             pub const fn verdict(self) -> Verdict {
                 match self { $(Self::$variant => Verdict::$verdict),+ }
             }
 
-            /// One sentence for the person who reads the counter.
+            /// Explains the outcome to a reader of the counters.
             #[must_use]
             pub const fn help(self) -> &'static str {
                 match self { $(Self::$variant => $help),+ }
@@ -59,52 +69,52 @@ macro_rules! outcomes {
 
 outcomes! {
     0 Encapsulated "encapsulated" Carried "Wrapped in VXLAN and sent to the peer's public address.",
-    1 Decapsulated "decapsulated" Carried "VXLAN stripped and the inner frame received on the vxlan device.",
-    2 NotVxlan "not-vxlan" Foreign "Other traffic of the uplink: not UDP to our address and VXLAN port.",
+    1 Decapsulated "decapsulated" Carried "Unwrapped, and received on the vxlan device.",
+    2 NotVxlan "not-vxlan" Foreign "Other traffic of the uplink: not UDP to this node's address and VXLAN port.",
     3 NotIp "not-ip" Floor "The inner frame is neither IPv4 nor IPv6.",
-    4 Truncated "truncated" Floor "A header ends before its length.",
+    4 Truncated "truncated" Floor "The packet ends before its headers do.",
     5 NoConfig "no-config" Floor "The agent has not written CONFIG yet.",
-    6 NoLease "no-lease" Floor "No peer leases the inner destination, which is not in the network either, or our own.",
-    7 ForeignVtep "foreign-vtep" Floor "The inner destination MAC is not the one the lease (egress) or our device (ingress) has.",
-    8 TooBig "too-big" Floor "The packet, or a segment of it, exceeds the MTU of the uplink or, as far as is known, of the way to the peer (outer headers included), or of the pod.",
+    6 NoLease "no-lease" Floor "The inner destination is in this node's own subnet, or it is outside the network and no peer leases it.",
+    7 ForeignVtep "foreign-vtep" Floor "The inner destination MAC is not that of the lease (egress) or of the vxlan device (ingress).",
+    8 TooBig "too-big" Floor "The packet, or a segment of it, is larger than the MTU of the uplink or the known path to the peer (outer headers included), or of the pod.",
     9 GsoUnknown "gso-unknown" Floor "An aggregate whose segments are neither TCP nor UDP.",
     10 NoRoom "no-room" Floor "The kernel refused to grow or shrink the packet.",
-    11 ForeignVni "foreign-vni" Floor "VXLAN of another network.",
-    12 VxlanFlags "vxlan-flags" Floor "VXLAN flags other than a plain VNI (RFC 7348 section 5).",
+    11 ForeignVni "foreign-vni" Floor "A VXLAN packet of another network (VNI).",
+    12 VxlanFlags "vxlan-flags" Floor "VXLAN flags other than that of a VNI (RFC 7348 section 5) or, with group policy, of a group.",
     13 OuterOptions "outer-options" Floor "The outer header has options (IPv4) or extension headers (IPv6).",
-    14 OuterFragment "outer-fragment" Floor "The outer packet is a fragment: reassembled by the stack first.",
-    15 OuterChecksum "outer-checksum" Floor "The outer UDP checksum is set (IPv4) or missing (IPv6), or the IPv4 header checksum is wrong: judged by the stack.",
-    16 OuterLength "outer-length" Floor "The outer IP and UDP lengths disagree with each other or the frame.",
-    17 OuterCongested "outer-congested" Floor "No longer counted: what outer ECN says is merged into the inner header.",
-    18 GsoAggregate "gso-aggregate" Floor "A received aggregate: decapsulated by the kernel device, which keeps segmentation right.",
-    19 InnerIpv6 "inner-ipv6" Floor "IPv6 on its way out: wrapped by the kernel's v6 device, since the outer checksum covers the payload.",
+    14 OuterFragment "outer-fragment" Floor "The outer packet is a fragment; the host stack reassembles it.",
+    15 OuterChecksum "outer-checksum" Floor "The outer UDP checksum is set (IPv4) or missing (IPv6), or the outer IPv4 header checksum is wrong; the host stack decides.",
+    16 OuterLength "outer-length" Floor "The outer IP and UDP lengths do not agree with each other or with the frame.",
+    17 OuterCongested "outer-congested" Floor "No longer counted. Outer ECN is merged into the inner header instead.",
+    18 GsoAggregate "gso-aggregate" Floor "A received aggregate; the kernel's vxlan device unwraps it, which keeps its segmentation right.",
+    19 InnerIpv6 "inner-ipv6" Floor "IPv6 to a peer; the kernel's IPv6 vxlan device wraps it, since the outer checksum covers the payload.",
     20 WriteFailed "write-failed" Dropped "Headers could not be written after the packet had been resized.",
-    21 Delivered "delivered" Carried "A proven flow: handed to its pod past the host stack.",
-    22 FlowNew "flow-new" Floor "No packet of the flow has passed the host stack unchanged yet (TCP: in both directions).",
-    23 FlowStale "flow-stale" Floor "The flow was proven too long ago: the host stack is asked again.",
-    24 TcpControl "tcp-control" Floor "SYN, FIN or RST: the host stack keeps track of connections, and the flow is forgotten.",
-    25 NotCacheable "not-cacheable" Floor "Neither TCP nor UDP, or a fragment, or with IP options or extension headers, or marked before the stack: no flow to remember.",
-    26 TtlExpired "ttl-expired" Floor "The time to live, or hop limit, ends here: the host stack answers.",
-    27 FlowProven "flow-proven" Foreign "To a pod, or to a peer on the uplink's link, unchanged by the host stack: the flow's next packets may skip it.",
-    28 NoFlow "no-flow" Foreign "To a pod, or to a peer on the uplink's link, and of no flow between pods of two nodes, or changed by the host stack.",
+    21 Delivered "delivered" Carried "A proven flow: sent to its pod past the host stack.",
+    22 FlowNew "flow-new" Floor "No packet of the flow has passed the host stack unchanged yet (TCP: in both directions). If a long-running flow still shows this, a firewall rule or NAT is rewriting its packets.",
+    23 FlowStale "flow-stale" Floor "The proof of the flow has expired; the packet goes through the host stack to renew it.",
+    24 TcpControl "tcp-control" Floor "TCP with SYN, FIN or RST. It goes through the host stack, which tracks connections, and the flow is removed from the cache.",
+    25 NotCacheable "not-cacheable" Floor "No flow to cache: neither TCP nor UDP, a fragment, IP options or extension headers, or a mark from before the host stack.",
+    26 TtlExpired "ttl-expired" Floor "The TTL or hop limit expires here; the host stack answers.",
+    27 FlowProven "flow-proven" Foreign "Left the host stack unchanged, to a pod or to a peer on the uplink's link. The flow's next packets may skip the host stack.",
+    28 NoFlow "no-flow" Foreign "Left the host stack to a pod or to a peer on the uplink's link, but is of no flow between pods of two nodes, or was changed.",
     29 FlowCacheOff "flow-cache-off" Foreign "The agent runs without the flow cache.",
-    30 UnknownSender "unknown-sender" Dropped "Sender check: no lease holds the inner source.",
-    31 ForgedSender "forged-sender" Dropped "Sender check: another node than the outer source holds the inner source.",
-    32 LoopedSender "looped-sender" Dropped "Sender check: the inner source is in our own subnet.",
-    33 NotEcnCapable "not-ecn-capable" Dropped "Outer ECN says congestion experienced, and the inner packet is not ECN-capable: lost as on the congested router (RFC 6040).",
+    30 UnknownSender "unknown-sender" Dropped "Sender check: no lease covers the inner source.",
+    31 ForgedSender "forged-sender" Dropped "Sender check: the inner source belongs to another node than the outer source.",
+    32 LoopedSender "looped-sender" Dropped "Sender check: the inner source is in this node's own subnet.",
+    33 NotEcnCapable "not-ecn-capable" Dropped "Outer ECN reports congestion, and the inner packet does not support ECN: dropped, as RFC 6040 requires.",
     34 Forwarded "forwarded" Carried "A proven flow over IPv6: sent past the host stack to the vxlan device, where the kernel wraps it.",
-    35 AfterShortcut "after-shortcut" Foreign "Sent to the vxlan device, or to a peer on the uplink's link, past the host stack, and counted where that was done.",
-    36 OtherFamily "other-family" Floor "The inner frame is not of the address family that travels over this one: judged by the stack.",
-    37 LinkLocal "link-local" Floor "IPv6 from a link-local address or none, which no router forwards: neighbour discovery and the like.",
+    35 AfterShortcut "after-shortcut" Foreign "Sent past the host stack to the vxlan device, or to a peer on the uplink's link. Already counted where it was sent.",
+    36 OtherFamily "other-family" Floor "The inner frame is not of the family of the outer packet; the host stack decides.",
+    37 LinkLocal "link-local" Floor "IPv6 from a link-local or unspecified address, which no router forwards; neighbour discovery, for example.",
     38 OnLink "on-link" Carried "A proven flow to a peer on the uplink's link: sent there past the host stack, without a tunnel.",
-    39 NoPath "no-path" Floor "The kernel does not say how long a packet may be on its way to the peer: the host stack finds out.",
-    40 Unleased "unleased" Floor "The inner destination is in the network, and nobody leases it: the host stack answers, and the agent asks the datastore.",
-    41 NotOnLink "not-on-link" Foreign "Other traffic out of the uplink: to no pod of a peer on its link.",
-    42 HandedOver "handed-over" Carried "VXLAN stripped at the driver; `underlay_ingress` takes it from there.",
-    43 MaybeAggregate "maybe-aggregate" Floor "XDP in generic mode cannot see whether it is an aggregate: unwrapped in TC.",
+    39 NoPath "no-path" Floor "The kernel does not know the MTU of the path to the peer; the host stack finds it out.",
+    40 Unleased "unleased" Floor "The inner destination is in the network, but not leased. The host stack answers, and the agent looks in the datastore.",
+    41 NotOnLink "not-on-link" Foreign "Other traffic that leaves the uplink: not to a pod of a peer on its link.",
+    42 HandedOver "handed-over" Carried "Unwrapped in the driver; `underlay_ingress` continues with it.",
+    43 MaybeAggregate "maybe-aggregate" Floor "XDP in generic mode cannot tell whether this is an aggregate; TC unwraps it.",
 }
 
-/// The place where a program runs.
+/// A place where a program runs.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hook {
@@ -114,9 +124,9 @@ pub enum Hook {
     UnderlayIngress = 1,
     /// Program `overlay_ingress`: ingress of `flannel.<VNI>`.
     OverlayIngress = 2,
-    /// Program `pod_egress`: ingress of a pod-side bridge port, which is what the pod sends.
+    /// Program `pod_egress`: ingress of a pod's bridge port, for packets from the pod.
     PodEgress = 3,
-    /// Program `pod_ingress`: egress of a pod-side bridge port, which is what the pod gets.
+    /// Program `pod_ingress`: egress of a pod's bridge port, for packets to the pod.
     PodIngress = 4,
     /// Program `underlay_egress`: egress of the uplink, with DirectRouting.
     UnderlayEgress = 5,
@@ -136,13 +146,13 @@ impl Hook {
         Self::UnderlayXdp,
     ];
 
-    /// The hook with this number, if this version knows it.
+    /// Returns the hook with this number, if this version knows it.
     #[must_use]
     pub fn from_number(number: u32) -> Option<Self> {
         Self::ALL.get(number as usize).copied()
     }
 
-    /// Whether TC runs the program, a classifier; else XDP does.
+    /// Returns whether TC runs the program (a classifier). If not, XDP does.
     #[must_use]
     pub const fn is_classifier(self) -> bool {
         match self {
@@ -156,12 +166,12 @@ impl Hook {
         }
     }
 
-    /// Those whose programs TC runs, in order of number.
+    /// Returns the hooks whose programs TC runs, in order of number.
     pub fn classifiers() -> impl Iterator<Item = Self> {
         Self::ALL.iter().copied().filter(|hook| hook.is_classifier())
     }
 
-    /// Name of the program at this hook: BPF function, pin and counter label.
+    /// Returns the name of the program at this hook: BPF function, pin and counter label.
     #[must_use]
     pub const fn program(self) -> &'static str {
         match self {
@@ -190,9 +200,9 @@ pub struct MetricsKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Runs; an aggregate (GSO, GRO) counts once.
+    /// Program runs. An aggregate (GSO, GRO) counts once.
     pub packets: u64,
-    /// Bytes of the frame as the program met it, link-layer header included.
+    /// Bytes of the frames before the program changed them, link-layer header included.
     pub bytes: u64,
 }
 

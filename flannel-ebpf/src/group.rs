@@ -1,17 +1,26 @@
-//! Group policy: which group of endpoints a packet is of, in the VXLAN header (draft-smith-vxlan-group-policy-05
-//! section 2.1) and in `skb->mark`, where the kernel's `gbp` devices have it. Pure; tested on the host.
+//! Group policy: the group of a packet, in the VXLAN header (draft-smith-vxlan-group-policy-05 section 2.1) and in
+//! `skb->mark`, as the kernel's `gbp` devices have it. Pure; tested on the host.
 //!
-//! Bits 0 to 15 of the mark are the group; bits 19 and 22 are the flags of the header's second byte.
+//! Bits 0 to 15 of the mark are the group. Bits 19 and 22 are flags of the header's second byte.
+//!
+//! ```
+//! use flannel_ebpf::group;
+//!
+//! let header = group::header(1, 0x1234);
+//! assert_eq!(header.vni(), 1);
+//! assert_eq!(group::mark(group::bytes(&header)), Some(0x1234));
+//! assert_eq!(group::mark(group::bytes(&group::header(1, 0))), None, "mark 0 is no group");
+//! ```
 
 use network_types::vxlan::VxlanHdr;
 
-/// VXLAN flag: there is a group.
+/// VXLAN flag: the header has a group.
 pub const PRESENT: u8 = 0x80;
 /// Flags of the second byte: the receiver must not learn from the packet; policies have been applied already.
 const DONT_LEARN: u8 = 0x40;
 const POLICY_APPLIED: u8 = 0x08;
 
-/// The header of a packet with this mark. Any mark but 0 makes a group, 0 of bits that stand for none.
+/// Makes the header of a packet with this mark. Any mark but 0 makes a group; it is 0 if only other bits are set.
 #[inline(always)]
 #[must_use]
 pub fn header(vni: u32, mark: u32) -> VxlanHdr {
@@ -24,15 +33,15 @@ pub fn header(vni: u32, mark: u32) -> VxlanHdr {
     header
 }
 
-/// What a header says of groups: its first four bytes.
+/// Returns the first four bytes of a header, which hold the group.
 #[inline(always)]
 #[must_use]
-pub const fn word(header: &VxlanHdr) -> [u8; 4] {
+pub const fn bytes(header: &VxlanHdr) -> [u8; 4] {
     let [flags, high, low] = header._reserved1;
     [header.flags, flags, high, low]
 }
 
-/// The mark of a packet whose header says so, if it has a group.
+/// Returns the mark for a header that begins with these bytes, if it has a group.
 #[inline(always)]
 #[must_use]
 pub fn mark([present, flags, high, low]: [u8; 4]) -> Option<u32> {
@@ -44,7 +53,7 @@ pub fn mark([present, flags, high, low]: [u8; 4]) -> Option<u32> {
 mod tests {
     use super::*;
 
-    /// Mark, header bytes without the VNI's, and the mark that arrives.
+    /// A mark, the first bytes of its header, and the mark that arrives.
     const TABLE: [(u32, [u8; 4], Option<u32>); 7] = [
         (0, [0x08, 0, 0, 0], None),
         (1, [0x88, 0, 0, 1], Some(1)),
@@ -52,21 +61,21 @@ mod tests {
         (0x0040_0000, [0x88, 0x40, 0, 0], Some(0x0040_0000)),
         (0x0008_0007, [0x88, 0x08, 0, 7], Some(0x0008_0007)),
         (u32::MAX, [0x88, 0x48, 0xff, 0xff], Some(0x0048_ffff)),
-        // A mark of others, such as kube-proxy's in a wider mask: a group, and it is 0.
+        // A mark that is no group, such as kube-proxy's: the packet has a group, which is 0.
         (0x8000_0000, [0x88, 0, 0, 0], Some(0)),
     ];
 
     #[test]
-    fn the_mark_s_bits_are_where_the_kernel_has_them() {
-        for (sent, bytes, arrived) in TABLE {
+    fn the_mark_has_its_bits_where_the_kernel_has_them() {
+        for (sent, expected, arrived) in TABLE {
             let header = header(0x1234, sent);
             assert_eq!(
                 (header.flags, header._reserved1),
-                (bytes[0], [bytes[1], bytes[2], bytes[3]]),
+                (expected[0], [expected[1], expected[2], expected[3]]),
                 "{sent:#x}"
             );
             assert_eq!((header.vni(), header._reserved2), (0x1234, 0));
-            assert_eq!(mark(word(&header)), arrived, "{sent:#x}");
+            assert_eq!(mark(bytes(&header)), arrived, "{sent:#x}");
         }
     }
 
@@ -74,8 +83,8 @@ mod tests {
     fn reserved_bits_are_not_read() {
         let mut header = header(1, 7);
         header._reserved1[0] = 0xff;
-        assert_eq!(mark(word(&header)), Some(0x0048_0007));
+        assert_eq!(mark(bytes(&header)), Some(0x0048_0007));
         header.flags &= !PRESENT;
-        assert_eq!(mark(word(&header)), None);
+        assert_eq!(mark(bytes(&header)), None);
     }
 }

@@ -131,7 +131,7 @@ pub struct Envelope<A> {
     pub sender: A,
     /// Outer type of service or traffic class, of which the ECN field counts.
     pub tos: u8,
-    /// What the VXLAN header says of groups ([`group::word`]); zeroes without group policy.
+    /// What the VXLAN header says of groups ([`group::bytes`]); zeroes without group policy.
     pub group: [u8; 4],
 }
 
@@ -170,7 +170,7 @@ fn outer_ip<'a, H: Ip>(
     local: &OverlayEnd<H::Address>,
 ) -> Result<&'a H, Outcome> {
     let ip: &H = packet.header(EthHdr::LEN).map_err(|_| Outcome::NotVxlan)?;
-    if !packet.is_for_host(node) || ip.destination() != local.local_ip || !local.is_there() {
+    if !packet.is_for_host(node) || ip.destination() != local.local_ip || !local.is_configured() {
         return Err(Outcome::NotVxlan);
     }
     ip.carries_udp().map(|()| ip)
@@ -192,7 +192,7 @@ fn lengths<H: Ip>(packet: &impl PacketAccess, ip: &H, udp: &UdpHdr) -> Result<()
 #[inline(always)]
 fn vxlan<H: Ip>(packet: &impl PacketAccess, node: &NodeConfig) -> Result<[u8; 4], Outcome> {
     let vxlan: &VxlanHdr = packet.header(EthHdr::LEN + size_of::<H>() + UdpHdr::LEN)?;
-    let group = if node.group_policy != 0 { group::word(vxlan) } else { [0; 4] };
+    let group = if node.group_policy != 0 { group::bytes(vxlan) } else { [0; 4] };
     if vxlan.flags != PLAIN_VXLAN | group[0] & group::PRESENT {
         return Err(Outcome::VxlanFlags);
     }

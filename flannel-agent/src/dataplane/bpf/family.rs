@@ -110,7 +110,7 @@ fn rooms_of<A: Family>(node: &NodeConfig) -> [(&'static str, u32); 2] {
     let subnets =
         1_usize.checked_shl(ours.subnet_len.saturating_sub(ours.network_len).into()).unwrap_or(usize::MAX);
     let subnets = u32::try_from(subnets.min(abi::MAX_LEASES)).unwrap_or(u32::MAX);
-    let flows = if ours.is_there() { abi::MAX_FLOWS as u32 } else { 1 };
+    let flows = if ours.is_configured() { abi::MAX_FLOWS as u32 } else { 1 };
     [(A::SUBNETS, subnets), (A::FLOWS, flows)]
 }
 

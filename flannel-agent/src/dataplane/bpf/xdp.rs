@@ -161,7 +161,7 @@ pub(super) fn inherit(node: &NodeConfig, previous: Option<&NodeConfig>) -> Resul
 
 /// ifindex of the uplink, which the families share.
 const fn ifindex(node: &NodeConfig) -> u32 {
-    if node.v4.is_there() { node.v4.uplink_ifindex } else { node.v6.uplink_ifindex }
+    if node.v4.is_configured() { node.v4.uplink_ifindex } else { node.v6.uplink_ifindex }
 }
 
 /// Takes an earlier agent's program off the uplink, and waits until TC has got what it has let through.

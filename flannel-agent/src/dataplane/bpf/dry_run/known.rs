@@ -78,7 +78,12 @@ impl OurEnd {
     fn of_family<A: Family>(node: &NodeConfig) -> Option<Self> {
         let ours = A::ours(node);
         let OverlayEnd { overlay_ifindex: device, uplink_ifindex: uplink, local_ip, vtep_mac, .. } = *ours;
-        ours.is_there().then(|| Self { device, uplink, local_ip: local_ip.ip(), vtep_mac: Mac(vtep_mac) })
+        ours.is_configured().then(|| Self {
+            device,
+            uplink,
+            local_ip: local_ip.ip(),
+            vtep_mac: Mac(vtep_mac),
+        })
     }
 }
 
