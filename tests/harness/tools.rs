@@ -84,6 +84,12 @@ fn sysroot() -> Option<PathBuf> {
 pub const TOOLS: &[Tool] = &[
     component("rustfmt", "rustfmt", "formats the sources", &[Lint]),
     component("clippy-driver", "clippy", "lints the sources", &[Lint]),
+    Tool {
+        probe: "cargo-deny",
+        source: Source::Crate { name: "cargo-deny", version: "0.20.2" },
+        purpose: "checks licences, duplicates and sources of dependencies",
+        parts: &[Lint],
+    },
     package("ip", "iproute2", "makes the nodes, links and pods of a cluster", &[Cluster]),
     package("bridge", "iproute2", "shows the FDB that the agent writes", &[Cluster]),
     package("iptables", "iptables", "writes and lists firewall rules", &[Cluster]),

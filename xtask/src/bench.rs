@@ -1,8 +1,8 @@
 //! `cargo xtask bench`: the dataplane against bare veth, host-gw routing and the kernel's vxlan, in one run.
 //!
-//! All variants live at the same time, and every round measures each of them: whatever else the machine does
-//! meets them all. Absolute figures belong to the machine; the ratios within one run are the result.
-//! With `--control-plane` it is the agent itself that is measured: see [`control`].
+//! All variants run at the same time, and every round measures each of them, so that other load on the machine slows
+//! all of them. Absolute figures depend on the machine; the ratios within one run are the result.
+//! With `--control-plane` the agent itself is measured: see [`control`].
 
 mod bed;
 mod control;
@@ -56,18 +56,19 @@ pub(crate) struct Args {
     /// Fail unless the agent reaches its targets: agent-bpf against kernel-vxlan, or those of --control-plane
     #[arg(long)]
     check: bool,
-    /// Measure instead how soon a starting agent has all leases in kernel and maps, and a new one
+    /// Measure instead how soon a starting agent has written all leases to kernel and maps, and then a new lease
     #[arg(long, conflicts_with_all = ["only", "before", "plot", "seconds"])]
     control_plane: bool,
     /// Backend of the leases to start among; the targets of --check are vxlan's
-    #[arg(long, requires = "control_plane", value_enum, default_value_t = crowd::Carrier::Vxlan)]
-    backend: crowd::Carrier,
+    #[arg(long, requires = "control_plane", value_enum, default_value_t = crowd::Backend::Vxlan)]
+    backend: crowd::Backend,
     /// Numbers of leases to start among
     #[arg(long, value_name = "N", num_args = 1.., requires = "control_plane", default_values_t = control::COUNTS,
           value_parser = clap::value_parser!(u32).range(0..=60_000))]
     leases: Vec<u32>,
 }
 
+/// Builds the agent and measures what was asked for.
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(&[Part::Build, Part::Cluster, Part::Etcd])?;
     phase::run(
@@ -75,7 +76,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         &mut cargo(["build", "--release", "--package", "flannel-agent"]),
     )?;
     interrupt::catch()?;
-    let machine = Machine::look()?;
+    let machine = Machine::read()?;
     machine.warn();
     if args.control_plane {
         return control::run(args, &machine);
@@ -84,7 +85,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     report(args, &machine, &series)
 }
 
-/// The beds are gone when this returns.
+/// Sets the variants up, measures them and removes them.
 fn measure(args: &Args, machine: &Machine) -> Result<Vec<Series>> {
     let variants = variant::chosen(&args.only, args.before.is_some());
     let set_up = |variant: &Variant| {

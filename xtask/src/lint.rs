@@ -12,6 +12,11 @@ use crate::{phase, setup};
 pub(crate) fn run() -> Result<()> {
     setup::ensure(&[Part::Lint])?;
     phase::run("formatting", &mut cargo(["fmt", "--all", "--check"]))?;
+    let mut deny = cargo(["deny", "--locked", "check", "--hide-inclusion-graph"]);
+    phase::run(
+        "licences, duplicates and sources of dependencies",
+        deny.args(["licenses", "bans", "sources"]),
+    )?;
     let mut clippy = without_programs(["clippy", "--workspace", "--all-targets", "--quiet"]);
     phase::run("clippy", clippy.args(["--", "-D", "warnings"]))?;
     let mut clippy = cargo_bpf("clippy", &setup::bpf_toolchain()?)?;

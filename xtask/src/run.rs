@@ -17,6 +17,7 @@ const CONFIG: &str = r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}
 const PODS_PER_NODE: usize = 2;
 /// Seconds of TCP.
 const BULK: u32 = 2;
+/// Limit until a pod answers.
 const PATIENCE: Duration = Duration::from_secs(3);
 const FLOOD: Duration = Duration::from_secs(2);
 /// Bytes of UDP payload.
@@ -25,13 +26,13 @@ const SMALL: usize = 64;
 /// What to run.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// End after the proof, with status 0 or 1
+    /// End after the measurements, with status 0 or 1
     #[arg(long)]
     once: bool,
     /// Number of nodes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=100))]
     nodes: u8,
-    /// Where the agents keep their leases [default: etcd, or local if etcd cannot be installed]
+    /// Datastore of the leases [default: etcd, or local if etcd cannot be installed]
     #[arg(long)]
     store: Option<Store>,
     /// Run the agent on this machine instead of a cluster, with these flags
@@ -39,6 +40,7 @@ pub(crate) struct Args {
     flags: Option<Vec<String>>,
 }
 
+/// Builds the agent and runs it, in a cluster or on this machine.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let store = store::choose(args.store)?;
     phase::run("build of the agent", &mut cargo(["build", "--package", "flannel-agent"]))?;
@@ -68,7 +70,7 @@ fn cluster(args: &Args, store: Store) -> Result<()> {
     proof
 }
 
-/// Every pod reaches every other; how fast, and by what way.
+/// Checks that every pod reaches every other, and shows how fast and by which outcomes.
 fn prove(cluster: &Cluster, pods: &[Vec<Pod>]) -> Result<()> {
     let all: Vec<&Pod> = pods.iter().flatten().collect();
     phase::measured("every pod reaches every other", || reach_each_other(&all))?;
@@ -91,7 +93,7 @@ fn reach_each_other(pods: &[&Pod]) -> Result<()> {
         if interrupt::came() {
             bail!("interrupted");
         }
-        // An agent that is ready has its own subnet; it may not have heard of the others' yet.
+        // An agent that is ready has its own subnet, but may not have the others' yet.
         let reached = eventually("an answer", PATIENCE, || traffic::ping(*from, to.ip()));
         if let Err(error) = reached {
             failed.push(format!("{} -> {}: {error:#}", from.ip(), to.ip()));

@@ -11,13 +11,13 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use super::PidFd;
 use crate::require;
 
-/// How long a command may take where nothing else is said.
+/// The usual time limit of a command.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
-/// Runs a command to its end and gives its standard output; it is killed after `limit`.
+/// Runs a command to its end and returns its standard output. Kills it after `limit`.
 ///
-/// The error has the command line and what the command said. Input and output go through memory files:
-/// no pipe can fill up, and no thread is needed to empty one.
+/// The error has the command line and the command's output. Input and output go through memory files, so that no pipe
+/// fills up and no thread has to empty one.
 pub fn finish(command: &mut Command, input: &str, limit: Duration) -> Result<String> {
     let line = line_of(command);
     run(command, input, limit).with_context(|| format!("`{line}`"))

@@ -1,4 +1,4 @@
-//! A variant that lives: two nodes and a pod on each.
+//! A running variant: two nodes and a pod on each.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,10 +12,10 @@ use super::crowd::{self, NETWORK};
 use super::variant::{CROWD, Variant};
 use crate::workspace::release_agent;
 
-/// An agent among very many leases needs some seconds for its own peer.
+/// Limit until the pods reach each other. Among 50 000 leases an agent takes seconds to add its one real peer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Guards in the order in which they are to go.
+/// A variant and its guards, which are dropped in the order of the fields.
 pub(super) struct Bed {
     pub(super) variant: Variant,
     pub(super) from: Pod,
@@ -26,7 +26,7 @@ pub(super) struct Bed {
 }
 
 impl Bed {
-    /// Builds the variant; the pods reach each other when this returns.
+    /// Sets the variant up, and returns when the pods reach each other.
     pub(super) fn set_up(variant: Variant, before: Option<&Path>) -> Result<Self> {
         let bed = match variant {
             Variant::Veth => Self::cabled()?,
@@ -45,12 +45,12 @@ impl Bed {
                 Self::of_agents(variant, program, &["--dataplane=bpf"], 0)?
             }
         };
-        // An agent that is ready has its own subnet; it may not have heard of the other node's yet.
+        // An agent that is ready has its own subnet, but may not have the other node's yet.
         eventually("the pods reach each other", PATIENCE, || traffic::ping(&bed.from, bed.to.ip()))?;
         Ok(bed)
     }
 
-    /// The sending and the receiving node, if there are any.
+    /// Returns the sending and the receiving node, if the variant has nodes.
     pub(super) fn nodes(&self) -> Option<[&Node; 2]> {
         match self.cluster.as_ref()?.nodes() {
             [sender, receiver] => Some([sender, receiver]),
@@ -70,19 +70,19 @@ impl Bed {
         Ok(Self { variant, from, to, _agents: Vec::new(), _etcd: None, cluster: Some(cluster) })
     }
 
-    /// Agents among so many leases of nodes that do not exist.
+    /// Starts agents among the leases of `crowd` nodes that do not exist.
     fn of_agents(variant: Variant, program: &Path, flags: &[&str], crowd: u32) -> Result<Self> {
         let cluster = Cluster::two_nodes()?;
         let etcd = cluster.start_etcd()?;
         etcd.configure(&format!(r#"{{"Network":"{NETWORK}","Backend":{{"Type":"vxlan"}}}}"#))?;
-        crowd::fill(&etcd, crowd::Carrier::Vxlan, crowd)?;
+        crowd::fill(&etcd, crowd::Backend::Vxlan, crowd)?;
         let program = PathBuf::from(program);
         let agents = cluster.start_agents_with(&etcd, |agent| {
             flags.iter().fold(agent.program(&program), |agent, flag| agent.arg(*flag))
         })?;
         for node in cluster.nodes() {
             let subnet = node.subnet_env()?.subnet.context("subnet.env has no FLANNEL_SUBNET")?;
-            // The rules that the kernel variants have, so that only the dataplane differs.
+            // The same rules as in the kernel variants, so that only the dataplane differs.
             firewall(node, &subnet.to_string(), &NETWORK.to_string())?;
         }
         let (from, to) = pods(&cluster)?;

@@ -1,7 +1,7 @@
-//! `cargo xtask bench --control-plane`: how soon a starting agent has all leases in kernel and maps, what that costs,
-//! and how soon a new lease is there.
+//! `cargo xtask bench --control-plane`: how soon a starting agent has written all leases to kernel and maps, what that
+//! costs, and how soon it has written a new lease.
 //!
-//! Every sample is a node, an etcd and an agent of its own, with nothing left from another one.
+//! Every sample has a node, an etcd and an agent of its own.
 
 mod node;
 mod sample;
@@ -21,6 +21,7 @@ use sample::Scale;
 /// Leases in the datastore before the agent starts.
 pub(super) const COUNTS: [u32; 6] = [0, 250, 1000, 5000, 10_000, 50_000];
 
+/// Measures, prints the table, and checks the targets if asked to.
 pub(super) fn run(args: &Args, machine: &Machine) -> Result<()> {
     let scales = measure(args).inspect_err(|_| failure::declare())?;
     print!("{}", table::text(&scales, args.rounds));
@@ -31,7 +32,7 @@ pub(super) fn run(args: &Args, machine: &Machine) -> Result<()> {
     if args.check { target::check(&scales) } else { Ok(()) }
 }
 
-/// All counts in every round: whatever else the machine does meets them all.
+/// Measures every count in every round, so that other load on the machine slows all of them.
 fn measure(args: &Args) -> Result<Vec<Scale>> {
     let agent = release_agent()?;
     let mut scales: Vec<_> = args.leases.iter().map(|leases| Scale::new(*leases)).collect();

@@ -1,4 +1,4 @@
-//! Leases of many nodes that do not exist, for an agent to live among.
+//! Leases of many nodes that do not exist.
 
 use std::net::Ipv4Addr;
 
@@ -7,20 +7,20 @@ use flannel_tests::Etcd;
 use flannel_tests::etcd::PREFIX;
 use flannel_tests::subnet_env::Net;
 
-/// A network that has room for them all.
+/// A network with room for all of them.
 pub(super) const NETWORK: Net<Ipv4Addr> = Net { addr: Ipv4Addr::new(10, 0, 0, 0), len: 8 };
 
-/// What carries the packets of those leases.
+/// The backend of those leases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Carrier {
+pub(super) enum Backend {
     /// The kernel's device and BPF
     Vxlan,
-    /// Routes by way of the peers, all of them on the link
+    /// Routes through the peers, all of them on the link
     HostGw,
 }
 
-impl Carrier {
-    /// The backend's type.
+impl Backend {
+    /// Returns the backend's type, as flannel spells it.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Vxlan => "vxlan",
@@ -29,21 +29,21 @@ impl Carrier {
     }
 }
 
-/// Writes so many leases.
-pub(super) fn fill(etcd: &Etcd, carrier: Carrier, leases: u32) -> Result<()> {
-    etcd.kv().put_all(&(0..leases).map(|number| lease(carrier, number)).collect::<Vec<_>>())
+/// Writes this many leases to etcd.
+pub(super) fn fill(etcd: &Etcd, backend: Backend, leases: u32) -> Result<()> {
+    etcd.kv().put_all(&(0..leases).map(|number| lease(backend, number)).collect::<Vec<_>>())
 }
 
-/// Key and value of the lease with this number: 10.1.0.0/24, 10.1.1.0/24 ...
-pub(super) fn lease(carrier: Carrier, number: u32) -> (String, String) {
+/// Returns key and value of the lease with this number: 10.1.0.0/24, 10.1.1.0/24 ...
+pub(super) fn lease(backend: Backend, number: u32) -> (String, String) {
     let (high, low) = (1 + number / 256, number % 256);
     let node = format!("172.{}.{}.{}", 16 + number / 65_536, number / 256 % 256, low);
     let mac = format!("c6:00:00:{:02x}:{:02x}:{:02x}", number >> 16, number >> 8 & 255, number & 255);
-    let data = match carrier {
-        Carrier::Vxlan => format!(r#","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}"#),
-        Carrier::HostGw => String::new(),
+    let data = match backend {
+        Backend::Vxlan => format!(r#","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}"#),
+        Backend::HostGw => String::new(),
     };
     let value =
-        format!(r#"{{"PublicIP":"{node}","PublicIPv6":null,"BackendType":"{}"{data}}}"#, carrier.name());
+        format!(r#"{{"PublicIP":"{node}","PublicIPv6":null,"BackendType":"{}"{data}}}"#, backend.name());
     (format!("{PREFIX}/subnets/10.{high}.{low}.0-24"), value)
 }

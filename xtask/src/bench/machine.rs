@@ -1,4 +1,4 @@
-//! The machine, as far as figures depend on it, and which CPUs the traffic works on.
+//! What figures depend on: the machine, and the CPUs that send and receive.
 
 use std::fs;
 use std::thread::available_parallelism;
@@ -11,30 +11,31 @@ use serde::Serialize;
 
 use crate::phase;
 
-/// Facts for the record.
+/// Facts about the machine, for the record.
 #[derive(Debug, Serialize)]
 pub(super) struct Machine {
     /// Kernel release.
     pub(super) kernel: String,
     /// Processor model.
     pub(super) processor: String,
-    /// Logical CPUs that we may use.
+    /// Logical CPUs that this process may use.
     pub(super) cpus: usize,
-    /// Processes that wanted a CPU in the minute before the run.
+    /// Load average of the minute before the run.
     pub(super) load: f64,
-    /// The CPU of the sending end, which also does the whole way to the receiving socket.
+    /// The CPU of the sending process, which also takes packets to the receiving socket.
     pub(super) sender_cpu: usize,
-    /// The CPU of the receiving end.
+    /// The CPU of the receiving process.
     pub(super) receiver_cpu: usize,
 }
 
 impl Machine {
-    pub(super) fn look() -> Result<Self> {
-        let allowed = sched_getaffinity(Pid::from_raw(0)).context("ask which CPUs we may use")?;
+    /// Reads them from this machine.
+    pub(super) fn read() -> Result<Self> {
+        let allowed = sched_getaffinity(Pid::from_raw(0)).context("read which CPUs this process may use")?;
         let mut cpus = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu) == Ok(true));
         let sender_cpu = cpus.next().context("no CPU may be used")?;
         Ok(Self {
-            kernel: uname().context("ask for the kernel's release")?.release().to_string_lossy().into_owned(),
+            kernel: uname().context("read the kernel's release")?.release().to_string_lossy().into_owned(),
             processor: processor(),
             cpus: available_parallelism().map_or(1, usize::from),
             load: load()?,
@@ -43,14 +44,16 @@ impl Machine {
         })
     }
 
-    /// Says what makes the figures doubtful.
+    /// Prints what makes the figures doubtful.
     pub(super) fn warn(&self) {
         if self.sender_cpu == self.receiver_cpu {
             phase::note("one CPU for sender and receiver: bulk and flood will be slow");
         }
         if self.load > 0.5 {
             let load = self.load;
-            phase::note(&format!("the machine is busy (load {load}): trust ratios, and those with care"));
+            phase::note(&format!(
+                "the machine is busy (load {load}): absolute figures are too low, and ratios less exact"
+            ));
         }
     }
 }

@@ -9,28 +9,28 @@ use serde::Serialize;
 use super::bed::Bed;
 use super::machine::Machine;
 
-/// Bytes of UDP payload, as `iperf3 --length 64` and flannel's own benchmarks count: 92 bytes of inner IP packet,
-/// 142 on the wire of the underlay with VXLAN around it.
+/// Bytes of UDP payload, as `iperf3 --length 64` and flannel's own benchmarks count. That is 92 bytes of inner IP packet,
+/// and 142 on the underlay with VXLAN.
 const PAYLOAD: usize = 64;
-/// The most that one aggregate of TCP segments can hold.
+/// The most bytes that one aggregate of TCP segments can hold.
 const AGGREGATE: f64 = 65536.0;
 
-/// A property of a way.
+/// A figure of a variant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Metric {
-    /// As many small datagrams as go through: received per second.
+    /// Small datagrams sent as fast as possible: packets received per second.
     Flood,
     /// TCP at full speed: bits received per second.
     Bulk,
-    /// One-byte datagrams there and back, one at a time: round trips per second.
+    /// One-byte datagrams sent back one at a time: round trips per second.
     RoundTrips,
 }
 
 impl Metric {
     pub(super) const ALL: [Self; 3] = [Self::Flood, Self::Bulk, Self::RoundTrips];
 
-    /// Heading in table and picture.
+    /// Returns the heading in table and picture.
     pub(super) fn title(self) -> String {
         match self {
             Self::Flood => format!("UDP flood, {PAYLOAD}-byte payload: packets/s received"),
@@ -39,7 +39,7 @@ impl Metric {
         }
     }
 
-    /// The value in the title's unit.
+    /// Returns the value in the title's unit.
     pub(super) fn show(self, value: f64) -> String {
         match self {
             Self::Flood | Self::RoundTrips => format!("{value:.0}"),
@@ -47,7 +47,7 @@ impl Metric {
         }
     }
 
-    /// The value in few characters.
+    /// Returns the value in few characters.
     pub(super) fn show_short(self, value: f64) -> String {
         match self {
             Self::Flood | Self::RoundTrips => format!("{:.1}k", value / 1e3),
@@ -57,12 +57,12 @@ impl Metric {
 
     /// Measures once, from the bed's first pod to its second.
     ///
-    /// A veth has no queue of its own: the CPU that sends a packet also takes it through both nodes' stacks, in
-    /// softirq, up to the receiving socket (with receive packet steering off, which is the default of new
-    /// interfaces). So with the sender held to one CPU and the receiver to another, the first does the whole way
-    /// and nothing else, the second empties the socket, and the rate is one over the way's cost, whichever way it
-    /// is. Left to the scheduler, the two ends share a CPU now and then, and the rate jumps. Round trips have
-    /// both ends on one CPU: a wake-up across CPUs of a virtual machine costs more than the way itself, and varies.
+    /// A veth has no queue: the CPU that sends a packet also takes it through both nodes' stacks, in softirq, up to the
+    /// receiving socket (receive packet steering is off by default). With the sender on one CPU and the receiver on
+    /// another, the first does all forwarding and the second empties the socket, so that the rate is one over the cost
+    /// of forwarding a packet. If the scheduler chose, both ends would share a CPU at times, and the rate would jump.
+    /// Round trips have both ends on one CPU: waking another CPU of a virtual machine costs more than the forwarding,
+    /// and varies.
     pub(super) fn measure(self, bed: &Bed, machine: &Machine, seconds: u32) -> Result<f64> {
         let from = OnCpu { host: &bed.from, cpu: machine.sender_cpu };
         let apart = OnCpu { host: &bed.to, cpu: machine.receiver_cpu };
@@ -75,13 +75,13 @@ impl Metric {
         }
     }
 
-    /// How many packets must have passed each node at the very least, for this value to have come about.
+    /// Returns how many packets each node must have passed at least if this value is right.
     pub(super) fn least_packets(self, value: f64, seconds: u32) -> u64 {
         let per_second = match self {
             Self::Flood | Self::RoundTrips => value,
             Self::Bulk => value / 8.0 / AGGREGATE,
         };
-        // A tenth for what the clocks of measurement and counters do not share.
+        // A tenth less, since measurement and counters do not start and end at the same time.
         (per_second * f64::from(seconds) * 0.9) as u64
     }
 }

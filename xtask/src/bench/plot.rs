@@ -10,7 +10,7 @@ use super::variant::{BEST, Carrier, RIVAL};
 
 const WIDTH: f64 = 760.0;
 const MARGIN: f64 = 20.0;
-/// Where bars begin, behind their names, and how long the longest is; values stand behind it.
+/// Where bars begin, right of their names, and the length of the longest. Values are right of it.
 const BARS: f64 = 130.0;
 const LONGEST: f64 = 400.0;
 const ROW: f64 = 26.0;
@@ -26,7 +26,7 @@ const STYLE: &str = "\
     svg { background: #0d1117; color: #e6edf3 } \
     .other { fill: #6e7681 } .kernel { fill: #adb5bd } .bpf { fill: #3fb996 } }";
 
-/// Bars are medians, the lines on them reach from the smallest sample to the largest.
+/// Draws the picture. Bars are medians, and the lines on them reach from the smallest sample to the largest.
 pub(super) fn svg(machine: &Machine, series: &[Series]) -> String {
     let panel = TITLE + ROW * series.len() as f64;
     let height = panel * Metric::ALL.len() as f64 + 2.0 * MARGIN + ROW;

@@ -1,4 +1,4 @@
-//! Proof that a figure belongs to its variant: what should have carried the packets did.
+//! Proves that a figure belongs to its variant: compares counters of what should have carried the packets.
 
 use anyhow::{Result, ensure};
 use flannel_common::outcome::{Hook, Outcome, Verdict};
@@ -10,45 +10,45 @@ use super::variant::Carrier;
 
 const VNI: u32 = 1;
 const DEVICE: &str = "flannel.1";
-/// The part of the overlay's packets that programs must have carried.
+/// The share of the overlay's packets that programs must have carried.
 const SHARE: f64 = 0.99;
 
-/// Counters of both nodes at one time.
+/// Counters of both nodes, read at one time.
 pub(super) enum Counters {
-    /// Nothing else could have carried.
-    Needless,
+    /// Not read, since nothing else could have carried the packets.
+    None,
     /// Sent by the sending node's `flannel.1`, received by the receiving node's.
     Device([u64; 2]),
-    /// What became of program runs.
+    /// Outcomes of program runs.
     Programs([Tally; 2]),
 }
 
-/// Program runs on one node, by where packets go from there.
+/// Program runs on one node, counted by whether they are what the variant wants.
 #[derive(Clone, Copy)]
 pub(super) struct Tally {
     end: End,
-    /// As the variant means them to go.
-    rightly: u64,
-    /// Any other way.
+    /// Runs that the variant wants.
+    wanted: u64,
+    /// All others.
     other: u64,
 }
 
-/// Which of the two nodes, and what the variant wants there.
+/// One of the two nodes, and what the variant wants there.
 #[derive(Clone, Copy, Debug)]
 enum End {
-    /// BPF wraps.
+    /// Programs encapsulate.
     SendingProgram,
-    /// BPF unwraps, but for received aggregates, which are the floor's by design.
+    /// Programs decapsulate, except received aggregates, which the floor handles by design.
     ReceivingProgram,
-    /// From the pod past the host stack.
+    /// Programs take packets from the pod past the host stack.
     SendingShortcut,
-    /// To the pod past the host stack.
+    /// Programs take packets to the pod past the host stack.
     ReceivingShortcut,
 }
 
 impl End {
-    /// Whether a packet goes the right way by this, or the wrong one, or is seen elsewhere too.
-    fn judge(self, hook: Hook, outcome: Outcome) -> Option<bool> {
+    /// Returns whether the variant wants this outcome. None if the packet is counted at another hook.
+    fn wants(self, hook: Hook, outcome: Outcome) -> Option<bool> {
         use Hook::{OverlayEgress, OverlayIngress, PodEgress, UnderlayIngress};
         use Outcome::{Delivered, GsoAggregate};
         let verdict = outcome.verdict();
@@ -69,10 +69,11 @@ impl End {
 }
 
 impl Counters {
+    /// Reads the counters that the variant needs.
     pub(super) fn read(bed: &Bed) -> Result<Self> {
-        let Some([sender, receiver]) = bed.nodes() else { return Ok(Self::Needless) };
+        let Some([sender, receiver]) = bed.nodes() else { return Ok(Self::None) };
         Ok(match bed.variant.carrier() {
-            Carrier::Uplink => Self::Needless,
+            Carrier::Uplink => Self::None,
             Carrier::KernelDevice => {
                 Self::Device([sender.counters(DEVICE)?.1.packets, receiver.counters(DEVICE)?.0.packets])
             }
@@ -87,7 +88,7 @@ impl Counters {
         })
     }
 
-    /// Fails unless what happened since `before` accounts for the value.
+    /// Fails unless what was counted since `before` accounts for the value.
     pub(super) fn ensure_since(&self, before: &Self, metric: Metric, value: f64, seconds: u32) -> Result<()> {
         let least = metric.least_packets(value, seconds);
         match (self, before) {
@@ -95,8 +96,8 @@ impl Counters {
                 let passed: [u64; 2] = std::array::from_fn(|end| now[end] - then[end]);
                 ensure!(
                     passed.iter().all(|passed| *passed >= least),
-                    "{DEVICE} carried {passed:?} packets on the two nodes where {least} or more belong to the \
-                     figure: something else than the kernel's vxlan carries this variant"
+                    "{DEVICE} carried {passed:?} packets on the two nodes where the figure needs {least} or \
+                     more: something else than the kernel's vxlan carries this variant"
                 );
                 Ok(())
             }
@@ -110,12 +111,12 @@ impl Counters {
 
 impl Tally {
     fn read(node: &Node, end: End) -> Result<Self> {
-        let mut tally = Self { end, rightly: 0, other: 0 };
+        let mut tally = Self { end, wanted: 0, other: 0 };
         for metric in metrics::read(node.bpffs()?, VNI)? {
             let outcome = Outcome::ALL.iter().find(|outcome| format!("{outcome:?}") == metric.outcome);
             let hook = Hook::ALL.iter().find(|hook| format!("{hook:?}") == metric.hook);
-            match outcome.zip(hook).and_then(|(outcome, hook)| end.judge(*hook, *outcome)) {
-                Some(true) => tally.rightly += metric.packets,
+            match outcome.zip(hook).and_then(|(outcome, hook)| end.wants(*hook, *outcome)) {
+                Some(true) => tally.wanted += metric.packets,
                 Some(false) => tally.other += metric.packets,
                 None => {}
             }
@@ -124,16 +125,16 @@ impl Tally {
     }
 
     fn since(self, before: Self) -> Self {
-        Self { end: self.end, rightly: self.rightly - before.rightly, other: self.other - before.other }
+        Self { end: self.end, wanted: self.wanted - before.wanted, other: self.other - before.other }
     }
 
     fn ensure(self, least: u64) -> Result<()> {
-        let Self { end, rightly, other } = self;
-        let share = rightly as f64 / (rightly + other).max(1) as f64;
+        let Self { end, wanted, other } = self;
+        let share = wanted as f64 / (wanted + other).max(1) as f64;
         ensure!(
-            rightly >= least && share >= SHARE,
-            "{end:?}: {rightly} packets went the variant's way and {other} another, where {least} or more belong \
-             to the figure (METRICS says why)"
+            wanted >= least && share >= SHARE,
+            "{end:?}: {wanted} packets were handled as the variant wants and {other} otherwise, where the figure needs \
+             {least} or more (METRICS has the outcomes)"
         );
         Ok(())
     }

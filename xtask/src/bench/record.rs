@@ -8,7 +8,7 @@ use super::metric::Metric;
 use super::series::{Series, find};
 use super::variant::{BEST, RIVAL};
 
-/// Everything that was measured, and on what.
+/// Returns everything that was measured, the machine and the parameters.
 pub(super) fn json(args: &Args, machine: &Machine, series: &[Series]) -> String {
     let variants: Map<_, _> =
         series.iter().map(|one| (one.variant.name().to_owned(), of_variant(series, one))).collect();

@@ -1,4 +1,4 @@
-//! The rounds: every variant, metric by metric.
+//! Measures in rounds: every variant, metric by metric.
 
 use anyhow::{Context as _, Result, bail};
 use flannel_tests::interrupt;
@@ -10,7 +10,7 @@ use super::proof::Counters;
 use super::series::Series;
 use crate::phase;
 
-/// Measures; one line of progress per round.
+/// Measures, and prints a line per round.
 pub(super) fn run(beds: &[Bed], machine: &Machine, rounds: u32, seconds: u32) -> Result<Vec<Series>> {
     let mut series: Vec<_> = beds.iter().map(|bed| Series::new(bed.variant)).collect();
     for round in 0..rounds {
@@ -31,8 +31,8 @@ pub(super) fn ensure_wanted() -> Result<()> {
     if interrupt::came() { bail!("interrupted") } else { Ok(()) }
 }
 
-/// Another one begins in every round, and every other round runs backwards: a slow change of the machine's
-/// speed favours nobody, and nobody always follows the same one.
+/// Returns the order of variants in a round. The first one changes, and every other round runs backwards: a slow
+/// change of the machine's speed favours no variant, and no variant always follows the same one.
 fn order(count: usize, round: usize) -> Vec<usize> {
     let mut places: Vec<_> = (0..count).collect();
     places.rotate_left(round / 2 % count.max(1));
@@ -50,7 +50,7 @@ fn measure(bed: &Bed, machine: &Machine, metric: Metric, seconds: u32) -> Result
         anyhow::Ok(value)
     };
     let value = proved().with_context(|| format!("{} of {}", metric.title(), bed.variant.name()));
-    // What Ctrl-C broke off is no failure of the variant.
+    // An interrupted measurement is no failure of the variant.
     ensure_wanted().and(value)
 }
 
@@ -68,7 +68,7 @@ mod tests {
     use super::order;
 
     #[test]
-    fn everyone_takes_its_turn_at_every_place() {
+    fn every_variant_comes_at_every_place() {
         assert_eq!(order(3, 0), [0, 1, 2]);
         assert_eq!(order(3, 1), [2, 1, 0]);
         assert_eq!(order(3, 2), [1, 2, 0]);

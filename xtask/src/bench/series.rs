@@ -1,9 +1,9 @@
-//! Samples, and what follows from them.
+//! Samples, medians and ratios.
 
 use super::metric::Metric;
 use super::variant::Variant;
 
-/// All samples of a variant: one per round, in the order of rounds, for each metric.
+/// All samples of a variant: for each metric one per round, in the order of rounds.
 #[derive(Clone, Debug)]
 pub(super) struct Series {
     pub(super) variant: Variant,
@@ -27,25 +27,25 @@ impl Series {
         median(self.of(metric))
     }
 
-    /// The smallest and the largest sample.
+    /// Returns the smallest and the largest sample.
     pub(super) fn range(&self, metric: Metric) -> (f64, f64) {
         let samples = self.of(metric).iter().copied();
         (samples.clone().fold(f64::INFINITY, f64::min), samples.fold(0.0, f64::max))
     }
 
-    /// The median of the rounds' own ratios: what disturbs a round disturbs both of its samples.
+    /// Returns the median of the rounds' ratios, since what disturbs a round disturbs both of its samples.
     pub(super) fn ratio_to(&self, other: &Self, metric: Metric) -> f64 {
         let pairs = self.of(metric).iter().zip(other.of(metric));
         median(&pairs.map(|(own, other)| own / other).collect::<Vec<_>>())
     }
 }
 
-/// A variant's series, if it was measured.
+/// Returns a variant's series, if it was measured.
 pub(super) fn find(series: &[Series], variant: Variant) -> Option<&Series> {
     series.iter().find(|series| series.variant == variant)
 }
 
-/// The middle one, or the mean of the middle two.
+/// Returns the middle sample, or the mean of the middle two.
 pub(super) fn median(samples: &[f64]) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_that_was_disturbed_as_a_whole_leaves_the_ratio_alone() {
+    fn a_round_that_is_slow_for_both_does_not_change_the_ratio() {
         let (own, other) = (series(&[13.0, 1.3, 13.0]), series(&[10.0, 1.0, 10.0]));
         assert!((own.ratio_to(&other, METRIC) - 1.3).abs() < 1e-9);
     }

@@ -6,7 +6,7 @@ use super::metric::Metric;
 use super::series::{Series, find};
 use super::variant::{BEST, RIVAL};
 
-/// One block per metric, one line per variant.
+/// Returns one block per metric, with one line per variant.
 pub(super) fn text(series: &[Series], rounds: u32, seconds: u32) -> String {
     let mut text = String::new();
     for metric in Metric::ALL {
@@ -23,7 +23,7 @@ pub(super) fn text(series: &[Series], rounds: u32, seconds: u32) -> String {
     }
     let _ = writeln!(
         text,
-        "\nmedians over {rounds} interleaved rounds of {seconds} s; a ratio is the median of the rounds' own ratios"
+        "\nmedians over {rounds} interleaved rounds of {seconds} s; a ratio is the median of the rounds' ratios"
     );
     text
 }
@@ -32,7 +32,7 @@ fn line(name: &str, [median, rival, best, range]: [&str; 4]) -> String {
     format!("  {name:<14}{median:>10}{rival:>16}{best:>10}{range:>22}")
 }
 
-/// The ratio to a variant, as text; a dash if that was not measured.
+/// Returns the ratio to a variant as text, or a dash if that was not measured.
 pub(super) fn ratio(series: &[Series], one: &Series, to: super::variant::Variant, metric: Metric) -> String {
     find(series, to).map_or("-".to_owned(), |other| format!("{:.2}", one.ratio_to(other, metric)))
 }

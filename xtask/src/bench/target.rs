@@ -1,4 +1,4 @@
-//! What the accelerator must reach.
+//! The ratios that the accelerator must reach.
 
 use anyhow::{Context as _, Result, bail};
 
@@ -6,8 +6,8 @@ use super::metric::Metric;
 use super::series::{Series, find};
 use super::variant::{CROWD, RIVAL, Variant};
 
-/// Medians over rounds of one dataplane measured twice (kernel-vxlan and agent-netlink) have differed by this
-/// part on an idle machine: "not less" cannot be told apart more finely.
+/// The share by which medians of one dataplane measured twice (kernel-vxlan and agent-netlink) have differed on an idle
+/// machine. A smaller loss cannot be measured.
 const NOISE: f64 = 0.03;
 
 /// The least ratio to the kernel's vxlan, for the metrics that have one.
@@ -19,7 +19,7 @@ pub(super) fn check(series: &[Series]) -> Result<()> {
     let rival = find(series, RIVAL).context("--check needs the variant kernel-vxlan")?;
     let miss = |(metric, least): (Metric, f64)| {
         let ratio = own.ratio_to(rival, metric);
-        // A ratio that is no number misses too.
+        // NaN misses the target, too.
         (ratio.is_nan() || ratio < least)
             .then(|| format!("{}: {ratio:.3} x {}, not {least}", metric.title(), RIVAL.name()))
     };
@@ -27,7 +27,7 @@ pub(super) fn check(series: &[Series]) -> Result<()> {
     if missed.is_empty() { Ok(()) } else { bail!("agent-bpf misses its targets: {}", missed.join("; ")) }
 }
 
-/// Whether a crowd of leases slows packets down, where that was measured.
+/// Returns the missed target if leases of many nodes slow packets down, where that was measured.
 fn slowed(series: &[Series], own: &Series) -> Option<String> {
     let ratio = find(series, Variant::AgentCrowd)?.ratio_to(own, Metric::Flood);
     (ratio.is_nan() || ratio < 1.0 - NOISE)

@@ -1,11 +1,11 @@
-//! What is compared.
+//! The variants that are compared.
 
 use clap::ValueEnum;
 
-/// A way for packets from one pod to the other.
+/// How packets get from one pod to the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Variant {
-    /// One cable between the pods and nothing else: the best a packet can do here
+    /// A veth pair between the pods and nothing else: the upper limit on this machine
     Veth,
     /// Plain routes through the nodes, with flanneld's firewall rules
     HostGw,
@@ -19,20 +19,20 @@ pub(super) enum Variant {
     AgentBefore,
     /// The agent with --dataplane bpf and the same rules, which proven flows skip
     AgentBpf,
-    /// As agent-bpf, among 50 000 leases of other nodes: only where it is named with --only
+    /// As agent-bpf, among 50 000 leases of other nodes: only if named with --only
     AgentCrowd,
 }
 
-/// Other nodes' leases of [`Variant::AgentCrowd`].
+/// Number of other nodes' leases in [`Variant::AgentCrowd`].
 pub(super) const CROWD: u32 = 50_000;
 
-/// The best possible.
+/// The upper limit.
 pub(super) const BEST: Variant = Variant::Veth;
-/// What is to be beaten.
+/// What the agent is compared with.
 pub(super) const RIVAL: Variant = Variant::KernelVxlan;
 
 impl Variant {
-    /// Its name on the command line and in all results.
+    /// Returns its name on the command line and in all results.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Veth => "veth",
@@ -46,7 +46,7 @@ impl Variant {
         }
     }
 
-    /// What must be seen to have carried the packets.
+    /// Returns what must have carried the packets.
     pub(super) fn carrier(self) -> Carrier {
         match self {
             Self::Veth | Self::HostGw => Carrier::Uplink,
@@ -60,7 +60,7 @@ impl Variant {
 /// What carries a variant's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Carrier {
-    /// The only cable there is.
+    /// The only link there is.
     Uplink,
     /// `flannel.1`, by its interface counters.
     KernelDevice,
@@ -70,7 +70,7 @@ pub(super) enum Carrier {
     Shortcut,
 }
 
-/// All, or those that were asked for; an earlier agent only where one is named, and the crowd only by its own name.
+/// Returns all variants, or those in `only`. An earlier agent needs `--before`, and the crowd has to be in `only`.
 pub(super) fn chosen(only: &[Variant], with_before: bool) -> Vec<Variant> {
     let wanted = |variant: &Variant| match variant {
         Variant::AgentBefore => with_before,

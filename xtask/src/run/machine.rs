@@ -1,4 +1,4 @@
-//! The agent on the machine itself, in place of this process.
+//! Runs the agent on the machine itself, in place of this process.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use crate::phase;
 use crate::workspace::agent;
 
-/// Becomes the agent: its exit status and its signals are ours.
+/// Replaces this process by the agent, which gets its signals and gives the exit status.
 pub(crate) fn run(flags: &[String]) -> Result<()> {
     let agent = agent()?;
     phase::note(&format!("{} {}", agent.display(), flags.join(" ")));

@@ -1,4 +1,4 @@
-//! What the cluster shows of itself.
+//! Prints what the cluster is and does.
 
 use anyhow::Result;
 use flannel_tests::{Agent, Cluster, Datastore, Pod, metrics};
@@ -6,7 +6,7 @@ use flannel_tests::{Agent, Cluster, Datastore, Pod, metrics};
 /// The VNI of the cluster's network: the default.
 const VNI: u32 = 1;
 
-/// The nodes, and what their agents say.
+/// Prints the nodes, and the status of their agents.
 pub(crate) fn nodes(cluster: &Cluster, agents: &[Agent]) -> Result<()> {
     println!("\n{:<8} {:<18} {:<16} {:<6} dataplane", "node", "subnet", "public IP", "MTU");
     for (node, agent) in cluster.nodes().iter().zip(agents) {
@@ -22,14 +22,14 @@ pub(crate) fn nodes(cluster: &Cluster, agents: &[Agent]) -> Result<()> {
     Ok(())
 }
 
-/// What was measured between two pods on different nodes.
+/// Prints what was measured between two pods on different nodes.
 pub(crate) fn speed(tcp_bits: f64, payload: usize, udp_packets: f64) {
     println!("\nbetween two pods on different nodes, all on this machine's CPUs:");
     println!("  TCP bulk              {:>8.2} Gbit/s", tcp_bits / 1e9);
     println!("  UDP, {payload} bytes         {udp_packets:>8.0} packets/s received");
 }
 
-/// How program runs ended, by node.
+/// Prints the outcomes of program runs, by node.
 pub(crate) fn metrics(cluster: &Cluster) -> Result<()> {
     println!("\n{:<8} {:<16} {:<16} {:>12} {:>16}", "node", "hook", "outcome", "packets", "bytes");
     for node in cluster.nodes() {
@@ -42,7 +42,7 @@ pub(crate) fn metrics(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// How to look around.
+/// Prints commands that show the cluster from inside.
 pub(crate) fn hints(cluster: &Cluster, store: &dyn Datastore, pods: &[Vec<Pod>]) -> Result<()> {
     let [node, peer, ..] = cluster.nodes() else { return Ok(()) };
     let [Some(pod), Some(target)] = [0, 1].map(|index| pods.get(index).and_then(|pods| pods.first())) else {
@@ -57,8 +57,8 @@ pub(crate) fn hints(cluster: &Cluster, store: &dyn Datastore, pods: &[Vec<Pod>])
     println!("  reach another      ip netns exec {pod} ping {target}");
     println!("  leases             bpftool map dump pinned {maps}/LEASES");
     println!("  counters           bpftool map dump pinned {maps}/METRICS");
-    println!("  the wire           ip netns exec {peer_ns} tcpdump -ni eth0 udp port 8472");
-    println!("  the floor          ip -n {node_ns} route; bridge -n {node_ns} fdb show dev flannel.1");
+    println!("  packets            ip netns exec {peer_ns} tcpdump -ni eth0 udp port 8472");
+    println!("  kernel entries     ip -n {node_ns} route; bridge -n {node_ns} fdb show dev flannel.1");
     println!("  agent logs         {}/*/agent.log", cluster.dir().display());
     println!("  datastore          {}", store.show());
     println!("Ctrl-C removes everything.");

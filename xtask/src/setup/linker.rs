@@ -35,7 +35,7 @@ pub(super) fn exists() -> bool {
 
 /// Builds and installs it. Its default features name another LLVM than the toolchains have.
 pub(super) fn install() -> Result<()> {
-    let mut command = cargo(["install", "--locked", "--force", NAME, "--version", VERSION]);
+    let mut command = cargo(crates::arguments(NAME, VERSION));
     command.args(["--no-default-features", "--features", &feature()]).env("LLVM_PREFIX", prefix());
     phase::run("build of bpf-linker", &mut command)
 }
@@ -43,9 +43,9 @@ pub(super) fn install() -> Result<()> {
 /// Returns the same as a shell command.
 pub(super) fn shell() -> String {
     format!(
-        "LLVM_PREFIX={} {} --no-default-features --features {}",
+        "LLVM_PREFIX={} cargo {} --no-default-features --features {}",
         prefix(),
-        crates::shell(NAME, VERSION),
+        crates::arguments(NAME, VERSION).join(" "),
         feature()
     )
 }

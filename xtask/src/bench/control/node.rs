@@ -1,4 +1,4 @@
-//! One node, one etcd full of leases, one agent, and a watch on the clock.
+//! Measures one agent on one node, with one etcd full of leases.
 
 use std::fs;
 use std::path::Path;
@@ -9,23 +9,23 @@ use anyhow::{Context as _, Result, ensure};
 use flannel_tests::{Agent, Cluster, Etcd, Node};
 
 use super::sample::Sample;
-use crate::bench::crowd::{self, Carrier, NETWORK};
+use crate::bench::crowd::{self, Backend, NETWORK};
 use crate::bench::series::median;
 
-/// Leases that come while the agent runs.
+/// Number of leases that are added while the agent runs.
 pub(super) const NEWCOMERS: u32 = 20;
-/// Far above what anything here takes.
+/// Limit of every step, far above what any takes.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Between two looks for a file.
-const LOOK: Duration = Duration::from_micros(200);
+/// Interval of looking for a file.
+const INTERVAL: Duration = Duration::from_micros(200);
 
-/// Starts an agent among so many leases and takes its time.
-pub(super) fn measure(program: &Path, carrier: Carrier, leases: u32) -> Result<Sample> {
+/// Starts an agent among this many leases and measures it.
+pub(super) fn measure(program: &Path, backend: Backend, leases: u32) -> Result<Sample> {
     let cluster = Cluster::segment(1)?;
     let node = cluster.nodes().first().context("no node")?;
     let etcd = cluster.start_etcd()?;
-    etcd.configure(&format!(r#"{{"Network":"{NETWORK}","Backend":{{"Type":"{}"}}}}"#, carrier.name()))?;
-    crowd::fill(&etcd, carrier, leases)?;
+    etcd.configure(&format!(r#"{{"Network":"{NETWORK}","Backend":{{"Type":"{}"}}}}"#, backend.name()))?;
+    crowd::fill(&etcd, backend, leases)?;
     // All peers are on the link.
     node.exec("ip address add 172.31.255.254/12 dev eth0")?;
 
@@ -36,30 +36,30 @@ pub(super) fn measure(program: &Path, carrier: Carrier, leases: u32) -> Result<S
     let all_leases = start.elapsed();
     let cpu = cpu(agent.pid())?;
     let [memory, peak] = [memory(agent.pid(), "VmRSS:")?, memory(agent.pid(), "VmHWM:")?];
-    let new_lease = newcomers(&mut agent, &etcd, carrier, leases)?;
-    ensure_carries(node, carrier, leases + NEWCOMERS)?;
+    let new_lease = newcomers(&mut agent, &etcd, backend, leases)?;
+    ensure_carries(node, backend, leases + NEWCOMERS)?;
     Ok(Sample { subnet_file, all_leases, cpu, memory, peak, new_lease })
 }
 
-/// How long after the start the file is there.
+/// Returns how long after the start the file exists.
 fn appears(file: &Path, start: Instant) -> Result<Duration> {
     while !file.exists() {
         ensure!(start.elapsed() < PATIENCE, "there is no {}", file.display());
-        thread::sleep(LOOK);
+        thread::sleep(INTERVAL);
     }
     Ok(start.elapsed())
 }
 
-/// The agent says how many peers it serves once kernel and maps have them.
+/// Returns the end of the status that the agent reports once kernel and maps have this many peers.
 fn peers(count: u32) -> String {
     format!("peers: {count}")
 }
 
-/// The median time of a new lease.
-fn newcomers(agent: &mut Agent, etcd: &Etcd, carrier: Carrier, leases: u32) -> Result<Duration> {
+/// Returns the median time of a new lease.
+fn newcomers(agent: &mut Agent, etcd: &Etcd, backend: Backend, leases: u32) -> Result<Duration> {
     let mut times = Vec::new();
     for number in leases..leases + NEWCOMERS {
-        let (key, value) = crowd::lease(carrier, number);
+        let (key, value) = crowd::lease(backend, number);
         let start = Instant::now();
         etcd.put(&key, &value)?;
         agent.wait_status(|status| status.ends_with(&peers(number + 1)), PATIENCE)?;
@@ -68,12 +68,12 @@ fn newcomers(agent: &mut Agent, etcd: &Etcd, carrier: Carrier, leases: u32) -> R
     Ok(Duration::from_secs_f64(median(&times)))
 }
 
-/// What it says must be so: routes, neighbours, FDB entries and the map hold them all.
-fn ensure_carries(node: &Node, carrier: Carrier, leases: u32) -> Result<()> {
+/// Fails unless routes, neighbours, FDB entries and the map have all leases, as the agent reports.
+fn ensure_carries(node: &Node, backend: Backend, leases: u32) -> Result<()> {
     let lines = |command: &str, mark: &str| {
         anyhow::Ok(node.exec(command)?.lines().filter(|line| line.contains(mark)).count())
     };
-    if carrier == Carrier::HostGw {
+    if backend == Backend::HostGw {
         let routes = lines("ip route show dev eth0", " via 172.")?;
         ensure!(routes == leases as usize, "there are {routes} routes, not {leases}");
         return Ok(());
@@ -81,7 +81,7 @@ fn ensure_carries(node: &Node, carrier: Carrier, leases: u32) -> Result<()> {
     let map = node.bpffs()?.join("flannel/1/LEASES");
     let map = format!("bpftool -j map dump pinned {}", map.display());
     let dump: Vec<serde_json::Value> = serde_json::from_str(&node.exec(&map)?)?;
-    // The map has the nodes' own addresses too, and us.
+    // The map also has the nodes' own addresses and this node.
     let subnets = dump.iter().filter(|entry| entry["formatted"]["value"]["flags"] == 0).count();
     let counts = [
         ("routes", lines("ip route show dev flannel.1", " onlink")?),
@@ -95,7 +95,7 @@ fn ensure_carries(node: &Node, carrier: Carrier, leases: u32) -> Result<()> {
     Ok(())
 }
 
-/// What all of its threads have had of the CPUs. The first number of schedstat is nanoseconds.
+/// Returns the CPU time of all threads. The first number of schedstat is nanoseconds.
 fn cpu(pid: u32) -> Result<Duration> {
     let mut nanoseconds = 0;
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -105,7 +105,7 @@ fn cpu(pid: u32) -> Result<Duration> {
     Ok(Duration::from_nanos(nanoseconds))
 }
 
-/// Resident memory, now (`VmRSS:`) or at its peak (`VmHWM:`), in bytes.
+/// Returns resident memory in bytes, now (`VmRSS:`) or at its peak (`VmHWM:`).
 fn memory(pid: u32, which: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line =

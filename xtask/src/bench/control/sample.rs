@@ -1,4 +1,4 @@
-//! What is measured of one starting agent.
+//! The figures of one starting agent.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,20 +7,20 @@ use serde::Serialize;
 
 use crate::bench::series::median;
 
-/// One agent, from its start on.
+/// Figures of one agent, counted from its start.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Sample {
-    /// Until `subnet.env` was there.
+    /// Time until `subnet.env` existed.
     pub(super) subnet_file: Duration,
-    /// Until kernel and maps had all leases.
+    /// Time until kernel and maps had all leases.
     pub(super) all_leases: Duration,
-    /// On a CPU until then, in user and kernel mode.
+    /// CPU time until then, in user and kernel mode.
     pub(super) cpu: Duration,
-    /// Memory resident then, in bytes.
+    /// Resident memory then, in bytes.
     pub(super) memory: u64,
-    /// The most that it had resident until then, in bytes.
+    /// Peak of resident memory until then, in bytes.
     pub(super) peak: u64,
-    /// From the start of a write to etcd until kernel and maps had the lease; median of [`super::node::NEWCOMERS`].
+    /// Time from the start of a write to etcd until kernel and maps had the lease; median of [`super::node::NEWCOMERS`].
     pub(super) new_lease: Duration,
 }
 
@@ -36,7 +36,7 @@ impl Scale {
         Self { leases, samples: Vec::new() }
     }
 
-    /// The median of the samples' value.
+    /// Returns the median of the samples' values.
     pub(super) fn median(&self, value: impl Fn(&Sample) -> f64) -> f64 {
         median(&self.samples.iter().map(value).collect::<Vec<_>>())
     }
@@ -46,7 +46,7 @@ impl Scale {
 type Column = (&'static str, fn(&Sample) -> f64);
 
 impl Sample {
-    /// Everything, in the table's order and units.
+    /// All figures, in the table's order and units.
     pub(super) const COLUMNS: [Column; 6] = [
         ("subnet.env ms", |sample| millis(sample.subnet_file)),
         ("all leases ms", |sample| millis(sample.all_leases)),

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::node::NEWCOMERS;
 use super::sample::{Sample, Scale};
 
-/// One line per number of leases, one column per figure.
+/// Returns one line per number of leases, with one column per figure.
 pub(super) fn text(scales: &[Scale], rounds: u32) -> String {
     let mut text = format!("\n{:>8}", "leases");
     for (title, _) in Sample::COLUMNS {

@@ -1,15 +1,15 @@
-//! What the control plane must reach.
+//! The limits that the control plane must keep.
 
 use anyhow::{Context as _, Result, bail};
 
 use super::sample::{Sample, Scale, millis};
 
-/// Leases, what is looked at, and what it must stay below.
+/// Number of leases, name and value of a figure, and its limit.
 type Target = (u32, &'static str, fn(&Sample) -> f64, f64);
 
 const TARGETS: [Target; 5] = [
-    (0, "ms until subnet.env is there", |sample| millis(sample.subnet_file), 100.0),
-    (10_000, "ms until all leases are there", |sample| millis(sample.all_leases), 1000.0),
+    (0, "ms until subnet.env exists", |sample| millis(sample.subnet_file), 100.0),
+    (10_000, "ms until all leases are written", |sample| millis(sample.all_leases), 1000.0),
     (10_000, "ms of CPU", |sample| millis(sample.cpu), 700.0),
     (10_000, "bytes of memory", |sample| sample.memory as f64, 30e6),
     (10_000, "ms for a new lease", |sample| millis(sample.new_lease), 3.5),
@@ -21,7 +21,7 @@ pub(super) fn check(scales: &[Scale]) -> Result<()> {
     for (leases, what, value, limit) in TARGETS {
         let scale = scales.iter().find(|scale| scale.leases == leases);
         let found = scale.with_context(|| format!("--check needs {leases} leases"))?.median(value);
-        // What is no number misses too.
+        // NaN misses the target, too.
         if found.is_nan() || found >= limit {
             missed.push(format!("{leases} leases: {found:.1} {what}, not below {limit}"));
         }
