@@ -1,4 +1,4 @@
-//! Files that are seen whole or not at all.
+//! Files that readers see whole or not at all.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Write as _};
@@ -7,19 +7,19 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 
-/// Replaces the file in one step, so that a reader sees the old bytes or the new ones. `mode`: its permissions.
+/// Replaces a file in one step: a reader sees the old bytes or the new ones. `mode` is its permissions.
 ///
 /// # Errors
-/// The file cannot be written, or its folder is not there.
+/// The file cannot be written, or its folder does not exist.
 pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     staged(path, bytes, mode)?.persist(path)?;
     sync_name(path)
 }
 
-/// The file to be, on disk under a hidden name beside its place; gone again unless it is persisted.
+/// Writes a file under a hidden name in the same folder. It is deleted unless it is persisted.
 ///
 /// # Errors
-/// The file cannot be written, or its folder is not there.
+/// The file cannot be written, or its folder does not exist.
 pub(crate) fn staged(path: &Path, bytes: &[u8], mode: u32) -> io::Result<NamedTempFile> {
     let mut file = NamedTempFile::new_in(folder(path))?;
     file.write_all(bytes)?;
@@ -28,15 +28,15 @@ pub(crate) fn staged(path: &Path, bytes: &[u8], mode: u32) -> io::Result<NamedTe
     Ok(file)
 }
 
-/// Makes the file's name survive a power cut: it does only once its folder is on disk.
+/// Writes the folder of a file to disk. Only then does the file's name survive a power cut.
 ///
 /// # Errors
-/// The disk fails.
+/// The folder cannot be written.
 pub(crate) fn sync_name(path: &Path) -> io::Result<()> {
     File::open(folder(path))?.sync_all()
 }
 
-/// The folder that the file is in.
+/// Returns the folder of a file.
 #[must_use]
 pub(crate) fn folder(path: &Path) -> &Path {
     path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))

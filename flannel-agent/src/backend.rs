@@ -111,8 +111,8 @@ pub struct Options {
 /// Returns a lease of this backend type by this uplink, without a backend's data.
 fn attributes(backend_type: BackendType, uplink: &Uplink) -> LeaseAttrs {
     LeaseAttrs {
-        public_ip: uplink.ipv4.map(|ends| ends.public),
-        public_ipv6: uplink.ipv6.map(|ends| ends.public),
+        public_ip: uplink.ipv4.map(|address| address.public),
+        public_ipv6: uplink.ipv6.map(|address| address.public),
         backend_type: backend_type.lease_type().to_owned(),
         backend_data: None,
         backend_v6_data: None,

@@ -1,5 +1,5 @@
-//! What backends are made of: [`desired`] says what should be there, the sinks see to it: [`kernel`], the
-//! floor; [`accelerator`], BPF on top of it, where it loads.
+//! What carries packets: [`desired`] computes the kernel entries, [`kernel`] (the floor) writes them, and [`accelerator`]
+//! puts BPF programs on top where they load.
 
 pub mod accelerator;
 pub mod bpf;

@@ -1,7 +1,8 @@
 //! flannel's node daemon with a BPF dataplane.
 //!
-//! The lease's way: [`lease`] (datastore) -> [`backend`] -> [`dataplane::desired`] (what the kernel should look
-//! like) -> [`dataplane::kernel`] (the floor) and [`dataplane::bpf`] (the accelerator). [`daemon`] is the story.
+//! The way of a lease: [`lease`] reads it from the datastore, [`backend`] turns it into peers,
+//! [`dataplane::desired`] computes the kernel entries that they need, [`dataplane::kernel`] (the floor) and
+//! [`dataplane::bpf`] (the accelerator) write them. [`daemon`] drives it all.
 
 mod atomic_file;
 pub mod backend;

@@ -1,15 +1,15 @@
-//! Ethernet addresses, written the way flannel's datastore has them: lower case, colons.
+//! Ethernet addresses, written as in flannel's datastore: lower case, with colons.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// An Ethernet address, wire order.
+/// An Ethernet address in wire order.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac(pub [u8; 6]);
 
-/// The text is not six hexadecimal bytes separated by colons.
+/// A text that is not six hexadecimal bytes separated by colons.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is not a MAC address of the form c6:d2:32:6f:8f:44")]
 pub struct MacError(String);
@@ -39,15 +39,15 @@ impl FromStr for Mac {
     type Err = MacError;
 
     fn from_str(text: &str) -> Result<Self, MacError> {
-        let refused = || MacError(text.to_owned());
+        let invalid = || MacError(text.to_owned());
         let mut bytes = [0; 6];
         let mut parts = text.split(':');
         for byte in &mut bytes {
             let hex = |part: &&str| part.len() == 2 && part.bytes().all(|digit| digit.is_ascii_hexdigit());
-            let part = parts.next().filter(hex).ok_or_else(refused)?;
-            *byte = u8::from_str_radix(part, 16).map_err(|_| refused())?;
+            let part = parts.next().filter(hex).ok_or_else(invalid)?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_| invalid())?;
         }
-        if parts.next().is_some() { Err(refused()) } else { Ok(Self(bytes)) }
+        if parts.next().is_some() { Err(invalid()) } else { Ok(Self(bytes)) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! `flannel-agent`: reads the command line, sets up the log, and hands over to the daemon.
+//! `flannel-agent`: parses the command line, and runs a subcommand or the daemon.
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -13,19 +13,22 @@ async fn main() -> ExitCode {
     let flags = Flags::parse_from_go(std::env::args_os()).unwrap_or_else(|error| error.exit());
     match &flags.command {
         Some(Command::DockerOpts(options)) => {
-            ended(docker_opts::run(options).await, |error| eprintln!("{error:#}"))
+            exit_code(docker_opts::run(options).await, |error| eprintln!("{error:#}"))
         }
-        Some(Command::Cleanup(options)) => ended(cleanup::run(options).await, |error| eprintln!("{error:#}")),
-        Some(Command::Trace(options)) => ended(trace::run(options).await, |error| eprintln!("{error:#}")),
+        Some(Command::Cleanup(options)) => {
+            exit_code(cleanup::run(options).await, |error| eprintln!("{error:#}"))
+        }
+        Some(Command::Trace(options)) => exit_code(trace::run(options).await, |error| eprintln!("{error:#}")),
         None => {
             start_log(&flags);
-            ended(daemon::run(flags).await, |error| error!("{error:#}"))
+            exit_code(daemon::run(flags).await, |error| error!("{error:#}"))
         }
     }
 }
 
-fn ended(end: anyhow::Result<()>, tell: impl Fn(&anyhow::Error)) -> ExitCode {
-    match end.inspect_err(tell) {
+/// Reports the error, if there is one, and returns the exit code.
+fn exit_code(result: anyhow::Result<()>, report: impl Fn(&anyhow::Error)) -> ExitCode {
+    match result.inspect_err(report) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }

@@ -1,6 +1,6 @@
-//! The interface and the address that encapsulated packets leave from.
+//! The uplink: the interface that carries encapsulated packets, and the node's addresses there.
 //!
-//! [`Host`] is what the kernel lists; `pick` chooses from it and is pure; [`watch`] tells when to choose again.
+//! [`Host`] is what the kernel lists, `pick` chooses from it (pure), and [`watch`] notices changes.
 
 mod host;
 mod pick;
@@ -19,27 +19,27 @@ use self::host::list;
 pub use self::host::{DefaultRoute, Host, Interface};
 use crate::mac::Mac;
 
-/// What the administrator asked for. Wishes are tried in flannel's order: names and addresses, expressions,
-/// the address to reach; without any, the interface that has the public IP, else the default route's.
+/// Which uplink to choose. As with flannel, names and addresses are tried first, then expressions, then the address to
+/// reach. Without any of them it is the interface that has the public IP, else the default route's.
 #[derive(Clone, Debug, Default)]
 pub struct UplinkOptions {
     /// `--iface`: names or addresses, tried in order.
     pub ifaces: Vec<String>,
-    /// `--iface-regex`: each found in an address or, failing that, in a name.
+    /// `--iface-regex`: each is searched in addresses and, if no address matches, in names.
     pub iface_regexes: Vec<Regex>,
-    /// `--iface-can-reach`: an address that is reached through it.
+    /// `--iface-can-reach`: an address that is reached through the uplink.
     pub can_reach: Option<IpAddr>,
-    /// The address families that it has to carry.
+    /// The address families that the uplink has to carry.
     pub stack: Stack,
-    /// `--public-ip`: what peers are told instead of the interface's address.
+    /// `--public-ip`: the address that peers send to, instead of the interface's.
     pub public_ip: Option<Ipv4Addr>,
     /// `--public-ipv6`.
     pub public_ipv6: Option<Ipv6Addr>,
-    /// The pods' networks: an address there is the overlay's own, on whatever bridge or device.
-    pub overlay: Vec<IpNet>,
+    /// The pods' networks. Addresses in them belong to the overlay and are ignored.
+    pub pod_networks: Vec<IpNet>,
 }
 
-/// Where encapsulated packets leave and arrive.
+/// The interface that carries encapsulated packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
     /// Interface name.
@@ -48,23 +48,23 @@ pub struct Uplink {
     pub index: u32,
     /// MTU in bytes, encapsulation included.
     pub mtu: u32,
-    /// Whether frames have an Ethernet header there.
+    /// Whether frames have an Ethernet header here.
     pub ethernet: bool,
     /// Its Ethernet address, if it has one.
     pub mac: Option<Mac>,
-    /// Its ends over IPv4, if it has to carry that.
-    pub ipv4: Option<Ends<Ipv4Addr>>,
-    /// Its ends over IPv6, if it has to carry that.
-    pub ipv6: Option<Ends<Ipv6Addr>>,
+    /// The node's IPv4 address, if the network has IPv4.
+    pub ipv4: Option<NodeAddress<Ipv4Addr>>,
+    /// The node's IPv6 address, if the network has IPv6.
+    pub ipv6: Option<NodeAddress<Ipv6Addr>>,
 }
 
-/// This node's addresses on the underlay in one family.
+/// The node's address on the underlay in one address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ends<A> {
-    /// Source address on the wire: the public IP if the interface has it, else the address that `--iface`
-    /// named, else the interface's best one.
+pub struct NodeAddress<A> {
+    /// Source address of encapsulated packets: the public IP if the interface has it, else the address that `--iface`
+    /// names, else the interface's best one.
     pub local: A,
-    /// What peers are told.
+    /// Address that peers send to.
     pub public: A,
 }
 
@@ -81,13 +81,13 @@ pub enum Stack {
 }
 
 impl Stack {
-    /// Whether IPv4 is one of them.
+    /// Whether it has IPv4.
     #[must_use]
     pub const fn has_v4(self) -> bool {
         !matches!(self, Self::V6)
     }
 
-    /// Whether IPv6 is one of them.
+    /// Whether it has IPv6.
     #[must_use]
     pub const fn has_v6(self) -> bool {
         !matches!(self, Self::V4)
@@ -96,16 +96,17 @@ impl Stack {
 
 impl fmt::Display for Uplink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ends = self.ipv4.iter().map(ToString::to_string).chain(self.ipv6.iter().map(ToString::to_string));
-        write!(f, "{} ({})", self.name, ends.collect::<Vec<_>>().join(", "))
+        let addresses =
+            self.ipv4.iter().map(ToString::to_string).chain(self.ipv6.iter().map(ToString::to_string));
+        write!(f, "{} ({})", self.name, addresses.collect::<Vec<_>>().join(", "))
     }
 }
 
-impl<A: fmt::Display + PartialEq> fmt::Display for Ends<A> {
+impl<A: fmt::Display + PartialEq> fmt::Display for NodeAddress<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self { local, public } if local == public => local.fmt(f),
-            Self { local, public } => write!(f, "{local}, known as {public}"),
+            Self { local, public } => write!(f, "{local}, announced as {public}"),
         }
     }
 }
@@ -113,9 +114,9 @@ impl<A: fmt::Display + PartialEq> fmt::Display for Ends<A> {
 /// Why there is no uplink.
 #[derive(Debug, thiserror::Error)]
 pub enum UplinkError {
-    /// Nothing was asked for, and there is no default route.
+    /// No uplink was asked for, and there is no default route.
     #[error(
-        "no {family} default route shows which interface to use; name it with --iface. There are: {}",
+        "no {family} default route shows which interface to use; name one by --iface. Interfaces: {}",
         list(interfaces)
     )]
     NoDefaultRoute {
@@ -124,60 +125,57 @@ pub enum UplinkError {
         /// The interfaces that there are.
         interfaces: Vec<Interface>,
     },
-    /// No interface is as was asked for.
-    #[error("no interface fits {wanted}. There are: {}", list(interfaces))]
+    /// No interface matches.
+    #[error("no interface matches {wanted}. Interfaces: {}", list(interfaces))]
     NoMatch {
-        /// All that was looked for, as flags.
+        /// The flags that were tried.
         wanted: String,
         /// The interfaces that there are.
         interfaces: Vec<Interface>,
     },
-    /// More than one interface is as was asked for.
-    #[error(
-        "several interfaces fit {wanted}: {}; ask for one of them, for instance by --iface",
-        list(candidates)
-    )]
+    /// Several interfaces match.
+    #[error("several interfaces match {wanted}: {}; choose one, for instance by --iface", list(candidates))]
     Ambiguous {
-        /// What was looked for, as a flag.
+        /// The flag.
         wanted: String,
-        /// The interfaces that fit.
+        /// The interfaces that match.
         candidates: Vec<Interface>,
     },
-    /// The interface has no address that peers could reach.
+    /// The interface has no address that peers can reach.
     #[error(
-        "interface {name} has no usable {family} address; add one, or name another interface with --iface. \
-         There are: {}",
+        "interface {name} has no usable {family} address; add one, or name another interface by --iface. \
+         Interfaces: {}",
         list(interfaces)
     )]
     NoAddress {
-        /// The interface in question.
+        /// The interface.
         name: String,
         /// IPv4 or IPv6.
         family: &'static str,
         /// The interfaces that there are.
         interfaces: Vec<Interface>,
     },
-    /// The kernel did not answer.
+    /// A netlink request failed.
     #[error("listing {what} by netlink")]
     Netlink {
-        /// What was asked for.
+        /// What was listed.
         what: &'static str,
         /// Why it failed.
         source: rtnetlink::Error,
     },
 }
 
-/// Chooses the uplink; among its addresses those of `current`, as long as it has them.
+/// Chooses the uplink. The addresses of `current` are kept as long as the interface has them.
 ///
 /// # Errors
-/// If nothing fits, or too much; the message lists what there is and names the flag that helps.
+/// No interface or several match. The message lists the interfaces and names a flag that helps.
 pub async fn choose(
     handle: &Handle,
     options: &UplinkOptions,
     current: Option<&Uplink>,
 ) -> Result<Uplink, UplinkError> {
     let mut host = Host::read(handle, options).await?;
-    host.forget(&options.overlay);
+    host.ignore(&options.pod_networks);
     if let Some(current) = current {
         host.prefer(current);
     }

@@ -72,10 +72,13 @@ fn what_fits_nothing_or_too_much_is_refused_with_what_there_is() -> TestResult {
     let (etcd, cluster) = bed()?;
     let node = &cluster.nodes()[0];
     for (flag, said) in [
-        ("--iface=eth7", "no interface fits --iface eth7. There are: lo (no address), mgmt0 (169.254.77.2"),
-        ("--iface-regex=^172\\.", "no interface fits --iface-regex ^172\\.. There are: "),
-        ("--iface-regex=eth", "several interfaces fit --iface-regex eth: eth0 (192.168.64.1 "),
-        ("--iface-can-reach=2001:db8:ffff::1", "no interface fits --iface-can-reach 2001:db8:ffff::1"),
+        (
+            "--iface=eth7",
+            "no interface matches --iface eth7. Interfaces: lo (no address), mgmt0 (169.254.77.2",
+        ),
+        ("--iface-regex=^172\\.", "no interface matches --iface-regex ^172\\.. Interfaces: "),
+        ("--iface-regex=eth", "several interfaces match --iface-regex eth: eth0 (192.168.64.1 "),
+        ("--iface-can-reach=2001:db8:ffff::1", "no interface matches --iface-can-reach 2001:db8:ffff::1"),
         ("--iface=cni0", "interface cni0 has no usable IPv4 address"),
     ] {
         std::fs::write(node.dir().join("agent.log"), "")?;

@@ -13,7 +13,7 @@ use crate::config::BackendType;
 use crate::dataplane::kernel::Kernel;
 use crate::lease::{LeaseAttrs, SubnetKey};
 use crate::peer::Peer;
-use crate::uplink::{Ends, Uplink};
+use crate::uplink::{NodeAddress, Uplink};
 
 /// The host-gw backend of this node.
 pub struct HostGw {
@@ -102,8 +102,8 @@ impl HostGw {
 }
 
 /// Checks that the public address is the uplink's own: peers route to it, so it has to belong to this node.
-fn ensure_not_translated<A: Display + PartialEq>(ends: &Ends<A>) -> Result<()> {
-    let Ends { local, public } = ends;
+fn ensure_not_translated<A: Display + PartialEq>(address: &NodeAddress<A>) -> Result<()> {
+    let NodeAddress { local, public } = address;
     if local != public {
         bail!(
             "the public IP {public} is not the uplink's address {local}; host-gw does not work through NAT, vxlan does"

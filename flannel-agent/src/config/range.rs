@@ -1,4 +1,4 @@
-//! The subnets that a network is cut into. Addresses are numbers here, so that both families share the code.
+//! The subnets of a network. Addresses are numbers here, so that both families share the code.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -20,25 +20,25 @@ pub struct SubnetRange {
 }
 
 impl SubnetRange {
-    /// How many subnets there are.
+    /// Returns the number of subnets.
     #[must_use]
     pub fn count(&self) -> u128 {
         (number(self.max) - number(self.min)) / self.subnet_size() + 1
     }
 
-    /// Addresses per subnet.
+    /// Returns the number of addresses in a subnet.
     #[must_use]
     pub fn subnet_size(&self) -> u128 {
         1 << (self.network.max_prefix_len() - self.subnet_len)
     }
 
-    /// The mask of each subnet.
+    /// Returns the mask of a subnet.
     #[must_use]
     pub fn subnet_mask(&self) -> IpAddr {
         IpNet::new_assert(self.min, self.subnet_len).netmask()
     }
 
-    /// Whether `subnet` is one of these subnets: its length, and its base from min to max.
+    /// Whether `subnet` is one of these subnets.
     #[must_use]
     pub fn fits(&self, subnet: IpNet) -> bool {
         subnet.prefix_len() == self.subnet_len
@@ -46,20 +46,20 @@ impl SubnetRange {
             && (self.min..=self.max).contains(&subnet.network())
     }
 
-    /// Whether a node can hold `subnet`. A reservation may lie outside `SubnetMin` and `SubnetMax`.
+    /// Whether a node can hold `subnet`, which for a reservation may lie outside `SubnetMin` and `SubnetMax`.
     #[must_use]
     pub fn can_hold(&self, subnet: IpNet) -> bool {
         subnet.prefix_len() == self.subnet_len && self.network.contains(&subnet)
     }
 
-    /// The subnet of this range whose base has this number; `None` if no such address exists.
+    /// Returns the subnet whose base address has this number; `None` if there is no such address.
     #[must_use]
     pub fn subnet_at(&self, base: u128) -> Option<IpNet> {
         IpNet::new(address(base, self.network)?, self.subnet_len).ok()
     }
 }
 
-/// An address as a number, its first byte the most significant.
+/// Converts an address to a number, its first byte the most significant.
 #[must_use]
 pub fn number(address: IpAddr) -> u128 {
     match address {
@@ -68,7 +68,7 @@ pub fn number(address: IpAddr) -> u128 {
     }
 }
 
-/// The address of `family`'s family with this number.
+/// Converts a number to an address of `family`'s family.
 fn address(number: u128, family: IpNet) -> Option<IpAddr> {
     match family {
         IpNet::V4(_) => u32::try_from(number).ok().map(|v4| Ipv4Addr::from(v4).into()),
@@ -76,7 +76,7 @@ fn address(number: u128, family: IpNet) -> Option<IpAddr> {
     }
 }
 
-/// What the configuration says about one family; absent means default, and so do zeroes, as with flannel.
+/// The keys of one address family. As with flannel, an absent or zero value means the default.
 pub(super) struct Wanted {
     pub network: IpNet,
     pub subnet_len: Option<u8>,
@@ -84,23 +84,28 @@ pub(super) struct Wanted {
     pub max: Option<IpAddr>,
 }
 
-/// How the keys of a family are called and what flannel's defaults are.
-pub(super) struct Family {
+/// The names of the keys of one address family, and flannel's defaults.
+pub(super) struct FamilyKeys {
     prefix: &'static str,
-    /// Longest subnet: it has to hold a tunnel and a bridge device.
+    /// Longest prefix: a subnet has to hold a tunnel and a bridge device.
     len_max: u8,
-    /// Subnet length wherever at least four such subnets fit into the network.
+    /// Prefix length, if at least four such subnets fit into the network.
     len_default: u8,
 }
 
-pub(super) const IPV4: Family = Family { prefix: "", len_max: 30, len_default: 24 };
-pub(super) const IPV6: Family = Family { prefix: "IPv6", len_max: 126, len_default: 64 };
+pub(super) const IPV4: FamilyKeys = FamilyKeys { prefix: "", len_max: 30, len_default: 24 };
+pub(super) const IPV6: FamilyKeys = FamilyKeys { prefix: "IPv6", len_max: 126, len_default: 64 };
 
-impl Family {
+impl FamilyKeys {
+    /// Checks the keys and fills in the defaults.
     pub(super) fn resolve(&self, wanted: &Wanted) -> Result<SubnetRange, ConfigError> {
         let network = wanted.network;
         if network.prefix_len() == 0 && network.addr().is_unspecified() {
-            return Err(ConfigError::bad(self.key("Network"), network, "a network smaller than everything"));
+            return Err(ConfigError::bad(
+                self.key("Network"),
+                network,
+                "a network with a prefix length above 0",
+            ));
         }
         let subnet_len = self.subnet_len(network, wanted.subnet_len)?;
         let size = 1u128 << (network.max_prefix_len() - subnet_len);
@@ -120,7 +125,7 @@ impl Family {
         format!("{}{name}", self.prefix)
     }
 
-    /// At least four subnets must fit, for the first is not used.
+    /// Checks or chooses the prefix length. At least four subnets have to fit, since the first is not used.
     fn subnet_len(&self, network: IpNet, wanted: Option<u8>) -> Result<u8, ConfigError> {
         let shortest = network.prefix_len().saturating_add(2);
         if shortest > self.len_max {
@@ -138,6 +143,7 @@ impl Family {
         }
     }
 
+    /// Checks or chooses the base address of the first or last subnet.
     fn bound(
         &self,
         name: &str,

@@ -8,7 +8,7 @@ fn v4(text: &str) -> SubnetRange {
     parse(text).ipv4.unwrap()
 }
 
-fn refusal(text: &str) -> String {
+fn error_of(text: &str) -> String {
     NetworkConfig::parse(text).unwrap_err().to_string()
 }
 
@@ -37,7 +37,7 @@ const fn guide(text: &'static str, subnet_len: u8, range: [&'static str; 2], cou
 }
 
 #[test]
-fn what_guides_say_of_their_examples() {
+fn examples_of_guides_mean_what_the_guides_say() {
     let guides = [
         // "1425 subnets of 4096 addresses".
         Guide {
@@ -138,7 +138,7 @@ fn a_leased_subnet_fits_the_guide_s_range() {
 }
 
 #[test]
-fn every_key_in_any_case() {
+fn keys_are_read_in_any_case() {
     let config = parse(
         r#"{ "network": "10.5.7.9/16", "ENABLEIPV6": true, "ipv6network": "fd44:0:0:40::/56", "enableNFTables": true,
              "Unknown": [1], "SubnetLen": 20, "subnetlen": 26, "SubnetMin": null,
@@ -191,14 +191,14 @@ fn defaults_follow_the_size_of_the_network() {
 }
 
 #[test]
-fn a_missing_backend_is_udp_and_port_zero_is_the_kernels() {
+fn a_missing_backend_is_udp_and_port_zero_leaves_the_port_to_the_kernel() {
     assert_eq!(parse(r#"{"Network": "10.1.0.0/16"}"#).backend, Backend::Udp(UdpConfig { port: 8285 }));
     let config = parse(r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan", "Port": 0, "MTU": 0}}"#);
     assert_eq!(config.backend, Backend::Vxlan(VxlanConfig::default()));
 }
 
 #[test]
-fn refusals_name_key_value_and_what_is_allowed() {
+fn errors_name_key_value_and_what_is_allowed() {
     for (text, message) in [
         ("[]", "the network config is not a JSON object: invalid type: sequence"),
         ("{", "the network config is not a JSON object: EOF"),
@@ -292,13 +292,13 @@ fn refusals_name_key_value_and_what_is_allowed() {
             "Backend.SourceCheck is \"on\"; allowed: strict or off",
         ),
     ] {
-        let said = refusal(text);
+        let said = error_of(text);
         assert!(said.starts_with(message), "{text}\n said {said}\n want {message}");
     }
 }
 
 #[test]
-fn subnets_that_nodes_can_hold_are_recognised() {
+fn a_node_can_hold_subnets_of_the_network_with_the_right_length() {
     let config = r#"{"Network": "10.5.0.0/16", "SubnetMax": "10.5.63.0", "EnableIPv6": true,
         "IPv6Network": "fd44::/48"}"#;
     let config = NetworkConfig::parse(config).unwrap();

@@ -43,7 +43,7 @@ pub(super) fn uplink_options(flags: &UplinkFlags, config: &NetworkConfig) -> Upl
         stack: stack(config),
         public_ip: flags.public_ip,
         public_ipv6: flags.public_ipv6,
-        overlay: config.networks().collect(),
+        pod_networks: config.networks().collect(),
     }
 }
 

@@ -16,18 +16,18 @@ use crate::netlink::address::{ip_of, is_link_local};
 use crate::netlink::link::{self, Link};
 use crate::netlink::route::{self, Hop, RouteAnswer, RouteQuery};
 
-/// What there is to choose from.
+/// The interfaces and routes to choose from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
     /// All interfaces.
     pub interfaces: Vec<Interface>,
-    /// Default routes of the main table: of IPv4 where that is to be carried, else of IPv6.
+    /// Default routes of the main table, IPv4 if the network has it, else IPv6.
     pub default_routes: Vec<DefaultRoute>,
     /// The next hop to the address of `--iface-can-reach`.
     pub can_reach: Option<Hop>,
 }
 
-/// An interface with the addresses that may serve as source, best first.
+/// An interface and its usable addresses, best first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
     /// Interface index.
@@ -46,17 +46,17 @@ pub struct Interface {
     pub ipv6: Vec<Ipv6Addr>,
 }
 
-/// A way to everywhere.
+/// A default route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DefaultRoute {
     /// Index of the interface it leads through.
     pub index: u32,
-    /// The lowest wins.
+    /// Its metric. The lowest wins.
     pub metric: u32,
 }
 
 impl Interface {
-    /// IPv4 first, then IPv6.
+    /// Returns its addresses, IPv4 first.
     pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         let ipv4 = self.ipv4.iter().copied().map(IpAddr::V4);
         ipv4.chain(self.ipv6.iter().copied().map(IpAddr::V6))
@@ -71,7 +71,7 @@ impl Interface {
 }
 
 impl Host {
-    /// Asks the kernel, as far as these options need it.
+    /// Reads from the kernel what these options need.
     ///
     /// # Errors
     /// [`UplinkError::Netlink`] if a dump fails.
@@ -95,10 +95,10 @@ impl Host {
         Ok(host)
     }
 
-    /// Puts together what the kernel lists.
+    /// Builds it from what the kernel lists.
     pub(super) fn of(links: &[Link], mut addresses: Vec<AddressMessage>, routes: &[RouteMessage]) -> Self {
         addresses.retain(is_usable);
-        // Stable: among equals the kernel's order stays, in which primary addresses come first.
+        // A stable sort keeps the kernel's order among equals: primary addresses first.
         addresses.sort_by_key(drawbacks);
         Self {
             interfaces: links.iter().map(|link| interface(link, &addresses)).collect(),
@@ -107,8 +107,8 @@ impl Host {
         }
     }
 
-    /// Leaves out the addresses inside these networks.
-    pub(super) fn forget(&mut self, networks: &[IpNet]) {
+    /// Removes the addresses inside these networks.
+    pub(super) fn ignore(&mut self, networks: &[IpNet]) {
         let stays = |address: IpAddr| !networks.iter().any(|network| network.contains(&address));
         for interface in &mut self.interfaces {
             interface.ipv4.retain(|address| stays((*address).into()));
@@ -116,18 +116,18 @@ impl Host {
         }
     }
 
-    /// Puts the addresses that the node is known by before others: one that is added is no reason to move. The kernel lists
-    /// the newest IPv6 address first. (A link-local address gives way to any other.)
+    /// Moves the node's current addresses to the front, so that an added address does not replace them. (The kernel lists
+    /// the newest IPv6 address first.) A link-local IPv4 address is not kept.
     pub(super) fn prefer(&mut self, current: &Uplink) {
         let Some(interface) = self.interfaces.iter_mut().find(|interface| interface.index == current.index)
         else {
             return;
         };
-        if let Some(ends) = current.ipv4.filter(|ends| !ends.local.is_link_local()) {
-            interface.ipv4.sort_by_key(|address| *address != ends.local);
+        if let Some(kept) = current.ipv4.filter(|kept| !kept.local.is_link_local()) {
+            interface.ipv4.sort_by_key(|address| *address != kept.local);
         }
-        if let Some(ends) = current.ipv6 {
-            interface.ipv6.sort_by_key(|address| *address != ends.local);
+        if let Some(kept) = current.ipv6 {
+            interface.ipv6.sort_by_key(|address| *address != kept.local);
         }
     }
 
@@ -156,7 +156,8 @@ fn is_usable(message: &AddressMessage) -> bool {
     !deprecated && ip_of(message).is_some_and(reachable)
 }
 
-/// False sorts first: global scope, then not link-local, then set by hand, then not secondary or temporary (one flag).
+/// The sort key of an address; false sorts first. Preferred are addresses of global scope, then not link-local, then
+/// permanent, then neither secondary nor temporary (IPv4 and IPv6 share that flag).
 fn drawbacks(message: &AddressMessage) -> [bool; 4] {
     let flags = message.header.flags;
     let link_local = ip_of(message).is_none_or(is_link_local);
@@ -184,7 +185,7 @@ fn default_route(route: &RouteMessage) -> Option<DefaultRoute> {
     index.filter(|_| wanted).map(|index| DefaultRoute { index, metric })
 }
 
-/// Interfaces as errors name them.
+/// Lists interfaces for an error message.
 pub(super) fn list(interfaces: &[Interface]) -> String {
     interfaces.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

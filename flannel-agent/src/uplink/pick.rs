@@ -1,4 +1,4 @@
-//! The choice among what the host has. Pure.
+//! The choice of the uplink. Pure.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use regex::Regex;
 
 use super::host::{Host, Interface};
-use super::{Ends, Stack, Uplink, UplinkError, UplinkOptions};
+use super::{NodeAddress, Stack, Uplink, UplinkError, UplinkOptions};
 
 /// An interface, and the address it was chosen by.
 type Choice<'a> = (&'a Interface, Option<IpAddr>);
@@ -14,35 +14,35 @@ type Choice<'a> = (&'a Interface, Option<IpAddr>);
 const IPV4: &str = "IPv4";
 const IPV6: &str = "IPv6";
 
-/// What an interface can be asked to be.
-enum Wish<'a> {
+/// A flag that selects interfaces.
+enum Criterion<'a> {
     Iface(&'a str),
     Regex(&'a Regex),
     CanReach(IpAddr),
 }
 
-/// Chooses the uplink among what was read.
+/// Chooses the uplink.
 pub(super) fn pick(host: &Host, options: &UplinkOptions) -> Result<Uplink, UplinkError> {
-    let (interface, named) = match &wishes(options)[..] {
-        [] => unasked(host, options)?,
-        wishes => first_usable(host, options.stack, wishes)?,
+    let (interface, named) = match &criteria(options)[..] {
+        [] => default_choice(host, options)?,
+        criteria => first_usable(host, options.stack, criteria)?,
     };
-    let name = || interface.name.clone();
     uplink(interface, named, options).map_err(|family| UplinkError::NoAddress {
-        name: name(),
+        name: interface.name.clone(),
         family,
         interfaces: host.interfaces.clone(),
     })
 }
 
-/// In flannel's order. An empty name is none, as where a unit file leaves a variable empty.
-fn wishes(options: &UplinkOptions) -> Vec<Wish<'_>> {
-    let ifaces = options.ifaces.iter().filter(|iface| !iface.is_empty()).map(|iface| Wish::Iface(iface));
-    let regexes = options.iface_regexes.iter().map(Wish::Regex);
-    ifaces.chain(regexes).chain(options.can_reach.map(Wish::CanReach)).collect()
+/// Returns the criteria in flannel's order. An empty name is ignored: a unit file may leave a variable empty.
+fn criteria(options: &UplinkOptions) -> Vec<Criterion<'_>> {
+    let ifaces = options.ifaces.iter().filter(|iface| !iface.is_empty()).map(|iface| Criterion::Iface(iface));
+    let regexes = options.iface_regexes.iter().map(Criterion::Regex);
+    ifaces.chain(regexes).chain(options.can_reach.map(Criterion::CanReach)).collect()
 }
 
-fn unasked<'a>(host: &'a Host, options: &UplinkOptions) -> Result<Choice<'a>, UplinkError> {
+/// Returns the interface that has the public IP, else the one of the best default route.
+fn default_choice<'a>(host: &'a Host, options: &UplinkOptions) -> Result<Choice<'a>, UplinkError> {
     let public = [
         options.public_ip.filter(|_| options.stack.has_v4()).map(IpAddr::V4),
         options.public_ipv6.filter(|_| options.stack.has_v6()).map(IpAddr::V6),
@@ -59,33 +59,37 @@ fn unasked<'a>(host: &'a Host, options: &UplinkOptions) -> Result<Choice<'a>, Up
     choice.ok_or_else(|| UplinkError::NoDefaultRoute { family, interfaces: host.interfaces.clone() })
 }
 
-/// The first that has the addresses, as flanneld goes on to the next when one is unusable; failing that, the
-/// first, so that the error can name it.
-fn first_usable<'a>(host: &'a Host, stack: Stack, wishes: &[Wish<'_>]) -> Result<Choice<'a>, UplinkError> {
+/// Returns the first match that has all addresses. Like flanneld it tries the next criterion if a match lacks one. If all
+/// matches lack one, it returns the first match, so that the error can name it.
+fn first_usable<'a>(
+    host: &'a Host,
+    stack: Stack,
+    criteria: &[Criterion<'_>],
+) -> Result<Choice<'a>, UplinkError> {
     let is_usable = |(interface, _): &Choice<'_>| {
         (!stack.has_v4() || !interface.ipv4.is_empty())
-            && (!stack.has_v6() || interface.ipv6.iter().any(is_told))
+            && (!stack.has_v6() || interface.ipv6.iter().any(is_announceable))
     };
     let mut unusable = None;
-    for wish in wishes {
-        let (usable, others): (Vec<_>, Vec<_>) = wish.fitting(host).into_iter().partition(is_usable);
+    for criterion in criteria {
+        let (usable, others): (Vec<_>, Vec<_>) = criterion.matches(host).into_iter().partition(is_usable);
         match usable[..] {
             [] => unusable = unusable.or(others.first().copied()),
             [choice] => return Ok(choice),
-            _ => return Err(wish.ambiguous(&usable)),
+            _ => return Err(criterion.ambiguous(&usable)),
         }
     }
-    let wanted = || wishes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
+    let wanted = || criteria.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
     unusable.ok_or_else(|| UplinkError::NoMatch { wanted: wanted(), interfaces: host.interfaces.clone() })
 }
 
-/// Whether others can be told of the address: a link-local one means nothing without an interface.
-fn is_told(address: &Ipv6Addr) -> bool {
+/// Whether peers can use the address: a link-local one means nothing without an interface.
+fn is_announceable(address: &Ipv6Addr) -> bool {
     !address.is_unicast_link_local()
 }
 
-impl Wish<'_> {
-    fn fitting<'a>(&self, host: &'a Host) -> Vec<Choice<'a>> {
+impl Criterion<'_> {
+    fn matches<'a>(&self, host: &'a Host) -> Vec<Choice<'a>> {
         let with = |address: IpAddr| host.interfaces.iter().filter(move |interface| interface.has(address));
         match self {
             Self::Iface(wanted) => match wanted.parse() {
@@ -103,13 +107,13 @@ impl Wish<'_> {
         }
     }
 
-    fn ambiguous(&self, fitting: &[Choice<'_>]) -> UplinkError {
-        let candidates = fitting.iter().map(|(interface, _)| (*interface).clone()).collect();
+    fn ambiguous(&self, matches: &[Choice<'_>]) -> UplinkError {
+        let candidates = matches.iter().map(|(interface, _)| (*interface).clone()).collect();
         UplinkError::Ambiguous { wanted: self.to_string(), candidates }
     }
 }
 
-/// Addresses first, then names: so does flannel.
+/// Matches addresses first, then names, as flannel does.
 fn matching<'a>(host: &'a Host, regex: &Regex) -> Vec<Choice<'a>> {
     let by_address = |interface: &'a Interface| {
         let address = interface.addresses().find(|address| regex.is_match(&address.to_string()))?;
@@ -123,7 +127,7 @@ fn matching<'a>(host: &'a Host, regex: &Regex) -> Vec<Choice<'a>> {
     named.map(|interface| (interface, None)).collect()
 }
 
-/// The uplink by this interface, or the family that it has no address of.
+/// Returns the uplink, or the address family that the interface has no address of.
 fn uplink(
     interface: &Interface,
     named: Option<IpAddr>,
@@ -131,12 +135,12 @@ fn uplink(
 ) -> Result<Uplink, &'static str> {
     let (named_v4, named_v6) = match named {
         Some(IpAddr::V4(address)) => (Some(address), None),
-        Some(IpAddr::V6(address)) => (None, Some(address).filter(is_told)),
+        Some(IpAddr::V6(address)) => (None, Some(address).filter(is_announceable)),
         None => (None, None),
     };
-    let told: Vec<_> = interface.ipv6.iter().copied().filter(is_told).collect();
-    let ipv4 = || ends(&interface.ipv4, options.public_ip, named_v4).ok_or(IPV4);
-    let ipv6 = || ends(&told, options.public_ipv6, named_v6).ok_or(IPV6);
+    let announceable: Vec<_> = interface.ipv6.iter().copied().filter(is_announceable).collect();
+    let ipv4 = || node_address(&interface.ipv4, options.public_ip, named_v4).ok_or(IPV4);
+    let ipv6 = || node_address(&announceable, options.public_ipv6, named_v6).ok_or(IPV6);
     Ok(Uplink {
         name: interface.name.clone(),
         index: interface.index,
@@ -148,14 +152,19 @@ fn uplink(
     })
 }
 
-/// Peers check that packets come from the public IP, so that one is used wherever the interface has it.
-fn ends<A: Copy + PartialEq>(addresses: &[A], public: Option<A>, named: Option<A>) -> Option<Ends<A>> {
+/// Chooses the addresses of one family. Peers check that packets come from the public IP, so it is the source if the
+/// interface has it.
+fn node_address<A: Copy + PartialEq>(
+    addresses: &[A],
+    public: Option<A>,
+    named: Option<A>,
+) -> Option<NodeAddress<A>> {
     let configured = public.filter(|public| addresses.contains(public));
     let local = configured.or(named).or(addresses.first().copied())?;
-    Some(Ends { local, public: public.unwrap_or(local) })
+    Some(NodeAddress { local, public: public.unwrap_or(local) })
 }
 
-impl fmt::Display for Wish<'_> {
+impl fmt::Display for Criterion<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Iface(wanted) => write!(f, "--iface {wanted}"),

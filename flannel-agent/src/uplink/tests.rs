@@ -1,4 +1,4 @@
-//! Which interface and address are chosen, given what the kernel lists.
+//! The choice of interface and address.
 
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
@@ -78,8 +78,8 @@ fn interface_and_address_are_chosen() {
     ];
     for (ifaces, public_ip, name, local, public) in cases {
         let uplink = pick(&host(), &options(ifaces, public_ip)).unwrap();
-        let ends = uplink.ipv4.unwrap();
-        let addresses = (ends.local.to_string(), ends.public.to_string());
+        let address = uplink.ipv4.unwrap();
+        let addresses = (address.local.to_string(), address.public.to_string());
         assert_eq!(uplink.name, name, "{ifaces:?}");
         assert_eq!(addresses, (local.to_owned(), public.to_owned()), "{ifaces:?} {public_ip:?}");
     }
@@ -101,19 +101,19 @@ fn each_family_that_is_wanted_has_its_ends() {
         (
             v6(Stack::Dual, &["eth0"], Some("2001:db8::9")),
             Some("192.168.64.3"),
-            Some("fd00::3, known as 2001:db8::9"),
+            Some("fd00::3, announced as 2001:db8::9"),
         ),
         (v6(Stack::Dual, &[], Some("fd00::3")), Some("192.168.64.3"), Some("fd00::3")),
     ];
     for (options, ipv4, ipv6) in cases {
         let uplink = pick(&host(), &options).unwrap();
-        assert_eq!(uplink.ipv4.map(|ends| ends.to_string()).as_deref(), ipv4, "{options:?}");
-        assert_eq!(uplink.ipv6.map(|ends| ends.to_string()).as_deref(), ipv6, "{options:?}");
+        assert_eq!(uplink.ipv4.map(|address| address.to_string()).as_deref(), ipv4, "{options:?}");
+        assert_eq!(uplink.ipv6.map(|address| address.to_string()).as_deref(), ipv6, "{options:?}");
     }
 }
 
 #[test]
-fn a_family_that_is_wanted_and_missing_is_named() {
+fn a_missing_address_family_is_named() {
     let mut host = host();
     host.interfaces[2].ipv6.push("fe80::3".parse().unwrap());
     let cases = [
@@ -148,25 +148,25 @@ fn better_addresses_come_first() {
 }
 
 #[test]
-fn errors_say_what_was_looked_for_and_what_there_is() {
-    let list = "There are: lo (no address), eth0 (192.168.64.3 192.168.64.4 fd00::3), eth1 (10.0.0.3), \
+fn errors_name_the_flags_that_were_tried_and_list_the_interfaces() {
+    let list = "Interfaces: lo (no address), eth0 (192.168.64.3 192.168.64.4 fd00::3), eth1 (10.0.0.3), \
                 eth2 (no address)";
     let no_route = Host { default_routes: Vec::new(), ..host() };
     let cases = [
         (
             no_route,
             options(&[], None),
-            "no IPv4 default route shows which interface to use; name it with --iface",
+            "no IPv4 default route shows which interface to use; name one by --iface",
         ),
         (
             host(),
             options(&["wlan0", "10.9.9.9"], None),
-            "no interface fits --iface wlan0 or --iface 10.9.9.9",
+            "no interface matches --iface wlan0 or --iface 10.9.9.9",
         ),
         (
             host(),
             options(&["eth2"], None),
-            "interface eth2 has no usable IPv4 address; add one, or name another interface with --iface",
+            "interface eth2 has no usable IPv4 address; add one, or name another interface by --iface",
         ),
     ];
     for (host, options, message) in cases {
@@ -180,7 +180,7 @@ fn asked(ifaces: &[&str], regexes: &[&str]) -> UplinkOptions {
 }
 
 #[test]
-fn an_expression_finds_addresses_before_names() {
+fn an_expression_matches_addresses_before_names() {
     for (ifaces, regexes, name, local) in [
         (&[][..], &["^192\\.168\\."][..], "eth0", "192.168.64.3"),
         (&[], &["64\\.4$"], "eth0", "192.168.64.4"),
@@ -201,7 +201,7 @@ fn an_expression_finds_addresses_before_names() {
 }
 
 #[test]
-fn the_way_to_an_address_shows_the_uplink() {
+fn the_route_to_an_address_selects_the_uplink() {
     let hop = |interface, source: &str| Some(Hop { interface, source: source.parse().ok(), gateway: None });
     let reaching = |address: &str| UplinkOptions { can_reach: address.parse().ok(), ..options(&[], None) };
     for (can_reach, local) in [
@@ -214,39 +214,42 @@ fn the_way_to_an_address_shows_the_uplink() {
         assert_eq!(pick(&host, &reaching("10.9.9.9")).unwrap().ipv4.unwrap().local.to_string(), local);
     }
     let nowhere = pick(&host(), &reaching("10.9.9.9")).unwrap_err().to_string();
-    assert!(nowhere.starts_with("no interface fits --iface-can-reach 10.9.9.9. There are: lo"), "{nowhere}");
+    assert!(
+        nowhere.starts_with("no interface matches --iface-can-reach 10.9.9.9. Interfaces: lo"),
+        "{nowhere}"
+    );
 }
 
 #[test]
-fn more_than_one_interface_is_an_error_with_their_names() {
+fn several_matching_interfaces_are_an_error_that_names_them() {
     let refused = |host: &Host, options: &UplinkOptions| pick(host, options).unwrap_err().to_string();
     assert_eq!(
         refused(&host(), &asked(&[], &["eth"])),
-        "several interfaces fit --iface-regex eth: eth0 (192.168.64.3 192.168.64.4 fd00::3), eth1 (10.0.0.3); \
-         ask for one of them, for instance by --iface"
+        "several interfaces match --iface-regex eth: eth0 (192.168.64.3 192.168.64.4 fd00::3), eth1 (10.0.0.3); \
+         choose one, for instance by --iface"
     );
     let mut twins = host();
     twins.interfaces[3].ipv4 = twins.interfaces[2].ipv4.clone();
     assert_eq!(
         refused(&twins, &options(&["10.0.0.3"], None)),
-        "several interfaces fit --iface 10.0.0.3: eth1 (10.0.0.3), eth2 (10.0.0.3); ask for one of them, for \
+        "several interfaces match --iface 10.0.0.3: eth1 (10.0.0.3), eth2 (10.0.0.3); choose one, for \
          instance by --iface"
     );
 }
 
 #[test]
-fn the_overlay_s_own_addresses_are_no_uplink_s() {
+fn addresses_of_the_overlay_do_not_select_the_uplink() {
     let mut host = host();
     host.interfaces[3].ipv4.push("10.5.52.1".parse().unwrap());
     host.interfaces[3].ipv6.push("fd44:0:0:4b::1".parse().unwrap());
     assert!(pick(&host, &asked(&[], &["^10\\."])).is_err(), "a bridge and an uplink");
-    host.forget(&["10.5.0.0/16".parse().unwrap(), "fd44::/48".parse().unwrap()]);
+    host.ignore(&["10.5.0.0/16".parse().unwrap(), "fd44::/48".parse().unwrap()]);
     assert_eq!(pick(&host, &asked(&[], &["^10\\."])).unwrap().name, "eth1");
     assert_eq!(host.interfaces[3].addresses().next(), None);
 }
 
 #[test]
-fn an_address_that_is_added_is_no_reason_to_move() {
+fn an_added_address_does_not_replace_the_current_one() {
     let of = |addresses: &[&str]| {
         let addresses = addresses.iter().map(|ip| permanent(2, ip)).collect();
         Host::of(&[link(2, "eth0")], addresses, &[])

@@ -20,13 +20,13 @@ const ENCAPSULATION_V6: u32 = 70;
 /// One device for each address family, IPv4 first.
 pub(super) fn devices(setup: &Setup<'_, VxlanConfig>) -> Vec<DeviceSpec> {
     let Setup { config: VxlanConfig { vni, .. }, uplink, known, .. } = setup;
-    let ipv4 = uplink.ipv4.map(|ends| DeviceSpec {
+    let ipv4 = uplink.ipv4.map(|address| DeviceSpec {
         mac: known.and_then(|known| vtep_mac(known.backend_data.as_deref())),
-        ..device(setup, format!("flannel.{vni}"), ends.local.into(), ENCAPSULATION)
+        ..device(setup, format!("flannel.{vni}"), address.local.into(), ENCAPSULATION)
     });
-    let ipv6 = uplink.ipv6.map(|ends| DeviceSpec {
+    let ipv6 = uplink.ipv6.map(|address| DeviceSpec {
         mac: known.and_then(|known| vtep_mac(known.backend_v6_data.as_deref())),
-        ..device(setup, format!("flannel-v6.{vni}"), ends.local.into(), ENCAPSULATION_V6)
+        ..device(setup, format!("flannel-v6.{vni}"), address.local.into(), ENCAPSULATION_V6)
     });
     ipv4.into_iter().chain(ipv6).collect()
 }
@@ -72,7 +72,7 @@ mod tests {
     use crate::backend::Options;
     use crate::config::{Backend, NetworkConfig};
     use crate::lease::LeaseAttrs;
-    use crate::uplink::{Ends, Uplink};
+    use crate::uplink::{NodeAddress, Uplink};
 
     const KNOWN: &str = r#"{"PublicIP":"192.168.64.3","BackendType":"vxlan","BackendData":{"VNI":7,
         "VtepMAC":"c6:d2:32:6f:8f:44"},"BackendV6Data":{"VNI":7,"VtepMAC":"c6:d2:32:6f:8f:45"}}"#;
@@ -89,10 +89,11 @@ mod tests {
             mtu: 1500,
             ethernet: true,
             mac: None,
-            ipv4: v4.then(|| Ends { local: [192, 168, 64, 3].into(), public: [203, 0, 113, 9].into() }),
+            ipv4: v4
+                .then(|| NodeAddress { local: [192, 168, 64, 3].into(), public: [203, 0, 113, 9].into() }),
             ipv6: v6
                 .then(|| ["fd00::3", "2001:db8::9"].map(|ip| ip.parse().unwrap()))
-                .map(|[local, public]| Ends { local, public }),
+                .map(|[local, public]| NodeAddress { local, public }),
         };
         let setup = Setup { options: &options, network: &network, config, uplink: &uplink, known };
         let show = |device: &DeviceSpec| {

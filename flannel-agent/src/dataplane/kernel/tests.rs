@@ -291,7 +291,7 @@ fn an_empty_namespace_has_no_uplink() {
     in_namespace(async || {
         let kernel = Kernel::new().unwrap();
         let error = uplink::choose(kernel.handle(), &UplinkOptions::default(), None).await.unwrap_err();
-        assert!(error.to_string().ends_with("There are: lo (no address)"), "{error}");
+        assert!(error.to_string().ends_with("Interfaces: lo (no address)"), "{error}");
     });
 }
 
