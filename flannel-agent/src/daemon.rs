@@ -34,8 +34,8 @@ use crate::signals::Stop;
 use crate::subnet_file;
 use crate::uplink::Uplink;
 use crate::uplink::watch::UplinkWatch;
-use membership::{Change, Membership};
-use node::{Node, Plan};
+use membership::{LeaseEvent, Membership};
+use node::{Node, NodePlan};
 use retry::until_it_works;
 use settings::{backend_options, etcd_options, firewall_options, uplink_options};
 
@@ -110,7 +110,7 @@ async fn drive<B: Backend>(
     config: &B::Config,
 ) -> Result<()> {
     let options = backend_options(flags);
-    let plan = Plan {
+    let plan = NodePlan {
         network,
         config,
         options: &options,
@@ -126,17 +126,17 @@ async fn drive<B: Backend>(
     let mut next_uplink = next_uplink(uplinks, node.uplink());
     loop {
         tokio::select! {
-            change = membership.changed() => match change {
-                Change::Taken { subnet, previous } => {
+            event = membership.changed() => match event {
+                LeaseEvent::Taken { subnet, previous } => {
                     node.take_subnet(subnet, previous).await?;
                     health.set_ready();
                     notify::ready();
                 }
-                Change::Lost { subnet, why } => error!(
+                LeaseEvent::Lost { subnet, why } => error!(
                     "the lease of {subnet} is lost: {why}; forwarding goes on while it is taken again"
                 ),
-                Change::Peers(peers) => node.apply(peers).await,
-                Change::Answer(peers) => node.settle_questions(peers).await,
+                LeaseEvent::Peers(peers) => node.apply(peers).await,
+                LeaseEvent::Answer(peers) => node.settle_questions(peers).await,
             },
             (uplinks, uplink) = &mut next_uplink => {
                 node = node.move_to(uplink, &uplinks).await;

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::{Backend, Setup};
 use crate::config::{BackendType, VxlanConfig};
-use crate::dataplane::accelerator;
+use crate::dataplane::accelerator::AcceleratorEvent;
 use crate::dataplane::desired;
 use crate::dataplane::kernel::Kernel;
 use crate::lease::{LeaseAttrs, SubnetKey, VxlanData};
@@ -22,7 +22,7 @@ use crate::metrics::METRICS;
 use crate::peer::Peer;
 use crate::uplink::Uplink;
 use acceleration::Acceleration;
-use floor::NodeFloor;
+use floor::{FloorEvent, NodeFloor};
 use questions::{Question, Questions};
 
 /// The overlay of this node.
@@ -135,14 +135,14 @@ impl Backend for Vxlan {
         let Self { kernel, floor, acceleration, questions, due, .. } = self;
         loop {
             let work = tokio::select! {
-                change = floor.changed() => match change {
-                    floor::Change::Broken => Some(Due::Repair),
-                    floor::Change::Miss(device, miss) => questions.add_miss(device, miss).then_some(Due::Nothing),
+                event = floor.changed() => match event {
+                    FloorEvent::Broken => Some(Due::Repair),
+                    FloorEvent::Miss(device, miss) => questions.add_miss(device, miss).then_some(Due::Nothing),
                 },
-                change = acceleration.changed(kernel) => match change {
-                    accelerator::Change::Pods => Some(Due::Pods),
-                    accelerator::Change::Detached => Some(Due::Attach),
-                    accelerator::Change::Event(event) => questions.add_event(&event).then_some(Due::Nothing),
+                event = acceleration.changed(kernel) => match event {
+                    AcceleratorEvent::Pods => Some(Due::Pods),
+                    AcceleratorEvent::Detached => Some(Due::Attach),
+                    AcceleratorEvent::Packet(packet) => questions.add_event(&packet).then_some(Due::Nothing),
                 },
             };
             if let Some(work) = work {

@@ -36,15 +36,15 @@ pub(super) struct Membership<'a, S> {
     own: Own<'a>,
     /// From the first own lease on.
     following: Option<Following<'a>>,
-    /// The watch has told something that may be about the own lease.
+    /// The watch has delivered something that may be about the own lease.
     unjudged: bool,
     /// A request for all leases, beside the watch.
     asked: Option<LocalBoxFuture<'a, Option<Vec<RawLease>>>>,
 }
 
-/// What has changed.
+/// What the node has to follow.
 #[derive(Debug)]
-pub(super) enum Change {
+pub(super) enum LeaseEvent {
     /// The node has this lease, and had the previous one.
     Taken { subnet: SubnetKey, previous: Option<SubnetKey> },
     /// The lease is lost. It is being taken again, or another one.
@@ -89,7 +89,7 @@ impl<'a, S: SubnetManager> Membership<'a, S> {
     }
 
     /// Waits for the next change. It may be dropped and called again; no change gets lost.
-    pub(super) async fn changed(&mut self) -> Change {
+    pub(super) async fn changed(&mut self) -> LeaseEvent {
         loop {
             if std::mem::take(&mut self.unjudged)
                 && let Some(change) = self.judge()
@@ -98,24 +98,24 @@ impl<'a, S: SubnetManager> Membership<'a, S> {
             }
             let following = self.following.as_mut().map(Following::changed);
             tokio::select! {
-                end = self.own.ended() => if let Some(change) = self.follows(end) {
+                end = self.own.ended() => if let Some(change) = self.transition(end) {
                     return change;
                 },
                 Some(peers) = OptionFuture::from(following) => {
                     self.unjudged = true;
-                    return Change::Peers(peers);
+                    return LeaseEvent::Peers(peers);
                 },
                 Some(leases) = OptionFuture::from(self.asked.as_mut()) => {
                     self.asked = None;
                     let following = self.following.as_mut();
-                    return Change::Answer(following.zip(leases).map(|(following, all)| following.replace(all)));
+                    return LeaseEvent::Answer(following.zip(leases).map(|(following, all)| following.replace(all)));
                 }
             }
         }
     }
 
-    /// Writes the node's new address to its lease. A request that is under way ends first: the datastore may have acted
-    /// on it already.
+    /// Writes the node's new address to its lease. A request that runs ends first: the datastore may have acted on it
+    /// already.
     pub(super) fn readdress(&mut self, attrs: LeaseAttrs) {
         self.attrs = attrs;
         match &self.own {
@@ -126,25 +126,25 @@ impl<'a, S: SubnetManager> Membership<'a, S> {
         }
     }
 
-    /// Asks for all leases, of which the watch may not have told yet. Has no effect while such a request is under way.
+    /// Asks for all leases: the watch may not have delivered all of them yet. Has no effect while such a request runs.
     pub(super) fn ask(&mut self) {
         let store = self.store;
         self.asked.get_or_insert_with(|| async { all_leases(store).await }.boxed_local());
     }
 
-    /// Whether a request for all leases is under way.
+    /// Returns whether a request for all leases runs.
     pub(super) const fn is_asking(&self) -> bool {
         self.asked.is_some()
     }
 
-    /// The state that follows after a request for the own lease.
-    fn follows(&mut self, end: End) -> Option<Change> {
+    /// Enters the state that follows the end of another one.
+    fn transition(&mut self, end: End) -> Option<LeaseEvent> {
         match end {
             End::Taken(lease) => {
                 let subnet = lease.subnet;
                 self.follow(&lease);
                 self.hold(lease);
-                Some(Change::Taken { subnet, previous: self.previous.replace(subnet) })
+                Some(LeaseEvent::Taken { subnet, previous: self.previous.replace(subnet) })
             }
             End::Readdressed(lease) => {
                 self.follow(&lease);
@@ -159,11 +159,12 @@ impl<'a, S: SubnetManager> Membership<'a, S> {
         }
     }
 
-    /// Watches anew: what the watch before has still to tell may be older than the lease.
+    /// Watches anew: what the watch before has yet to deliver may be older than the lease.
     fn follow(&mut self, lease: &OwnLease) {
         self.following = Some(Following::new(self.store, self.network, lease.subnet));
     }
 
+    /// Holds the lease, or writes an address to it that has changed during the request.
     fn hold(&mut self, lease: OwnLease) {
         METRICS.set_lease_end(lease.term);
         self.own = if std::mem::take(&mut self.moved) {
@@ -173,9 +174,9 @@ impl<'a, S: SubnetManager> Membership<'a, S> {
         };
     }
 
-    /// Looks for the own lease in what the watch has told. While a lease is taken or the node's new address is written,
-    /// only the request's end shows who holds it.
-    fn judge(&mut self) -> Option<Change> {
+    /// Looks for the own lease among those that the watch has delivered. While a lease is taken or a new address written, only
+    /// the request's end shows who holds it.
+    fn judge(&mut self) -> Option<LeaseEvent> {
         let following = self.following.as_ref()?;
         match &self.own {
             Own::Taking(_) | Own::Readdressing(..) => None,
@@ -192,11 +193,11 @@ impl<'a, S: SubnetManager> Membership<'a, S> {
         }
     }
 
-    /// The watch goes on meanwhile.
-    fn lose(&mut self, subnet: SubnetKey, why: Loss) -> Change {
+    /// Takes a lease again. The watch goes on meanwhile.
+    fn lose(&mut self, subnet: SubnetKey, why: Loss) -> LeaseEvent {
         self.moved = false;
         self.own = Own::take(self.store, self.network, self.attrs.clone(), self.previous);
-        Change::Lost { subnet, why }
+        LeaseEvent::Lost { subnet, why }
     }
 }
 

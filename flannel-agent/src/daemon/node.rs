@@ -25,7 +25,7 @@ use crate::uplink::watch::UplinkWatch;
 const RESYNC: Duration = Duration::from_secs(60);
 
 /// What a node is made from, for as long as the agent runs.
-pub(super) struct Plan<'a, C> {
+pub(super) struct NodePlan<'a, C> {
     pub(super) network: &'a NetworkConfig,
     pub(super) config: &'a C,
     pub(super) options: &'a Options,
@@ -35,7 +35,7 @@ pub(super) struct Plan<'a, C> {
 
 /// A node whose backend runs on an uplink.
 pub(super) struct Node<'a, B: Backend> {
-    plan: Plan<'a, B::Config>,
+    plan: NodePlan<'a, B::Config>,
     started: Started<B>,
     carried: Carried,
     firewall: Firewall,
@@ -70,7 +70,11 @@ pub(super) enum Work {
 
 impl<'a, B: Backend> Node<'a, B> {
     /// Starts the backend on the uplink. There is no subnet yet.
-    pub(super) async fn start(plan: Plan<'a, B::Config>, uplink: Uplink, firewall: Firewall) -> Result<Self> {
+    pub(super) async fn start(
+        plan: NodePlan<'a, B::Config>,
+        uplink: Uplink,
+        firewall: Firewall,
+    ) -> Result<Self> {
         let carried = Carried::default();
         let started = start(&plan, &uplink, None, &carried).await?;
         let mut resync = interval_at(Instant::now() + RESYNC, RESYNC);
@@ -98,8 +102,8 @@ impl<'a, B: Backend> Node<'a, B> {
     /// The uplink has changed: starts the backend on the new one, for the same subnet and peers. Repeats this until it
     /// succeeds, on the uplink that is right by then.
     pub(super) async fn move_to(self, mut uplink: Uplink, uplinks: &UplinkWatch) -> Self {
-        let Self { plan, started: Started { backend, attrs, .. }, carried, firewall, resync } = self;
-        // Two of them cannot have the same port.
+        let Self { plan, started: Started { backend, attrs, .. }, carried, firewall, mut resync } = self;
+        // Two backends cannot have the same port.
         drop(backend);
         let started = loop {
             match start(&plan, &uplink, Some(&attrs), &carried).await {
@@ -111,6 +115,7 @@ impl<'a, B: Backend> Node<'a, B> {
                 }
             }
         };
+        resync.reset_after(RETRY);
         let node = Self { plan, started, carried, firewall, resync };
         node.show_status(None);
         node
@@ -135,7 +140,7 @@ impl<'a, B: Backend> Node<'a, B> {
         self.report(errors);
     }
 
-    /// Whether packets wait for peers that the node does not know.
+    /// Returns whether packets wait for peers that the node does not know.
     pub(super) fn wants_peers(&mut self) -> bool {
         self.started.backend.wants_peers()
     }
@@ -191,18 +196,18 @@ impl<'a, B: Backend> Node<'a, B> {
 
 /// Starts or adopts the backend on this uplink. It carries at once what was carried before.
 async fn start<B: Backend>(
-    plan: &Plan<'_, B::Config>,
+    plan: &NodePlan<'_, B::Config>,
     uplink: &Uplink,
     known: Option<&LeaseAttrs>,
     Carried { subnet, peers }: &Carried,
 ) -> Result<Started<B>> {
     info!("the uplink is {uplink}");
-    let Plan { network, config, options, .. } = *plan;
+    let NodePlan { network, config, options, .. } = *plan;
     let mut backend = B::start(Setup { options, network, config, uplink, known }).await?;
     if let Some(subnet) = *subnet {
         backend.set_subnet(subnet).await?;
         if let Some(peers) = peers {
-            // The next resync repeats what fails.
+            // The resync that follows a move repeats what fails.
             log(backend.apply(peers).await);
         }
         publish(plan, &mut backend, subnet).await?;
@@ -213,7 +218,7 @@ async fn start<B: Backend>(
 
 /// Writes the subnet file, and then makes the backend fast.
 async fn publish<B: Backend>(
-    Plan { network, subnet_file: path, ip_masq, .. }: &Plan<'_, B::Config>,
+    NodePlan { network, subnet_file: path, ip_masq, .. }: &NodePlan<'_, B::Config>,
     backend: &mut B,
     subnet: SubnetKey,
 ) -> Result<()> {

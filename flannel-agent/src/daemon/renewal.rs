@@ -1,5 +1,4 @@
-//! When our lease is renewed, and the renewal itself, beside everything else that the node does: a datastore that
-//! hangs must hold up nothing but this.
+//! Renewal of the node's own lease.
 
 use std::time::Duration;
 
@@ -10,10 +9,10 @@ use super::RETRY;
 use crate::lease::{Loss, OwnLease, SubnetManager};
 use crate::metrics::{FailureKind, METRICS};
 
-/// The least time between renewals.
-const LEAST: Duration = Duration::from_secs(60);
+/// The shortest time between renewals.
+const SHORTEST: Duration = Duration::from_secs(60);
 
-/// Renews the lease when it is due, trying until it works. Without a time it is never due.
+/// Waits until the lease is due, and renews it. Repeats this until it succeeds or the lease is lost. `due`: `None` is never.
 pub(super) async fn renewed(
     store: &impl SubnetManager,
     lease: OwnLease,
@@ -23,7 +22,7 @@ pub(super) async fn renewed(
         Some(due) => sleep_until(due).await,
         None => std::future::pending().await,
     }
-    let mut told = false;
+    let mut logged = false;
     loop {
         match store.renew(&lease, &lease.attrs).await {
             Ok(renewed) => {
@@ -31,19 +30,19 @@ pub(super) async fn renewed(
                 info!(subnet = %lease, "lease {kept}");
                 return renewed;
             }
-            Err(error) if told => debug!("still not renewed, {lease}: {error:#}"),
+            Err(error) if logged => debug!("still not renewed, {lease}: {error:#}"),
             Err(error) => warn!("renewing the lease of {lease}: {error:#}; trying again"),
         }
         METRICS.count_failure(FailureKind::Renewal);
-        told = true;
+        logged = true;
         sleep(RETRY).await;
     }
 }
 
 /// Returns the time `margin` before the end of the lease; `None` for a reservation.
 pub(super) fn due(lease: &OwnLease, margin: Duration) -> Option<Instant> {
-    // A margin as long as the lease must not mean renewing all the time.
-    let soonest = Instant::now() + LEAST;
+    // A margin as long as the lease must not lead to renewals all the time.
+    let soonest = Instant::now() + SHORTEST;
     let ends = lease.term?;
     Some(ends.checked_sub(margin).map_or(soonest, |due| due.max(soonest)))
 }

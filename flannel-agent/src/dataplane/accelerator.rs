@@ -1,4 +1,4 @@
-//! BPF on top of a vxlan device, as far as it is wanted and the kernel has it.
+//! The accelerator: BPF on top of vxlan devices, if it is wanted and the kernel has it.
 
 mod facts;
 
@@ -16,10 +16,10 @@ use tracing::{info, warn};
 use super::bpf::counters::PacketCounters;
 use super::bpf::events::Events;
 use super::bpf::pins::Pins;
-use super::bpf::{self, Bpf};
+use super::bpf::{self, Bpf, logs};
 use super::kernel::{Device, DeviceSpec, Kernel};
 use super::shortcut::Shortcut;
-use super::xdp;
+use super::xdp::XdpPlan;
 use crate::config::{DataplaneMode, SubnetRange, XdpMode};
 use crate::metrics::{METRICS, Registration};
 use crate::peer::Peer;
@@ -28,71 +28,70 @@ use crate::uplink::Uplink;
 /// What the accelerator is made from.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// BPF or not.
+    /// Whether BPF is wanted.
     pub mode: DataplaneMode,
     /// Whether flows that the host stack lets through unchanged skip it.
     pub flow_cache: bool,
     /// Whether peers on the uplink's link have direct routes.
     pub direct_routing: bool,
-    /// Where outer headers are taken off.
+    /// Where outer headers are stripped.
     pub xdp: XdpMode,
-    /// Whether packets are dropped whose sender does not hold their source.
+    /// Whether packets are dropped whose sender does not lease their source.
     pub source_check: bool,
-    /// The networks that all pods are in, and how they are cut into nodes' subnets.
+    /// The networks of all pods, and how they are divided into nodes' subnets.
     pub ranges: Vec<SubnetRange>,
-    /// Where BPF objects are pinned.
+    /// The pins of the programs, maps and links.
     pub pins: Pins,
     /// Whether BPF programs log every packet.
     pub log_packets: bool,
 }
 
-/// A device of the node's that the programs work for.
+/// A vxlan device of this node.
 #[derive(Clone, Copy, Debug)]
 pub struct AcceleratedDevice<'a> {
-    /// As it was asked for.
+    /// Its desired properties.
     pub spec: &'a DeviceSpec,
-    /// As it is.
-    pub device: &'a Device,
+    /// Its real properties.
+    pub actual: &'a Device,
     /// The interface that carries outer packets.
     pub uplink: &'a Uplink,
-    /// Their source, whose family is that of the overlay.
-    pub local_ip: IpAddr,
 }
 
-/// The programs, and who takes the shortcut through them.
+/// Loaded programs at work.
 pub struct Accelerator {
     bpf: Bpf,
     events: Events,
     shortcut: Option<Shortcut>,
-    look: Interval,
+    /// When to look whether the programs are still attached.
+    check: Interval,
     _counters: Registration,
 }
 
-/// What has happened to the accelerator.
+/// What the accelerator reports.
 #[derive(Clone, Copy, Debug)]
-pub enum Change {
+pub enum AcceleratorEvent {
     /// Pods may have come or gone.
     Pods,
     /// Somebody has taken the programs off their hooks.
     Detached,
     /// A program reports a packet.
-    Event(Event),
+    Packet(Event),
 }
 
-/// How often it is looked whether the programs are on their hooks: nobody tells us when they are not.
-const LOOK: Duration = Duration::from_secs(1);
+/// Period of looking whether the programs are still attached: the kernel does not report that.
+const CHECK: Duration = Duration::from_secs(1);
 
 impl Accelerator {
-    /// BPF as the mode wants it: `auto` falls back with one warning, `bpf` fails, `netlink` takes away what an
-    /// earlier agent left.
+    /// Loads and attaches the programs. Returns `None` where they are not wanted, or, after a warning, in mode `auto`
+    /// where they cannot be loaded. An earlier agent's programs are then removed.
     ///
     /// # Errors
-    /// In mode `bpf`, BPF cannot be had; or what an earlier agent left cannot be removed.
-    pub fn start(settings: &Settings, overlays: &[AcceleratedDevice<'_>]) -> Result<Option<Self>> {
+    /// The programs cannot be loaded in mode `bpf`, or an earlier agent's cannot be removed.
+    pub fn start(settings: &Settings, devices: &[AcceleratedDevice<'_>]) -> Result<Option<Self>> {
         let loaded = match settings.mode {
             DataplaneMode::Netlink => None,
-            DataplaneMode::Bpf => Some(load(settings, overlays).context("--dataplane bpf was asked for")?),
-            DataplaneMode::Auto => load(settings, overlays)
+            DataplaneMode::Bpf => Some(load(settings, devices).context("--dataplane bpf was asked for")?),
+            DataplaneMode::Auto => load(settings, devices)
                 .inspect_err(|error| {
                     warn!("BPF is not available, the kernel's vxlan device carries all: {error:#}");
                 })
@@ -103,38 +102,41 @@ impl Accelerator {
             return Ok(None);
         };
         let shortcut = if settings.flow_cache { Some(Shortcut::open()?) } else { None };
-        let events = bpf.events()?;
+        let events = Events::open(bpf.ebpf())?;
         let counters = METRICS.register(PacketCounters(settings.pins.clone()));
-        Ok(Some(Self { bpf, events, shortcut, look: interval(LOOK), _counters: counters }))
+        Ok(Some(Self { bpf, events, shortcut, check: interval(CHECK), _counters: counters }))
     }
 
-    /// These are the node's own subnets from now on: pods are looked for in them, and nobody else may send from them.
+    /// Sets the node's own subnets, with the next [`Self::apply`]: the node's pods are in them, and no other node may send
+    /// from them.
     pub fn set_own_subnets(&mut self, subnets: &[IpNet]) {
-        subnets.iter().for_each(|subnet| self.bpf.serve(*subnet));
+        subnets.iter().for_each(|subnet| self.bpf.leases.set_own(*subnet));
         if let Some(shortcut) = &mut self.shortcut {
             shortcut.set_subnets(subnets);
         }
     }
 
-    /// Makes the maps hold exactly these peers. `direct`: the subnets that are routed without a tunnel.
+    /// Makes the maps hold exactly these peers, and then lets the programs check senders. `direct`: the subnets that are
+    /// routed without a tunnel.
     ///
     /// # Errors
-    /// A map cannot be written; the floor carries what is missing.
+    /// A map cannot be written. The floor carries what is missing.
     pub fn apply(&mut self, peers: &[Peer], direct: &BTreeMap<IpNet, IpAddr>) -> Result<()> {
-        self.bpf.apply(peers, direct)
+        self.bpf.leases.apply(peers, direct)?;
+        self.bpf.config.enable_sender_check()
     }
 
-    /// Adds these peers to the maps; false if it is not done with adding, and all are to be applied.
+    /// Adds these peers to the maps. Returns false if that is not possible, and all peers are to be applied.
     ///
     /// # Errors
     /// As of [`Self::apply`].
     pub fn add_peers(&mut self, joined: &[Peer]) -> Result<bool> {
-        self.bpf.add_peers(joined)
+        self.bpf.leases.add_peers(joined)
     }
 
     /// Waits for the next change. It may be dropped and called again; no change gets lost.
-    pub async fn changed(&mut self, kernel: &Kernel) -> Change {
-        let Self { bpf, events, shortcut, look, .. } = self;
+    pub async fn changed(&mut self, kernel: &Kernel) -> AcceleratorEvent {
+        let Self { bpf, events, shortcut, check, .. } = self;
         let pods_changed = async {
             match shortcut {
                 Some(shortcut) => shortcut.pods_changed().await,
@@ -142,13 +144,14 @@ impl Accelerator {
             }
         };
         tokio::select! {
-            () = pods_changed => Change::Pods,
-            () = detached(bpf, look, kernel) => Change::Detached,
-            event = events.next() => Change::Event(event),
+            () = pods_changed => AcceleratorEvent::Pods,
+            () = detached(bpf, check, kernel) => AcceleratorEvent::Detached,
+            event = events.next() => AcceleratorEvent::Packet(event),
         }
     }
 
-    /// Lets the pods that are there now take the shortcut. Those that cannot are carried all the same.
+    /// Attaches the programs to the ports of the pods that are there, so that these take the shortcut. The packets of other
+    /// pods pass the host stack.
     pub async fn follow_pods(&mut self, kernel: &Kernel) -> Vec<anyhow::Error> {
         match &mut self.shortcut {
             Some(shortcut) => shortcut.follow_pods(kernel, &mut self.bpf).await,
@@ -157,35 +160,35 @@ impl Accelerator {
     }
 }
 
-/// Waits until the programs are not on their hooks.
-async fn detached(bpf: &Bpf, look: &mut Interval, kernel: &Kernel) {
+/// Waits until a program is not attached any more.
+async fn detached(bpf: &Bpf, check: &mut Interval, kernel: &Kernel) {
     loop {
-        look.tick().await;
+        check.tick().await;
         if !bpf.is_attached(kernel).await {
             return;
         }
     }
 }
 
-fn load(settings: &Settings, overlays: &[AcceleratedDevice<'_>]) -> Result<Bpf> {
-    overlays.iter().try_for_each(ensure_served)?;
-    let node = facts::facts(settings, overlays)?;
+fn load(settings: &Settings, devices: &[AcceleratedDevice<'_>]) -> Result<Bpf> {
+    devices.iter().try_for_each(ensure_supported)?;
+    let node = facts::facts(settings, devices)?;
     let mut bpf = Bpf::load(settings.pins.clone(), &node, settings.log_packets)?;
-    let xdp = overlays.first().map(|overlay| xdp::Plan::of(settings.xdp, &overlay.uplink.name));
-    bpf.release_xdp(xdp.as_ref().and_then(xdp::Plan::mode))?;
-    let mechanism = bpf.attach(&facts::places(overlays, node.direct_routing != 0))?;
-    for AcceleratedDevice { spec, uplink, .. } in overlays {
+    let xdp = devices.first().map(|device| XdpPlan::of(settings.xdp, &device.uplink.name));
+    bpf.release_xdp(xdp.as_ref().and_then(XdpPlan::attach_mode))?;
+    let mechanism = bpf.attach(&facts::places(devices, node.direct_routing != 0))?;
+    for AcceleratedDevice { spec, uplink, .. } in devices {
         info!(%mechanism, overlay = spec.name, uplink = uplink.name, "BPF programs attached");
     }
     xdp.map_or(Ok(()), |xdp| xdp.carry_out(&mut bpf, mechanism))?;
     if settings.log_packets {
-        bpf.log()?;
+        logs::forward(bpf.ebpf())?;
     }
-    give_memory_back();
+    release_memory();
     Ok(bpf)
 }
 
-fn ensure_served(AcceleratedDevice { spec, uplink, .. }: &AcceleratedDevice<'_>) -> Result<()> {
+fn ensure_supported(AcceleratedDevice { spec, uplink, .. }: &AcceleratedDevice<'_>) -> Result<()> {
     if spec.learning {
         bail!("the BPF programs do not learn, which the network's Backend asks for with Learning");
     }
@@ -195,10 +198,10 @@ fn ensure_served(AcceleratedDevice { spec, uplink, .. }: &AcceleratedDevice<'_>)
     Ok(())
 }
 
-/// Loading parses the kernel's BTF, which takes some 20 MB that nothing needs any more. glibc would keep them.
-fn give_memory_back() {
+/// Returns the memory that parsing the kernel's BTF took, some 20 MB, to the kernel. glibc would keep it.
+fn release_memory() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: no pointers; the allocator gives back what is free.
+    // SAFETY: there are no pointers, and the allocator releases free memory only.
     unsafe {
         libc::malloc_trim(0);
     }

@@ -1,4 +1,4 @@
-//! The flow cache's part in the agent: pods come and go, and the host has to bear that flows skip its stack.
+//! The shortcut: which pods' flows may skip the host stack.
 
 use anyhow::Result;
 use ipnet::IpNet;
@@ -7,21 +7,21 @@ use tracing::warn;
 use super::bpf::Bpf;
 use super::kernel::{Kernel, LinkWatch};
 
-/// Keeps the programs on the ports of the pods that are there.
+/// Keeps the programs attached to the ports of the pods that are there.
 pub(super) struct Shortcut {
     watch: LinkWatch,
     subnets: Vec<IpNet>,
-    /// Why nothing takes the shortcut, as it was told last.
+    /// Why no flow takes the shortcut, as logged last.
     obstacle: Option<String>,
 }
 
 impl Shortcut {
-    /// Listens for pods that come and go.
+    /// Begins to listen for pods that come and go.
     pub(super) fn open() -> Result<Self> {
         Ok(Self { watch: LinkWatch::open()?, subnets: Vec::new(), obstacle: None })
     }
 
-    /// Looks for pods in these subnets from now on.
+    /// Sets the subnets of this node's pods.
     pub(super) fn set_subnets(&mut self, subnets: &[IpNet]) {
         self.subnets = subnets.to_vec();
     }
@@ -31,9 +31,9 @@ impl Shortcut {
         self.watch.changed().await;
     }
 
-    /// Lets the pods that are there now take the shortcut.
+    /// Attaches the programs to the ports of the pods that are there.
     pub(super) async fn follow_pods(&mut self, kernel: &Kernel, bpf: &mut Bpf) -> Vec<anyhow::Error> {
-        if self.subnets.is_empty() || !self.is_open(kernel) {
+        if self.subnets.is_empty() || !self.is_allowed(kernel) {
             return bpf.follow(&[]);
         }
         match kernel.pod_ports(&self.subnets).await {
@@ -42,8 +42,8 @@ impl Shortcut {
         }
     }
 
-    /// Whether the host lets flows skip its stack without harm; if not, says so once.
-    fn is_open(&mut self, kernel: &Kernel) -> bool {
+    /// Returns whether the host allows flows to skip its stack. If not, logs the reason once.
+    fn is_allowed(&mut self, kernel: &Kernel) -> bool {
         let obstacle = kernel.let_flows_skip_conntrack().err().map(|error| format!("{error:#}"));
         if let Some(obstacle) = &obstacle
             && self.obstacle.as_ref() != Some(obstacle)

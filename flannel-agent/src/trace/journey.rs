@@ -121,7 +121,7 @@ impl Journey {
             self.steps.push(TraceStep::Absent { program: hook.program(), device });
             return Ok(None);
         }
-        if !programs.is_the_nodes(hook)? {
+        if !programs.is_same_program(hook)? {
             let text =
                 format!("{device} has another version of {}, which may act differently", hook.program());
             self.steps.push(TraceStep::note(text));

@@ -45,7 +45,7 @@ fn an_agent_without_bpf_takes_the_programs_away() -> TestResult {
             Ok(())
         })?;
     }
-    assert!(!inspect::pins(&overlay.nodes()[0])?.are_there());
+    assert!(!inspect::pins(&overlay.nodes()[0])?.exist());
     ensure_whole(&streams.there.stop()?)?;
     ensure_whole(&streams.back.stop()?)?;
     Ok(())

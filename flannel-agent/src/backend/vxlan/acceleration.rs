@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::overlay::Overlay;
 use crate::config::DataplaneMode;
-use crate::dataplane::accelerator::{AcceleratedDevice, Accelerator, Change, Settings};
+use crate::dataplane::accelerator::{AcceleratedDevice, Accelerator, AcceleratorEvent, Settings};
 use crate::dataplane::kernel::Kernel;
 use crate::lease::SubnetKey;
 use crate::peer::Peer;
@@ -36,7 +36,7 @@ impl Acceleration {
 
     /// Returns whether to [`Self::load`] before a subnet is taken.
     pub(super) fn precedes_subnet(&self) -> bool {
-        self.settings.pins.are_there() || self.settings.mode == DataplaneMode::Bpf
+        self.settings.pins.exist() || self.settings.mode == DataplaneMode::Bpf
     }
 
     pub(super) const fn is_probed(&self) -> bool {
@@ -86,7 +86,7 @@ impl Acceleration {
     }
 
     /// See [`Accelerator::changed`].
-    pub(super) async fn changed(&mut self, kernel: &Kernel) -> Change {
+    pub(super) async fn changed(&mut self, kernel: &Kernel) -> AcceleratorEvent {
         match &mut self.state {
             State::Present(accelerator) => accelerator.changed(kernel).await,
             State::NotProbed | State::Absent => pending().await,
@@ -95,10 +95,5 @@ impl Acceleration {
 }
 
 fn accelerated<'a>(overlay: &'a Overlay, uplink: &'a Uplink) -> AcceleratedDevice<'a> {
-    AcceleratedDevice {
-        spec: overlay.spec(),
-        device: overlay.device(),
-        uplink,
-        local_ip: overlay.spec().local,
-    }
+    AcceleratedDevice { spec: overlay.spec(), actual: overlay.device(), uplink }
 }

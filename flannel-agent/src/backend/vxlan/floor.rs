@@ -26,7 +26,7 @@ pub(super) struct NodeFloor {
 }
 
 /// What has happened to the floor.
-pub(super) enum Change {
+pub(super) enum FloorEvent {
     /// Something is not as it was left.
     Broken,
     /// A packet waits at this device for an entry.
@@ -115,10 +115,10 @@ impl NodeFloor {
     }
 
     /// Waits for the next change. It may be dropped and called again; no change gets lost.
-    pub(super) async fn changed(&mut self) -> Change {
+    pub(super) async fn changed(&mut self) -> FloorEvent {
         let Self { overlays, direct, events, .. } = self;
         tokio::select! {
-            () = direct.changed() => Change::Broken,
+            () = direct.changed() => FloorEvent::Broken,
             change = changed(events, overlays) => change,
         }
     }
@@ -131,16 +131,16 @@ impl NodeFloor {
 }
 
 /// Waits for an event that concerns one of the overlays.
-async fn changed(events: &mut KernelEvents, overlays: &[Overlay]) -> Change {
+async fn changed(events: &mut KernelEvents, overlays: &[Overlay]) -> FloorEvent {
     loop {
         let event = events.next().await;
         if overlays.iter().any(|overlay| overlay.is_broken_by(&event)) {
-            return Change::Broken;
+            return FloorEvent::Broken;
         }
         if let KernelEvent::Miss(device, miss) = event
             && overlays.iter().any(|overlay| overlay.device().index == device)
         {
-            return Change::Miss(device, miss);
+            return FloorEvent::Miss(device, miss);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One vxlan device and what the kernel holds for it.
+//! One vxlan device, and the kernel's entries for it.
 
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;

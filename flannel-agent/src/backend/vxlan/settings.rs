@@ -1,4 +1,4 @@
-//! What flags and network configuration ask for, in the terms of device and accelerator. Pure.
+//! Properties of devices and accelerator, made from options and network configuration. Pure.
 
 use std::net::IpAddr;
 
@@ -17,7 +17,7 @@ const ENCAPSULATION: u32 = 50;
 /// The same over IPv6, whose header is 20 bytes longer.
 const ENCAPSULATION_V6: u32 = 70;
 
-/// One device for each address family, IPv4 first.
+/// Returns one device for each address family, IPv4 first.
 pub(super) fn devices(setup: &Setup<'_, VxlanConfig>) -> Vec<DeviceSpec> {
     let Setup { config: VxlanConfig { vni, .. }, uplink, known, .. } = setup;
     let ipv4 = uplink.ipv4.map(|address| DeviceSpec {
@@ -46,7 +46,7 @@ fn device(setup: &Setup<'_, VxlanConfig>, name: String, local: IpAddr, overhead:
     }
 }
 
-/// The MAC that the others know, if they do.
+/// Returns the MAC that other nodes know, if they do.
 fn vtep_mac(data: Option<&RawValue>) -> Option<Mac> {
     let data: VxlanData = serde_json::from_str(data?.get()).ok()?;
     Some(data.vtep_mac)

@@ -14,7 +14,7 @@ use crate::metrics::{FailureKind, METRICS};
 /// Lease updates in flight between datastore and backend (flanneld's EVENT_QUEUE_DEPTH).
 const QUEUE: usize = 5000;
 
-/// A watch, and the leases by what it has told.
+/// A watch, and the leases that it has delivered.
 pub(super) struct Following<'a> {
     watch: Fuse<LocalBoxFuture<'a, ()>>,
     updates: mpsc::Receiver<LeaseUpdate>,
@@ -69,7 +69,7 @@ impl<'a> Following<'a> {
     }
 }
 
-/// Names each bad entry once.
+/// Logs each bad entry once.
 fn warn_of(refusals: Vec<Refusal>) {
     for refusal in refusals {
         METRICS.count_failure(FailureKind::Refused);

@@ -91,7 +91,7 @@ async fn is_quiet(membership: &mut Membership<'_, Store>) -> bool {
 
 async fn taken<'a>(store: &'a Store, network: &'a NetworkConfig) -> Membership<'a, Store> {
     let mut membership = members(store, network);
-    assert!(matches!(membership.changed().await, Change::Taken { previous: None, .. }));
+    assert!(matches!(membership.changed().await, LeaseEvent::Taken { previous: None, .. }));
     assert!(is_quiet(&mut membership).await);
     assert_eq!(store.requests(), ["take 192.168.64.1"]);
     membership
@@ -105,7 +105,7 @@ async fn an_address_that_changes_while_a_lease_is_taken_is_written_to_it_after_t
     membership.readdress(attrs(9));
     assert!(is_quiet(&mut membership).await);
     store.permits.add_permits(2);
-    assert!(matches!(membership.changed().await, Change::Taken { .. }));
+    assert!(matches!(membership.changed().await, LeaseEvent::Taken { .. }));
     assert!(is_quiet(&mut membership).await);
     assert_eq!(store.requests(), ["take 192.168.64.1", "renew 192.168.64.9"]);
 }
@@ -127,12 +127,12 @@ async fn the_old_address_is_no_loss_while_the_new_one_is_written() {
     let mut membership = taken(&store, &network).await;
     membership.readdress(attrs(9));
     store.send(LeaseUpdate::Snapshot(vec![raw(OWN, 1), raw(OTHER, 2)]));
-    assert!(matches!(membership.changed().await, Change::Peers(Peers { nodes: 1, .. })));
+    assert!(matches!(membership.changed().await, LeaseEvent::Peers(Peers { nodes: 1, .. })));
     assert!(is_quiet(&mut membership).await);
     store.permits.add_permits(1);
     assert!(is_quiet(&mut membership).await);
     store.send(LeaseUpdate::Snapshot(vec![raw(OWN, 9)]));
-    assert!(matches!(membership.changed().await, Change::Peers(Peers { nodes: 0, .. })));
+    assert!(matches!(membership.changed().await, LeaseEvent::Peers(Peers { nodes: 0, .. })));
     assert!(is_quiet(&mut membership).await);
 }
 
@@ -141,16 +141,16 @@ async fn the_others_are_followed_while_a_lost_lease_is_taken_again() {
     let (store, network) = (Store::new(1), network());
     let mut membership = taken(&store, &network).await;
     store.send(LeaseUpdate::Snapshot(vec![raw(OWN, 3)]));
-    assert!(matches!(membership.changed().await, Change::Peers(_)));
-    let Change::Lost { subnet, why } = membership.changed().await else { panic!("not lost") };
+    assert!(matches!(membership.changed().await, LeaseEvent::Peers(_)));
+    let LeaseEvent::Lost { subnet, why } = membership.changed().await else { panic!("not lost") };
     assert_eq!(
         (subnet.to_string().as_str(), why.to_string().as_str()),
         (OWN, "the node 192.168.64.3 has it now")
     );
     store.send(LeaseUpdate::Put(raw(OTHER, 2)));
-    assert!(matches!(membership.changed().await, Change::Peers(Peers { nodes: 1, .. })));
+    assert!(matches!(membership.changed().await, LeaseEvent::Peers(Peers { nodes: 1, .. })));
     store.permits.add_permits(1);
-    assert!(matches!(membership.changed().await, Change::Taken { previous: Some(_), .. }));
+    assert!(matches!(membership.changed().await, LeaseEvent::Taken { previous: Some(_), .. }));
 }
 
 #[tokio::test(start_paused = true)]
@@ -161,9 +161,9 @@ async fn a_request_for_all_leases_ends_without_an_answer_and_holds_up_nothing() 
     membership.ask();
     assert!(membership.is_asking());
     store.send(LeaseUpdate::Snapshot(vec![raw(OWN, 1), raw(OTHER, 2)]));
-    assert!(matches!(membership.changed().await, Change::Peers(Peers { nodes: 1, .. })));
+    assert!(matches!(membership.changed().await, LeaseEvent::Peers(Peers { nodes: 1, .. })));
     assert!(start.elapsed() < ANSWER);
-    assert!(matches!(membership.changed().await, Change::Answer(None)));
+    assert!(matches!(membership.changed().await, LeaseEvent::Answer(None)));
     assert_eq!(start.elapsed(), ANSWER);
     assert!(!membership.is_asking());
 }
@@ -174,7 +174,7 @@ async fn a_damaged_value_of_the_own_lease_is_written_again_once() {
     let mut membership = taken(&store, &network).await;
     for _ in 0..2 {
         store.send(LeaseUpdate::Put(RawLease { key: OWN.to_owned(), value: b"{}".to_vec() }));
-        assert!(matches!(membership.changed().await, Change::Peers(_)));
+        assert!(matches!(membership.changed().await, LeaseEvent::Peers(_)));
         assert!(is_quiet(&mut membership).await);
     }
     store.permits.add_permits(2);

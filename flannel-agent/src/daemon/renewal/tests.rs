@@ -12,7 +12,7 @@ use crate::lease::{LeaseAttrs, LeaseUpdate, RawLease, SubnetKey, TTL};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A datastore that answers requests for renewal as it is told, and then not at all.
+/// A datastore that gives these answers to requests for renewal, and then none.
 struct Store(Mutex<VecDeque<Result<Result<OwnLease, Loss>>>>);
 
 impl Store {

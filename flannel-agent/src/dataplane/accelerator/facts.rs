@@ -1,4 +1,4 @@
-//! What the programs are to know of the node, and where they go.
+//! What the programs need to know of the node, and where they are attached.
 
 use std::net::IpAddr;
 
@@ -12,8 +12,8 @@ use crate::config::SubnetRange;
 use crate::dataplane::bpf::place::Place;
 use crate::dataplane::kernel::default_ttl;
 
-/// The node as the programs are to know it.
-pub(super) fn facts(settings: &Settings, overlays: &[AcceleratedDevice<'_>]) -> Result<NodeConfig> {
+/// Returns the node for the map `CONFIG`.
+pub(super) fn facts(settings: &Settings, devices: &[AcceleratedDevice<'_>]) -> Result<NodeConfig> {
     let mut node = NodeConfig {
         layout: abi::LAYOUT,
         flow_cache: settings.flow_cache.into(),
@@ -21,19 +21,19 @@ pub(super) fn facts(settings: &Settings, overlays: &[AcceleratedDevice<'_>]) -> 
         direct_routing: (settings.direct_routing && settings.flow_cache).into(),
         ..NodeConfig::default()
     };
-    for overlay in overlays {
-        node.group_policy = overlay.spec.gbp.into();
-        node.vni = overlay.spec.vni;
-        node.port = overlay.spec.port.to_be_bytes();
-        node.uplink_mac = overlay.uplink.mac.unwrap_or_default().0;
-        let of_family = |range: &&SubnetRange| range.min.is_ipv4() == overlay.local_ip.is_ipv4();
+    for device in devices {
+        node.group_policy = device.spec.gbp.into();
+        node.vni = device.spec.vni;
+        node.port = device.spec.port.to_be_bytes();
+        node.uplink_mac = device.uplink.mac.unwrap_or_default().0;
+        let of_family = |range: &&SubnetRange| range.min.is_ipv4() == device.spec.local.is_ipv4();
         let range = settings.ranges.iter().find(of_family).context("an overlay without a network")?;
-        match (overlay.local_ip, range.subnet_mask()) {
+        match (device.spec.local, range.subnet_mask()) {
             (IpAddr::V4(ip), IpAddr::V4(mask)) => {
-                node.v4 = end(settings, overlay, range, ip.octets(), mask.octets());
+                node.v4 = end(settings, device, range, ip.octets(), mask.octets());
             }
             (IpAddr::V6(ip), IpAddr::V6(mask)) => {
-                node.v6 = end(settings, overlay, range, ip.octets(), mask.octets());
+                node.v6 = end(settings, device, range, ip.octets(), mask.octets());
             }
             _ => {}
         }
@@ -43,29 +43,29 @@ pub(super) fn facts(settings: &Settings, overlays: &[AcceleratedDevice<'_>]) -> 
 
 fn end<A: Address>(
     settings: &Settings,
-    overlay: &AcceleratedDevice<'_>,
+    device: &AcceleratedDevice<'_>,
     range: &SubnetRange,
     local_ip: A,
     subnet_mask: A,
 ) -> OverlayEnd<A> {
     OverlayEnd {
-        overlay_ifindex: overlay.device.index,
-        uplink_ifindex: overlay.uplink.index,
-        uplink_mtu: overlay.uplink.mtu,
+        overlay_ifindex: device.actual.index,
+        uplink_ifindex: device.uplink.index,
+        uplink_mtu: device.uplink.mtu,
         source_check: settings.source_check.into(),
         local_ip,
-        vtep_mac: overlay.device.mac.0,
+        vtep_mac: device.actual.mac.0,
         network_len: range.network.prefix_len(),
         subnet_len: range.subnet_len,
         subnet_mask,
     }
 }
 
-/// Where the programs go: the families' overlays have hooks of their own, their uplinks one each.
-pub(super) fn places(overlays: &[AcceleratedDevice<'_>], direct: bool) -> Vec<Place> {
+/// Returns where the programs are attached. Each overlay has hooks of its own. An uplink of both has its hooks once.
+pub(super) fn places(devices: &[AcceleratedDevice<'_>], direct: bool) -> Vec<Place> {
     let mut places: Vec<Place> = Vec::new();
-    for AcceleratedDevice { spec, uplink, local_ip, .. } in overlays {
-        for place in Place::of(&spec.name, &uplink.name, local_ip.is_ipv6(), direct) {
+    for AcceleratedDevice { spec, uplink, .. } in devices {
+        for place in Place::of(&spec.name, &uplink.name, spec.local.is_ipv6(), direct) {
             if places.iter().all(|other| !other.is_same_hook(&place)) {
                 places.push(place);
             }

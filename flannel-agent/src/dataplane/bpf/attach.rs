@@ -1,6 +1,5 @@
-//! Hooks: tcx where the kernel has it (Linux 6.6), else a classifier on the clsact qdisc (Linux 4.5).
-//!
-//! Probed by trying: an old kernel answers a tcx link with EINVAL.
+//! Attaches programs to TC hooks: by tcx where the kernel has it (Linux 6.6), else by a filter on the clsact qdisc (Linux
+//! 4.5). Attaching is the probe: an old kernel answers a tcx link with EINVAL.
 
 use std::fmt;
 
@@ -15,8 +14,8 @@ use tracing::debug;
 use super::pins::Pins;
 use crate::dataplane::kernel::{Kernel, classifier};
 
-/// Our filter's place on the clsact qdisc, fixed so that the next agent finds it: the overlay's port as
-/// priority makes it easy to recognise in `tc filter show`.
+/// Priority and handle of the filter on the clsact qdisc. They are fixed, so that the next agent finds it. The priority is
+/// the overlay's port, easy to recognise in `tc filter show`.
 const PRIORITY: u16 = 8472;
 const HANDLE: TcHandle = TcHandle::new(0, 1);
 
@@ -38,8 +37,8 @@ impl fmt::Display for Mechanism {
     }
 }
 
-/// Attaches the program, in place of an earlier agent's. `link`: the name of the link's pin; `adopt`: if there
-/// is one, it is on this interface.
+/// Attaches the program, in place of an earlier agent's. `link`: the name of the link's pin. `adopt`: a pinned link is on
+/// this interface.
 pub(super) fn attach(
     program: &mut SchedClassifier,
     hook: Hook,
@@ -60,11 +59,11 @@ pub(super) fn attach(
     }
 }
 
-/// Puts the program on an earlier agent's link: no packet is missed.
+/// Attaches the program by an earlier agent's link, so that no packet is missed. Returns whether there is one.
 fn update_link(program: &mut SchedClassifier, link: &str, pins: &Pins) -> Result<bool> {
     let Ok(pinned) = PinnedLink::from_pin(pins.path(link)) else { return Ok(false) };
     match program.attach_to_link(FdLink::from(pinned).try_into()?) {
-        // The pin alone is to hold the link, so that it ends with it.
+        // Only the pin holds the link from now on, and the link ends with it.
         Ok(id) => FdLink::try_from(program.take_link(id)?).map(|_| true).map_err(Into::into),
         // Its interface is gone (ENOLINK): attach anew.
         Err(error) => {
@@ -98,18 +97,18 @@ fn lacks_tcx(error: &anyhow::Error) -> bool {
     }
 }
 
-/// Attaches by clsact, whatever else the kernel has.
+/// Attaches the program by clsact, even if the kernel has tcx.
 ///
 /// # Errors
 /// The qdisc or the filter is refused.
 pub fn clsact(program: &mut SchedClassifier, hook: Hook, interface: &str) -> Result<Mechanism> {
     match tc::qdisc_add_clsact(interface) {
-        // The netlink error's text is all that is left of EEXIST.
-        Err(error) => debug!(interface, %error, "clsact is there already, or the next step says why not"),
+        // EEXIST is only a text by now. Any other error shows in the next step.
+        Err(error) => debug!(interface, %error, "clsact not added"),
         Ok(()) => debug!(interface, "clsact added"),
     }
-    let there = filter(hook, interface)?;
-    let id = match program.attach_to_link(there) {
+    let existing = filter(hook, interface)?;
+    let id = match program.attach_to_link(existing) {
         Ok(id) => id,
         Err(_) => program.attach_with_options(
             interface,
@@ -117,12 +116,12 @@ pub fn clsact(program: &mut SchedClassifier, hook: Hook, interface: &str) -> Res
             TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: HANDLE, classid: None }),
         )?,
     };
-    // Dropping the link would detach the program: it is to stay when the agent goes.
+    // Dropping the link would detach the program, which is to outlive the agent.
     std::mem::forget(program.take_link(id)?);
     Ok(Mechanism::Clsact)
 }
 
-/// Whether our program of this hook is on the interface, by whichever mechanism; `index`: the interface's.
+/// Returns whether this program is attached to the interface, by either mechanism. `index`: the interface's index.
 pub(super) async fn is_attached(
     program: &SchedClassifier,
     hook: Hook,
@@ -130,11 +129,11 @@ pub(super) async fn is_attached(
     index: u32,
     kernel: &Kernel,
 ) -> Result<bool> {
-    let ours = program.info()?.id();
-    is_there(hook, interface, index, kernel, |program| program.id() == ours).await
+    let id = program.info()?.id();
+    matches_attached(hook, interface, index, kernel, |attached| attached.id() == id).await
 }
 
-/// [`is_attached`] for a program of whatever agent.
+/// Returns whether any agent's program for this hook is attached to the interface.
 ///
 /// # Errors
 /// The kernel does not answer.
@@ -144,21 +143,22 @@ pub(crate) async fn is_some_attached(
     index: u32,
     kernel: &Kernel,
 ) -> Result<bool> {
-    /// The kernel keeps so many bytes of a program's name (`BPF_OBJ_NAME_LEN`).
+    /// The number of bytes that the kernel keeps of a program's name (`BPF_OBJ_NAME_LEN`).
     const NAME: usize = 15;
     let name = hook.program().as_bytes();
-    is_there(hook, interface, index, kernel, |program| program.name() == &name[..name.len().min(NAME)]).await
+    let name = &name[..name.len().min(NAME)];
+    matches_attached(hook, interface, index, kernel, |attached| attached.name() == name).await
 }
 
-async fn is_there(
+async fn matches_attached(
     hook: Hook,
     interface: &str,
     index: u32,
     kernel: &Kernel,
-    is_it: impl Fn(&ProgramInfo) -> bool,
+    matches: impl Fn(&ProgramInfo) -> bool,
 ) -> Result<bool> {
-    if let Ok((_, there)) = SchedClassifier::query_tcx(interface, direction(hook))
-        && there.iter().any(is_it)
+    if let Ok((_, attached)) = SchedClassifier::query_tcx(interface, direction(hook))
+        && attached.iter().any(matches)
     {
         return Ok(true);
     }
@@ -169,7 +169,7 @@ async fn is_there(
     kernel.has_filter(index, direction, PRIORITY).await
 }
 
-/// Takes our filters off all interfaces: the pods' ports are not known by name to a new agent.
+/// Removes the agent's filters from all interfaces: a new agent does not know the names of the pods' ports.
 pub(super) fn detach_clsact_everywhere() -> Result<()> {
     for interface in &if_nameindex().context("listing interfaces")? {
         for hook in [Hook::UnderlayIngress, Hook::OverlayEgress] {
@@ -179,13 +179,13 @@ pub(super) fn detach_clsact_everywhere() -> Result<()> {
     Ok(())
 }
 
-/// The indexes of all interfaces but these.
+/// Returns the indexes of all interfaces but these.
 pub(super) fn interfaces_beside(these: &[u32]) -> Result<Vec<u32>> {
     let interfaces = if_nameindex().context("listing interfaces")?;
     Ok(interfaces.iter().map(Interface::index).filter(|index| !these.contains(index)).collect())
 }
 
-/// Takes our filter for this hook's direction away, if there is one. (A tcx link goes with its pin.)
+/// Removes the agent's filter in this hook's direction, if there is one. A tcx link ends with its pin instead.
 pub(super) fn detach_clsact(hook: Hook, interface: &str) {
     if let Ok(filter) = filter(hook, interface)
         && filter.detach().is_ok()
@@ -198,14 +198,9 @@ fn filter(hook: Hook, interface: &str) -> std::io::Result<SchedClassifierLink> {
     SchedClassifierLink::attached(interface, direction(hook), PRIORITY, HANDLE, None)
 }
 
-/// The name of the pin of a hook's link, where the node has one such hook.
-pub(super) fn link_name(hook: Hook) -> String {
-    format!("{}_link", hook.program())
-}
-
 const fn direction(hook: Hook) -> TcAttachType {
     match hook {
-        // To the host, what a pod sends comes in, and what it gets goes out.
+        // At the host's end of the veth pair, what a pod sends comes in.
         Hook::OverlayEgress | Hook::PodIngress | Hook::UnderlayEgress => TcAttachType::Egress,
         Hook::UnderlayIngress | Hook::OverlayIngress | Hook::PodEgress | Hook::UnderlayXdp => {
             TcAttachType::Ingress

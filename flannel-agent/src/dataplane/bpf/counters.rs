@@ -1,4 +1,4 @@
-//! `METRICS` for people and programs: how many packets ended how, at which hook.
+//! `METRICS`: the number of packets by outcome and hook.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,10 +14,10 @@ use prometheus_client::metrics::counter::ConstCounter;
 
 use super::pins::Pins;
 
-/// Traffic by outcome and hook, summed over all CPUs. What never happened is absent.
+/// Traffic by outcome and hook, summed over all CPUs. Outcomes that have not occurred are absent.
 pub type Counters = BTreeMap<MetricsKey, Traffic>;
 
-/// Reads the pinned counters of an overlay; no agent need run.
+/// Reads the pinned counters of an overlay. The agent need not run.
 ///
 /// # Errors
 /// No programs have been loaded for this overlay, or the map is not readable.
@@ -35,7 +35,7 @@ pub fn sum<T: std::borrow::Borrow<MapData>>(map: &PerCpuHashMap<T, [u32; 2], Tra
     let mut counters = Counters::new();
     for entry in map.iter() {
         let ([outcome, hook], per_cpu) = entry.context("reading METRICS")?;
-        // Numbers that we do not know are a later version's.
+        // Unknown numbers are of a later version.
         if let (Some(outcome), Some(hook)) = (Outcome::from_number(outcome), Hook::from_number(hook)) {
             let total = per_cpu.iter().fold(Traffic::default(), |sum, cpu| Traffic {
                 packets: sum.packets + cpu.packets,

@@ -1,5 +1,5 @@
-//! A second copy of the programs, to ask what they would do with a packet. They look into the live leases and `CONFIG`,
-//! which programs only read; they count, remember and tell in maps of their own, so that the node does not notice.
+//! A second copy of the programs, run on single frames to see what the programs do with them. It shares the maps that
+//! programs only read: leases and `CONFIG`. What programs write goes to maps of its own, so that the node is not affected.
 
 pub mod known;
 
@@ -19,26 +19,26 @@ use flannel_common::outcome::{Hook, Outcome, Traffic};
 use ipnet::IpNet;
 
 use super::counters::{self, Counters};
-use super::family::Family;
+use super::family::MapFamily;
 use super::loaded;
 use super::pins::Pins;
 use known::{Ends, Held, OurEnd};
 
-/// The maps that the copy shares with the node: those that programs do not write.
+/// The maps that the copy shares with the node's programs. Programs do not write them.
 const SHARED: [&str; 5] = [abi::LEASES, abi::LEASES6, abi::SUBNETS, abi::SUBNETS6, abi::CONFIG];
-/// `struct __sk_buff` (linux/bpf.h): its size, and where `ingress_ifindex` and `ifindex` are; of the latter test runs take
-/// notice since Linux 5.9.
+/// `struct __sk_buff` (linux/bpf.h): its size, and the offsets of `ingress_ifindex` and `ifindex`. Test runs use the latter
+/// since Linux 5.9.
 const CONTEXT: usize = 192;
 const INGRESS_IFINDEX: usize = 36;
 const IFINDEX: usize = 40;
-/// By how much a program may make a frame longer.
+/// The number of bytes that a program may add to a frame.
 const HEADROOM: usize = 100;
 
-/// The longest frame in bytes that goes in: the kernel wants frame, headroom and its own notes in one page of 4 KiB
+/// The longest frame in bytes that can be run. The kernel needs frame, headroom and its own data in one page of 4 KiB
 /// (net/bpf/test_run.c, `bpf_test_init`).
 pub const LONGEST_FRAME: usize = 3600;
 
-/// The copy.
+/// The copy of the programs.
 pub struct DryRun {
     ebpf: Ebpf,
     pins: Pins,
@@ -48,34 +48,34 @@ pub struct DryRun {
     counted: Counters,
 }
 
-/// Where a frame meets a program.
+/// Where a program receives a frame.
 #[derive(Clone, Copy, Debug)]
 pub struct Spot {
     /// The hook.
     pub hook: Hook,
-    /// Index of the interface that the hook is of.
+    /// Index of the hook's interface.
     pub interface: u32,
-    /// Index of the interface that the frame was last received on; 0: it comes from this host.
+    /// Index of the interface that the frame was last received on; 0 if it comes from this host.
     pub received_on: u32,
 }
 
 /// What a program did with a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
-    /// How the run ended, as the program itself counted it.
+    /// The outcome that the program counted.
     pub outcome: Outcome,
     /// The frame that came out.
     pub frame: Vec<u8>,
 }
 
 impl DryRun {
-    /// Loads the programs beside those of a node's agent, which need not run any more.
+    /// Loads the programs beside the attached ones. The agent need not run.
     ///
     /// # Errors
     /// No privilege; no maps, or maps of another layout, are pinned; or the kernel refuses a program.
     pub fn open(pins: &Pins) -> Result<Self> {
         let node = node(pins)?;
-        // What is not there would be made, and pinned.
+        // Loading would make a map that is missing, and pin it.
         SHARED.iter().try_for_each(|name| pinned(&pins.path(name)).map(drop))?;
         let mut ebpf = super::load_programs(pins, &SHARED, &node, false)?;
         let mut leases = known::leases::<V4>(&mut ebpf)?;
@@ -83,35 +83,35 @@ impl DryRun {
         Ok(Self { ebpf, pins: pins.clone(), node, leases, flow: None, counted: Counters::new() })
     }
 
-    /// The node's own facts.
+    /// Returns what `CONFIG` says of the node.
     #[must_use]
     pub const fn node(&self) -> &NodeConfig {
         &self.node
     }
 
-    /// The node's end of the overlay of this address's family, if there is one.
+    /// Returns the node's end of the overlay of this address's family, if there is one.
     #[must_use]
     pub fn ours(&self, address: IpAddr) -> Option<OurEnd> {
         OurEnd::of(&self.node, address)
     }
 
-    /// The leases in `LEASES` and `LEASES6`.
+    /// Returns the leases in `LEASES` and `LEASES6`.
     #[must_use]
     pub const fn leases(&self) -> &BTreeMap<IpNet, Held> {
         &self.leases
     }
 
-    /// Whether the program that the node runs at this hook is this one, and not another version's.
+    /// Returns whether the node's program for this hook is the same as the copy's, and not of another version.
     ///
     /// # Errors
-    /// The program is not pinned or cannot be asked.
-    pub fn is_the_nodes(&self, hook: Hook) -> Result<bool> {
+    /// The program is not pinned or cannot be read.
+    pub fn is_same_program(&self, hook: Hook) -> Result<bool> {
         let path = self.pins.path(hook.program());
         let live = ProgramInfo::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
         Ok(live.tag() == loaded(&self.ebpf, hook)?.info()?.tag())
     }
 
-    /// Lets the copy know what the node knows of a flow.
+    /// Copies what the node knows of a flow.
     ///
     /// # Errors
     /// A map cannot be read or written.
@@ -125,7 +125,7 @@ impl DryRun {
         Ok(())
     }
 
-    fn copy<A: Family>(&mut self, key: &FlowKey<A>) -> Result<()> {
+    fn copy<A: MapFamily>(&mut self, key: &FlowKey<A>) -> Result<()> {
         let live = HashMap::<_, FlowKey<A>, Flow>::try_from(pinned(&self.pins.path(A::FLOWS))?)?;
         let flow = match live.get(key, 0) {
             Err(MapError::KeyNotFound) => return Ok(()),
@@ -138,7 +138,7 @@ impl DryRun {
         Ok(())
     }
 
-    /// The flow that was copied last, as the node knows it.
+    /// Returns the flow that was copied last.
     #[must_use]
     pub const fn flow(&self) -> Option<&Flow> {
         self.flow.as_ref()
@@ -164,26 +164,26 @@ impl DryRun {
         Ok(Run { outcome: self.outcome(hook)?, frame: out })
     }
 
-    /// The outcome that has been counted since the last look.
+    /// Returns the outcome counted since the last call.
     fn outcome(&mut self, hook: Hook) -> Result<Outcome> {
         let map = self.ebpf.map(abi::METRICS).context("no map METRICS in the object")?;
         let now = counters::sum(&PerCpuHashMap::try_from(map)?)?;
         let before = std::mem::replace(&mut self.counted, now);
-        let moved = |(key, traffic): &(&_, &Traffic)| before.get(key) != Some(traffic);
-        match self.counted.iter().find(moved) {
+        let changed = |(key, traffic): &(&_, &Traffic)| before.get(key) != Some(traffic);
+        match self.counted.iter().find(changed) {
             Some((key, _)) if key.hook == hook => Ok(key.outcome),
-            _ => bail!("{} has counted no outcome that this version knows", hook.program()),
+            _ => bail!("{} has counted no known outcome", hook.program()),
         }
     }
 }
 
-/// The node's facts, if its maps are such as we read.
+/// Reads `CONFIG`, if the pinned maps have the layout of this version.
 fn node(pins: &Pins) -> Result<NodeConfig> {
     let path = pins.path(abi::CONFIG);
     let node = Array::<_, NodeConfig>::try_from(pinned(&path)?)
         .and_then(|config| config.get(&0, 0))
-        .with_context(|| format!("reading {}: it is another version's", path.display()))?;
-    ensure!(node.layout != 0, "the agent has not written its facts to {} yet", path.display());
+        .with_context(|| format!("reading {}: it is from another version", path.display()))?;
+    ensure!(node.layout != 0, "the agent has not written {} yet", path.display());
     ensure!(
         node.layout == abi::LAYOUT,
         "the pinned maps have layout {}, and this version reads {}: use the flannel-agent that runs here",

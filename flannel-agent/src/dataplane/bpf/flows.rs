@@ -1,20 +1,39 @@
-//! `FLOWS` and `FLOWS6` from outside: the programs fill it, the agent takes out what has become wrong.
+//! `FLOWS` and `FLOWS6`: the programs fill them, and the agent removes the flows of ports that are gone.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
+use aya::Ebpf;
 use aya::maps::{HashMap, MapData, MapError};
 use aya::sys::SyscallError;
+use flannel_common::address::{V4, V6};
 use flannel_common::flow::{Flow, FlowKey};
 
-use super::family::Family;
+use super::family::MapFamily;
+use super::take;
 
-/// Forgets the flows of all bridge ports but these.
-pub(super) fn keep<A: Family>(
-    flows: &mut HashMap<MapData, FlowKey<A>, Flow>,
-    ports: &BTreeSet<u32>,
-) -> Result<()> {
-    // Entries may go while we look: that one is skipped, and the walk may start again from the first.
+/// The maps of flows of both address families.
+pub(super) struct Flows {
+    v4: HashMap<MapData, FlowKey<V4>, Flow>,
+    v6: HashMap<MapData, FlowKey<V6>, Flow>,
+}
+
+impl Flows {
+    pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self> {
+        let v4 = HashMap::try_from(take(ebpf, V4::FLOWS)?)?;
+        let v6 = HashMap::try_from(take(ebpf, V6::FLOWS)?)?;
+        Ok(Self { v4, v6 })
+    }
+
+    /// Removes the flows of all bridge ports but these.
+    pub(super) fn keep(&mut self, ports: &BTreeSet<u32>) -> Result<()> {
+        keep(&mut self.v4, ports)?;
+        keep(&mut self.v6, ports)
+    }
+}
+
+fn keep<A: MapFamily>(flows: &mut HashMap<MapData, FlowKey<A>, Flow>, ports: &BTreeSet<u32>) -> Result<()> {
+    // The programs may remove an entry during the walk. It is skipped then, and the walk may begin again.
     let keys: Vec<_> = flows
         .iter()
         .filter_map(Result::ok)

@@ -1,9 +1,6 @@
-//! `LEASES` and `LEASES6`: which node a pod address belongs to. `SUBNETS` and `SUBNETS6`: the same at one look.
-
-mod written;
+//! `LEASES` and `LEASES6`: the node that each pod address belongs to. `SUBNETS` and `SUBNETS6`: their exact-match index.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -11,125 +8,131 @@ use anyhow::Result;
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{HashMap, LpmTrie, MapData};
+use flannel_common::address::{V4, V6};
 use flannel_common::lease::{DIRECT, ENDED, Lease, NETWORK, NODE, OWN};
+use flannel_common::node::{NodeConfig, OverlayEnd};
 use ipnet::IpNet;
 
-use super::family::Family;
+use super::family::MapFamily;
+use super::lease_map::{LeaseMap, Table};
+use super::prefix::Prefix;
 use super::take;
 use crate::dataplane::desired::Changes;
-use crate::dataplane::table;
 use crate::peer::Peer;
-use written::Written;
 
-/// A prefix of one family: network address and length in bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Prefix<A> {
-    network: A,
-    length: u8,
+/// The maps of leases of both address families.
+pub struct LeaseMaps {
+    v4: Leases<V4>,
+    v6: Leases<V6>,
 }
 
-impl<A: Family> Prefix<A> {
-    /// The prefix as maps have it, if it is of this family.
-    pub(super) fn of(subnet: IpNet) -> Option<Self> {
-        Some(Self { network: A::of(subnet.network())?, length: subnet.prefix_len() })
+impl LeaseMaps {
+    /// Opens the maps, with what an earlier agent left in them.
+    pub(super) fn open(ebpf: &mut Ebpf, node: &NodeConfig) -> Result<Self> {
+        Ok(Self { v4: Leases::open(ebpf, node)?, v6: Leases::open(ebpf, node)? })
     }
 
-    /// One address.
-    const fn host(address: A) -> Self {
-        Self { network: address, length: A::BITS as u8 }
+    /// Adds the node's own subnet, with the next [`Self::apply`].
+    pub fn set_own(&mut self, subnet: IpNet) {
+        self.v4.set_own(subnet);
+        self.v6.set_own(subnet);
     }
 
-    /// Whether the other one, which is not the same, is within.
-    fn holds(&self, other: &Self) -> bool {
-        let bits = |prefix: &Self| IpNet::new(prefix.network.ip(), self.length).map(|net| net.network());
-        self.length < other.length && bits(self) == bits(other)
+    /// Makes the maps hold exactly these peers and the node itself. `direct`: the subnets that are routed without a
+    /// tunnel.
+    ///
+    /// # Errors
+    /// A map cannot be written. What was written stays, and the floor carries the rest.
+    pub fn apply(&mut self, peers: &[Peer], direct: &BTreeMap<IpNet, IpAddr>) -> Result<()> {
+        self.v4.apply(peers, direct)?;
+        self.v6.apply(peers, direct)
     }
 
-    fn key(&self) -> Key<A> {
-        Key::new(self.length.into(), self.network)
+    /// Adds these peers, none of which is routed without a tunnel. Returns false if that is not possible, and all peers
+    /// are to be applied.
+    ///
+    /// # Errors
+    /// As of [`Self::apply`].
+    pub fn add_peers(&mut self, joined: &[Peer]) -> Result<bool> {
+        Ok(self.v4.add_peers(joined)? && self.v6.add_peers(joined)?)
     }
 }
 
-impl<A: Family> fmt::Display for Prefix<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.network.ip(), self.length)
-    }
-}
-
-/// The maps of one family, and what they hold.
-pub(super) struct Leases<A: Family> {
-    all: Written<LpmTrie<MapData, A, Lease<A>>, A>,
-    /// What one look is enough for, however many leases there are.
-    subnets: Written<HashMap<MapData, Key<A>, Lease<A>>, A>,
-    /// Prefix length of the nodes' subnets.
-    subnet_len: u8,
+/// The maps of one address family.
+struct Leases<A: MapFamily> {
+    leases: LeaseMap<LpmTrie<MapData, A, Lease<A>>, A>,
+    /// Exact-match index over `leases`, tried before the trie: its cost does not grow with the number of leases.
+    subnets: LeaseMap<HashMap<MapData, Key<A>, Lease<A>>, A>,
+    /// The node's end of the overlay.
+    ours: OverlayEnd<A>,
+    /// The entries of the node itself.
     own: Table<A>,
     ended: Ended<A>,
 }
 
-type Table<A> = table::Table<Prefix<A>, Lease<A>>;
-/// Leases of the recent past, and until when they are remembered.
+/// Leases that have ended, each with the time until which it stays in the map.
 type Ended<A> = BTreeMap<Prefix<A>, (Lease<A>, Instant)>;
 
-/// A lease that is lost is often taken again at once; what its node sends meanwhile is not forged.
+/// How long a lease that has ended stays in the map. A lost lease is often taken again at once, and what its node sends
+/// meanwhile is not forged.
 const REMEMBERED: Duration = Duration::from_secs(30);
 
-impl<A: Family> Leases<A> {
-    /// Takes over the maps with what an earlier agent left in them.
-    pub(super) fn open(ebpf: &mut Ebpf, subnet_len: u8) -> Result<Self> {
-        let all = Written::open(A::LEASES, take(ebpf, A::LEASES)?)?;
-        let subnets = Written::open(A::SUBNETS, take(ebpf, A::SUBNETS)?)?;
-        Ok(Self { all, subnets, subnet_len, own: Table::default(), ended: BTreeMap::new() })
+impl<A: MapFamily> Leases<A> {
+    fn open(ebpf: &mut Ebpf, node: &NodeConfig) -> Result<Self> {
+        let leases = LeaseMap::open(A::LEASES, take(ebpf, A::LEASES)?)?;
+        let subnets = LeaseMap::open(A::SUBNETS, take(ebpf, A::SUBNETS)?)?;
+        let ours = *A::ours(node);
+        Ok(Self { leases, subnets, ours, own: Table::default(), ended: BTreeMap::new() })
     }
 
-    /// From now on the maps hold this, the node's own lease and the network, beside the leases of the peers.
-    pub(super) fn set_own(&mut self, subnet: Prefix<A>, network: Prefix<A>, public_ip: A, vtep_mac: [u8; 6]) {
-        let own = Lease { public_ip, vtep_mac, flags: OWN };
+    /// Sets the node's own subnet, if it is of this family.
+    fn set_own(&mut self, subnet: IpNet) {
+        let OverlayEnd { local_ip, vtep_mac, network_len, .. } = self.ours;
+        let network = IpNet::new(subnet.network(), network_len).ok().and_then(Prefix::of);
+        let (Some(subnet), Some(network)) = (Prefix::of(subnet), network) else { return };
+        let own = Lease { public_ip: local_ip, vtep_mac, flags: OWN };
         let node = Lease { flags: OWN | NODE, ..own };
-        let nobodys = Lease { public_ip: A::default(), vtep_mac: [0; 6], flags: NETWORK };
-        self.own = Table::from([(network, nobodys), (subnet, own), (Prefix::host(public_ip), node)]);
+        let no_node = Lease { public_ip: A::default(), vtep_mac: [0; 6], flags: NETWORK };
+        self.own = Table::from([(network, no_node), (subnet, own), (Prefix::host(local_ip), node)]);
     }
 
-    /// Makes the maps hold exactly these peers and ourselves.
-    pub(super) fn apply(&mut self, peers: &[Peer], direct: &BTreeMap<IpNet, IpAddr>) -> Result<()> {
-        let now = Instant::now();
+    fn apply(&mut self, peers: &[Peer], direct: &BTreeMap<IpNet, IpAddr>) -> Result<()> {
         let wanted = leases_of(peers, direct, &self.own);
-        remember(&mut self.ended, self.all.content(), &wanted, now);
+        remember(&mut self.ended, self.leases.content(), &wanted, Instant::now());
         let ended = self.ended.iter().map(|(subnet, (lease, _))| (*subnet, *lease));
         let desired = if self.ended.is_empty() { wanted } else { wanted.into_iter().chain(ended).collect() };
-        self.all.become_like(desired)?;
-        self.follow()
+        self.leases.set(desired)?;
+        self.update_index()
     }
 
-    /// Adds these peers; false, with nothing done, if it is not done with adding.
-    pub(super) fn add_peers(&mut self, joined: &[Peer]) -> Result<bool> {
+    /// Returns false, with nothing done, if that is not possible.
+    fn add_peers(&mut self, joined: &[Peer]) -> Result<bool> {
         let more = leases_of(joined, &BTreeMap::new(), &Table::default());
-        if !self.ended.is_empty() || !self.all.content().is_apart_from(&more) {
+        if !self.ended.is_empty() || !self.leases.content().is_apart_from(&more) {
             return Ok(false);
         }
-        self.all.add(more)?;
-        self.follow().map(|()| true)
+        self.leases.add(more)?;
+        self.update_index().map(|()| true)
     }
 
-    /// Behind the map of all leases, which is asked where this one has none.
-    fn follow(&mut self) -> Result<()> {
-        self.subnets.become_like(undivided(self.all.content(), self.subnet_len))
+    /// Follows `leases`, in which programs look up what they do not find here.
+    fn update_index(&mut self) -> Result<()> {
+        self.subnets.set(undivided(self.leases.content(), self.ours.subnet_len))
     }
 }
 
-/// The subnets of this length that no longer prefix is in: whatever has their first bits is theirs.
-fn undivided<A: Family>(leases: &Table<A>, length: u8) -> Table<A> {
+/// Returns the subnets of this length that contain no other prefix. Their first bits decide where an address belongs.
+fn undivided<A: MapFamily>(leases: &Table<A>, length: u8) -> Table<A> {
     let next = leases.iter().skip(1).map(|(next, _)| Some(next)).chain([None]);
     let undivided = leases.iter().zip(next).filter(|((subnet, _), next)| {
         // The first prefix in it would be the next one in order.
-        subnet.length == length && next.is_none_or(|next| !subnet.holds(next))
+        subnet.length() == length && next.is_none_or(|next| !subnet.contains(next))
     });
     undivided.map(|((subnet, lease), _)| (*subnet, *lease)).collect()
 }
 
-/// Takes up the peers' leases that are not wanted any more, and lets go of those that are again, or have been
-/// remembered long enough.
-fn remember<A: Family>(ended: &mut Ended<A>, current: &Table<A>, wanted: &Table<A>, now: Instant) {
+/// Adds the peers' leases that are not wanted any more. Removes those that are wanted again, or whose time is over.
+fn remember<A: MapFamily>(ended: &mut Ended<A>, current: &Table<A>, wanted: &Table<A>, now: Instant) {
     ended.retain(|subnet, (_, until)| *until > now && !wanted.contains_key(subnet));
     let gone = Changes::between(current, wanted).remove.into_iter();
     let peers = gone.filter(|(_, lease)| lease.flags & (OWN | ENDED | NETWORK) == 0);
@@ -140,8 +143,9 @@ fn remember<A: Family>(ended: &mut Ended<A>, current: &Table<A>, wanted: &Table<
     );
 }
 
-/// The peers as the map has them: subnets and public addresses of its family, and these addresses. And ourselves.
-fn leases_of<A: Family>(peers: &[Peer], direct: &BTreeMap<IpNet, IpAddr>, own: &Table<A>) -> Table<A> {
+/// Returns the entries of the peers whose subnet and public address are of this family, one for each subnet and one for
+/// each address, and those of the node itself.
+fn leases_of<A: MapFamily>(peers: &[Peer], direct: &BTreeMap<IpNet, IpAddr>, own: &Table<A>) -> Table<A> {
     let lease = |peer: &Peer| {
         let flags = if direct.contains_key(&peer.subnet) { DIRECT } else { 0 };
         let lease = Lease { public_ip: A::of(peer.public_ip)?, vtep_mac: peer.vtep_mac?.0, flags };
@@ -156,11 +160,9 @@ fn leases_of<A: Family>(peers: &[Peer], direct: &BTreeMap<IpNet, IpAddr>, own: &
 
 #[cfg(test)]
 mod tests {
-    use flannel_common::address::{V4, V6};
-
     use super::*;
 
-    fn prefix<A: Family>(subnet: &str) -> Prefix<A> {
+    fn prefix<A: MapFamily>(subnet: &str) -> Prefix<A> {
         Prefix::of(subnet.parse().unwrap()).unwrap()
     }
 
@@ -199,13 +201,13 @@ mod tests {
     const LEASE: Lease<V4> = Lease { public_ip: [192, 168, 64, 2], vtep_mac: [2; 6], flags: 0 };
 
     #[test]
-    fn a_lease_that_is_gone_is_remembered_for_a_while() {
+    fn a_lease_that_has_ended_stays_for_a_while() {
         let (subnet, start) = (prefix("10.1.15.0/24"), Instant::now());
         let (with, without) = (Table::from([(subnet, LEASE)]), Table::default());
         let mut ended = BTreeMap::new();
         remember(&mut ended, &with, &without, start);
         assert_eq!(ended[&subnet].0, Lease { flags: ENDED, ..LEASE });
-        // Its end is not put off by being looked at.
+        // A second look does not prolong its time.
         let current = Table::from([(subnet, ended[&subnet].0)]);
         remember(&mut ended, &current, &without, start + REMEMBERED / 2);
         assert_eq!(ended[&subnet].1, start + REMEMBERED);
@@ -217,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn one_look_is_enough_for_subnets_that_are_not_divided() {
+    fn the_index_has_the_subnets_that_are_not_divided() {
         let leases = [
             "10.1.0.0/16",
             "10.1.14.0/24",
@@ -236,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_lease_is_not_remembered() {
+    fn the_own_lease_does_not_stay() {
         let own = Table::from([(prefix("10.1.15.0/24"), Lease { flags: OWN, ..LEASE })]);
         let mut ended = BTreeMap::new();
         remember(&mut ended, &own, &Table::default(), Instant::now());

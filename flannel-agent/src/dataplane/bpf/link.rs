@@ -1,13 +1,13 @@
-//! Links of programs to interfaces, as XDP has them (Linux 5.9). `aya` falls back to netlink where they are refused, and
-//! what is attached so cannot be pinned.
+//! Links of XDP programs to interfaces (Linux 5.9). `aya` falls back to netlink where links are refused, and what is
+//! attached by netlink cannot be pinned.
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use super::syscall::bpf;
+use super::syscall::{bpf, bpf_open};
 
 /// include/uapi/linux/bpf.h: `enum bpf_cmd`.
 const BPF_OBJ_PIN: libc::c_int = 6;
@@ -21,7 +21,7 @@ const BPF_XDP: u32 = 37;
 
 /// `union bpf_attr` as `BPF_OBJ_PIN` and `BPF_OBJ_GET` read it.
 #[repr(C)]
-struct Object {
+struct PinAttributes {
     path: u64,
     fd: u32,
     flags: u32,
@@ -29,7 +29,7 @@ struct Object {
 
 /// `union bpf_attr` as `BPF_OBJ_GET_INFO_BY_FD` reads it.
 #[repr(C)]
-struct Question {
+struct InfoAttributes {
     fd: u32,
     length: u32,
     info: u64,
@@ -38,7 +38,7 @@ struct Question {
 /// `struct bpf_link_info` of an XDP link.
 #[repr(C)]
 #[derive(Default)]
-struct Info {
+struct LinkInfo {
     kind: u32,
     id: u32,
     program: u32,
@@ -46,53 +46,59 @@ struct Info {
     interface: u32,
 }
 
-/// What attaches an XDP program to an interface. It ends with its last file and pin.
+/// A link of an XDP program to an interface. It ends when its last file descriptor and its last pin are gone.
 #[derive(Debug)]
 pub(super) struct Link(OwnedFd);
 
 impl Link {
-    /// Attaches the program; `flags` say in which mode (linux/if_link.h: `XDP_FLAGS_`...).
+    /// Attaches the program. `flags`: the mode (linux/if_link.h: `XDP_FLAGS_`...).
     pub(super) fn create(program: BorrowedFd<'_>, interface: u32, flags: u32) -> io::Result<Self> {
         let mut attributes = [program.as_raw_fd().cast_unsigned(), interface, BPF_XDP, flags];
-        open(bpf(BPF_LINK_CREATE, &mut attributes)?)
+        // SAFETY: the command opens a link, and reads program, interface, type and flags from four numbers.
+        unsafe { bpf_open(BPF_LINK_CREATE, &mut attributes) }.map(Self)
     }
 
-    /// The link that is pinned here.
+    /// Opens the link that is pinned at this path.
     pub(super) fn pinned(path: &Path) -> io::Result<Self> {
         let path = CString::new(path.as_os_str().as_bytes())?;
-        open(bpf(BPF_OBJ_GET, &mut Object { path: path.as_ptr() as u64, fd: 0, flags: 0 })?)
+        let mut attributes = PinAttributes { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+        // SAFETY: the command opens what is pinned at the path, a string that ends with NUL and lives through the call.
+        unsafe { bpf_open(BPF_OBJ_GET, &mut attributes) }.map(Self)
     }
 
-    /// Has it outlive us.
+    /// Pins the link, so that it outlives the agent.
     pub(super) fn pin(&self, path: &Path) -> io::Result<()> {
         let path = CString::new(path.as_os_str().as_bytes())?;
-        bpf(BPF_OBJ_PIN, &mut Object { path: path.as_ptr() as u64, fd: self.fd(), flags: 0 }).map(drop)
+        let mut attributes = PinAttributes { path: path.as_ptr() as u64, fd: self.fd(), flags: 0 };
+        // SAFETY: the command reads the path, a string that ends with NUL and lives through the call.
+        unsafe { bpf(BPF_OBJ_PIN, &mut attributes) }.map(drop)
     }
 
-    /// Puts another program in the place of the one that it attaches: no packet is missed.
+    /// Replaces the attached program. No packet is missed.
     pub(super) fn update(&self, program: BorrowedFd<'_>) -> io::Result<()> {
-        bpf(BPF_LINK_UPDATE, &mut [self.fd(), program.as_raw_fd().cast_unsigned(), 0, 0]).map(drop)
+        let mut attributes = [self.fd(), program.as_raw_fd().cast_unsigned(), 0, 0];
+        // SAFETY: the command reads link, program, flags and the expected program from four numbers.
+        unsafe { bpf(BPF_LINK_UPDATE, &mut attributes) }.map(drop)
     }
 
-    /// Takes the program off, whoever else holds the link. When this returns, it runs no more.
+    /// Detaches the program, even if somebody else holds the link. When this returns, the program runs no more.
     pub(super) fn detach(&self) -> io::Result<()> {
-        bpf(BPF_LINK_DETACH, &mut [self.fd()]).map(drop)
+        // SAFETY: the command reads the link from one number.
+        unsafe { bpf(BPF_LINK_DETACH, &mut [self.fd()]) }.map(drop)
     }
 
-    /// Index of the interface, 0 once the program has been taken off or the interface is gone, and number of the program.
-    pub(super) fn place(&self) -> io::Result<(u32, u32)> {
-        let mut info = Info::default();
-        let length = size_of::<Info>() as u32;
-        bpf(BPF_OBJ_GET_INFO_BY_FD, &mut Question { fd: self.fd(), length, info: (&raw mut info) as u64 })?;
+    /// Returns the index of the interface, 0 once the program is detached or the interface is gone, and the ID of the
+    /// program.
+    pub(super) fn attachment(&self) -> io::Result<(u32, u32)> {
+        let mut info = LinkInfo::default();
+        let length = size_of::<LinkInfo>() as u32;
+        let mut attributes = InfoAttributes { fd: self.fd(), length, info: (&raw mut info) as u64 };
+        // SAFETY: the command writes at most `length` bytes to `info`, which lives through the call and takes any number.
+        unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes) }?;
         Ok((info.interface, info.program))
     }
 
     fn fd(&self) -> u32 {
         self.0.as_raw_fd().cast_unsigned()
     }
-}
-
-fn open(fd: i32) -> io::Result<Link> {
-    // SAFETY: the kernel has just opened it for us.
-    Ok(Link(unsafe { OwnedFd::from_raw_fd(fd) }))
 }

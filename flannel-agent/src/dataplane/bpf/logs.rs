@@ -1,4 +1,4 @@
-//! What the programs log (aya-log), into the agent's own log.
+//! Forwards what the programs log (aya-log) to the agent's log.
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 pub fn forward(ebpf: &mut Ebpf) -> Result<()> {
     let logger =
         EbpfLogger::init_with_logger(ebpf, Names).context("opening the log ring of the BPF programs")?;
-    // SAFETY: the logger owns its ring's file descriptor and gives out the same one until it is dropped.
+    // SAFETY: the logger owns its ring's file descriptor, and returns the same one until it is dropped.
     let mut logger = unsafe { AsyncFd::register(logger) }?;
     tokio::spawn(async move {
         loop {
@@ -31,7 +31,7 @@ pub fn forward(ebpf: &mut Ebpf) -> Result<()> {
     Ok(())
 }
 
-/// Puts names to the numbers that programs log: hook, outcome and bytes of a run.
+/// A log that replaces the numbers that programs log by names: hook and outcome of a run, with its bytes.
 struct Names;
 
 impl Log for Names {

@@ -1,5 +1,6 @@
-//! Where programs, maps and links outlive the agent.
+//! Pins: programs, maps and links in the BPF filesystem, where they outlive the agent.
 
+use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,16 +9,17 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData};
 use flannel_common::abi;
 use flannel_common::node::NodeConfig;
+use flannel_common::outcome::Hook;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use tracing::{info, warn};
 
-use super::family::resized;
+use super::sizes::resized;
 
-/// The VNIs of the overlays whose objects are pinned below the BPF filesystem at `bpffs`.
+/// Returns the VNIs of the overlays with pins in the BPF filesystem at `bpffs`.
 ///
 /// # Errors
-/// The folder is there and cannot be read.
+/// The directory cannot be read.
 pub fn vnis(bpffs: &Path) -> io::Result<Vec<u32>> {
     match fs::read_dir(bpffs.join(abi::PIN_DIR)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -27,7 +29,7 @@ pub fn vnis(bpffs: &Path) -> io::Result<Vec<u32>> {
     }
 }
 
-/// The folder of one overlay's pins.
+/// The directory of one overlay's pins.
 #[derive(Clone, Debug)]
 pub struct Pins {
     bpffs: PathBuf,
@@ -35,34 +37,34 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// The pins of the overlay `vni` below the BPF filesystem at `bpffs`.
+    /// Returns the pins of the overlay `vni` in the BPF filesystem at `bpffs`.
     #[must_use]
     pub fn new(bpffs: &Path, vni: u32) -> Self {
         let dir = bpffs.join(abi::PIN_DIR).join(vni.to_string());
         Self { bpffs: bpffs.to_owned(), dir }
     }
 
-    /// Where the object of this name is pinned.
+    /// Returns the path of the pin with this name.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
-    /// Whether an earlier agent has left anything here.
+    /// Returns whether an earlier agent has left pins.
     #[must_use]
-    pub fn are_there(&self) -> bool {
+    pub fn exist(&self) -> bool {
         self.dir.exists()
     }
 
-    /// Mounts the BPF filesystem if need be, makes the folder, and removes maps that we would misread, or whose size is not
-    /// that of such a node. Returns what the previous agent knew of the node, if its maps stay.
+    /// Mounts the BPF filesystem if it is missing, and makes the directory. Removes maps of another layout, or of another
+    /// size than this node needs. Returns the previous agent's node if its maps stay.
     pub(super) fn prepare(&self, node: &NodeConfig) -> Result<Option<NodeConfig>> {
         self.mount()?;
         fs::create_dir_all(&self.dir).with_context(|| format!("creating {}", self.dir.display()))?;
         match self.pinned_node() {
             Some(previous) if previous.layout == abi::LAYOUT => {
                 resized(&previous, node).try_for_each(|name| remove(&self.path(name)))?;
-                self.tell_mtu(previous, node)?;
+                self.update_mtu(previous, node)?;
                 Ok(Some(previous))
             }
             other => {
@@ -75,25 +77,25 @@ impl Pins {
         }
     }
 
-    /// Pins something in place of what has this name.
+    /// Replaces the pin with this name.
     pub(super) fn replace(&self, name: &str, pin: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let path = self.path(name);
         remove(&path)?;
         pin(&path).with_context(|| format!("pinning {}", path.display()))
     }
 
-    /// Removes what has this name, if anything has.
+    /// Removes the pin with this name, if there is one.
     pub(super) fn remove(&self, name: &str) -> Result<()> {
         remove(&self.path(name))
     }
 
-    /// The names of all that is pinned.
+    /// Returns the names of all pins.
     pub(super) fn names(&self) -> Vec<String> {
         let pins = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         pins.filter_map(|pin| pin.file_name().into_string().ok()).collect()
     }
 
-    /// Removes every pin: what is attached by pinned links alone detaches.
+    /// Removes all pins. What only pinned links attach is detached.
     ///
     /// # Errors
     /// A pin cannot be removed.
@@ -106,7 +108,7 @@ impl Pins {
     }
 
     fn pinned_node(&self) -> Option<NodeConfig> {
-        // A value of another size is refused here.
+        // `aya` refuses a value of another size.
         self.config().ok()?.get(&0, 0).ok()
     }
 
@@ -115,14 +117,15 @@ impl Pins {
         Ok(Map::from_map_data(data)?.try_into()?)
     }
 
-    /// The programs of the agent before run on while ours are loaded: they shall not send what the uplink no longer takes.
-    fn tell_mtu(&self, previous: NodeConfig, node: &NodeConfig) -> Result<()> {
-        let mut told = previous;
-        (told.v4.uplink_mtu, told.v6.uplink_mtu) = (node.v4.uplink_mtu, node.v6.uplink_mtu);
-        if told == previous {
+    /// Gives the previous agent's programs the uplink's MTU: they run while the new ones are loaded, and must not send what
+    /// has become too long.
+    fn update_mtu(&self, previous: NodeConfig, node: &NodeConfig) -> Result<()> {
+        let mut updated = previous;
+        (updated.v4.uplink_mtu, updated.v6.uplink_mtu) = (node.v4.uplink_mtu, node.v6.uplink_mtu);
+        if updated == previous {
             return Ok(());
         }
-        self.config()?.set(0, told, 0).context("writing the uplink's MTU to the BPF map CONFIG")
+        self.config()?.set(0, updated, 0).context("writing the uplink's MTU to the BPF map CONFIG")
     }
 
     fn mount(&self) -> Result<()> {
@@ -138,6 +141,11 @@ impl Pins {
         warn!(path = %path.display(), "mounted a BPF filesystem; it was missing");
         Ok(())
     }
+}
+
+/// Returns the name of the pin of a hook's link. `suffix` tells links of one hook apart.
+pub(super) fn link_name(hook: Hook, suffix: impl Display) -> String {
+    format!("{}_link{suffix}", hook.program())
 }
 
 fn remove(path: &Path) -> Result<()> {

@@ -1,9 +1,11 @@
-//! Where the node's own hooks are; the pods' are found in `ports`.
+//! The node's own hooks and their interfaces. Those of the pods are in `ports`.
 
 use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Hook;
 
-/// Unwrap before wrapping: peers may send as soon as they can.
+use super::pins::link_name;
+
+/// In the order in which they are attached. Decapsulation comes first: peers may send as soon as they can.
 const HOOKS: [Hook; 4] =
     [Hook::UnderlayIngress, Hook::OverlayIngress, Hook::OverlayEgress, Hook::UnderlayEgress];
 
@@ -16,7 +18,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// The hooks of one family's overlay. `direct`: some of its peers have direct routes, whose packets are seen where
+    /// Returns the hooks of one family's overlay. `direct`: peers may have direct routes, and their packets are seen where
     /// they leave.
     pub fn of(overlay: &str, uplink: &str, v6: bool, direct: bool) -> impl Iterator<Item = Self> {
         let wanted = HOOKS.into_iter().filter(move |hook| direct || *hook != Hook::UnderlayEgress);
@@ -26,18 +28,18 @@ impl Place {
         })
     }
 
-    /// Whether the other is the same hook of the same interface: that of an uplink of both families.
+    /// Returns whether the other place is the same hook of the same interface. Both families may have one uplink.
     #[must_use]
     pub fn is_same_hook(&self, other: &Self) -> bool {
         (self.hook, &self.interface) == (other.hook, &other.interface)
     }
 
-    /// Name of the pin of its link.
+    /// Returns the name of its link's pin.
     pub(super) fn link(&self) -> String {
-        link_name(self.hook, self.v6)
+        link_name(self.hook, family_suffix(self.v6))
     }
 
-    /// ifindex of its interface, by these facts.
+    /// Returns the index of its interface on this node.
     pub(super) const fn index(&self, node: &NodeConfig) -> u32 {
         let NodeConfig { v4, v6, .. } = node;
         let (overlay, uplink) = if self.v6 {
@@ -53,12 +55,12 @@ const fn is_uplinks(hook: Hook) -> bool {
     matches!(hook, Hook::UnderlayIngress | Hook::UnderlayEgress)
 }
 
-/// The pins of links at all places but these.
+/// Returns the names of links' pins at all places but these.
 pub(super) fn other_links(places: &[Place]) -> impl Iterator<Item = String> {
-    let all = HOOKS.into_iter().flat_map(|hook| [false, true].map(|v6| link_name(hook, v6)));
+    let all = HOOKS.into_iter().flat_map(|hook| [false, true].map(|v6| link_name(hook, family_suffix(v6))));
     all.filter(|link| places.iter().all(|place| place.link() != *link))
 }
 
-fn link_name(hook: Hook, v6: bool) -> String {
-    format!("{}{}", super::attach::link_name(hook), if v6 { "6" } else { "" })
+const fn family_suffix(v6: bool) -> &'static str {
+    if v6 { "6" } else { "" }
 }

@@ -1,4 +1,4 @@
-//! What the maps of either family know, in terms of both.
+//! Contents of the maps, with addresses of either family.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -12,48 +12,48 @@ use flannel_common::lease::{Lease, NETWORK};
 use flannel_common::node::{NodeConfig, OverlayEnd};
 use ipnet::IpNet;
 
-use crate::dataplane::bpf::family::Family;
+use crate::dataplane::bpf::family::MapFamily;
 use crate::dataplane::bpf::take;
 use crate::mac::Mac;
 
-/// A lease.
+/// A lease in a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held {
     /// The public address of the node that holds it.
     pub public_ip: IpAddr,
     /// MAC of the node's vxlan device.
     pub vtep_mac: Mac,
-    /// As of [`Lease::flags`].
+    /// The flags of [`Lease::flags`].
     pub flags: u16,
 }
 
-/// Our end of one family's overlay.
+/// The node's end of one family's overlay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OurEnd {
     /// Index of the vxlan device.
     pub device: u32,
     /// Index of the uplink.
     pub uplink: u32,
-    /// Our address on the uplink.
+    /// The node's address on the uplink.
     pub local_ip: IpAddr,
     /// MAC of the vxlan device.
     pub vtep_mac: Mac,
 }
 
-/// Both ends of a flow, seen from the pod on this node.
+/// Both ends of a flow of a pod on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
     /// The pod's address and port.
     pub pod: SocketAddr,
-    /// Those of its peer, of the same family.
+    /// The other end's address, of the same family, and port.
     pub remote: SocketAddr,
     /// IP protocol number.
     pub protocol: u8,
 }
 
 impl Ends {
-    /// The flow's key in the map of a family, if it is of that family.
-    pub(super) fn key<A: Family>(&self) -> Option<FlowKey<A>> {
+    /// Returns the flow's key in the map of this family, if it is of this family.
+    pub(super) fn key<A: MapFamily>(&self) -> Option<FlowKey<A>> {
         let Self { pod, remote, protocol } = *self;
         Some(FlowKey {
             pod: A::of(pod.ip())?,
@@ -67,7 +67,7 @@ impl Ends {
 }
 
 impl OurEnd {
-    /// Our end of the overlay of this address's family, if there is one.
+    /// Returns the node's end of the overlay of this address's family, if there is one.
     pub(super) fn of(node: &NodeConfig, address: IpAddr) -> Option<Self> {
         match address {
             IpAddr::V4(_) => Self::of_family::<V4>(node),
@@ -75,7 +75,7 @@ impl OurEnd {
         }
     }
 
-    fn of_family<A: Family>(node: &NodeConfig) -> Option<Self> {
+    fn of_family<A: MapFamily>(node: &NodeConfig) -> Option<Self> {
         let ours = A::ours(node);
         let OverlayEnd { overlay_ifindex: device, uplink_ifindex: uplink, local_ip, vtep_mac, .. } = *ours;
         ours.is_configured().then(|| Self {
@@ -87,8 +87,8 @@ impl OurEnd {
     }
 }
 
-/// The leases in a family's map.
-pub(super) fn leases<A: Family>(ebpf: &mut Ebpf) -> Result<BTreeMap<IpNet, Held>> {
+/// Reads the leases of one family.
+pub(super) fn leases<A: MapFamily>(ebpf: &mut Ebpf) -> Result<BTreeMap<IpNet, Held>> {
     let map = LpmTrie::<_, A, Lease<A>>::try_from(take(ebpf, A::LEASES)?)?;
     let mut leases = BTreeMap::new();
     for entry in map.iter() {

@@ -4,30 +4,30 @@ use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::maps::{Array, MapData};
 use flannel_common::abi;
-use flannel_common::node::Node;
+use flannel_common::node::NodeConfig;
 
 use super::take;
 
 /// The map, and its content.
-pub struct Config {
-    map: Array<MapData, Node>,
-    node: Node,
-    written: Node,
+pub struct ConfigMap {
+    map: Array<MapData, NodeConfig>,
+    node: NodeConfig,
+    written: NodeConfig,
 }
 
-impl Config {
+impl ConfigMap {
     /// Writes the node. Senders are not checked yet, unless those of the `previous` node were: with an empty map of leases,
     /// every sender is unknown.
-    pub(super) fn open(ebpf: &mut Ebpf, node: Node, previous: Option<&Node>) -> Result<Self> {
+    pub(super) fn open(ebpf: &mut Ebpf, node: NodeConfig, previous: Option<&NodeConfig>) -> Result<Self> {
         let map = Array::try_from(take(ebpf, abi::CONFIG)?)?;
-        let first = without_new_checks(&node, previous.unwrap_or(&Node::default()));
+        let first = without_new_checks(&node, previous.unwrap_or(&NodeConfig::default()));
         let mut config = Self { map, node, written: first };
         config.write(first)?;
         Ok(config)
     }
 
     /// Returns the node, as the programs know it once [`Self::enable_sender_check`] was called.
-    pub(super) const fn node(&self) -> &Node {
+    pub(super) const fn node(&self) -> &NodeConfig {
         &self.node
     }
 
@@ -39,20 +39,20 @@ impl Config {
         if self.written == self.node { Ok(()) } else { self.write(self.node) }
     }
 
-    /// Sets where XDP is attached, as of [`Node::xdp`].
+    /// Sets where XDP is attached, as of [`NodeConfig::xdp`].
     pub(super) fn set_xdp(&mut self, xdp: u32) -> Result<()> {
         self.node.xdp = xdp;
-        self.write(Node { xdp, ..self.written })
+        self.write(NodeConfig { xdp, ..self.written })
     }
 
-    fn write(&mut self, node: Node) -> Result<()> {
+    fn write(&mut self, node: NodeConfig) -> Result<()> {
         self.map.set(0, node, 0).context("writing the node's facts to the BPF map CONFIG")?;
         self.written = node;
         Ok(())
     }
 }
 
-fn without_new_checks(node: &Node, previous: &Node) -> Node {
+fn without_new_checks(node: &NodeConfig, previous: &NodeConfig) -> NodeConfig {
     let mut first = *node;
     first.v4.source_check = first.v4.source_check.min(previous.v4.source_check);
     first.v6.source_check = first.v6.source_check.min(previous.v6.source_check);

@@ -1,34 +1,37 @@
-//! A map of leases that nobody but the agent writes, and what it holds.
-
-use std::os::fd::{AsFd as _, OwnedFd};
+//! A map of leases by prefix. Only the agent writes it, and remembers its content.
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError};
 use flannel_common::lease::Lease;
 
-use super::{Prefix, Table};
-use crate::dataplane::bpf::batch;
-use crate::dataplane::bpf::family::Family;
+use super::batch::Batch;
+use super::family::MapFamily;
+use super::prefix::Prefix;
 use crate::dataplane::desired::Changes;
+use crate::dataplane::table;
 
-/// What the kinds of maps that hold leases by prefix have in common.
-pub(in crate::dataplane::bpf) trait ByPrefix<A: Family>: Sized {
-    /// The map, and its descriptor for requests that `aya` does not have.
-    fn open(map: Map) -> Result<(Self, OwnedFd)>;
+/// Leases by prefix.
+pub(super) type Table<A> = table::Table<Prefix<A>, Lease<A>>;
+
+type LeaseBatch<A> = Batch<Key<A>, Lease<A>>;
+
+/// A kind of map that can hold leases by prefix.
+pub(super) trait ByPrefix<A: MapFamily>: Sized {
+    /// Opens the map, and its batch operations.
+    fn open(map: Map) -> Result<(Self, LeaseBatch<A>)>;
     fn insert(&mut self, key: &Key<A>, lease: Lease<A>) -> Result<(), MapError>;
     fn remove(&mut self, key: &Key<A>) -> Result<(), MapError>;
     fn entries(&self) -> impl Iterator<Item = Result<(Key<A>, Lease<A>), MapError>>;
 }
 
-/// One kind of map.
 macro_rules! by_prefix {
     ($kind:ident, $key:ty) => {
-        impl<A: Family> ByPrefix<A> for $kind<MapData, $key, Lease<A>> {
-            fn open(map: Map) -> Result<(Self, OwnedFd)> {
+        impl<A: MapFamily> ByPrefix<A> for $kind<MapData, $key, Lease<A>> {
+            fn open(map: Map) -> Result<(Self, LeaseBatch<A>)> {
                 let Map::$kind(data) = &map else { bail!("the map is no {}", stringify!($kind)) };
-                let fd = data.fd().as_fd().try_clone_to_owned().context("duplicating a file descriptor")?;
-                Ok((Self::try_from(map)?, fd))
+                let batch = Batch::new(data)?;
+                Ok((Self::try_from(map)?, batch))
             }
 
             fn insert(&mut self, key: &Key<A>, lease: Lease<A>) -> Result<(), MapError> {
@@ -49,59 +52,58 @@ macro_rules! by_prefix {
 by_prefix!(LpmTrie, A);
 by_prefix!(HashMap, Key<A>);
 
-/// The map, and its content as far as we know.
-pub(in crate::dataplane::bpf) struct Written<M, A: Family> {
+/// A map, and its content by what was read and written last.
+pub(super) struct LeaseMap<M, A: MapFamily> {
     name: &'static str,
     map: M,
-    fd: OwnedFd,
+    batch: LeaseBatch<A>,
     content: Table<A>,
 }
 
-impl<M: ByPrefix<A>, A: Family> Written<M, A> {
-    /// Takes over the map with what an earlier agent left in it.
+impl<M: ByPrefix<A>, A: MapFamily> LeaseMap<M, A> {
+    /// Opens the map, with what an earlier agent left in it.
     pub(super) fn open(name: &'static str, map: Map) -> Result<Self> {
-        let (map, fd) = M::open(map).context(name)?;
+        let (map, batch) = M::open(map).context(name)?;
         let content = read(name, &map)?;
-        Ok(Self { name, map, fd, content })
+        Ok(Self { name, map, batch, content })
     }
 
     pub(super) const fn content(&self) -> &Table<A> {
         &self.content
     }
 
-    /// Makes the map hold exactly this.
-    pub(super) fn become_like(&mut self, desired: Table<A>) -> Result<()> {
+    /// Makes the map hold exactly these leases.
+    pub(super) fn set(&mut self, desired: Table<A>) -> Result<()> {
         let written = self.write(&Changes::between(&self.content, &desired));
         self.content = desired;
-        self.known(written)
+        self.read_after_failure(written)
     }
 
-    /// Adds what the map does not have yet.
+    /// Adds leases that the map does not have.
     pub(super) fn add(&mut self, more: Table<A>) -> Result<()> {
         let written = self.write(&Changes::between(&Table::default(), &more));
         self.content.extend(more);
-        self.known(written)
+        self.read_after_failure(written)
     }
 
-    /// After a failure only the map itself knows what it holds.
-    fn known(&mut self, written: Result<()>) -> Result<()> {
+    fn read_after_failure(&mut self, written: Result<()>) -> Result<()> {
         if written.is_err() {
             self.content = read(self.name, &self.map)?;
         }
         written
     }
 
-    /// Many at once, and then one by one what is left: what the kernel refused, or all if it cannot do many.
+    /// Writes in batches, and the rest one by one: what the kernel refused, or everything if it has no batches.
     fn write(&mut self, Changes { set, remove }: &Changes<Prefix<A>, Lease<A>>) -> Result<()> {
         let (keys, leases): (Vec<_>, Vec<_>) =
             set.iter().map(|(subnet, lease)| (subnet.key(), *lease)).unzip();
-        let done = batch::update(&self.fd, &keys, &leases);
+        let done = self.batch.update(&keys, &leases);
         for (subnet, lease) in set.iter().skip(done) {
             let inserted = self.map.insert(&subnet.key(), *lease);
             inserted.with_context(|| format!("lease {subnet} into {}", self.name))?;
         }
         let keys: Vec<_> = remove.iter().map(|(subnet, _)| subnet.key()).collect();
-        let done = batch::delete(&self.fd, &keys);
+        let done = self.batch.delete(&keys);
         for (subnet, _) in remove.iter().skip(done) {
             let removed = self.map.remove(&subnet.key());
             removed.with_context(|| format!("lease {subnet} out of {}", self.name))?;
@@ -110,11 +112,12 @@ impl<M: ByPrefix<A>, A: Family> Written<M, A> {
     }
 }
 
-fn read<A: Family>(name: &'static str, map: &impl ByPrefix<A>) -> Result<Table<A>> {
+fn read<A: MapFamily>(name: &'static str, map: &impl ByPrefix<A>) -> Result<Table<A>> {
     map.entries()
         .map(|entry| {
             let (key, lease) = entry.with_context(|| format!("reading {name}"))?;
-            Ok((Prefix { network: key.data(), length: u8::try_from(key.prefix_len())? }, lease))
+            let prefix = Prefix::from_key(&key).with_context(|| format!("a key of {name} has no length"))?;
+            Ok((prefix, lease))
         })
         .collect()
 }
