@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use flannel_common::outcome::Outcome;
+
 /// Folders whose modules documents name without the folder: `lease/etcd` is `flannel-agent/src/lease/etcd.rs`.
 const SOURCES: [&str; 2] = ["flannel-agent/src", "flannel-ebpf/src"];
 
@@ -61,6 +63,18 @@ fn exists(path: &str) -> bool {
         path.exists() || path.with_extension("rs").exists()
     };
     root().join(path).exists() || SOURCES.into_iter().any(module)
+}
+
+#[test]
+fn outcomes_in_documents_have_their_help_texts() {
+    for (file, text) in documents() {
+        for line in text.lines().filter(|line| line.contains(" at ")) {
+            let quoted =
+                Outcome::ALL.iter().find(|outcome| line.contains(&format!(", {}: ", outcome.name())));
+            let is_true = quoted.is_none_or(|outcome| line.ends_with(outcome.help()));
+            assert!(is_true, "{} has an old help text: {line}", file.display());
+        }
+    }
 }
 
 #[test]
