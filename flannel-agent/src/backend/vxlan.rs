@@ -108,7 +108,7 @@ impl Backend for Vxlan {
 
     async fn apply(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
         let before = self.applied.replace(peers.to_vec());
-        if let Some(joined) = before.and_then(|before| desired::joined(&before, peers))
+        if let Some(joined) = before.and_then(|before| desired::added_peers(&before, peers))
             && let Some(errors) = self.add_peers(&joined).await
         {
             return errors;

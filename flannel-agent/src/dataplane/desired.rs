@@ -1,6 +1,6 @@
-//! What kernel and maps should hold, computed from the peers alone. Pure: nothing here talks to anyone.
+//! The entries that the kernel should hold, computed from the peers, and the difference to those that it holds. Pure.
 
-mod joined;
+mod added;
 #[cfg(test)]
 mod tests;
 
@@ -10,48 +10,48 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
+pub use self::added::added_peers;
 use super::entry::{Miss, Observed, Via};
 use super::table::Table;
 use crate::mac::Mac;
 use crate::peer::Peer;
-pub use joined::joined;
 
-/// IPv4 routes through one device from which on they have nexthop objects: those of very large clusters, which would
-/// take the kernel seconds otherwise. Fewer are written as flanneld writes them.
+/// Number of IPv4 routes through one device from which on they use nexthop objects. The kernel needs seconds to add very
+/// many routes without them. Fewer routes are written as flanneld writes them.
 pub const NEXTHOPS_FROM: usize = 1000;
 
-/// The way to each peer.
+/// How each peer is reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ways {
-    /// Pod subnet -> public IP, for the peers on the uplink's link: `10.1.15.0/24 via 192.168.64.3 dev eth0`.
+    /// Pod subnet -> public IP of the peers on the uplink's link: `10.1.15.0/24 via 192.168.64.3 dev eth0`.
     pub direct: BTreeMap<IpNet, IpAddr>,
-    /// The others.
+    /// The peers that are reached through the tunnel.
     pub tunnelled: Vec<Peer>,
 }
 
 impl Ways {
-    /// The ways to these peers where nothing goes without a tunnel.
+    /// Reaches all peers through the tunnel.
     #[must_use]
     pub fn tunnelled(peers: &[Peer]) -> Self {
         Self { tunnelled: peers.to_vec(), ..Self::default() }
     }
 
-    /// The ways to these peers where those addresses are on the uplink's link.
+    /// Reaches the peers with these addresses on the uplink's link directly, the others through the tunnel.
     #[must_use]
     pub fn to(peers: &[Peer], on_link: &BTreeSet<IpAddr>) -> Self {
-        let (near, tunnelled): (Vec<_>, Vec<_>) =
+        let (direct, tunnelled): (Vec<_>, Vec<_>) =
             peers.iter().cloned().partition(|peer| on_link.contains(&peer.public_ip));
-        Self { direct: near.iter().map(|peer| (peer.subnet, peer.public_ip)).collect(), tunnelled }
+        Self { direct: direct.iter().map(|peer| (peer.subnet, peer.public_ip)).collect(), tunnelled }
     }
 }
 
-/// The kernel's entries for the overlay, as flanneld programs them: per peer one route, one permanent
-/// neighbour and one FDB entry (`ip route`, `ip neigh`, `bridge fdb`).
+/// The kernel's entries for the overlay, as flanneld makes them. Each peer has one route, one permanent neighbour and one
+/// FDB entry (`ip route`, `ip neigh`, `bridge fdb`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Floor {
     /// Pod subnet -> gateway, `onlink` through the vxlan device. The gateway is the subnet's base address.
     pub routes: Table<IpNet, Via>,
-    /// Gateways that have an object.
+    /// Gateways that have a nexthop object.
     pub nexthops: Table<Ipv4Addr, ()>,
     /// Gateway -> VTEP MAC, permanent.
     pub neighbours: Table<IpAddr, Mac>,
@@ -60,17 +60,17 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// What the kernel should hold for these peers, given whether it has nexthop objects. Without a MAC a peer cannot be
-    /// reached by vxlan.
+    /// Returns the entries for these peers. `nexthops`: whether the kernel has nexthop objects. A peer without a MAC cannot be
+    /// reached by vxlan and has no entries.
     #[must_use]
     pub fn of<'a>(peers: impl IntoIterator<Item = &'a Peer>, nexthops: bool) -> Self {
         let peers: Vec<_> = peers.into_iter().filter(|peer| peer.vtep_mac.is_some()).collect();
         let over_ipv4 = peers.iter().filter(|peer| peer.public_ip.is_ipv4()).count();
-        Self::written(peers, nexthops && over_ipv4 >= NEXTHOPS_FROM)
+        Self::with_next_hops(peers, nexthops && over_ipv4 >= NEXTHOPS_FROM)
     }
 
-    /// The entries of these peers, with IPv4 routes by nexthop objects or not.
-    fn written<'a>(peers: impl IntoIterator<Item = &'a Peer>, by_objects: bool) -> Self {
+    /// Returns the entries for these peers, whose IPv4 routes use nexthop objects or not.
+    fn with_next_hops<'a>(peers: impl IntoIterator<Item = &'a Peer>, by_objects: bool) -> Self {
         let peers: Vec<_> = peers.into_iter().filter_map(|peer| Some((peer, peer.vtep_mac?))).collect();
         let gateway = |peer: &Peer| peer.subnet.network();
         let via = |peer: &Peer| match gateway(peer) {
@@ -89,7 +89,7 @@ impl Floor {
         }
     }
 
-    /// Whether what the kernel announces is another state than this, on the device with this index.
+    /// Whether a reported entry of the device with this index differs from these entries.
     #[must_use]
     pub fn is_contradicted_by(&self, device: u32, entry: &Observed) -> bool {
         match entry {
@@ -100,21 +100,21 @@ impl Floor {
                 self.routes.get(subnet).is_some_and(|via| *way == (device, *via))
             }
             Observed::Neighbour(index, gateway, mac) => {
-                *index == device && self.neighbours.get(gateway).is_some_and(|ours| *mac != Some(*ours))
+                *index == device && self.neighbours.get(gateway).is_some_and(|desired| *mac != Some(*desired))
             }
             Observed::Fdb(index, mac, node) => {
-                *index == device && self.fdb.get(mac).is_some_and(|ours| *node != Some(*ours))
+                *index == device && self.fdb.get(mac).is_some_and(|desired| *node != Some(*desired))
             }
         }
     }
 
-    /// What the kernel asks for, if a peer has it.
+    /// Answers a question of the kernel, if a peer has the address or MAC.
     #[must_use]
     pub fn answer(&self, miss: &Miss) -> Option<Answer> {
         match miss {
             Miss::Fdb(mac) => self.fdb.get(mac).map(|node| Answer::Fdb(*mac, *node)),
             Miss::Neighbour(address) => {
-                // Subnets do not overlap: the last one that begins before the address is the only one that can hold it.
+                // Subnets do not overlap: only the last one that begins before the address can contain it.
                 let (subnet, via) = self.routes.last_up_to(&IpNet::from(*address))?;
                 let mac = self.neighbours.get(&via.gateway())?;
                 subnet.contains(address).then_some(Answer::Neighbour(*address, *mac))
@@ -122,7 +122,7 @@ impl Floor {
         }
     }
 
-    /// What to change to get from `self` to `desired`.
+    /// Returns the changes that lead from `self` to `desired`.
     #[must_use]
     pub fn changes_to(&self, desired: &Self) -> FloorChanges {
         FloorChanges {
@@ -134,21 +134,21 @@ impl Floor {
     }
 }
 
-/// To a [`Miss`].
+/// The answer to a [`Miss`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The address is at this VTEP MAC.
+    /// The address has this VTEP MAC.
     Neighbour(IpAddr, Mac),
-    /// The VTEP MAC is at this node.
+    /// The node with this address has the VTEP MAC.
     Fdb(Mac, IpAddr),
 }
 
-/// The way from one [`Floor`] to another.
+/// The difference between two [`Floor`]s.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FloorChanges {
     /// Routes to set and remove.
     pub routes: Changes<IpNet, Via>,
-    /// Nexthop objects to make and remove.
+    /// Nexthop objects to set and remove.
     pub nexthops: Changes<Ipv4Addr, ()>,
     /// Neighbours to set and remove.
     pub neighbours: Changes<IpAddr, Mac>,
@@ -157,7 +157,7 @@ pub struct FloorChanges {
 }
 
 impl FloorChanges {
-    /// How many entries of each kind are to be set and removed.
+    /// Returns the number of entries to set and to remove, by kind.
     #[must_use]
     pub fn counts(&self) -> [(&'static str, usize, usize); 4] {
         let Self { routes, nexthops, neighbours, fdb } = self;
@@ -169,7 +169,7 @@ impl FloorChanges {
         ]
     }
 
-    /// Whether there is nothing to do.
+    /// Whether there is nothing to change.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let Self { routes, nexthops, neighbours, fdb } = self;
@@ -177,17 +177,17 @@ impl FloorChanges {
     }
 }
 
-/// The way from one table to another: what to write, and what to remove with the value it has now.
+/// The difference between two tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changes<K, V> {
     /// New or changed entries.
     pub set: Vec<(K, V)>,
-    /// Stale entries.
+    /// Stale entries, with their present values.
     pub remove: Vec<(K, V)>,
 }
 
 impl<K: Ord + Clone, V: PartialEq + Clone> Changes<K, V> {
-    /// What to change to get from `actual` to `desired`. Both in the order of their keys.
+    /// Returns the changes that lead from `actual` to `desired`, both in the order of their keys.
     #[must_use]
     pub fn between<'a>(
         actual: impl IntoIterator<Item = (&'a K, &'a V)>,
@@ -198,10 +198,10 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Changes<K, V> {
         V: 'a,
     {
         let (mut set, mut remove) = (Vec::new(), Vec::new());
-        let (mut there, mut wanted) = (actual.into_iter().peekable(), desired.into_iter().peekable());
+        let (mut actual, mut desired) = (actual.into_iter().peekable(), desired.into_iter().peekable());
         loop {
-            // Both are sorted: the smaller key is the one that the other side does not have.
-            let order = match (there.peek(), wanted.peek()) {
+            // Both are sorted: the smaller key is missing on the other side.
+            let order = match (actual.peek(), desired.peek()) {
                 (Some((is, _)), Some((should, _))) => is.cmp(should),
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
@@ -209,17 +209,17 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Changes<K, V> {
             };
             let owned = |(key, value): (&K, &V)| (key.clone(), value.clone());
             match order {
-                Ordering::Less => remove.extend(there.next().map(owned)),
-                Ordering::Greater => set.extend(wanted.next().map(owned)),
+                Ordering::Less => remove.extend(actual.next().map(owned)),
+                Ordering::Greater => set.extend(desired.next().map(owned)),
                 Ordering::Equal => {
-                    let (is, should) = (there.next(), wanted.next());
+                    let (is, should) = (actual.next(), desired.next());
                     set.extend(should.filter(|_| is != should).map(owned));
                 }
             }
         }
     }
 
-    /// Whether there is nothing to do.
+    /// Whether there is nothing to change.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.set.is_empty() && self.remove.is_empty()

@@ -1,9 +1,9 @@
-//! A table in one piece of memory, sorted by key. It is made anew from tens of thousands of leases whenever one of them
-//! changes, and compared with its predecessor: a tree would take several times as long, and twice the memory.
+//! A sorted table in contiguous memory. It is built from tens of thousands of leases whenever one of them changes, and
+//! compared with the previous one. A tree would take several times as long, and twice the memory.
 
 use std::slice;
 
-/// Keys and their values.
+/// Keys and values, sorted by key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table<K, V>(Vec<(K, V)>);
 
@@ -14,7 +14,7 @@ impl<K, V> Default for Table<K, V> {
 }
 
 impl<K: Ord, V> Table<K, V> {
-    /// The value of a key.
+    /// Returns the value of a key.
     #[must_use]
     pub fn get(&self, key: &K) -> Option<&V> {
         self.0.binary_search_by(|(one, _)| one.cmp(key)).ok().map(|index| &self.0[index].1)
@@ -26,37 +26,37 @@ impl<K: Ord, V> Table<K, V> {
         self.get(key).is_some()
     }
 
-    /// The last entry whose key is not behind this one.
+    /// Returns the last entry whose key is not greater than this one.
     #[must_use]
     pub fn last_up_to(&self, key: &K) -> Option<&(K, V)> {
         self.0[..self.0.partition_point(|(one, _)| one <= key)].last()
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no entries.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether it has no key in common with another one.
+    /// Whether two tables have no key in common.
     #[must_use]
-    pub fn is_apart_from(&self, other: &Self) -> bool {
+    pub fn is_disjoint(&self, other: &Self) -> bool {
         other.0.iter().all(|(key, _)| !self.contains_key(key))
     }
 
-    /// The entries in the order of their keys.
+    /// Iterates over the entries in the order of their keys.
     pub fn iter(&self) -> Iter<'_, K, V> {
         self.into_iter()
     }
 }
 
-/// Of several values of a key the last one counts. What is sorted already is left as it is.
+/// Of several values of a key the last one counts. Sorted entries are cheap to add.
 impl<K: Ord, V> Extend<(K, V)> for Table<K, V> {
     fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, entries: I) {
         self.0.extend(entries);
@@ -85,7 +85,7 @@ impl<K: Ord, V, const N: usize> From<[(K, V); N]> for Table<K, V> {
     }
 }
 
-/// Entries of a table.
+/// Iterator over the entries of a table.
 pub type Iter<'a, K, V> = std::iter::Map<slice::Iter<'a, (K, V)>, fn(&'a (K, V)) -> (&'a K, &'a V)>;
 
 impl<'a, K, V> IntoIterator for &'a Table<K, V> {
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_value_of_a_key_counts_and_keys_are_in_order() {
+    fn the_last_value_of_a_key_counts_and_keys_are_sorted() {
         let table = Table::from([(3, 'a'), (1, 'b'), (3, 'c'), (2, 'd'), (1, 'e')]);
         assert_eq!(table, Table::from([(1, 'e'), (2, 'd'), (3, 'c')]));
         assert_eq!(table.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [1, 2, 3]);
@@ -121,12 +121,12 @@ mod tests {
         let mut more = table;
         more.extend([(5, 'f'), (2, 'g'), (4, 'h')]);
         assert_eq!(more, Table::from([(1, 'e'), (2, 'g'), (3, 'c'), (4, 'h'), (5, 'f')]));
-        assert!(more.is_apart_from(&Table::from([(6, 'i'), (0, 'j')])));
-        assert!(!more.is_apart_from(&Table::from([(6, 'i'), (5, 'f')])));
+        assert!(more.is_disjoint(&Table::from([(6, 'i'), (0, 'j')])));
+        assert!(!more.is_disjoint(&Table::from([(6, 'i'), (5, 'f')])));
     }
 
     #[test]
-    fn the_entry_before_a_key() {
+    fn the_last_entry_up_to_a_key_is_found() {
         let table = Table::from([(10, 'a'), (20, 'b')]);
         for (key, expected) in
             [(9, None), (10, Some((10, 'a'))), (19, Some((10, 'a'))), (99, Some((20, 'b')))]

@@ -108,7 +108,7 @@ impl<A: MapFamily> Leases<A> {
     /// Returns false, with nothing done, if that is not possible.
     fn add_peers(&mut self, joined: &[Peer]) -> Result<bool> {
         let more = leases_of(joined, &BTreeMap::new(), &Table::default());
-        if !self.ended.is_empty() || !self.leases.content().is_apart_from(&more) {
+        if !self.ended.is_empty() || !self.leases.content().is_disjoint(&more) {
             return Ok(false);
         }
         self.leases.add(more)?;

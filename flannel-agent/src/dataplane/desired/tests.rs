@@ -27,7 +27,7 @@ fn a_peer_is_a_route_a_neighbour_and_an_fdb_entry() {
     }
 }
 
-/// As many as have nexthop objects.
+/// As many peers as need nexthop objects.
 fn crowd() -> Vec<Peer> {
     let subnet = |n: usize| format!("10.{}.{}.0/24", n / 256, n % 256);
     (0..NEXTHOPS_FROM).map(|n| peer(&subnet(n), "192.168.64.2", 2)).collect()
@@ -50,7 +50,7 @@ fn many_routes_have_nexthop_objects_where_the_kernel_has_them() {
 }
 
 #[test]
-fn a_peer_on_the_link_has_a_route_by_its_address_and_nothing_else() {
+fn a_peer_on_the_link_has_a_direct_route_and_nothing_else() {
     let far = peer("10.1.16.0/24", "192.168.65.3", 3);
     let (near_v6, far_v6) = (peer("fd44:0:0:1::/64", "fd00::2", 4), peer("fd44:0:0:2::/64", "fd01::3", 5));
     let peers = [one(), far.clone(), near_v6.clone(), far_v6.clone()];
@@ -68,7 +68,7 @@ fn a_peer_on_the_link_has_a_route_by_its_address_and_nothing_else() {
 }
 
 #[test]
-fn changes_lead_from_any_state_to_any_other_and_then_end() {
+fn changes_lead_from_any_state_to_any_other() {
     let moved = Peer { public_ip: "192.168.64.9".parse().unwrap(), ..one() };
     let reborn = Peer { vtep_mac: Some(Mac([0xc6, 0, 0, 0, 0, 9])), ..one() };
     let other = peer("10.1.16.0/24", "192.168.64.3", 3);
@@ -91,14 +91,14 @@ fn changes_lead_from_any_state_to_any_other_and_then_end() {
 fn apply<K: Ord + Clone, V: Clone>(table: &mut Table<K, V>, changes: Changes<K, V>) {
     let mut entries: BTreeMap<K, V> = table.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
     for (key, _) in changes.remove {
-        assert!(entries.remove(&key).is_some(), "removed what is not there");
+        assert!(entries.remove(&key).is_some(), "removed an entry that does not exist");
     }
     entries.extend(changes.set);
     *table = entries.into_iter().collect();
 }
 
 #[test]
-fn what_the_kernel_announces_is_ours_or_contradicts_us() {
+fn reported_entries_agree_with_the_desired_ones_or_contradict_them() {
     const DEVICE: u32 = 7;
     let (peer, floor) = (one(), Floor::of(&[one()], true));
     let (gateway, mac, node) = (peer.subnet.network(), peer.vtep_mac.unwrap(), peer.public_ip);
@@ -125,7 +125,7 @@ fn what_the_kernel_announces_is_ours_or_contradicts_us() {
 }
 
 #[test]
-fn questions_are_answered_from_the_peers() {
+fn questions_of_the_kernel_are_answered_from_the_peers() {
     let (peer, other) = (one(), peer("10.1.16.0/24", "192.168.64.3", 3));
     let floor = Floor::of(&[peer.clone(), other.clone()], true);
     let mac = peer.vtep_mac.unwrap();
@@ -133,8 +133,8 @@ fn questions_are_answered_from_the_peers() {
     for address in ["10.1.15.0", "10.1.15.7", "10.1.15.255"] {
         assert_eq!(neighbour(address), Some(Answer::Neighbour(address.parse().unwrap(), mac)));
     }
-    for nobodys in ["10.1.14.255", "10.1.17.0", "9.0.0.1", "fd44::1"] {
-        assert_eq!(neighbour(nobodys), None, "{nobodys}");
+    for unknown in ["10.1.14.255", "10.1.17.0", "9.0.0.1", "fd44::1"] {
+        assert_eq!(neighbour(unknown), None, "{unknown}");
     }
     assert_eq!(floor.answer(&Miss::Fdb(mac)), Some(Answer::Fdb(mac, peer.public_ip)));
     assert_eq!(floor.answer(&Miss::Fdb(Mac([2; 6]))), None);
