@@ -1,6 +1,6 @@
-//! The BPF programs. [`path`] has one file per hook, the packet's way from top to bottom; [`stage`] has what
-//! happens to it on the way. Everything is a library, so that pure parts are tested on the host; the entry
-//! points alone are in `main.rs`.
+//! The BPF programs. [`path`] has one file per hook, which reads from top to bottom in the order of a packet's way. [`stage`]
+//! has the steps on this way. All code is a library, so that its pure parts are tested on the host; `main.rs` has only the
+//! entry points.
 #![cfg_attr(target_arch = "bpf", no_std)]
 
 pub mod group;

@@ -1,4 +1,4 @@
-//! Entry points, one per hook, and nothing else.
+//! The entry points, one per hook.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
@@ -9,49 +9,49 @@ mod entry {
     use flannel_ebpf::packet::{DriverPacket, Packet};
     use flannel_ebpf::{path, verdict};
 
-    /// Egress of `flannel.<VNI>`: a packet that the host routed into the overlay.
+    /// Egress of `flannel.<VNI>`: packets that the host has routed into the overlay.
     #[classifier]
     pub(crate) fn overlay_egress(ctx: TcContext) -> i32 {
         let packet = Packet::new(&ctx);
         verdict::conclude(Hook::OverlayEgress, &packet, path::overlay_egress::run(&packet))
     }
 
-    /// Ingress of the uplink: perhaps a VXLAN packet from a peer.
+    /// Ingress of the uplink: VXLAN from peers, and other traffic.
     #[classifier]
     pub(crate) fn underlay_ingress(ctx: TcContext) -> i32 {
         let packet = Packet::new(&ctx);
         verdict::conclude(Hook::UnderlayIngress, &packet, path::underlay_ingress::run(&packet))
     }
 
-    /// Ingress of `flannel.<VNI>`: a packet out of its tunnel.
+    /// Ingress of `flannel.<VNI>`: packets out of their tunnel.
     #[classifier]
     pub(crate) fn overlay_ingress(ctx: TcContext) -> i32 {
         let packet = Packet::new(&ctx);
         verdict::conclude(Hook::OverlayIngress, &packet, path::overlay_ingress::run(&packet))
     }
 
-    /// Ingress of a pod-side bridge port: what the pod sends.
+    /// Ingress of a pod's bridge port: packets from the pod.
     #[classifier]
     pub(crate) fn pod_egress(ctx: TcContext) -> i32 {
         let packet = Packet::new(&ctx);
         verdict::conclude(Hook::PodEgress, &packet, path::pod_egress::run(&packet))
     }
 
-    /// Egress of a pod-side bridge port: what the pod gets.
+    /// Egress of a pod's bridge port: packets to the pod.
     #[classifier]
     pub(crate) fn pod_ingress(ctx: TcContext) -> i32 {
         let packet = Packet::new(&ctx);
         verdict::conclude(Hook::PodIngress, &packet, Err(path::pod_ingress::run(&packet)))
     }
 
-    /// Egress of the uplink: perhaps a packet to a peer on its link.
+    /// Egress of the uplink: packets to peers on its link, and other traffic.
     #[classifier]
     pub(crate) fn underlay_egress(ctx: TcContext) -> i32 {
         let packet = Packet::new(&ctx);
         verdict::conclude(Hook::UnderlayEgress, &packet, Err(path::underlay_egress::run(&packet)))
     }
 
-    /// XDP of the uplink: perhaps a VXLAN packet from a peer, before the kernel has looked at it.
+    /// XDP of the uplink: VXLAN from peers, and other traffic, before the kernel reads it.
     #[xdp]
     pub(crate) fn underlay_xdp(ctx: XdpContext) -> u32 {
         let packet = DriverPacket::new(&ctx);
@@ -63,12 +63,12 @@ mod entry {
         loop {}
     }
 
-    /// Some kernel interfaces are open only to programs with a GPL-compatible licence string.
+    /// The kernel allows some helpers only to programs with a GPL-compatible licence.
     #[unsafe(link_section = "license")]
     #[unsafe(no_mangle)]
     static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 }
 
-/// On the host this crate is only a library.
+/// On the host this crate is a library only.
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -1,4 +1,26 @@
-//! The outer headers: IPv4, UDP and VXLAN (RFC 7348 section 5), as bytes. Pure; tested on the host.
+//! The outer headers: IPv4, UDP and VXLAN (RFC 7348 section 5). Pure; tested on the host.
+//!
+//! ```
+//! use flannel_ebpf::outer::{EncapParams, LEN};
+//! use flannel_ebpf::packet::Header as _;
+//! use network_types::eth::EthHdr;
+//!
+//! let params = EncapParams {
+//!     source: [192, 168, 64, 1],
+//!     destination: [192, 168, 64, 2],
+//!     source_port: 40000,
+//!     port: 8472_u16.to_be_bytes(),
+//!     vni: 1,
+//!     mark: 0,
+//!     ecn: 0,
+//!     ttl: 64,
+//!     identification: 0,
+//! };
+//! let inner = EthHdr { dst_addr: [2; 6], src_addr: [4; 6], ether_type: 0x0800_u16.to_be() };
+//! let headers = params.headers(inner, 98);
+//! assert_eq!(headers.bytes().len(), LEN + 14);
+//! assert_eq!(headers.bytes()[2..4], 134_u16.to_be_bytes(), "length of the outer packet");
+//! ```
 
 use flannel_common::checksum;
 use network_types::eth::EthHdr;
@@ -13,33 +35,33 @@ use crate::packet::Header;
 /// Bytes of outer headers between the outer Ethernet header and the inner frame.
 pub const LEN: usize = Ipv4Hdr::OUTER_LEN;
 
-/// What encapsulation puts behind the outer Ethernet header: outer headers, and the inner frame's beginning.
+/// What encapsulation writes after the outer Ethernet header: outer headers and the start of the inner frame.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct Headers<T> {
+pub struct EncapHeaders<T> {
     ip: Ipv4Hdr,
     udp: UdpHdr,
     vxlan: VxlanHdr,
     inner: T,
 }
 
-// SAFETY: headers one behind the other, of an even number of bytes (asserted below), aligned to 2 at most.
-unsafe impl<T: Header> Header for Headers<T> {}
-const _: () = assert!(size_of::<Headers<EthHdr>>() == LEN + EthHdr::LEN);
+// SAFETY: headers in a row without padding (asserted below), aligned to 2 at most.
+unsafe impl<T: Header> Header for EncapHeaders<T> {}
+const _: () = assert!(size_of::<EncapHeaders<EthHdr>>() == LEN + EthHdr::LEN);
 
-/// What the outer headers say.
-pub struct Outer {
-    /// Our address on the underlay.
+/// Values for the outer headers.
+pub struct EncapParams {
+    /// This node's address on the underlay.
     pub source: [u8; 4],
     /// The peer's public address.
     pub destination: [u8; 4],
-    /// UDP source port, from the inner flow, so that the underlay can spread flows.
+    /// UDP source port, derived from the inner flow, so that the underlay can spread flows.
     pub source_port: u16,
     /// UDP destination port, wire order.
     pub port: [u8; 2],
     /// VXLAN network identifier.
     pub vni: u32,
-    /// The inner packet's mark, as far as it stands for a group ([`group::header`]); 0 without group policy.
+    /// The inner packet's mark, which makes its group ([`group::header`]); 0 without group policy.
     pub mark: u32,
     /// ECN code point of the inner packet, copied (RFC 6040 section 4.1, normal mode).
     pub ecn: u8,
@@ -49,14 +71,15 @@ pub struct Outer {
     pub identification: u16,
 }
 
-impl Outer {
-    /// The headers in front of an inner packet whose frame has `frame_len` bytes. The UDP checksum is 0, as
-    /// flannel's peers send it: hardware that computes one for an encapsulated packet has corrupted it before
-    /// (flannel issues 1279 and 2152).
+impl EncapParams {
+    /// Makes the headers for an inner frame of `frame_len` bytes that begins with `inner`.
+    ///
+    /// The UDP checksum is 0, as flannel's peers send it: hardware that computes one for encapsulated packets has corrupted
+    /// them (flannel issues 1279 and 2152).
     #[inline(always)]
-    pub fn before<T: Header>(&self, inner: T, frame_len: u16) -> Headers<T> {
+    pub fn headers<T: Header>(&self, inner: T, frame_len: u16) -> EncapHeaders<T> {
         let udp_len = frame_len + (UdpHdr::LEN + VxlanHdr::LEN) as u16;
-        Headers {
+        EncapHeaders {
             ip: self.ipv4(udp_len + Ipv4Hdr::LEN as u16),
             udp: UdpHdr {
                 src: self.source_port.to_be_bytes(),
@@ -88,14 +111,13 @@ impl Outer {
     }
 }
 
-/// UDP source port of a flow, spread like the kernel's (`udp_flow_src_port`) over the default local port
-/// range.
+/// Returns the UDP source port for a flow: like the kernel (`udp_flow_src_port`), from the default local port range.
 #[inline(always)]
 #[must_use]
 pub fn source_port(flow_hash: u32) -> u16 {
     const FIRST: u16 = 32768;
     const LAST: u16 = 60999;
-    // The upper half decides below: let the lower half have a say in it.
+    // The multiplication uses mostly the upper half, so the lower one is mixed in.
     let hash = flow_hash ^ (flow_hash << 16);
     FIRST + ((u64::from(hash) * u64::from(LAST - FIRST + 1)) >> 32) as u16
 }
@@ -104,8 +126,8 @@ pub fn source_port(flow_hash: u32) -> u16 {
 mod tests {
     use super::*;
 
-    fn outer() -> Outer {
-        Outer {
+    fn params() -> EncapParams {
+        EncapParams {
             source: [192, 168, 64, 1],
             destination: [192, 168, 64, 2],
             source_port: 40000,
@@ -119,9 +141,9 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_those_of_the_rfc() {
+    fn headers_have_the_layout_of_the_rfc() {
         let inner = EthHdr { dst_addr: [2; 6], src_addr: [4; 6], ether_type: 0x0800_u16.to_be() };
-        let headers = outer().before(inner, 100);
+        let headers = params().headers(inner, 100);
         let bytes = headers.bytes();
         #[rustfmt::skip]
         let expected = [
@@ -135,9 +157,9 @@ mod tests {
     }
 
     #[test]
-    fn the_checksum_of_a_header_with_its_checksum_is_zero() {
+    fn the_header_checksum_is_right() {
         for tot_len in [0, 20, 136, 1500, u16::MAX] {
-            let mut ip = outer().ipv4(tot_len);
+            let mut ip = params().ipv4(tot_len);
             assert_eq!(checksum::of(ip.bytes()), 0, "length {tot_len}");
             ip.ttl -= 1;
             assert_ne!(checksum::of(ip.bytes()), 0, "length {tot_len}");

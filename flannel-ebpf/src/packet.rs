@@ -1,4 +1,4 @@
-//! The only place that touches packet memory: every read is bounds-checked here.
+//! Access to packet memory. Every read is bounds-checked here, and nowhere else.
 
 use core::{ptr, slice};
 
@@ -20,14 +20,14 @@ mod handed_over;
 
 pub use driver::DriverPacket;
 
-/// `skb->pkt_type` (linux/if_packet.h) of a frame that is addressed to this host.
+/// `skb->pkt_type` (linux/if_packet.h) of frames addressed to this host.
 const PACKET_HOST: u32 = 0;
 
-/// Protocol headers that may be read and written in place.
+/// A header that may be read and written in place.
 ///
 /// # Safety
-/// `repr(C)` without padding, valid for every bit pattern, and of an alignment that packet memory has: at
-/// most 2.
+/// The type is `repr(C)` without padding and valid for every bit pattern. Its alignment is at most 2, as that of packet
+/// memory.
 pub unsafe trait Header: Sized {
     /// Returns the header as it is on the wire.
     #[inline(always)]
@@ -36,56 +36,55 @@ pub unsafe trait Header: Sized {
         unsafe { slice::from_raw_parts(ptr::from_ref(self).cast(), size_of::<Self>()) }
     }
 }
-// SAFETY: plain bytes and one u16.
+// SAFETY: bytes and one u16.
 unsafe impl Header for EthHdr {}
-// SAFETY: plain bytes.
+// SAFETY: bytes.
 unsafe impl Header for Ipv4Hdr {}
-// SAFETY: plain bytes.
+// SAFETY: bytes.
 unsafe impl Header for Ipv6Hdr {}
-// SAFETY: plain bytes.
+// SAFETY: bytes.
 unsafe impl Header for UdpHdr {}
-// SAFETY: plain bytes.
+// SAFETY: bytes.
 unsafe impl Header for VxlanHdr {}
 // SAFETY: a byte.
 unsafe impl Header for u8 {}
-// SAFETY: plain bytes, those of the address too.
+// SAFETY: bytes, the address as well.
 unsafe impl<A: Address> Header for Handover<A> {}
 
-/// A frame that a program meets, whatever runs the program: what reading headers needs.
+/// A frame that a TC or XDP program handles.
 pub trait PacketAccess {
-    /// What the kernel hands the program.
+    /// What the kernel passes to the program.
     type Context: EbpfContext;
-    /// The verdict that lets the frame go on as it is.
+    /// The action that passes the frame on.
     const PASS: i32;
-    /// The verdict that ends it.
+    /// The action that drops the frame.
     const DROP: i32;
 
-    /// The context, for helpers and log macros.
+    /// Returns the context, for helpers and log macros.
     fn ctx(&self) -> &Self::Context;
 
-    /// Address of the first byte.
+    /// Returns the address of the first byte.
     fn data(&self) -> usize;
 
-    /// Address behind the last byte that can be read in place.
+    /// Returns the address after the last byte that can be read in place.
     fn data_end(&self) -> usize;
 
-    /// Length in bytes of the frame as the program met it, Ethernet header included; an aggregate's whole
-    /// length.
+    /// Returns the length in bytes that the frame had at first, Ethernet header included; of an aggregate, the whole length.
     fn frame_len(&self) -> u32;
 
-    /// Payload bytes per segment of a GSO/GRO aggregate, 0 for a single packet, or where that cannot be seen.
+    /// Returns the payload bytes per segment of an aggregate (GSO, GRO); 0 for a single packet, and always in XDP.
     fn gso_size(&self) -> u32;
 
-    /// Whether the frame is addressed to this host and untagged: neither promiscuous catch nor VLAN traffic.
+    /// Returns whether the frame is addressed to this host, not received in promiscuous mode, and has no VLAN tag.
     fn is_for_host(&self, node: &NodeConfig) -> bool;
 
-    /// Whether the frame has no VLAN tag beside it in the metadata.
+    /// Returns whether the kernel has taken no VLAN tag out of the frame.
     fn is_untagged(&self) -> bool;
 
-    /// Makes the first `len` bytes readable, or the whole frame if it is shorter.
+    /// Makes the first `len` bytes readable in place, or the whole frame if it is shorter.
     fn pull(&self, len: u32);
 
-    /// The header at `offset`.
+    /// Returns the header at `offset`.
     ///
     /// # Errors
     /// [`Outcome::Truncated`] if the frame ends before the header does.
@@ -95,43 +94,52 @@ pub trait PacketAccess {
         if start + size_of::<T>() > self.data_end() {
             return Err(Outcome::Truncated);
         }
-        // SAFETY: within the frame (checked above), readable in place (`Header`), and not written to while
-        // borrowed: writing goes through helpers that invalidate packet pointers, which the verifier enforces.
+        // SAFETY: within the frame (checked above) and readable in place (`Header`). It is not written while borrowed:
+        // helpers write, and the verifier lets no packet pointer outlive their call.
         Ok(unsafe { &*(start as *const T) })
     }
 }
 
-/// A frame on its way through a TC program, from its Ethernet header on.
+/// The methods that all implementations of [`PacketAccess`] share.
+macro_rules! frame_accessors {
+    ($context:ty) => {
+        type Context = $context;
+
+        #[inline(always)]
+        fn ctx(&self) -> &$context {
+            self.ctx
+        }
+
+        #[inline(always)]
+        fn data(&self) -> usize {
+            self.ctx.data()
+        }
+
+        #[inline(always)]
+        fn data_end(&self) -> usize {
+            self.ctx.data_end()
+        }
+
+        #[inline(always)]
+        fn frame_len(&self) -> u32 {
+            self.len
+        }
+    };
+}
+use frame_accessors;
+
+/// A frame in a TC program, from its Ethernet header on.
 pub struct Packet<'a> {
     ctx: &'a TcContext,
     len: u32,
 }
 
 impl PacketAccess for Packet<'_> {
-    type Context = TcContext;
-    /// To the next program and then to the stack; the same number as `TCX_NEXT`.
+    /// Runs the next program and then the stack. `TCX_NEXT` is the same number.
     const PASS: i32 = TC_ACT_UNSPEC;
     const DROP: i32 = TC_ACT_SHOT;
 
-    #[inline(always)]
-    fn ctx(&self) -> &TcContext {
-        self.ctx
-    }
-
-    #[inline(always)]
-    fn data(&self) -> usize {
-        self.ctx.data()
-    }
-
-    #[inline(always)]
-    fn data_end(&self) -> usize {
-        self.ctx.data_end()
-    }
-
-    #[inline(always)]
-    fn frame_len(&self) -> u32 {
-        self.len
-    }
+    frame_accessors!(TcContext);
 
     #[inline(always)]
     fn gso_size(&self) -> u32 {
@@ -152,14 +160,14 @@ impl PacketAccess for Packet<'_> {
     fn pull(&self, len: u32) {
         let len = if len < self.len { len } else { self.len };
         if self.ctx.data() + len as usize > self.ctx.data_end() {
-            // What still cannot be read after a failure is reported by `header`.
+            // If this fails, `header` reports what cannot be read.
             let _ = self.ctx.pull_data(len);
         }
     }
 }
 
 impl<'a> Packet<'a> {
-    /// The frame of a program run.
+    /// Wraps the context of a program run.
     #[inline(always)]
     pub fn new(ctx: &'a TcContext) -> Self {
         Self { ctx, len: ctx.len() }
@@ -167,45 +175,44 @@ impl<'a> Packet<'a> {
 
     #[inline(always)]
     fn skb(&self) -> &__sk_buff {
-        // SAFETY: the kernel hands every program run a valid context.
+        // SAFETY: the kernel passes a valid context to every program run.
         unsafe { &*self.ctx.skb.skb }
     }
 
-    /// The mark that firewall, routing and group policy know the packet by.
+    /// Returns the mark, which firewall, routing and group policy use.
     #[inline(always)]
     pub fn mark(&self) -> u32 {
         self.skb().mark
     }
 
-    /// Changes the mark.
+    /// Sets the mark.
     #[inline(always)]
     pub fn set_mark(&self, mark: u32) {
         self.ctx.set_mark(mark);
     }
 
-    /// ifindex of the interface whose hook the program runs at.
+    /// Returns the ifindex of the interface that the program runs on.
     #[inline(always)]
     pub fn ifindex(&self) -> u32 {
         self.skb().ifindex
     }
 
-    /// ifindex of the interface that the frame was last received on; 0: it comes from this host.
+    /// Returns the ifindex of the interface that last received the frame; 0: it comes from this host.
     #[inline(always)]
     pub fn ingress_ifindex(&self) -> u32 {
         self.skb().ingress_ifindex
     }
 
-    /// The longest IP packet in bytes that an interface takes, if it is there (`bpf_check_mtu`: Linux 5.12).
+    /// Returns the MTU in bytes of an interface, if it exists (`bpf_check_mtu`: Linux 5.12).
     #[inline(always)]
     pub fn mtu_of(&self, ifindex: u32) -> Option<u32> {
         let mut mtu = 0;
-        // SAFETY: the context is valid for the whole run. What the helper says of this packet does not matter.
+        // SAFETY: the context is valid for the whole run. Whether this packet fits does not matter here.
         let checked = unsafe { bpf_check_mtu(self.ctx.skb.skb.cast(), ifindex, &raw mut mtu, 0, 0) };
         (checked >= 0).then_some(mtu)
     }
 
-    /// A copy of the header at `offset`, wherever that is: for rare packets, since it costs a helper call, and the verifier
-    /// next to nothing.
+    /// Copies the header at any `offset`. It costs a helper call, but the verifier next to nothing: for rare packets.
     ///
     /// # Errors
     /// [`Outcome::Truncated`] if the frame ends before the header does.
@@ -214,31 +221,31 @@ impl<'a> Packet<'a> {
         self.ctx.load(offset).map_err(|_| Outcome::Truncated)
     }
 
-    /// Grows (positive) or shrinks (negative) the frame behind its Ethernet header.
+    /// Grows (positive) or shrinks (negative) the frame after its Ethernet header.
     ///
     /// # Errors
-    /// [`Outcome::NoRoom`]: the kernel refused and the frame is as before.
+    /// [`Outcome::NoRoom`]: the kernel refused. The frame is as before.
     #[inline(always)]
     pub fn adjust(&self, by: i32, flags: u64) -> Result<(), Outcome> {
         use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
         self.ctx.adjust_room(by, BPF_ADJ_ROOM_MAC, flags).map_err(|_| Outcome::NoRoom)
     }
 
-    /// Writes a header over the frame's bytes at `offset`.
+    /// Writes a header at `offset`.
     ///
     /// # Errors
-    /// [`Outcome::WriteFailed`]: the frame is beyond repair, since it has been resized.
+    /// [`Outcome::WriteFailed`]: the frame is lost if it has been resized.
     #[inline(always)]
     pub fn write<T: Header>(&self, offset: usize, header: &T) -> Result<(), Outcome> {
         self.ctx.store(offset, header, 0).map_err(|_| Outcome::WriteFailed)
     }
 
-    /// Tells the kernel by how much what was written has changed the Internet checksum over the packet, in the machine's
-    /// order (`bpf_csum_update`: Linux 4.9). It matters where the driver has summed the packet (CHECKSUM_COMPLETE).
+    /// Adds to the kernel's checksum over the packet by how much a write has changed it, in the machine's order
+    /// (`bpf_csum_update`: Linux 4.9). The kernel has one if the driver has summed the packet (CHECKSUM_COMPLETE).
     #[inline(always)]
-    pub fn add_to_sum(&self, change: u32) {
+    pub fn update_checksum(&self, change: u32) {
         if change != 0 {
-            // SAFETY: the context is valid for the whole run. That the kernel keeps no sum is no error.
+            // SAFETY: the context is valid for the whole run. The helper fails if the kernel has no checksum, which is fine.
             let _ = unsafe { bpf_csum_update(self.ctx.skb.skb, change) };
         }
     }

@@ -1,4 +1,4 @@
-//! The packet's way: one file per hook.
+//! One file per hook: what a program does with a packet, in order.
 
 pub mod overlay_egress;
 pub mod overlay_ingress;

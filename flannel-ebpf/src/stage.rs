@@ -1,8 +1,7 @@
-//! What happens to a packet on its way.
+//! The steps on a packet's way.
 
 pub mod decap;
 pub mod deliver;
-pub mod depart;
 pub mod ecn;
 pub mod encap;
 pub mod find_udp;
@@ -11,6 +10,7 @@ pub mod flow;
 pub mod handover;
 pub mod parse;
 pub mod path_mtu;
+pub mod report;
 pub mod route;
 pub mod sender;
-pub mod tell;
+pub mod transmit;

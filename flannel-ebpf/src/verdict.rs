@@ -1,29 +1,29 @@
-//! The end of every program run: one outcome, counted once, turned into one verdict.
+//! The end of every program run: its outcome is counted once and turned into one action.
 
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Verdict};
 
 use crate::maps;
 use crate::packet::PacketAccess;
 
-/// A packet that a program took over.
+/// A packet that a program has taken over.
 pub struct Carried {
-    /// What was done.
+    /// What the program has done.
     pub outcome: Outcome,
-    /// The verdict that sends it on.
+    /// The action that sends it on.
     pub action: i32,
 }
 
-/// Counts the run and gives the kernel its verdict. What was not taken over goes on as it is.
+/// Counts the run and returns the action for the kernel.
 #[inline(always)]
-pub fn conclude<P: PacketAccess>(hook: Hook, packet: &P, end: Result<Carried, Outcome>) -> i32 {
+pub fn conclude<P: PacketAccess>(hook: Hook, packet: &P, result: Result<Carried, Outcome>) -> i32 {
     let bytes = packet.frame_len();
-    let (outcome, action) = match end {
+    let (outcome, action) = match result {
         Ok(carried) => (carried.outcome, carried.action),
         Err(outcome) => (outcome, action_of::<P>(outcome)),
     };
     maps::count(MetricsKey { outcome, hook }, bytes.into());
-    // Numbers: the agent has the names, and the verifier walks through this code once instead of once per name.
-    // The loader sets the log level; below this one the verifier removes the code (frozen maps: Linux 5.2).
+    // Numbers instead of names: the verifier would walk through the logging code once for each name. The agent adds them.
+    // The loader sets the log level. If debug messages are off, the verifier removes this code (frozen maps: Linux 5.2).
     aya_log_ebpf::debug!(packet.ctx(), "{} {} {}", hook as u32, outcome as u32, bytes);
     action
 }

@@ -11,7 +11,7 @@ use super::{Ip, UDP};
 use crate::packet::Header as _;
 use crate::stage::ecn;
 
-/// Version 4, header of 5 words: no options.
+/// Version 4 and a header of 5 words, which has no options.
 const PLAIN: u8 = 0x45;
 /// More-fragments flag and fragment offset (RFC 791 section 3.1), wire order.
 const FRAGMENT: [u8; 2] = [0x3f, 0xff];
@@ -88,17 +88,17 @@ impl Ip for Ipv4Hdr {
     }
 
     #[inline(always)]
-    fn marked(&self, code_point: u8) -> Self {
-        ecn::marked(*self, code_point)
+    fn with_ecn(&self, code_point: u8) -> Self {
+        ecn::with_code_point(*self, code_point)
     }
 
-    /// The header's own checksum makes up for every change.
+    /// Changes of the header and of its own checksum add up to nothing.
     #[inline(always)]
-    fn sum_to(&self, _: &Self) -> u32 {
+    fn checksum_change(&self, _: &Self) -> u32 {
         0
     }
 
-    /// 169.254.0.0/16 is like any other to the stack (RFC 3927 section 7).
+    /// Linux forwards 169.254.0.0/16 like other addresses, unlike RFC 3927 section 7.
     #[inline(always)]
     fn stays_on_link(_: &V4) -> bool {
         false
@@ -110,10 +110,10 @@ fn is_fragment(ip: &Ipv4Hdr) -> bool {
     ip.frags[0] & FRAGMENT[0] != 0 || ip.frags[1] & FRAGMENT[1] != 0
 }
 
-/// Whether the packet is a fragment without the beginning.
+/// Returns whether the packet is a fragment other than the first.
 #[inline(always)]
 pub(crate) fn is_later_fragment(ip: &Ipv4Hdr) -> bool {
-    /// The offset's part of [`FRAGMENT`].
+    /// The offset without the flags.
     const OFFSET: [u8; 2] = [0x1f, 0xff];
     ip.frags[0] & OFFSET[0] != 0 || ip.frags[1] & OFFSET[1] != 0
 }
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lives_no_longer_gets_no_further() {
+    fn an_expired_packet_is_not_forwarded() {
         for ttl in [0, 1] {
             assert!(ip(ttl, 1).hop().is_none(), "TTL {ttl}");
         }

@@ -78,7 +78,7 @@ impl Ip for Ipv6Hdr {
         }
     }
 
-    /// Without a UDP checksum the kernel's socket drops it (`udp6zerocsumrx` is off), which is for the kernel to do.
+    /// The kernel's socket drops packets without UDP checksum (`udp6zerocsumrx` is off).
     #[inline(always)]
     fn are_checksums_plain(&self, udp: &UdpHdr) -> bool {
         udp.check != [0; 2]
@@ -90,16 +90,16 @@ impl Ip for Ipv6Hdr {
     }
 
     #[inline(always)]
-    fn marked(&self, code_point: u8) -> Self {
+    fn with_ecn(&self, code_point: u8) -> Self {
         let [first, second, ..] = self.vcf;
         let mut ip = *self;
         ip.vcf[..2].copy_from_slice(&[first, second & !(ecn::FIELD << 4) | code_point << 4]);
         ip
     }
 
-    /// No checksum of the header makes up for the words that change.
+    /// The header has no checksum of its own that would balance the change.
     #[inline(always)]
-    fn sum_to(&self, after: &Self) -> u32 {
+    fn checksum_change(&self, after: &Self) -> u32 {
         let changing =
             |ip: &Self| [[ip.vcf[0], ip.vcf[1]], [ip.next_hdr, ip.hop_limit]].map(u16::from_ne_bytes);
         let ([first, second], [after_first, after_second]) = (changing(self), changing(after));
@@ -129,7 +129,7 @@ mod tests {
         }
     }
 
-    /// The Internet checksum over the header as the kernel keeps it: words in the machine's order, not inverted.
+    /// Adds up the header as the kernel does: words in the machine's order, not inverted.
     fn sum(ip: &Ipv6Hdr) -> u32 {
         ip.bytes().chunks(2).map(|word| u32::from(u16::from_ne_bytes([word[0], word[1]]))).sum()
     }
@@ -139,29 +139,29 @@ mod tests {
     }
 
     #[test]
-    fn the_sum_follows_the_hop_limit() {
+    fn the_change_of_the_checksum_is_that_of_the_header() {
         for (next_hdr, hop_limit) in (0..=255).flat_map(|next| (2..=255).map(move |limit| (next, limit))) {
             let ip = ip(next_hdr, hop_limit);
             let routed = ip.hop().unwrap();
             assert_eq!(routed.hop_limit, hop_limit - 1);
             for code_point in 0..=ecn::FIELD {
-                let marked = routed.marked(code_point);
+                let marked = routed.with_ecn(code_point);
                 assert_eq!(marked.traffic_class(), 0xa8 | code_point);
-                let followed = u64::from(sum(&ip)) + u64::from(ip.sum_to(&marked));
-                assert_eq!(folded(followed), folded(sum(&marked).into()), "{next_hdr} {hop_limit}");
+                let changed = u64::from(sum(&ip)) + u64::from(ip.checksum_change(&marked));
+                assert_eq!(folded(changed), folded(sum(&marked).into()), "{next_hdr} {hop_limit}");
             }
         }
     }
 
     #[test]
-    fn what_lives_no_longer_gets_no_further() {
+    fn an_expired_packet_is_not_forwarded() {
         for limit in [0, 1] {
             assert!(ip(UDP, limit).hop().is_none(), "hop limit {limit}");
         }
     }
 
     #[test]
-    fn the_traffic_class_lies_across_two_bytes() {
+    fn the_traffic_class_is_read_from_two_bytes() {
         assert_eq!((ip(UDP, 64).traffic_class(), ip(UDP, 64).packet_len()), (0xab, 140));
     }
 

@@ -1,4 +1,4 @@
-//! A frame as the driver has it, in an XDP program: bytes in one piece, and nothing known about them.
+//! Frames in XDP programs: bytes in one piece, without what the kernel finds out later.
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_meta};
@@ -7,43 +7,43 @@ use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 
-use super::{Header, PacketAccess};
+use super::{Header, PacketAccess, frame_accessors};
 
-/// A frame on its way through an XDP program, from its Ethernet header on.
+/// A frame in an XDP program, from its Ethernet header on.
 pub struct DriverPacket<'a> {
     ctx: &'a XdpContext,
     len: u32,
 }
 
 impl<'a> DriverPacket<'a> {
-    /// The frame of a program run.
+    /// Wraps the context of a program run.
     #[inline(always)]
     pub fn new(ctx: &'a XdpContext) -> Self {
         Self { ctx, len: (ctx.data_end() - ctx.data()) as u32 }
     }
 
-    /// Puts a note in front of the frame, which TC programs can read (`bpf_xdp_adjust_meta`: Linux 4.15). Together
-    /// with [`Self::shrink`] it moves along.
+    /// Writes metadata in front of the frame, for TC programs (`bpf_xdp_adjust_meta`: Linux 4.15). [`Self::shrink`] moves
+    /// it along.
     ///
     /// # Errors
-    /// [`Outcome::NoRoom`]: the driver has no room for notes, and the frame is as before.
+    /// [`Outcome::NoRoom`]: the driver has no room for metadata. The frame is as before.
     #[inline(always)]
-    pub fn note<T: Header>(&self, note: &T) -> Result<(), Outcome> {
+    pub fn write_metadata<T: Header>(&self, metadata: &T) -> Result<(), Outcome> {
         // SAFETY: the context is valid for the whole run.
         let moved = unsafe { bpf_xdp_adjust_meta(self.ctx.ctx, -(size_of::<T>() as i32)) };
         let (start, end) = (self.ctx.metadata(), self.ctx.metadata_end());
         if moved != 0 || start + size_of::<T>() > end {
             return Err(Outcome::NoRoom);
         }
-        // SAFETY: within the metadata (checked above), and any bytes may stand there (`Header`).
-        unsafe { core::ptr::write_unaligned(start as *mut T, core::ptr::read(note)) };
+        // SAFETY: within the metadata (checked above), whose alignment does not matter.
+        unsafe { core::ptr::write_unaligned(start as *mut T, core::ptr::read(metadata)) };
         Ok(())
     }
 
-    /// Takes the first `by` bytes off the frame (`bpf_xdp_adjust_head`: Linux 4.10).
+    /// Removes the first `by` bytes of the frame (`bpf_xdp_adjust_head`: Linux 4.10).
     ///
     /// # Errors
-    /// [`Outcome::NoRoom`]: less than an Ethernet header would be left, and the frame is as before.
+    /// [`Outcome::NoRoom`]: less than an Ethernet header would be left. The frame is as before.
     #[inline(always)]
     pub fn shrink(&self, by: usize) -> Result<(), Outcome> {
         // SAFETY: the context is valid for the whole run.
@@ -53,29 +53,10 @@ impl<'a> DriverPacket<'a> {
 }
 
 impl PacketAccess for DriverPacket<'_> {
-    type Context = XdpContext;
     const PASS: i32 = XDP_PASS as i32;
     const DROP: i32 = XDP_DROP as i32;
 
-    #[inline(always)]
-    fn ctx(&self) -> &XdpContext {
-        self.ctx
-    }
-
-    #[inline(always)]
-    fn data(&self) -> usize {
-        self.ctx.data()
-    }
-
-    #[inline(always)]
-    fn data_end(&self) -> usize {
-        self.ctx.data_end()
-    }
-
-    #[inline(always)]
-    fn frame_len(&self) -> u32 {
-        self.len
-    }
+    frame_accessors!(XdpContext);
 
     #[inline(always)]
     fn gso_size(&self) -> u32 {
@@ -87,7 +68,7 @@ impl PacketAccess for DriverPacket<'_> {
         self.header::<EthHdr>(0).is_ok_and(|ethernet| ethernet.dst_addr == node.uplink_mac)
     }
 
-    /// A tag that the NIC has taken out is seen in TC only.
+    /// Only TC sees a tag that the NIC has taken out.
     #[inline(always)]
     fn is_untagged(&self) -> bool {
         true

@@ -1,4 +1,4 @@
-//! Egress of a vxlan device: the host routed a packet into the overlay; wrap it and send it to its node.
+//! Egress of a vxlan device: wraps a packet that the host has routed into the overlay, and sends it to its node.
 
 use flannel_common::flow::Direction;
 use flannel_common::node::NodeConfig;
@@ -6,37 +6,38 @@ use flannel_common::outcome::Outcome;
 
 use crate::maps;
 use crate::packet::Packet;
-use crate::stage::depart::Depart;
 use crate::stage::flow::FlowPacket;
-use crate::stage::parse::{self, Frame, Inner};
-use crate::stage::tell;
+use crate::stage::parse::{self, Inner, with_inner};
+use crate::stage::report;
+use crate::stage::transmit::{Outgoing, Transmit};
 use crate::verdict::Carried;
 
-/// One packet from the host stack to the peer.
+/// Handles one packet from the host stack to a peer.
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
     let node = &maps::node_config()?;
-    match parse::frame_at(packet, 0)? {
-        Frame::V4(inner) => send(packet, &inner, node),
-        Frame::V6(inner) => send(packet, &inner, node),
-    }
+    with_inner!(parse::frame_at(packet, 0)?, inner => send(packet, &inner, node))
 }
 
 #[inline(always)]
-fn send<H: Depart>(packet: &Packet<'_>, inner: &Inner<'_, H>, node: &NodeConfig) -> Result<Carried, Outcome> {
-    let lease = tell::peer_of(inner, node)?;
+fn send<H: Transmit>(
+    packet: &Packet<'_>,
+    inner: &Inner<'_, H>,
+    node: &NodeConfig,
+) -> Result<Carried, Outcome> {
+    let lease = report::peer_of(inner, node)?;
     if inner.frame.dst_addr != lease.vtep_mac {
-        // Somebody's own neighbour entry: the FDB knows where it leads, we do not.
+        // A neighbour entry that the agent did not write. The kernel's FDB knows where it leads.
         return Err(Outcome::ForeignVtep);
     }
     let mark = parse::mark(packet, node);
     if node.flow_cache != 0
-        && let Ok(step) = FlowPacket::read(packet, inner, Direction::Egress, mark)
+        && let Ok(flow) = FlowPacket::read(packet, inner, Direction::Egress, mark)
     {
-        if H::WRAPPED_BY_DEVICE && step.has_skipped_stack(packet) {
+        if H::WRAPPED_BY_DEVICE && flow.has_skipped_stack(packet) {
             return Err(Outcome::AfterShortcut);
         }
-        step.note_exit(None);
+        flow.note_exit(None);
     }
-    H::depart(packet, inner, None, node, &lease, mark)
+    H::transmit(&Outgoing { packet, inner, node, lease, mark }, None)
 }

@@ -1,4 +1,4 @@
-//! Egress of the uplink, with DirectRouting: what the host stack has let through to peers on the link.
+//! Egress of the uplink, with DirectRouting: packets to peers on the link, after the host stack.
 
 use flannel_common::flow::Direction;
 use flannel_common::lease::DIRECT;
@@ -7,10 +7,10 @@ use flannel_common::outcome::Outcome;
 
 use crate::maps::{self, IpFamily};
 use crate::packet::Packet;
-use crate::stage::flow::FlowPacket;
-use crate::stage::parse::{self, Frame, Inner};
+use crate::stage::flow::{self, FlowPacket};
+use crate::stage::parse::{self, Inner, with_inner};
 
-/// One packet to the underlay. It always goes on; what it proves is noted.
+/// Handles one packet to the underlay. It always goes on; the proof that it gives is noted.
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Outcome {
     note(packet).unwrap_or_else(|outcome| outcome)
@@ -18,18 +18,12 @@ pub fn run(packet: &Packet<'_>) -> Outcome {
 
 #[inline(always)]
 fn note(packet: &Packet<'_>) -> Result<Outcome, Outcome> {
-    let node = &maps::node_config()?;
-    if node.flow_cache == 0 {
-        return Err(Outcome::FlowCacheOff);
-    }
-    match parse::frame_at(packet, 0)? {
-        Frame::V4(inner) => proof_by(packet, &inner, node),
-        Frame::V6(inner) => proof_by(packet, &inner, node),
-    }
+    let node = &flow::node_config()?;
+    with_inner!(parse::frame_at(packet, 0)?, inner => note_proof(packet, &inner, node))
 }
 
 #[inline(always)]
-fn proof_by<H: IpFamily>(
+fn note_proof<H: IpFamily>(
     packet: &Packet<'_>,
     inner: &Inner<'_, H>,
     node: &NodeConfig,
@@ -38,9 +32,9 @@ fn proof_by<H: IpFamily>(
     if lease.is_none_or(|lease| lease.flags != DIRECT) {
         return Err(Outcome::NotOnLink);
     }
-    let step = FlowPacket::read(packet, inner, Direction::Egress, parse::mark(packet, node))?;
-    if step.has_skipped_stack(packet) {
+    let flow = FlowPacket::read(packet, inner, Direction::Egress, parse::mark(packet, node))?;
+    if flow.has_skipped_stack(packet) {
         return Err(Outcome::AfterShortcut);
     }
-    Ok(if step.note_exit(None) { Outcome::FlowProven } else { Outcome::NoFlow })
+    Ok(if flow.note_exit(None) { Outcome::FlowProven } else { Outcome::NoFlow })
 }

@@ -1,5 +1,4 @@
-//! XDP of the uplink: take the outer headers off before the kernel makes aggregates, and leave the rest to
-//! `underlay_ingress`.
+//! XDP of the uplink: removes outer headers before the kernel makes aggregates, and leaves the rest to `underlay_ingress`.
 
 use flannel_common::handover::Handover;
 use flannel_common::node::{NodeConfig, XDP_GENERIC};
@@ -13,39 +12,40 @@ use crate::stage::parse::{self, Inner, Underlay};
 use crate::stage::{fit, handover};
 use crate::verdict::Carried;
 
-/// One packet from the underlay. What `underlay_ingress` would unwrap arrives there unwrapped, sender unchecked; all else
-/// as it was.
+/// Handles one packet from the underlay. If `underlay_ingress` would unwrap it, it arrives there unwrapped, its sender
+/// unchecked. Others arrive unchanged.
 #[inline(always)]
 pub fn run(packet: &DriverPacket<'_>) -> Result<Carried, Outcome> {
     let node = &maps::node_config()?;
     match parse::underlay(packet)? {
-        Underlay::V4 => strip::<Ipv4Hdr>(packet, node),
-        Underlay::V6 => strip::<Ipv6Hdr>(packet, node),
+        Underlay::V4 => unwrap::<Ipv4Hdr>(packet, node),
+        Underlay::V6 => unwrap::<Ipv6Hdr>(packet, node),
     }
 }
 
 #[inline(always)]
-fn strip<H: IpFamily>(packet: &DriverPacket<'_>, node: &NodeConfig) -> Result<Carried, Outcome> {
+fn unwrap<H: IpFamily>(packet: &DriverPacket<'_>, node: &NodeConfig) -> Result<Carried, Outcome> {
     let local = H::overlay_end(node);
-    let envelope = parse::outer::<H>(packet, node, local)?;
+    let outer = parse::outer::<H>(packet, node, local)?;
     let inner: Inner<'_, H> = parse::inner_at(packet, EthHdr::LEN + H::OUTER_LEN)?;
     if inner.frame.dst_addr != local.vtep_mac {
         return Err(Outcome::ForeignVtep);
     }
     if H::stays_on_link(&inner.ip.source()) {
-        // The floor's, by the sender check, and there is no floor behind this point.
+        // The sender check leaves it to the floor, and the floor does not accept unwrapped packets.
         return Err(Outcome::LinkLocal);
     }
     let late = node.xdp == XDP_GENERIC;
     if late && !is_single(packet, &inner) {
         return Err(Outcome::MaybeAggregate);
     }
-    let word = Handover::new(node, envelope.sender, envelope.tos, envelope.group, late);
-    handover::give::<H>(packet, inner.offset, word)?;
+    let metadata = Handover::new(node, outer.sender, outer.tos, outer.group, late);
+    handover::give::<H>(packet, inner.offset, metadata)?;
     Ok(Carried { outcome: Outcome::HandedOver, action: DriverPacket::PASS })
 }
 
-/// Generic mode comes behind GRO, and cannot see what is an aggregate. Whatever is one has a payload to be cut.
+/// Returns true only if the packet is no aggregate. Generic mode runs after GRO and cannot see which packets are; but
+/// aggregates have a payload.
 #[inline(always)]
 fn is_single<H: IpFamily>(packet: &DriverPacket<'_>, inner: &Inner<'_, H>) -> bool {
     match fit::headers_of_segment(packet, inner) {

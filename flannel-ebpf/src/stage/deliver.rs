@@ -1,4 +1,4 @@
-//! Where a finished packet goes.
+//! Sends finished packets on.
 
 use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
@@ -16,8 +16,8 @@ use crate::stage::parse::{self, Inner};
 use crate::stage::route::{self, Routed};
 use crate::verdict::Carried;
 
-/// Out of the uplink: the kernel looks route and neighbour of the outer destination up and writes the
-/// Ethernet header (`bpf_redirect_neigh`: Linux 5.10). Netfilter's output hooks are not passed.
+/// Sends a wrapped packet out of the uplink. The kernel looks up route and neighbour of the outer destination and writes
+/// the Ethernet header (`bpf_redirect_neigh`: Linux 5.10). The packet skips netfilter's output hooks.
 #[inline(always)]
 pub fn to_uplink(local: &OverlayEnd<impl Address>) -> Carried {
     // SAFETY: a helper call without pointers.
@@ -25,7 +25,7 @@ pub fn to_uplink(local: &OverlayEnd<impl Address>) -> Carried {
     Carried { outcome: Outcome::Encapsulated, action: action as i32 }
 }
 
-/// Out of the uplink to a neighbour there: the kernel looks its MAC up and writes the Ethernet header
+/// Sends a packet out of the uplink to a neighbour. The kernel looks up its MAC and writes the Ethernet header
 /// (`bpf_redirect_neigh` with a next hop: Linux 5.10).
 #[inline(always)]
 pub fn to_neighbour<H: Ip>(local: &OverlayEnd<H::Address>, neighbour: H::Address) -> Carried {
@@ -38,14 +38,14 @@ pub fn to_neighbour<H: Ip>(local: &OverlayEnd<H::Address>, neighbour: H::Address
     Carried { outcome: Outcome::OnLink, action: action as i32 }
 }
 
-/// `struct bpf_redir_neigh` (linux/bpf.h), an address of either family at its beginning.
+/// `struct bpf_redir_neigh` (linux/bpf.h). An IPv4 address takes the first bytes of the field.
 #[repr(C)]
 struct NextHop {
     family: u32,
     address: [u8; 16],
 }
 
-/// Into the host stack as received on the vxlan device.
+/// Sends an unwrapped packet into the host stack, as received on the vxlan device.
 #[inline(always)]
 pub fn to_overlay_device(local: &OverlayEnd<impl Address>) -> Carried {
     // SAFETY: a helper call without pointers.
@@ -53,7 +53,7 @@ pub fn to_overlay_device(local: &OverlayEnd<impl Address>) -> Carried {
     Carried { outcome: Outcome::Decapsulated, action: action as i32 }
 }
 
-/// Out of the vxlan device, which wraps it: as the host stack would send it there.
+/// Sends a packet out of the vxlan device, which wraps it.
 #[inline(always)]
 pub fn through_overlay_device(local: &OverlayEnd<impl Address>) -> Carried {
     // SAFETY: a helper call without pointers.
@@ -61,7 +61,7 @@ pub fn through_overlay_device(local: &OverlayEnd<impl Address>) -> Carried {
     Carried { outcome: Outcome::Forwarded, action: action as i32 }
 }
 
-/// What a packet that skips the host stack looks like at its pod, and where that is.
+/// Returns the headers with which a packet reaches its pod past the host stack, and the pod's port.
 ///
 /// # Errors
 /// Why it has to go through the host stack.
@@ -72,35 +72,35 @@ pub fn shortcut<F: IpFamily>(
     flow: &FlowPacket<F>,
 ) -> Result<(Routed<F>, Port), Outcome> {
     let port = flow.shortcut(None)?.port;
-    // A port that is gone swallows what is sent there, and no agent may be there to forget its flows.
+    // A packet to a port that is gone would be lost. Its flows are still known if no agent is running.
     let mtu = packet.mtu_of(port.ifindex).ok_or(Outcome::FlowNew)?;
     fit::mtu(packet, inner, mtu)?;
     Ok((route::hop(inner, port.gateway_mac, port.pod_mac)?, port))
 }
 
-/// A frame without a tunnel around it, from another node: to its pod if its flow is proven.
+/// Sends a frame without outer headers, from another node, to its pod if its flow is proven.
 ///
 /// # Errors
-/// Why it has to go through the host stack, where it is on its way to a proof.
+/// Why it has to go through the host stack. Its entry is noted.
 #[inline(always)]
 pub fn past_stack<F: IpFamily>(
     packet: &Packet<'_>,
     inner: &Inner<'_, F>,
     node: &NodeConfig,
 ) -> Result<Carried, Outcome> {
-    let step = FlowPacket::read(packet, inner, Direction::Ingress, parse::mark(packet, node))?;
-    let (routed, port) = shortcut(packet, inner, &step).inspect_err(|_| step.note_entry(None))?;
-    let sum = inner.ip.sum_to(&routed.ip);
+    let flow = FlowPacket::read(packet, inner, Direction::Ingress, parse::mark(packet, node))?;
+    let (routed, port) = shortcut(packet, inner, &flow).inspect_err(|_| flow.note_entry(None))?;
+    let change = inner.ip.checksum_change(&routed.ip);
     packet.write(0, &routed)?;
-    packet.add_to_sum(sum);
+    packet.update_checksum(change);
     if node.group_policy != 0 {
-        // The kernel device has set it; at the end of the veth's cable it would be gone.
+        // The vxlan device has set it. Through the stack, the packet would lose it at the veth.
         packet.set_mark(0);
     }
     Ok(to_pod(port))
 }
 
-/// Into the pod, at the other end of its bridge port's cable (`bpf_redirect_peer`: Linux 5.10).
+/// Sends a packet into the pod, through the other end of its bridge port (`bpf_redirect_peer`: Linux 5.10).
 #[inline(always)]
 pub fn to_pod(port: Port) -> Carried {
     // SAFETY: a helper call without pointers.

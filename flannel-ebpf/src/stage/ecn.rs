@@ -1,4 +1,4 @@
-//! Congestion on the underlay, told to the inner packet's ends (RFC 6040). Pure; tested on the host.
+//! Merges congestion marks of the underlay into inner packets (RFC 6040). Pure; tested on the host.
 
 use flannel_common::checksum;
 use flannel_common::outcome::Outcome;
@@ -7,17 +7,18 @@ use network_types::ip::Ipv4Hdr;
 /// The ECN field of the type-of-service byte (RFC 3168 section 5).
 pub const FIELD: u8 = 0b11;
 
-/// Code points (RFC 3168 section 5): not ECN-capable, ECN-capable of either kind, congestion experienced.
+/// Code points (RFC 3168 section 5): not ECN-capable, ECN-capable (two of them), congestion experienced.
 const NOT_ECT: u8 = 0b00;
 const ECT_0: u8 = 0b10;
 const ECT_1: u8 = 0b01;
 const CE: u8 = 0b11;
 
-/// The code point of a decapsulated packet that arrived with these two, by the table in RFC 6040 section 4.2, as
-/// the kernel's vxlan device has it too (ECT(1) counts as of Linux 5.8).
+/// Returns the code point of a decapsulated packet that arrived with these two type-of-service bytes.
+///
+/// The table is that of RFC 6040 section 4.2, as in the kernel's vxlan device (with ECT(1): Linux 5.8).
 ///
 /// # Errors
-/// [`Outcome::NotEcnCapable`]: a router was congested, and the packet's ends could not be told.
+/// [`Outcome::NotEcnCapable`]: a router was congested, and the packet cannot carry the mark.
 #[inline(always)]
 pub const fn decapsulated(outer: u8, inner: u8) -> Result<u8, Outcome> {
     match (outer & FIELD, inner & FIELD) {
@@ -28,10 +29,10 @@ pub const fn decapsulated(outer: u8, inner: u8) -> Result<u8, Outcome> {
     }
 }
 
-/// The header with this code point, its checksum right if it was so before.
+/// Returns the header with this code point. Its checksum stays right, or wrong.
 #[inline(always)]
 #[must_use]
-pub fn marked(mut ip: Ipv4Hdr, code_point: u8) -> Ipv4Hdr {
+pub fn with_code_point(mut ip: Ipv4Hdr, code_point: u8) -> Ipv4Hdr {
     let before = u16::from_be_bytes([ip.vihl, ip.tos]);
     ip.tos = ip.tos & !FIELD | code_point;
     let after = u16::from_be_bytes([ip.vihl, ip.tos]);
@@ -45,7 +46,7 @@ mod tests {
     use crate::packet::Header as _;
 
     #[test]
-    fn the_code_points_are_merged_as_the_rfc_has_it() {
+    fn code_points_are_merged_as_the_rfc_says() {
         const DROP: Result<u8, Outcome> = Err(Outcome::NotEcnCapable);
         // Columns: outer Not-ECT, ECT(0), ECT(1), CE.
         let table = [
@@ -63,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn the_checksum_stays_right_or_wrong() {
+    fn a_right_checksum_stays_right_and_a_wrong_one_wrong() {
         let mut ip = Ipv4Hdr {
             vihl: 0x45,
             tos: 0,
@@ -79,14 +80,14 @@ mod tests {
         for id in 0..=u16::MAX {
             (ip.id, ip.tos, ip.check) = (id.to_be_bytes(), (id >> 3) as u8, [0; 2]);
             ip.check = checksum::of(ip.bytes()).to_be_bytes();
-            let after = marked(ip, (id & 3) as u8);
+            let after = with_code_point(ip, (id & 3) as u8);
             assert_eq!(
                 (checksum::of(after.bytes()), after.tos),
                 (0, ip.tos & 0xfc | (id & 3) as u8),
                 "identification {id}"
             );
             ip.check[1] ^= 1;
-            assert_ne!(checksum::of(marked(ip, CE).bytes()), 0, "identification {id}");
+            assert_ne!(checksum::of(with_code_point(ip, CE).bytes()), 0, "identification {id}");
         }
     }
 }

@@ -1,53 +1,46 @@
-//! Encapsulation: push the outer headers.
+//! Encapsulation: pushes the outer headers.
 
 use aya_ebpf::bindings::{
     BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
     BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
 };
 use aya_ebpf::helpers::generated::{bpf_get_hash_recalc, bpf_get_prandom_u32};
-use flannel_common::address::V4;
-use flannel_common::lease::Lease;
-use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
+use network_types::ip::Ipv4Hdr;
 
-use crate::outer::{self, Outer};
+use crate::outer::{self, EncapParams};
 use crate::packet::{Header, Packet, PacketAccess as _};
 use crate::stage::ecn;
+use crate::stage::transmit::Outgoing;
 
-/// Pushes outer IPv4, UDP and VXLAN headers in front of an inner frame, which begins with `front` then; the
-/// Ethernet header before them is the delivery's business. `mark`: the group's, 0 without group policy.
+/// Pushes outer IPv4, UDP and VXLAN headers in front of an inner frame, and lets it begin with `front`. Delivery writes the
+/// Ethernet header before them.
 ///
 /// # Errors
 /// [`Outcome::NoRoom`] with the packet as it was; [`Outcome::WriteFailed`] with the packet lost.
 #[inline(always)]
-pub fn push<T: Header>(
-    packet: &Packet<'_>,
-    front: T,
-    tos: u8,
-    node: &NodeConfig,
-    lease: &Lease<V4>,
-    mark: u32,
-) -> Result<(), Outcome> {
-    // FIXED_GSO: segments fit already (`fit::uplink`), so their size stays.
+pub fn push<T: Header>(outgoing: &Outgoing<'_, Ipv4Hdr>, front: T) -> Result<(), Outcome> {
+    // FIXED_GSO: segments keep their size, since they fit (`fit::uplink`).
     const FLAGS: u64 = (BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
         | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
         | BPF_F_ADJ_ROOM_ENCAP_L2_ETH
         | BPF_F_ADJ_ROOM_FIXED_GSO) as u64
         | (EthHdr::LEN as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
-    let headers = Outer {
+    let Outgoing { packet, inner, node, ref lease, mark } = *outgoing;
+    let headers = EncapParams {
         source: node.v4.local_ip,
         destination: lease.public_ip,
         source_port: outer::source_port(flow_hash(packet)),
         port: node.port,
         vni: node.vni,
         mark,
-        ecn: tos & ecn::FIELD,
+        ecn: inner.ip.tos & ecn::FIELD,
         ttl: node.ttl as u8,
         // RFC 6864 section 4: a packet that may be fragmented needs an identification.
         identification: random(),
     }
-    .before(front, packet.frame_len() as u16);
+    .headers(front, packet.frame_len() as u16);
     packet.adjust((outer::LEN + EthHdr::LEN) as i32, FLAGS)?;
     packet.write(EthHdr::LEN, &headers)
 }

@@ -1,4 +1,4 @@
-//! Where UDP begins in an outer packet that is not plain.
+//! Finds UDP in outer packets with options, extension headers or fragmentation.
 
 use network_types::eth::EthHdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
@@ -6,12 +6,12 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use crate::ip::{Ip, UDP, v4, v6};
 use crate::packet::{Header, Packet};
 
-/// Extension headers that are looked through: as many as RFC 8200 section 4.1 lists before the upper-layer header.
+/// Largest number of extension headers that are read: as many as RFC 8200 section 4.1 lists.
 const EXTENSIONS: usize = 7;
 
-/// Looking for UDP behind options and extension headers.
+/// Finds UDP after options and extension headers.
 pub trait FindUdp: Ip {
-    /// Where the UDP header behind this outer header begins, if it is in this packet.
+    /// Returns the offset of the UDP header after this outer header, if it is in this packet.
     fn udp_at(&self, packet: &Packet<'_>) -> Option<usize>;
 }
 
@@ -22,11 +22,11 @@ impl FindUdp for Ipv4Hdr {
     }
 }
 
-/// The beginning of an extension header; the fragment header has 8 bytes and its offset here.
+/// Start of an extension header. The fragment header has 8 bytes, and its offset in the last field.
 #[repr(C)]
 struct Extension {
     next: u8,
-    /// In units of 8 bytes, beside the first.
+    /// In units of 8 bytes, without the first 8.
     len: u8,
     /// Fragment offset in units of 8 bytes, in the upper 13 bits.
     offset: [u8; 2],
@@ -49,7 +49,7 @@ impl FindUdp for Ipv6Hdr {
     }
 }
 
-/// What follows the extension header at `at`, and where.
+/// Returns which header follows the extension header at `at`, and its offset.
 #[inline(always)]
 fn behind(packet: &Packet<'_>, protocol: u8, at: usize) -> Option<(u8, usize)> {
     let Extension { next, len, offset } = packet.copy(at).ok()?;

@@ -1,4 +1,4 @@
-//! Does it fit where it is to go? What does not is the kernel's, which cuts it or answers with ICMP.
+//! Compares packets with MTUs. Packets that are too long go to the kernel, which fragments them or answers with ICMP.
 
 use flannel_common::node::OverlayEnd;
 use flannel_common::outcome::Outcome;
@@ -9,7 +9,8 @@ use crate::ip::{Ip, TCP, UDP};
 use crate::packet::{Packet, PacketAccess};
 use crate::stage::parse::Inner;
 
-/// Whether the packet, or each segment of an aggregate, fits the uplink with the outer headers on; bytes of the longest.
+/// Checks that the packet, or each segment of an aggregate, fits the uplink with its outer headers. Returns the length of the
+/// longest outer packet in bytes.
 ///
 /// # Errors
 /// [`Outcome::TooBig`], [`Outcome::GsoUnknown`], [`Outcome::Truncated`].
@@ -19,22 +20,22 @@ pub fn uplink<H: Ip>(
     inner: &Inner<'_, H>,
     local: &OverlayEnd<H::Address>,
 ) -> Result<u32, Outcome> {
-    // The outer lengths are 16 bits wide: an aggregate beyond them (BIG TCP) is the kernel's to cut.
+    // The outer lengths have 16 bits. The kernel segments aggregates beyond that (BIG TCP).
     let whole = packet.frame_len() + H::OUTER_LEN as u32;
     let longest = largest_frame(packet, inner)? + H::OUTER_LEN as u32;
     if longest > local.uplink_mtu || whole > u16::MAX.into() { Err(Outcome::TooBig) } else { Ok(longest) }
 }
 
-/// Whether an interface with this MTU in bytes takes the packet.
+/// Checks that the packet fits an interface with this MTU in bytes.
 ///
 /// # Errors
-/// As of [`uplink`].
+/// As for [`uplink`].
 #[inline(always)]
 pub fn mtu<H: Ip>(packet: &Packet<'_>, inner: &Inner<'_, H>, mtu: u32) -> Result<(), Outcome> {
     if largest_frame(packet, inner)? > mtu + EthHdr::LEN as u32 { Err(Outcome::TooBig) } else { Ok(()) }
 }
 
-/// Bytes of the inner frame, or of the largest that an aggregate will be cut into.
+/// Returns the length of the inner frame in bytes, or of the longest frame that an aggregate makes.
 #[inline(always)]
 fn largest_frame<H: Ip>(packet: &Packet<'_>, inner: &Inner<'_, H>) -> Result<u32, Outcome> {
     match packet.gso_size() {
@@ -43,13 +44,13 @@ fn largest_frame<H: Ip>(packet: &Packet<'_>, inner: &Inner<'_, H>) -> Result<u32
     }
 }
 
-/// Bytes of Ethernet, IP and transport header that every segment of an aggregate repeats.
+/// Returns the bytes of Ethernet, IP and transport header that every segment of an aggregate repeats.
 ///
 /// # Errors
 /// [`Outcome::GsoUnknown`], [`Outcome::Truncated`].
 #[inline(always)]
 pub fn headers_of_segment<H: Ip>(packet: &impl PacketAccess, inner: &Inner<'_, H>) -> Result<u32, Outcome> {
-    /// Where TCP keeps its header length, in 32-bit words in the upper nibble.
+    /// Offset of TCP's header length, which is in the upper four bits, in words of 32 bits.
     const DATA_OFFSET: usize = 12;
     let transport = EthHdr::LEN + inner.ip.header_len();
     let header = match inner.ip.protocol() {

@@ -2,12 +2,23 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use flannel_common::flow::{Direction, Flow, FlowKey, Passage, Port};
+use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 
 use crate::ip::TCP;
 use crate::maps::{self, FlowRef, IpFamily};
 use crate::packet::Packet;
 use crate::stage::parse::{self, Inner};
+
+/// Copies the node's configuration, for programs that do nothing without the flow cache.
+///
+/// # Errors
+/// [`Outcome::NoConfig`], [`Outcome::FlowCacheOff`].
+#[inline(always)]
+pub fn node_config() -> Result<NodeConfig, Outcome> {
+    let node = maps::node_config()?;
+    if node.flow_cache == 0 { Err(Outcome::FlowCacheOff) } else { Ok(node) }
+}
 
 /// What the flow cache needs to know of a packet.
 pub struct FlowPacket<F: IpFamily> {
@@ -21,7 +32,7 @@ pub struct FlowPacket<F: IpFamily> {
 }
 
 impl<F: IpFamily> FlowPacket<F> {
-    /// Reads which flow a packet belongs to. `mark`: the one that its group has.
+    /// Reads which flow a packet belongs to. `mark`: the mark that stands for its group.
     ///
     /// # Errors
     /// [`Outcome::NotCacheable`], [`Outcome::Truncated`].
@@ -52,18 +63,18 @@ impl<F: IpFamily> FlowPacket<F> {
             return Err(Outcome::TcpControl);
         }
         let flow = maps::flow::<F>(&self.key).ok_or(Outcome::FlowNew)?.load();
-        let (way, back) = match self.direction {
+        let (passage, reverse) = match self.direction {
             Direction::Egress => (&flow.egress, &flow.ingress),
             Direction::Ingress => (&flow.ingress, &flow.egress),
         };
-        // A connection tracker that sees one direction only takes the other's packets for invalid.
-        let known = way.is_known() && (self.key.protocol != TCP || back.is_known());
-        // Rules may let one group pass and not another. What leaves has its group from the stack.
-        let other_group = self.direction == Direction::Ingress && way.mark != self.mark;
+        // A connection tracker that sees only one direction of TCP takes its packets for invalid.
+        let known = passage.is_known() && (self.key.protocol != TCP || reverse.is_known());
+        // Rules may pass one group and not another. (Egress: the stack sets the group.)
+        let other_group = self.direction == Direction::Ingress && passage.mark != self.mark;
         if !known || other_group || port.is_some_and(|port| flow.port != *port) {
             return Err(Outcome::FlowNew);
         }
-        if way.is_proven(self.now) { Ok(flow) } else { Err(Outcome::FlowStale) }
+        if passage.is_proven(self.now) { Ok(flow) } else { Err(Outcome::FlowStale) }
     }
 
     /// Notes that the packet enters the host stack. If it begins or ends a TCP connection, the flow is removed.

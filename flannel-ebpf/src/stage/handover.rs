@@ -1,4 +1,4 @@
-//! From XDP to TC: outer headers come off at the driver, so that GRO works on the inner frames; what they said goes along
+//! From XDP to TC: the outer headers are removed in the driver, so that GRO works on inner frames. What they said goes along
 //! as metadata.
 
 use flannel_common::handover::Handover;
@@ -8,33 +8,40 @@ use network_types::eth::EthHdr;
 
 use crate::maps::IpFamily;
 use crate::packet::{DriverPacket, Packet, PacketAccess as _};
-use crate::stage::decap::Wrapping;
-use crate::stage::parse::Envelope;
+use crate::stage::decap::OuterHeaders;
+use crate::stage::parse::OuterFields;
 
-/// Takes everything off in front of the inner frame at `offset`, and leaves word of it.
+/// Removes everything in front of the inner frame at `offset`, and writes the metadata.
 ///
 /// # Errors
-/// [`Outcome::NoRoom`] with the packet as it was: word without a frame for our VTEP is nothing to [`take`].
+/// [`Outcome::NoRoom`] with the packet as it was. Metadata may be written then, but [`take`] ignores it, since the frame is
+/// not addressed to the vxlan device.
 #[inline(always)]
 pub fn give<H: IpFamily>(
     packet: &DriverPacket<'_>,
     offset: usize,
-    word: Handover<H::Address>,
+    metadata: Handover<H::Address>,
 ) -> Result<(), Outcome> {
-    packet.note(&word)?;
+    packet.write_metadata(&metadata)?;
     packet.shrink(offset)
 }
 
-/// What the outer headers of this family have said, of a packet that comes without them; None for all others. The frame is
-/// nobody's but local: who does not [`decap`](crate::stage::decap) it lets the host drop it.
+/// Returns what the outer headers of this family said, for a packet that comes without them; `None` for others.
+///
+/// The caller has to [`pop`](crate::stage::decap::pop) it or drop it: the frame is addressed to the vxlan device, and the
+/// host drops it on the uplink.
 #[inline(always)]
-pub fn take<H: IpFamily>(packet: &Packet<'_>, node: &NodeConfig) -> Option<(Envelope<H::Address>, Wrapping)> {
-    let word = *packet.note::<Handover<H::Address>>().filter(|word| word.is_signed_by(node))?;
+pub fn take<H: IpFamily>(
+    packet: &Packet<'_>,
+    node: &NodeConfig,
+) -> Option<(OuterFields<H::Address>, OuterHeaders)> {
+    let metadata = *packet.metadata::<Handover<H::Address>>().filter(|found| found.is_signed_by(node))?;
     let frame: &EthHdr = packet.header(0).ok()?;
     if frame.dst_addr != H::overlay_end(node).vtep_mac {
         return None;
     }
-    packet.forget_outer_frame();
-    let envelope = Envelope { sender: word.sender, tos: word.tos, group: word.group };
-    Some((envelope, if word.late == 0 { Wrapping::Gone } else { Wrapping::GoneLate }))
+    packet.clear_outer_frame();
+    let Handover { sender, tos, group, late, .. } = metadata;
+    let outer = if late == 0 { OuterHeaders::RemovedByDriver } else { OuterHeaders::RemovedByStack };
+    Some((OuterFields { sender, tos, group }, outer))
 }

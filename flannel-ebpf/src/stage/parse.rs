@@ -1,4 +1,4 @@
-//! Reading headers: what is this packet, and is it for us.
+//! Reads headers: what kind of packet it is, and whether it is for this node.
 
 use flannel_common::node::{NodeConfig, OverlayEnd};
 use flannel_common::outcome::Outcome;
@@ -13,46 +13,57 @@ use crate::packet::{Packet, PacketAccess};
 
 const IPV4: u16 = EtherType::Ipv4 as u16;
 const IPV6: u16 = EtherType::Ipv6 as u16;
-/// Only the VNI flag (RFC 7348 section 5).
+/// The VNI flag alone (RFC 7348 section 5).
 const PLAIN_VXLAN: u8 = 0x08;
 
-/// Bytes of a transport header that are read: ports, and TCP's flags.
+/// Bytes of a transport header that are read: ports and TCP's flags.
 const TRANSPORT: usize = 14;
-/// Where TCP keeps its flags, and those that begin and end a connection (RFC 9293 section 3.1).
+/// Offset of TCP's flags, and the flags that begin or end a connection (RFC 9293 section 3.1).
 const TCP_FLAGS: usize = 13;
 const FIN_SYN_RST: u8 = 0b111;
 
-/// The frame that VXLAN carries, and its IP header.
+/// An inner frame and its IP header.
 pub struct Inner<'a, H> {
-    /// Where it starts.
+    /// Where the frame begins in the packet.
     pub offset: usize,
-    /// Its Ethernet header.
+    /// Ethernet header.
     pub frame: &'a EthHdr,
-    /// Its IP header.
+    /// IP header.
     pub ip: &'a H,
 }
 
 /// An inner frame of either family.
-pub enum Frame<'a> {
+pub enum InnerFrame<'a> {
     /// IPv4.
     V4(Inner<'a, Ipv4Hdr>),
     /// IPv6.
     V6(Inner<'a, Ipv6Hdr>),
 }
 
-/// Reads the inner frame of either family that starts at `offset`.
+/// Evaluates the same expression for an [`InnerFrame`] of either family: `with_inner!(frame, inner => send(&inner))`.
+macro_rules! with_inner {
+    ($frame:expr, $inner:ident => $expression:expr) => {
+        match $frame {
+            $crate::stage::parse::InnerFrame::V4($inner) => $expression,
+            $crate::stage::parse::InnerFrame::V6($inner) => $expression,
+        }
+    };
+}
+pub(crate) use with_inner;
+
+/// Reads the inner frame of either family that begins at `offset`.
 ///
 /// # Errors
 /// [`Outcome::Truncated`], [`Outcome::NotIp`].
 #[inline(always)]
-pub fn frame_at<'a>(packet: &'a impl PacketAccess, offset: usize) -> Result<Frame<'a>, Outcome> {
+pub fn frame_at<'a>(packet: &'a impl PacketAccess, offset: usize) -> Result<InnerFrame<'a>, Outcome> {
     match inner_at(packet, offset) {
-        Err(Outcome::OtherFamily) => inner_at(packet, offset).map(Frame::V6),
-        ipv4 => ipv4.map(Frame::V4),
+        Err(Outcome::OtherFamily) => inner_at(packet, offset).map(InnerFrame::V6),
+        ipv4 => ipv4.map(InnerFrame::V4),
     }
 }
 
-/// Reads the inner frame of one family that starts at `offset`.
+/// Reads the inner frame of one family that begins at `offset`.
 ///
 /// # Errors
 /// [`Outcome::Truncated`], [`Outcome::OtherFamily`], [`Outcome::NotIp`].
@@ -69,13 +80,13 @@ pub fn inner_at<'a, H: Ip>(packet: &'a impl PacketAccess, offset: usize) -> Resu
     if ip.is_of_version() { Ok(Inner { offset, frame, ip }) } else { Err(Outcome::NotIp) }
 }
 
-/// The mark of a packet as far as it stands for a group; 0 without group policy, where marks are nobody's business here.
+/// Returns the packet's mark, which makes its group; 0 without group policy.
 #[inline(always)]
 pub fn mark(packet: &Packet<'_>, node: &NodeConfig) -> u32 {
     if node.group_policy != 0 { packet.mark() } else { 0 }
 }
 
-/// The transport layer's part in a flow.
+/// What the transport header says of a flow.
 pub struct Transport {
     /// Source port, wire order.
     pub source: [u8; 2],
@@ -102,7 +113,7 @@ pub fn transport<H: Ip>(packet: &impl PacketAccess, inner: &Inner<'_, H>) -> Res
     Ok(Transport { source: ports.src, destination: ports.dst, control })
 }
 
-/// The family of the packet that a frame of the uplink has in it; a peer's has the same in front and inside.
+/// Family of a packet that the uplink received. Outer and inner packet are of the same family.
 pub enum Underlay {
     /// IPv4.
     V4,
@@ -110,7 +121,7 @@ pub enum Underlay {
     V6,
 }
 
-/// Which family's packet this frame of the uplink may be.
+/// Reads the family of a frame that the uplink received.
 ///
 /// # Errors
 /// [`Outcome::NotVxlan`]
@@ -125,26 +136,26 @@ pub fn underlay(packet: &impl PacketAccess) -> Result<Underlay, Outcome> {
     }
 }
 
-/// What the outer headers say of a VXLAN packet for us.
-pub struct Envelope<A> {
-    /// Outer source: the address of the node that sent it, if the sender check agrees.
+/// Fields of the outer headers that are needed after they are removed.
+pub struct OuterFields<A> {
+    /// Outer source: address of the sending node, unless it is forged.
     pub sender: A,
-    /// Outer type of service or traffic class, of which the ECN field counts.
+    /// Outer type of service or traffic class, for its ECN field.
     pub tos: u8,
-    /// What the VXLAN header says of groups ([`group::bytes`]); zeroes without group policy.
+    /// Bytes of the VXLAN header that hold the group ([`group::bytes`]); zeroes without group policy.
     pub group: [u8; 4],
 }
 
-/// Reads the outer headers, if it is a plain VXLAN packet for us.
+/// Reads the outer headers of a plain VXLAN packet to this node.
 ///
 /// # Errors
-/// [`Outcome::NotVxlan`] for what is none of our business, else the oddity that only the kernel handles.
+/// [`Outcome::NotVxlan`] for other traffic, else the reason why only the kernel can handle the packet.
 #[inline(always)]
 pub fn outer<H: Ip>(
     packet: &impl PacketAccess,
     node: &NodeConfig,
     local: &OverlayEnd<H::Address>,
-) -> Result<Envelope<H::Address>, Outcome> {
+) -> Result<OuterFields<H::Address>, Outcome> {
     packet.pull((EthHdr::LEN + H::OUTER_LEN) as u32);
     let ip = outer_ip::<H>(packet, node, local)?;
     let udp: &UdpHdr = packet.header(EthHdr::LEN + size_of::<H>())?;
@@ -152,15 +163,15 @@ pub fn outer<H: Ip>(
         return Err(Outcome::NotVxlan);
     }
     if packet.gso_size() != 0 {
-        // Before Linux 7.x a GSO packet decapsulated here is re-segmented wrongly later.
+        // Before Linux 7.x, a GSO packet that is decapsulated here is segmented wrongly later.
         return Err(Outcome::GsoAggregate);
     }
-    lengths(packet, ip, udp)?;
+    check_lengths(packet, ip, udp)?;
     if !ip.are_checksums_plain(udp) {
         return Err(Outcome::OuterChecksum);
     }
     let (sender, tos) = (ip.source(), ip.traffic_class());
-    Ok(Envelope { sender, tos, group: vxlan::<H>(packet, node)? })
+    Ok(OuterFields { sender, tos, group: vxlan::<H>(packet, node)? })
 }
 
 #[inline(always)]
@@ -176,9 +187,9 @@ fn outer_ip<'a, H: Ip>(
     ip.carries_udp().map(|()| ip)
 }
 
-/// Frame, IP and UDP must agree on where the packet ends (an Ethernet trailer is the kernel's to trim).
+/// Checks that frame, IP and UDP end at the same byte. (The kernel trims Ethernet trailers.)
 #[inline(always)]
-fn lengths<H: Ip>(packet: &impl PacketAccess, ip: &H, udp: &UdpHdr) -> Result<(), Outcome> {
+fn check_lengths<H: Ip>(packet: &impl PacketAccess, ip: &H, udp: &UdpHdr) -> Result<(), Outcome> {
     let udp_len = u32::from(u16::from_be_bytes(udp.len));
     if ip.packet_len() + EthHdr::LEN as u32 != packet.frame_len()
         || udp_len + size_of::<H>() as u32 != ip.packet_len()
@@ -188,7 +199,7 @@ fn lengths<H: Ip>(packet: &impl PacketAccess, ip: &H, udp: &UdpHdr) -> Result<()
     Ok(())
 }
 
-/// What the VXLAN header says of groups, if it is as it should be.
+/// Checks the VXLAN header, and returns the bytes that hold the group.
 #[inline(always)]
 fn vxlan<H: Ip>(packet: &impl PacketAccess, node: &NodeConfig) -> Result<[u8; 4], Outcome> {
     let vxlan: &VxlanHdr = packet.header(EthHdr::LEN + size_of::<H>() + UdpHdr::LEN)?;

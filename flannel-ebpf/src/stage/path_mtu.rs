@@ -1,7 +1,7 @@
-//! How long a packet may be on its way to a peer over IPv6, where no router cuts it (RFC 8200 section 5).
+//! Path MTU to a peer over IPv6, where no router fragments packets (RFC 8200 section 5).
 //!
-//! The stack learns of a shorter path from "packet too big", and has the pod told. Behind its back the kernel's device
-//! would go on wrapping what is too long, until the flow's proof has ended.
+//! The stack learns the path MTU from "packet too big", and sends this to the pod. For packets that skip the stack nobody
+//! would, and they would be lost until the flow's proof expires.
 
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT,
@@ -18,10 +18,10 @@ use network_types::ip::Ipv6Hdr;
 use crate::ip::{Ip as _, UDP};
 use crate::packet::{Packet, PacketAccess as _};
 
-/// Every IPv6 link takes this, in bytes (RFC 8200 section 5).
+/// Smallest MTU of an IPv6 link, in bytes (RFC 8200 section 5).
 const ANY_LINK: u32 = 1280;
 
-/// Whether an outer packet of this length reaches the peer in one piece, as far as is known.
+/// Checks that an outer packet of this length fits the path to the peer, as far as the kernel knows it.
 ///
 /// # Errors
 /// [`Outcome::TooBig`], [`Outcome::NoPath`].
@@ -35,7 +35,7 @@ pub fn check(
     if len <= ANY_LINK {
         return Ok(());
     }
-    // SAFETY: plain numbers, of which all may be zero.
+    // SAFETY: numbers, which all may be zero.
     let mut query: Query = unsafe { core::mem::zeroed() };
     query.family = Ipv6Hdr::ADDRESS_FAMILY;
     query.l4_protocol = UDP;
@@ -43,8 +43,8 @@ pub fn check(
     query.__bindgen_anon_1 = Len { tot_len: len as u16 };
     query.__bindgen_anon_3 = Source { ipv6_src: words(local.local_ip) };
     query.__bindgen_anon_4 = Destination { ipv6_dst: words(lease.public_ip) };
-    // SAFETY: the context is valid for the whole run, and the query for the call (Linux 4.18; that it compares `tot_len`
-    // with what is known of the path: 5.12).
+    // SAFETY: the context is valid for the whole run, and the query for the call. (Linux 4.18. It compares `tot_len` with
+    // the path MTU as of 5.12.)
     let found = unsafe {
         bpf_fib_lookup(
             packet.ctx().skb.skb.cast(),
@@ -54,7 +54,7 @@ pub fn check(
         )
     };
     match found as u32 {
-        // The length is compared before the neighbour is looked for.
+        // The kernel compares the length before it looks up the neighbour.
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => Ok(()),
         BPF_FIB_LKUP_RET_FRAG_NEEDED => Err(Outcome::TooBig),
         _ => Err(Outcome::NoPath),

@@ -1,4 +1,4 @@
-//! One hop of a routed packet: new link-layer addresses, one less to live. Pure.
+//! Routing by one hop: new MACs, and a decremented TTL or hop limit. Pure.
 
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
@@ -8,37 +8,37 @@ use crate::ip::Ip;
 use crate::packet::Header;
 use crate::stage::parse::Inner;
 
-/// The headers that a hop changes.
+/// Headers that a hop changes.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Routed<H> {
     /// Ethernet header.
     pub frame: EthHdr,
-    /// IP header; its options, if any, follow unchanged.
+    /// IP header. Options follow unchanged.
     pub ip: H,
 }
 
-// SAFETY: headers one behind the other, without padding (asserted below), aligned to 2 at most.
+// SAFETY: headers in a row without padding (asserted below), aligned to 2 at most.
 unsafe impl<H: Ip> Header for Routed<H> {}
 const _: () = assert!(size_of::<Routed<Ipv4Hdr>>() == EthHdr::LEN + Ipv4Hdr::LEN);
 const _: () = assert!(size_of::<Routed<Ipv6Hdr>>() == EthHdr::LEN + Ipv6Hdr::LEN);
 
 impl<H: Ip> Routed<H> {
-    /// The packet's headers where it is not routed.
+    /// Returns the packet's headers as they are.
     #[inline(always)]
     pub const fn unchanged(inner: &Inner<'_, H>) -> Self {
         Self { frame: *inner.frame, ip: *inner.ip }
     }
 
-    /// The same headers with another ECN code point.
+    /// Returns the same headers with this ECN code point.
     #[inline(always)]
     #[must_use]
-    pub fn marked(self, code_point: u8) -> Self {
-        Self { ip: self.ip.marked(code_point), ..self }
+    pub fn with_ecn(self, code_point: u8) -> Self {
+        Self { ip: self.ip.with_ecn(code_point), ..self }
     }
 }
 
-/// The packet's headers behind the hop from `source` to `destination`.
+/// Returns the packet's headers after a hop with these MACs.
 ///
 /// # Errors
 /// [`Outcome::TtlExpired`]

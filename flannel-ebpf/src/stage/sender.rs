@@ -1,8 +1,8 @@
-//! The sender check: a VXLAN packet is taken only from the node that holds its inner source, by lease or as its own
-//! address. Anybody who can reach the underlay can send VXLAN, and plain flannel takes it all.
+//! The sender check: a VXLAN packet is accepted only from the node that holds its inner source, by lease or as its own
+//! address. Any host that reaches the underlay can send VXLAN, and flannel accepts it all.
 //!
-//! Only what the check can read is judged: IP inside, and of a fragmented outer packet the first fragment, without
-//! which the others are nothing.
+//! The check reads only inner IP packets. Of a fragmented outer packet it reads the first fragment; without that one the
+//! others are never reassembled.
 
 use flannel_common::address::Address;
 use flannel_common::lease::{NETWORK, OWN};
@@ -17,17 +17,17 @@ use crate::ip::Ip as _;
 use crate::maps::{self, IpFamily};
 use crate::packet::{Header, Packet};
 use crate::stage::find_udp::FindUdp;
-use crate::stage::tell;
+use crate::stage::report;
 
-/// VXLAN flag: there is a VNI (RFC 7348 section 5).
+/// VXLAN flag: the header has a VNI (RFC 7348 section 5).
 const VNI: u8 = 0x08;
 
-/// Whether the node at `outer` may send a packet from `inner`. Nobody may in a tunnel of the other family: there, no
-/// lease has that address.
+/// Checks that the node at `outer` may send a packet from `inner`. In a tunnel of the other family no node may, since no
+/// lease has an address of that family.
 ///
 /// # Errors
-/// [`Outcome::UnknownSender`], [`Outcome::ForgedSender`], [`Outcome::LoopedSender`]; [`Outcome::LinkLocal`] for what
-/// gets no further than our device, whoever sends it.
+/// [`Outcome::UnknownSender`], [`Outcome::ForgedSender`], [`Outcome::LoopedSender`]; [`Outcome::LinkLocal`] for packets
+/// that are not forwarded beyond the vxlan device, whatever their sender.
 #[inline(always)]
 pub fn check<H: IpFamily>(node: &NodeConfig, outer: impl Address, inner: H::Address) -> Result<(), Outcome> {
     if H::overlay_end(node).source_check == 0 {
@@ -36,11 +36,11 @@ pub fn check<H: IpFamily>(node: &NodeConfig, outer: impl Address, inner: H::Addr
     if H::stays_on_link(&inner) {
         return Err(Outcome::LinkLocal);
     }
-    judged::<H>(node, outer, inner).inspect_err(|refused| tell::refused(*refused, inner, outer))
+    holds::<H>(node, outer, inner).inspect_err(|refused| report::refused(*refused, inner, outer))
 }
 
 #[inline(always)]
-fn judged<H: IpFamily>(node: &NodeConfig, outer: impl Address, inner: H::Address) -> Result<(), Outcome> {
+fn holds<H: IpFamily>(node: &NodeConfig, outer: impl Address, inner: H::Address) -> Result<(), Outcome> {
     let lease = maps::lease::<H>(node, inner).filter(|lease| lease.flags & NETWORK == 0);
     let lease = lease.ok_or(Outcome::UnknownSender)?;
     if lease.flags & OWN != 0 {
@@ -49,40 +49,45 @@ fn judged<H: IpFamily>(node: &NodeConfig, outer: impl Address, inner: H::Address
     if lease.public_ip.as_ref() == outer.as_ref() { Ok(()) } else { Err(Outcome::ForgedSender) }
 }
 
-/// What becomes of a packet that the kernel device is to unwrap: the floor must not be the way around the check.
+/// Checks the sender of a packet that goes to the floor for this reason, and returns its outcome. The kernel's vxlan device
+/// unwraps such packets, and must not be a way around the check.
 #[inline(always)]
-pub fn check_odd<H: IpFamily + FindUdp>(packet: &Packet<'_>, node: &NodeConfig, oddity: Outcome) -> Outcome {
-    if H::overlay_end(node).source_check == 0 || oddity.verdict() != Verdict::Floor {
-        return oddity;
+pub fn check_for_floor<H: IpFamily + FindUdp>(
+    packet: &Packet<'_>,
+    node: &NodeConfig,
+    reason: Outcome,
+) -> Outcome {
+    if H::overlay_end(node).source_check == 0 || reason.verdict() != Verdict::Floor {
+        return reason;
     }
-    match checked::<H>(packet, node) {
+    match check_any::<H>(packet, node) {
         Some(Err(refused)) if refused.verdict() == Verdict::Dropped => refused,
-        _ => oddity,
+        _ => reason,
     }
 }
 
-/// What VXLAN puts before an IP packet.
+/// The headers between an outer and an inner IP header.
 #[repr(C)]
-struct Wrapping {
+struct VxlanHeaders {
     udp: UdpHdr,
     vxlan: VxlanHdr,
     frame: EthHdr,
 }
 
-// SAFETY: headers one behind the other, without padding (asserted below), aligned to 2 at most.
-unsafe impl Header for Wrapping {}
-const _: () = assert!(size_of::<Wrapping>() == UdpHdr::LEN + VxlanHdr::LEN + EthHdr::LEN);
+// SAFETY: headers in a row without padding (asserted below), aligned to 2 at most.
+unsafe impl Header for VxlanHeaders {}
+const _: () = assert!(size_of::<VxlanHeaders>() == UdpHdr::LEN + VxlanHdr::LEN + EthHdr::LEN);
 
-/// Checks the sender, whatever else is odd; None if the kernel device will not unwrap it as IP either.
+/// Checks the sender of any packet. Returns `None` if the kernel's vxlan device will not unwrap it as IP either.
 #[inline(always)]
-fn checked<H: IpFamily + FindUdp>(packet: &Packet<'_>, node: &NodeConfig) -> Option<Result<(), Outcome>> {
+fn check_any<H: IpFamily + FindUdp>(packet: &Packet<'_>, node: &NodeConfig) -> Option<Result<(), Outcome>> {
     let outer: H = packet.copy(EthHdr::LEN).ok()?;
     let udp_at = outer.udp_at(packet)?;
-    let Wrapping { udp, vxlan, frame } = packet.copy(udp_at).ok()?;
+    let VxlanHeaders { udp, vxlan, frame } = packet.copy(udp_at).ok()?;
     if udp.dst != node.port || vxlan.flags & VNI == 0 || vxlan.vni() != node.vni {
         return None;
     }
-    let ip_at = udp_at + size_of::<Wrapping>();
+    let ip_at = udp_at + size_of::<VxlanHeaders>();
     let outer = outer.source();
     match frame.ether_type {
         Ipv4Hdr::ETHER_TYPE => check_inner::<Ipv4Hdr>(packet, node, outer, ip_at),

@@ -1,4 +1,4 @@
-//! Telling the agent of packets that it can do something about, or that somebody should know of.
+//! Events for the agent: packets to addresses that are not leased, and packets that the sender check drops.
 
 use flannel_common::address::Address;
 use flannel_common::event::Event;
@@ -10,29 +10,29 @@ use crate::maps::{self, IpFamily};
 use crate::stage::flow;
 use crate::stage::parse::Inner;
 
-/// The lease of the peer that a packet goes to. Of one to a pod that nobody leases the agent is told: the datastore may
-/// know more than the maps.
+/// Looks up the lease of the peer that a packet goes to. If the destination is not leased, the agent gets an event, since
+/// the datastore may have a lease that is not in the maps yet.
 ///
 /// # Errors
-/// As of [`maps::peer`].
+/// As for [`maps::peer`].
 #[inline(always)]
 pub fn peer_of<H: IpFamily>(inner: &Inner<'_, H>, node: &NodeConfig) -> Result<Lease<H::Address>, Outcome> {
     let pod = inner.ip.destination();
     maps::peer::<H>(node, pod).inspect_err(|outcome| {
         if *outcome == Outcome::Unleased {
-            tell(&Event { outcome: *outcome, pod: pod.mapped(), node: [0; 16] });
+            emit(&Event { outcome: *outcome, pod: pod.mapped(), node: [0; 16] });
         }
     })
 }
 
-/// Tells of a packet from a node that may not send in this pod's name.
+/// Reports a packet from a node that may not send from this pod's address.
 #[inline(always)]
 pub fn refused<A: Address>(outcome: Outcome, pod: A, node: impl Address) {
-    tell(&Event { outcome, pod: pod.mapped(), node: node.mapped() });
+    emit(&Event { outcome, pod: pod.mapped(), node: node.mapped() });
 }
 
-/// A function of its own for the verifier, too: it is called from many places.
+/// Not inlined, so that the verifier has one function to check for many callers.
 #[inline(never)]
-fn tell(event: &Event) {
+fn emit(event: &Event) {
     maps::emit_event(event, flow::now());
 }
