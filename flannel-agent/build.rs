@@ -5,6 +5,8 @@ use std::{env, fs};
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya_build::{Package, Toolchain};
+use object::build::elf::{Builder, SectionData};
+use object::elf::SHT_STRTAB;
 
 #[allow(unreachable_pub, reason = "it is public in the test bed's library")]
 #[path = "../tests/harness/tools/program.rs"]
@@ -41,7 +43,26 @@ fn build() -> Result<()> {
         set("RUSTC_BOOTSTRAP", "1");
     }
     let package = Package { name: "flannel-ebpf", root_dir: PROGRAMS, ..Package::default() };
-    aya_build::build_ebpf([package], Toolchain::Custom(&chosen.name))
+    aya_build::build_ebpf([package], Toolchain::Custom(&chosen.name))?;
+    strip(&object()?)
+}
+
+/// Removes DWARF, four fifths of the object. The kernel and `bpftool` read BTF, which bpf-linker has made of it.
+fn strip(object: &Path) -> Result<()> {
+    let linked = fs::read(object).with_context(|| format!("cannot read {}", object.display()))?;
+    let mut builder = Builder::read(&*linked).context("bpf-linker's output is no ELF file")?;
+    for section in &mut builder.sections {
+        section.delete =
+            [".debug_", ".rel.debug_"].iter().any(|name| section.name.starts_with(name.as_bytes()));
+    }
+    // LLVM keeps the sections' names among those of the symbols, `object` in a section of their own.
+    let names = builder.sections.add();
+    names.name = ".shstrtab".into();
+    names.sh_type = SHT_STRTAB;
+    names.data = SectionData::SectionString;
+    let mut stripped = Vec::new();
+    builder.write(&mut stripped).context("cannot write the object without DWARF")?;
+    fs::write(object, stripped).with_context(|| format!("cannot write {}", object.display()))
 }
 
 /// Writes an empty object, since the sources name the file.

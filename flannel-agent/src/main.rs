@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use flannel_agent::cli::{Command, Flags};
 use flannel_agent::{cleanup, daemon, docker_opts, trace};
 use tracing::error;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::layer;
+use tracing_subscriber::prelude::*;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -35,10 +36,7 @@ fn exit_code(result: anyhow::Result<()>, report: impl Fn(&anyhow::Error)) -> Exi
 }
 
 fn start_log(flags: &Flags) {
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(flags.log.filter()))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    let colours = std::io::stderr().is_terminal();
+    let lines = layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false);
+    tracing_subscriber::registry().with(lines).with(flags.log.filter()).init();
 }

@@ -12,7 +12,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use regex::Regex;
+use regex_lite::Regex;
 use rtnetlink::Handle;
 
 use self::host::list;

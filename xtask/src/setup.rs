@@ -5,7 +5,7 @@ mod crates;
 mod gap;
 mod linker;
 mod lock;
-mod look;
+mod probe;
 mod rust;
 mod services;
 
@@ -23,21 +23,22 @@ pub(crate) const ALL: [Part; 7] =
 
 /// Finds or installs what these parts of a chore need. Finding takes a tenth of a second and prints nothing.
 pub(crate) fn ensure(parts: &[Part]) -> Result<()> {
-    let gaps = look::missing(parts);
+    let gaps = probe::missing(parts);
     if gaps.is_empty() {
         return Ok(());
     }
     refuse_unless_able(&gaps)?;
     phase::note(&announcement(&gaps));
-    fill(&gaps)
-        .map_err(|cause| anyhow!("the set-up stopped: {cause:#}. {}", gap::message(&look::missing(parts))))?;
-    let left = look::missing(parts);
+    fill(&gaps).map_err(|cause| {
+        anyhow!("the set-up stopped: {cause:#}. {}", gap::message(&probe::missing(parts)))
+    })?;
+    let left = probe::missing(parts);
     if left.is_empty() { Ok(()) } else { bail!("still missing after the set-up. {}", gap::message(&left)) }
 }
 
 /// Says what is missing, the commands that would install it, and what they cost. Changes nothing.
 pub(crate) fn describe(parts: &[Part]) {
-    let gaps = look::missing(parts);
+    let gaps = probe::missing(parts);
     phase::note(&if gaps.is_empty() { "nothing is missing".to_owned() } else { announcement(&gaps) });
 }
 

@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use clap::Args;
-use regex::Regex;
+use regex_lite::Regex;
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
 
 use crate::config::{DataplaneMode, XdpMode};
 
@@ -170,11 +172,14 @@ impl LogFlags {
     ///
     /// `netlink_proto` warns of sockets that the agent itself has closed, so its warnings are left out.
     #[must_use]
-    pub const fn filter(&self) -> &'static str {
+    pub fn filter(&self) -> Targets {
+        let filter = Targets::new().with_default(Level::INFO);
         match self.verbosity {
-            0 | 1 => "netlink_proto=error,info",
-            2..=5 => "flannel_agent=debug,netlink_proto=error,info",
-            _ => "flannel_agent=trace,flannel_ebpf=debug,info",
+            0 | 1 => filter.with_target("netlink_proto", Level::ERROR),
+            2..=5 => {
+                filter.with_target("netlink_proto", Level::ERROR).with_target("flannel_agent", Level::DEBUG)
+            }
+            _ => filter.with_target("flannel_agent", Level::TRACE).with_target("flannel_ebpf", Level::DEBUG),
         }
     }
 

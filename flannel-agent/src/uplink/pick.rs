@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
-use regex::Regex;
+use regex_lite::Regex;
 
 use super::host::{Host, Interface};
 use super::{NodeAddress, Stack, Uplink, UplinkError, UplinkOptions};

@@ -1,4 +1,4 @@
-//! Looks for what is missing.
+//! Finds what is missing.
 
 use std::fs;
 
