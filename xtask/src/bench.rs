@@ -32,6 +32,9 @@ use machine::Machine;
 use series::Series;
 use variant::Variant;
 
+/// The parts of the work whose tools it needs.
+pub(crate) const NEEDS: [Part; 3] = [Part::Build, Part::Cluster, Part::Etcd];
+
 /// What to measure, and where the results go.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -70,7 +73,7 @@ pub(crate) struct Args {
 
 /// Builds the agent and measures what was asked for.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    setup::ensure(&[Part::Build, Part::Cluster, Part::Etcd])?;
+    setup::ensure(&NEEDS)?;
     phase::run(
         "build of the agent, optimised",
         &mut cargo(["build", "--release", "--package", "flannel-agent"]),

@@ -8,9 +8,12 @@ use flannel_tests::tools::Part;
 use crate::workspace::{cargo, cargo_bpf};
 use crate::{phase, setup};
 
+/// The parts of the work whose tools it needs.
+pub(crate) const NEEDS: [Part; 1] = [Part::Lint];
+
 /// Runs every check, the quickest first.
 pub(crate) fn run() -> Result<()> {
-    setup::ensure(&[Part::Lint])?;
+    setup::ensure(&NEEDS)?;
     phase::run("formatting", &mut cargo(["fmt", "--all", "--check"]))?;
     let mut deny = cargo(["deny", "--locked", "check", "--hide-inclusion-graph"]);
     phase::run(

@@ -5,6 +5,7 @@ mod complexity;
 mod descriptors;
 mod lint;
 mod phase;
+mod prepare;
 mod run;
 mod setup;
 mod suite;
@@ -31,12 +32,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Install the tools of all chores: the BPF toolchain, bpf-linker, the programs that tests run
-    Setup {
-        /// Only say what is missing, which commands install it, and what that takes
-        #[arg(long)]
-        dry_run: bool,
-    },
+    /// Install the tools of chores: the BPF toolchain, bpf-linker, the programs that tests run
+    Setup(prepare::Args),
     /// Start a cluster on this machine (nodes, etcd, agents, pods), show that it works, and keep it for you
     Run(run::Args),
     /// Lint, build the agent, run every test (needs root: nodes are network namespaces)
@@ -65,11 +62,7 @@ fn main() -> ExitCode {
 
 fn execute(chore: Chore) -> Result<()> {
     match chore {
-        Chore::Setup { dry_run: true } => {
-            setup::describe(&setup::ALL);
-            Ok(())
-        }
-        Chore::Setup { dry_run: false } => set_up(),
+        Chore::Setup(args) => prepare::run(&args),
         Chore::Run(args) => run::run(&args),
         Chore::Test(args) => test::run(&args),
         Chore::Bench(args) => bench::run(&args),
@@ -78,19 +71,4 @@ fn execute(chore: Chore) -> Result<()> {
         Chore::Descriptors => descriptors::run(),
         Chore::Lint => lint::run(),
     }
-}
-
-/// Installs everything. A machine that cannot have a virtual machine gets a note.
-fn set_up() -> Result<()> {
-    setup::ensure(&setup::ALL)?;
-    let toolchain = setup::bpf_toolchain()?.name;
-    let installed = match vm::Parts::get() {
-        Ok(_) => "everything",
-        Err(error) => {
-            phase::note(&format!("{error:#}"));
-            "everything else"
-        }
-    };
-    phase::note(&format!("{installed} is installed; `{toolchain}` builds the BPF programs"));
-    Ok(())
 }

@@ -11,6 +11,7 @@ use flannel_tests::{Cluster, Pod, eventually, failure, interrupt, traffic};
 
 use crate::phase;
 use crate::workspace::cargo;
+pub(crate) use store::NEEDS;
 use store::Store;
 
 const CONFIG: &str = r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#;

@@ -17,10 +17,6 @@ use crate::phase;
 use crate::toolchain::{self, Toolchain};
 use gap::Gap;
 
-/// What `cargo xtask setup` prepares: every chore.
-pub(crate) const ALL: [Part; 7] =
-    [Part::Lint, Part::Build, Part::Cluster, Part::Etcd, Part::Run, Part::Suite, Part::Vm];
-
 /// Finds or installs what these parts of a chore need. Finding takes a tenth of a second and prints nothing.
 pub(crate) fn ensure(parts: &[Part]) -> Result<()> {
     let gaps = probe::missing(parts);

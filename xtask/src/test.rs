@@ -10,8 +10,8 @@ use crate::{lint, phase, setup, suite, vm};
 
 /// The variable of Rust's test harness that says how many tests run at once.
 const THREADS: &str = "RUST_TEST_THREADS";
-/// The parts of the work without which no test runs.
-const SUITE: [Part; 4] = [Part::Build, Part::Cluster, Part::Etcd, Part::Suite];
+/// The parts of the work whose tools it needs, without those of the virtual machine.
+pub(crate) const NEEDS: [Part; 5] = [Part::Lint, Part::Build, Part::Cluster, Part::Etcd, Part::Suite];
 
 /// What to test.
 #[derive(clap::Args)]
@@ -28,9 +28,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let everything = args.suite.is_empty();
     let vm = everything && !args.no_vm;
-    let lint = everything.then_some(Part::Lint);
-    let needs: Vec<_> = SUITE.into_iter().chain(lint).chain(vm.then_some(Part::Vm)).collect();
-    setup::ensure(&needs)?;
+    let needs = NEEDS.into_iter().filter(|part| everything || *part != Part::Lint);
+    setup::ensure(&needs.chain(vm.then_some(Part::Vm)).collect::<Vec<_>>())?;
     // Fails here, before anything that takes long, if it cannot be downloaded.
     let parts = vm.then(vm::Parts::get).transpose()?;
     if everything {

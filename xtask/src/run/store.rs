@@ -6,8 +6,10 @@ use flannel_tests::{Cluster, Datastore};
 
 use crate::{phase, setup};
 
-/// The parts of the work without which there is no cluster.
-const CLUSTER: [Part; 3] = [Part::Build, Part::Cluster, Part::Run];
+/// The parts of the work whose tools it needs with etcd.
+pub(crate) const NEEDS: [Part; 4] = [Part::Build, Part::Cluster, Part::Run, Part::Etcd];
+/// The same with leases as files.
+const NEEDS_WITHOUT_ETCD: [Part; 3] = [Part::Build, Part::Cluster, Part::Run];
 
 /// A kind of datastore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -22,18 +24,14 @@ pub(crate) enum Store {
 /// cannot be installed.
 pub(crate) fn choose(wanted: Option<Store>) -> Result<Store> {
     match wanted {
-        Some(Store::Etcd) => prepare_etcd().map(|()| Store::Etcd),
-        Some(Store::Local) => setup::ensure(&CLUSTER).map(|()| Store::Local),
-        None => prepare_etcd().map(|()| Store::Etcd).or_else(instead_of_etcd),
+        Some(Store::Etcd) => setup::ensure(&NEEDS).map(|()| Store::Etcd),
+        Some(Store::Local) => setup::ensure(&NEEDS_WITHOUT_ETCD).map(|()| Store::Local),
+        None => setup::ensure(&NEEDS).map(|()| Store::Etcd).or_else(instead_of_etcd),
     }
 }
 
-fn prepare_etcd() -> Result<()> {
-    setup::ensure(&[CLUSTER.as_slice(), &[Part::Etcd]].concat())
-}
-
 fn instead_of_etcd(cause: anyhow::Error) -> Result<Store> {
-    setup::ensure(&CLUSTER)?;
+    setup::ensure(&NEEDS_WITHOUT_ETCD)?;
     let cause = format!("{cause:#}");
     // The list of what is missing follows the first line.
     let cause = cause.lines().next().unwrap_or_default().trim_end_matches(" Missing:");
