@@ -4,6 +4,7 @@
 //! all of them. Absolute figures depend on the machine; the ratios within one run are the result.
 //! With `--control-plane` the agent itself is measured: see [`control`].
 
+mod args;
 mod bed;
 mod control;
 mod crowd;
@@ -27,6 +28,7 @@ use flannel_tests::{failure, interrupt};
 
 use crate::workspace::cargo;
 use crate::{phase, setup};
+pub(crate) use args::Args;
 use bed::Bed;
 use machine::Machine;
 use series::Series;
@@ -34,42 +36,6 @@ use variant::Variant;
 
 /// The parts of the work whose tools it needs.
 pub(crate) const NEEDS: [Part; 3] = [Part::Build, Part::Cluster, Part::Etcd];
-
-/// What to measure, and where the results go.
-#[derive(clap::Args)]
-pub(crate) struct Args {
-    /// Rounds; each measures every variant once per metric, and medians are over rounds
-    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rounds: u32,
-    /// Seconds per measurement
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=3600))]
-    seconds: u32,
-    /// Measure only these variants (ratios need kernel-vxlan and veth among them)
-    #[arg(long, value_name = "VARIANT", num_args = 1..)]
-    only: Vec<Variant>,
-    /// Measure this earlier build of the agent too, as the variant agent-before
-    #[arg(long, value_name = "PROGRAM")]
-    before: Option<PathBuf>,
-    /// Write machine, parameters, every sample, medians and ratios
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Draw the medians
-    #[arg(long, value_name = "FILE.svg")]
-    plot: Option<PathBuf>,
-    /// Fail unless the agent reaches its targets: agent-bpf against kernel-vxlan, or those of --control-plane
-    #[arg(long)]
-    check: bool,
-    /// Measure instead how soon a starting agent has written all leases to kernel and maps, and then a new lease
-    #[arg(long, conflicts_with_all = ["only", "before", "plot", "seconds"])]
-    control_plane: bool,
-    /// Backend of the leases to start among; the targets of --check are vxlan's
-    #[arg(long, requires = "control_plane", value_enum, default_value_t = crowd::Backend::Vxlan)]
-    backend: crowd::Backend,
-    /// Numbers of leases to start among
-    #[arg(long, value_name = "N", num_args = 1.., requires = "control_plane", default_values_t = control::COUNTS,
-          value_parser = clap::value_parser!(u32).range(0..=60_000))]
-    leases: Vec<u32>,
-}
 
 /// Builds the agent and measures what was asked for.
 pub(crate) fn run(args: &Args) -> Result<()> {

@@ -13,13 +13,12 @@ use std::fs;
 use anyhow::{Context as _, Result};
 use flannel_tests::failure;
 
-use super::{Args, Machine, rounds};
+use super::args::Args;
+use super::machine::Machine;
+use super::rounds;
 use crate::phase;
 use crate::workspace::release_agent;
 use sample::Scale;
-
-/// Leases in the datastore before the agent starts.
-pub(super) const COUNTS: [u32; 6] = [0, 250, 1000, 5000, 10_000, 50_000];
 
 /// Measures, prints the table, and checks the targets if asked to.
 pub(super) fn run(args: &Args, machine: &Machine) -> Result<()> {

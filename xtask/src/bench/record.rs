@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Args;
+use super::args::Args;
 use super::machine::Machine;
 use super::metric::Metric;
 use super::series::{Series, find};

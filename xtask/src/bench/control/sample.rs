@@ -20,7 +20,7 @@ pub(super) struct Sample {
     pub(super) memory: u64,
     /// Peak of resident memory until then, in bytes.
     pub(super) peak: u64,
-    /// Time from the start of a write to etcd until kernel and maps had the lease; median of [`super::node::NEWCOMERS`].
+    /// Time from the start of a write to etcd until kernel and maps had the lease; median of several leases.
     pub(super) new_lease: Duration,
 }
 

@@ -1,0 +1,45 @@
+//! The command line of `cargo xtask bench`.
+
+use std::path::PathBuf;
+
+use super::crowd::Backend;
+use super::variant::Variant;
+
+/// Numbers of leases in the datastore before the agent starts.
+const COUNTS: [u32; 6] = [0, 250, 1000, 5000, 10_000, 50_000];
+
+/// What to measure, and where the results go.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Rounds; each measures every variant once per metric, and medians are over rounds
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) rounds: u32,
+    /// Seconds per measurement
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(super) seconds: u32,
+    /// Measure only these variants (ratios need kernel-vxlan and veth among them)
+    #[arg(long, value_name = "VARIANT", num_args = 1..)]
+    pub(super) only: Vec<Variant>,
+    /// Measure this earlier build of the agent too, as the variant agent-before
+    #[arg(long, value_name = "PROGRAM")]
+    pub(super) before: Option<PathBuf>,
+    /// Write machine, parameters, every sample, medians and ratios
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
+    /// Draw the medians
+    #[arg(long, value_name = "FILE.svg")]
+    pub(super) plot: Option<PathBuf>,
+    /// Fail unless the agent reaches its targets: agent-bpf against kernel-vxlan, or those of --control-plane
+    #[arg(long)]
+    pub(super) check: bool,
+    /// Measure instead how soon a starting agent has written all leases to kernel and maps, and then a new lease
+    #[arg(long, conflicts_with_all = ["only", "before", "plot", "seconds"])]
+    pub(super) control_plane: bool,
+    /// Backend of the leases to start among; the targets of --check are vxlan's
+    #[arg(long, requires = "control_plane", value_enum, default_value_t = Backend::Vxlan)]
+    pub(super) backend: Backend,
+    /// Numbers of leases to start among
+    #[arg(long, value_name = "N", num_args = 1.., requires = "control_plane", default_values_t = COUNTS,
+          value_parser = clap::value_parser!(u32).range(0..=60_000))]
+    pub(super) leases: Vec<u32>,
+}
