@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use flannel_tests::traffic::{Report, Steady};
+use flannel_tests::traffic::{Steady, StreamReport};
 use flannel_tests::{Agent, AgentBuilder, Cluster, Etcd, Host, Node, Pod, Topology, eventually};
 
 use crate::inspect;
@@ -136,7 +136,7 @@ impl Streams {
 }
 
 /// Fails if anything that was sent did not arrive once, or nothing was sent.
-pub(crate) fn ensure_whole(report: &Report) -> Result<()> {
+pub(crate) fn ensure_whole(report: &StreamReport) -> Result<()> {
     ensure!(report.sent > 0 && report.lost.is_empty(), "datagrams were lost: {report:?}");
     ensure!(report.duplicates == 0, "datagrams arrived twice: {report:?}");
     Ok(())

@@ -25,7 +25,7 @@ use notify::Notify;
 const READY_LIMIT: Duration = Duration::from_secs(20);
 const TERM_LIMIT: Duration = Duration::from_secs(5);
 
-/// A running node daemon. Dropping it kills it; if the test failed its log's end is printed.
+/// A running node daemon. Dropping it kills it. If the test failed, this also prints the end of its log.
 #[derive(Debug)]
 pub struct Agent {
     daemon: Daemon,
@@ -35,7 +35,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// An agent for a node, with the node's files and no datastore yet.
+    /// Prepares an agent for a node, with the node's files and without a datastore.
     pub fn builder(node: &Node) -> AgentBuilder {
         AgentBuilder::new(node)
     }
@@ -46,7 +46,7 @@ impl Agent {
         Ok(Self { daemon, notify, start, _workdir: workdir })
     }
 
-    /// Waits until it has said that it is ready, as it says to systemd, and its `subnet.env` can be read.
+    /// Waits until it has reported readiness as to systemd, then reads its `subnet.env`.
     pub fn wait_ready(&mut self) -> Result<SubnetEnv> {
         let Self { daemon, notify, start, .. } = self;
         let mut ended = Ok(());
@@ -60,28 +60,28 @@ impl Agent {
         SubnetEnv::read(&self.start.subnet_file)
     }
 
-    /// What it said of itself when it became ready, as `systemctl status` would show it.
+    /// Returns the last status line read so far, which `systemctl status` would show.
     pub fn status(&self) -> &str {
         self.notify.status().unwrap_or("")
     }
 
-    /// What it says of itself by now.
+    /// Reads new messages and returns the last status line.
     pub fn latest_status(&mut self) -> Result<&str> {
         self.notify.listen()?;
         Ok(self.status())
     }
 
-    /// Waits until it says of itself what is wanted; returns as soon as it does.
+    /// Waits for a status line that fits; returns as soon as it has come.
     pub fn wait_status(&mut self, wanted: impl Fn(&str) -> bool, limit: Duration) -> Result<()> {
         self.notify.wait_for(wanted, limit).with_context(|| self.daemon.tail())
     }
 
-    /// Fails, with the log's end, if it has ended.
+    /// Fails, with the end of its log, if it has ended.
     pub fn ensure_running(&mut self) -> Result<()> {
         self.daemon.ensure_running()
     }
 
-    /// Asks it to end and waits until it has.
+    /// Sends SIGTERM and waits until it has ended.
     pub fn term(&mut self) -> Result<ExitStatus> {
         self.daemon.signal(Signal::SIGTERM)?;
         self.wait_exit(TERM_LIMIT)
@@ -92,12 +92,12 @@ impl Agent {
         self.daemon.wait(limit)
     }
 
-    /// Kills it, as the kernel does when memory runs out.
+    /// Kills it with SIGKILL, as the kernel does when memory runs out.
     pub fn kill(&mut self) -> Result<()> {
         self.daemon.kill()
     }
 
-    /// Kills it if need be, starts it again with the same flags, and waits until it is ready.
+    /// Kills it if it runs, starts it again with the same flags, and waits until it is ready.
     pub fn restart(&mut self) -> Result<SubnetEnv> {
         self.restart_with(|_| {})
     }
@@ -116,12 +116,12 @@ impl Agent {
         self.daemon.signal(signal)
     }
 
-    /// Its process.
+    /// Returns its process ID.
     pub fn pid(&self) -> u32 {
         self.daemon.pid()
     }
 
-    /// All it has written to standard output and standard error, over restarts too.
+    /// Returns all its output since the first start, standard output and standard error.
     pub fn log(&self) -> String {
         self.daemon.log()
     }

@@ -1,4 +1,4 @@
-//! Captures: packets as they were on an interface, and what tshark makes of them.
+//! Captures packets on an interface, and decodes them with tshark.
 
 mod decode;
 mod pcap;
@@ -18,64 +18,64 @@ pub use decode::Capture;
 
 const MOST_FRAMES: usize = 200_000;
 
-/// A packet as it was on the interface.
+/// A captured frame.
 #[derive(Debug, Clone)]
-pub struct Frame {
+pub struct CapturedFrame {
     /// When it was read.
     pub time: SystemTime,
-    /// Whether it was leaving.
+    /// True if it was leaving by the interface.
     pub outgoing: bool,
-    /// All of it, from the Ethernet header on.
+    /// All bytes, from the Ethernet header on.
     pub bytes: Vec<u8>,
 }
 
-/// A running capture; dropped, it ends.
+/// A running capture. Dropping it ends it.
 #[derive(Debug)]
-pub struct Running {
-    over: Arc<AtomicBool>,
-    frames: Arc<Mutex<Vec<Frame>>>,
+pub struct RunningCapture {
+    stop: Arc<AtomicBool>,
+    frames: Arc<Mutex<Vec<CapturedFrame>>>,
     thread: Option<JoinHandle<Result<()>>>,
 }
 
 impl Capture {
-    /// Starts to capture. When this returns, every packet from now on is seen.
-    pub fn start(netns: &NetNs, interface: &str) -> Result<Running> {
+    /// Starts a capture. Every packet from the return of this function on is captured.
+    pub fn start(netns: &NetNs, interface: &str) -> Result<RunningCapture> {
         let socket = netns.run(|| socket::open(interface));
         let socket = socket.with_context(|| format!("capture on {interface} in {}", netns.name()))?;
-        let over = Arc::new(AtomicBool::new(false));
+        let stop = Arc::new(AtomicBool::new(false));
         let frames = Arc::new(Mutex::new(Vec::new()));
-        let (thread_over, thread_frames) = (Arc::clone(&over), Arc::clone(&frames));
-        let thread = thread::spawn(move || collect(&socket, &thread_over, &thread_frames));
-        Ok(Running { over, frames, thread: Some(thread) })
+        let (thread_stop, thread_frames) = (Arc::clone(&stop), Arc::clone(&frames));
+        let thread = thread::spawn(move || collect(&socket, &thread_stop, &thread_frames));
+        Ok(RunningCapture { stop, frames, thread: Some(thread) })
     }
 }
 
-impl Running {
-    /// What was seen so far, for a look while it goes on.
-    pub fn so_far(&self) -> Vec<Frame> {
+impl RunningCapture {
+    /// Returns the frames captured so far; the capture goes on.
+    pub fn so_far(&self) -> Vec<CapturedFrame> {
         self.frames.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends the capture. Every packet that passed before this call is in it.
+    /// Ends the capture. It contains every packet that passed before this call.
     pub fn stop(mut self) -> Result<Capture> {
-        self.over.store(true, Ordering::Release);
+        self.stop.store(true, Ordering::Release);
         let thread = self.thread.take().context("the capture was stopped before")?;
         thread.join().unwrap_or_else(|panic| resume_unwind(panic))?;
         Capture::save(self.so_far())
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningCapture {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Release);
+        self.stop.store(true, Ordering::Release);
     }
 }
 
-fn collect(socket: &OwnedFd, over: &AtomicBool, frames: &Mutex<Vec<Frame>>) -> Result<()> {
+fn collect(socket: &OwnedFd, stop: &AtomicBool, frames: &Mutex<Vec<CapturedFrame>>) -> Result<()> {
     let mut buffer = vec![0; 1 << 18];
     loop {
-        // Read before the socket: what is queued when the end is called for is still taken.
-        let last = over.load(Ordering::Acquire);
+        // Read before the socket, so that frames queued at the stop are still taken.
+        let last = stop.load(Ordering::Acquire);
         while let Some(frame) = socket::receive(socket, &mut buffer, !last)? {
             let mut frames = frames.lock().unwrap_or_else(PoisonError::into_inner);
             ensure!(frames.len() < MOST_FRAMES, "a capture holds {MOST_FRAMES} packets; stop it earlier");

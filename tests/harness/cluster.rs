@@ -1,4 +1,4 @@
-//! Clusters: nodes as namespaces, joined by an underlay, with a management network beside it.
+//! Clusters: nodes are network namespaces, joined by an underlay and by a separate management network.
 
 mod cards;
 mod node;
@@ -25,10 +25,10 @@ pub use node::{Counters, Node};
 pub use topology::Topology;
 use wiring::Wiring;
 
-/// Address of the management namespace, where etcd runs.
+/// Address in the management namespace, where etcd runs.
 pub const MGMT: Ipv4Addr = Ipv4Addr::new(169, 254, 77, 1);
 
-/// Nodes and the underlay between them. Dropping it removes everything it made.
+/// Nodes and the underlay between them. Dropping it removes everything that was created for it.
 #[derive(Debug)]
 pub struct Cluster {
     tag: String,
@@ -39,22 +39,22 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Two nodes with one cable between them and nothing else: for measuring.
+    /// Builds two nodes with one veth pair between them and nothing else, for measurements.
     pub fn two_nodes() -> Result<Self> {
         Self::build(Topology::two_nodes())
     }
 
-    /// `n` nodes on one L2 segment.
+    /// Builds `n` nodes on one L2 segment.
     pub fn segment(n: usize) -> Result<Self> {
         Self::build(Topology::segment(n))
     }
 
-    /// Two nodes on different segments, with a router between.
+    /// Builds two nodes on different segments with a router between them.
     pub fn two_nodes_routed() -> Result<Self> {
         Self::build(Topology::two_nodes_routed())
     }
 
-    /// Any topology.
+    /// Builds a cluster of any topology.
     pub fn build(topology: Topology) -> Result<Self> {
         failure::forget();
         require_root()?;
@@ -66,27 +66,27 @@ impl Cluster {
         Ok(Self { tag, nodes, fabric, mgmt: Arc::new(mgmt), workdir })
     }
 
-    /// The cluster's name, which begins the names of all its namespaces and is its folder's.
+    /// Returns the cluster's name: the name of its folder, and the start of its namespaces' names.
     pub fn name(&self) -> &str {
         &self.tag
     }
 
-    /// The folder that holds all its files.
+    /// Returns the folder of all its files.
     pub fn dir(&self) -> &Path {
         self.workdir.path()
     }
 
-    /// The nodes in order.
+    /// Returns the nodes in order.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    /// The namespace that is the underlay's switch and router; two nodes on a cable have none.
+    /// Returns the namespace that is the underlay's switch and router. Nodes joined by a veth pair have none.
     pub fn fabric(&self) -> Option<&NetNs> {
         self.fabric.as_ref()
     }
 
-    /// The management namespace: servers that listen there on [`MGMT`] are reached by all nodes.
+    /// Returns the management namespace. All nodes reach servers that listen there on [`MGMT`].
     pub fn mgmt(&self) -> &Arc<NetNs> {
         &self.mgmt
     }
@@ -96,17 +96,17 @@ impl Cluster {
         self.start_etcd_with(Etcd::builder())
     }
 
-    /// [`Cluster::start_etcd`] with flags of its own.
+    /// [`Cluster::start_etcd`] with more flags.
     pub fn start_etcd_with(&self, etcd: EtcdBuilder) -> Result<Etcd> {
         etcd.start_in(&self.mgmt, IpAddr::V4(MGMT), &self.workdir)
     }
 
-    /// Starts an etcd cluster of so many members that all nodes reach through their `mgmt0`.
+    /// Starts an etcd cluster of `n` members that all nodes reach through their `mgmt0`.
     pub fn start_etcd_members(&self, n: u16) -> Result<Vec<Etcd>> {
         EtcdBuilder::start_members(&self.mgmt, IpAddr::V4(MGMT), &self.workdir, n)
     }
 
-    /// A folder in which agents can keep their leases; it is empty if the name is new.
+    /// Creates a folder for agents' leases, or returns the one that exists by this name.
     pub fn local_store(&self, name: &str) -> Result<LocalStore> {
         LocalStore::create(name, &self.workdir)
     }
@@ -130,12 +130,12 @@ impl Cluster {
         Ok(agents)
     }
 
-    /// One more pod on each node, in the nodes' order.
+    /// Adds one pod to each node, in the nodes' order.
     pub fn one_pod_each(&self) -> Result<Vec<Pod>> {
         Ok(self.pods_each(1)?.into_iter().flatten().collect())
     }
 
-    /// `n` more pods on each node: the first index is the node's.
+    /// Adds `n` pods to each node. The first index is the node's.
     pub fn pods_each(&self, n: usize) -> Result<Vec<Vec<Pod>>> {
         in_parallel(self.nodes.iter().collect(), |node| (0..n).map(|_| node.add_pod()).collect())
     }

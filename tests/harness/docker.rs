@@ -1,4 +1,4 @@
-//! The real dockerd, one on each node that asks for it, with nothing shared with the machine's own.
+//! Runs the real dockerd on a node, isolated from the machine's own.
 
 mod api;
 pub(crate) mod cgroup;
@@ -28,14 +28,14 @@ pub use container::Container;
 use image::{IMAGE, Image};
 
 const START_LIMIT: Duration = Duration::from_secs(30);
-/// Hides the places that dockerd and containerd use whatever their flags say, then becomes dockerd.
+/// Hides the folders that dockerd and containerd use regardless of their flags, then runs dockerd.
 const ALONE: &str = r#"
 mkdir -p /etc/docker
 for dir in /etc/docker /opt /run; do mount -t tmpfs none $dir; done
 exec dockerd "$@"
 "#;
 
-/// A running dockerd with its containerd and its containers. Dropping it kills them all and removes what they made.
+/// A running dockerd with its containerd and containers. Dropping it kills them all and removes their files.
 #[derive(Debug)]
 pub struct Docker {
     daemon: Daemon,
@@ -48,8 +48,8 @@ pub struct Docker {
 }
 
 impl Docker {
-    /// Starts it on a node, with the options that an administrator would give it, and gives it the one image that
-    /// its containers are made of. It needs cgroups, as every dockerd does.
+    /// Starts dockerd on a node with these options, and imports the image for its containers. Needs cgroups, as every
+    /// dockerd does.
     pub fn start(node: &Node, options: &[&str]) -> Result<Self> {
         require_commands(&["dockerd", "busybox", "tar", "unshare"])?;
         let dir = node.dir().join("docker");
@@ -66,7 +66,7 @@ impl Docker {
             containers: AtomicU32::new(0),
             _workdir: Arc::clone(&node.workdir),
         };
-        docker.wait_ready().with_context(|| format!("start {name}; what it misses here is in its log"))?;
+        docker.wait_ready().with_context(|| format!("start {name}; see its log for what is missing"))?;
         docker.api.import(IMAGE, docker.image.archive())?;
         Ok(docker)
     }
@@ -82,7 +82,7 @@ impl Docker {
         ready.with_context(|| self.daemon.tail())
     }
 
-    /// A container that serves its files over HTTP for as long as it lives.
+    /// Starts a container that serves its files over HTTP.
     pub fn serve(&self) -> Result<Container> {
         let id = self.create(&[self.image.busybox(), "httpd", "-f", "-p", "80", "-h", "/"])?;
         let number = self.containers.fetch_add(1, Ordering::Relaxed);
@@ -90,8 +90,8 @@ impl Docker {
         Container::start(&self.api, &id, &name).with_context(|| self.daemon.tail())
     }
 
-    /// Runs a shell's line in a container of its own to its end and gives what it said. `$BUSYBOX` is the one program
-    /// that containers have.
+    /// Runs a shell command in a new container, waits for its end and returns its output. `$BUSYBOX` is the only program
+    /// in the container.
     pub fn run(&self, line: &str) -> Result<String> {
         let id = self.create(&[self.image.busybox(), "sh", "-c", line])?;
         container::run(&self.api, &id).with_context(|| format!("`{line}` in a container"))
@@ -99,7 +99,7 @@ impl Docker {
 
     fn create(&self, command: &[&str]) -> Result<String> {
         let busybox = format!("BUSYBOX={}", self.image.busybox());
-        // The mark is how the bed finds what belongs to it. With a terminal the log is plain text.
+        // By the mark the test bed finds its processes. With a terminal the log is plain text.
         let env = [format!("{MARK}={}", self.mark), busybox];
         let created = self
             .api
@@ -107,7 +107,7 @@ impl Docker {
         created["Id"].as_str().map(str::to_owned).with_context(|| format!("no container in {created}"))
     }
 
-    /// Kills containerd, the shims and the containers, which outlive their dockerd; one may start another meanwhile.
+    /// Kills containerd, the shims and the containers, which outlive dockerd. Repeats, since one may start another.
     fn end_all(&self) -> Result<()> {
         while !process::end_marked(|mark, _| mark == self.mark)?.is_empty() {}
         Ok(())
@@ -126,16 +126,16 @@ impl Drop for Docker {
     }
 }
 
-/// In a mount namespace of its own, so that every mount of Docker's is gone with its processes.
+/// Runs dockerd in a mount namespace of its own, so that its mounts end with its processes.
 fn command(netns: &NetNs, mark: &str, dir: &Path, options: &[&str]) -> Command {
     let mut command = netns.command("unshare");
     command.env(MARK, mark).args(["--mount", "--propagation", "slave", "sh", "-ec", ALONE, "dockerd"]);
     command.arg("--data-root").arg(dir.join("data")).arg("--exec-root").arg(dir.join("exec"));
     command.arg("--host").arg(format!("unix://{}", dir.join("docker.sock").display()));
     command.arg("--pidfile").arg(dir.join("docker.pid"));
-    // vfs works on every file system, and an image of 2 MB is copied faster than others are probed.
+    // vfs works on every file system, and copying an image of 2 MB is faster than probing for other drivers.
     command.args(["--storage-driver", "vfs", "--log-level", "warn"]);
-    // systemd, if it runs here, would put the containers beside those of the machine's own Docker.
+    // Not systemd's cgroups, which would put the containers beside those of the machine's own Docker.
     command.args(["--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", &format!("/{mark}")]);
     command.args(options);
     command

@@ -1,4 +1,4 @@
-//! The real etcd server, on a namespace's address or on loopback.
+//! Runs the real etcd server, in a namespace or on loopback.
 
 mod base64;
 mod gateway;
@@ -20,14 +20,14 @@ use crate::require::require_commands;
 use crate::store::Datastore;
 use crate::wait::eventually;
 use crate::workdir::Workdir;
-pub use gateway::{Entry, Gateway};
+pub use gateway::{Gateway, KeyValue};
 
-/// Where flannel keeps its keys.
+/// Prefix of flannel's keys.
 pub const PREFIX: &str = "/coreos.com/network";
 const START_LIMIT: Duration = Duration::from_secs(15);
 const CLIENT_PORT: u16 = 2379;
 
-/// How an etcd server is to be started.
+/// Flags of an etcd server before its start.
 #[derive(Debug, Default)]
 pub struct EtcdBuilder {
     args: Vec<String>,
@@ -35,13 +35,13 @@ pub struct EtcdBuilder {
 }
 
 impl EtcdBuilder {
-    /// Serves clients here, too: the test bed's own requests go to a URL without TLS.
+    /// Adds a client URL. The test bed itself uses another one, without TLS.
     pub fn client_url(mut self, url: impl Into<String>) -> Self {
         self.urls.push(url.into());
         self
     }
 
-    /// Adds a flag of etcd's.
+    /// Adds a flag.
     pub fn arg(mut self, arg: impl Into<String>) -> Self {
         self.args.push(arg.into());
         self
@@ -51,23 +51,23 @@ impl EtcdBuilder {
     pub fn start(self) -> Result<Etcd> {
         let tag = new_tag()?;
         let workdir = Arc::new(Workdir::create(&tag)?);
-        // Both are held until both are known, so that they differ.
+        // Both listeners are open until both ports are known, so that the ports differ.
         let (client, peer) = (free_port()?, free_port()?);
         let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let place = Place { netns: None, mark: tag, ip, client: client.1, peer: peer.1 };
+        let location = Location { netns: None, mark: tag, ip, client: client.1, peer: peer.1 };
         drop((client, peer));
-        Etcd::launch(place, &workdir, self)
+        Etcd::launch(location, &workdir, self)
     }
 
-    /// Starts it in a namespace, on an address that is there.
+    /// Starts it in a namespace, on one of the namespace's addresses.
     pub(crate) fn start_in(self, netns: &Arc<NetNs>, ip: IpAddr, workdir: &Arc<Workdir>) -> Result<Etcd> {
         let mark = netns.name().to_owned();
-        let place =
-            Place { netns: Some(Arc::clone(netns)), mark, ip, client: CLIENT_PORT, peer: CLIENT_PORT + 1 };
-        Etcd::launch(place, workdir, self)
+        let location =
+            Location { netns: Some(Arc::clone(netns)), mark, ip, client: CLIENT_PORT, peer: CLIENT_PORT + 1 };
+        Etcd::launch(location, workdir, self)
     }
 
-    /// Starts so many members of one cluster in a namespace.
+    /// Starts `n` members of one etcd cluster in a namespace.
     pub(crate) fn start_members(
         netns: &Arc<NetNs>,
         ip: IpAddr,
@@ -75,18 +75,18 @@ impl EtcdBuilder {
         n: u16,
     ) -> Result<Vec<Etcd>> {
         let mark = netns.name().to_owned();
-        let place = |member: u16| {
+        let location = |member: u16| {
             let client = CLIENT_PORT + 10 * member;
-            Place { netns: Some(Arc::clone(netns)), mark: mark.clone(), ip, client, peer: client + 1 }
+            Location { netns: Some(Arc::clone(netns)), mark: mark.clone(), ip, client, peer: client + 1 }
         };
         let cluster: Vec<_> =
-            (0..n).map(|member| format!("m{member}=http://{ip}:{}", place(member).peer)).collect();
+            (0..n).map(|member| format!("m{member}=http://{ip}:{}", location(member).peer)).collect();
         let start = |member: u16| {
             let builder = Self::default().arg("--initial-cluster").arg(cluster.join(","));
-            // Members wait for each other on a busy machine.
+            // Longer than a single member's timeouts: on a busy machine members answer each other late.
             let builder = builder.arg("--heartbeat-interval=50").arg("--election-timeout=500");
             let name = format!("m{member}");
-            Etcd::spawn(place(member), &name, workdir, builder.arg("--name").arg(&name))
+            Etcd::spawn(location(member), &name, workdir, builder.arg("--name").arg(&name))
         };
         let mut members = (0..n).map(start).collect::<Result<Vec<_>>>()?;
         members.iter_mut().try_for_each(Etcd::wait_healthy)?;
@@ -94,8 +94,9 @@ impl EtcdBuilder {
     }
 }
 
+/// Namespace, address and ports of a server.
 #[derive(Debug)]
-struct Place {
+struct Location {
     netns: Option<Arc<NetNs>>,
     mark: String,
     ip: IpAddr,
@@ -108,7 +109,7 @@ struct Place {
 pub struct Etcd {
     daemon: Daemon,
     gateway: Gateway,
-    place: Place,
+    location: Location,
     builder: EtcdBuilder,
     dir: PathBuf,
     _workdir: Arc<Workdir>,
@@ -120,23 +121,23 @@ impl Etcd {
         Self::builder().start()
     }
 
-    /// A server with flags of its own.
+    /// Prepares a server with other flags.
     pub fn builder() -> EtcdBuilder {
         EtcdBuilder::default()
     }
 
-    fn launch(place: Place, workdir: &Arc<Workdir>, builder: EtcdBuilder) -> Result<Self> {
-        let mut etcd = Self::spawn(place, "etcd", workdir, builder)?;
+    fn launch(location: Location, workdir: &Arc<Workdir>, builder: EtcdBuilder) -> Result<Self> {
+        let mut etcd = Self::spawn(location, "etcd", workdir, builder)?;
         etcd.wait_healthy()?;
         Ok(etcd)
     }
 
-    fn spawn(place: Place, name: &str, workdir: &Arc<Workdir>, builder: EtcdBuilder) -> Result<Self> {
+    fn spawn(location: Location, name: &str, workdir: &Arc<Workdir>, builder: EtcdBuilder) -> Result<Self> {
         require_commands(&["etcd"])?;
         let dir = workdir.subdir(name)?;
-        let gateway = Gateway::new(place.netns.clone(), SocketAddr::new(place.ip, place.client));
-        let daemon = Daemon::start(name, command(&place, &dir, &builder), &dir.join("etcd.log"))?;
-        Ok(Self { daemon, gateway, place, builder, dir, _workdir: Arc::clone(workdir) })
+        let gateway = Gateway::new(location.netns.clone(), SocketAddr::new(location.ip, location.client));
+        let daemon = Daemon::start(name, command(&location, &dir, &builder), &dir.join("etcd.log"))?;
+        Ok(Self { daemon, gateway, location, builder, dir, _workdir: Arc::clone(workdir) })
     }
 
     fn wait_healthy(&mut self) -> Result<()> {
@@ -150,12 +151,12 @@ impl Etcd {
         died
     }
 
-    /// The URL for `--etcd-endpoints`.
+    /// Returns the URL for `--etcd-endpoints`.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.gateway.address())
     }
 
-    /// Reads and writes.
+    /// Returns the client for reads and writes.
     pub fn kv(&self) -> &Gateway {
         &self.gateway
     }
@@ -176,12 +177,12 @@ impl Etcd {
     }
 
     /// Reads all keys that begin with a prefix, in order.
-    pub fn get_prefix(&self, prefix: &str) -> Result<Vec<Entry>> {
+    pub fn get_prefix(&self, prefix: &str) -> Result<Vec<KeyValue>> {
         self.gateway.prefix(prefix)
     }
 
-    /// The leases (and reservations) of all nodes.
-    pub fn subnets(&self) -> Result<Vec<Entry>> {
+    /// Reads the leases and reservations of all nodes.
+    pub fn subnets(&self) -> Result<Vec<KeyValue>> {
         self.get_prefix(&format!("{PREFIX}/subnets/"))
     }
 
@@ -190,24 +191,24 @@ impl Etcd {
         self.gateway.delete(key)
     }
 
-    /// Forgets all history up to now: watches that are behind are told that they were compacted away.
+    /// Compacts all history up to now, which cancels watches that are behind.
     pub fn compact(&self) -> Result<()> {
         self.gateway.compact()
     }
 
-    /// Runs `etcdctl` with arguments split at blanks.
+    /// Runs `etcdctl` with arguments split at spaces.
     pub fn ctl(&self, line: &str) -> Result<String> {
-        let mut command = self.place.command("etcdctl");
+        let mut command = self.location.command("etcdctl");
         command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoint()]).args(line.split_whitespace());
         finish(&mut command, "", LIMIT)
     }
 
-    /// Stops the process where it stands: connections stay open and nothing answers.
+    /// Pauses the process by SIGSTOP: connections stay open and nothing answers.
     pub fn stop(&self) -> Result<()> {
         self.daemon.signal(Signal::SIGSTOP)
     }
 
-    /// Lets a stopped process go on, and waits until it answers.
+    /// Continues a paused process, and waits until it answers.
     pub fn cont(&mut self) -> Result<()> {
         self.daemon.signal(Signal::SIGCONT)?;
         self.wait_healthy()
@@ -218,10 +219,10 @@ impl Etcd {
         self.daemon.kill()
     }
 
-    /// Kills it if need be and starts it again with its data.
+    /// Kills it if it runs, and starts it again with its data.
     pub fn restart(&mut self) -> Result<()> {
         self.kill()?;
-        let command = command(&self.place, &self.dir, &self.builder);
+        let command = command(&self.location, &self.dir, &self.builder);
         self.daemon = Daemon::start("etcd", command, &self.dir.join("etcd.log"))?;
         self.wait_healthy()
     }
@@ -233,12 +234,12 @@ impl Etcd {
         self.restart()
     }
 
-    /// What it has written to its log.
+    /// Returns its log.
     pub fn log(&self) -> String {
         self.daemon.log()
     }
 
-    /// Its process.
+    /// Returns its process ID.
     pub fn pid(&self) -> u32 {
         self.daemon.pid()
     }
@@ -254,12 +255,12 @@ impl Datastore for Etcd {
     }
 
     fn show(&self) -> String {
-        let netns = self.place.netns.as_ref().map(|netns| format!("ip netns exec {} ", netns.name()));
+        let netns = self.location.netns.as_ref().map(|netns| format!("ip netns exec {} ", netns.name()));
         format!("{}etcdctl --endpoints {} get --prefix {PREFIX}", netns.unwrap_or_default(), self.endpoint())
     }
 }
 
-impl Place {
+impl Location {
     fn command(&self, program: &str) -> Command {
         let mut command =
             self.netns.as_ref().map_or_else(|| Command::new(program), |netns| netns.command(program));
@@ -268,16 +269,16 @@ impl Place {
     }
 }
 
-fn command(place: &Place, dir: &std::path::Path, builder: &EtcdBuilder) -> Command {
-    let client = format!("http://{}", SocketAddr::new(place.ip, place.client));
-    let peer = format!("http://{}", SocketAddr::new(place.ip, place.peer));
-    let mut command = place.command("etcd");
+fn command(location: &Location, dir: &std::path::Path, builder: &EtcdBuilder) -> Command {
+    let client = format!("http://{}", SocketAddr::new(location.ip, location.client));
+    let peer = format!("http://{}", SocketAddr::new(location.ip, location.peer));
+    let mut command = location.command("etcd");
     command.arg("--data-dir").arg(dir.join("data"));
     let listen = [std::slice::from_ref(&client), &builder.urls].concat().join(",");
     command.args(["--listen-client-urls", &listen, "--advertise-client-urls", &client]);
     command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
     command.args(["--initial-cluster", &format!("default={peer}")]);
-    // A single member has nobody to wait for when it elects itself.
+    // Short timeouts: a single member elects itself and waits for no other.
     command.args(["--heartbeat-interval", "10", "--election-timeout", "50"]);
     command.args(["--max-txn-ops", "2000", "--logger", "zap", "--log-level", "warn"]);
     command.args(&builder.args);

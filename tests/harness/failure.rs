@@ -1,17 +1,17 @@
-//! How a test fails: with its reason, and with the logs of what was running.
+//! Failed tests: the error that a test returns, and a flag that makes guards print their logs.
 
 use std::cell::Cell;
 use std::{fmt, thread};
 
 use anyhow::{Result, anyhow};
 
-/// What a test returns. `?` turns every error into a [`Failure`].
+/// The result of a test. `?` turns every error into a [`Failure`].
 pub type TestResult = Result<(), Failure>;
 
 /// The reason why a test failed.
 ///
-/// It is made by `?` while the test's agents and servers still live, so that they know, when they are
-/// dropped a moment later, that their logs are wanted.
+/// `?` creates it while the test's agents and servers still exist. When they are dropped a moment later, they find the
+/// test failed and print their logs.
 pub struct Failure(anyhow::Error);
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
@@ -31,22 +31,22 @@ thread_local! {
     static FAILED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Says that what this thread was doing failed, so that logs are printed when it takes things down.
+/// Marks this thread's work as failed, so that guards print their logs when they are dropped.
 pub fn declare() {
     FAILED.set(true);
 }
 
-/// What fails from now on belongs to a new test, which may share this thread.
+/// Clears the mark for a new test, which may run in the same thread.
 pub(crate) fn forget() {
     FAILED.set(false);
 }
 
-/// Whether the current thread's test has failed, by panic or by an error.
+/// Returns true if the current thread's test has failed, by panic or by error.
 pub fn declared() -> bool {
     thread::panicking() || FAILED.get()
 }
 
-/// Gathers errors where stopping at the first would leave things behind.
+/// Collects errors of a clean-up, which must not stop at the first.
 #[derive(Debug, Default)]
 pub(crate) struct Errors(Vec<anyhow::Error>);
 

@@ -1,11 +1,11 @@
-//! The iptables rules flanneld keeps on a node, so that they stand in every variant of a comparison.
+//! Installs the iptables rules of flanneld, so that all variants of a comparison have them.
 
 use anyhow::{Context as _, Result};
 
 use crate::cluster::Node;
 use crate::netns::NetNs;
 
-/// Installs flanneld's rules with iptables, in its order. `subnet` is the node's, `network` the cluster's.
+/// Installs flanneld's rules with iptables, in its order, for a node that holds `subnet` of `network`.
 pub fn firewall(node: &Node, subnet: &str, network: &str) -> Result<()> {
     install(node.netns(), subnet, network)
         .with_context(|| format!("install flannel's rules on {}", node.name()))

@@ -1,4 +1,4 @@
-//! Ctrl-C for programs that hold a cluster: wait for it, then let the guards take everything down.
+//! Handles Ctrl-C in programs that hold a cluster: they wait for it, then drop the cluster.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,7 +16,7 @@ extern "C" fn note(_signal: c_int) {
     INTERRUPTED.store(true, Ordering::Relaxed);
 }
 
-/// From now on SIGINT, SIGTERM and SIGHUP are noted instead of ending the process. Call before making a cluster.
+/// Records SIGINT, SIGTERM and SIGHUP from now on instead of ending the process. Call it before building a cluster.
 pub fn catch() -> Result<()> {
     let action = SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESTART, SigSet::empty());
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -26,12 +26,12 @@ pub fn catch() -> Result<()> {
     Ok(())
 }
 
-/// Whether a signal has come since [`catch`].
+/// Returns true if a signal has come since [`catch`].
 pub fn came() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
-/// Returns when a signal has come.
+/// Waits until a signal has come.
 pub fn wait() -> Result<()> {
     eventually("a signal", FOREVER, || {
         ensure!(came(), "none yet");

@@ -1,4 +1,4 @@
-//! Nodes set up the way flanneld sets them up, with iproute2 and iptables alone: what others are compared with.
+//! Sets nodes up as flanneld does, with iproute2 and iptables alone, for comparisons.
 
 use std::net::Ipv4Addr;
 
@@ -14,9 +14,9 @@ pub const NETWORK: Net<Ipv4Addr> = Net { addr: Ipv4Addr::new(10, 244, 0, 0), len
 const DEVICE: &str = "flannel.1";
 const VXLAN_OVERHEAD: u32 = 50;
 
-/// What flanneld would lease to a node.
+/// The subnet and MAC that flanneld would give to a node.
 #[derive(Debug)]
-struct Lease<'a> {
+struct NodeLease<'a> {
     node: &'a Node,
     subnet: Net<Ipv4Addr>,
     mac: String,
@@ -25,44 +25,44 @@ struct Lease<'a> {
 /// Joins the nodes by the kernel's vxlan device, as flanneld's vxlan backend does, and writes each `subnet.env`.
 pub fn vxlan(nodes: &[Node]) -> Result<()> {
     let leases = leases(nodes)?;
-    in_parallel(leases.iter().collect(), |own: &Lease<'_>| own.join_overlay(&leases)).map(drop)
+    in_parallel(leases.iter().collect(), |own: &NodeLease<'_>| own.join_overlay(&leases)).map(drop)
 }
 
 /// Joins nodes of one segment by plain routes, as flanneld's host-gw backend does, and writes each `subnet.env`.
 pub fn host_gw(nodes: &[Node]) -> Result<()> {
     let leases = leases(nodes)?;
-    in_parallel(leases.iter().collect(), |own: &Lease<'_>| own.join_directly(&leases)).map(drop)
+    in_parallel(leases.iter().collect(), |own: &NodeLease<'_>| own.join_directly(&leases)).map(drop)
 }
 
-/// The first node has 10.244.1.0/24, the second 10.244.2.0/24.
-fn leases(nodes: &[Node]) -> Result<Vec<Lease<'_>>> {
+/// Gives the first node 10.244.1.0/24, the second 10.244.2.0/24 and so on.
+fn leases(nodes: &[Node]) -> Result<Vec<NodeLease<'_>>> {
     let lease = |(node, number)| {
         let subnet = Net { addr: Ipv4Addr::new(10, 244, number, 0), len: 24 };
-        Lease { node, subnet, mac: format!("2a:f1:a0:00:00:{number:02x}") }
+        NodeLease { node, subnet, mac: format!("2a:f1:a0:00:00:{number:02x}") }
     };
     u8::try_from(nodes.len()).context("too many nodes for a /16 of /24s")?;
     Ok(nodes.iter().zip(1..=u8::MAX).map(lease).collect())
 }
 
-impl Lease<'_> {
-    fn join_overlay(&self, all: &[Lease<'_>]) -> Result<()> {
+impl NodeLease<'_> {
+    fn join_overlay(&self, all: &[NodeLease<'_>]) -> Result<()> {
         self.write_subnet_env(self.node.mtu() - VXLAN_OVERHEAD)?;
         self.add_device().with_context(|| format!("set up kernel vxlan on {}", self.node.name()))?;
-        let lines: Vec<_> = self.peers(all).flat_map(Lease::overlay_lines).collect();
+        let lines: Vec<_> = self.peers(all).flat_map(NodeLease::overlay_lines).collect();
         self.node.netns().ip(&lines)?;
-        let lines: Vec<_> = self.peers(all).map(Lease::fdb_line).collect();
+        let lines: Vec<_> = self.peers(all).map(NodeLease::fdb_line).collect();
         self.node.netns().batch("bridge", &lines)?;
         self.firewall()
     }
 
-    fn join_directly(&self, all: &[Lease<'_>]) -> Result<()> {
+    fn join_directly(&self, all: &[NodeLease<'_>]) -> Result<()> {
         self.write_subnet_env(self.node.mtu())?;
-        let lines: Vec<_> = self.peers(all).map(Lease::direct_line).collect();
+        let lines: Vec<_> = self.peers(all).map(NodeLease::direct_line).collect();
         self.node.netns().ip(&lines).with_context(|| format!("set up host-gw on {}", self.node.name()))?;
         self.firewall()
     }
 
-    fn peers<'a>(&self, all: &'a [Lease<'a>]) -> impl Iterator<Item = &'a Lease<'a>> {
+    fn peers<'a>(&self, all: &'a [NodeLease<'a>]) -> impl Iterator<Item = &'a NodeLease<'a>> {
         let own = self.subnet;
         all.iter().filter(move |peer| peer.subnet != own)
     }

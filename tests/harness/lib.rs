@@ -1,6 +1,23 @@
-//! The test bed: clusters made of network namespaces, real etcd servers, real agents and real traffic.
+//! The test bed: clusters of network namespaces with real etcd servers, real agents and real traffic.
 //!
-//! The integration suite, `cargo xtask run` and `cargo xtask bench` all build their clusters here.
+//! The integration suite, `cargo xtask run` and `cargo xtask bench` build their clusters here. It needs root.
+//!
+//! # A cluster
+//!
+//! A node is a network namespace. Its uplink `eth0` leads to the underlay, `mgmt0` to the management network with the
+//! datastore. A pod is a namespace behind the node's bridge `cni0`. The underlay has one of these topologies:
+//!
+//! | [`Topology`] | underlay |
+//! | --- | --- |
+//! | `segment(n)` | `n` nodes on one switch; node 1 is 192.168.64.1 and fd00:192:168:64::1, and so on |
+//! | `two_nodes_routed()` | two nodes on different segments, 192.168.64.0/24 and 192.168.65.0/24, with a router between them |
+//! | `routed(&[n, m])` | `n` and `m` nodes on two segments with a router between them; more segments with more numbers |
+//! | `two_nodes()` | two nodes joined by one veth pair, without a switch, for measurements |
+//! | `two_cards()` | two nodes with a network card each, in the machine of `cargo xtask vm` |
+//!
+//! # A test
+//!
+//! Build a cluster, write the network's configuration, start agents, add pods, send traffic:
 //!
 //! ```no_run
 //! use flannel_tests::{Cluster, TestResult, traffic};
@@ -16,8 +33,11 @@
 //! }
 //! ```
 //!
-//! Everything is a guard: what a value made is gone when it is dropped, after a panic too. What a killed
-//! run left behind is removed by [`sweep()`], which the first cluster of every process calls.
+//! - Changes take a moment: wait for a condition with [`eventually`], never sleep.
+//! - Errors propagate by `?`. A failed test prints the logs of its agents and servers.
+//! - All values are guards. Dropping one undoes what it created, after a panic too. A killed run leaves things behind;
+//!   the first cluster of the next process removes them ([`sweep()`]).
+//! - [`Capture`] records packets and decodes them with tshark.
 
 pub mod agent;
 pub mod capture;
@@ -40,6 +60,7 @@ pub mod tools;
 pub mod traffic;
 pub mod wait;
 
+mod http;
 mod owner;
 mod parallel;
 mod workdir;

@@ -1,4 +1,4 @@
-//! The counters of a node's BPF programs, read the way a person reads them: with bpftool.
+//! Reads the counters of a node's BPF programs with bpftool, as a person does.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-/// How often program runs at one hook ended in one way.
+/// Counters of one outcome at one hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metric {
     /// The hook, as `flannel-common` names it: `OverlayEgress`.
@@ -19,7 +19,7 @@ pub struct Metric {
     pub bytes: u64,
 }
 
-/// What is counted below this bpffs for the overlay with this VNI, the most frequent first.
+/// Reads the counters below this bpffs for the overlay with this VNI, the most frequent outcome first.
 pub fn read(bpffs: &Path, vni: u32) -> Result<Vec<Metric>> {
     let map = bpffs.join(format!("flannel/{vni}/METRICS"));
     let mut bpftool = Command::new("bpftool");
@@ -33,8 +33,8 @@ pub fn read(bpffs: &Path, vni: u32) -> Result<Vec<Metric>> {
 
 fn metric(entry: &Value) -> Result<Metric> {
     let entry = &entry["formatted"];
-    let name = |field| entry["key"][field].as_str().map(str::to_owned).context("a key that is no name");
-    let per_cpu = entry["values"].as_array().context("values that are no list")?;
+    let name = |field| entry["key"][field].as_str().map(str::to_owned).context("a key is not a name");
+    let per_cpu = entry["values"].as_array().context("the values are not a list")?;
     let sum = |field| per_cpu.iter().filter_map(|cpu| cpu["value"][field].as_u64()).sum();
     Ok(Metric {
         hook: name("hook")?,

@@ -23,7 +23,7 @@ use crate::failure::Errors;
 use crate::owner::{MARK, new_tag};
 use crate::process::{self, LIMIT, finish};
 
-/// Where `ip netns` keeps its names.
+/// The folder in which `ip netns` keeps its names.
 pub(crate) const NETNS_DIR: &str = "/run/netns";
 
 /// A named network namespace, removed when dropped. `ip netns exec NAME` works on it.
@@ -34,7 +34,7 @@ pub struct NetNs {
 }
 
 impl NetNs {
-    /// A namespace of its own, named `fl<pid>-<n>-<label>`, with `lo` up.
+    /// Creates a namespace named `fl<pid>-<n>-<label>`.
     pub fn new(label: &str) -> Result<Self> {
         Self::create(&format!("{}-{label}", new_tag()?))
     }
@@ -44,17 +44,17 @@ impl NetNs {
         created.pop().context("one namespace was asked for")
     }
 
-    /// Makes all of them with one process.
+    /// Creates several namespaces with one process.
     pub(crate) fn create_all(names: &[String]) -> Result<Vec<Self>> {
         let lines: String = names.iter().map(|name| format!("netns add {name}\n")).collect();
         let added = finish(Command::new("ip").args(["-batch", "-"]), &lines, LIMIT);
-        // Opened before looking at the result: what was made before a failure is removed by its guard.
+        // Opened before checking the result, so that guards remove what was created before a failure.
         let opened: Result<Vec<_>> = names.iter().map(|name| Self::open(name)).collect();
         added.context("make network namespaces")?;
         opened
     }
 
-    /// Gives a name to the namespace that a process lives in; dropped, the name goes, with what bears the bed's mark.
+    /// Names the namespace of a process. Dropping it removes the name and ends the test bed's processes in it.
     pub(crate) fn attach(name: &str, pid: u64) -> Result<Self> {
         finish(Command::new("ip").args(["netns", "attach", name, &pid.to_string()]), "", LIMIT)?;
         Self::open(name)
@@ -68,12 +68,12 @@ impl NetNs {
         Ok(namespace)
     }
 
-    /// The name `ip netns` knows it by.
+    /// Returns its name for `ip netns`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The file that stands for it.
+    /// Returns the path of its file.
     pub fn path(&self) -> PathBuf {
         path_of(&self.name)
     }
@@ -89,12 +89,12 @@ impl NetNs {
         })
     }
 
-    /// Moves the calling thread, and only it, into the namespace for good.
+    /// Moves the calling thread, and only it, into the namespace.
     pub fn enter(&self) -> Result<()> {
         setns(&*self.handle, CloneFlags::CLONE_NEWNET).with_context(|| format!("enter {}", self.name))
     }
 
-    /// A command that will run in the namespace, with the mounts of this process (`ip netns exec` hides bpffs).
+    /// Prepares a command that runs in the namespace, with the mounts of this process (`ip netns exec` hides bpffs).
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         let handle = Arc::clone(&self.handle);
@@ -104,7 +104,7 @@ impl NetNs {
         command
     }
 
-    /// Runs a command line, split at blanks, and gives its standard output.
+    /// Runs a command line, split at spaces, and returns its standard output.
     pub fn exec(&self, line: &str) -> Result<String> {
         self.exec_with(line, "")
     }
@@ -116,14 +116,14 @@ impl NetNs {
         finish(self.command(program).args(words), input, LIMIT).with_context(|| format!("in {}", self.name))
     }
 
-    /// [`NetNs::exec`] of a command that prints JSON, such as `ip -j route`. No output is `null`.
+    /// [`NetNs::exec`] of a command that prints JSON, such as `ip -j route`. Empty output gives `null`.
     pub fn exec_json(&self, line: &str) -> Result<Value> {
         let output = self.exec(line)?;
         let output = if output.trim().is_empty() { "null" } else { &output };
         serde_json::from_str(output).with_context(|| format!("`{line}` in {} printed no JSON", self.name))
     }
 
-    /// Gives many lines to one `ip` process.
+    /// Runs many `ip` command lines in one process.
     pub fn ip<S: AsRef<str>>(&self, lines: &[S]) -> Result<()> {
         self.batch("ip", lines)
     }
@@ -149,7 +149,7 @@ impl Drop for NetNs {
     }
 }
 
-/// `ip -batch` tells only the number of the line that failed.
+/// Adds the failed line to an error of `ip -batch`, which has only its number.
 fn with_failed_line<S: AsRef<str>>(error: anyhow::Error, lines: &[S]) -> anyhow::Error {
     let text = format!("{error:#}");
     let number =
@@ -170,14 +170,14 @@ fn path_of(name: &str) -> PathBuf {
     Path::new(NETNS_DIR).join(name)
 }
 
-/// Ends the processes of ours that live in the namespace and removes its name.
+/// Ends the test bed's processes in the namespace and removes its name.
 pub(crate) fn remove(name: &str) -> Result<()> {
     let path = path_of(name);
     let mut errors = Errors::default();
     if let Ok(namespace) = fs::metadata(&path) {
         errors.collect(process::end_marked(|_, pid| lives_in(pid, namespace.st_ino())));
     }
-    // A name whose mount is gone already (EINVAL) still has to be unlinked.
+    // EINVAL: the name is no longer mounted, and still has to be unlinked.
     match umount2(&path, MntFlags::MNT_DETACH) {
         Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
         Err(error) => drop(errors.collect(Err::<(), _>(error).context("unmount"))),

@@ -1,4 +1,4 @@
-//! Who a namespace, a folder or a process belongs to: the pid of the run is in its name.
+//! Owners of namespaces, folders and processes: their names have the pid of the run that created them.
 
 use std::fs;
 use std::process;
@@ -9,17 +9,17 @@ use anyhow::{Context as _, Result};
 
 use crate::sweep;
 
-/// Environment variable that every process started by the bed carries; its value begins with the run's tag.
+/// Environment variable of every process that the test bed starts. Its value begins with the run's tag.
 pub(crate) const MARK: &str = "FLANNEL_BED";
 
-/// A name of its own for each cluster: `fl<pid>-<n>`.
+/// Returns a new name for a cluster: `fl<pid>-<n>`.
 pub(crate) fn new_tag() -> Result<String> {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     sweep_once()?;
     Ok(format!("fl{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
 }
 
-/// Nothing of this process exists yet, so what bears its pid is left from a dead owner with the same pid.
+/// Sweeps before this process creates anything. Names with its own pid are from an earlier process with this pid.
 fn sweep_once() -> Result<()> {
     static SWEPT: OnceLock<Result<(), String>> = OnceLock::new();
     let result = SWEPT.get_or_init(|| {
@@ -29,7 +29,7 @@ fn sweep_once() -> Result<()> {
     result.clone().map_err(anyhow::Error::msg).context("remove what killed runs left behind")
 }
 
-/// The pid in a name of the form `fl<pid>-<n>` or `fl<pid>-<n>-<label>`.
+/// Returns the pid in a name of the form `fl<pid>-<n>` or `fl<pid>-<n>-<label>`.
 pub(crate) fn owner_of(name: &str) -> Option<u32> {
     let mut parts = name.strip_prefix("fl")?.splitn(3, '-');
     let pid = parts.next()?.parse().ok()?;
@@ -37,7 +37,7 @@ pub(crate) fn owner_of(name: &str) -> Option<u32> {
     Some(pid)
 }
 
-/// Whether the process runs; one that is dead and only not yet waited for does not.
+/// Returns true if the process runs. A zombie does not.
 pub(crate) fn is_alive(pid: u32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
     let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());

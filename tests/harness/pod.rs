@@ -11,7 +11,7 @@ use crate::traffic::{At, Host};
 /// The name of the bridge that pods are plugged into.
 pub const BRIDGE: &str = "cni0";
 
-/// A pod; dropped, it is unplugged and gone.
+/// A pod. Dropping it removes it from its node.
 #[derive(Debug)]
 pub struct Pod {
     netns: NetNs,
@@ -21,7 +21,7 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// The pod with this number: .2 of the subnet is number 1.
+    /// Adds the pod with this number to a node. Number 1 has address .2 of the subnet.
     pub(crate) fn plug(node: &NetNs, subnet: &SubnetEnv, number: u16) -> Result<Self> {
         let netns = NetNs::create(&format!("{}-pod{number}", node.name()))?;
         let port = format!("veth{number}");
@@ -42,14 +42,14 @@ impl Pod {
         Ok(Self { netns, addresses, port, number })
     }
 
-    /// Removes the pod; another one may have its number at once.
+    /// Removes the pod and returns its number, which is free at once.
     pub(crate) fn unplug(self, node: &NetNs) -> Result<u16> {
-        // By itself the cable goes some time after the namespace.
+        // Without this the kernel deletes the veth pair some time after the namespace.
         node.ip(&[format!("link del {}", self.port)])?;
         Ok(self.number)
     }
 
-    /// Two pods of no node with one cable between them: the best a packet can do on this machine.
+    /// Creates two pods without nodes, joined by a veth pair: the upper limit for performance on this machine.
     pub fn cabled_pair() -> Result<(Self, Self)> {
         let (left, right) = (NetNs::new("left")?, NetNs::new("right")?);
         left.ip(&[format!("link add eth0 type veth peer name eth0 netns {}", right.name())])?;
@@ -67,34 +67,34 @@ impl Pod {
         Ok((pod(left, 1)?, pod(right, 2)?))
     }
 
-    /// Its namespace.
+    /// Returns its namespace.
     pub fn netns(&self) -> &NetNs {
         &self.netns
     }
 
-    /// The name of its port in the node's namespace.
+    /// Returns the name of its port in the node's namespace.
     pub fn port(&self) -> &str {
         &self.port
     }
 
-    /// Its first address: IPv4 where the cluster has it.
+    /// Returns its first address: IPv4 if the cluster has it.
     pub fn ip(&self) -> IpAddr {
         self.addresses[0]
     }
 
-    /// All its addresses.
+    /// Returns all its addresses.
     pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses
     }
 
-    /// The pod at its IPv6 address.
+    /// Returns the pod as a host at its IPv6 address.
     pub fn v6(&self) -> Result<At<'_>> {
         let address = self.addresses.iter().find(|address| address.is_ipv6());
         let ip = address.copied().with_context(|| format!("{} has no IPv6 address", self.netns.name()))?;
         Ok(At { netns: &self.netns, ip })
     }
 
-    /// Runs a command line in the namespace and gives its standard output.
+    /// Runs a command line in the namespace and returns its standard output.
     pub fn exec(&self, line: &str) -> Result<String> {
         self.netns.exec(line)
     }

@@ -1,4 +1,4 @@
-//! Running commands with a limit on their time, keeping daemons, ending what was started.
+//! Runs commands with a time limit, runs daemons, and ends what was started.
 
 mod daemon;
 mod pidfd;
@@ -19,12 +19,12 @@ pub use tool::{LIMIT, finish};
 
 const END_LIMIT: Duration = Duration::from_secs(5);
 
-/// Kills the processes that bear the bed's mark, where `chosen` says so of the mark and the pid; returns their pids.
+/// Kills the test bed's processes that `chosen` selects by mark and pid. Returns their pids.
 pub(crate) fn end_marked(chosen: impl Fn(&str, u32) -> bool) -> Result<Vec<u32>> {
     let mut errors = Errors::default();
     let mut ended = Vec::new();
     for pid in pids().filter(|pid| *pid != std::process::id()) {
-        // Opened before the check: a pid that is used again meanwhile makes the signal fail, not hit a stranger.
+        // Opened before the check: if the pid is reused, the signal fails instead of hitting another process.
         let Ok(handle) = PidFd::open(pid) else { continue };
         if mark_of(pid).is_some_and(|mark| chosen(&mark, pid)) {
             errors.collect(handle.signal(Signal::SIGKILL).and_then(|()| handle.wait(END_LIMIT)));

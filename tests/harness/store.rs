@@ -1,4 +1,4 @@
-//! Where agents keep their leases: etcd, or files.
+//! Datastores of agents: etcd, or a folder of files.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, FileTimes};
@@ -10,19 +10,19 @@ use anyhow::{Context as _, Result};
 
 use crate::workdir::Workdir;
 
-/// A datastore that agents can be told to use.
+/// A datastore for agents.
 pub trait Datastore {
-    /// The agent's flag for it.
+    /// Returns the agent's flag for it.
     fn flag(&self) -> String;
 
     /// Writes the network's configuration.
     fn configure(&self, json: &str) -> Result<()>;
 
-    /// A command line that shows what is in it.
+    /// Returns a command line that shows its contents.
     fn show(&self) -> String;
 }
 
-/// A folder for `--local-subnet-mgr`. It goes with its cluster.
+/// A folder for `--local-subnet-mgr`. It is removed with its cluster.
 #[derive(Debug)]
 pub struct LocalStore {
     dir: PathBuf,
@@ -34,22 +34,22 @@ impl LocalStore {
         Ok(Self { dir: workdir.subdir(name)?, _workdir: Arc::clone(workdir) })
     }
 
-    /// The folder.
+    /// Returns the folder.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The folder of the leases.
+    /// Returns the folder of the leases.
     pub fn subnets(&self) -> PathBuf {
         self.dir.join("subnets")
     }
 
-    /// The file of a lease: `10.5.52.0-24`.
+    /// Returns the path of a lease's file, named like `10.5.52.0-24`.
     pub fn file(&self, name: &str) -> PathBuf {
         self.subnets().join(name)
     }
 
-    /// Writes a lease's file in place, as `echo` in a shell does; it can be written, as any new file.
+    /// Writes a lease's file in place, as `echo` in a shell does. A new file is writable.
     pub fn put(&self, name: &str, value: &str) -> Result<()> {
         fs::create_dir_all(self.subnets())?;
         fs::write(self.file(name), value).with_context(|| format!("write {name}"))
@@ -60,14 +60,14 @@ impl LocalStore {
         fs::remove_file(self.file(name)).with_context(|| format!("remove {name}"))
     }
 
-    /// Sets the time of a lease's file, as `touch -d` does.
+    /// Sets the modification time of a lease's file, as `touch -d` does.
     pub fn set_time(&self, name: &str, time: SystemTime) -> Result<()> {
         let times = FileTimes::new().set_accessed(time).set_modified(time);
         let set = File::open(self.file(name)).and_then(|file| file.set_times(times));
         set.with_context(|| format!("set the time of {name}"))
     }
 
-    /// All files of leases, hidden ones too, with their text.
+    /// Reads all files in the folder of leases, hidden ones too.
     pub fn leases(&self) -> Result<BTreeMap<String, String>> {
         let files = fs::read_dir(self.subnets()).context("list the leases")?;
         files

@@ -1,4 +1,4 @@
-//! The file in which a node daemon tells CNI plugins its subnet.
+//! Reads and writes subnet.env, in which a node daemon gives its subnet to CNI plugins.
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, anyhow};
 /// An address with the length of its network's prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Net<A> {
-    /// The address; in `FLANNEL_SUBNET` it is the gateway's.
+    /// The address. In `FLANNEL_SUBNET`, the gateway's.
     pub addr: A,
     /// The length of the prefix.
     pub len: u8,
@@ -21,7 +21,7 @@ impl<A: FromStr> FromStr for Net<A> {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let bad = || anyhow!("{text:?} is no address with a prefix length");
+        let bad = || anyhow!("{text:?} is not an address with a prefix length");
         let (addr, len) = text.split_once('/').ok_or_else(bad)?;
         Ok(Self { addr: addr.parse().map_err(|_| bad())?, len: len.parse().map_err(|_| bad())? })
     }
@@ -33,7 +33,7 @@ impl<A: std::fmt::Display> std::fmt::Display for Net<A> {
     }
 }
 
-/// What `subnet.env` says.
+/// The contents of `subnet.env`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubnetEnv {
     /// `FLANNEL_NETWORK`.
@@ -72,7 +72,7 @@ impl SubnetEnv {
         fs::write(path, text).with_context(|| format!("write {}", path.display()))
     }
 
-    /// The gateways of the pods, IPv4 before IPv6.
+    /// Returns the pods' gateways, IPv4 before IPv6.
     pub fn gateways(&self) -> Vec<Net<IpAddr>> {
         let v4 = self.subnet.map(|net| Net { addr: IpAddr::V4(net.addr), len: net.len });
         let v6 = self.ipv6_subnet.map(|net| Net { addr: IpAddr::V6(net.addr), len: net.len });

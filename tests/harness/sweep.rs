@@ -1,4 +1,4 @@
-//! Removes what runs that were killed left behind.
+//! Removes what killed runs left behind.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ pub struct Swept {
     pub folders: Vec<PathBuf>,
 }
 
-/// Removes processes, namespaces, cgroups, mounts and folders whose owning run no longer lives.
+/// Removes processes, namespaces, cgroups, mounts and folders of runs that no longer exist.
 pub fn sweep() -> Result<Swept> {
     sweep_owners(|pid| !is_alive(pid))
 }

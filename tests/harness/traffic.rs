@@ -1,4 +1,4 @@
-//! Traffic from namespaces, made in this process. Everything has a time limit.
+//! Traffic between namespaces, sent and received by this process. Everything has a time limit.
 
 mod batch;
 mod datagrams;
@@ -19,33 +19,33 @@ use crate::netns::NetNs;
 pub use datagrams::{Datagrams, datagram_transfer};
 pub use flood::{Received, udp_flood};
 pub use frame::send_frame;
-pub use icmp::{Answer, Ping, ping, ping_with};
+pub use icmp::{Ping, PingAnswer, ping, ping_with};
 pub use iperf::iperf3_tcp;
 pub use pattern::Pattern;
 pub use placed::OnCpu;
 pub use round_trips::udp_round_trips;
-pub use steady::{Report, Steady};
+pub use steady::{Steady, StreamReport};
 pub use tcp::{TcpSession, Transfer, tcp_transfer};
 pub use udp::{UdpSession, udp_echo};
 
-/// Something with a namespace and an address there: a pod, a node, or either [`At`] another address.
+/// A namespace with an address: a pod, a node, or either of them [`At`] another address.
 pub trait Host: Sync {
-    /// Where its sockets live.
+    /// Returns the namespace of its sockets.
     fn netns(&self) -> &NetNs;
-    /// Where it is reached.
+    /// Returns its address.
     fn ip(&self) -> IpAddr;
-    /// The one CPU that its end of floods, round trips and bulk works on; where none is named, any.
+    /// Returns the CPU for its end of floods, round trips and bulk transfers; `None` for any CPU.
     fn cpu(&self) -> Option<usize> {
         None
     }
 }
 
-/// A namespace at an address of choice.
+/// A host at one of its addresses.
 #[derive(Debug, Clone, Copy)]
 pub struct At<'a> {
-    /// Where its sockets live.
+    /// The namespace of its sockets.
     pub netns: &'a NetNs,
-    /// Where it is reached.
+    /// The address.
     pub ip: IpAddr,
 }
 

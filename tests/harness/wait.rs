@@ -1,4 +1,4 @@
-//! Waiting for conditions; nothing in the bed sleeps for a fixed time.
+//! Waits for conditions. Tests never sleep for a fixed time.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -6,21 +6,21 @@ use std::{env, thread};
 
 use anyhow::{Result, bail};
 
-/// How many times longer than on a usual machine everything may take here: a whole number, 1 if it is not set.
+/// Environment variable with the factor by which all time limits grow on a slow machine: a whole number, 1 by default.
 const SLOWNESS: &str = "FLANNEL_BED_SLOWNESS";
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
-/// The limit for what takes no longer than `usual` on a usual machine. Everything in the bed that gives up waits so.
-pub fn patience(usual: Duration) -> Duration {
+/// Scales a time limit by the factor in `FLANNEL_BED_SLOWNESS`. All time limits of the test bed go through this.
+pub fn scaled(usual: Duration) -> Duration {
     static FACTOR: LazyLock<u32> =
         LazyLock::new(|| env::var(SLOWNESS).ok().and_then(|factor| factor.parse().ok()).unwrap_or(1));
     usual.saturating_mul(*FACTOR)
 }
 
-/// Repeats `attempt` until it succeeds; after [`patience`] with `limit` the error says `what` was awaited and why it last failed.
+/// Repeats `attempt` until it succeeds. After the [`scaled`] limit, fails with `what` and the last error.
 pub fn eventually<T>(what: &str, limit: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-    let (start, limit) = (Instant::now(), patience(limit));
+    let (start, limit) = (Instant::now(), scaled(limit));
     let mut pause = FIRST_PAUSE;
     loop {
         match attempt() {
@@ -32,7 +32,7 @@ pub fn eventually<T>(what: &str, limit: Duration, mut attempt: impl FnMut() -> R
     }
 }
 
-/// Checks again and again, for all of `time`, that `condition` holds.
+/// Checks every 20 ms, for all of `time`, that `condition` holds.
 pub fn throughout(what: &str, time: Duration, mut condition: impl FnMut() -> Result<()>) -> Result<()> {
     let start = Instant::now();
     while start.elapsed() < time {

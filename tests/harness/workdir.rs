@@ -1,4 +1,4 @@
-//! The folder that holds a cluster's files: logs, subnet files, etcd data, one bpffs per node.
+//! The folder of a cluster's files: logs, subnet files, etcd data, and a bpffs for each node.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -46,14 +46,14 @@ pub(crate) fn parent() -> PathBuf {
     env::temp_dir()
 }
 
-/// A file of its own that goes when dropped, named so that a sweep finds it.
+/// Creates a temporary file, with a name that a sweep finds. It is removed when dropped.
 pub(crate) fn temp_file(label: &str) -> Result<NamedTempFile> {
     let prefix = format!("{}-", new_tag()?);
     let file = tempfile::Builder::new().prefix(&prefix).suffix(label).tempfile_in(parent());
     file.context("make a temporary file")
 }
 
-/// Mounts a BPF file system of its own on a folder, which it creates.
+/// Creates a folder and mounts a new BPF file system on it.
 pub(crate) fn mount_bpffs(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
     mount(Some("bpf"), path, Some("bpf"), MsFlags::empty(), None::<&str>)
@@ -77,7 +77,7 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     errors.into_result()
 }
 
-/// In the order of mounting. Paths with blanks are octal-escaped in mountinfo; ours have none.
+/// Lists the mounts below a folder in the order of mounting. Does not decode spaces, which mountinfo escapes.
 fn mounts_below(path: &Path) -> Result<Vec<PathBuf>> {
     let table = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
     let targets = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use etherparse::{EtherType, IpNumber, SlicedPacket};
 use flannel_agent::mac::Mac;
 use flannel_common::outcome::{Hook, Outcome};
-use flannel_tests::capture::Frame;
+use flannel_tests::capture::CapturedFrame;
 use flannel_tests::traffic::send_frame;
 use flannel_tests::{Capture, Node, Pod, TestResult, Topology};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -92,7 +92,7 @@ fn ipv4_of(pod: &Pod) -> Result<Ipv4Addr> {
 /// What a pod gets: source port, code point, DSCP, TTL.
 type Seen = ([u8; 2], u8, u8, u8);
 
-fn seen(frame: &Frame) -> Option<Seen> {
+fn seen(frame: &CapturedFrame) -> Option<Seen> {
     let sliced = SlicedPacket::from_ethernet(&frame.bytes).ok()?;
     let (Some(etherparse::NetSlice::Ipv4(ip)), Some(etherparse::TransportSlice::Udp(udp))) =
         (&sliced.net, &sliced.transport)

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use flannel_common::flow::{PROOF_NS, TRANSIT_NS};
 use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::{TcpSession, UdpSession, ping};
-use flannel_tests::wait::{patience, throughout};
+use flannel_tests::wait::{scaled, throughout};
 use flannel_tests::{Node, Pod, TestResult, eventually};
 
 use super::flow_cache::{SOON, overlay_of, wait_plugged};
@@ -81,7 +81,7 @@ fn arrives(from: &UdpSocket, to: &UdpSocket) -> Result<()> {
 
 fn receiver(pod: &Pod, at: SocketAddr) -> Result<UdpSocket> {
     let socket = pod.netns().udp_bind(at.ip(), at.port())?;
-    socket.set_read_timeout(Some(patience(Duration::from_millis(100))))?;
+    socket.set_read_timeout(Some(scaled(Duration::from_millis(100))))?;
     Ok(socket)
 }
 

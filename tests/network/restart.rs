@@ -6,7 +6,7 @@ use anyhow::Result;
 use flannel_common::abi;
 use flannel_common::outcome::Hook;
 use flannel_tests::traffic::ping;
-use flannel_tests::wait::{patience, throughout};
+use flannel_tests::wait::{scaled, throughout};
 use flannel_tests::{Agent, Node, SubnetEnv, TestResult};
 
 use crate::inspect::{self, DEVICE, Link, UPLINK};
@@ -67,7 +67,7 @@ fn a_graceful_end_and_a_new_start() -> TestResult {
         let start = Instant::now();
         let status = agent.term()?;
         anyhow::ensure!(status.success(), "SIGTERM: {status}");
-        anyhow::ensure!(start.elapsed() < patience(AT_ONCE), "SIGTERM took {:?}", start.elapsed());
+        anyhow::ensure!(start.elapsed() < scaled(AT_ONCE), "SIGTERM took {:?}", start.elapsed());
         Ok(())
     })
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use flannel_common::outcome::{Hook, Outcome};
-use flannel_tests::traffic::{Answer, At, Ping, TcpSession, ping_with};
-use flannel_tests::wait::patience;
+use flannel_tests::traffic::{At, Ping, PingAnswer, TcpSession, ping_with};
+use flannel_tests::wait::scaled;
 use flannel_tests::{Host, TestResult, Topology, eventually};
 
 use crate::inspect::{self, UPLINK};
@@ -19,13 +19,13 @@ const NARROW: u32 = 1400;
 const RECOVERY: Duration = Duration::from_secs(4);
 
 /// The answer to an unfragmentable IPv4 packet of this length.
-fn answer(from: &dyn Host, to: IpAddr, length: usize) -> Result<Answer> {
+fn answer(from: &dyn Host, to: IpAddr, length: usize) -> Result<PingAnswer> {
     ping_with(from, to, &Ping { size: length - 28, dont_fragment: true, ..Ping::default() })
 }
 
 fn ensure_fits(from: &dyn Host, to: IpAddr) -> Result<()> {
     match answer(from, to, MTU)? {
-        Answer::Reply { .. } => Ok(()),
+        PingAnswer::Reply { .. } => Ok(()),
         other => bail!("{MTU} bytes from {}: {other:?}", from.ip()),
     }
 }
@@ -35,7 +35,7 @@ fn a_pod_cannot_send_more_than_its_interface_takes() -> TestResult {
     let overlay = Overlay::bpf(2)?;
     let (pod, remote) = overlay.two_pods();
     ensure_fits(pod, remote.ip())?;
-    let own_interface = Answer::TooBig { by: Ipv4Addr::UNSPECIFIED.into(), mtu: 0 };
+    let own_interface = PingAnswer::TooBig { by: Ipv4Addr::UNSPECIFIED.into(), mtu: 0 };
     assert_eq!(answer(pod, remote.ip(), MTU + 1)?, own_interface);
     let host = At { netns: overlay.nodes()[0].netns(), ip: IpAddr::V4(overlay.base(0)?) };
     ensure_fits(&host, remote.ip())?;
@@ -52,7 +52,7 @@ fn the_node_answers_a_pod_whose_interface_is_too_wide() -> TestResult {
     ensure_fits(pod, remote.ip())?;
     let gateway = Ipv4Addr::from_bits(overlay.base(0)?.to_bits() | 1);
     for length in [MTU + 1, 1500, 1501, 8999] {
-        let told = Answer::TooBig { by: gateway.into(), mtu: MTU as u32 };
+        let told = PingAnswer::TooBig { by: gateway.into(), mtu: MTU as u32 };
         assert_eq!(answer(pod, remote.ip(), length)?, told, "{length} bytes");
     }
     Ok(())
@@ -69,8 +69,8 @@ fn connected() -> Result<(TcpSession, Overlay)> {
         ensure!(ways.iter().all(|(sent, delivered)| *sent > 0 && *delivered > 0), "{ways:?}");
         Ok(())
     })?;
-    session.client.set_read_timeout(Some(patience(RECOVERY)))?;
-    session.server.set_read_timeout(Some(patience(RECOVERY)))?;
+    session.client.set_read_timeout(Some(scaled(RECOVERY)))?;
+    session.server.set_read_timeout(Some(scaled(RECOVERY)))?;
     Ok((session, overlay))
 }
 

@@ -1,4 +1,4 @@
-//! Where the agent's program is.
+//! Finds the agent's binary.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 const NAME: &str = "flannel-agent";
 const VARIABLE: &str = "FLANNEL_AGENT";
 
-/// `$FLANNEL_AGENT`, or the agent built beside the current program: of the same profile if there, else the other.
+/// Returns `$FLANNEL_AGENT`, or the agent built beside the current program. Prefers the same build profile.
 pub fn agent_binary() -> Result<PathBuf> {
     if let Some(path) = env::var_os(VARIABLE).map(PathBuf::from) {
-        ensure!(path.is_file(), "{VARIABLE} is {}, where no file is", path.display());
+        ensure!(path.is_file(), "{VARIABLE} is {}, which is not a file", path.display());
         return Ok(path);
     }
     let current = env::current_exe().context("find the current program")?;

@@ -1,4 +1,4 @@
-//! How a node daemon is to be started.
+//! Flags and environment of a node daemon before its start.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -22,7 +22,7 @@ pub struct AgentBuilder {
     workdir: Arc<Workdir>,
 }
 
-/// All that is needed to start the daemon, again too.
+/// Everything needed to start the daemon, the first time and again.
 #[derive(Debug)]
 pub(super) struct Start {
     pub(super) name: String,
@@ -78,13 +78,13 @@ impl AgentBuilder {
         self
     }
 
-    /// Gives it no `--bpffs` flag.
+    /// Leaves out the flag `--bpffs`.
     pub fn without_bpffs(mut self) -> Self {
         self.wants_bpffs = false;
         self
     }
 
-    /// Starts this build of the agent.
+    /// Starts this program instead of the agent built here.
     pub fn program(mut self, program: impl Into<PathBuf>) -> Self {
         self.start.program = Some(program.into());
         self
@@ -108,7 +108,7 @@ impl AgentBuilder {
         self.program(program).without_bpffs()
     }
 
-    /// Starts it. [`Agent::wait_ready`] waits until it has done its work.
+    /// Starts it. [`Agent::wait_ready`] waits until it is ready.
     pub fn start(mut self) -> Result<Agent> {
         if self.wants_bpffs {
             let bpffs = self.bpffs.map_err(anyhow::Error::msg)?;

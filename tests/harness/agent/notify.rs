@@ -1,4 +1,4 @@
-//! The daemon's side of systemd's readiness protocol.
+//! The receiving side of systemd's readiness protocol (sd_notify(3)).
 
 use std::io::ErrorKind;
 use std::os::fd::AsFd as _;
@@ -10,9 +10,9 @@ use std::{fs, io};
 use anyhow::{Context as _, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::wait::patience;
+use crate::wait::scaled;
 
-/// A socket on which a daemon says `READY=1`.
+/// A socket that receives a daemon's messages, `READY=1` and `STATUS=`.
 #[derive(Debug)]
 pub(super) struct Notify {
     socket: UnixDatagram,
@@ -21,7 +21,7 @@ pub(super) struct Notify {
 }
 
 impl Notify {
-    /// A new socket at the path, so that what an earlier process said does not count.
+    /// Binds a new socket at the path, without messages of an earlier process.
     pub(super) fn bind(path: &Path) -> Result<Self> {
         match fs::remove_file(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -36,43 +36,43 @@ impl Notify {
 
     pub(super) fn ensure_ready(&mut self) -> Result<()> {
         self.listen()?;
-        if self.ready { Ok(()) } else { bail!("it has not said READY=1") }
+        if self.ready { Ok(()) } else { bail!("it has not sent READY=1") }
     }
 
-    /// Takes in what has been said.
+    /// Reads all messages that have arrived.
     pub(super) fn listen(&mut self) -> Result<()> {
         while let Some(message) = self.receive().context("read a readiness message")? {
-            self.take_in(&message);
+            self.record(&message);
         }
         Ok(())
     }
 
-    /// Waits, without any pause between looks, until it has said something that fits.
+    /// Waits for a status that fits, and checks each message at once when it arrives.
     pub(super) fn wait_for(&mut self, wanted: impl Fn(&str) -> bool, limit: Duration) -> Result<()> {
-        let limit = patience(limit);
+        let limit = scaled(limit);
         let end = Instant::now() + limit;
         while !self.status().is_some_and(&wanted) {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                bail!("within {limit:?} it said no more than {:?}", self.status().unwrap_or_default());
+                bail!("after {limit:?} its status is still {:?}", self.status().unwrap_or_default());
             }
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
             poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], timeout)?;
-            // One at a time: a later word must not hide the one that is awaited.
+            // One message at a time: a later status must not hide the wanted one.
             if let Some(message) = self.receive().context("read a readiness message")? {
-                self.take_in(&message);
+                self.record(&message);
             }
         }
         Ok(())
     }
 
-    fn take_in(&mut self, message: &str) {
+    fn record(&mut self, message: &str) {
         self.ready |= message.lines().any(|line| line == "READY=1");
         let status = message.lines().find_map(|line| line.strip_prefix("STATUS="));
         self.status = status.map(str::to_owned).or(self.status.take());
     }
 
-    /// What it last said of itself.
+    /// Returns the last status.
     pub(super) fn status(&self) -> Option<&str> {
         self.status.as_deref()
     }

@@ -1,4 +1,4 @@
-//! The pcap file format.
+//! Writes the pcap file format.
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
@@ -6,14 +6,14 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Result;
 
-use super::Frame;
+use super::CapturedFrame;
 
 const MAGIC_MICROSECONDS: u32 = 0xa1b2_c3d4;
 const VERSION: [u16; 2] = [2, 4];
 const SNAP_LENGTH: u32 = 1 << 18;
 const ETHERNET: u32 = 1;
 
-pub(super) fn write(file: &File, frames: &[Frame]) -> Result<()> {
+pub(super) fn write(file: &File, frames: &[CapturedFrame]) -> Result<()> {
     let mut file = BufWriter::new(file);
     file.write_all(&MAGIC_MICROSECONDS.to_ne_bytes())?;
     for part in VERSION {

@@ -1,4 +1,4 @@
-//! The packet socket a capture reads from.
+//! The packet socket of a capture.
 
 use std::ffi::CString;
 use std::io;
@@ -10,12 +10,12 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
-use super::Frame;
+use super::CapturedFrame;
 
 const RECEIVE_BUFFER: usize = 64 << 20;
 const TIMEOUT_US: i64 = 20_000;
 
-/// In the calling thread's namespace.
+/// Opens a socket for one interface, in the calling thread's namespace.
 pub(super) fn open(interface: &str) -> Result<OwnedFd> {
     let name = CString::new(interface).context("an interface name has no zero byte")?;
     // SAFETY: the name ends in a zero byte and lives through the call.
@@ -25,7 +25,7 @@ pub(super) fn open(interface: &str) -> Result<OwnedFd> {
     // SAFETY: socket() takes integers only.
     let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
     ensure!(fd >= 0, "open a packet socket: {}", io::Error::last_os_error());
-    // SAFETY: the descriptor is new and nobody else's.
+    // SAFETY: the descriptor is new and has no other owner.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).context("enlarge the receive buffer")?;
     setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(0, TIMEOUT_US)).context("set a timeout")?;
@@ -39,14 +39,14 @@ fn bind(socket: &OwnedFd, index: u32) -> Result<()> {
     address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
     address.sll_ifindex = index.cast_signed();
     let length = size_of::<libc::sockaddr_ll>() as u32;
-    // SAFETY: the pointer is to a sockaddr_ll that lives through the call, and the length is its.
+    // SAFETY: pointer and length are those of a sockaddr_ll that lives through the call.
     let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
     ensure!(bound == 0, "bind a packet socket: {}", io::Error::last_os_error());
     Ok(())
 }
 
-/// The next packet; none if there is none now, or none has come for a moment where `wait` says to wait.
-pub(super) fn receive(socket: &OwnedFd, buffer: &mut [u8], wait: bool) -> Result<Option<Frame>> {
+/// Returns the next packet. `None` if none is queued; with `wait`, if none has come within the timeout.
+pub(super) fn receive(socket: &OwnedFd, buffer: &mut [u8], wait: bool) -> Result<Option<CapturedFrame>> {
     let mut from = empty_address();
     let mut from_length = size_of::<libc::sockaddr_ll>() as u32;
     let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
@@ -61,10 +61,10 @@ pub(super) fn receive(socket: &OwnedFd, buffer: &mut [u8], wait: bool) -> Result
         return if harmless { Ok(None) } else { Err(error).context("read a packet socket") };
     };
     let outgoing = from.sll_pkttype == libc::PACKET_OUTGOING;
-    Ok(Some(Frame { time: SystemTime::now(), outgoing, bytes: buffer[..length].to_vec() }))
+    Ok(Some(CapturedFrame { time: SystemTime::now(), outgoing, bytes: buffer[..length].to_vec() }))
 }
 
-/// Packets for which there was no room.
+/// Returns the number of packets dropped because the buffer was full.
 pub(super) fn missed(socket: &OwnedFd) -> Result<u32> {
     let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
     let mut length = size_of::<libc::tpacket_stats>() as u32;

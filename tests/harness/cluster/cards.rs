@@ -1,4 +1,4 @@
-//! Network cards of the machine's, as nodes' uplinks. When a node is gone its card is the machine's again.
+//! Gives network cards of this machine to nodes as uplinks. When a node's namespace ends, its card returns.
 
 use std::fs;
 use std::process::Command;
@@ -10,12 +10,12 @@ use crate::process::{LIMIT, finish};
 
 const DRIVER: &str = "virtio_net";
 
-/// Gives each node a card.
+/// Moves one card to each node.
 pub(super) fn give(nodes: &[NetNs]) -> Result<()> {
     let cards = cards()?;
     ensure!(
         cards.len() >= nodes.len(),
-        "{} network cards of {DRIVER} on one segment are needed, and {cards:?} are there: `cargo xtask vm` has them",
+        "the test needs {} network cards of {DRIVER} on one segment and found {cards:?}: run it by `cargo xtask vm`",
         nodes.len()
     );
     let lines = cards.iter().zip(nodes);
@@ -23,12 +23,12 @@ pub(super) fn give(nodes: &[NetNs]) -> Result<()> {
     finish(Command::new("ip").args(["-batch", "-"]), &lines.collect::<String>(), LIMIT).map(drop)
 }
 
-/// Those of this namespace.
+/// Lists the cards with this driver in the current namespace.
 fn cards() -> Result<Vec<String>> {
     let mut names = Vec::new();
     for interface in fs::read_dir("/sys/class/net").context("list the interfaces")? {
         let interface = interface?;
-        // Virtual ones have no driver.
+        // Virtual interfaces have no driver.
         if fs::read_link(interface.path().join("device/driver")).is_ok_and(|driver| driver.ends_with(DRIVER))
         {
             names.push(interface.file_name().to_string_lossy().into_owned());

@@ -29,7 +29,7 @@ pub struct Node {
     pub(crate) workdir: Arc<Workdir>,
 }
 
-/// Counters of an interface since it was made.
+/// Counters of an interface since it was created.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct Counters {
     /// Packets.
@@ -57,37 +57,37 @@ impl Node {
         })
     }
 
-    /// `node1`, `node2` and so on.
+    /// Returns its name: `node1`, `node2` and so on.
     pub fn name(&self) -> &str {
         &self.label
     }
 
-    /// Its namespace.
+    /// Returns its namespace.
     pub fn netns(&self) -> &Arc<NetNs> {
         &self.netns
     }
 
-    /// Its address on the underlay.
+    /// Returns its IPv4 address on the underlay.
     pub fn ip(&self) -> Ipv4Addr {
         self.ip
     }
 
-    /// Its IPv6 address on the underlay.
+    /// Returns its IPv6 address on the underlay.
     pub fn ip6(&self) -> Ipv6Addr {
         self.ip6
     }
 
-    /// The MTU of its uplink `eth0`.
+    /// Returns the MTU of its uplink `eth0`.
     pub fn mtu(&self) -> u32 {
         self.mtu
     }
 
-    /// The folder with its logs and files.
+    /// Returns the folder with its logs and files.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Where its daemon writes `subnet.env`.
+    /// Returns the path where its daemon writes `subnet.env`.
     pub fn subnet_file(&self) -> PathBuf {
         self.dir.join("subnet.env")
     }
@@ -97,7 +97,7 @@ impl Node {
         SubnetEnv::read(&self.subnet_file())
     }
 
-    /// The folder of its own BPF file system, mounted when first asked for.
+    /// Returns the mount point of its own BPF file system; the first call mounts it.
     pub fn bpffs(&self) -> Result<&Path> {
         if self.bpffs.get().is_none() {
             let path = self.dir.join("bpf");
@@ -107,19 +107,20 @@ impl Node {
         self.bpffs.get().map(PathBuf::as_path).context("the bpffs is mounted")
     }
 
-    /// Runs a command line in the namespace and gives its standard output.
+    /// Runs a command line in the namespace and returns its standard output.
     pub fn exec(&self, line: &str) -> Result<String> {
         self.netns.exec(line)
     }
 
-    /// What an interface has received and sent.
+    /// Returns the receive and transmit counters of an interface.
     pub fn counters(&self, interface: &str) -> Result<(Counters, Counters)> {
         let links = self.netns.exec_json(&format!("ip -j -s link show dev {interface}"))?;
-        let part = |way: &str| Counters::deserialize(&links[0]["stats64"][way]).context("read counters");
+        let part =
+            |direction: &str| Counters::deserialize(&links[0]["stats64"][direction]).context("read counters");
         Ok((part("rx")?, part("tx")?))
     }
 
-    /// Makes the pods' bridge `cni0` with the gateway address and MTU of a subnet, as the CNI plugin does.
+    /// Creates the pods' bridge `cni0` with the gateway address and MTU of a subnet, as the CNI plugin does.
     pub fn bridge(&self, subnet: &SubnetEnv) -> Result<()> {
         let mut bridge = self.bridge.lock().unwrap_or_else(PoisonError::into_inner);
         pod::make_bridge(&self.netns, subnet)?;
@@ -127,7 +128,7 @@ impl Node {
         Ok(())
     }
 
-    /// Adds a pod; the bridge is made from `subnet.env` if there is none yet.
+    /// Adds a pod. The first one also creates the bridge from `subnet.env`.
     pub fn add_pod(&self) -> Result<Pod> {
         let subnet = self.bridged_subnet().with_context(|| format!("add a pod to {}", self.label))?;
         let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
@@ -135,7 +136,7 @@ impl Node {
         Pod::plug(&self.netns, &subnet, *pods)
     }
 
-    /// Removes a pod of this node and makes another one with its addresses.
+    /// Removes a pod of this node and creates another one with the same addresses.
     pub fn replace_pod(&self, pod: Pod) -> Result<Pod> {
         let number = pod.unplug(&self.netns)?;
         Pod::plug(&self.netns, &self.bridged_subnet()?, number)

@@ -1,4 +1,4 @@
-//! Makes the namespaces of a cluster and the links between them, with as few processes as can be.
+//! Creates the namespaces of a cluster and the links between them, with few processes.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -9,7 +9,7 @@ use super::topology::{Medium, Topology};
 use crate::netns::NetNs;
 use crate::parallel::in_parallel;
 
-/// The last address of a segment is its gateway.
+/// Last byte of the gateway's address on each segment.
 const GATEWAY: u8 = 254;
 const FIRST_SEGMENT: u8 = 64;
 const MAX_NODES: usize = 250;

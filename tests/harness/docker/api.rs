@@ -1,6 +1,5 @@
-//! Docker's HTTP API on its socket: its command line is a package of its own in newer releases, and slower.
+//! Docker's HTTP API on its socket. The command line is slower, and a separate package in newer releases.
 
-use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::wait::patience;
+use crate::http;
+use crate::wait::scaled;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -22,11 +22,11 @@ impl Api {
         Self { socket }
     }
 
-    /// Makes an image of an archive.
+    /// Imports an image from an archive.
     pub(super) fn import(&self, image: &str, archive: &[u8]) -> Result<()> {
         let path = format!("/images/create?fromSrc=-&repo={image}");
         let answer = self.request("POST", &path, "application/x-tar", archive)?;
-        // The status is sent before the work is done.
+        // Docker sends the status before it has imported the image; a later error is in the body.
         ensure!(!answer.contains("errorDetail"), "import an image: {answer}");
         Ok(())
     }
@@ -50,23 +50,10 @@ impl Api {
     }
 
     fn exchange(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> Result<String> {
-        let mut stream = UnixStream::connect(&self.socket).context("connect")?;
-        stream.set_read_timeout(Some(patience(TIMEOUT)))?;
-        stream.set_write_timeout(Some(patience(TIMEOUT)))?;
-        let length = body.len();
-        // With HTTP/1.0 the answer is not chunked and ends with the connection.
-        let head = format!(
-            "{method} {path} HTTP/1.0\r\nHost: docker\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
-        );
-        stream.write_all(head.as_bytes())?;
-        stream.write_all(body)?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
-        let answer = String::from_utf8_lossy(&answer);
-        let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
-        let status = head.split(' ').nth(1).unwrap_or_default();
-        ensure!(status.starts_with('2'), "status {status}: {}", body.trim());
-        Ok(body.to_owned())
+        let stream = UnixStream::connect(&self.socket).context("connect")?;
+        stream.set_read_timeout(Some(scaled(TIMEOUT)))?;
+        stream.set_write_timeout(Some(scaled(TIMEOUT)))?;
+        http::request(stream, method, path, kind, body)
     }
 }
 

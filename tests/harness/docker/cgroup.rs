@@ -1,4 +1,4 @@
-//! The cgroups of a dockerd's containers. Their processes' end leaves them empty, and somebody has to remove them.
+//! Removes the cgroups of a dockerd's containers, which stay when their processes have ended.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -10,10 +10,10 @@ use anyhow::{Context as _, Result};
 use crate::failure::Errors;
 use crate::wait::eventually;
 
-/// The kernel takes a moment to see that a killed process is no longer in its cgroup.
+/// Time limit. The kernel takes a moment to remove a killed process from its cgroup.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Removes the cgroups at the root of every hierarchy whose names are chosen, with all below them.
+/// Removes the cgroups with chosen names at the root of every hierarchy, with all cgroups below them.
 pub(crate) fn remove(chosen: impl Fn(&str) -> bool) -> Result<()> {
     let mut errors = Errors::default();
     for root in roots()? {
@@ -26,14 +26,14 @@ pub(crate) fn remove(chosen: impl Fn(&str) -> bool) -> Result<()> {
     errors.into_result()
 }
 
-/// Where hierarchies are mounted, of either version.
+/// Returns the mount points of all cgroup hierarchies, version 1 and 2.
 fn roots() -> Result<Vec<PathBuf>> {
     let table = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
     let mounts = table.lines().filter(|line| line.contains(" - cgroup"));
     Ok(mounts.filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect())
 }
 
-/// The files in a cgroup cannot be removed and need not be.
+/// Removes a cgroup and those below it. Files in a cgroup need not be removed first.
 fn remove_tree(path: &Path) -> Result<()> {
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
         if entry.file_type()?.is_dir() {

@@ -1,4 +1,4 @@
-//! Containers, as Docker starts them on its bridge.
+//! Containers that Docker starts on its bridge.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use crate::netns::NetNs;
 use crate::subnet_env::Net;
 use crate::traffic::Host;
 
-/// A running container: a process, and a network namespace that the bed's traffic can enter.
+/// A running container, whose network namespace the test bed can enter.
 #[derive(Debug)]
 pub struct Container {
     netns: NetNs,
@@ -36,12 +36,12 @@ impl Container {
         Ok(Self { netns, address, mtu })
     }
 
-    /// The address of its `eth0`.
+    /// Returns the address of its `eth0`.
     pub fn address(&self) -> Net<IpAddr> {
         self.address
     }
 
-    /// The MTU of its `eth0`.
+    /// Returns the MTU of its `eth0`.
     pub fn mtu(&self) -> u32 {
         self.mtu
     }
@@ -57,11 +57,11 @@ impl Host for Container {
     }
 }
 
-/// Starts a container, waits for its end, and gives what it said; that is the error if it has failed.
+/// Starts a container, waits for its end and returns its output; if it failed, the output is in the error.
 pub(super) fn run(api: &Api, id: &str) -> Result<String> {
     api.post(&format!("/containers/{id}/start"), &Value::Null)?;
     let ended = api.post(&format!("/containers/{id}/wait"), &Value::Null)?;
-    let said = api.text(&format!("/containers/{id}/logs?stdout=true&stderr=true"))?;
-    ensure!(ended["StatusCode"] == 0, "{ended}: {}", said.trim());
-    Ok(said)
+    let output = api.text(&format!("/containers/{id}/logs?stdout=true&stderr=true"))?;
+    ensure!(ended["StatusCode"] == 0, "{ended}: {}", output.trim());
+    Ok(output)
 }

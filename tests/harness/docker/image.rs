@@ -1,4 +1,4 @@
-//! The image: busybox and nothing else, from this machine, since no registry is asked for anything.
+//! The containers' image. It has busybox from this machine only, so that no registry is needed.
 
 use std::env;
 use std::path::Path;
@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 
 use crate::process::{LIMIT, finish};
 
-/// Its name.
+/// Name of the image.
 pub(super) const IMAGE: &str = "busybox";
 
 #[derive(Debug)]
@@ -19,10 +19,10 @@ pub(super) struct Image {
 }
 
 impl Image {
-    /// Packs the program, and its libraries where it is not static, under the paths that they have here.
+    /// Packs busybox, and its libraries if it is not static, under the paths that they have here.
     pub(super) fn make(dir: &Path) -> Result<Self> {
         let busybox = find("busybox")?;
-        // ldd fails for a static program, which needs nothing.
+        // ldd fails for a static program, which needs no libraries.
         let needed = finish(Command::new("ldd").arg(&busybox), "", LIMIT).unwrap_or_default();
         let libraries = needed.split_whitespace().filter(|word| word.starts_with('/'));
         let file = dir.join("image.tar");
@@ -33,7 +33,7 @@ impl Image {
         Ok(Self { busybox, archive })
     }
 
-    /// Where busybox is in it.
+    /// Returns the path of busybox in the image.
     pub(super) fn busybox(&self) -> &str {
         &self.busybox
     }
@@ -46,5 +46,7 @@ impl Image {
 fn find(program: &str) -> Result<String> {
     let path = env::var_os("PATH").unwrap_or_default();
     let found = env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file());
-    found.and_then(|file| file.to_str().map(str::to_owned)).with_context(|| format!("{program} is nowhere"))
+    found
+        .and_then(|file| file.to_str().map(str::to_owned))
+        .with_context(|| format!("{program} is not in PATH"))
 }

@@ -1,4 +1,4 @@
-//! Base64, as etcd's JSON gateway wants keys and values.
+//! Base64, the encoding of keys and values in etcd's JSON gateway.
 
 use anyhow::{Context as _, Result};
 

@@ -1,4 +1,4 @@
-//! Sockets born in a namespace. They stay there whichever thread uses them, and none of them waits for ever.
+//! Sockets in a namespace. They stay there whichever thread uses them, and all have timeouts.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
@@ -6,33 +6,33 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use super::NetNs;
-use crate::wait::patience;
+use crate::wait::scaled;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 impl NetNs {
-    /// A UDP socket with a read timeout of some seconds; port 0 is any free one.
+    /// Binds a UDP socket with a read timeout of some seconds. Port 0 means any free port.
     pub fn udp_bind(&self, ip: IpAddr, port: u16) -> Result<UdpSocket> {
         let socket = self
             .run(|| Ok(UdpSocket::bind((ip, port))?))
             .with_context(|| format!("bind UDP {ip} port {port} in {}", self.name))?;
-        socket.set_read_timeout(Some(patience(TIMEOUT)))?;
+        socket.set_read_timeout(Some(scaled(TIMEOUT)))?;
         Ok(socket)
     }
 
-    /// A TCP listener; port 0 is any free one.
+    /// Opens a TCP listener. Port 0 means any free port.
     pub fn tcp_listen(&self, ip: IpAddr, port: u16) -> Result<TcpListener> {
         self.run(|| Ok(TcpListener::bind((ip, port))?))
             .with_context(|| format!("listen on TCP {ip} port {port} in {}", self.name))
     }
 
-    /// A TCP connection with timeouts of some seconds for connecting, reading and writing.
+    /// Opens a TCP connection with timeouts of some seconds for connecting, reading and writing.
     pub fn tcp_connect(&self, to: SocketAddr) -> Result<TcpStream> {
         let stream = self
-            .run(|| Ok(TcpStream::connect_timeout(&to, patience(TIMEOUT))?))
+            .run(|| Ok(TcpStream::connect_timeout(&to, scaled(TIMEOUT))?))
             .with_context(|| format!("connect to TCP {to} from {}", self.name))?;
-        stream.set_read_timeout(Some(patience(TIMEOUT)))?;
-        stream.set_write_timeout(Some(patience(TIMEOUT)))?;
+        stream.set_read_timeout(Some(scaled(TIMEOUT)))?;
+        stream.set_write_timeout(Some(scaled(TIMEOUT)))?;
         Ok(stream)
     }
 }

@@ -1,4 +1,4 @@
-//! Processes that run until they are told to end.
+//! Processes that run in the background until they are ended.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::process::CommandExt as _;
@@ -16,7 +16,7 @@ use crate::failure;
 
 const TAIL_LINES: usize = 80;
 
-/// A child process with its output in a file. Killed on drop; its log's end is printed if the test failed.
+/// A child process with its output in a file. Dropping it kills it and, if the test failed, prints the end of its log.
 #[derive(Debug)]
 pub(crate) struct Daemon {
     name: String,
@@ -26,7 +26,7 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts the command in a process group of its own: Ctrl-C reaches only the program that holds the cluster.
+    /// Starts the command in its own process group, so that Ctrl-C reaches only the program that holds the cluster.
     pub(crate) fn start(name: &str, mut command: Command, log: &Path) -> Result<Self> {
         let output = append(log)?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);
@@ -41,7 +41,7 @@ impl Daemon {
         self.child.id()
     }
 
-    /// Sends the signal; after SIGSTOP all of its threads stand still when this returns.
+    /// Sends a signal. After SIGSTOP, waits until all threads have stopped.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         self.handle.signal(signal).with_context(|| self.name.clone())?;
         if signal == Signal::SIGSTOP {
@@ -52,13 +52,13 @@ impl Daemon {
         Ok(())
     }
 
-    /// Waits for the end of the process.
+    /// Waits until the process has ended.
     pub(crate) fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         self.handle.wait(limit).with_context(|| format!("{}\n{}", self.name, self.tail()))?;
         self.child.wait().with_context(|| format!("wait for {}", self.name))
     }
 
-    /// Fails, with the log's end, if the process has ended.
+    /// Fails, with the end of the log, if the process has ended.
     pub(crate) fn ensure_running(&mut self) -> Result<()> {
         match self.child.try_wait().with_context(|| format!("look at {}", self.name))? {
             None => Ok(()),

@@ -1,4 +1,4 @@
-//! A process handle that cannot come to mean another process.
+//! A process handle that stays valid when the pid is reused.
 
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use std::{io, ptr};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
-use crate::wait::patience;
+use crate::wait::scaled;
 
 #[derive(Debug)]
 pub(crate) struct PidFd {
@@ -17,11 +17,11 @@ pub(crate) struct PidFd {
 
 impl PidFd {
     pub(crate) fn open(pid: u32) -> Result<Self> {
-        // SAFETY: pidfd_open reads two integers and touches no memory of ours.
+        // SAFETY: pidfd_open takes two integers and accesses no memory of this process.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
         ensure!(fd >= 0, "open process {pid}: {}", io::Error::last_os_error());
         let fd = i32::try_from(fd).context("a file descriptor fits i32")?;
-        // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+        // SAFETY: the kernel has just returned this descriptor, which has no other owner.
         Ok(Self { pid, fd: unsafe { OwnedFd::from_raw_fd(fd) } })
     }
 
@@ -35,9 +35,9 @@ impl PidFd {
         Ok(())
     }
 
-    /// Returns when the process has ended, whether or not its parent has waited for it.
+    /// Waits until the process has ended. It may still be a zombie.
     pub(crate) fn wait(&self, limit: Duration) -> Result<()> {
-        let limit = patience(limit);
+        let limit = scaled(limit);
         let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());

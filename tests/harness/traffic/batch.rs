@@ -1,4 +1,4 @@
-//! Many datagrams per system call, so that the sockets are not what is measured.
+//! Sends and receives many datagrams with one system call, so that measurements are not limited by sockets.
 
 use std::io;
 use std::net::UdpSocket;
@@ -10,24 +10,24 @@ use anyhow::{Context as _, Result};
 const COUNT: usize = 64;
 
 /// Buffers of equal size for `sendmmsg` and `recvmmsg`.
-pub(super) struct Batch {
+pub(super) struct DatagramBatch {
     size: usize,
     data: Vec<u8>,
 }
 
-impl Batch {
+impl DatagramBatch {
     pub(super) fn new(size: usize) -> Self {
         Self { size, data: vec![0; size * COUNT] }
     }
 
-    /// Puts the same bytes into every buffer.
+    /// Copies the bytes into every buffer.
     pub(super) fn fill(&mut self, bytes: &[u8]) {
         for buffer in self.data.chunks_mut(self.size.max(1)) {
             buffer.copy_from_slice(bytes);
         }
     }
 
-    /// Sends all; gives how many went out, 0 when the way is full.
+    /// Sends all buffers. Returns how many were sent, 0 if the queue is full.
     pub(super) fn send(&mut self, socket: &UdpSocket) -> Result<usize> {
         let mut buffers = self.buffers();
         let mut messages = headers(&mut buffers);
@@ -36,7 +36,7 @@ impl Batch {
         accept(count, &[libc::ENOBUFS, libc::EAGAIN, libc::EINTR, libc::ECONNREFUSED]).context("send a batch")
     }
 
-    /// Takes what is there, without waiting; gives the lengths.
+    /// Receives what has arrived, without waiting. Returns the lengths.
     pub(super) fn receive(&mut self, socket: &UdpSocket) -> Result<Vec<usize>> {
         let mut buffers = self.buffers();
         let mut messages = headers(&mut buffers);

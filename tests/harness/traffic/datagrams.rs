@@ -1,4 +1,4 @@
-//! Datagrams in bulk, every one checked: sent one by one, cut from large ones by the kernel, or with UDP-Lite.
+//! Sends many datagrams and checks each: sent one by one, segmented by the kernel, or with UDP-Lite.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -11,41 +11,42 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{SockaddrStorage, bind, setsockopt, sockopt};
 
 use super::{Host, Pattern};
-use crate::wait::patience;
+use crate::wait::scaled;
 
-/// Datagrams in a burst; a burst of the largest has less than 64 KiB, which is what the kernel cuts at once.
+/// Datagrams in a burst. A burst of the largest is shorter than 64 KiB, the limit for segmentation.
 const BURST: u64 = 40;
-/// Bytes at the beginning that number a datagram.
+/// Bytes of a datagram's number, at its beginning.
 const NUMBER: usize = 8;
-/// A burst that is not whole by then is sent again: a busy machine drops some.
+/// Time after which an incomplete burst is sent again: a busy machine drops datagrams.
 const TIMEOUT: Duration = Duration::from_millis(300);
 const REPEATS: usize = 4;
 const RECEIVE_BUFFER: usize = 4 << 20;
-/// Socket option of UDP-Lite, and its value: bytes that the checksum covers (RFC 3828 section 3.1).
+/// Socket option of UDP-Lite, and a value: bytes that the checksum covers (RFC 3828 section 3.1).
 const SEND_COVERAGE: libc::c_int = 10;
 const COVERAGE: libc::c_int = 8 + NUMBER as libc::c_int;
 
-/// How datagrams are made.
+/// How datagrams are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Datagrams {
     /// One by one.
     Single,
-    /// Forty at a time, which the kernel or the card cuts (`UDP_SEGMENT`: Linux 4.18).
+    /// Forty with one system call, segmented by the kernel or the card (`UDP_SEGMENT`: Linux 4.18).
     Segmented,
-    /// Of UDP-Lite, half of them with a checksum that covers no more than their number.
+    /// With UDP-Lite; the checksum of every second one covers only its number.
     Lite,
 }
 
 impl Datagrams {
-    /// Whether this kernel has them.
+    /// Returns true if this kernel supports them.
     pub fn are_supported(self) -> bool {
         self != Self::Lite || lite_socket(IpAddr::from([127, 0, 0, 1])).is_ok()
     }
 }
 
-/// Sends so many bursts of 40 datagrams of `size` bytes (the last one of each is shorter), and checks every byte that
-/// arrives. Gives the number of datagrams; 0 if the kernel refuses to cut any for the interface they leave by (one
-/// without checksum offload, before Linux 6.11).
+/// Sends bursts of 40 datagrams of `size` bytes (the last one of each is shorter), and checks every byte that arrives.
+///
+/// Returns the number of datagrams. Returns 0 if the kernel refuses to segment for the outgoing interface (one without
+/// checksum offload, before Linux 6.11).
 pub fn datagram_transfer(
     from: &dyn Host,
     to: &dyn Host,
@@ -53,7 +54,7 @@ pub fn datagram_transfer(
     size: usize,
     bursts: u64,
 ) -> Result<u64> {
-    let ends = Ends::open(from, to, made)?;
+    let ends = Sockets::open(from, to, made)?;
     let what = || format!("{made:?} datagrams of {size} bytes from {} to {}", from.ip(), to.ip());
     for burst in 0..bursts {
         let numbers = burst * BURST..(burst + 1) * BURST;
@@ -78,13 +79,13 @@ impl Burst {
     }
 }
 
-struct Ends {
+struct Sockets {
     client: UdpSocket,
     server: UdpSocket,
     made: Datagrams,
 }
 
-impl Ends {
+impl Sockets {
     fn open(from: &dyn Host, to: &dyn Host, made: Datagrams) -> Result<Self> {
         let bind = |host: &dyn Host| match made {
             Datagrams::Lite => host.netns().run(|| lite_socket(host.ip())),
@@ -92,12 +93,12 @@ impl Ends {
         };
         let (client, server) = (bind(from)?, bind(to)?);
         client.connect(server.local_addr()?)?;
-        server.set_read_timeout(Some(patience(TIMEOUT)))?;
+        server.set_read_timeout(Some(scaled(TIMEOUT)))?;
         setsockopt(&server, sockopt::RcvBufForce, &RECEIVE_BUFFER).context("enlarge the receive buffer")?;
         Ok(Self { client, server, made })
     }
 
-    /// False if the kernel refuses to cut datagrams.
+    /// Sends a burst until all of it has arrived. Returns false if the kernel refuses to segment.
     fn pass(&self, burst: &Burst) -> Result<bool> {
         let mut missing: BTreeSet<_> = burst.numbers.clone().collect();
         for _ in 0..REPEATS {
@@ -140,11 +141,11 @@ impl Ends {
             };
             let number = buffer[..length].first_chunk().map(|number| u64::from_be_bytes(*number));
             let number = number.with_context(|| format!("a datagram of {length} bytes arrived"))?;
-            // One of an earlier burst was sent twice.
+            // Numbers of an earlier burst, which was sent twice, are ignored.
             if number >= burst.numbers.start {
                 ensure!(
                     buffer[..length] == burst.datagram(number),
-                    "datagram {number} is not as it was sent"
+                    "datagram {number} was changed on its way"
                 );
                 missing.remove(&number);
             }
@@ -153,20 +154,20 @@ impl Ends {
     }
 }
 
-/// A UDP-Lite socket in the calling thread's namespace.
+/// Opens a UDP-Lite socket in the calling thread's namespace.
 fn lite_socket(ip: IpAddr) -> Result<UdpSocket> {
     let domain = if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: socket() takes integers only.
     let fd = unsafe { libc::socket(domain, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, libc::IPPROTO_UDPLITE) };
     ensure!(fd >= 0, "open a UDP-Lite socket: {}", io::Error::last_os_error());
-    // SAFETY: the descriptor is new and nobody else's.
+    // SAFETY: the descriptor is new and has no other owner.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     bind(fd, &SockaddrStorage::from(SocketAddr::new(ip, 0)))
         .with_context(|| format!("bind UDP-Lite {ip}"))?;
     Ok(socket.into())
 }
 
-/// How much of a UDP-Lite datagram the checksum covers, in bytes; 0: all.
+/// Sets how many bytes of a UDP-Lite datagram the checksum covers; 0 means all.
 fn cover(socket: &UdpSocket, bytes: libc::c_int) -> Result<()> {
     let (value, length) = ((&raw const bytes).cast(), size_of::<libc::c_int>() as u32);
     // SAFETY: the kernel reads an integer of this length, which lives through the call.

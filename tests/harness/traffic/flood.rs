@@ -1,4 +1,4 @@
-//! As many datagrams as go through.
+//! Sends datagrams as fast as possible and counts those that arrive.
 
 use std::net::UdpSocket;
 use std::panic::resume_unwind;
@@ -9,27 +9,27 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 
-use super::batch::Batch;
-use super::placed::settle_thread;
+use super::batch::DatagramBatch;
+use super::placed::bind_thread;
 use super::{Host, Pattern};
 
 const RECEIVE_BUFFER: usize = 32 << 20;
-/// The receiver stops when the sender has, and nothing came for this long.
+/// The receiver stops when the sender has stopped and nothing has come for this long.
 const QUIET: Duration = Duration::from_millis(50);
 
-/// What arrived of a flood.
+/// Result of a flood.
 #[derive(Debug, Clone, Copy)]
 pub struct Received {
     /// Datagrams that were sent.
     pub sent: u64,
     /// Datagrams that arrived.
     pub packets: u64,
-    /// From the first that arrived to the last.
+    /// Seconds from the first arrival to the last.
     pub seconds: f64,
 }
 
 impl Received {
-    /// Datagrams received per second.
+    /// Returns the datagrams received per second.
     pub fn per_second(&self) -> f64 {
         if self.seconds > 0.0 { self.packets as f64 / self.seconds } else { 0.0 }
     }
@@ -41,12 +41,12 @@ pub fn udp_flood(from: &dyn Host, to: &dyn Host, payload: usize, duration: Durat
     setsockopt(&sink, RcvBufForce, &RECEIVE_BUFFER).context("enlarge the receive buffer")?;
     let source = from.netns().udp_bind(from.ip(), 0)?;
     source.connect(sink.local_addr()?)?;
-    let over = AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let receiver = scope.spawn(|| settle_thread(to).and_then(|()| receive(&sink, payload, &over)));
-        let sender = scope.spawn(|| settle_thread(from).and_then(|()| send(&source, payload, duration)));
+        let receiver = scope.spawn(|| bind_thread(to).and_then(|()| receive(&sink, payload, &stop)));
+        let sender = scope.spawn(|| bind_thread(from).and_then(|()| send(&source, payload, duration)));
         let sent = sender.join().unwrap_or_else(|panic| resume_unwind(panic));
-        over.store(true, Ordering::Relaxed);
+        stop.store(true, Ordering::Relaxed);
         let (packets, seconds) = receiver.join().unwrap_or_else(|panic| resume_unwind(panic))?;
         anyhow::Ok(Received { sent: sent?, packets, seconds })
     })
@@ -54,7 +54,7 @@ pub fn udp_flood(from: &dyn Host, to: &dyn Host, payload: usize, duration: Durat
 }
 
 fn send(socket: &UdpSocket, payload: usize, duration: Duration) -> Result<u64> {
-    let mut batch = Batch::new(payload);
+    let mut batch = DatagramBatch::new(payload);
     batch.fill(&Pattern::bytes(1, payload));
     let (start, mut sent) = (Instant::now(), 0);
     while start.elapsed() < duration {
@@ -63,21 +63,21 @@ fn send(socket: &UdpSocket, payload: usize, duration: Duration) -> Result<u64> {
     Ok(sent)
 }
 
-/// Polls rather than sleeps: waking a receiver on another CPU costs the sender more than some of the ways that
-/// floods compare, on a virtual machine above all, and a receiver under such load never sleeps anyway.
-fn receive(socket: &UdpSocket, payload: usize, over: &AtomicBool) -> Result<(u64, f64)> {
-    // One byte more than expected, so that a longer datagram is seen to be longer.
-    let mut batch = Batch::new(payload + 1);
+/// Receives by polling instead of sleeping. Waking a receiver on another CPU costs the sender more than some of the
+/// compared datapaths do, above all on a virtual machine. Under such load a receiver rarely sleeps anyway.
+fn receive(socket: &UdpSocket, payload: usize, stop: &AtomicBool) -> Result<(u64, f64)> {
+    // One byte more than expected, so that a longer datagram is detected.
+    let mut batch = DatagramBatch::new(payload + 1);
     let (mut packets, mut first, mut last) = (0, None, Instant::now());
     loop {
         let lengths = batch.receive(socket)?;
         if !lengths.is_empty() {
             last = Instant::now();
             let fitting = lengths.iter().filter(|length| **length == payload).count() as u64;
-            // The clock starts when the first batch is in, so that batch is not part of the rate.
+            // The clock starts with the arrival of the first batch, which is therefore not counted.
             packets += first.map_or(0, |_| fitting);
             first.get_or_insert(last);
-        } else if over.load(Ordering::Relaxed) && last.elapsed() > QUIET {
+        } else if stop.load(Ordering::Relaxed) && last.elapsed() > QUIET {
             return Ok((packets, first.map_or(0.0, |first| (last - first).as_secs_f64())));
         }
     }

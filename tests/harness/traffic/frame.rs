@@ -1,4 +1,4 @@
-//! Single frames, sent as they are: whole, cut short, or nonsense.
+//! Sends single frames unchanged: valid, truncated or malformed.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -8,7 +8,7 @@ use nix::net::if_::if_nametoindex;
 
 use crate::netns::NetNs;
 
-/// Sends the bytes out of an interface, Ethernet header first; no layer adds or checks anything.
+/// Sends a frame, Ethernet header first, out of an interface. The kernel adds and checks nothing.
 pub fn send_frame(netns: &NetNs, interface: &str, frame: &[u8]) -> Result<()> {
     netns
         .run(|| send(interface, frame))
@@ -19,7 +19,7 @@ fn send(interface: &str, frame: &[u8]) -> Result<()> {
     // SAFETY: socket() takes integers only.
     let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
     ensure!(fd >= 0, "open a packet socket: {}", io::Error::last_os_error());
-    // SAFETY: the descriptor is new and nobody else's.
+    // SAFETY: the descriptor is new and has no other owner.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     // SAFETY: all zeroes is a valid sockaddr_ll.
     let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };

@@ -1,4 +1,4 @@
-//! Echo requests, and whatever ICMP has to say about them.
+//! Sends echo requests and receives their ICMP answers.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -10,75 +10,75 @@ use anyhow::{Context as _, Result, bail};
 
 use self::packet::{Echo, parse};
 use super::{Host, Pattern};
-use crate::wait::patience;
+use crate::wait::scaled;
 
 mod packet;
 mod socket;
 
-/// What came back.
+/// PingAnswer to an echo request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum PingAnswer {
     /// An echo reply with the payload that was sent.
     Reply {
-        /// How long it took.
+        /// Round-trip time.
         time: Duration,
-        /// TTL or hop limit of the reply; only IPv4 tells.
+        /// TTL of the reply; known for IPv4 only.
         ttl: Option<u8>,
     },
     /// Destination unreachable.
     Unreachable {
-        /// Who said so.
+        /// Sender of the error.
         by: IpAddr,
-        /// Why.
+        /// ICMP code.
         code: u8,
     },
     /// Fragmentation needed, or packet too big.
     TooBig {
-        /// Who said so; unspecified if the own device is too narrow.
+        /// Sender of the error; unspecified if the MTU of the host's own interface is too small.
         by: IpAddr,
-        /// What would fit.
+        /// MTU in the error.
         mtu: u32,
     },
-    /// The hop limit ran out.
+    /// TTL or hop limit exceeded.
     TimeExceeded {
-        /// Where.
+        /// Sender of the error.
         by: IpAddr,
     },
 }
 
-/// An echo request's properties.
+/// Properties of an echo request.
 #[derive(Debug, Clone)]
 pub struct Ping {
-    /// Bytes of payload; 28 (IPv4) or 48 (IPv6) come on top.
+    /// Bytes of payload, without 28 (IPv4) or 48 (IPv6) bytes of headers.
     pub size: usize,
     /// TTL or hop limit.
     pub ttl: u8,
-    /// Whether routers must not fragment it, whatever they told before.
+    /// Forbids fragmentation, and ignores path MTUs learnt before.
     pub dont_fragment: bool,
-    /// How long to wait for an answer.
+    /// Time limit for the answer.
     pub timeout: Duration,
 }
 
 impl Default for Ping {
     fn default() -> Self {
-        Self { size: 56, ttl: 64, dont_fragment: false, timeout: patience(Duration::from_secs(3)) }
+        Self { size: 56, ttl: 64, dont_fragment: false, timeout: scaled(Duration::from_secs(3)) }
     }
 }
 
-/// One echo request that has to be answered by a reply; gives the time it took.
+/// Sends an echo request that must get a reply, and returns the round-trip time.
 pub fn ping(from: &dyn Host, to: IpAddr) -> Result<Duration> {
     match ping_with(from, to, &Ping::default())? {
-        Answer::Reply { time, .. } => Ok(time),
+        PingAnswer::Reply { time, .. } => Ok(time),
         other => bail!("ping from {} to {to}: {other:?}", from.ip()),
     }
 }
 
-/// One echo request and its answer of any kind; none at all is an error.
-pub fn ping_with(from: &dyn Host, to: IpAddr, ping: &Ping) -> Result<Answer> {
+/// Sends an echo request and returns its answer. Fails if there is none.
+pub fn ping_with(from: &dyn Host, to: IpAddr, ping: &Ping) -> Result<PingAnswer> {
     attempt(from, to, ping).with_context(|| format!("ping from {} to {to}", from.ip()))
 }
 
-fn attempt(from: &dyn Host, to: IpAddr, ping: &Ping) -> Result<Answer> {
+fn attempt(from: &dyn Host, to: IpAddr, ping: &Ping) -> Result<PingAnswer> {
     let socket = from.netns().run(|| socket::open(from.ip(), ping))?;
     let payload = Pattern::bytes(ping.size as u64, ping.size);
     let echo = Echo { v6: to.is_ipv6(), id: next_id(), payload: &payload };
@@ -86,13 +86,19 @@ fn attempt(from: &dyn Host, to: IpAddr, ping: &Ping) -> Result<Answer> {
     match socket::send(&socket, &echo.request(), SocketAddr::new(to, 0)) {
         Ok(()) => wait(&socket, &echo, to, start, ping.timeout),
         Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
-            Ok(Answer::TooBig { by: IpAddr::V4(Ipv4Addr::UNSPECIFIED), mtu: 0 })
+            Ok(PingAnswer::TooBig { by: IpAddr::V4(Ipv4Addr::UNSPECIFIED), mtu: 0 })
         }
         Err(error) => Err(error).context("send"),
     }
 }
 
-fn wait(socket: &OwnedFd, echo: &Echo<'_>, to: IpAddr, start: Instant, limit: Duration) -> Result<Answer> {
+fn wait(
+    socket: &OwnedFd,
+    echo: &Echo<'_>,
+    to: IpAddr,
+    start: Instant,
+    limit: Duration,
+) -> Result<PingAnswer> {
     let mut buffer = vec![0; 1 << 16];
     while start.elapsed() < limit {
         let (length, by) = match socket::receive(socket, &mut buffer) {
@@ -101,8 +107,10 @@ fn wait(socket: &OwnedFd, echo: &Echo<'_>, to: IpAddr, start: Instant, limit: Du
             Err(error) => return Err(error).context("receive"),
         };
         match parse(&buffer[..length], by, echo) {
-            Some(Answer::Reply { .. }) if by != to => bail!("the reply came from {by}"),
-            Some(Answer::Reply { ttl, .. }) => return Ok(Answer::Reply { time: start.elapsed(), ttl }),
+            Some(PingAnswer::Reply { .. }) if by != to => bail!("the reply came from {by}"),
+            Some(PingAnswer::Reply { ttl, .. }) => {
+                return Ok(PingAnswer::Reply { time: start.elapsed(), ttl });
+            }
             Some(other) => return Ok(other),
             None => {}
         }

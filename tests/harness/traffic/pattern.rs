@@ -1,8 +1,8 @@
-//! Payload that tells where it was damaged.
+//! Payload with which a receiver finds the first damaged byte.
 
 use anyhow::{Result, bail};
 
-/// An endless stream of pseudo-random bytes (xorshift); both ends make it from the same seed.
+/// An endless stream of pseudo-random bytes (xorshift). Both ends compute it from the same seed.
 #[derive(Debug, Clone)]
 pub struct Pattern {
     state: u64,
@@ -10,27 +10,27 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// The stream of a seed.
+    /// Returns the stream of a seed.
     pub fn new(seed: u64) -> Self {
-        // Zero is the one state that xorshift never leaves.
+        // xorshift never leaves the state zero.
         Self { state: seed | 1 << 63, position: 0 }
     }
 
-    /// The first `length` bytes of a seed's stream.
+    /// Returns the first `length` bytes of a seed's stream.
     pub fn bytes(seed: u64, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         Self::new(seed).fill(&mut bytes);
         bytes
     }
 
-    /// Writes the stream's next bytes.
+    /// Fills the buffer with the stream's next bytes.
     pub fn fill(&mut self, buffer: &mut [u8]) {
         for byte in buffer {
             *byte = self.next();
         }
     }
 
-    /// Fails at the first byte that is not the stream's next.
+    /// Fails at the first byte that differs from the stream.
     pub fn verify(&mut self, buffer: &[u8]) -> Result<()> {
         for byte in buffer {
             let expected = self.next();

@@ -1,4 +1,4 @@
-//! On which CPU a host's end of the traffic works.
+//! Binds a host's end of the traffic to a CPU.
 
 use std::net::IpAddr;
 use std::os::unix::process::CommandExt as _;
@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use super::Host;
 use crate::netns::NetNs;
 
-/// A host whose end of the traffic keeps to one CPU, so that measurements do not depend on the scheduler.
+/// A host whose end of the traffic runs on one CPU, so that measurements do not depend on the scheduler.
 #[derive(Clone, Copy)]
 pub struct OnCpu<'a> {
     /// The host.
@@ -34,20 +34,20 @@ impl Host for OnCpu<'_> {
     }
 }
 
-/// Keeps the calling thread, which must be one that ends with the traffic, to the host's CPU.
-pub(super) fn settle_thread(host: &dyn Host) -> Result<()> {
+/// Binds the calling thread to the host's CPU. The thread must end with the traffic.
+pub(super) fn bind_thread(host: &dyn Host) -> Result<()> {
     match set_of(host)? {
-        Some(cpus) => Ok(sched_setaffinity(Pid::from_raw(0), &cpus).context("keep a thread to its CPU")?),
+        Some(cpus) => Ok(sched_setaffinity(Pid::from_raw(0), &cpus).context("bind a thread to its CPU")?),
         None => Ok(()),
     }
 }
 
-/// Keeps the process that the command will start to the host's CPU.
-pub(super) fn settle_process(host: &dyn Host, command: &mut Command) -> Result<()> {
+/// Binds the process that the command will start to the host's CPU.
+pub(super) fn bind_process(host: &dyn Host, command: &mut Command) -> Result<()> {
     if let Some(cpus) = set_of(host)? {
-        let settle = move || Ok(sched_setaffinity(Pid::from_raw(0), &cpus)?);
+        let bind = move || Ok(sched_setaffinity(Pid::from_raw(0), &cpus)?);
         // SAFETY: between fork and exec only a bare system call is made, which allocates nothing.
-        unsafe { command.pre_exec(settle) };
+        unsafe { command.pre_exec(bind) };
     }
     Ok(())
 }

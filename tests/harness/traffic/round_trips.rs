@@ -1,4 +1,4 @@
-//! How often a small datagram goes there and back, one at a time.
+//! Measures round trips of a small datagram, one at a time.
 
 use std::net::UdpSocket;
 use std::panic::resume_unwind;
@@ -9,34 +9,34 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 
 use super::Host;
-use super::placed::settle_thread;
+use super::placed::bind_thread;
 
 const POLL: Duration = Duration::from_millis(50);
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Round trips per second of one-byte datagrams, over `duration`. One that is lost is an error.
+/// Returns the round trips per second of one-byte datagrams during `duration`. Fails if one is lost.
 pub fn udp_round_trips(from: &dyn Host, to: &dyn Host, duration: Duration) -> Result<f64> {
     let server = to.netns().udp_bind(to.ip(), 0)?;
     server.set_read_timeout(Some(POLL))?;
     let client = from.netns().udp_bind(from.ip(), 0)?;
     client.set_read_timeout(Some(TIMEOUT))?;
     client.connect(server.local_addr()?)?;
-    let over = AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let echo = scope.spawn(|| settle_thread(to).map(|()| echo(&server, &over)));
-        let client = scope.spawn(|| settle_thread(from).and_then(|()| count(&client, duration)));
+        let echo = scope.spawn(|| bind_thread(to).map(|()| echo(&server, &stop)));
+        let client = scope.spawn(|| bind_thread(from).and_then(|()| count(&client, duration)));
         let rate = client.join().unwrap_or_else(|panic| resume_unwind(panic));
-        over.store(true, Ordering::Relaxed);
+        stop.store(true, Ordering::Relaxed);
         echo.join().unwrap_or_else(|panic| resume_unwind(panic)).and(rate)
     })
     .with_context(|| format!("round trips from {} to {}", from.ip(), to.ip()))
 }
 
-fn echo(server: &UdpSocket, over: &AtomicBool) {
+fn echo(server: &UdpSocket, stop: &AtomicBool) {
     let mut buffer = [0; 16];
-    while !over.load(Ordering::Relaxed) {
+    while !stop.load(Ordering::Relaxed) {
         if let Ok((length, client)) = server.recv_from(&mut buffer) {
-            // A lost answer shows at the client.
+            // The client notices a lost answer.
             let _ = server.send_to(&buffer[..length], client);
         }
     }

@@ -1,4 +1,4 @@
-//! Numbered datagrams at a steady pace in the background, to see what a restart or a failure costs.
+//! Sends numbered datagrams at a steady pace in the background, to measure what a restart or a failure costs.
 
 use std::net::UdpSocket;
 use std::panic::resume_unwind;
@@ -11,54 +11,54 @@ use anyhow::{Context as _, Result};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::Host;
-use crate::wait::patience;
+use crate::wait::scaled;
 
-/// The receiver stops when the sender has, and nothing came for this long.
+/// The receiver stops when the sender has stopped and nothing has come for this long.
 const QUIET: Duration = Duration::from_millis(100);
-/// Bytes of buffer for what arrives while the receiver does not get to run: a loss is the network's.
+/// Bytes of the receive buffer. Large, so that a receiver that waits for a CPU loses nothing.
 const BUFFER: usize = 16 << 20;
 
-/// What became of a steady stream.
+/// Result of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub struct StreamReport {
     /// Datagrams sent.
     pub sent: u64,
     /// Numbers that arrived at least once.
     pub received: u64,
     /// Numbers that never arrived.
     pub lost: Vec<u64>,
-    /// Datagrams that arrived again.
+    /// Datagrams that arrived more than once, each counted as often as it arrived again.
     pub duplicates: u64,
     /// The longest time between two arrivals.
     pub longest_gap: Duration,
 }
 
-/// A running stream; dropped, it ends.
+/// A running stream. Dropping it ends it.
 #[derive(Debug)]
 pub struct Steady {
-    over: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
     sender: Option<JoinHandle<u64>>,
     receiver: Option<JoinHandle<Vec<(u64, Instant)>>>,
 }
 
 impl Steady {
-    /// Sends a datagram every `pace`, or later, until told to stop.
+    /// Sends a datagram every `pace`, or later, until the stream is stopped.
     pub fn start(from: &dyn Host, to: &dyn Host, pace: Duration) -> Result<Self> {
         let sink = to.netns().udp_bind(to.ip(), 0)?;
         setsockopt(&sink, sockopt::RcvBufForce, &BUFFER).context("enlarge a socket's buffer")?;
-        sink.set_read_timeout(Some(patience(QUIET)))?;
+        sink.set_read_timeout(Some(scaled(QUIET)))?;
         let source = from.netns().udp_bind(from.ip(), 0)?;
         source.connect(sink.local_addr()?)?;
-        let over = Arc::new(AtomicBool::new(false));
-        let (sender_over, receiver_over) = (Arc::clone(&over), Arc::clone(&over));
-        let sender = Some(thread::spawn(move || send(&source, pace, &sender_over)));
-        let receiver = Some(thread::spawn(move || receive(&sink, &receiver_over)));
-        Ok(Self { over, sender, receiver })
+        let stop = Arc::new(AtomicBool::new(false));
+        let (sender_stop, receiver_stop) = (Arc::clone(&stop), Arc::clone(&stop));
+        let sender = Some(thread::spawn(move || send(&source, pace, &sender_stop)));
+        let receiver = Some(thread::spawn(move || receive(&sink, &receiver_stop)));
+        Ok(Self { stop, sender, receiver })
     }
 
-    /// Ends the stream, waits for what is under way, and tells what became of it.
-    pub fn stop(mut self) -> Result<Report> {
-        self.over.store(true, Ordering::Relaxed);
+    /// Ends the stream, waits for datagrams on their way, and returns the result.
+    pub fn stop(mut self) -> Result<StreamReport> {
+        self.stop.store(true, Ordering::Relaxed);
         let sent = join(self.sender.take())?;
         let arrivals = join(self.receiver.take())?;
         Ok(report(sent, &arrivals))
@@ -67,7 +67,7 @@ impl Steady {
 
 impl Drop for Steady {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 
@@ -75,32 +75,32 @@ fn join<T>(thread: Option<JoinHandle<T>>) -> Result<T> {
     Ok(thread.context("the stream was stopped before")?.join().unwrap_or_else(|panic| resume_unwind(panic)))
 }
 
-fn send(socket: &UdpSocket, pace: Duration, over: &AtomicBool) -> u64 {
+fn send(socket: &UdpSocket, pace: Duration, stop: &AtomicBool) -> u64 {
     let (mut due, mut number) = (Instant::now(), 0u64);
-    while !over.load(Ordering::Relaxed) {
-        // One that cannot be sent (unreachable, say) shows as lost.
+    while !stop.load(Ordering::Relaxed) {
+        // A datagram that cannot be sent, for instance without a route, counts as lost.
         let _ = socket.send(&number.to_be_bytes());
         number += 1;
-        // A sender that was kept waiting does not catch up: a burst would overflow queues.
+        // A sender that was delayed does not catch up: a burst would overflow queues.
         due = (due + pace).max(Instant::now());
         thread::sleep(due.saturating_duration_since(Instant::now()));
     }
     number
 }
 
-fn receive(socket: &UdpSocket, over: &AtomicBool) -> Vec<(u64, Instant)> {
+fn receive(socket: &UdpSocket, stop: &AtomicBool) -> Vec<(u64, Instant)> {
     let (mut arrivals, mut number) = (Vec::new(), [0; 8]);
     loop {
         match socket.recv(&mut number) {
             Ok(8) => arrivals.push((u64::from_be_bytes(number), Instant::now())),
             Ok(_) => {}
-            Err(_) if over.load(Ordering::Relaxed) => return arrivals,
+            Err(_) if stop.load(Ordering::Relaxed) => return arrivals,
             Err(_) => {}
         }
     }
 }
 
-fn report(sent: u64, arrivals: &[(u64, Instant)]) -> Report {
+fn report(sent: u64, arrivals: &[(u64, Instant)]) -> StreamReport {
     let mut seen = vec![0u64; usize::try_from(sent).unwrap_or(0)];
     for (number, _) in arrivals {
         if let Some(times) = usize::try_from(*number).ok().and_then(|number| seen.get_mut(number)) {
@@ -111,7 +111,7 @@ fn report(sent: u64, arrivals: &[(u64, Instant)]) -> Report {
         (0..sent).zip(&seen).filter(|(_, times)| **times == 0).map(|(number, _)| number).collect();
     let duplicates = seen.iter().map(|times| times.saturating_sub(1)).sum();
     let gaps = arrivals.windows(2).map(|pair| pair[1].1 - pair[0].1);
-    Report {
+    StreamReport {
         sent,
         received: sent - lost.len() as u64,
         lost,

@@ -1,4 +1,4 @@
-//! TCP, checked byte by byte.
+//! TCP transfers with every byte checked.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -9,22 +9,22 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 
 use super::{Host, Pattern};
-use crate::wait::patience;
+use crate::wait::scaled;
 
 const CHUNK: usize = 64 * 1024;
 const TIMEOUT: Duration = Duration::from_secs(5);
 const SEED: u64 = 0x7ab1e;
 
-/// What a transfer took.
+/// Result of a transfer.
 #[derive(Debug, Clone, Copy)]
 pub struct Transfer {
-    /// Bytes that arrived, all of them as they were sent.
+    /// Bytes that arrived unchanged.
     pub bytes: usize,
-    /// From the first byte sent to the last received.
+    /// Time from the first byte sent to the last received.
     pub time: Duration,
 }
 
-/// Sends `bytes` bytes over a new connection; every one of them is checked.
+/// Sends `bytes` bytes over a new connection and checks each.
 pub fn tcp_transfer(from: &dyn Host, to: &dyn Host, bytes: usize) -> Result<Transfer> {
     let TcpSession { client, server, .. } = TcpSession::open(from, to)?;
     let start = Instant::now();
@@ -62,7 +62,7 @@ fn receive_all(mut stream: TcpStream) -> Result<usize> {
     }
 }
 
-/// A connection with both ends in hand.
+/// Both ends of a connection.
 #[derive(Debug)]
 pub struct TcpSession {
     /// The end that connected.
@@ -78,26 +78,26 @@ impl TcpSession {
         Self::open_to(from, to, 0)
     }
 
-    /// [`TcpSession::open`] to a port of choice.
+    /// [`TcpSession::open`] to this port.
     pub fn open_to(from: &dyn Host, to: &dyn Host, port: u16) -> Result<Self> {
         let listener = to.netns().tcp_listen(to.ip(), port)?;
         let client = from.netns().tcp_connect(listener.local_addr()?)?;
-        // The handshake is over, so the connection waits to be accepted and this cannot block.
+        // Cannot block: the handshake is complete, so the connection is waiting.
         let (server, _) = listener.accept().context("accept")?;
-        server.set_read_timeout(Some(patience(TIMEOUT)))?;
-        server.set_write_timeout(Some(patience(TIMEOUT)))?;
+        server.set_read_timeout(Some(scaled(TIMEOUT)))?;
+        server.set_write_timeout(Some(scaled(TIMEOUT)))?;
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
         let seed = u64::from(client.local_addr()?.port());
         Ok(Self { client, server, seed })
     }
 
-    /// The client's address as the server sees it, after any NAT.
+    /// Returns the client's address as the server sees it, after any NAT.
     pub fn seen_client(&self) -> Result<SocketAddr> {
         Ok(self.server.peer_addr()?)
     }
 
-    /// `size` bytes (no more than socket buffers hold) to the server and as many back.
+    /// Sends `size` bytes (no more than socket buffers hold) to the server and as many back.
     pub fn exchange(&mut self, size: usize) -> Result<()> {
         self.seed += 1;
         pass(&mut self.client, &mut self.server, self.seed, size).context("client to server")?;

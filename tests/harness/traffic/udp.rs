@@ -1,4 +1,4 @@
-//! Single datagrams, there and back.
+//! Single datagrams and their echoes.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use super::{Host, Pattern};
-use crate::wait::patience;
+use crate::wait::scaled;
 
 const TIMEOUT: Duration = Duration::from_secs(1);
 const LARGEST: usize = 65_535;
@@ -16,7 +16,7 @@ pub fn udp_echo(from: &dyn Host, to: &dyn Host, size: usize) -> Result<()> {
     UdpSession::open(from, to)?.echo(size)
 }
 
-/// A flow that is kept: the same two ports for every datagram.
+/// A UDP flow: all datagrams have the same two ports.
 #[derive(Debug)]
 pub struct UdpSession {
     client: UdpSocket,
@@ -30,39 +30,39 @@ impl UdpSession {
         Self::open_to(from, to, 0)
     }
 
-    /// [`UdpSession::open`] to a port of choice.
+    /// [`UdpSession::open`] to this port.
     pub fn open_to(from: &dyn Host, to: &dyn Host, port: u16) -> Result<Self> {
         let client = from.netns().udp_bind(from.ip(), 0)?;
         let server = to.netns().udp_bind(to.ip(), port)?;
-        client.set_read_timeout(Some(patience(TIMEOUT)))?;
-        server.set_read_timeout(Some(patience(TIMEOUT)))?;
+        client.set_read_timeout(Some(scaled(TIMEOUT)))?;
+        server.set_read_timeout(Some(scaled(TIMEOUT)))?;
         let seed = u64::from(client.local_addr()?.port());
         Ok(Self { client, server, seed })
     }
 
-    /// The client's address.
+    /// Returns the client's address.
     pub fn client(&self) -> Result<SocketAddr> {
         Ok(self.client.local_addr()?)
     }
 
-    /// The server's address.
+    /// Returns the server's address.
     pub fn server(&self) -> Result<SocketAddr> {
         Ok(self.server.local_addr()?)
     }
 
-    /// One datagram to the server and one back.
+    /// Sends one datagram to the server and one back.
     pub fn echo(&mut self, size: usize) -> Result<()> {
         self.request(size)?;
         self.answer(size)
     }
 
-    /// One datagram from client to server.
+    /// Sends one datagram from client to server.
     pub fn request(&mut self, size: usize) -> Result<()> {
         self.seed += 1;
         pass(&self.client, &self.server, self.seed, size).context("the request")
     }
 
-    /// One datagram from server to client.
+    /// Sends one datagram from server to client.
     pub fn answer(&mut self, size: usize) -> Result<()> {
         self.seed += 1;
         pass(&self.server, &self.client, self.seed, size).context("the answer")

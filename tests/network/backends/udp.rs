@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context as _, Result, ensure};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use flannel_tests::traffic::{Answer, Ping, ping, ping_with, tcp_transfer, udp_echo};
+use flannel_tests::traffic::{Ping, PingAnswer, ping, ping_with, tcp_transfer, udp_echo};
 use flannel_tests::{Agent, Capture, Cluster, Node, TestResult, Topology, eventually};
 
 use super::{Bed, FOLLOW, base, lines, mtu};
@@ -87,7 +87,7 @@ fn a_datagram_is_the_packet() -> TestResult {
     // The pod's node took one from the TTL, this end of the tunnel another.
     assert_eq!((header.ttl(), header.header_checksum()), (62, header.to_header().calc_header_checksum()));
     // The other end and the other node took one each.
-    assert!(matches!(answer, Answer::Reply { ttl: Some(60), .. }), "{answer:?}");
+    assert!(matches!(answer, PingAnswer::Reply { ttl: Some(60), .. }), "{answer:?}");
     Ok(())
 }
 
@@ -119,7 +119,7 @@ fn a_hop_limit_ends_in_the_tunnel() -> TestResult {
     for (ttl, arrives) in [(4, false), (5, true)] {
         let limited = Ping { ttl, ..Ping::default() };
         let answer = ping_with(&bed.pods[0], bed.pods[1].ip(), &limited);
-        let replied = matches!(answer, Ok(Answer::Reply { .. }));
+        let replied = matches!(answer, Ok(PingAnswer::Reply { .. }));
         assert_eq!(replied, arrives, "TTL {ttl}: {answer:?}");
     }
     Ok(())

@@ -9,7 +9,7 @@ use etherparse::{EtherType, IpNumber};
 use flannel_agent::mac::Mac;
 use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::{At, UdpSession, send_frame, tcp_transfer};
-use flannel_tests::wait::patience;
+use flannel_tests::wait::scaled;
 use flannel_tests::{Node, TestResult};
 
 use super::{DEVICE, Overlay, two_nodes, two_pods, ways};
@@ -114,7 +114,7 @@ fn what_is_broken_does_not_arrive() -> TestResult {
 pub(super) fn ensure_what_is_broken_does_not_arrive(overlay: &Overlay) -> TestResult {
     let (pod, _) = two_pods(overlay)?;
     let socket = pod.netns.udp_bind(pod.ip, SERVICE)?;
-    socket.set_read_timeout(Some(patience(WHILE)))?;
+    socket.set_read_timeout(Some(scaled(WHILE)))?;
     let sender = Sender { overlay, socket };
     let node = &overlay.nodes()[0];
     let count = |outcome| inspect::packets(node, Hook::UnderlayIngress, outcome);
@@ -136,7 +136,7 @@ fn without_an_outer_checksum_it_is_the_kernel_s_to_drop() -> TestResult {
     let overlay = two_nodes()?;
     let (pod, _) = two_pods(&overlay)?;
     let socket = pod.netns.udp_bind(pod.ip, SERVICE)?;
-    socket.set_read_timeout(Some(patience(WHILE)))?;
+    socket.set_read_timeout(Some(scaled(WHILE)))?;
     let sender = Sender { overlay: &overlay, socket };
     let before = inspect::packets(&overlay.nodes()[0], Hook::UnderlayIngress, Outcome::OuterChecksum)?;
     sender.send(udp(41000, PORT, &sender.inner(b"unchecked", |_| {})?))?;

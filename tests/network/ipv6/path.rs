@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use flannel_common::outcome::{Hook, Outcome};
-use flannel_tests::traffic::{Answer, Ping, TcpSession, ping_with};
-use flannel_tests::wait::patience;
+use flannel_tests::traffic::{Ping, PingAnswer, TcpSession, ping_with};
+use flannel_tests::wait::scaled;
 use flannel_tests::{TestResult, Topology, eventually};
 
 use super::{BPF, V6_ONLY, base, start, two_nodes, two_pods, ways};
@@ -26,10 +26,10 @@ fn the_node_answers_a_pod_whose_interface_is_too_wide() -> TestResult {
     let answer = |length: usize| {
         ping_with(&from, to.ip, &Ping { size: length - 48, dont_fragment: true, ..Ping::default() })
     };
-    assert!(matches!(answer(MTU)?, Answer::Reply { .. }));
+    assert!(matches!(answer(MTU)?, PingAnswer::Reply { .. }));
     let gateway: IpAddr = std::net::Ipv6Addr::from_bits(base(&overlay.nodes()[0])?.to_bits() | 1).into();
     for length in [MTU + 1, 1500, 1501, 8999] {
-        assert_eq!(answer(length)?, Answer::TooBig { by: gateway, mtu: MTU as u32 }, "{length} bytes");
+        assert_eq!(answer(length)?, PingAnswer::TooBig { by: gateway, mtu: MTU as u32 }, "{length} bytes");
     }
     Ok(())
 }
@@ -48,8 +48,8 @@ fn a_connection_recovers_when_the_underlay_becomes_narrow() -> TestResult {
     // The router's way to the second node; what is longer, the router answers with "packet too big".
     let fabric = overlay.cluster.fabric().expect("a router");
     fabric.ip(&[format!("link set seg1 mtu {NARROW}")])?;
-    session.client.set_read_timeout(Some(patience(RECOVERY)))?;
-    session.server.set_read_timeout(Some(patience(RECOVERY)))?;
+    session.client.set_read_timeout(Some(scaled(RECOVERY)))?;
+    session.server.set_read_timeout(Some(scaled(RECOVERY)))?;
     session.exchange(64 << 10)?;
     let too_big = inspect::packets(node, Hook::PodEgress, Outcome::TooBig)?;
     assert!(too_big > 0, "nothing was found too big for the path");

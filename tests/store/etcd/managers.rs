@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use flannel_agent::config::NetworkConfig;
 use flannel_agent::lease::etcd::{EtcdManager, EtcdOptions, TlsFiles};
 use flannel_agent::lease::{LeaseAttrs, OwnLease, SubnetManager as _};
-use flannel_tests::etcd::{Entry, PREFIX};
+use flannel_tests::etcd::{KeyValue, PREFIX};
 use flannel_tests::{Etcd, TestResult};
 
 /// Subnets 10.5.1.0 to 10.5.9.0.
@@ -70,12 +70,12 @@ fn path(name: &str) -> String {
     format!("{PREFIX}/subnets/{name}")
 }
 
-fn entry(etcd: &Etcd, lease: &OwnLease) -> Result<Entry> {
+fn entry(etcd: &Etcd, lease: &OwnLease) -> Result<KeyValue> {
     etcd.kv().entry(&key(lease))?.with_context(|| format!("{lease} is gone"))
 }
 
 /// Checks that an entry ends in 24 h.
-fn ensure_lasts_a_day(etcd: &Etcd, entry: &Entry) -> Result<()> {
+fn ensure_lasts_a_day(etcd: &Etcd, entry: &KeyValue) -> Result<()> {
     let left = etcd.kv().seconds_left(entry.lease)?;
     ensure!((DAY - 60..=DAY).contains(&left), "it lives for {left} s");
     Ok(())

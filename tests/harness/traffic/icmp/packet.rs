@@ -1,15 +1,15 @@
-//! ICMP messages on the wire.
+//! Builds and parses ICMP messages.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::Answer;
+use super::PingAnswer;
 
 const HEADER: usize = 8;
 const IPV6_HEADER: usize = 40;
 const IPPROTO_ICMPV6: u8 = 58;
 
-/// What ICMP and ICMPv6 call the same things.
+/// Message types of ICMP or ICMPv6.
 struct Types {
     request: u8,
     reply: u8,
@@ -37,7 +37,7 @@ impl Echo<'_> {
         let mut message = vec![self.types().request, 0, 0, 0, 0, 0, 0, 1];
         message[4..6].copy_from_slice(&self.id.to_be_bytes());
         message.extend(self.payload);
-        // The kernel sums ICMPv6, whose checksum covers the addresses.
+        // The kernel computes the checksum of ICMPv6, which covers the addresses.
         if !self.v6 {
             let sum = checksum(&message);
             message[2..4].copy_from_slice(&sum.to_be_bytes());
@@ -50,29 +50,32 @@ impl Echo<'_> {
     }
 }
 
-/// The answer to our request, if the message is one. A raw IPv4 socket gives the IP header too.
-pub(super) fn parse(packet: &[u8], by: IpAddr, echo: &Echo<'_>) -> Option<Answer> {
+/// Returns the answer if the message is one to this request. A raw IPv4 socket also gives the IP header.
+pub(super) fn parse(packet: &[u8], by: IpAddr, echo: &Echo<'_>) -> Option<PingAnswer> {
     let (ttl, message) = if echo.v6 { (None, packet) } else { (packet.get(8).copied(), after_ipv4(packet)?) };
     let (kind, code) = (*message.first()?, *message.get(1)?);
     if kind == echo.types().reply {
-        let ours = echo.is_own(message) && message.get(HEADER..)? == echo.payload;
-        return ours.then_some(Answer::Reply { time: Duration::ZERO, ttl });
+        let is_own = echo.is_own(message) && message.get(HEADER..)? == echo.payload;
+        return is_own.then_some(PingAnswer::Reply { time: Duration::ZERO, ttl });
     }
     let answer = explain(kind, code, message.get(..HEADER)?, by, echo)?;
     let quoted = quoted_echo(message.get(HEADER..)?, echo.v6)?;
     echo.is_own(quoted).then_some(answer)
 }
 
-fn explain(kind: u8, code: u8, header: &[u8], by: IpAddr, echo: &Echo<'_>) -> Option<Answer> {
+fn explain(kind: u8, code: u8, header: &[u8], by: IpAddr, echo: &Echo<'_>) -> Option<PingAnswer> {
     if echo.v6 && kind == V6_TOO_BIG {
-        return Some(Answer::TooBig { by, mtu: u32::from_be_bytes(header[4..8].try_into().ok()?) });
+        return Some(PingAnswer::TooBig { by, mtu: u32::from_be_bytes(header[4..8].try_into().ok()?) });
     }
     if !echo.v6 && kind == V4.unreachable && code == V4_FRAGMENTATION_NEEDED {
-        return Some(Answer::TooBig { by, mtu: u16::from_be_bytes(header[6..8].try_into().ok()?).into() });
+        return Some(PingAnswer::TooBig {
+            by,
+            mtu: u16::from_be_bytes(header[6..8].try_into().ok()?).into(),
+        });
     }
     match kind {
-        _ if kind == echo.types().unreachable => Some(Answer::Unreachable { by, code }),
-        _ if kind == echo.types().time_exceeded => Some(Answer::TimeExceeded { by }),
+        _ if kind == echo.types().unreachable => Some(PingAnswer::Unreachable { by, code }),
+        _ if kind == echo.types().time_exceeded => Some(PingAnswer::TimeExceeded { by }),
         _ => None,
     }
 }

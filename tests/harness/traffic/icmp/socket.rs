@@ -10,7 +10,7 @@ use nix::sys::time::TimeVal;
 
 use super::Ping;
 
-/// A socket of the address's family, bound to it, in the calling thread's namespace.
+/// Opens a socket bound to the address, in the calling thread's namespace.
 pub(super) fn open(ip: IpAddr, ping: &Ping) -> Result<OwnedFd> {
     let (domain, protocol) = if ip.is_ipv4() {
         (libc::AF_INET, libc::IPPROTO_ICMP)
@@ -22,7 +22,7 @@ pub(super) fn open(ip: IpAddr, ping: &Ping) -> Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error()).context("open a raw socket");
     }
-    // SAFETY: the descriptor is new and nobody else's.
+    // SAFETY: the descriptor is new and has no other owner.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(ip, 0)))
         .with_context(|| format!("bind {ip}"))?;
@@ -37,7 +37,8 @@ pub(super) fn open(ip: IpAddr, ping: &Ping) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// PROBE sets "don't fragment" and forgets what routers told before; the values are the same for IPv6.
+/// Returns the option for path MTU discovery. PROBE sets "don't fragment" and ignores path MTUs learnt before. The values
+/// are the same for IPv6.
 fn discovery(ping: &Ping) -> i32 {
     if ping.dont_fragment { libc::IP_PMTUDISC_PROBE } else { libc::IP_PMTUDISC_DONT }
 }

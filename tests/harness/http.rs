@@ -1,0 +1,31 @@
+//! HTTP requests to etcd and dockerd.
+
+use std::io::{Read, Write};
+
+use anyhow::{Context as _, Result, ensure};
+
+/// Sends a request over a new connection and returns the body of the answer. Fails if the status is not 2xx.
+///
+/// Uses HTTP/1.0: the answer is not chunked and ends with the connection.
+pub(crate) fn request(
+    mut stream: impl Read + Write,
+    method: &str,
+    path: &str,
+    content_type: &str,
+    body: &[u8],
+) -> Result<String> {
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: {content_type}\r\n\
+         Content-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body)?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
+    let status = head.split(' ').nth(1).unwrap_or_default();
+    ensure!(status.starts_with('2'), "status {status}: {}", body.trim());
+    Ok(body.to_owned())
+}
