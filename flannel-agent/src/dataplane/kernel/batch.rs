@@ -1,4 +1,4 @@
-//! Many requests in one datagram: the kernel works through them in order, and one system call pays for all.
+//! Many requests in one datagram: the kernel handles them in order, and one system call sends them all.
 
 use std::io;
 use std::time::Duration;
@@ -12,23 +12,22 @@ use rtnetlink::sys::{AsyncSocket, SocketAddr, protocols::NETLINK_ROUTE};
 use super::entry::Job;
 use super::request::Request;
 
-/// Jobs in one datagram. Answers wait in the socket's receive buffer until all jobs are done: 64 of them (under
-/// 1 KiB each as the kernel counts) fit into the default of 208 KiB. The runtime's thread waits as well, up to
-/// 12 ms: with 10 000 routes on a device the kernel needs 0.2 ms to add another.
+/// Jobs in one datagram. Their answers wait in the socket's receive buffer: 64 of them (under 1 KiB each as the kernel
+/// counts) fit into the default of 208 KiB. The runtime's thread waits too, up to 12 ms: with 10 000 routes on a device the
+/// kernel needs 0.2 ms to add another.
 const DATAGRAM: usize = 64;
 
-/// Far longer than any datagram takes; reached only when the kernel had no memory for an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time limit for a datagram. It is reached only if the kernel had no memory for an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A netlink socket of its own for writing, because it delivers acknowledgements, which `rtnetlink::Handle`
-/// would take for errors.
+/// A netlink socket for writing. It delivers acknowledgements, which `rtnetlink::Handle` would take for errors.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub(super) struct BatchSocket {
     socket: ConnectionHandle<Request>,
     port: u32,
 }
 
-impl Batch {
+impl BatchSocket {
     pub(super) fn open() -> Result<Self> {
         let (mut connection, socket, _) = rtnetlink::proto::new_connection(NETLINK_ROUTE)
             .context("opening a netlink socket for writing")?;
@@ -40,21 +39,21 @@ impl Batch {
         Ok(Self { socket, port: address.port_number() })
     }
 
-    /// The number by which the kernel knows this socket.
+    /// Returns the netlink port of this socket, which identifies it in the kernel.
     pub(super) const fn port(&self) -> u32 {
         self.port
     }
 
-    /// The same socket, for requests of other kinds.
+    /// Returns the socket for other requests.
     pub(super) const fn socket(&self) -> &ConnectionHandle<Request> {
         &self.socket
     }
 
-    /// Does all jobs in order and returns what went wrong, each with the object's name.
+    /// Does all jobs in order. Returns the failures, each with the name of its entry.
     pub(super) async fn run(&self, device: u32, jobs: &[Job]) -> Vec<Error> {
         let mut errors = Vec::new();
         for jobs in jobs.chunks(DATAGRAM) {
-            match tokio::time::timeout(PATIENCE, self.send(device, jobs)).await {
+            match tokio::time::timeout(ANSWER_TIMEOUT, self.send(device, jobs)).await {
                 Ok(Ok(refusals)) => errors.extend(refusals),
                 Ok(Err(error)) => errors.push(error),
                 Err(_) => errors.push(anyhow!("the kernel did not answer {} requests", jobs.len())),
@@ -63,7 +62,7 @@ impl Batch {
         errors
     }
 
-    /// One datagram. Each request is answered once and in order, so answers and jobs go in pairs.
+    /// Sends one datagram. Each request is answered once and in order, so the nth answer belongs to the nth job.
     async fn send(&self, device: u32, jobs: &[Job]) -> Result<Vec<Error>> {
         let messages = jobs.iter().map(|job| job.message(device)).collect::<Vec<_>>();
         let answers = self.socket.request_batch(messages, SocketAddr::new(0, 0))?.collect::<Vec<_>>().await;

@@ -1,4 +1,4 @@
-//! Classifiers on the clsact qdisc (`tc filter show`), where the kernel has no tcx.
+//! Filters on the clsact qdisc (`tc filter show`), which hold the programs where the kernel has no tcx.
 
 use anyhow::{Context as _, Result};
 use futures::TryStreamExt as _;
@@ -6,17 +6,17 @@ use rtnetlink::packet_route::tc::TcMessage;
 
 use super::Kernel;
 
-/// A direction at an interface, as the kernel means it.
+/// A direction of packets at an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// What comes in.
+    /// Received packets.
     Ingress,
-    /// What goes out.
+    /// Sent packets.
     Egress,
 }
 
 impl Kernel {
-    /// Whether the interface has a filter of this priority for a direction.
+    /// Whether the interface has a filter of this priority in this direction.
     ///
     /// # Errors
     /// The dump fails.
@@ -36,7 +36,7 @@ impl Kernel {
     }
 }
 
-/// The upper half of `tcm_info`; the lower one is the EtherType.
+/// Returns the upper half of `tcm_info`. The lower half is the EtherType.
 const fn priority_of(filter: &TcMessage) -> u32 {
     filter.header.info >> 16
 }

@@ -1,4 +1,4 @@
-//! The connection tracker beside the flow cache.
+//! The connection tracker's setting for the flow cache.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -6,11 +6,11 @@ use std::io::ErrorKind;
 use anyhow::{Context, Result};
 use tracing::info;
 
-/// Of one network namespace, as of Linux 5.13; absent where nothing tracks connections.
+/// A setting of the network namespace, since Linux 5.13. The file is absent where nothing tracks connections.
 const BE_LIBERAL: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
 
-/// Has TCP packets taken for valid whatever their place in the sequence: the tracker sees one of many of a flow
-/// that skips the host stack, and rules that drop what is INVALID (kube-proxy's) would end the connection.
+/// Makes the connection tracker accept TCP packets outside the window. Of a flow that skips the host stack it sees few
+/// packets, and rules that drop INVALID ones (kube-proxy's) would end the connection.
 pub(super) fn be_liberal() -> Result<()> {
     let current = match fs::read_to_string(BE_LIBERAL) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),

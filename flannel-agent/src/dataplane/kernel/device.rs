@@ -1,4 +1,4 @@
-//! The vxlan device: made, adopted, or made anew with the MAC that peers know.
+//! The vxlan device: created, adopted, or replaced by a new one with the same MAC.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -14,7 +14,7 @@ use crate::netlink::errno;
 use crate::netlink::link::{self, Link, VxlanOptions};
 use crate::random;
 
-/// How the vxlan device should be.
+/// The desired properties of the vxlan device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceSpec {
     /// `flannel.<VNI>`, or `flannel-v6.<VNI>` for an IPv6 underlay; at most 15 bytes.
@@ -29,20 +29,20 @@ pub struct DeviceSpec {
     pub local: IpAddr,
     /// MTU of the overlay in bytes: the uplink's less the encapsulation (50 over IPv4, 70 over IPv6).
     pub mtu: u32,
-    /// Group policy extension: marks travel with the packets.
+    /// Whether packets carry marks (group policy extension).
     pub gbp: bool,
-    /// Learn FDB entries from received packets.
+    /// Whether it learns FDB entries from received packets.
     pub learning: bool,
-    /// The MAC that peers know; without one an existing device keeps its own, and a new one gets a random one.
+    /// The MAC that peers know. `None`: an existing device keeps its MAC, and a new one gets a random one.
     pub mac: Option<Mac>,
 }
 
-/// The vxlan device as it is.
+/// An existing vxlan device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
     /// Interface index.
     pub index: u32,
-    /// Its Ethernet address, which peers need to know.
+    /// Its MAC, which the lease tells peers.
     pub mac: Mac,
     /// MTU in bytes.
     pub mtu: u32,
@@ -57,7 +57,7 @@ pub(super) async fn ensure(handle: &Handle, spec: &DeviceSpec) -> Result<Device>
         None => create(handle, spec, mac).await?,
     };
     ignore_router_advertisements(&spec.name);
-    be_asked_for_neighbours(&spec.name);
+    ask_user_space_for_neighbours(&spec.name);
     let link = bring_up(handle, spec, mac, link).await?;
     ensure!(
         link.mac == Some(mac),
@@ -68,15 +68,16 @@ pub(super) async fn ensure(handle: &Handle, spec: &DeviceSpec) -> Result<Device>
     Ok(Device { index: link.index, mac, mtu: link.mtu })
 }
 
-/// Makes sure that the device has not been deleted, which a dump would not tell: rtnetlink drops the error at
-/// the end of a dump.
+/// Fails if the device does not exist any more. A dump does not: rtnetlink drops the error at its end.
 pub(super) async fn expect(handle: &Handle, device: &Device) -> Result<()> {
     let found = link::by_index(handle, device.index).await;
     let found = found.with_context(|| format!("looking up interface {}", device.index))?;
-    found.map(drop).with_context(|| format!("the vxlan device (index {}) is gone", device.index))
+    found
+        .map(drop)
+        .with_context(|| format!("the vxlan device (index {}) does not exist any more", device.index))
 }
 
-/// flannel issue 1795.
+/// See flannel issue 1795.
 const UDEV_HINT: &str = "is another program changing it, such as systemd-udevd with MACAddressPolicy=persistent? \
                          A .link file with MACAddressPolicy=none for flannel* stops that";
 
@@ -85,15 +86,15 @@ async fn adopt_or_replace(handle: &Handle, spec: &DeviceSpec, mac: Mac, link: Li
         debug!(device = spec.name, %mac, "the existing vxlan device fits");
         return Ok(link);
     };
-    warn!(device = spec.name, difference, %mac, "the existing device does not fit; making it anew with its MAC");
+    warn!(device = spec.name, difference, %mac, "the existing device does not fit; replacing it by a new one with its MAC");
     let deleted = handle.link().del(link.index).execute().await;
     deleted.with_context(|| format!("deleting {}, which does not fit: {difference}", spec.name))?;
     create(handle, spec, mac).await
 }
 
-/// What cannot be changed on a living device and is not as it should be.
+/// Lists the wrong properties that cannot be changed after creation.
 fn difference(spec: &DeviceSpec, link: &Link) -> Option<String> {
-    let Some(vxlan) = link.vxlan() else { return Some("it is no vxlan device".to_owned()) };
+    let Some(vxlan) = link.vxlan() else { return Some("it is not a vxlan device".to_owned()) };
     let VxlanOptions { vni, port, uplink_index, local, gbp, learning, checksum } = vxlan;
     let local = local.map_or_else(|| "none".to_owned(), |ip| ip.to_string());
     let options = [
@@ -117,17 +118,20 @@ async fn create(handle: &Handle, spec: &DeviceSpec, mac: Mac) -> Result<Link> {
         added => added.with_context(|| format!("creating vxlan device {}", spec.name)),
     }?;
     info!(device = spec.name, vni = spec.vni, port = spec.port, %mac, "created the vxlan device");
-    by_name(handle, &spec.name).await?.with_context(|| format!("{} vanished after its creation", spec.name))
+    by_name(handle, &spec.name)
+        .await?
+        .with_context(|| format!("{} was deleted after its creation", spec.name))
 }
 
-/// As flanneld makes it. The outer UDP checksum stays zero: offloads have corrupted others (flannel issue 1279).
+/// Returns the message that creates the device as flanneld does. The outer UDP checksum stays zero: offloads have corrupted
+/// other ones (flannel issue 1279).
 fn message(spec: &DeviceSpec, mac: Mac) -> LinkMessage {
     let vxlan = LinkVxlan::new(&spec.name, spec.vni)
         .dev(spec.uplink_index)
         .port(spec.port)
         .learning(spec.learning)
         .udp_csum(false)
-        // The kernel says when it does not know which node has a VTEP's MAC.
+        // The kernel asks user space which node has a VTEP MAC that is not in the FDB.
         .l2miss(true)
         .address(mac.0.to_vec())
         .mtu(spec.mtu);
@@ -138,7 +142,7 @@ fn message(spec: &DeviceSpec, mac: Mac) -> LinkMessage {
     if spec.gbp { vxlan.gbp().build() } else { vxlan.build() }
 }
 
-/// There was no device of this name, so it is VNI and port that exist already.
+/// Explains EEXIST. No device has this name, so VNI and port are in use.
 async fn taken(handle: &Handle, spec: &DeviceSpec) -> anyhow::Error {
     let DeviceSpec { name, vni, port, .. } = spec;
     let rival = rival_of(handle, spec).await.ok().flatten();
@@ -163,7 +167,7 @@ async fn rival_of(handle: &Handle, spec: &DeviceSpec) -> Result<Option<Link>, rt
     Ok(links.into_iter().find(|link| link.vxlan().is_some_and(is_rival)))
 }
 
-/// Sets what can be changed on a living device, and only what is not so already.
+/// Sets what can be changed after creation, unless it is right already.
 async fn bring_up(handle: &Handle, spec: &DeviceSpec, mac: Mac, link: Link) -> Result<Link> {
     if link.up && link.mtu == spec.mtu && link.mac == Some(mac) {
         return Ok(link);
@@ -171,7 +175,7 @@ async fn bring_up(handle: &Handle, spec: &DeviceSpec, mac: Mac, link: Link) -> R
     let change = LinkUnspec::new_with_index(link.index).mtu(spec.mtu);
     let change = change.address(mac.0.to_vec()).up().build();
     handle.link().change(change).execute().await.map_err(|error| not_up(spec, error))?;
-    by_name(handle, &spec.name).await?.with_context(|| format!("{} vanished", spec.name))
+    by_name(handle, &spec.name).await?.with_context(|| format!("{} was deleted", spec.name))
 }
 
 fn not_up(spec: &DeviceSpec, error: rtnetlink::Error) -> anyhow::Error {
@@ -189,8 +193,8 @@ fn not_up(spec: &DeviceSpec, error: rtnetlink::Error) -> anyhow::Error {
     anyhow::Error::new(error).context(context)
 }
 
-/// The overlay has no routers. Without IPv6, or with a read-only /proc/sys as in an unprivileged container,
-/// the kernel's default stays, as it does with flanneld.
+/// Turns `accept_ra` off, since the overlay has no routers. Without IPv6, or with a read-only /proc/sys as in an unprivileged
+/// container, the kernel's default stays, as with flanneld.
 fn ignore_router_advertisements(device: &str) {
     match fs::write(format!("/proc/sys/net/ipv6/conf/{device}/accept_ra"), "0") {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -200,12 +204,11 @@ fn ignore_router_advertisements(device: &str) {
     }
 }
 
-/// How often the kernel asks us for a neighbour before it gives up (flannel before 0.8 set the same).
+/// How often the kernel asks user space for a neighbour before it gives up. flannel before 0.8 used the same value.
 const QUESTIONS: &str = "3";
 
-/// Has the kernel ask user space for a neighbour that it does not know, instead of asking nobody: the overlay has no
-/// broadcast.
-fn be_asked_for_neighbours(device: &str) {
+/// Makes the kernel ask user space for unknown neighbours (`app_solicit`). The overlay has no broadcast to ask by.
+fn ask_user_space_for_neighbours(device: &str) {
     for family in ["ipv4", "ipv6"] {
         match fs::write(format!("/proc/sys/net/{family}/neigh/{device}/app_solicit"), QUESTIONS) {
             Err(error) if error.kind() != ErrorKind::NotFound => {

@@ -1,4 +1,4 @@
-//! What drives an interface, by ethtool's ioctl: it asks about the caller's network namespace, which sysfs may not show.
+//! The driver of an interface, by ethtool's ioctl. The ioctl uses the caller's network namespace, which sysfs may not show.
 
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -25,17 +25,17 @@ struct DriverInfo {
 
 const _: () = assert!(size_of::<DriverInfo>() == 196);
 
-/// What drives an interface.
+/// The driver of an interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Driver {
-    /// Its name; empty if the kernel does not say.
+    /// Its name; empty if the kernel does not tell.
     pub name: String,
-    /// Whether the interface is a device on a bus, a virtual machine's too.
+    /// Whether the interface is a device on a bus, which includes the network cards of virtual machines.
     pub hardware: bool,
 }
 
 impl Driver {
-    /// Of the interface with this name.
+    /// Reads the driver of the interface with this name.
     #[must_use]
     pub fn of(interface: &str) -> Self {
         match ask(interface) {
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_there_has_no_driver() {
+    fn a_missing_interface_has_no_driver() {
         assert_eq!(Driver::of("no such one"), Driver::default());
         assert!(!Driver::of("lo").hardware);
     }

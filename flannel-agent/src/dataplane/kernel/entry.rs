@@ -1,4 +1,4 @@
-//! One kernel object of the floor, and the netlink message that sets or removes it.
+//! One kernel entry of the floor, and the netlink messages that set and remove it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,11 +11,11 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 
 use super::nexthop::Nexthop;
 use super::request::Request;
-use super::{direct, fdb, neighbour, nexthop, route};
+use super::{fdb, neighbour, nexthop, route};
 use crate::dataplane::entry::Via;
 use crate::mac::Mac;
 
-/// What there is one of per peer.
+/// An entry that a peer needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KernelEntry {
     Route {
@@ -34,7 +34,7 @@ pub(super) enum KernelEntry {
         gateway: IpAddr,
         mac: Mac,
     },
-    /// A neighbour that the kernel asked for, and may forget.
+    /// A neighbour that the kernel asked for and may forget.
     Resolved {
         address: IpAddr,
         mac: Mac,
@@ -45,7 +45,7 @@ pub(super) enum KernelEntry {
     },
 }
 
-/// What to do with it.
+/// A change to an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Job {
     Set(KernelEntry),
@@ -77,6 +77,7 @@ impl KernelEntry {
         Self::Fdb { mac, destination }
     }
 
+    /// Returns the message that sets it.
     fn set(self, device: u32) -> Request {
         match self {
             Self::Route { subnet, via } => {
@@ -86,7 +87,7 @@ impl KernelEntry {
                 Request::NewNexthop(Nexthop { gateway, device, onlink }.message())
             }
             Self::Direct { subnet, via } => {
-                RouteNetlinkMessage::NewRoute(direct::message(device, subnet, via)).into()
+                RouteNetlinkMessage::NewRoute(route::direct_message(device, subnet, via)).into()
             }
             Self::Neighbour { gateway, mac } => {
                 RouteNetlinkMessage::NewNeighbour(neighbour::message(device, gateway, mac)).into()
@@ -100,7 +101,7 @@ impl KernelEntry {
         }
     }
 
-    /// An FDB entry is named by its MAC alone, so that it goes even if someone changed its destination.
+    /// Returns the message that removes it. An FDB entry is named by its MAC alone, so that it is removed even if its destination was changed.
     fn remove(self, device: u32) -> Request {
         match self {
             Self::Route { subnet, via } => {
@@ -108,7 +109,7 @@ impl KernelEntry {
             }
             Self::Nexthop { gateway, .. } => Request::DelNexthop(nexthop::name(gateway)),
             Self::Direct { subnet, via } => {
-                RouteNetlinkMessage::DelRoute(direct::message(device, subnet, via)).into()
+                RouteNetlinkMessage::DelRoute(route::direct_message(device, subnet, via)).into()
             }
             Self::Neighbour { gateway, mac } | Self::Resolved { address: gateway, mac } => {
                 RouteNetlinkMessage::DelNeighbour(neighbour::message(device, gateway, mac)).into()
@@ -121,7 +122,7 @@ impl KernelEntry {
 }
 
 impl Job {
-    /// The request for this device; setting replaces what is there, but not another's nexthop object.
+    /// Returns the request for this device. Setting replaces an existing entry, but not an existing nexthop object.
     pub(super) fn message(self, device: u32) -> NetlinkMessage<Request> {
         let (payload, verb) = match self {
             Self::Set(entry @ KernelEntry::Nexthop { .. }) => (entry.set(device), NLM_F_CREATE | NLM_F_EXCL),
@@ -133,8 +134,8 @@ impl Job {
         message
     }
 
-    /// Whether the errno means that there was nothing to remove. ENODEV: not even the device; EINVAL: not even the
-    /// nexthop object that the route would have (the kernel's net/ipv4/fib_frontend.c, `inet_rtm_delroute`).
+    /// Whether the errno means that there is nothing to remove. ENODEV: the device does not exist. EINVAL: the route's nexthop
+    /// object does not exist (the kernel's net/ipv4/fib_frontend.c, `inet_rtm_delroute`).
     pub(super) const fn tolerates(self, errno: i32) -> bool {
         let Self::Remove(entry) = self else { return false };
         let by_object = matches!(

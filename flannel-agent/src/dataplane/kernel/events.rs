@@ -1,5 +1,4 @@
-//! What the kernel announces: devices that change, entries that are no longer what they were, and what it does not
-//! know and asks for.
+//! Events from the kernel: changed devices and entries, and questions for entries that it does not have.
 
 use std::net::IpAddr;
 
@@ -16,7 +15,7 @@ use crate::netlink::address::ip_of;
 use crate::netlink::link::Link;
 use crate::netlink::notifications::Notifications;
 
-/// Everything that the floor consists of.
+/// The groups for everything that the floor consists of.
 const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Link,
     MulticastGroup::Neigh,
@@ -26,18 +25,18 @@ const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Ipv6Route,
 ];
 
-/// One announcement.
+/// An event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KernelEvent {
-    /// The interface with this index is like this, or gone.
+    /// Index and state of an interface; `None` if it was deleted.
     Link(u32, Option<LinkState>),
-    /// The interface with this index has lost an address.
+    /// Index of an interface, and an address that was removed from it.
     AddressGone(u32, IpAddr),
-    /// An entry is now like this.
+    /// A new, changed or removed entry.
     Entry(Observed),
-    /// A packet waits at this interface for an answer.
+    /// Index of an interface, and the question of a packet that waits there.
     Miss(u32, Miss),
-    /// There was too much news to keep it all.
+    /// Events were lost.
     Lost,
 }
 
@@ -83,24 +82,24 @@ fn read(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<KernelEvent> {
             Some(KernelEvent::AddressGone(address.header.index, ip_of(address)?))
         }
         RouteNetlinkMessage::NewRoute(message) => {
-            let (subnet, way) = route::announced(message, RouteFlags::Onlink)?;
+            let (subnet, way) = route::reported(message, RouteFlags::Onlink)?;
             Some(KernelEvent::Entry(Observed::Route(subnet, way)))
         }
         RouteNetlinkMessage::DelRoute(message) => {
-            let (subnet, way) = route::announced(message, RouteFlags::Onlink)?;
+            let (subnet, way) = route::reported(message, RouteFlags::Onlink)?;
             Some(KernelEvent::Entry(Observed::RouteGone(subnet, way?)))
         }
-        RouteNetlinkMessage::NewNeighbour(entry) => announced(entry, false).map(KernelEvent::Entry),
-        RouteNetlinkMessage::DelNeighbour(entry) => announced(entry, true).map(KernelEvent::Entry),
+        RouteNetlinkMessage::NewNeighbour(entry) => reported(entry, false).map(KernelEvent::Entry),
+        RouteNetlinkMessage::DelNeighbour(entry) => reported(entry, true).map(KernelEvent::Entry),
         RouteNetlinkMessage::GetNeighbour(entry) => {
-            Some(KernelEvent::Miss(entry.header.ifindex, missed(entry)?))
+            Some(KernelEvent::Miss(entry.header.ifindex, question(entry)?))
         }
         _ => None,
     }
 }
 
-/// A neighbour or an FDB entry.
-fn announced(entry: &NeighbourMessage, gone: bool) -> Option<Observed> {
+/// Reads a neighbour or an FDB entry.
+fn reported(entry: &NeighbourMessage, gone: bool) -> Option<Observed> {
     let device = entry.header.ifindex;
     if entry.header.family == AddressFamily::Bridge {
         let now = fdb::read(entry, device).map(|(_, destination)| destination);
@@ -110,9 +109,9 @@ fn announced(entry: &NeighbourMessage, gone: bool) -> Option<Observed> {
     Some(Observed::Neighbour(device, neighbour::destination(entry)?, now.filter(|_| !gone)))
 }
 
-/// The address is in a question for a MAC, the MAC in a question for a node (drivers/net/vxlan: `vxlan_fdb_miss`,
-/// net/core/neighbour.c: `neigh_app_ns`).
-fn missed(entry: &NeighbourMessage) -> Option<Miss> {
+/// Reads a question. A question for a MAC has the address (net/core/neighbour.c: `neigh_app_ns`), and a question for a node
+/// has the MAC (drivers/net/vxlan: `vxlan_fdb_miss`).
+fn question(entry: &NeighbourMessage) -> Option<Miss> {
     match neighbour::destination(entry) {
         Some(address) if entry.header.family != AddressFamily::Bridge => Some(Miss::Neighbour(address)),
         _ => neighbour::mac(entry).map(Miss::Fdb),
@@ -129,12 +128,12 @@ mod tests {
 
     const DEVICE: u32 = 7;
 
-    fn news(message: RouteNetlinkMessage) -> Option<KernelEvent> {
+    fn event(message: RouteNetlinkMessage) -> Option<KernelEvent> {
         read(&NetlinkPayload::InnerMessage(message))
     }
 
     #[test]
-    fn neighbours_and_fdb_entries_are_told_apart() {
+    fn neighbours_and_fdb_entries_are_distinguished() {
         let (gateway, mac) = ("10.1.15.0".parse().unwrap(), "c6:d2:32:6f:8f:44".parse().unwrap());
         let node = "192.168.64.3".parse().unwrap();
         let neighbour = neighbour::message(DEVICE, gateway, mac);
@@ -151,37 +150,40 @@ mod tests {
             (RouteNetlinkMessage::NewNeighbour(fdb.clone()), Observed::Fdb(DEVICE, mac, Some(node))),
             (RouteNetlinkMessage::DelNeighbour(fdb), Observed::Fdb(DEVICE, mac, None)),
         ] {
-            assert_eq!(news(message), Some(KernelEvent::Entry(entry)));
+            assert_eq!(event(message), Some(KernelEvent::Entry(entry)));
         }
     }
 
     #[test]
-    fn questions_are_told_apart() {
+    fn questions_for_neighbours_and_fdb_entries_are_distinguished() {
         let (gateway, mac): (IpAddr, Mac) =
             ("10.1.15.0".parse().unwrap(), "c6:d2:32:6f:8f:44".parse().unwrap());
         let mut l3 = neighbour::message(DEVICE, gateway, mac);
         l3.attributes.retain(|attribute| matches!(attribute, NeighbourAttribute::Destination(_)));
-        // The kernel says AF_BRIDGE here, and puts the MAC alone.
+        // The kernel sends AF_BRIDGE and the MAC alone.
         let l2 = fdb::message(DEVICE, mac, None);
         for (message, miss) in [(l3, Miss::Neighbour(gateway)), (l2, Miss::Fdb(mac))] {
             let message = RouteNetlinkMessage::GetNeighbour(message);
-            assert_eq!(news(message), Some(KernelEvent::Miss(DEVICE, miss)));
+            assert_eq!(event(message), Some(KernelEvent::Miss(DEVICE, miss)));
         }
     }
 
     #[test]
-    fn routes_are_read_whatever_they_lead_through() {
+    fn a_route_of_another_kind_is_reported_without_a_next_hop() {
         let (subnet, via) = ("10.1.15.0/24".parse().unwrap(), Via::Gateway("10.1.15.0".parse().unwrap()));
-        let ours = route::message(DEVICE, subnet, via);
-        let mut other = ours.clone();
+        let flannels = route::message(DEVICE, subnet, via);
+        let mut other = flannels.clone();
         other.header.flags = Default::default();
         for (message, entry) in [
-            (RouteNetlinkMessage::NewRoute(ours.clone()), Some(Observed::Route(subnet, Some((DEVICE, via))))),
-            (RouteNetlinkMessage::DelRoute(ours), Some(Observed::RouteGone(subnet, (DEVICE, via)))),
+            (
+                RouteNetlinkMessage::NewRoute(flannels.clone()),
+                Some(Observed::Route(subnet, Some((DEVICE, via)))),
+            ),
+            (RouteNetlinkMessage::DelRoute(flannels), Some(Observed::RouteGone(subnet, (DEVICE, via)))),
             (RouteNetlinkMessage::NewRoute(other.clone()), Some(Observed::Route(subnet, None))),
             (RouteNetlinkMessage::DelRoute(other), None),
         ] {
-            assert_eq!(news(message), entry.map(KernelEvent::Entry));
+            assert_eq!(event(message), entry.map(KernelEvent::Entry));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! FDB entries of the vxlan device: which node has this VTEP MAC (`bridge fdb`).
+//! FDB entries of the vxlan device: VTEP MAC -> node (`bridge fdb`).
 
 use std::net::IpAddr;
 
@@ -13,8 +13,7 @@ use super::neighbour;
 use crate::dataplane::table::Table;
 use crate::mac::Mac;
 
-/// The FDB entry for a VTEP MAC on the device with this index; its destination is not
-/// needed to remove it.
+/// Returns the FDB entry for a VTEP MAC on the device with this index. Removing it needs no destination.
 pub(super) fn message(device: u32, mac: Mac, destination: Option<IpAddr>) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header = NeighbourHeader {
@@ -29,9 +28,9 @@ pub(super) fn message(device: u32, mac: Mac, destination: Option<IpAddr>) -> Nei
     message
 }
 
-/// Every permanent entry of the device with a destination.
+/// Lists the permanent entries of the device that have a destination.
 ///
-/// One per MAC: the kernel appends destinations only to multicast MACs and to the all-zero one.
+/// There is one for each MAC: the kernel appends destinations only to multicast MACs and to the all-zero one.
 pub(super) async fn dump(handle: &Handle, device: u32) -> Result<Table<Mac, IpAddr>, Error> {
     let mut request = handle.neighbours().get().set_address_family(AddressFamily::Bridge);
     request.message_mut().header.ifindex = device;
@@ -40,13 +39,13 @@ pub(super) async fn dump(handle: &Handle, device: u32) -> Result<Table<Mac, IpAd
     Ok(entries.into_iter().collect())
 }
 
-/// The entry, if it is one of ours on this device.
+/// Returns MAC and node if flannel writes such entries on this device.
 pub(super) fn read(entry: &NeighbourMessage, device: u32) -> Option<(Mac, IpAddr)> {
     let permanent = u16::from(entry.header.state) & u16::from(NeighbourState::Permanent) != 0;
-    let ours =
+    let flannels =
         entry.header.ifindex == device && permanent && entry.header.flags.contains(NeighbourFlags::Own);
     // The all-zero MAC is the device's default destination.
-    let mac = neighbour::mac(entry).filter(|mac| ours && mac.is_unicast())?;
+    let mac = neighbour::mac(entry).filter(|mac| flannels && mac.is_unicast())?;
     Some((mac, neighbour::destination(entry)?))
 }
 

@@ -1,4 +1,4 @@
-//! Permanent neighbours: which VTEP MAC has the gateway of a peer's subnet (`ip neigh`).
+//! Permanent neighbours: gateway of a peer's subnet -> VTEP MAC (`ip neigh`).
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ use crate::dataplane::table::Table;
 use crate::mac::Mac;
 use crate::netlink::family_of;
 
-/// The neighbour entry for a gateway on the device with this index.
+/// Returns the permanent entry for a gateway on the device with this index.
 pub(super) fn message(device: u32, gateway: IpAddr, mac: Mac) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header = NeighbourHeader {
@@ -31,14 +31,14 @@ pub(super) fn message(device: u32, gateway: IpAddr, mac: Mac) -> NeighbourMessag
     message
 }
 
-/// The entry for any address, as if the kernel had found it itself.
+/// Returns an entry for any address, as if the kernel had resolved it itself.
 pub(super) fn resolved(device: u32, address: IpAddr, mac: Mac) -> NeighbourMessage {
     let mut message = message(device, address, mac);
     message.header.state = NeighbourState::Reachable;
     message
 }
 
-/// Every permanent neighbour on the device.
+/// Lists the permanent neighbours on the device.
 pub(super) async fn dump(handle: &Handle, device: u32) -> Result<Table<IpAddr, Mac>, Error> {
     let mut neighbours = dump_family(handle, device, AddressFamily::Inet).await?;
     neighbours.extend(dump_family(handle, device, AddressFamily::Inet6).await?);
@@ -55,13 +55,13 @@ async fn dump_family(
     request.execute().try_filter_map(|entry| future::ok(read(&entry, device))).try_collect().await
 }
 
-/// The entry, if it is one of ours on this device.
+/// Returns address and MAC if flannel writes such entries on this device.
 pub(super) fn read(entry: &NeighbourMessage, device: u32) -> Option<(IpAddr, Mac)> {
-    let ours = entry.header.ifindex == device && entry.header.state == NeighbourState::Permanent;
-    if !ours { None } else { Some((destination(entry)?, mac(entry)?)) }
+    let flannels = entry.header.ifindex == device && entry.header.state == NeighbourState::Permanent;
+    if flannels { Some((destination(entry)?, mac(entry)?)) } else { None }
 }
 
-/// The address in the entry. FDB entries have it too, with bytes whose meaning only their number tells.
+/// Returns the address in the entry. FDB entries have it as bytes, whose number tells the family.
 pub(super) fn destination(entry: &NeighbourMessage) -> Option<IpAddr> {
     entry.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some((*address).into()),
@@ -76,7 +76,7 @@ fn from_bytes(bytes: &[u8]) -> Option<IpAddr> {
     four.or_else(|| <[u8; 16]>::try_from(bytes).map(IpAddr::from).ok())
 }
 
-/// The Ethernet address in the entry.
+/// Returns the MAC in the entry.
 pub(super) fn mac(entry: &NeighbourMessage) -> Option<Mac> {
     entry.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok().map(Mac),

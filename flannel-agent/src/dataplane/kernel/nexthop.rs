@@ -1,8 +1,8 @@
-//! Nexthop objects (`ip nexthop`, since Linux 5.3): gateways by number, for devices with very many routes.
+//! Nexthop objects (`ip nexthop`, since Linux 5.3): numbered gateways, for devices with very many routes.
 //!
 //! The kernel compares the gateway of every new IPv4 route with those of all others through the device
-//! (net/ipv4/fib_semantics.c: `fib_find_info`; its hash knows the device, not the gateway): the ten thousandth
-//! route costs 0.3 ms, and all of them 1.8 s. A nexthop object is found by its number: 0.3 s for all.
+//! (net/ipv4/fib_semantics.c: `fib_find_info`, whose hash has the device but not the gateway). The ten thousandth
+//! route takes 0.3 ms, and all of them 1.8 s. A nexthop object is found by its number: 0.3 s for all.
 
 use std::net::Ipv4Addr;
 
@@ -25,21 +25,22 @@ const RTNH_F_ONLINK: u32 = 4;
 /// `struct nhmsg`: family, scope, protocol, reserved, flags.
 const HEADER: usize = 8;
 
-/// A gateway behind a device, as the kernel's object has it.
+/// A nexthop object: a gateway behind a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Nexthop {
     pub(super) gateway: Ipv4Addr,
     pub(super) device: u32,
-    /// Whether the gateway is taken to be on the link, whatever the addresses say.
+    /// Whether the gateway counts as on the link, whatever the addresses of the device are.
     pub(super) onlink: bool,
 }
 
-/// The number of a gateway's object: its address. No gateway has two objects, and nobody needs to remember numbers.
+/// Returns the number of a gateway's object, which is its address. So each gateway has one object, and numbers need not be
+/// stored.
 pub(super) fn id(gateway: Ipv4Addr) -> u32 {
     gateway.into()
 }
 
-/// The message that names a gateway's object.
+/// Returns the message that names a gateway's object.
 pub(super) fn name(gateway: Ipv4Addr) -> Vec<u8> {
     let mut message = header(RouteProtocol::Unspec, 0);
     attribute(&mut message, NHA_ID, id(gateway).to_ne_bytes());
@@ -47,7 +48,7 @@ pub(super) fn name(gateway: Ipv4Addr) -> Vec<u8> {
 }
 
 impl Nexthop {
-    /// The message that makes it.
+    /// Returns the message that makes it.
     pub(super) fn message(self) -> Vec<u8> {
         let mut message = header(RouteProtocol::Boot, if self.onlink { RTNH_F_ONLINK } else { 0 });
         attribute(&mut message, NHA_ID, id(self.gateway).to_ne_bytes());
@@ -56,18 +57,18 @@ impl Nexthop {
         message
     }
 
-    /// What the kernel's message says, if it is an object of ours.
+    /// Reads a message of the kernel, if its object has an agent's number.
     fn read(message: &[u8]) -> Option<Self> {
         let flags = message.get(4..HEADER)?.try_into().map(u32::from_ne_bytes).ok()?;
         let value = |wanted| attributes(message).find(|(kind, _)| *kind == wanted)?.1.try_into().ok();
         let gateway = Ipv4Addr::from(value(NHA_GATEWAY)?);
         let device = u32::from_ne_bytes(value(NHA_OIF)?);
-        let ours = u32::from_ne_bytes(value(NHA_ID)?) == id(gateway);
-        ours.then_some(Self { gateway, device, onlink: flags & RTNH_F_ONLINK != 0 })
+        let is_numbered_so = u32::from_ne_bytes(value(NHA_ID)?) == id(gateway);
+        is_numbered_so.then_some(Self { gateway, device, onlink: flags & RTNH_F_ONLINK != 0 })
     }
 }
 
-/// The gateways that have an object of ours on the device. None where the kernel has no such objects.
+/// Lists the gateways that have such an object on the device. There are none if the kernel has no nexthop objects.
 pub(super) async fn dump(socket: &ConnectionHandle<Request>, device: u32) -> Result<Table<Ipv4Addr, ()>> {
     let mut filter = header(RouteProtocol::Unspec, 0);
     attribute(&mut filter, NHA_OIF, device.to_ne_bytes());
@@ -88,8 +89,8 @@ pub(super) async fn dump(socket: &ConnectionHandle<Request>, device: u32) -> Res
     Ok(answers.filter_map(read).collect::<Vec<_>>().await.into_iter().collect())
 }
 
-/// Whether the kernel knows such objects: asked for one that cannot be there, it says that, or that it knows none.
-pub(super) async fn are_there(socket: &ConnectionHandle<Request>) -> bool {
+/// Whether the kernel has nexthop objects. Asked for one that cannot exist, it answers ENOENT if it does.
+pub(super) async fn are_supported(socket: &ConnectionHandle<Request>) -> bool {
     let name = name(Ipv4Addr::BROADCAST);
     let mut request = NetlinkMessage::from(Request::GetNexthop(name));
     request.header.flags = NLM_F_REQUEST;
@@ -100,7 +101,7 @@ pub(super) async fn are_there(socket: &ConnectionHandle<Request>) -> bool {
     }
 }
 
-/// Questions have nothing but the family here; the kernel is strict about it.
+/// Returns a `struct nhmsg`. The kernel refuses a query whose header has more than the family.
 fn header(protocol: RouteProtocol, flags: u32) -> Vec<u8> {
     let mut message = vec![libc::AF_INET as u8, 0, protocol.into(), 0];
     message.extend(flags.to_ne_bytes());
@@ -113,7 +114,7 @@ fn attribute(message: &mut Vec<u8>, kind: u16, value: [u8; 4]) {
     message.extend(value);
 }
 
-/// Kind and value of each attribute; ends where the bytes make no sense.
+/// Iterates over kind and value of each attribute, and ends at malformed bytes.
 fn attributes(message: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = message.get(HEADER..).unwrap_or_default();
     std::iter::from_fn(move || {
@@ -136,7 +137,7 @@ mod tests {
         assert_eq!(Nexthop::read(&name(nexthop.gateway)), None);
         let mut foreign = nexthop.message();
         foreign[12] ^= 1;
-        assert_eq!(Nexthop::read(&foreign), None, "another number");
+        assert_eq!(Nexthop::read(&foreign), None, "an object with another number");
         for length in 0..nexthop.message().len() {
             assert_eq!(Nexthop::read(&nexthop.message()[..length]), None, "cut at {length}");
         }

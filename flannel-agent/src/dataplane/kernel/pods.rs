@@ -1,4 +1,4 @@
-//! Where this node's pods are plugged in: the ports of the bridge that holds the subnet's gateway address.
+//! The ports of the pods' bridge, which is the one that has the subnet's gateway address.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,31 +22,31 @@ pub struct PodPort {
     pub index: u32,
     /// Interface name.
     pub name: String,
-    /// Whether packets may go past the host stack here, or why not.
+    /// Whether flows may skip the host stack here, or why not.
     pub shortcut: Result<(), Obstacle>,
 }
 
 impl PodPort {
-    /// Whether packets may go past the host stack here.
+    /// Whether flows may skip the host stack here.
     #[must_use]
     pub const fn is_open(&self) -> bool {
         self.shortcut.is_ok()
     }
 }
 
-/// Why a port is left to the host stack.
+/// Why flows cannot skip the host stack at a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// It is no veth into another network namespace: nothing can be handed to its other end.
+    /// It is not a veth into another network namespace: BPF cannot deliver to its other end.
     NoPeer,
-    /// Somebody shapes or filters traffic here (the bandwidth CNI plugin, say) with a qdisc of this kind.
+    /// A qdisc of this kind shapes or filters its traffic (the bandwidth CNI plugin, for example).
     Qdisc(String),
 }
 
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoPeer => f.write_str("it is no veth into another network namespace"),
+            Self::NoPeer => f.write_str("it is not a veth into another network namespace"),
             Self::Qdisc(kind) => write!(f, "it has a {kind} qdisc"),
         }
     }
@@ -100,7 +100,7 @@ fn shortcut(link: &Link, qdiscs: &[TcMessage]) -> Result<(), Obstacle> {
             _ => None,
         })
     });
-    // clsact holds programs, ours where the kernel has no tcx; it shapes nothing.
+    // clsact holds programs and shapes nothing.
     match kinds.into_iter().find(|kind| !matches!(*kind, "noqueue" | "clsact")) {
         Some(kind) => Err(Obstacle::Qdisc(kind.to_owned())),
         None => Ok(()),
@@ -124,7 +124,7 @@ mod tests {
         Link { index, kind, name: format!("if{index}"), ..Link::default() }
     }
 
-    /// A veth on the bridge; `elsewhere`: its other end is in another namespace.
+    /// Returns a veth on the bridge. `elsewhere`: its other end is in another namespace.
     fn port(index: u32, bridge: u32, elsewhere: bool) -> Link {
         let veth = link(index, LinkKind::Veth);
         Link { controller: Some(bridge), leads_to_other_namespace: elsewhere, ..veth }
@@ -144,7 +144,7 @@ mod tests {
         message
     }
 
-    /// The indexes of the ports, and whether they are open, where these links are beside the pods' bridge.
+    /// Returns the ports found among these links and the pods' bridge: index, and whether flows may skip the host stack.
     fn found(links: &[Link], qdiscs: &[TcMessage]) -> Vec<(u32, Result<(), Obstacle>)> {
         let links = [&[link(BRIDGE, LinkKind::Bridge)], links].concat();
         let addresses = [gateway(1, "10.9.0.1"), gateway(BRIDGE, "10.5.7.1")];
@@ -153,27 +153,27 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_those_of_the_bridge_with_the_gateway_s_address() {
+    fn ports_are_those_of_the_bridge_with_the_gateway_address() {
         let other_bridge = link(3, LinkKind::Bridge);
         let beside = [link(4, LinkKind::Veth), port(5, 3, true), port(6, 99, true), other_bridge];
         assert_eq!(found(&beside, &[]), []);
         assert_eq!(found(&[port(7, BRIDGE, true), port(8, BRIDGE, true)], &[]), [(7, Ok(())), (8, Ok(()))]);
         let no_bridge = [link(1, LinkKind::Other), port(7, 1, true)];
         let addresses = [gateway(1, "10.5.7.1")];
-        assert_eq!(of(&no_bridge, &addresses, &[], &subnets()), [], "the device is no bridge");
+        assert_eq!(of(&no_bridge, &addresses, &[], &subnets()), [], "the device is not a bridge");
     }
 
     #[test]
-    fn a_port_that_leads_nowhere_else_or_is_shaped_is_left_alone() {
+    fn flows_do_not_skip_the_stack_at_ports_without_a_peer_or_with_a_qdisc() {
         let shaped = |kind: &str| Err(Obstacle::Qdisc(kind.to_owned()));
         let on = |kinds: &[&str]| kinds.iter().map(|kind| qdisc(7, kind)).collect::<Vec<_>>();
         for (description, qdiscs, expected) in [
             ("no qdisc", on(&[]), Ok(())),
-            ("none that queues", on(&["noqueue"]), Ok(())),
+            ("a qdisc without a queue", on(&["noqueue"]), Ok(())),
             ("programs", on(&["noqueue", "clsact"]), Ok(())),
             ("the bandwidth plugin, to the pod", on(&["tbf"]), shaped("tbf")),
             ("the bandwidth plugin, from the pod", on(&["noqueue", "ingress"]), shaped("ingress")),
-            ("another port's", vec![qdisc(8, "tbf")], Ok(())),
+            ("a qdisc of another port", vec![qdisc(8, "tbf")], Ok(())),
         ] {
             assert_eq!(found(&[port(7, BRIDGE, true)], &qdiscs), [(7, expected)], "{description}");
         }

@@ -1,4 +1,4 @@
-//! What is sent to the kernel: routing messages, and those of nexthop objects, which `rtnetlink` does not know.
+//! Requests to the kernel: those of `rtnetlink`, and those of nexthop objects, which it does not have.
 
 use rtnetlink::packet_core::{
     DecodeError, NetlinkDeserializable, NetlinkHeader, NetlinkPayload, NetlinkSerializable,
@@ -10,7 +10,7 @@ const RTM_NEWNEXTHOP: u16 = 104;
 const RTM_DELNEXTHOP: u16 = 105;
 const RTM_GETNEXTHOP: u16 = 106;
 
-/// One message; those of nexthops as their bytes.
+/// One request. Those of nexthop objects are bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Request {
     Route(RouteNetlinkMessage),

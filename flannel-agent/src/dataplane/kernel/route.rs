@@ -14,9 +14,9 @@ use super::nexthop;
 use crate::dataplane::entry::Via;
 use crate::dataplane::table::Table;
 use crate::netlink;
-use crate::netlink::route::ip_of;
+use crate::netlink::route::{destination_of, ip_of};
 
-/// What the kernel gives an IPv6 route that is written without a metric (IP6_RT_PRIO_USER).
+/// The metric of an IPv6 route that is written without one (`IP6_RT_PRIO_USER`).
 const DEFAULT_METRIC_V6: u32 = 1024;
 
 /// Returns the route to a peer's subnet through the device with this index.
@@ -34,7 +34,15 @@ pub(super) fn message(device: u32, subnet: IpNet, via: Via) -> RouteMessage {
     message
 }
 
-/// Lists such routes through the device: those that are `onlink` if these flags are, else those that are not.
+/// Returns the route to a peer's subnet by way of the peer's address on the uplink's link, without a tunnel.
+#[must_use]
+pub fn direct_message(uplink: u32, subnet: IpNet, via: Via) -> RouteMessage {
+    let mut message = message(uplink, subnet, via);
+    message.header.flags = RouteFlags::empty();
+    message
+}
+
+/// Lists such routes through the device: those with `onlink` if `flags` has it, else those without.
 pub(super) async fn dump(
     handle: &Handle,
     device: u32,
@@ -55,18 +63,18 @@ async fn dump_family(
     routes.try_filter_map(|route| future::ok(read(&route, device, flags))).try_collect().await
 }
 
-/// The subnet and gateway of a route, if it is one of ours through this device, `onlink` or not like these flags.
+/// Returns subnet and next hop if the route leads through this device and flannel writes such routes.
 fn read(route: &RouteMessage, device: u32, flags: RouteFlags) -> Option<(IpNet, Via)> {
-    let (subnet, way) = announced(route, flags)?;
+    let (subnet, way) = reported(route, flags)?;
     way.filter(|(through, _)| *through == device).map(|(_, via)| (subnet, via))
 }
 
-/// The subnet of a route that stands where one of ours would; device and gateway if it is like ours with these flags.
-pub(super) fn announced(route: &RouteMessage, flags: RouteFlags) -> Option<(IpNet, Option<(u32, Via)>)> {
-    let (mut subnet, mut gateway, mut object, mut metric, mut through) = (None, None, None, 0, 0);
+/// Returns the subnet of a route that takes the place of one of flannel's: same table, same metric. Device and next hop are
+/// there if flannel writes such routes, with `onlink` if `flags` has it.
+pub(super) fn reported(route: &RouteMessage, flags: RouteFlags) -> Option<(IpNet, Option<(u32, Via)>)> {
+    let (mut gateway, mut object, mut metric, mut through) = (None, None, 0, 0);
     for attribute in &route.attributes {
         match attribute {
-            RouteAttribute::Destination(to) => subnet = ip_of(to),
             RouteAttribute::Gateway(via) => gateway = ip_of(via),
             RouteAttribute::Oif(index) => through = *index,
             RouteAttribute::NhId(id) => object = Some(*id),
@@ -74,7 +82,7 @@ pub(super) fn announced(route: &RouteMessage, flags: RouteFlags) -> Option<(IpNe
             _ => {}
         }
     }
-    let subnet = IpNet::new(subnet?, route.header.destination_prefix_length).ok()?;
+    let subnet = destination_of(route)?;
     let default_metric = if subnet.addr().is_ipv4() { 0 } else { DEFAULT_METRIC_V6 };
     if route.header.table != RouteHeader::RT_TABLE_MAIN || metric != default_metric {
         return None;
@@ -84,10 +92,10 @@ pub(super) fn announced(route: &RouteMessage, flags: RouteFlags) -> Option<(IpNe
         (Some(IpAddr::V4(gateway)), Some(id)) if id == nexthop::id(gateway) => Some(Via::Nexthop(gateway)),
         _ => None,
     };
-    Some((subnet, via.filter(|_| is_like_ours(&route.header, flags)).map(|via| (through, via))))
+    Some((subnet, via.filter(|_| is_flannel_style(&route.header, flags)).map(|via| (through, via))))
 }
 
-fn is_like_ours(header: &RouteHeader, flags: RouteFlags) -> bool {
+fn is_flannel_style(header: &RouteHeader, flags: RouteFlags) -> bool {
     header.protocol == RouteProtocol::Boot
         && header.kind == RouteType::Unicast
         && header.flags.contains(RouteFlags::Onlink) == flags.contains(RouteFlags::Onlink)
@@ -97,7 +105,7 @@ fn is_like_ours(header: &RouteHeader, flags: RouteFlags) -> bool {
 mod tests {
     use super::*;
 
-    /// How a test changes a route that is ours.
+    /// Changes a route of flannel's.
     type Change = fn(&mut RouteMessage);
 
     #[test]
@@ -110,19 +118,19 @@ mod tests {
             ("not onlink", |route| route.header.flags = RouteFlags::empty(), false),
             ("with a metric", |route| route.attributes.push(RouteAttribute::Priority(50)), false),
             ("no gateway", |route| drop(route.attributes.remove(1)), false),
-            ("by another's object", |route| route.attributes.push(RouteAttribute::NhId(1)), false),
+            ("by another nexthop object", |route| route.attributes.push(RouteAttribute::NhId(1)), false),
             ("another device", |route| route.attributes[2] = RouteAttribute::Oif(8), false),
         ];
         let (subnet, via) = ("10.1.15.0/24".parse().unwrap(), Via::Gateway("10.1.15.0".parse().unwrap()));
-        for (name, change, ours) in cases {
+        for (name, change, is_read) in cases {
             let mut route = message(7, subnet, via);
             change(&mut route);
-            assert_eq!(read(&route, 7, RouteFlags::Onlink), ours.then_some((subnet, via)), "{name}");
+            assert_eq!(read(&route, 7, RouteFlags::Onlink), is_read.then_some((subnet, via)), "{name}");
         }
     }
 
     #[test]
-    fn a_route_by_its_gateways_object_comes_back_with_gateway_and_device() {
+    fn a_route_by_a_nexthop_object_is_read_with_gateway_and_device() {
         let gateway = "10.1.15.0".parse().unwrap();
         let (subnet, via) = ("10.1.15.0/24".parse().unwrap(), Via::Nexthop(gateway));
         let mut route = message(7, subnet, via);
@@ -133,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_routes_come_back_with_the_default_metric() {
+    fn ipv6_routes_are_read_with_the_default_metric() {
         let (subnet, via) =
             ("fd44:0:0:4b::/64".parse().unwrap(), Via::Gateway("fd44:0:0:4b::".parse().unwrap()));
         let mut route = message(7, subnet, via);

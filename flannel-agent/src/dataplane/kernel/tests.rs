@@ -1,4 +1,4 @@
-//! The floor in a real kernel, each test in a network namespace of its own. Root is needed; without it they fail.
+//! The floor in a real kernel. Each test has a network namespace of its own and needs root; without root it fails.
 
 mod namespace;
 
@@ -12,7 +12,7 @@ use crate::mac::Mac;
 use crate::peer::Peer;
 use crate::uplink::{self, UplinkOptions};
 
-/// What the device should be in the namespace that [`with_uplink`] made.
+/// Returns the desired device in the namespace that [`with_uplink`] made.
 async fn spec(kernel: &Kernel) -> DeviceSpec {
     let uplink = uplink::choose(kernel.handle(), &UplinkOptions::default(), None).await.unwrap();
     DeviceSpec {
@@ -28,7 +28,7 @@ async fn spec(kernel: &Kernel) -> DeviceSpec {
     }
 }
 
-/// A node before flannel: eth0 with an address and the default route, eth1 with another address.
+/// Sets up a node without flannel: eth0 with an address and the default route, eth1 with another address.
 fn with_uplink() -> Kernel {
     run("ip link set lo up");
     run("ip link add eth0 type veth peer name far0");
@@ -49,7 +49,7 @@ async fn with_device() -> (Kernel, Device) {
     (kernel, device)
 }
 
-/// The nth of many nodes.
+/// Returns the nth of many peers.
 fn peer(n: u16) -> Peer {
     let [high, low] = n.to_be_bytes();
     Peer {
@@ -64,6 +64,7 @@ fn peer_v6(n: u16) -> Peer {
     Peer { subnet, ..peer(n) }
 }
 
+/// Applies the difference to the desired state, and checks that the kernel has it afterwards.
 async fn reach(kernel: &Kernel, device: &Device, desired: &Floor) {
     let changes = kernel.actual(device).await.unwrap().changes_to(desired);
     let errors = kernel.apply(device, changes).await;
@@ -88,7 +89,7 @@ fn the_device_is_as_flanneld_makes_it_and_is_adopted() {
 }
 
 #[test]
-fn mtu_mac_and_state_are_put_right_in_place() {
+fn mtu_mac_and_state_are_repaired_in_place() {
     in_namespace(async || {
         let (kernel, device) = with_device().await;
         run("ip link set flannel.1 down mtu 1400");
@@ -101,7 +102,7 @@ fn mtu_mac_and_state_are_put_right_in_place() {
 }
 
 #[test]
-fn an_unfitting_device_is_made_anew_with_its_mac() {
+fn an_unfitting_device_is_replaced_by_one_with_its_mac() {
     in_namespace(async || {
         let (kernel, first) = with_device().await;
         let mut wanted = spec(&kernel).await;
@@ -126,7 +127,7 @@ fn an_unfitting_device_is_made_anew_with_its_mac() {
 }
 
 #[test]
-fn a_device_of_another_kind_makes_way() {
+fn a_device_of_another_kind_is_replaced() {
     in_namespace(async || {
         let kernel = with_uplink();
         run("ip link add flannel.1 type bridge");
@@ -169,7 +170,7 @@ fn a_rival_for_vni_or_port_is_named() {
 }
 
 #[test]
-fn the_address_is_the_only_one() {
+fn the_device_has_one_address_of_each_family() {
     in_namespace(async || {
         let (kernel, device) = with_device().await;
         for address in
@@ -186,7 +187,7 @@ fn the_address_is_the_only_one() {
 }
 
 #[test]
-fn what_is_written_is_what_flanneld_writes_and_is_read_back() {
+fn entries_are_written_as_flanneld_writes_them_and_are_read_back() {
     in_namespace(async || {
         let (kernel, device) = with_device().await;
         let mut peers: Vec<_> = (1..=300).map(peer).collect();
@@ -207,7 +208,7 @@ fn what_is_written_is_what_flanneld_writes_and_is_read_back() {
 }
 
 #[test]
-fn changes_and_removals_reach_the_kernel_and_bear_repetition() {
+fn changes_and_removals_reach_the_kernel_and_can_be_repeated() {
     in_namespace(async || {
         let (kernel, device) = with_device().await;
         reach(&kernel, &device, &Floor::of(&[peer(1), peer(2), peer_v6(3)], true)).await;
@@ -229,7 +230,7 @@ fn changes_and_removals_reach_the_kernel_and_bear_repetition() {
 }
 
 #[test]
-fn what_others_wrote_stays_out_of_sight() {
+fn entries_of_other_programs_are_not_read() {
     in_namespace(async || {
         let (kernel, device) = with_device().await;
         run("ip route add 10.77.0.0/24 dev flannel.1");
@@ -296,12 +297,12 @@ fn an_empty_namespace_has_no_uplink() {
 }
 
 #[test]
-fn nexthop_objects_are_used_by_very_many_routes_and_go_with_them() {
+fn very_many_routes_use_nexthop_objects_which_are_removed_with_them() {
     in_namespace(async || {
         let (kernel, device) = with_device().await;
         assert!(kernel.has_nexthops().await);
         let peers: Vec<_> = (1..=NEXTHOPS_FROM as u16).map(peer).collect();
-        // Somebody else's object, with the number that the first peer's would have.
+        // Another program's object, with the number of the first peer's object.
         run("ip nexthop add id 167772416 via 192.168.64.1 dev eth0");
         let crowd = Floor::of(&peers, true);
         let changes = kernel.actual(&device).await.unwrap().changes_to(&crowd);
@@ -321,7 +322,7 @@ fn nexthop_objects_are_used_by_very_many_routes_and_go_with_them() {
     });
 }
 
-/// flanneld needs 8.7 s; the bound leaves room for a debug build on a busy machine.
+/// flanneld needs 8.7 s. The limit allows for a debug build on a busy machine.
 #[test]
 fn ten_thousand_peers_take_seconds() {
     in_namespace(async || {

@@ -1,4 +1,4 @@
-//! When does an existing device fit?
+//! Whether an existing device fits.
 
 use super::*;
 use crate::netlink::link::LinkKind;
@@ -46,7 +46,7 @@ fn differences_are_named() {
     for (vxlan, expected) in cases {
         assert_eq!(difference(&spec(), &link(Some(vxlan))).as_deref(), expected);
     }
-    assert_eq!(difference(&spec(), &link(None)).as_deref(), Some("it is no vxlan device"));
+    assert_eq!(difference(&spec(), &link(None)).as_deref(), Some("it is not a vxlan device"));
 }
 
 #[test]

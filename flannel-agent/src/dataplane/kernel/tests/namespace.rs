@@ -1,4 +1,4 @@
-//! A network namespace that lives as long as one thread.
+//! A network namespace that exists as long as one thread.
 
 use std::panic;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
 
-/// Runs the test on a thread of its own in a namespace of its own; both are gone afterwards.
+/// Runs the test on its own thread in its own namespace, which ends with the thread.
 pub(super) fn in_namespace(test: impl AsyncFnOnce() + Send + 'static) {
     let thread = thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).expect(
@@ -20,7 +20,7 @@ pub(super) fn in_namespace(test: impl AsyncFnOnce() + Send + 'static) {
     }
 }
 
-/// Runs a command there and returns its output.
+/// Runs a command in the namespace and returns its output.
 pub(super) fn run(command: &str) -> String {
     let words: Vec<_> = command.split_whitespace().collect();
     let output = Command::new(words[0]).args(&words[1..]).output();
