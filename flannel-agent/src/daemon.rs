@@ -1,8 +1,8 @@
 //! The node's daemon: reads the network's configuration, starts the backend on the uplink, takes a subnet, and follows
 //! the leases until it is stopped. Stopping leaves device, routes, programs and lease in place.
 //!
-//! [`node`] is the machine's side, [`membership`] the datastore's. They run side by side: nothing on the machine waits
-//! for the datastore. [`drive`] passes on what changes.
+//! `node` is the machine's side, `membership` the datastore's. They run side by side: nothing on the machine waits
+//! for the datastore. `drive` passes on what changes.
 
 mod membership;
 mod node;

@@ -38,7 +38,7 @@ pub struct Vxlan {
     due: Due,
 }
 
-/// What [`Vxlan::react`] has to do beside answering questions. Each includes those before it.
+/// What [`Vxlan::react`] has to do beside answering questions. Each step includes those before it.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
     #[default]
@@ -180,7 +180,7 @@ impl Backend for Vxlan {
                     errors.extend(answered.err());
                 }
                 None => {
-                    info!(about = %question, "nobody leases what a packet is for, or from");
+                    info!(%question, "no lease answers a question of the kernel or the programs");
                     self.questions.misses.not_answered(question, Instant::now());
                 }
             }
@@ -205,8 +205,8 @@ impl Vxlan {
         self.acceleration.follow_pods(&self.kernel).await
     }
 
-    /// Makes everything anew for these peers. BPF knows them before kernel entries are removed, on which what it sends
-    /// over IPv6 depends.
+    /// Computes and writes everything for these peers. The maps come before kernel entries are removed: what the programs
+    /// send over IPv6 depends on both.
     async fn apply_all(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
         let Self { kernel, floor, acceleration, .. } = self;
         let (ways, mut errors) = floor.prepare(kernel, peers).await;
@@ -216,7 +216,7 @@ impl Vxlan {
         errors
     }
 
-    /// Adds these peers to what is there. Returns `None` if that is not possible, and everything is to be made anew.
+    /// Adds these peers to what is there. Returns `None` if that is not possible, and [`Self::apply_all`] is needed.
     async fn add_peers(&mut self, joined: &[Peer]) -> Option<Vec<anyhow::Error>> {
         let mut errors = self.floor.add_peers(&self.kernel, joined).await?;
         match self.acceleration.add_peers(joined) {

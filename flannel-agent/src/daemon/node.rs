@@ -86,7 +86,7 @@ impl<'a, B: Backend> Node<'a, B> {
     pub(super) async fn take_subnet(&mut self, subnet: SubnetKey, previous: Option<SubnetKey>) -> Result<()> {
         if let Some(old) = previous.filter(|old| *old != subnet) {
             error!(
-                "this node had the subnet {old} and has {subnet} now: pods made before are cut off; make them anew"
+                "this node had the subnet {old} and has {subnet} now: pods created before are unreachable; create them again"
             );
         }
         self.firewall.set_subnet(subnet, previous).await;

@@ -49,7 +49,7 @@ impl NodeFloor {
         &self.overlays
     }
 
-    /// Gives the devices their addresses, and pods that nobody leases the answer "unreachable".
+    /// Gives the devices their addresses. Adds routes that answer "unreachable" for addresses without a lease.
     pub(super) async fn set_subnet(&mut self, kernel: &Kernel, own: SubnetKey) -> Result<()> {
         for overlay in &mut self.overlays {
             overlay.set_subnet(kernel, own).await?;
@@ -102,7 +102,7 @@ impl NodeFloor {
         errors
     }
 
-    /// Adds these peers to the overlays. Returns `None` if that is not possible, and everything is to be made anew.
+    /// Adds these peers to the overlays. Returns `None` if that is not possible, and all peers are to be applied.
     pub(super) async fn add_peers(&mut self, kernel: &Kernel, joined: &[Peer]) -> Option<Vec<Error>> {
         if self.direct.is_wanted() {
             return None;

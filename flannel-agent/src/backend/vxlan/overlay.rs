@@ -53,18 +53,18 @@ impl Overlay {
 
     /// Makes the kernel hold exactly the peers of this family.
     pub(super) async fn apply(&mut self, kernel: &Kernel, peers: &[Peer]) -> Vec<anyhow::Error> {
-        let ours = peers.iter().filter(|peer| self.carries(peer.subnet));
-        let desired = Floor::of(ours, self.nexthops);
+        let of_family = peers.iter().filter(|peer| self.carries(peer.subnet));
+        let desired = Floor::of(of_family, self.nexthops);
         let changes = self.floor.changes_to(&desired);
         self.floor = desired;
         self.write(kernel, changes).await
     }
 
-    /// Adds the peers of this family. Returns `None` if that is not possible, and everything is to be made anew.
+    /// Adds the peers of this family. Returns `None` if that is not possible, and all peers are to be applied.
     pub(super) async fn add_peers(&mut self, kernel: &Kernel, joined: &[Peer]) -> Option<Vec<anyhow::Error>> {
         let v6 = self.is_v6();
-        let ours = joined.iter().filter(|peer| v6 == peer.subnet.addr().is_ipv6());
-        let changes = self.floor.add_peers(ours, self.nexthops)?;
+        let of_family = joined.iter().filter(|peer| v6 == peer.subnet.addr().is_ipv6());
+        let changes = self.floor.add_peers(of_family, self.nexthops)?;
         Some(self.write(kernel, changes).await)
     }
 

@@ -65,7 +65,7 @@ fn update_link(program: &mut SchedClassifier, link: &str, pins: &Pins) -> Result
     match program.attach_to_link(FdLink::from(pinned).try_into()?) {
         // Only the pin holds the link from now on, and the link ends with it.
         Ok(id) => FdLink::try_from(program.take_link(id)?).map(|_| true).map_err(Into::into),
-        // Its interface is gone (ENOLINK): attach anew.
+        // Its interface is gone (ENOLINK): a new link is needed.
         Err(error) => {
             debug!(%error, "pinned link cannot be used again");
             Ok(false)

@@ -81,7 +81,7 @@ impl Link {
         unsafe { bpf(BPF_LINK_UPDATE, &mut attributes) }.map(drop)
     }
 
-    /// Detaches the program, even if somebody else holds the link. When this returns, the program runs no more.
+    /// Detaches the program, even if another process holds the link. When this returns, the program runs no more.
     pub(super) fn detach(&self) -> io::Result<()> {
         // SAFETY: the command reads the link from one number.
         unsafe { bpf(BPF_LINK_DETACH, &mut [self.fd()]) }.map(drop)

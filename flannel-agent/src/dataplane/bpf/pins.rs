@@ -69,7 +69,7 @@ impl Pins {
             }
             other => {
                 if let Some(NodeConfig { layout, .. }) = other {
-                    info!(layout, ours = abi::LAYOUT, "pinned maps of another layout are rebuilt");
+                    info!(layout, needed = abi::LAYOUT, "pinned maps of another layout are rebuilt");
                 }
                 abi::PINNED_MAPS.iter().try_for_each(|name| remove(&self.path(name)))?;
                 Ok(None)

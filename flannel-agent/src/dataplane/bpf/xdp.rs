@@ -112,7 +112,7 @@ impl Bpf {
         };
         match link.update(program(&mut self.ebpf)?.fd()?.as_fd()) {
             Ok(()) => Ok(true),
-            // Its interface is gone, or somebody has detached it (ENOLINK): attach anew.
+            // Its interface is gone, or it was detached (ENOLINK): a new link is needed.
             Err(error) => {
                 debug!(%error, "pinned XDP link cannot be used again");
                 Ok(false)

@@ -126,7 +126,7 @@ impl Misses {
         self.pace = Pace::default();
     }
 
-    /// The datastore had no answer: nobody has what the question is about.
+    /// The datastore had no answer: adds a negative one.
     pub(in crate::backend::vxlan) fn not_answered(&mut self, question: Question, now: Instant) {
         self.negative.insert(question, now);
     }
