@@ -14,7 +14,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use self::backend::{Backend, BackendType, KERNEL_VXLAN_PORT, UdpConfig, VxlanConfig};
 use self::keys::Keys;
 pub use self::mode::{DataplaneMode, XdpMode};
-use self::range::Wanted;
+use self::range::RangeKeys;
 pub use self::range::{SubnetRange, number};
 
 /// A checked network configuration.
@@ -78,6 +78,15 @@ impl NetworkConfig {
 
     /// Reads and checks a configuration. Keys may be in any case; unknown keys are ignored.
     ///
+    /// ```
+    /// use flannel_agent::config::{BackendType, NetworkConfig};
+    ///
+    /// let config = NetworkConfig::parse(r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#)?;
+    /// assert_eq!(config.ipv4.map(|range| range.subnet_len), Some(24));
+    /// assert_eq!(config.backend.kind(), BackendType::Vxlan);
+    /// # Ok::<(), flannel_agent::config::ConfigError>(())
+    /// ```
+    ///
     /// # Errors
     /// The text is not a JSON object, or a value is not allowed. The error names the key, its value and what is allowed.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
@@ -95,25 +104,25 @@ impl NetworkConfig {
 fn ipv4_range(keys: &Keys) -> Result<SubnetRange, ConfigError> {
     let network: Ipv4Net = keys.required("Network", "an IPv4 network such as 10.244.0.0/16")?;
     let address = |key| keys.parsed::<Ipv4Addr>(key, "an IPv4 address inside Network");
-    let wanted = Wanted {
+    let range = RangeKeys {
         network: IpNet::V4(network.trunc()),
         subnet_len: keys.integer("SubnetLen", 0, 32)?,
         min: address("SubnetMin")?.map(Into::into),
         max: address("SubnetMax")?.map(Into::into),
     };
-    range::IPV4.resolve(&wanted)
+    range::IPV4.resolve(&range)
 }
 
 fn ipv6_range(keys: &Keys) -> Result<SubnetRange, ConfigError> {
     let network: Ipv6Net = keys.required("IPv6Network", "an IPv6 network such as fd44::/48")?;
     let address = |key| keys.parsed::<Ipv6Addr>(key, "an IPv6 address inside IPv6Network");
-    let wanted = Wanted {
+    let range = RangeKeys {
         network: IpNet::V6(network.trunc()),
         subnet_len: keys.integer("IPv6SubnetLen", 0, 128)?,
         min: address("IPv6SubnetMin")?.map(Into::into),
         max: address("IPv6SubnetMax")?.map(Into::into),
     };
-    range::IPV6.resolve(&wanted)
+    range::IPV6.resolve(&range)
 }
 
 #[cfg(test)]

@@ -126,18 +126,18 @@ pub enum UplinkError {
         interfaces: Vec<Interface>,
     },
     /// No interface matches.
-    #[error("no interface matches {wanted}. Interfaces: {}", list(interfaces))]
+    #[error("no interface matches {flags}. Interfaces: {}", list(interfaces))]
     NoMatch {
         /// The flags that were tried.
-        wanted: String,
+        flags: String,
         /// The interfaces that there are.
         interfaces: Vec<Interface>,
     },
     /// Several interfaces match.
-    #[error("several interfaces match {wanted}: {}; choose one, for instance by --iface", list(candidates))]
+    #[error("several interfaces match {flag}: {}; choose one, for instance by --iface", list(candidates))]
     Ambiguous {
         /// The flag.
-        wanted: String,
+        flag: String,
         /// The interfaces that match.
         candidates: Vec<Interface>,
     },

@@ -1,13 +1,13 @@
-//! Command lines and unit files as guides for flanneld print them.
+//! Command lines and unit files from guides to flanneld.
 
 use std::path::Path;
 
 use super::*;
 
-/// `ps` in a guide to flannel in Kubernetes.
+/// Output of `ps` in a guide to flannel in Kubernetes.
 const KUBERNETES: &str = "/opt/bin/flanneld --ip-masq --kube-subnet-mgr";
 
-/// A guide to flannel on binaries of its own.
+/// Unit file in a guide to flannel without Kubernetes.
 const UNIT: &str = r#"
 [Unit]
 Description=Etcd server
@@ -30,7 +30,7 @@ RequiredBy=docker.service
 WantedBy=multi-user.target
 "#;
 
-/// What `flanneld -help` lists.
+/// The flags that `flanneld -help` lists.
 const FLANNELD: [&str; 32] = [
     "etcd-endpoints",
     "etcd-prefix",
@@ -66,7 +66,7 @@ const FLANNELD: [&str; 32] = [
     "help",
 ];
 
-/// The words of a command line as systemd splits it: at blanks, quotes taken off.
+/// Splits a command line as systemd does: at blanks, without quotes.
 fn words(line: &str) -> Vec<OsString> {
     line.split_whitespace().map(|word| word.trim_matches('"').into()).collect()
 }
@@ -111,7 +111,7 @@ fn mk_docker_opts_in_a_systemd_unit() {
 }
 
 #[test]
-fn short_flags_of_a_subcommand_are_not_go_s() {
+fn short_flags_of_a_subcommand_can_be_joined() {
     let flags = parse("flannel-agent docker-opts -imf /tmp/a -kFOO");
     let Some(Command::DockerOpts(options)) = flags.command else { panic!("another command") };
     assert_eq!((options.individual, options.combined, options.no_ip_masq), (true, false, true));
@@ -119,12 +119,12 @@ fn short_flags_of_a_subcommand_are_not_go_s() {
 }
 
 #[test]
-fn a_flag_of_the_daemon_and_a_subcommand_do_not_go_together() {
+fn a_subcommand_refuses_flags_of_the_daemon() {
     assert!(Flags::parse_from_go(words("flannel-agent -ip-masq docker-opts")).is_err());
 }
 
 #[test]
-fn an_empty_value_is_none() {
+fn an_empty_value_is_ignored() {
     let flags = parse("flanneld -public-ip= --iface-can-reach= -iface= --etcd-endpoints=http://a/?b=");
     assert_eq!(
         (flags.uplink.public_ip, flags.uplink.iface_can_reach, flags.uplink.iface.len()),
@@ -149,7 +149,7 @@ fn booleans_are_spelled_as_in_go() {
 }
 
 #[test]
-fn every_flag_of_flanneld_is_known_and_every_flag_has_its_variable() {
+fn every_flag_of_flanneld_exists_and_every_flag_has_a_variable() {
     let mut command = Flags::command();
     command.build();
     let longs: Vec<_> = command.get_arguments().filter_map(clap::Arg::get_long).collect();

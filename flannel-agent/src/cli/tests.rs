@@ -5,7 +5,7 @@ fn parse(line: &str) -> Result<Flags, clap::Error> {
 }
 
 #[test]
-fn the_definition_is_sound() {
+fn clap_accepts_the_definition() {
     Flags::command().debug_assert();
 }
 
@@ -33,7 +33,7 @@ fn repeated_interfaces_keep_their_order() {
 }
 
 #[test]
-fn defaults_are_flanneld_s() {
+fn defaults_are_those_of_flanneld() {
     let flags = parse("flannel-agent").unwrap();
     assert_eq!(flags.etcd.etcd_endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
     assert_eq!(flags.etcd.etcd_prefix, "/coreos.com/network");
@@ -43,7 +43,7 @@ fn defaults_are_flanneld_s() {
 }
 
 #[test]
-fn one_datastore_is_chosen() {
+fn two_datastores_are_refused() {
     let flags = parse("flannel-agent -local-subnet-mgr /d -kube-subnet-mgr=false").unwrap();
     assert_eq!(flags.leases.local_subnet_mgr.as_deref(), Some("/d".as_ref()));
     for line in ["-local-subnet-mgr /d -kube-subnet-mgr", "-kube-subnet-mgr=true -local-subnet-mgr=/d"] {
@@ -54,8 +54,8 @@ fn one_datastore_is_chosen() {
 }
 
 #[test]
-fn what_belongs_together_is_given_together() {
-    for (line, said) in [
+fn contradicting_flags_are_refused() {
+    for (line, message) in [
         ("-etcd-certfile /cert.pem", "--etcd-certfile and --etcd-keyfile"),
         ("-etcd-keyfile /key.pem -etcd-certfile=", "--etcd-certfile and --etcd-keyfile"),
         ("-etcd-password secret", "--etcd-username"),
@@ -63,7 +63,7 @@ fn what_belongs_together_is_given_together() {
         ("-dataplane netlink -xdp=generic", "--xdp needs BPF"),
     ] {
         let error = parse(&format!("flannel-agent {line}")).unwrap_err().to_string();
-        assert!(error.contains(said) && !error.contains("secret"), "{line}: {error}");
+        assert!(error.contains(message) && !error.contains("secret"), "{line}: {error}");
     }
     for line in [
         "-etcd-certfile /c -etcd-keyfile /k",
@@ -77,7 +77,7 @@ fn what_belongs_together_is_given_together() {
 }
 
 #[test]
-fn what_this_version_cannot_do_is_named() {
+fn unsupported_flags_are_named() {
     let flags = parse("flannel-agent -ip-masq -kube-subnet-mgr -healthz-port 300").unwrap();
     assert_eq!(flags.unsupported(), ["kube-subnet-mgr"]);
 }

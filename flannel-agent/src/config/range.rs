@@ -77,7 +77,7 @@ fn address(number: u128, family: IpNet) -> Option<IpAddr> {
 }
 
 /// The keys of one address family. As with flannel, an absent or zero value means the default.
-pub(super) struct Wanted {
+pub(super) struct RangeKeys {
     pub network: IpNet,
     pub subnet_len: Option<u8>,
     pub min: Option<IpAddr>,
@@ -98,8 +98,8 @@ pub(super) const IPV6: FamilyKeys = FamilyKeys { prefix: "IPv6", len_max: 126, l
 
 impl FamilyKeys {
     /// Checks the keys and fills in the defaults.
-    pub(super) fn resolve(&self, wanted: &Wanted) -> Result<SubnetRange, ConfigError> {
-        let network = wanted.network;
+    pub(super) fn resolve(&self, keys: &RangeKeys) -> Result<SubnetRange, ConfigError> {
+        let network = keys.network;
         if network.prefix_len() == 0 && network.addr().is_unspecified() {
             return Err(ConfigError::bad(
                 self.key("Network"),
@@ -107,13 +107,13 @@ impl FamilyKeys {
                 "a network with a prefix length above 0",
             ));
         }
-        let subnet_len = self.subnet_len(network, wanted.subnet_len)?;
+        let subnet_len = self.subnet_len(network, keys.subnet_len)?;
         let size = 1u128 << (network.max_prefix_len() - subnet_len);
         // The first subnet is skipped: its base address is the network's own.
         let first = number(network.network()) + size;
         let last = number(network.broadcast()) - (size - 1);
-        let min = self.bound("SubnetMin", network, subnet_len, wanted.min, first)?;
-        let max = self.bound("SubnetMax", network, subnet_len, wanted.max, last)?;
+        let min = self.bound("SubnetMin", network, subnet_len, keys.min, first)?;
+        let max = self.bound("SubnetMax", network, subnet_len, keys.max, last)?;
         if max < min {
             let allowed = format!("an address not below {}, which is {min}", self.key("SubnetMin"));
             return Err(ConfigError::bad(self.key("SubnetMax"), max, allowed));
@@ -126,13 +126,13 @@ impl FamilyKeys {
     }
 
     /// Checks or chooses the prefix length. At least four subnets have to fit, since the first is not used.
-    fn subnet_len(&self, network: IpNet, wanted: Option<u8>) -> Result<u8, ConfigError> {
+    fn subnet_len(&self, network: IpNet, configured: Option<u8>) -> Result<u8, ConfigError> {
         let shortest = network.prefix_len().saturating_add(2);
         if shortest > self.len_max {
             let allowed = format!("a network of at least four subnets, /{} or larger", self.len_max - 2);
             return Err(ConfigError::bad(self.key("Network"), network, allowed));
         }
-        match wanted.filter(|len| *len != 0) {
+        match configured.filter(|len| *len != 0) {
             None => Ok(shortest.max(self.len_default)),
             Some(len) if (shortest..=self.len_max).contains(&len) => Ok(len),
             Some(len) => {
@@ -149,10 +149,10 @@ impl FamilyKeys {
         name: &str,
         network: IpNet,
         subnet_len: u8,
-        wanted: Option<IpAddr>,
+        configured: Option<IpAddr>,
         default: u128,
     ) -> Result<IpAddr, ConfigError> {
-        let bound = wanted.filter(|bound| !bound.is_unspecified()).or_else(|| address(default, network));
+        let bound = configured.filter(|bound| !bound.is_unspecified()).or_else(|| address(default, network));
         let on_boundary = |bound: &IpAddr| {
             network.contains(bound) && IpNet::new(*bound, subnet_len).is_ok_and(|net| net.network() == *bound)
         };

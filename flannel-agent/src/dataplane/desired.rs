@@ -93,11 +93,11 @@ impl Floor {
     #[must_use]
     pub fn is_contradicted_by(&self, device: u32, entry: &Observed) -> bool {
         match entry {
-            Observed::Route(subnet, way) => {
-                self.routes.get(subnet).is_some_and(|via| *way != Some((device, *via)))
+            Observed::Route(subnet, hop) => {
+                self.routes.get(subnet).is_some_and(|via| *hop != Some((device, *via)))
             }
-            Observed::RouteGone(subnet, way) => {
-                self.routes.get(subnet).is_some_and(|via| *way == (device, *via))
+            Observed::RouteGone(subnet, hop) => {
+                self.routes.get(subnet).is_some_and(|via| *hop == (device, *via))
             }
             Observed::Neighbour(index, gateway, mac) => {
                 *index == device && self.neighbours.get(gateway).is_some_and(|desired| *mac != Some(*desired))
@@ -188,6 +188,16 @@ pub struct Changes<K, V> {
 
 impl<K: Ord + Clone, V: PartialEq + Clone> Changes<K, V> {
     /// Returns the changes that lead from `actual` to `desired`, both in the order of their keys.
+    ///
+    /// ```
+    /// use flannel_agent::dataplane::{desired::Changes, table::Table};
+    ///
+    /// let actual = Table::from([(1, 'a'), (2, 'b')]);
+    /// let desired = Table::from([(2, 'c'), (3, 'd')]);
+    /// let changes = Changes::between(&actual, &desired);
+    /// assert_eq!(changes.set, [(2, 'c'), (3, 'd')]);
+    /// assert_eq!(changes.remove, [(1, 'a')]);
+    /// ```
     #[must_use]
     pub fn between<'a>(
         actual: impl IntoIterator<Item = (&'a K, &'a V)>,

@@ -35,7 +35,7 @@ pub struct Link {
     pub leads_to_other_namespace: bool,
 }
 
-/// The kinds of interfaces that the agent tells apart.
+/// The kind of an interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum LinkKind {
     /// A vxlan device.

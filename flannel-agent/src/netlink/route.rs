@@ -22,14 +22,14 @@ pub struct RouteQuery {
     pub forwarded: Option<(IpAddr, u32)>,
 }
 
-/// What the routing tables say about a packet.
+/// What the host does with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteAnswer {
-    /// The host receives it.
+    /// Receives it.
     Local(Hop),
-    /// The host sends or forwards it.
+    /// Sends or forwards it.
     Out(Hop),
-    /// There is no way, and the reason.
+    /// Refuses it, for this reason.
     Refused(&'static str),
 }
 

@@ -79,8 +79,8 @@ fn first_usable<'a>(
             _ => return Err(criterion.ambiguous(&usable)),
         }
     }
-    let wanted = || criteria.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
-    unusable.ok_or_else(|| UplinkError::NoMatch { wanted: wanted(), interfaces: host.interfaces.clone() })
+    let flags = || criteria.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
+    unusable.ok_or_else(|| UplinkError::NoMatch { flags: flags(), interfaces: host.interfaces.clone() })
 }
 
 /// Whether peers can use the address: a link-local one means nothing without an interface.
@@ -92,10 +92,10 @@ impl Criterion<'_> {
     fn matches<'a>(&self, host: &'a Host) -> Vec<Choice<'a>> {
         let with = |address: IpAddr| host.interfaces.iter().filter(move |interface| interface.has(address));
         match self {
-            Self::Iface(wanted) => match wanted.parse() {
+            Self::Iface(name) => match name.parse() {
                 Ok(address) => with(address).map(|interface| (interface, Some(address))).collect(),
                 Err(_) => {
-                    let named = host.interfaces.iter().filter(|interface| interface.name == *wanted);
+                    let named = host.interfaces.iter().filter(|interface| interface.name == *name);
                     named.map(|interface| (interface, None)).collect()
                 }
             },
@@ -109,7 +109,7 @@ impl Criterion<'_> {
 
     fn ambiguous(&self, matches: &[Choice<'_>]) -> UplinkError {
         let candidates = matches.iter().map(|(interface, _)| (*interface).clone()).collect();
-        UplinkError::Ambiguous { wanted: self.to_string(), candidates }
+        UplinkError::Ambiguous { flag: self.to_string(), candidates }
     }
 }
 
@@ -167,7 +167,7 @@ fn node_address<A: Copy + PartialEq>(
 impl fmt::Display for Criterion<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Iface(wanted) => write!(f, "--iface {wanted}"),
+            Self::Iface(name) => write!(f, "--iface {name}"),
             Self::Regex(regex) => write!(f, "--iface-regex {regex}"),
             Self::CanReach(address) => write!(f, "--iface-can-reach {address}"),
         }

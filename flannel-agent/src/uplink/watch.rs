@@ -86,8 +86,8 @@ impl UplinkWatch {
     }
 }
 
-/// Of routes, default routes alone are relevant, unless the way to one address decides: the overlay has thousands of
-/// others. Whatever is not understood (a lost notification, say) may be relevant.
+/// Whether a notification can change the choice. The overlay has thousands of routes, so only default routes count, unless
+/// the uplink is chosen by the route to an address. Lost notifications count too.
 fn is_relevant(payload: &NetlinkPayload<RouteNetlinkMessage>, every_route: bool) -> bool {
     match payload {
         NetlinkPayload::InnerMessage(

@@ -51,7 +51,7 @@ impl KernelEvents {
         events.map(Self).context("subscribing to changes of the kernel's entries")
     }
 
-    /// Discards the events that have arrived. Used before everything is read anew; the kernel repeats its questions.
+    /// Discards the events that have arrived. Used before everything is read again. The kernel repeats its questions.
     pub fn discard(&mut self) {
         self.0.discard();
     }
@@ -82,12 +82,12 @@ fn read(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<KernelEvent> {
             Some(KernelEvent::AddressGone(address.header.index, ip_of(address)?))
         }
         RouteNetlinkMessage::NewRoute(message) => {
-            let (subnet, way) = route::reported(message, RouteFlags::Onlink)?;
-            Some(KernelEvent::Entry(Observed::Route(subnet, way)))
+            let (subnet, hop) = route::reported(message, RouteFlags::Onlink)?;
+            Some(KernelEvent::Entry(Observed::Route(subnet, hop)))
         }
         RouteNetlinkMessage::DelRoute(message) => {
-            let (subnet, way) = route::reported(message, RouteFlags::Onlink)?;
-            Some(KernelEvent::Entry(Observed::RouteGone(subnet, way?)))
+            let (subnet, hop) = route::reported(message, RouteFlags::Onlink)?;
+            Some(KernelEvent::Entry(Observed::RouteGone(subnet, hop?)))
         }
         RouteNetlinkMessage::NewNeighbour(entry) => reported(entry, false).map(KernelEvent::Entry),
         RouteNetlinkMessage::DelNeighbour(entry) => reported(entry, true).map(KernelEvent::Entry),

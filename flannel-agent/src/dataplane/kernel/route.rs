@@ -65,8 +65,8 @@ async fn dump_family(
 
 /// Returns subnet and next hop if the route leads through this device and flannel writes such routes.
 fn read(route: &RouteMessage, device: u32, flags: RouteFlags) -> Option<(IpNet, Via)> {
-    let (subnet, way) = reported(route, flags)?;
-    way.filter(|(through, _)| *through == device).map(|(_, via)| (subnet, via))
+    let (subnet, hop) = reported(route, flags)?;
+    hop.filter(|(through, _)| *through == device).map(|(_, via)| (subnet, via))
 }
 
 /// Returns the subnet of a route that takes the place of one of flannel's: same table, same metric. Device and next hop are
