@@ -11,7 +11,6 @@ use rtnetlink::packet_route::address::{AddressHeaderFlags, AddressMessage, Addre
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 
 use super::{Uplink, UplinkError, UplinkOptions};
-use crate::mac::Mac;
 use crate::netlink::address::{ip_of, is_link_local};
 use crate::netlink::link::{self, Link};
 use crate::netlink::route::{self, Hop, RouteAnswer, RouteQuery};
@@ -30,16 +29,8 @@ pub struct Host {
 /// An interface and its usable addresses, best first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
-    /// Interface index.
-    pub index: u32,
-    /// Interface name.
-    pub name: String,
-    /// MTU in bytes.
-    pub mtu: u32,
-    /// Whether frames have an Ethernet header here (not so on a TUN device or a WireGuard interface).
-    pub ethernet: bool,
-    /// Ethernet address.
-    pub mac: Option<Mac>,
+    /// Its properties.
+    pub link: Link,
     /// IPv4 addresses.
     pub ipv4: Vec<Ipv4Addr>,
     /// IPv6 addresses.
@@ -84,7 +75,7 @@ impl Host {
         let family = if options.stack.has_v4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let routes: Vec<_> =
             route::list(handle, family, None).try_collect().await.map_err(failed("routes"))?;
-        let mut host = Self::of(&links, addresses, &routes);
+        let mut host = Self::of(links, addresses, &routes);
         if let Some(destination) = options.can_reach {
             let answer = route::look_up(handle, RouteQuery { destination, forwarded: None }).await;
             host.can_reach = match answer.map_err(failed("the route to --iface-can-reach"))? {
@@ -96,12 +87,12 @@ impl Host {
     }
 
     /// Builds it from what the kernel lists.
-    pub(super) fn of(links: &[Link], mut addresses: Vec<AddressMessage>, routes: &[RouteMessage]) -> Self {
+    pub(super) fn of(links: Vec<Link>, mut addresses: Vec<AddressMessage>, routes: &[RouteMessage]) -> Self {
         addresses.retain(is_usable);
         // A stable sort keeps the kernel's order among equals: primary addresses first.
         addresses.sort_by_key(drawbacks);
         Self {
-            interfaces: links.iter().map(|link| interface(link, &addresses)).collect(),
+            interfaces: links.into_iter().map(|link| interface(link, &addresses)).collect(),
             default_routes: routes.iter().filter_map(default_route).collect(),
             can_reach: None,
         }
@@ -119,7 +110,8 @@ impl Host {
     /// Moves the node's current addresses to the front, so that an added address does not replace them. (The kernel lists
     /// the newest IPv6 address first.) A link-local IPv4 address is not kept.
     pub(super) fn prefer(&mut self, current: &Uplink) {
-        let Some(interface) = self.interfaces.iter_mut().find(|interface| interface.index == current.index)
+        let Some(interface) =
+            self.interfaces.iter_mut().find(|interface| interface.link.index == current.index)
         else {
             return;
         };
@@ -132,15 +124,13 @@ impl Host {
     }
 
     pub(super) fn interface(&self, index: u32) -> Option<&Interface> {
-        self.interfaces.iter().find(|interface| interface.index == index)
+        self.interfaces.iter().find(|interface| interface.link.index == index)
     }
 }
 
-fn interface(link: &Link, addresses: &[AddressMessage]) -> Interface {
-    let Link { index, mtu, ethernet, mac, .. } = *link;
-    let mut interface =
-        Interface { index, name: link.name.clone(), mtu, ethernet, mac, ..Interface::default() };
-    for address in addresses.iter().filter(|address| address.header.index == interface.index) {
+fn interface(link: Link, addresses: &[AddressMessage]) -> Interface {
+    let mut interface = Interface { link, ..Interface::default() };
+    for address in addresses.iter().filter(|address| address.header.index == interface.link.index) {
         match ip_of(address) {
             Some(IpAddr::V4(address)) => interface.ipv4.push(address),
             Some(IpAddr::V6(address)) => interface.ipv6.push(address),
@@ -194,6 +184,6 @@ impl fmt::Display for Interface {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let addresses: Vec<_> = self.addresses().map(|address| address.to_string()).collect();
         let addresses = if addresses.is_empty() { "no address".to_owned() } else { addresses.join(" ") };
-        write!(f, "{} ({addresses})", self.name)
+        write!(f, "{} ({addresses})", self.link.name)
     }
 }

@@ -28,7 +28,7 @@ pub(super) fn pick(host: &Host, options: &UplinkOptions) -> Result<Uplink, Uplin
         criteria => first_usable(host, options.stack, criteria)?,
     };
     uplink(interface, named, options).map_err(|family| UplinkError::NoAddress {
-        name: interface.name.clone(),
+        name: interface.link.name.clone(),
         family,
         interfaces: host.interfaces.clone(),
     })
@@ -95,7 +95,7 @@ impl Criterion<'_> {
             Self::Iface(name) => match name.parse() {
                 Ok(address) => with(address).map(|interface| (interface, Some(address))).collect(),
                 Err(_) => {
-                    let named = host.interfaces.iter().filter(|interface| interface.name == *name);
+                    let named = host.interfaces.iter().filter(|interface| interface.link.name == *name);
                     named.map(|interface| (interface, None)).collect()
                 }
             },
@@ -123,7 +123,7 @@ fn matching<'a>(host: &'a Host, regex: &Regex) -> Vec<Choice<'a>> {
     if !found.is_empty() {
         return found;
     }
-    let named = host.interfaces.iter().filter(|interface| regex.is_match(&interface.name));
+    let named = host.interfaces.iter().filter(|interface| regex.is_match(&interface.link.name));
     named.map(|interface| (interface, None)).collect()
 }
 
@@ -142,11 +142,11 @@ fn uplink(
     let ipv4 = || node_address(&interface.ipv4, options.public_ip, named_v4).ok_or(IPV4);
     let ipv6 = || node_address(&announceable, options.public_ipv6, named_v6).ok_or(IPV6);
     Ok(Uplink {
-        name: interface.name.clone(),
-        index: interface.index,
-        mtu: interface.mtu,
-        ethernet: interface.ethernet,
-        mac: interface.mac,
+        name: interface.link.name.clone(),
+        index: interface.link.index,
+        mtu: interface.link.mtu,
+        ethernet: interface.link.ethernet,
+        mac: interface.link.mac,
         ipv4: options.stack.has_v4().then(ipv4).transpose()?,
         ipv6: options.stack.has_v6().then(ipv6).transpose()?,
     })

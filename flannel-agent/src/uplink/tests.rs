@@ -49,7 +49,7 @@ fn host() -> Host {
     elsewhere.header.table = 100;
     let mut network = default_route(2, 0);
     network.header.destination_prefix_length = 8;
-    Host::of(&links, addresses, &[elsewhere, network, default_route(2, 200), default_route(3, 100)])
+    Host::of(links.into(), addresses, &[elsewhere, network, default_route(2, 200), default_route(3, 100)])
 }
 
 fn options(ifaces: &[&str], public_ip: Option<&str>) -> UplinkOptions {
@@ -142,7 +142,7 @@ fn better_addresses_come_first() {
         address(2, "192.168.64.5", AddressScope::Universe, secondary),
         permanent(2, "192.168.64.3"),
     ];
-    let host = Host::of(&[link(2, "eth0")], addresses, &[]);
+    let host = Host::of(vec![link(2, "eth0")], addresses, &[]);
     let order: Vec<_> = host.interfaces[0].ipv4.iter().map(ToString::to_string).collect();
     assert_eq!(order, ["192.168.64.3", "192.168.64.5", "192.168.64.8", "169.254.7.7"]);
 }
@@ -252,7 +252,7 @@ fn addresses_of_the_overlay_do_not_select_the_uplink() {
 fn an_added_address_does_not_replace_the_current_one() {
     let of = |addresses: &[&str]| {
         let addresses = addresses.iter().map(|ip| permanent(2, ip)).collect();
-        Host::of(&[link(2, "eth0")], addresses, &[])
+        Host::of(vec![link(2, "eth0")], addresses, &[])
     };
     let options = v6(Stack::Dual, &["eth0"], None);
     let chosen = |host: &Host| {
