@@ -1,4 +1,4 @@
-//! What an agent's health endpoint serves.
+//! Requests to an agent's health endpoint.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
@@ -6,16 +6,16 @@ use std::net::{IpAddr, Ipv4Addr};
 use anyhow::{Context as _, Result, ensure};
 use flannel_tests::{AgentBuilder, Node};
 
-/// The port that these tests ask for.
+/// Port of the endpoint in these tests.
 pub(crate) const PORT: u16 = 300;
 pub(crate) const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// The agent with an endpoint.
+/// Gives the agent an endpoint.
 pub(crate) fn with_endpoint(agent: AgentBuilder) -> AgentBuilder {
     agent.arg(format!("-healthz-port={PORT}"))
 }
 
-/// Status and text that the node's endpoint answers with.
+/// Requests a path from the node's endpoint, and returns status and text.
 pub(crate) fn get(node: &Node, ip: IpAddr, path: &str) -> Result<(u16, String)> {
     let mut stream = node.netns().tcp_connect((ip, PORT).into())?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\n\r\n")?;
@@ -26,17 +26,18 @@ pub(crate) fn get(node: &Node, ip: IpAddr, path: &str) -> Result<(u16, String)> 
     Ok((status, text.to_owned()))
 }
 
-/// The agent's figures.
+/// The agent's metrics, as its endpoint prints them.
 pub(crate) struct Figures(String);
 
 impl Figures {
+    /// Reads them.
     pub(crate) fn of(node: &Node) -> Result<Self> {
         let (status, text) = get(node, LOCALHOST, "/metrics")?;
         ensure!(status == 200 && text.ends_with("# EOF\n"), "{status}: {text}");
         Ok(Self(text))
     }
 
-    /// The figure with this name and these labels, written as Prometheus writes them; 0 where nothing was counted yet.
+    /// Returns the metric with this name and these labels, in Prometheus's notation; 0 if it is absent.
     pub(crate) fn get(&self, name: &str) -> Result<f64> {
         let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned);
         self.0
@@ -45,7 +46,7 @@ impl Figures {
             .map_or(Ok(0.0), |value| value.trim().parse().with_context(|| format!("{name} is {value:?}")))
     }
 
-    /// All of it, for those who did not find what they expected.
+    /// Returns the whole text, for error messages.
     pub(crate) fn text(&self) -> &str {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! What a node shows from outside: the kernel's tables as iproute2 prints them, and the pinned BPF objects.
+//! A node's state, read from outside: the kernel's tables as iproute2 prints them, and the pinned BPF objects.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -27,7 +27,7 @@ pub(crate) const DEVICE: &str = "flannel.1";
 pub(crate) const UPLINK: &str = "eth0";
 const DIRECTIONS: [&str; 2] = ["ingress", "egress"];
 
-/// A node with a /24, as others know it.
+/// A node with a /24, as other nodes know it.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) base: Ipv4Addr,
@@ -36,24 +36,24 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// The node as others have to know it.
+    /// Returns the node as the other nodes have to know it.
     pub(crate) fn of(node: &Node) -> Result<Self> {
         let subnet = node.subnet_env()?.subnet.context("a node without a subnet")?;
         let base = (subnet.addr.to_bits() & !1).into();
         Ok(Self { base, public_ip: node.ip(), mac: link(node, DEVICE)?.mac })
     }
 
-    /// The last part of its key in etcd, which is its file's name.
+    /// Returns the last part of its key in etcd, which is also the name of its file.
     pub(crate) fn name(&self) -> String {
         format!("{}-24", self.base)
     }
 
-    /// Its key in etcd.
+    /// Returns its key in etcd.
     pub(crate) fn key(&self) -> String {
         format!("{}/subnets/{}", flannel_tests::etcd::PREFIX, self.name())
     }
 
-    /// Its value in etcd, as flannel writes it.
+    /// Returns its value in etcd, as flannel writes it.
     pub(crate) fn value(&self) -> String {
         let Self { public_ip, mac, .. } = self;
         format!(
@@ -61,7 +61,7 @@ impl Peer {
         )
     }
 
-    /// Route, neighbour and FDB entry, as `ip` and `bridge` print them.
+    /// Returns route, neighbour and FDB entry, as `ip` and `bridge` print them.
     fn floor(&self) -> [String; 3] {
         let Self { base, public_ip, mac } = self;
         [
@@ -76,8 +76,7 @@ impl Peer {
     }
 }
 
-/// Fails unless the node knows exactly these peers: in the kernel, and in `LEASES` and `SUBNETS` if it has
-/// BPF.
+/// Fails unless the node knows exactly these peers, in the kernel and, if it has BPF, in `LEASES` and `SUBNETS`.
 pub(crate) fn ensure_knows(node: &Node, peers: &[Peer]) -> Result<()> {
     ensure_same(node.name(), &floor(node)?, &peers.iter().flat_map(Peer::floor).collect())?;
     if pins(node)?.path(abi::LEASES).exists() {
@@ -105,7 +104,7 @@ fn floor(node: &Node) -> Result<BTreeSet<String>> {
     Ok(lines)
 }
 
-/// The peers' leases among these entries.
+/// Prints the peers' leases among these entries.
 fn shown(entries: impl Iterator<Item = Result<(Key<V4>, Lease<V4>), MapError>>) -> Result<BTreeSet<String>> {
     let mut lines = BTreeSet::new();
     for entry in entries {
@@ -118,52 +117,52 @@ fn shown(entries: impl Iterator<Item = Result<(Key<V4>, Lease<V4>), MapError>>) 
     Ok(lines)
 }
 
-/// Where the node's BPF objects are pinned.
+/// Returns the pins of the node's BPF objects.
 pub(crate) fn pins(node: &Node) -> Result<Pins> {
     Ok(Pins::new(node.bpffs()?, 1))
 }
 
-/// What the node's programs know of it.
+/// Reads `CONFIG`.
 pub(crate) fn facts(node: &Node) -> Result<NodeConfig> {
     let data = MapData::from_pin(pins(node)?.path(abi::CONFIG))?;
     Ok(Array::<_, NodeConfig>::try_from(Map::from_map_data(data)?)?.get(&0, 0)?)
 }
 
-/// What the node's programs have counted.
+/// Reads `METRICS`.
 pub(crate) fn metrics(node: &Node) -> Result<Counters> {
     counters::read(&pins(node)?)
 }
 
-/// How many runs ended so.
+/// Returns how many runs at this hook had this outcome.
 pub(crate) fn packets(node: &Node, hook: Hook, outcome: Outcome) -> Result<u64> {
     Ok(metrics(node)?.get(&MetricsKey { outcome, hook }).map_or(0, |traffic| traffic.packets))
 }
 
-/// Packets that the programs wrapped and unwrapped, whether they passed the host stack or not.
+/// Returns how many packets the programs have wrapped and unwrapped, through the host stack and past it.
 pub(crate) fn carried(node: &Node) -> Result<(u64, u64)> {
     let (wrapped, unwrapped) = through_stack(node)?;
     let (sent, delivered) = shortcut(node)?;
     Ok((wrapped + sent, unwrapped + delivered))
 }
 
-/// Packets that the programs wrapped and unwrapped past the host stack.
+/// Returns how many packets the programs have wrapped and unwrapped past the host stack.
 pub(crate) fn shortcut(node: &Node) -> Result<(u64, u64)> {
     let sent = packets(node, Hook::PodEgress, Outcome::Encapsulated)?;
     Ok((sent, packets(node, Hook::UnderlayIngress, Outcome::Delivered)?))
 }
 
-/// Packets of the overlay that left and came in through the host stack, carried by the programs.
+/// Returns how many packets the programs have wrapped and unwrapped, which passed the host stack.
 pub(crate) fn through_stack(node: &Node) -> Result<(u64, u64)> {
     let sent = packets(node, Hook::OverlayEgress, Outcome::Encapsulated)?;
     Ok((sent, packets(node, Hook::UnderlayIngress, Outcome::Decapsulated)?))
 }
 
-/// What the node's programs know of flows.
+/// Reads `FLOWS`.
 pub(crate) fn flows(node: &Node) -> Result<BTreeMap<FlowKey<V4>, Flow>> {
     flows_in(node, abi::FLOWS)
 }
 
-/// What they know of flows over IPv6.
+/// Reads `FLOWS6`.
 pub(crate) fn flows6(node: &Node) -> Result<BTreeMap<FlowKey<V6>, Flow>> {
     flows_in(node, abi::FLOWS6)
 }
@@ -187,14 +186,14 @@ pub(crate) fn link(node: &Node, interface: &str) -> Result<Link> {
     Ok(Link { index: index.context("no index")?, mac: mac.context("no MAC")?.to_owned() })
 }
 
-/// What holds a program on its hook, and the program, by number.
+/// IDs of the link or filter that holds a program on its hook, and of the program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Attached {
     pub(crate) link: u64,
     pub(crate) program: u64,
 }
 
-/// All our programs on hooks: by pinned links, by the names of their pins; by filters, by their places.
+/// Lists the agent's programs on hooks: those of pinned links by the pin's name, those of filters by interface and direction.
 pub(crate) fn attached(node: &Node) -> Result<BTreeMap<String, Attached>> {
     let names = std::fs::read_dir(pins(node)?.path(""))?.map(|pin| Ok(pin?.file_name().into_string()));
     let names =
@@ -217,12 +216,12 @@ fn attached_by(node: &Node, name: &str) -> Result<Attached> {
     Ok(Attached { link: number("id")?, program: number("prog_id")? })
 }
 
-/// The number of a pinned map.
+/// Returns the ID of a pinned map.
 pub(crate) fn map_id(node: &Node, name: &str) -> Result<u64> {
-    pinned(node, "map", name)?["id"].as_u64().context("a map without a number")
+    pinned(node, "map", name)?["id"].as_u64().context("a map without an ID")
 }
 
-/// How many entries a pinned map has room for.
+/// Returns the capacity of a pinned map.
 pub(crate) fn map_entries(node: &Node, name: &str) -> Result<u64> {
     pinned(node, "map", name)?["max_entries"].as_u64().context("a map without a size")
 }
@@ -233,7 +232,7 @@ fn pinned(node: &Node, kind: &str, name: &str) -> Result<serde_json::Value> {
     Ok(if shown.is_array() { shown[0].clone() } else { shown })
 }
 
-/// How an XDP program is attached to an interface, and its number; None if there is none.
+/// Returns the mode and ID of the XDP program on an interface, if it has one.
 pub(crate) fn xdp(node: &Node, interface: &str) -> Result<Option<(&'static str, u64)>> {
     /// linux/if_link.h: `XDP_ATTACHED_DRV`, `XDP_ATTACHED_SKB`.
     const MODES: [&str; 3] = ["none", "native", "generic"];
@@ -243,7 +242,7 @@ pub(crate) fn xdp(node: &Node, interface: &str) -> Result<Option<(&'static str, 
     Ok(attached.map(|(mode, program)| (MODES[mode as usize], program)))
 }
 
-/// Our filters at one end of an interface, with the names of their programs.
+/// Lists the filters in one direction of an interface, with the names of their programs.
 pub(crate) fn filters(node: &Node, interface: &str, direction: &str) -> Result<Vec<(Attached, String)>> {
     let shown = node.netns().exec_json(&format!("tc -j filter show dev {interface} {direction}"))?;
     let filters = shown.as_array().into_iter().flatten().filter_map(|filter| {
@@ -253,7 +252,7 @@ pub(crate) fn filters(node: &Node, interface: &str, direction: &str) -> Result<V
     Ok(filters.collect())
 }
 
-/// The programs on an interface, by name, whatever holds them there.
+/// Lists the names of the TC programs on an interface, attached by tcx or as filters.
 pub(crate) fn programs(node: &Node, interface: &str) -> Result<Vec<String>> {
     let mut names = tcx_programs(node, interface)?;
     for direction in DIRECTIONS {
@@ -262,17 +261,17 @@ pub(crate) fn programs(node: &Node, interface: &str) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Whether this kernel has tcx (Linux 6.6); others do not know what is asked for.
+/// Returns whether this kernel has tcx (Linux 6.6). Without it the query is invalid.
 pub(crate) fn has_tcx() -> Result<bool> {
     match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
         Err(ProgramError::SyscallError(error)) if error.io_error.kind() == ErrorKind::InvalidInput => {
             Ok(false)
         }
-        queried => queried.map(|_| true).context("asking for the programs on lo"),
+        queried => queried.map(|_| true).context("query the programs on lo"),
     }
 }
 
-/// The programs that tcx runs on an interface, by name.
+/// Lists the names of the programs that tcx runs on an interface.
 pub(crate) fn tcx_programs(node: &Node, interface: &str) -> Result<Vec<String>> {
     if !has_tcx()? {
         return Ok(Vec::new());

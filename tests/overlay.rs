@@ -1,4 +1,4 @@
-//! Overlays that carry traffic: a cluster, its etcd, an agent and pods on every node.
+//! Running overlays: a cluster, its etcd, and an agent and pods on every node.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,20 +9,20 @@ use flannel_tests::{Agent, AgentBuilder, Cluster, Etcd, Host, Node, Pod, Topolog
 
 use crate::inspect;
 
-/// The network of these tests. Subnets from 10.5.64.0 on are left to those that a test writes by hand.
+/// Network of these tests. Subnets from 10.5.64.0 on are for leases that a test writes itself.
 pub(crate) const NETWORK: &str =
     r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","Backend":{"Type":"vxlan"}}"#;
-/// A network of vxlan whose nodes take outer headers off so (`Backend.XDP`).
+/// Sets `Backend.XDP` in the configuration of a vxlan network.
 pub(crate) fn with_xdp(network: &str, xdp: &str) -> String {
     network.replace(r#""Type":"vxlan""#, &format!(r#""Type":"vxlan","XDP":"{xdp}""#))
 }
 
-/// How long the nodes may take to know each other.
+/// Longest time until all nodes know each other.
 const JOINING: Duration = Duration::from_secs(10);
-/// Between two datagrams of a stream that must not be interrupted.
+/// Time between two datagrams of a stream.
 const PACE: Duration = Duration::from_millis(2);
 
-/// A working overlay. Fields are in the order in which they have to go.
+/// A running overlay. Its fields are in the order in which they have to be dropped.
 pub(crate) struct Overlay {
     pub(crate) pods: Vec<Vec<Pod>>,
     pub(crate) agents: Vec<Agent>,
@@ -31,12 +31,12 @@ pub(crate) struct Overlay {
 }
 
 impl Overlay {
-    /// An agent with its own flag (`--dataplane=bpf`) and a number of pods on each node.
+    /// Starts an agent with its own flag (such as `--dataplane=bpf`), and this number of pods, on each node.
     pub(crate) fn start(topology: Topology, flags: &[&str], pods: usize) -> Result<Self> {
         Self::start_with(topology, flags, pods, |agent| agent)
     }
 
-    /// [`Overlay::start`] with a change to each agent's flags or environment.
+    /// [`Overlay::start`] with changed flags or environment of each agent.
     pub(crate) fn start_with(
         topology: Topology,
         flags: &[&str],
@@ -46,7 +46,7 @@ impl Overlay {
         Self::start_in(NETWORK, topology, flags, pods, change)
     }
 
-    /// [`Overlay::start_with`] in a network of another configuration.
+    /// [`Overlay::start_with`] in another network.
     pub(crate) fn start_in(
         network: &str,
         topology: Topology,
@@ -67,12 +67,12 @@ impl Overlay {
         Ok(overlay)
     }
 
-    /// `n` nodes of one segment, BPF and one pod on each.
+    /// Starts `n` nodes on one segment, each with BPF and one pod.
     pub(crate) fn bpf(n: usize) -> Result<Self> {
         Self::start(Topology::segment(n), &vec!["--dataplane=bpf"; n], 1)
     }
 
-    /// Two nodes of one segment: BPF on the first, the kernel's device alone on the second.
+    /// Starts two nodes on one segment: the first with BPF, the second without.
     pub(crate) fn mixed() -> Result<Self> {
         Self::start(Topology::segment(2), &["--dataplane=bpf", "--dataplane=netlink"], 1)
     }
@@ -81,17 +81,17 @@ impl Overlay {
         self.cluster.nodes()
     }
 
-    /// The first pod of the first and of the second node.
+    /// Returns the first pod of the first and of the second node.
     pub(crate) fn two_pods(&self) -> (&Pod, &Pod) {
         (&self.pods[0][0], &self.pods[1][0])
     }
 
-    /// The base address of a node's subnet, which is that of its vxlan device.
+    /// Returns the base address of a node's subnet, which its vxlan device has.
     pub(crate) fn base(&self, node: usize) -> Result<std::net::Ipv4Addr> {
         Ok(self.peer(node)?.base)
     }
 
-    /// Returns when every node has its entries for every other, in the kernel and, with BPF, in `LEASES`.
+    /// Waits until every node has its entries for every other one, in the kernel and, with BPF, in `LEASES`.
     pub(crate) fn wait_joined(&self) -> Result<()> {
         eventually("all nodes know each other", JOINING, || {
             (0..self.nodes().len()).try_for_each(|node| self.knows_the_others(node))
@@ -104,50 +104,50 @@ impl Overlay {
         inspect::ensure_knows(&self.nodes()[node], &peers)
     }
 
-    /// A node as the others have to know it.
+    /// Returns a node as the other nodes have to know it.
     pub(crate) fn peer(&self, node: usize) -> Result<inspect::Peer> {
         inspect::Peer::of(&self.nodes()[node])
     }
 
-    /// Streams between the first two nodes' pods, one each way.
+    /// Starts a stream in each direction between pods of the first two nodes.
     pub(crate) fn streams(&self) -> Result<Streams> {
         let (one, other) = self.two_pods();
         Streams::between(one, other)
     }
 }
 
-/// Traffic that must not be interrupted.
+/// Two streams that must not be interrupted.
 pub(crate) struct Streams {
     pub(crate) there: Steady,
     pub(crate) back: Steady,
 }
 
 impl Streams {
-    /// One each way.
+    /// Starts one in each direction.
     pub(crate) fn between(one: &dyn Host, other: &dyn Host) -> Result<Self> {
         Ok(Self { there: Steady::start(one, other, PACE)?, back: Steady::start(other, one, PACE)? })
     }
 
-    /// Ends both; fails unless both are whole.
+    /// Ends both. Fails unless both are whole.
     pub(crate) fn ensure_whole(self) -> Result<()> {
         ensure_whole(&self.there.stop()?)?;
         ensure_whole(&self.back.stop()?)
     }
 }
 
-/// Fails if anything that was sent did not arrive once, or nothing was sent.
+/// Fails unless datagrams were sent and each arrived exactly once.
 pub(crate) fn ensure_whole(report: &StreamReport) -> Result<()> {
     ensure!(report.sent > 0 && report.lost.is_empty(), "datagrams were lost: {report:?}");
     ensure!(report.duplicates == 0, "datagrams arrived twice: {report:?}");
     Ok(())
 }
 
-/// Lines of a log that say something of this level.
+/// Returns the lines of a log that have this level.
 pub(crate) fn lines_of(log: &str, level: &str) -> Vec<String> {
     log.lines().filter(|line| line.split_whitespace().nth(1) == Some(level)).map(str::to_owned).collect()
 }
 
-/// Fails unless the two sets are the same, and says what is too much or missing.
+/// Fails unless the two sets are equal, and lists the differences.
 pub(crate) fn ensure_same(what: &str, actual: &BTreeSet<String>, expected: &BTreeSet<String>) -> Result<()> {
     let surplus: Vec<_> = actual.difference(expected).collect();
     let missing: Vec<_> = expected.difference(actual).collect();

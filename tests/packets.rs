@@ -1,4 +1,4 @@
-//! Frames to feed to the programs, built by etherparse: a second opinion on lengths and checksums.
+//! Frames for the programs, built by etherparse, so that lengths and checksums do not come from this project's code.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -7,23 +7,23 @@ use etherparse::{
     UdpHeader,
 };
 
-/// UDP destination port of the overlay in these tests.
+/// UDP destination port of the overlay.
 pub(crate) const PORT: u16 = 8472;
 
-/// An Ethernet frame.
+/// Makes an Ethernet frame.
 pub(crate) fn frame(destination: [u8; 6], source: [u8; 6], ether_type: EtherType, payload: &[u8]) -> Vec<u8> {
     let header = Ethernet2Header { destination, source, ether_type };
     [header.to_bytes().as_slice(), payload].concat()
 }
 
-/// An IPv4 packet to be built.
+/// Parts of an IPv4 packet.
 #[derive(Clone)]
 pub(crate) struct Ipv4 {
     pub(crate) header: Ipv4Header,
     pub(crate) payload: Vec<u8>,
 }
 
-/// An IPv4 packet with this payload.
+/// Makes an IPv4 packet.
 pub(crate) fn ipv4(source: Ipv4Addr, destination: Ipv4Addr, protocol: IpNumber, payload: Vec<u8>) -> Ipv4 {
     let length = u16::try_from(payload.len()).unwrap();
     let mut header = Ipv4Header::new(length, 64, protocol, source.octets(), destination.octets()).unwrap();
@@ -54,7 +54,7 @@ impl Ipv4 {
         self
     }
 
-    /// The packet's bytes, checksum right.
+    /// Returns the packet's bytes, with a right checksum.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.header.clone().write(&mut bytes).unwrap();
@@ -63,14 +63,14 @@ impl Ipv4 {
     }
 }
 
-/// An IPv6 packet to be built.
+/// Parts of an IPv6 packet.
 #[derive(Clone)]
 pub(crate) struct Ipv6 {
     pub(crate) header: Ipv6Header,
     pub(crate) payload: Vec<u8>,
 }
 
-/// An IPv6 packet with this payload.
+/// Makes an IPv6 packet.
 pub(crate) fn ipv6(source: Ipv6Addr, destination: Ipv6Addr, protocol: IpNumber, payload: Vec<u8>) -> Ipv6 {
     let header = Ipv6Header {
         payload_length: u16::try_from(payload.len()).unwrap(),
@@ -94,7 +94,7 @@ impl Ipv6 {
         self
     }
 
-    /// Puts an extension header, whose first byte says what follows, before the payload.
+    /// Inserts an extension header before the payload. Its first byte is set to the protocol that follows.
     pub(crate) fn extended(mut self, number: u8, mut extension: Vec<u8>) -> Self {
         extension[0] = self.header.next_header.0;
         self.header.next_header = IpNumber(number);
@@ -103,13 +103,13 @@ impl Ipv6 {
         self
     }
 
-    /// The packet's bytes.
+    /// Returns the packet's bytes.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         [self.header.to_bytes().as_slice(), &self.payload].concat()
     }
 }
 
-/// A UDP datagram with the checksum that IPv6 requires.
+/// Makes a UDP datagram with the checksum that IPv6 requires.
 pub(crate) fn udp_over_ipv6(
     from: Ipv6Addr,
     to: Ipv6Addr,
@@ -126,13 +126,13 @@ pub(crate) fn udp_over_ipv6(
     [header.unwrap().to_bytes().as_slice(), payload].concat()
 }
 
-/// A UDP datagram without checksum.
+/// Makes a UDP datagram without checksum.
 pub(crate) fn udp(source: u16, destination: u16, payload: &[u8]) -> Vec<u8> {
     let header = UdpHeader::without_ipv4_checksum(source, destination, payload.len()).unwrap();
     [header.to_bytes().as_slice(), payload].concat()
 }
 
-/// A TCP segment with ACK and whatever `change` does to its header; without checksum.
+/// Makes a TCP segment with ACK and a changed header, without checksum.
 pub(crate) fn tcp(
     source: u16,
     destination: u16,
@@ -145,7 +145,7 @@ pub(crate) fn tcp(
     [header.to_bytes().as_slice(), payload].concat()
 }
 
-/// A VXLAN header and the frame behind it.
+/// Makes a VXLAN header and appends the frame.
 pub(crate) fn vxlan(flags: u8, vni: u32, frame: &[u8]) -> Vec<u8> {
     let [_, a, b, c] = vni.to_be_bytes();
     [&[flags, 0, 0, 0, a, b, c, 0], frame].concat()

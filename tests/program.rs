@@ -1,4 +1,4 @@
-//! The programs, one packet at a time, through BPF_PROG_TEST_RUN: what goes in, what comes out, what is counted.
+//! The programs, tested packet by packet with BPF_PROG_TEST_RUN: what goes in, what comes out, what is counted.
 
 use std::iter;
 use std::net::Ipv6Addr;
@@ -32,18 +32,18 @@ mod sender;
 mod underlay_ingress;
 pub(crate) mod underlay_xdp;
 
-/// Our address on the underlay and our VTEP.
+/// This node's address on the underlay, and the MAC of its vxlan device.
 pub(crate) const OUR_IP: [u8; 4] = [192, 168, 64, 1];
 pub(crate) const OUR_MAC: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x01];
 pub(crate) const OUR_IP6: V6 = v6([0xfd00, 0x192, 0x168, 0x40, 0, 0, 0, 1]);
 pub(crate) const OUR_MAC6: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x61];
-/// What the peer leased until a moment ago.
+/// A lease of the peer that has just ended.
 pub(crate) const ENDED_SUBNET: [u8; 4] = [10, 1, 16, 0];
 pub(crate) const OUR_SUBNET: [u8; 4] = [10, 1, 90, 0];
 /// The peer that leases 10.1.15.0/24.
 pub(crate) const PEER_IP: [u8; 4] = [192, 168, 64, 2];
 pub(crate) const PEER_MAC: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x02];
-/// The peer that leases 10.1.15.128/25 of it, to see that the longest prefix wins.
+/// The peer that leases 10.1.15.128/25 within it, which tests the longest match.
 pub(crate) const INNER_PEER_IP: [u8; 4] = [192, 168, 64, 3];
 pub(crate) const INNER_PEER_MAC: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x03];
 pub(crate) const VNI: u32 = 1;
@@ -61,12 +61,17 @@ const SKB_MARK: usize = 8;
 const SKB_INGRESS_IFINDEX: usize = 36;
 const SKB_GSO_SIZE: usize = 176;
 
-/// How a network is cut: its own prefix length, that of its subnets, and their mask.
-type Cut<A> = (u8, u8, A);
+/// A network's prefix length, that of its subnets, and their mask.
+type NetworkLengths<A> = (u8, u8, A);
 
-/// Our end of an overlay.
-fn overlay<A: Address>(overlay_ifindex: u32, local_ip: A, vtep_mac: [u8; 6], cut: Cut<A>) -> OverlayEnd<A> {
-    let (network_len, subnet_len, subnet_mask) = cut;
+/// Makes this node's end of an overlay.
+fn overlay<A: Address>(
+    overlay_ifindex: u32,
+    local_ip: A,
+    vtep_mac: [u8; 6],
+    lengths: NetworkLengths<A>,
+) -> OverlayEnd<A> {
+    let (network_len, subnet_len, subnet_mask) = lengths;
     let (uplink_ifindex, uplink_mtu) = (2, 1500);
     let source_check = 1;
     OverlayEnd {
@@ -82,48 +87,49 @@ fn overlay<A: Address>(overlay_ifindex: u32, local_ip: A, vtep_mac: [u8; 6], cut
     }
 }
 
-/// The one of two maps that is for this family.
+/// Returns which of two maps is for this family.
 fn of_family<A: Address>(v4: &'static str, v6: &'static str) -> &'static str {
     if A::BITS == V4::BITS { v4 } else { v6 }
 }
 
-/// What the kernel knows of a frame beside its bytes.
+/// Metadata of a frame in the kernel.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Meta {
+pub(crate) struct SkbMeta {
     /// Payload bytes per segment of an aggregate.
     pub(crate) gso_size: u32,
     pub(crate) mark: u32,
-    /// Index of the interface that it was last received on.
+    /// Index of the interface that last received it.
     pub(crate) ingress_ifindex: u32,
 }
 
-/// What one run did.
-pub(crate) struct Run {
+/// Result of one run.
+pub(crate) struct RunResult {
     pub(crate) action: i32,
     pub(crate) packet: Vec<u8>,
     pub(crate) mark: u32,
     pub(crate) outcome: Outcome,
 }
 
-/// The programs, with our facts and some leases in their maps.
+/// The programs, with a configuration and some leases in their maps.
 pub(crate) struct Programs(Ebpf);
 
 impl Programs {
-    /// Without the flow cache.
+    /// Loads them without the flow cache.
     pub(crate) fn load() -> Self {
         Self::configured(|_| {})
     }
 
+    /// Loads them with the flow cache.
     pub(crate) fn with_flow_cache() -> Self {
         Self::configured(|node| node.flow_cache = 1)
     }
 
-    /// With other facts than usual.
+    /// Loads them with a changed configuration.
     pub(crate) fn configured(change: impl FnOnce(&mut NodeConfig)) -> Self {
         let mut programs = Self::unconfigured();
         programs.set_node(change);
-        let nobodys = Lease { public_ip: [0; 4], vtep_mac: [0; 6], flags: lease::NETWORK };
-        programs.lease(16, [10, 1, 0, 0], nobodys);
+        let not_leased = Lease { public_ip: [0; 4], vtep_mac: [0; 6], flags: lease::NETWORK };
+        programs.lease(16, [10, 1, 0, 0], not_leased);
         programs.lease(24, [10, 1, 15, 0], Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: 0 });
         let inner_peer = Lease { public_ip: INNER_PEER_IP, vtep_mac: INNER_PEER_MAC, flags: 0 };
         programs.lease(25, [10, 1, 15, 128], inner_peer);
@@ -137,17 +143,17 @@ impl Programs {
         programs
     }
 
-    /// Programs whose agent has not written its facts yet.
+    /// Loads them without a configuration, as before the agent has written it.
     pub(crate) fn unconfigured() -> Self {
         let mut loader = EbpfLoader::new();
-        // To make a map, and to list it, takes as long as it is large.
+        // Large maps take long to make and to list.
         for name in [abi::FLOWS, abi::FLOWS6] {
             loader.map_max_entries(name, 1024);
         }
         Self(loader.load(OBJECT).expect("loading BPF needs root: run `cargo xtask test` as root"))
     }
 
-    /// Writes our facts, changed.
+    /// Writes the configuration, changed.
     fn set_node(&mut self, change: impl FnOnce(&mut NodeConfig)) {
         let mut node = NodeConfig {
             layout: abi::LAYOUT,
@@ -168,26 +174,27 @@ impl Programs {
         config.set(0, node, 0).unwrap();
     }
 
+    /// Adds a lease to `LEASES` or `LEASES6`.
     fn lease<A: Address + Pod>(&mut self, length: u32, subnet: A, lease: Lease<A>) {
         let name = of_family::<A>(abi::LEASES, abi::LEASES6);
         let mut leases: LpmTrie<_, A, Lease<A>> = self.0.map_mut(name).unwrap().try_into().unwrap();
         leases.insert(&Key::new(length, subnet), lease, 0).unwrap();
     }
 
-    /// Adds a lease that one look is enough for.
+    /// Adds a lease to `SUBNETS` or `SUBNETS6`.
     fn subnet<A: Address + Pod>(&mut self, length: u32, subnet: A, lease: Lease<A>) {
         let name = of_family::<A>(abi::SUBNETS, abi::SUBNETS6);
         let mut subnets: HashMap<_, Key<A>, Lease<A>> = self.0.map_mut(name).unwrap().try_into().unwrap();
         subnets.insert(Key::new(length, subnet), lease, 0).unwrap();
     }
 
-    /// Runs one frame through the program at `hook`; exactly one outcome must be counted, with its bytes.
-    pub(crate) fn run(&mut self, hook: Hook, frame: &[u8], gso_size: u32) -> Run {
-        self.run_with(hook, frame, Meta { gso_size, ..Meta::default() })
+    /// Runs one frame through the program at `hook`. Fails unless exactly one outcome is counted, with its bytes.
+    pub(crate) fn run(&mut self, hook: Hook, frame: &[u8], gso_size: u32) -> RunResult {
+        self.run_with(hook, frame, SkbMeta { gso_size, ..SkbMeta::default() })
     }
 
-    /// [`Programs::run`] of a frame of which the kernel knows more than its bytes.
-    pub(crate) fn run_with(&mut self, hook: Hook, frame: &[u8], meta: Meta) -> Run {
+    /// [`Programs::run`] with metadata.
+    pub(crate) fn run_with(&mut self, hook: Hook, frame: &[u8], meta: SkbMeta) -> RunResult {
         let before = self.counters();
         let mut context = [0; SKB_SIZE];
         for (at, value) in [
@@ -209,10 +216,10 @@ impl Programs {
         out.truncate(result.data_size_out as usize);
         let action = i32::from_ne_bytes(result.return_value.to_ne_bytes());
         let mark = context_out[SKB_MARK..][..4].try_into().map(u32::from_ne_bytes).unwrap();
-        Run { action, packet: out, mark, outcome: self.counted_since(&before, hook, frame.len()) }
+        RunResult { action, packet: out, mark, outcome: self.counted_since(&before, hook, frame.len()) }
     }
 
-    /// Runs one frame so many times, whatever becomes of it.
+    /// Runs one frame many times, whatever its outcome.
     pub(crate) fn flood(&mut self, hook: Hook, frame: &[u8], times: u32) {
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
@@ -220,7 +227,7 @@ impl Programs {
         self.test_run(hook, options).unwrap();
     }
 
-    /// Runs a program, which is loaded first if need be: no test pays for those that it does not run.
+    /// Runs a program. It is loaded at its first run, so that no test loads programs that it does not run.
     fn test_run(&mut self, hook: Hook, options: TestRunOptions<'_>) -> Result<TestRunResult, ProgramError> {
         let program = self.0.program_mut(hook.program()).unwrap();
         if program.fd().is_err() {
@@ -233,7 +240,7 @@ impl Programs {
         }
     }
 
-    /// What the programs have told since it was last asked for.
+    /// Returns the events since the last call.
     pub(crate) fn events(&mut self) -> Vec<Event> {
         let mut ring = RingBuf::try_from(self.0.map_mut(abi::EVENTS).unwrap()).unwrap();
         iter::from_fn(|| ring.next().map(|record| Event::read(&record).unwrap())).collect()
@@ -260,7 +267,7 @@ impl Programs {
     }
 }
 
-/// Loads a program of any type that the object has.
+/// Loads a program of either type.
 fn load(name: &str, program: &mut Program) {
     let loaded = match program {
         Program::SchedClassifier(program) => program.load(),
@@ -270,7 +277,7 @@ fn load(name: &str, program: &mut Program) {
     loaded.unwrap_or_else(|error| panic!("{name}: {error:#?}"));
 }
 
-/// A packet that a program must leave alone, and why.
+/// A packet that a program must not change, and the outcome.
 pub(crate) struct Untouched {
     pub(crate) description: &'static str,
     pub(crate) frame: Vec<u8>,
@@ -278,12 +285,12 @@ pub(crate) struct Untouched {
     pub(crate) outcome: Outcome,
 }
 
-/// Shorthand for [`Untouched`] of a packet that is no aggregate.
+/// Makes an [`Untouched`] of a packet that is no aggregate.
 pub(crate) fn untouched(description: &'static str, frame: Vec<u8>, outcome: Outcome) -> Untouched {
     Untouched { description, frame, gso_size: 0, outcome }
 }
 
-/// Runs a table: every packet is passed on, byte for byte, for its reason.
+/// Runs a table. Fails unless every packet is passed on unchanged with its outcome.
 pub(crate) fn all_untouched(programs: &mut Programs, hook: Hook, table: Vec<Untouched>) {
     for Untouched { description, frame, gso_size, outcome } in table {
         let run = programs.run(hook, &frame, gso_size);
@@ -293,14 +300,14 @@ pub(crate) fn all_untouched(programs: &mut Programs, hook: Hook, table: Vec<Unto
     }
 }
 
-/// Asserts that the packet was taken over.
-pub(crate) fn carried(run: &Run, outcome: Outcome, description: &str) {
+/// Asserts that the program has taken the packet over.
+pub(crate) fn carried(run: &RunResult, outcome: Outcome, description: &str) {
     assert_eq!(run.outcome, outcome, "{description}");
     assert_eq!(run.action, TC_ACT_REDIRECT, "{description}");
 }
 
 #[test]
-fn counters_of_what_never_happened_are_absent() {
+fn outcomes_that_never_happened_have_no_counters() {
     assert_eq!(Programs::load().counters(), counters::Counters::new());
     assert_eq!(Traffic::default(), Traffic { packets: 0, bytes: 0 });
 }

@@ -1,5 +1,5 @@
-//! What the programs cost the verifier, which walks through every way that a packet can take, and gives up at a
-//! million instructions (Linux 5.2).
+//! What the programs cost the verifier. It walks through every path of a program, and gives up at a million instructions
+//! (Linux 5.2).
 
 use std::time::{Duration, Instant};
 
@@ -9,14 +9,14 @@ use flannel_agent::dataplane::bpf::{OBJECT, loader};
 use super::load;
 use crate::inspect;
 
-/// Verifiers differ: what is near the limit on this kernel may be beyond it on another.
-const ROOM: u32 = 1_000_000 / 2;
-/// Bytes (`struct bpf_insn`).
+/// Highest allowed number of instructions. Kernels differ, and others may need more than this one.
+const LIMIT: u32 = 1_000_000 / 2;
+/// Bytes of an instruction (`struct bpf_insn`).
 const INSTRUCTION: u32 = 8;
 
-/// One program as this kernel took it.
+/// What one program costs this kernel.
 struct Cost {
-    /// Instructions, after the verifier has removed what cannot be reached.
+    /// Instructions, without those that the verifier has removed as unreachable.
     translated: u32,
     /// Bytes of machine code.
     jited: u32,
@@ -30,7 +30,7 @@ fn cost(name: &str, program: &mut Program) -> Cost {
     load(name, program);
     let loading = start.elapsed();
     let info = program.info().unwrap();
-    let walked = info.verified_instruction_count().expect("a kernel that tells it (Linux 5.16)");
+    let walked = info.verified_instruction_count().expect("a kernel that reports it (Linux 5.16)");
     let translated = info.size_translated().expect("root sees programs") / INSTRUCTION;
     Cost { translated, jited: info.size_jitted(), walked, loading }
 }
@@ -40,7 +40,7 @@ fn every_program_leaves_room_to_grow() {
     let hooks = if inspect::has_tcx().unwrap() {
         "tcx"
     } else {
-        "clsact; nothing here is tested with tcx, which this kernel has not (Linux 6.6)"
+        "clsact; this kernel has no tcx (Linux 6.6), so nothing is tested with it"
     };
     println!("hooks: {hooks}\n");
     println!(
@@ -60,5 +60,5 @@ fn every_program_leaves_room_to_grow() {
         }
     }
     let (most, name, logging) = walked.into_iter().max().expect("there are programs");
-    assert!(most <= ROOM, "the verifier walks through {most} instructions of {name} (logging {logging})");
+    assert!(most <= LIMIT, "the verifier walks through {most} instructions of {name} (logging {logging})");
 }

@@ -5,7 +5,7 @@ use flannel_common::flow::{Flow, Port};
 use flannel_common::lease::{DIRECT, Lease};
 use flannel_common::outcome::{Hook, Outcome};
 
-use super::flow::sample::{GATEWAY_MAC, POD, POD_MAC, Way, controls, hop, no_flows};
+use super::flow::sample::{GATEWAY_MAC, POD, POD_MAC, PodSide, controls, hop, no_flows};
 use super::flow::{
     FRESH, LOST, NEVER, NOW, OLD, PROVEN, Row, STALE, UNKNOWN, check, check_off, flow, moved, none, of_tcp,
     of_udp, row,
@@ -13,7 +13,7 @@ use super::flow::{
 use super::{OUR_IP, OUR_MAC, OUR_SUBNET, PEER_IP, PEER_MAC, Programs};
 use crate::packets::{Ipv4, frame, ipv4, udp};
 
-/// The uplink's MAC, and that of the peer's.
+/// MACs of this node's uplink and of the peer's.
 const HOST_MAC: [u8; 6] = [0; 6];
 const NEIGHBOUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
@@ -29,7 +29,7 @@ fn arriving(packet: &Ipv4) -> Vec<u8> {
     frame(HOST_MAC, NEIGHBOUR_MAC, EtherType::IPV4, &packet.bytes())
 }
 
-/// The peer is on the link.
+/// Loads the programs, with a peer on the link.
 fn programs(direct_routing: u32) -> Programs {
     let mut programs =
         Programs::configured(|node| (node.flow_cache, node.direct_routing) = (1, direct_routing));
@@ -44,7 +44,7 @@ fn check_sent(table: Vec<Row>) {
 }
 
 fn check_leaving(table: Vec<Row>) {
-    check(&mut programs(1), Hook::UnderlayEgress, table, |_, _| unreachable!("nothing is carried from here"));
+    check(&mut programs(1), Hook::UnderlayEgress, table, |_, _| unreachable!("this program carries nothing"));
 }
 
 fn check_arriving(table: Vec<Row>) {
@@ -55,13 +55,13 @@ fn check_arriving(table: Vec<Row>) {
 
 #[test]
 fn a_proven_flow_leaves_without_a_tunnel() {
-    let packet = || sent(&Way::Egress.udp(b"payload"));
+    let packet = || sent(&PodSide::Egress.udp(b"payload"));
     let entered = flow([NOW, NEVER], UNKNOWN);
     let same = |description, frame, flow: Flow, outcome| {
         row(description, frame, of_udp(flow), outcome, of_udp(flow))
     };
     let proven = flow(PROVEN, PROVEN);
-    let of_length = |length: usize| sent(&Way::Egress.udp(&vec![0; length - 28]));
+    let of_length = |length: usize| sent(&PodSide::Egress.udp(&vec![0; length - 28]));
     check_sent(vec![
         row("the first one", packet(), none(), Outcome::FlowNew, of_udp(entered)),
         same("proven", packet(), flow(PROVEN, UNKNOWN), Outcome::OnLink),
@@ -72,70 +72,71 @@ fn a_proven_flow_leaves_without_a_tunnel() {
             Outcome::FlowStale,
             of_udp(flow([NOW, STALE], PROVEN)),
         ),
-        same("as long as the uplink takes", of_length(1500), proven, Outcome::OnLink),
+        same("as long as the MTU of the uplink", of_length(1500), proven, Outcome::OnLink),
         same("one byte too long", of_length(1501), proven, Outcome::TooBig),
-        same("the last router", sent(&Way::Egress.udp(b"x").ttl(1)), proven, Outcome::TtlExpired),
+        same("TTL 1", sent(&PodSide::Egress.udp(b"x").ttl(1)), proven, Outcome::TtlExpired),
     ]);
 }
 
 #[test]
-fn what_the_stack_lets_out_of_the_uplink_is_proven() {
-    let packet = || leaving(&Way::Egress.udp(b"payload"));
+fn a_packet_that_leaves_the_stack_at_the_uplink_proves_its_flow() {
+    let packet = || leaving(&PodSide::Egress.udp(b"payload"));
     let proof = |description, before, after| {
         row(description, packet(), of_udp(before), Outcome::FlowProven, of_udp(after))
     };
     let same = |description, flow| row(description, packet(), of_udp(flow), Outcome::NoFlow, of_udp(flow));
     let (entered, left) = (flow([FRESH, NEVER], UNKNOWN), flow([FRESH, NOW], UNKNOWN));
-    let segment = leaving(&Way::Egress.tcp(|_| {}, b"payload"));
+    let segment = leaving(&PodSide::Egress.tcp(|_| {}, b"payload"));
     check_leaving(vec![
         proof("the first one", entered, left),
         proof("after a long time", flow([FRESH, STALE], PROVEN), flow([FRESH, NOW], PROVEN)),
         row("TCP", segment, of_tcp(entered), Outcome::FlowProven, of_tcp(left)),
-        row("a flow that nobody knows", packet(), none(), Outcome::NoFlow, none()),
-        same("a flow that nothing has entered this way", flow(UNKNOWN, PROVEN)),
-        same("that one entered too long ago", flow([LOST, FRESH], PROVEN)),
+        row("an unknown flow", packet(), none(), Outcome::NoFlow, none()),
+        same("no packet has entered in this direction", flow(UNKNOWN, PROVEN)),
+        same("the last one entered too long ago", flow([LOST, FRESH], PROVEN)),
         row(
-            "one that has skipped the stack",
+            "a packet that has skipped the stack",
             packet(),
             of_udp(entered),
             Outcome::AfterShortcut,
             of_udp(entered),
         )
         .from(1),
-        row("one by way of the bridge", packet(), of_udp(entered), Outcome::FlowProven, of_udp(left)).from(5),
+        row("a packet through the bridge", packet(), of_udp(entered), Outcome::FlowProven, of_udp(left))
+            .from(5),
     ]);
     let begins_or_ends = |(description, packet)| {
         let known = of_tcp(flow(PROVEN, PROVEN));
         row(description, leaving(&packet), known.clone(), Outcome::NoFlow, known)
     };
-    check_leaving(controls(Way::Egress).map(begins_or_ends).into());
+    check_leaving(controls(PodSide::Egress).map(begins_or_ends).into());
 }
 
 #[test]
-fn other_traffic_out_of_the_uplink_is_let_be() {
+fn other_traffic_that_leaves_the_uplink_is_passed_on() {
     let to = |address: [u8; 4]| leaving(&ipv4(POD, address.into(), IpNumber::UDP, udp(40000, 53, b"x")));
-    check_leaving(no_flows(Way::Egress, |ether_type, payload| {
+    check_leaving(no_flows(PodSide::Egress, |ether_type, payload| {
         frame(NEIGHBOUR_MAC, HOST_MAC, ether_type, payload)
     }));
     let table = [
-        ("the peer itself: packets in the tunnel", PEER_IP),
+        ("the peer itself, as for packets in the tunnel", PEER_IP),
         ("a pod behind a tunnel", [10, 1, 15, 130]),
-        ("a pod of nobody's", [10, 1, 99, 9]),
-        ("somebody outside", [203, 0, 113, 1]),
+        ("a pod that is not leased", [10, 1, 99, 9]),
+        ("an address outside the network", [203, 0, 113, 1]),
     ];
     let rows =
         table.map(|(description, address)| row(description, to(address), none(), Outcome::NotOnLink, none()));
     check_leaving(rows.into());
-    check_off(Hook::UnderlayEgress, &leaving(&Way::Egress.udp(b"x")));
+    check_off(Hook::UnderlayEgress, &leaving(&PodSide::Egress.udp(b"x")));
 }
 
 #[test]
 fn a_proven_flow_arrives_without_a_tunnel() {
-    let packet = || arriving(&Way::Ingress.udp(b"payload"));
+    let packet = || arriving(&PodSide::Ingress.udp(b"payload"));
     let nowhere = |flow| moved(flow, |port| *port = Port::default());
     let entered = nowhere(flow(UNKNOWN, [NOW, NEVER]));
     let (known, proven) = (of_udp(flow(UNKNOWN, PROVEN)), of_tcp(flow(PROVEN, PROVEN)));
-    let segment = arriving(&Way::Ingress.tcp(|_| {}, b"payload"));
+    let segment = arriving(&PodSide::Ingress.tcp(|_| {}, b"payload"));
     check_arriving(vec![
         row("the first one", packet(), none(), Outcome::FlowNew, of_udp(entered)),
         row("proven", packet(), known.clone(), Outcome::Delivered, known),
@@ -152,7 +153,7 @@ fn a_proven_flow_arrives_without_a_tunnel() {
 }
 
 #[test]
-fn what_comes_from_nobody_on_the_link_is_let_be() {
+fn a_packet_that_is_not_from_a_pod_on_the_link_is_passed_on() {
     let from = |source: [u8; 4], destination: [u8; 4]| {
         arriving(&ipv4(source.into(), destination.into(), IpNumber::UDP, udp(53, 40000, b"x")))
     };
@@ -160,17 +161,17 @@ fn what_comes_from_nobody_on_the_link_is_let_be() {
     let table = [
         ("a pod behind a tunnel", from([10, 1, 15, 130], POD.octets())),
         ("the peer itself", from(PEER_IP, POD.octets())),
-        ("one of our own", from([10, 1, 90, 9], POD.octets())),
-        ("a stranger", from([203, 0, 113, 1], POD.octets())),
-        ("for the host", from(peers_pod, OUR_IP)),
-        ("for another node's pod", from(peers_pod, [10, 1, 15, 130])),
-        ("another host's frame", leaving(&Way::Ingress.udp(b"x"))),
+        ("a pod of this node", from([10, 1, 90, 9], POD.octets())),
+        ("an unknown address", from([203, 0, 113, 1], POD.octets())),
+        ("to the host", from(peers_pod, OUR_IP)),
+        ("to a pod of another node", from(peers_pod, [10, 1, 15, 130])),
+        ("a frame for another host", leaving(&PodSide::Ingress.udp(b"x"))),
         ("ARP", frame(HOST_MAC, NEIGHBOUR_MAC, EtherType::ARP, &[0; 28])),
     ];
     let rows = table.map(|(description, frame)| row(description, frame, none(), Outcome::NotVxlan, none()));
     check_arriving(rows.into());
     assert_eq!(OUR_SUBNET[..3], POD.octets()[..3]);
     let good: Row =
-        row("no direct routing", arriving(&Way::Ingress.udp(b"x")), none(), Outcome::NotVxlan, none());
+        row("no direct routing", arriving(&PodSide::Ingress.udp(b"x")), none(), Outcome::NotVxlan, none());
     check(&mut programs(0), Hook::UnderlayIngress, vec![good], |_, _| unreachable!("nothing is carried"));
 }

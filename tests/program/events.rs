@@ -1,4 +1,4 @@
-//! What the programs tell the agent.
+//! Events from the programs to the agent.
 
 use std::time::Instant;
 
@@ -11,8 +11,8 @@ use super::{OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Programs, VNI};
 use crate::packets::{PORT, frame, ipv4, ipv6, udp, vxlan};
 
 const POD: [u8; 4] = [10, 1, 90, 2];
-const NOBODYS: [u8; 4] = [10, 1, 99, 1];
-const STRANGER: [u8; 4] = [192, 168, 64, 66];
+const NOT_LEASED: [u8; 4] = [10, 1, 99, 1];
+const UNKNOWN_NODE: [u8; 4] = [192, 168, 64, 66];
 
 fn to(destination: [u8; 4]) -> Vec<u8> {
     let packet = ipv4(POD.into(), destination.into(), IpNumber::UDP, udp(53, 40000, b"payload"));
@@ -26,50 +26,51 @@ fn from(node: [u8; 4], pod: [u8; 4]) -> Vec<u8> {
     frame([0; 6], [2, 0, 0, 0, 0, 9], EtherType::IPV4, &outer.bytes())
 }
 
-/// What is told of one packet.
-fn told(hook: Hook, frame: &[u8]) -> Vec<Event> {
+/// Returns the events of one packet.
+fn events_of(hook: Hook, frame: &[u8]) -> Vec<Event> {
     let mut programs = Programs::with_flow_cache();
     programs.run(hook, frame, 0);
     programs.events()
 }
 
 #[test]
-fn a_pod_that_nobody_leases_is_asked_for() {
-    let event = Event { outcome: Outcome::Unleased, pod: NOBODYS.mapped(), node: [0; 16] };
+fn a_packet_to_an_address_that_is_not_leased_makes_an_event() {
+    let event = Event { outcome: Outcome::Unleased, pod: NOT_LEASED.mapped(), node: [0; 16] };
     for hook in [Hook::OverlayEgress, Hook::PodEgress] {
-        assert_eq!(told(hook, &to(NOBODYS)), [event]);
+        assert_eq!(events_of(hook, &to(NOT_LEASED)), [event]);
         for other in [[10, 1, 15, 7], [10, 1, 90, 9], [203, 0, 113, 1], [255; 4]] {
-            assert_eq!(told(hook, &to(other)), [], "{other:?}");
+            assert_eq!(events_of(hook, &to(other)), [], "{other:?}");
         }
     }
-    let nobodys = [0xfd, 0x44, 0, 0, 0, 0, 0, 0x99, 0, 0, 0, 0, 0, 0, 0, 1];
-    let packet = ipv6([0xfd; 16].into(), nobodys.into(), IpNumber::UDP, udp(53, 40000, b"payload")).bytes();
-    let event = Event { pod: nobodys, ..event };
-    assert_eq!(told(Hook::PodEgress, &frame(PEER_MAC, OUR_MAC, EtherType::IPV6, &packet)), [event]);
+    let not_leased = [0xfd, 0x44, 0, 0, 0, 0, 0, 0x99, 0, 0, 0, 0, 0, 0, 0, 1];
+    let packet =
+        ipv6([0xfd; 16].into(), not_leased.into(), IpNumber::UDP, udp(53, 40000, b"payload")).bytes();
+    let event = Event { pod: not_leased, ..event };
+    assert_eq!(events_of(Hook::PodEgress, &frame(PEER_MAC, OUR_MAC, EtherType::IPV6, &packet)), [event]);
 }
 
 #[test]
-fn who_is_refused_is_told() {
+fn a_packet_that_the_sender_check_drops_makes_an_event() {
     for (node, pod, outcome) in [
-        (STRANGER, [10, 1, 15, 7], Outcome::ForgedSender),
-        (PEER_IP, NOBODYS, Outcome::UnknownSender),
+        (UNKNOWN_NODE, [10, 1, 15, 7], Outcome::ForgedSender),
+        (PEER_IP, NOT_LEASED, Outcome::UnknownSender),
         (PEER_IP, [10, 1, 90, 7], Outcome::LoopedSender),
     ] {
         let event = Event { outcome, pod: pod.mapped(), node: node.mapped() };
-        assert_eq!(told(Hook::UnderlayIngress, &from(node, pod)), [event]);
+        assert_eq!(events_of(Hook::UnderlayIngress, &from(node, pod)), [event]);
     }
-    assert_eq!(told(Hook::UnderlayIngress, &from(PEER_IP, [10, 1, 15, 7])), []);
+    assert_eq!(events_of(Hook::UnderlayIngress, &from(PEER_IP, [10, 1, 15, 7])), []);
 }
 
 #[test]
-fn a_flood_is_told_of_at_a_bounded_rate() {
+fn a_flood_of_packets_makes_few_events() {
     const FLOOD: u32 = 20_000;
     let (mut programs, start) = (Programs::with_flow_cache(), Instant::now());
-    programs.flood(Hook::PodEgress, &to(NOBODYS), FLOOD);
-    // The ring has room for a thousand.
+    programs.flood(Hook::PodEgress, &to(NOT_LEASED), FLOOD);
+    // The ring has room for a thousand events.
     let windows = start.elapsed().as_nanos() / u128::from(event::WINDOW_NS) + 2;
     let most = windows * u128::from(event::BUDGET) * aya::util::nr_cpus().unwrap() as u128;
-    let told = programs.events().len();
-    assert!(told > 0 && told as u128 <= most, "{told} events, {most} at most");
-    assert!(most < u128::from(FLOOD) / 10, "this took too long to show anything");
+    let events = programs.events().len();
+    assert!(events > 0 && events as u128 <= most, "{events} events, {most} at most");
+    assert!(most < u128::from(FLOOD) / 10, "the test took too long to be conclusive");
 }

@@ -12,28 +12,28 @@ use flannel_common::outcome::{Hook, Outcome, Verdict};
 
 use flannel_tests::NetNs;
 
-use super::{Meta, Programs, Run, TC_ACT_REDIRECT, TC_ACT_UNSPEC, of_family};
+use super::{Programs, RunResult, SkbMeta, TC_ACT_REDIRECT, TC_ACT_UNSPEC, of_family};
 use sample::{GATEWAY_MAC, POD_MAC, key};
 
 pub(super) mod sample;
 
-/// In the tables, times are ages in nanoseconds when the run begins, and this is what the run wrote.
+/// Times in the tables are ages in nanoseconds at the start of the run. This stands for a time that the run wrote.
 pub(super) const NOW: u64 = u64::MAX;
 pub(super) const NEVER: u64 = 0;
 const MOMENT: u64 = 10_000_000;
-/// Of a proof that holds, and of a packet that may still be in the stack.
+/// Age of a proof that holds, and of a packet that may still be in the stack.
 pub(super) const FRESH: u64 = MOMENT;
-/// Of a packet that can no longer be in the stack.
+/// Age of a packet that can no longer be in the stack.
 pub(super) const LOST: u64 = TRANSIT_NS + MOMENT;
-/// Of a proof that holds no longer.
+/// Age of a proof that has expired.
 pub(super) const STALE: u64 = PROOF_NS + MOMENT;
 
-/// When a packet last entered the stack, and when one last left it.
+/// When a packet last entered the stack, and when one last left it: never.
 pub(super) const UNKNOWN: [u64; 2] = [NEVER, NEVER];
 pub(super) const PROVEN: [u64; 2] = [FRESH, FRESH];
 pub(super) const OLD: [u64; 2] = [STALE, STALE];
 
-/// A flow that has entered and left the stack at these times on its way from the pod, and to it.
+/// Makes a flow that has entered and left the stack at these times, from the pod and to it.
 pub(super) fn flow(egress: [u64; 2], ingress: [u64; 2]) -> Flow {
     let passage = |[entered, left]: [u64; 2]| Passage { entered, left, ..Passage::default() };
     Flow { egress: passage(egress), ingress: passage(ingress), port: port() }
@@ -42,18 +42,18 @@ pub(super) fn flow(egress: [u64; 2], ingress: [u64; 2]) -> Flow {
 /// MTU of the pod's bridge port, in bytes.
 pub(super) const POD_MTU: usize = 1450;
 
-/// The pod's bridge port: that of a test run, loopback.
+/// Returns the pod's bridge port, which is loopback in a test run.
 fn port() -> Port {
     Port { ifindex: 1, pod_mac: POD_MAC, gateway_mac: GATEWAY_MAC }
 }
 
-/// Changes where the pod is.
+/// Changes the pod's port.
 pub(super) fn moved(mut flow: Flow, change: impl FnOnce(&mut Port)) -> Flow {
     change(&mut flow.port);
     flow
 }
 
-/// The same flow in these groups, from the pod and to it.
+/// Sets the flow's groups, from the pod and to it.
 pub(super) fn grouped(mut flow: Flow, [egress, ingress]: [u32; 2]) -> Flow {
     (flow.egress.mark, flow.ingress.mark) = (egress, ingress);
     flow
@@ -74,17 +74,17 @@ pub(super) fn of_tcp(flow: Flow) -> Flows {
     Flows::from([(key(IpNumber::TCP), flow)])
 }
 
-/// One run.
+/// One run of a table.
 pub(super) struct Row<A: Address = V4> {
     description: &'static str,
     frame: Vec<u8>,
-    meta: Meta,
+    meta: SkbMeta,
     before: Flows<A>,
     outcome: Outcome,
     after: Flows<A>,
 }
 
-/// What happens to this frame, and to what is known of its flow.
+/// Makes a row: a frame, the flows before, its outcome, and the flows afterwards.
 pub(super) fn row<A: Address>(
     description: &'static str,
     frame: Vec<u8>,
@@ -92,42 +92,42 @@ pub(super) fn row<A: Address>(
     outcome: Outcome,
     after: Flows<A>,
 ) -> Row<A> {
-    Row { description, frame, meta: Meta::default(), before, outcome, after }
+    Row { description, frame, meta: SkbMeta::default(), before, outcome, after }
 }
 
-/// [`row`] for a frame that changes nothing, whether its flow is proven or unknown.
+/// Makes two rows for a frame that changes no flow, proven or unknown.
 fn indifferent(description: &'static str, frame: &[u8], outcome: Outcome) -> [Row; 2] {
     [of_udp(flow(PROVEN, PROVEN)), none()]
         .map(|flows| row(description, frame.to_vec(), flows.clone(), outcome, flows))
 }
 
 impl<A: Address> Row<A> {
-    /// The same with an aggregate of such segments.
+    /// Makes the frame an aggregate of such segments.
     pub(super) fn gso(mut self, gso_size: usize) -> Self {
         self.meta.gso_size = gso_size as u32;
         self
     }
 
-    /// The same with a mark.
+    /// Sets the frame's mark.
     pub(super) fn marked(mut self, mark: u32) -> Self {
         self.meta.mark = mark;
         self
     }
 
-    /// The same with a frame that was last received on this interface.
+    /// Sets the interface that last received the frame.
     pub(super) fn from(mut self, ingress_ifindex: u32) -> Self {
         self.meta.ingress_ifindex = ingress_ifindex;
         self
     }
 }
 
-/// Runs a table, in a namespace with no other interface than the pod's port. What is not carried must come out as
-/// it went in; `carried` judges the rest.
+/// Runs a table in a namespace whose only interface is the pod's port. Packets that are not carried must come out
+/// unchanged; `carried` checks the others.
 pub(super) fn check<A: Address + Pod>(
     programs: &mut Programs,
     hook: Hook,
     table: Vec<Row<A>>,
-    carried: impl Fn(&Run, &[u8]) + Send,
+    carried: impl Fn(&RunResult, &[u8]) + Send,
 ) {
     let place = NetNs::new("program").unwrap();
     place.ip(&[format!("link set lo mtu {POD_MTU}")]).unwrap();
@@ -142,7 +142,7 @@ fn check_here<A: Address + Pod>(
     programs: &mut Programs,
     hook: Hook,
     table: Vec<Row<A>>,
-    carried: impl Fn(&Run, &[u8]),
+    carried: impl Fn(&RunResult, &[u8]),
 ) {
     for Row { description, frame, meta, before, outcome, after } in table {
         let start = now();
@@ -161,7 +161,7 @@ fn check_here<A: Address + Pod>(
     }
 }
 
-/// A good packet changes nothing where the flow cache is off, or the agent has not written its facts yet.
+/// Checks that a good packet changes nothing without the flow cache or without a configuration.
 pub(super) fn check_off(hook: Hook, frame: &[u8]) {
     for (mut programs, outcome) in
         [(Programs::load(), Outcome::FlowCacheOff), (Programs::unconfigured(), Outcome::NoConfig)]
@@ -171,7 +171,7 @@ pub(super) fn check_off(hook: Hook, frame: &[u8]) {
     }
 }
 
-/// Changes all times but "never".
+/// Changes all times except "never".
 pub(super) fn at_times<A: Address>(mut flows: Flows<A>, change: impl Fn(u64) -> u64) -> Flows<A> {
     for Flow { egress, ingress, .. } in flows.values_mut() {
         for time in [&mut egress.entered, &mut egress.left, &mut ingress.entered, &mut ingress.left] {
@@ -183,7 +183,7 @@ pub(super) fn at_times<A: Address>(mut flows: Flows<A>, change: impl Fn(u64) -> 
     flows
 }
 
-/// The programs' clock, in nanoseconds.
+/// Reads the programs' clock, in nanoseconds.
 pub(super) fn now() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the time lives through the call.

@@ -1,4 +1,4 @@
-//! Whatever a program meets, nothing malformed comes out: good packets of every kind, mutated in thousands of ways.
+//! Fuzz test: good packets of every kind are mutated, and what comes out must be well-formed.
 
 mod driver;
 mod frame;
@@ -26,24 +26,24 @@ use proptest::test_runner::{Config, FileFailurePersistence, RngSeed, TestRunner}
 use frame::ETHERNET;
 
 use super::flow::{Flows, POD_MTU, PROVEN, at_times, flow, grouped, now};
-use super::{Meta, PEER_IP, PEER_MAC, Programs, flow, ipv6};
+use super::{PEER_IP, PEER_MAC, Programs, SkbMeta, flow, ipv6};
 
-/// What was found once is tried first from then on.
+/// File of failures, which later runs try first.
 const FOUND: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/program/fuzz.proptest-regressions");
 /// How long new packets are tried, and how many at least.
 const TIME: Duration = Duration::from_secs(6);
 const AT_LEAST: u32 = 500;
 const BATCH: u32 = 250;
 
-/// The group that the stack has let through, where it has let through one.
+/// The group of proven flows, if they have one.
 const GROUP: u32 = 42;
-/// The subnet of IPv4 that a peer on the uplink's link has, and the pods there that good packets go to, in both families.
+/// IPv4 subnet of a peer on the uplink's link, and the pods there that good packets go to, in both families.
 const ON_LINK: V4 = [10, 1, 18, 0];
 const ON_LINK_PODS: (V4, V6) = ([10, 1, 18, 7], ipv6::DIRECT_SUBNET);
-/// Interfaces that frames were last received on: none, the pod's port, and the bridge.
+/// Interfaces that last received a frame: none, the pod's port, and the bridge.
 const RECEIVED_ON: [u32; 3] = [0, 1, 5];
 
-/// What the packets have to have shown: a fuzz test that always ends at the first check proves nothing.
+/// Outcomes that must occur. A fuzz test in which every packet fails the first check would prove nothing.
 const REACHED: [(Hook, Outcome); 40] = [
     (Hook::OverlayEgress, Outcome::Encapsulated),
     (Hook::OverlayEgress, Outcome::NotIp),
@@ -87,17 +87,17 @@ const REACHED: [(Hook, Outcome); 40] = [
     (Hook::UnderlayXdp, Outcome::ForeignVtep),
 ];
 
-/// One packet, and what it meets.
+/// A packet, and the state of the programs.
 #[derive(Clone, Debug)]
 struct Case {
     hook: Hook,
     frame: Vec<u8>,
-    meta: Meta,
+    meta: SkbMeta,
     flow_cache: bool,
     source_check: bool,
     group_policy: bool,
     direct_routing: bool,
-    /// Whether the flows of the good packets are proven, and for which group, both ways.
+    /// Whether the flows of good packets are proven in both directions, and for which group.
     proven: bool,
     group: u32,
 }
@@ -115,10 +115,10 @@ fn cases() -> impl Strategy<Value = Case> {
     )
 }
 
-fn meta() -> impl Strategy<Value = Meta> {
+fn meta() -> impl Strategy<Value = SkbMeta> {
     let gso_size = prop_oneof![8 => Just(0), 1 => 1..1600u32];
     let mark = prop_oneof![4 => Just(0), 1 => Just(GROUP), 1 => any::<u32>()];
-    (gso_size, mark, select(&RECEIVED_ON[..])).prop_map(|(gso_size, mark, ingress_ifindex)| Meta {
+    (gso_size, mark, select(&RECEIVED_ON[..])).prop_map(|(gso_size, mark, ingress_ifindex)| SkbMeta {
         gso_size,
         mark,
         ingress_ifindex,
@@ -126,18 +126,18 @@ fn meta() -> impl Strategy<Value = Meta> {
 }
 
 impl Case {
-    /// What a map of flows holds beforehand, as ages.
+    /// Returns the content of a map of flows before the run, with ages instead of times.
     fn known<A: Address>(&self, flows: [FlowKey<A>; 4]) -> Flows<A> {
         let proven = grouped(flow(PROVEN, PROVEN), [self.group; 2]);
         flows.into_iter().filter(|_| self.proven).map(|key| (key, proven)).collect()
     }
 
-    /// Whether flows to and from peers on the link may skip the stack: an agent without the flow cache never says so.
+    /// Returns whether flows to and from peers on the link may skip the stack. Without the flow cache the agent never sets this.
     const fn has_direct_flows(&self) -> bool {
         self.flow_cache && self.direct_routing
     }
 
-    /// Runs the packet and judges what comes out; says how it ended, in the driver first if it comes that way.
+    /// Runs the packet and checks what comes out. Returns the outcome, and that of XDP if the packet arrives at the uplink.
     fn check(&self, programs: &mut Programs) -> Result<Vec<(Hook, Outcome)>, TestCaseError> {
         programs.set_node(|node| {
             (node.flow_cache, node.group_policy) = (self.flow_cache.into(), self.group_policy.into());
@@ -153,9 +153,9 @@ impl Case {
         programs.set_flows(&v4);
         programs.set_flows(&v6);
         let run = programs.run_with(self.hook, &self.frame, self.meta);
-        judge::fate(self, &run)?;
-        judge::memory(self, &run, &v4, &programs.flows())?;
-        judge::memory(self, &run, &v6, &programs.flows())?;
+        judge::check_packet(self, &run)?;
+        judge::check_flows(self, &run, &v4, &programs.flows())?;
+        judge::check_flows(self, &run, &v6, &programs.flows())?;
         let mut ends = vec![(self.hook, run.outcome)];
         if self.hook == Hook::UnderlayIngress && self.meta.gso_size == 0 && self.frame.len() >= ETHERNET {
             ends.push((Hook::UnderlayXdp, driver::check(programs, &self.frame, &run)?));
@@ -164,7 +164,7 @@ impl Case {
     }
 }
 
-/// The flows of the good packets: with the peer behind the tunnel, and with the one on the link.
+/// Returns the flows of the good packets: with the peer behind the tunnel, and with the one on the link.
 fn proven_flows() -> ([FlowKey<V4>; 4], [FlowKey<V6>; 4]) {
     let (v4, v6) = (flow::sample::key, ipv6::sample::key);
     let (on_link4, on_link6) = ON_LINK_PODS;
@@ -175,7 +175,7 @@ fn proven_flows() -> ([FlowKey<V4>; 4], [FlowKey<V6>; 4]) {
 }
 
 impl Programs {
-    /// Counts from 0 again: to read many counters takes longer than to run a program.
+    /// Removes all counters, since reading many takes longer than running a program.
     fn reset_counters(&mut self) {
         let metrics = self.0.map_mut(abi::METRICS).unwrap();
         let mut metrics = PerCpuHashMap::<_, [u32; 2], Traffic>::try_from(metrics).unwrap();
@@ -184,15 +184,15 @@ impl Programs {
     }
 }
 
-/// The good packets as they are, their flows known and unknown, with group policy and without.
+/// Returns the good packets unchanged, with proven and unknown flows, with group policy and without.
 fn good() -> impl Iterator<Item = Case> {
     let switches = [(true, false), (false, false), (true, true), (false, true)];
     seed::all().into_iter().flat_map(move |(hook, frame)| {
         switches.map(|(proven, group_policy)| Case {
             hook,
             frame: frame.clone(),
-            // With group policy, by the bridge; without, straight from the pod.
-            meta: Meta { ingress_ifindex: if group_policy { 5 } else { 1 }, ..Meta::default() },
+            // With group policy through the bridge, without it directly from the pod.
+            meta: SkbMeta { ingress_ifindex: if group_policy { 5 } else { 1 }, ..SkbMeta::default() },
             flow_cache: true,
             source_check: true,
             group_policy,
@@ -212,7 +212,7 @@ fn try_all(mut programs: Programs) {
     let (programs, seen) = (RefCell::new(programs), RefCell::new(seen));
     let (start, first, mut tried) = (Instant::now(), first_seed(), 0);
     while tried < AT_LEAST || start.elapsed() < TIME {
-        // A runner is through when it has tried as many as it was told to.
+        // A runner tries this number of packets, and then another one is needed.
         let seed = first.wrapping_add((tried / BATCH).into());
         let failure_persistence = Some(Box::new(FileFailurePersistence::Direct(FOUND)) as _);
         let rng_seed = RngSeed::Fixed(seed);
@@ -233,7 +233,7 @@ fn try_all(mut programs: Programs) {
     );
 }
 
-/// The seed of the first batch: what the environment says (`PROPTEST_RNG_SEED`), or anything.
+/// Returns the seed of the first batch: from the environment (`PROPTEST_RNG_SEED`), or a random one.
 fn first_seed() -> u64 {
     match Config::default().rng_seed {
         RngSeed::Fixed(seed) => seed,

@@ -1,18 +1,18 @@
-//! Group policy: what marks make of VXLAN headers, and VXLAN headers of marks.
+//! Group policy: marks become groups in VXLAN headers, and groups become marks.
 
 use etherparse::{EtherType, IpNumber};
 use flannel_common::flow::Flow;
 use flannel_common::outcome::{Hook, Outcome};
 
-use super::flow::sample::{GATEWAY_MAC, POD_MAC, Way, hop};
+use super::flow::sample::{GATEWAY_MAC, POD_MAC, PodSide, hop};
 use super::flow::{FRESH, Flows, NEVER, NOW, PROVEN, Row, UNKNOWN, check, flow, grouped, none, of_udp, row};
-use super::{Meta, OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Programs, VNI, all_untouched, carried, untouched};
+use super::{OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Programs, SkbMeta, VNI, all_untouched, carried, untouched};
 use crate::packets::{PORT, frame, ipv4, udp, vxlan};
 
 const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
-/// Where the VXLAN header of a frame is.
+/// Place of the VXLAN header in a frame.
 const VXLAN: std::ops::Range<usize> = 42..50;
-/// A mark that would be a group, did the network have groups: kube-proxy's.
+/// A mark of kube-proxy, which would be a group with group policy.
 const FOREIGN: u32 = 0x4000;
 
 fn programs() -> Programs {
@@ -23,19 +23,19 @@ fn with_flow_cache() -> Programs {
     Programs::configured(|node| (node.group_policy, node.flow_cache) = (1, 1))
 }
 
-/// The flow's datagram where the host stack has routed it into the overlay.
+/// The flow's datagram, which the host stack has routed into the overlay.
 fn routed() -> Vec<u8> {
-    frame(PEER_MAC, OUR_MAC, EtherType::IPV4, &Way::Egress.udp(b"payload").bytes())
+    frame(PEER_MAC, OUR_MAC, EtherType::IPV4, &PodSide::Egress.udp(b"payload").bytes())
 }
 
-/// The same as the pod sent it.
+/// The same datagram from the pod's port.
 fn sent() -> Vec<u8> {
-    frame(GATEWAY_MAC, POD_MAC, EtherType::IPV4, &Way::Egress.udp(b"payload").bytes())
+    frame(GATEWAY_MAC, POD_MAC, EtherType::IPV4, &PodSide::Egress.udp(b"payload").bytes())
 }
 
-/// Its answer behind the vxlan device.
+/// The answer, unwrapped.
 fn received() -> Vec<u8> {
-    frame(OUR_MAC, PEER_MAC, EtherType::IPV4, &Way::Ingress.udp(b"payload").bytes())
+    frame(OUR_MAC, PEER_MAC, EtherType::IPV4, &PodSide::Ingress.udp(b"payload").bytes())
 }
 
 /// The answer on the uplink, with the first four bytes of the VXLAN header.
@@ -46,7 +46,7 @@ fn arrives(flags: [u8; 4]) -> Vec<u8> {
     frame([0; 6], ROUTER_MAC, EtherType::IPV4, &packet.bytes())
 }
 
-/// What a VXLAN header of ours says.
+/// Returns the VXLAN header that begins with these bytes.
 fn header(flags: [u8; 4]) -> [u8; 8] {
     let [a, b, c, d] = flags;
     [a, b, c, d, 0, 0, VNI as u8, 0]
@@ -65,7 +65,7 @@ fn the_mark_goes_into_the_header() {
     ];
     let mut programs = programs();
     for (mark, flags) in table {
-        let run = programs.run_with(Hook::OverlayEgress, &routed(), Meta { mark, ..Meta::default() });
+        let run = programs.run_with(Hook::OverlayEgress, &routed(), SkbMeta { mark, ..SkbMeta::default() });
         carried(&run, Outcome::Encapsulated, "marked");
         assert_eq!((&run.packet[VXLAN], run.mark), (&header(flags)[..], mark), "mark {mark:#x}");
         assert_eq!(run.packet[VXLAN.end..], routed(), "mark {mark:#x}");
@@ -80,7 +80,7 @@ fn the_header_gives_the_mark() {
         ([0x88, 0x48, 0, 1], 0, 0x0048_0001),
         ([0x88, 0xff, 0, 1], 0, 0x0048_0001),
         ([0x88, 0, 0, 0], 7, 0),
-        // Without a group, what the packet was marked with stays.
+        // A packet without a group keeps its mark.
         ([0x08, 0, 0, 0], 0, 0),
         ([0x08, 0, 0, 0], 7, 7),
     ];
@@ -89,7 +89,7 @@ fn the_header_gives_the_mark() {
         let run = programs.run_with(
             Hook::UnderlayIngress,
             &arrives(flags),
-            Meta { mark: before, ..Meta::default() },
+            SkbMeta { mark: before, ..SkbMeta::default() },
         );
         carried(&run, Outcome::Decapsulated, "with a group");
         assert_eq!((run.packet, run.mark), (received(), after), "{flags:02x?}, marked {before}");
@@ -97,26 +97,26 @@ fn the_header_gives_the_mark() {
 }
 
 #[test]
-fn other_flags_are_left_to_the_kernel_device() {
-    let odd = |description, flags| untouched(description, arrives(flags), Outcome::VxlanFlags);
+fn a_packet_with_other_flags_goes_to_the_kernel_device() {
+    let unusual = |description, flags| untouched(description, arrives(flags), Outcome::VxlanFlags);
     let table = vec![
-        odd("a group without a VNI", [0x80, 0, 0, 42]),
-        odd("generic protocol extension", [0x0c, 0, 0, 3]),
-        odd("a group and more", [0x8c, 0, 0, 42]),
+        unusual("a group without a VNI", [0x80, 0, 0, 42]),
+        unusual("generic protocol extension", [0x0c, 0, 0, 3]),
+        unusual("a group and more", [0x8c, 0, 0, 42]),
     ];
     all_untouched(&mut programs(), Hook::UnderlayIngress, table);
 }
 
 #[test]
-fn without_group_policy_marks_are_nobody_s_business() {
+fn without_group_policy_marks_are_not_read_or_written() {
     let mut off = Programs::load();
-    let run = off.run_with(Hook::OverlayEgress, &routed(), Meta { mark: FOREIGN, ..Meta::default() });
+    let run = off.run_with(Hook::OverlayEgress, &routed(), SkbMeta { mark: FOREIGN, ..SkbMeta::default() });
     carried(&run, Outcome::Encapsulated, "marked");
     assert_eq!((&run.packet[VXLAN], run.mark), (&header([8, 0, 0, 0])[..], FOREIGN));
     let run = off.run_with(
         Hook::UnderlayIngress,
         &arrives([8, 0, 0, 0]),
-        Meta { mark: FOREIGN, ..Meta::default() },
+        SkbMeta { mark: FOREIGN, ..SkbMeta::default() },
     );
     carried(&run, Outcome::Decapsulated, "marked");
     assert_eq!(run.mark, FOREIGN);
@@ -139,7 +139,7 @@ fn without_group_policy_marks_are_nobody_s_business() {
 }
 
 #[test]
-fn without_group_policy_what_is_remembered_of_it_does_not_count() {
+fn without_group_policy_marks_in_the_flow_cache_do_not_count() {
     let proven = || known(PROVEN, PROVEN, [42, 42]);
     let row = |hook, frame, outcome, after| (hook, row("a group", frame, proven(), outcome, after));
     let entered = known(PROVEN, [NOW, NEVER], [42, 0]);
@@ -158,13 +158,13 @@ fn without_group_policy_what_is_remembered_of_it_does_not_count() {
     }
 }
 
-/// A flow in these groups, from the pod and to it.
+/// Makes a flow in these groups, from the pod and to it.
 fn known(egress: [u64; 2], ingress: [u64; 2], groups: [u32; 2]) -> Flows {
     of_udp(grouped(flow(egress, ingress), groups))
 }
 
 #[test]
-fn the_stack_s_mark_is_remembered_with_its_consent() {
+fn a_proof_has_the_mark_that_the_stack_gave() {
     let (left, entered) = ([FRESH, NOW], [FRESH, NEVER]);
     let marked = |description, before, mark, after| {
         row(description, routed(), before, Outcome::Encapsulated, after).marked(mark)
@@ -172,7 +172,7 @@ fn the_stack_s_mark_is_remembered_with_its_consent() {
     let table = vec![
         marked("the first", known(entered, UNKNOWN, [0, 0]), 42, known(left, UNKNOWN, [42, 0])),
         marked("another group now", known(PROVEN, PROVEN, [42, 7]), 43, known(left, PROVEN, [43, 7])),
-        marked("none any more", known(PROVEN, PROVEN, [42, 7]), 0, known(left, PROVEN, [0, 7])),
+        marked("no group any more", known(PROVEN, PROVEN, [42, 7]), 0, known(left, PROVEN, [0, 7])),
     ];
     check(&mut with_flow_cache(), Hook::OverlayEgress, table, |run, _| {
         assert_eq!(run.packet[VXLAN.end..], routed());
@@ -180,7 +180,7 @@ fn the_stack_s_mark_is_remembered_with_its_consent() {
 }
 
 #[test]
-fn what_skips_the_stack_leaves_in_the_group_that_the_stack_gave() {
+fn a_packet_that_skips_the_stack_gets_the_mark_of_the_proof() {
     for (group, flags) in [(0, [0x08, 0, 0, 0]), (42, [0x88, 0, 0, 42]), (0x0040_0001, [0x88, 0x40, 0, 1])] {
         let proven = known(PROVEN, PROVEN, [group, 7]);
         let table = vec![row("proven", sent(), proven.clone(), Outcome::Encapsulated, proven)];
@@ -199,7 +199,7 @@ fn a_packet_marked_before_the_stack_goes_through_it() {
 }
 
 #[test]
-fn only_the_group_that_was_let_through_skips_the_stack() {
+fn only_the_proven_group_skips_the_stack() {
     let proven = || known(PROVEN, PROVEN, [7, 42]);
     let on_uplink = |flags, outcome| row("on the uplink", arrives(flags), proven(), outcome, proven());
     let table = vec![
@@ -224,16 +224,16 @@ fn only_the_group_that_was_let_through_skips_the_stack() {
     ]);
 }
 
-/// Of a flow whose first packet came from its peer, in this group.
+/// Makes a flow whose first packet came from its peer, in this group.
 fn first(group: u32) -> Flows {
     let entered = grouped(flow(UNKNOWN, [NOW, NEVER]), [0, group]);
     of_udp(Flow { port: Default::default(), ..entered })
 }
 
-/// Runs a table of what the kernel device has unwrapped, and marked.
+/// Runs a table of packets that the kernel's vxlan device has unwrapped and marked.
 fn check_unwrapped(table: Vec<Row>) {
     check(&mut with_flow_cache(), Hook::OverlayIngress, table, |run, sent| {
-        // The pod gets it as off the end of its cable.
+        // As through the veth, the pod gets it without a mark.
         assert_eq!((&run.packet, run.mark), (&hop(sent, POD_MAC, GATEWAY_MAC), 0));
     });
 }

@@ -1,4 +1,4 @@
-//! Whose is an address? `SUBNETS` is looked at first, by the network's one prefix length, and `LEASES` has the rest.
+//! Lookup of leases: `SUBNETS` is tried first, with the network's one prefix length for subnets. `LEASES` has the rest.
 
 use etherparse::{EtherType, IpNumber};
 use flannel_common::lease::Lease;
@@ -9,17 +9,17 @@ use crate::packets::{frame, ipv4, ipv6, udp};
 
 const POD: [u8; 4] = [10, 1, 90, 2];
 
-/// What becomes of a packet of the host's to this address, with the peer's MAC.
+/// Returns the outcome of a packet from the host to this address, with the peer's MAC.
 fn outcome(programs: &mut Programs, destination: [u8; 4]) -> Outcome {
     let packet = ipv4(POD.into(), destination.into(), IpNumber::UDP, udp(40000, 53, b"payload"));
     programs.run(Hook::OverlayEgress, &frame(PEER_MAC, OUR_MAC, EtherType::IPV4, &packet.bytes()), 0).outcome
 }
 
 #[test]
-fn a_subnet_is_found_at_one_look() {
+fn a_subnet_is_found_by_exact_match() {
     let mut programs = Programs::load();
     programs.subnet(24, [10, 1, 40, 0], Lease { public_ip: [192, 168, 64, 4], vtep_mac: PEER_MAC, flags: 0 });
-    // The network has subnets of 24 bits: others are not looked for here.
+    // The network has subnets of 24 bits. Other lengths are not tried here.
     programs.subnet(25, [10, 1, 41, 0], Lease { public_ip: [192, 168, 64, 4], vtep_mac: PEER_MAC, flags: 0 });
     for (destination, expected) in [
         ([10, 1, 40, 0], Outcome::Encapsulated),
@@ -34,7 +34,7 @@ fn a_subnet_is_found_at_one_look() {
 }
 
 #[test]
-fn so_is_one_of_ipv6() {
+fn an_ipv6_subnet_is_found_by_exact_match() {
     let mut programs = Programs::load();
     let (pod, node) = (v6([0xfd44, 0, 0, 0x90, 0, 0, 0, 2]), v6([0xfd00, 0, 0, 0, 0, 0, 0, 4]));
     let lease = Lease { public_ip: node, vtep_mac: PEER_MAC, flags: 0 };

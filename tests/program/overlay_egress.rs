@@ -1,11 +1,11 @@
-//! Egress of the vxlan device: what the host routed into the overlay.
+//! Egress of the vxlan device: packets that the host has routed into the overlay.
 
 use std::net::Ipv4Addr;
 
 use etherparse::{EtherType, IpNumber, Ipv4Header, SlicedPacket};
 use flannel_common::outcome::{Hook, Outcome};
 
-use super::flow::sample::{Way, controls};
+use super::flow::sample::{PodSide, controls};
 use super::flow::{
     FRESH, Flows, LOST, NEVER, NOW, PROVEN, STALE, UNKNOWN, check, flow, none, of_tcp, of_udp, row,
 };
@@ -31,7 +31,7 @@ fn of_length(length: usize) -> Vec<u8> {
     to_peer(&to_remote(&vec![0xab; length - 14 - 20 - 8]))
 }
 
-/// Checks the outer headers with etherparse and returns what VXLAN carries.
+/// Checks the outer headers with etherparse, and returns the inner frame.
 pub(super) fn unwrapped(packet: &[u8], peer: [u8; 4], ecn: u8) -> Vec<u8> {
     let sliced = SlicedPacket::from_ethernet(packet).unwrap();
     let Some(etherparse::NetSlice::Ipv4(ip)) = &sliced.net else { panic!("the outer packet is not IPv4") };
@@ -51,7 +51,7 @@ pub(super) fn unwrapped(packet: &[u8], peer: [u8; 4], ecn: u8) -> Vec<u8> {
 }
 
 #[test]
-fn wraps_whatever_is_for_a_leased_subnet() {
+fn any_ip_packet_to_a_leased_subnet_is_wrapped() {
     let icmp = ipv4(POD, REMOTE, IpNumber::ICMP, vec![8, 0, 0, 0, 0, 1, 0, 1]);
     let empty = Ipv4 {
         header: Ipv4Header::new(0, 1, IpNumber(253), POD.octets(), REMOTE.octets()).unwrap(),
@@ -76,7 +76,7 @@ fn wraps_whatever_is_for_a_leased_subnet() {
 }
 
 #[test]
-fn the_longest_prefix_says_where_to() {
+fn the_lease_with_the_longest_prefix_counts() {
     let packet = ipv4(POD, Ipv4Addr::new(10, 1, 15, 200), IpNumber::UDP, udp(1, 2, b"x"));
     let sent = frame(INNER_PEER_MAC, OUR_MAC, EtherType::IPV4, &packet.bytes());
     let run = Programs::load().run(Hook::OverlayEgress, &sent, 0);
@@ -96,7 +96,7 @@ fn ecn_is_copied_and_dscp_is_not() {
 }
 
 #[test]
-fn leaves_the_rest_to_the_kernel_device() {
+fn other_packets_go_to_the_kernel_device() {
     let good = to_peer(&to_remote(b"payload"));
     let to = |address: [u8; 4]| to_peer(&ipv4(POD, address.into(), IpNumber::UDP, udp(1, 2, b"x")));
     let with = |at: usize, byte: u8| {
@@ -118,10 +118,10 @@ fn leaves_the_rest_to_the_kernel_device() {
             Outcome::NotIp,
         ),
         untouched("IP version 6 under IPv4's EtherType", with(14, 0x65), Outcome::NotIp),
-        untouched("nobody's subnet", to([10, 1, 99, 1]), Outcome::Unleased),
-        untouched("what is in no network", to([10, 2, 99, 1]), Outcome::NoLease),
-        untouched("our own subnet", to([10, 1, 90, 9]), Outcome::NoLease),
-        untouched("a subnet that was leased a moment ago", to([10, 1, 16, 9]), Outcome::Unleased),
+        untouched("a subnet that is not leased", to([10, 1, 99, 1]), Outcome::Unleased),
+        untouched("an address outside the network", to([10, 2, 99, 1]), Outcome::NoLease),
+        untouched("this node's own subnet", to([10, 1, 90, 9]), Outcome::NoLease),
+        untouched("a lease that has just ended", to([10, 1, 16, 9]), Outcome::Unleased),
         untouched("a node's own address", to(PEER_IP), Outcome::NoLease),
         untouched("multicast", to([224, 0, 0, 1]), Outcome::NoLease),
         untouched("broadcast", to([255, 255, 255, 255]), Outcome::NoLease),
@@ -144,7 +144,7 @@ fn leaves_the_rest_to_the_kernel_device() {
             1500 - 36 - 14 - 20 - 20 + 1,
             Outcome::TooBig,
         ),
-        // (The kernel feeds no frame that ends inside its IP header: tests/network sends some for real.)
+        // (The kernel runs no test frame that ends inside its IP header. tests/network sends such frames.)
         Untouched {
             description: "an aggregate that ends inside its TCP header",
             frame: to_peer(&ipv4(POD, REMOTE, IpNumber::TCP, vec![0; 12])),
@@ -152,22 +152,22 @@ fn leaves_the_rest_to_the_kernel_device() {
             outcome: Outcome::Truncated,
         },
         aggregate("segments of ICMP", IpNumber::ICMP, 100, Outcome::GsoUnknown),
-        // A test run cannot say of what type the aggregate is, and the kernel grows none of unknown type.
+        // A test run cannot give the aggregate's type, and the kernel grows none without.
         aggregate("segments that fit", IpNumber::TCP, 1500 - 36 - 14 - 20 - 20, Outcome::NoRoom),
     ];
     all_untouched(&mut Programs::load(), Hook::OverlayEgress, table);
 }
 
 #[test]
-fn does_nothing_before_the_agent_has_written_its_facts() {
+fn packets_are_passed_on_before_the_agent_has_written_its_configuration() {
     let table = vec![untouched("a good packet", to_peer(&to_remote(b"x")), Outcome::NoConfig)];
     all_untouched(&mut Programs::unconfigured(), Hook::OverlayEgress, table);
 }
 
 #[test]
 fn a_packet_that_entered_the_stack_just_before_proves_its_flow() {
-    let datagram = || to_peer(&Way::Egress.udp(b"payload"));
-    let segment = to_peer(&Way::Egress.tcp(|_| {}, b"payload"));
+    let datagram = || to_peer(&PodSide::Egress.udp(b"payload"));
+    let segment = to_peer(&PodSide::Egress.tcp(|_| {}, b"payload"));
     let proof = |description, before, after| {
         row(description, datagram(), of_udp(before), Outcome::Encapsulated, of_udp(after))
     };
@@ -180,23 +180,28 @@ fn a_packet_that_entered_the_stack_just_before_proves_its_flow() {
         proof("the first one", entered, left),
         proof("after a long time", flow([FRESH, STALE], PROVEN), flow([FRESH, NOW], PROVEN)),
         row("TCP", segment, of_tcp(entered), Outcome::Encapsulated, of_tcp(left)),
-        // Too big for the uplink is not changed by the stack.
+        // A packet that is too big for the uplink has left the stack unchanged as well.
         row(
             "too long",
-            to_peer(&Way::Egress.udp(&[1; 1465 - 42])),
+            to_peer(&PodSide::Egress.udp(&[1; 1465 - 42])),
             of_udp(entered),
             Outcome::TooBig,
             of_udp(left),
         ),
-        same("a flow that nobody knows", &Way::Egress.udp(b"x"), none()),
-        same("that none has entered", &Way::Egress.udp(b"x"), of_udp(flow(UNKNOWN, PROVEN))),
-        same("that one entered too long ago", &Way::Egress.udp(b"x"), of_udp(flow([LOST, FRESH], PROVEN))),
-        same("a fragment", &Way::Egress.udp(b"x").fragment(0, true), proven()),
-        same("a ping", &Way::Egress.packet(IpNumber::ICMP, vec![8, 0, 0, 0, 0, 1, 0, 1]), proven()),
+        same("an unknown flow", &PodSide::Egress.udp(b"x"), none()),
+        same("that none has entered", &PodSide::Egress.udp(b"x"), of_udp(flow(UNKNOWN, PROVEN))),
+        same(
+            "the last one entered too long ago",
+            &PodSide::Egress.udp(b"x"),
+            of_udp(flow([LOST, FRESH], PROVEN)),
+        ),
+        same("a fragment", &PodSide::Egress.udp(b"x").fragment(0, true), proven()),
+        same("a ping", &PodSide::Egress.packet(IpNumber::ICMP, vec![8, 0, 0, 0, 0, 1, 0, 1]), proven()),
     ];
     let known = of_tcp(flow(PROVEN, PROVEN));
-    table
-        .extend(controls(Way::Egress).map(|(description, packet)| same(description, &packet, known.clone())));
+    table.extend(
+        controls(PodSide::Egress).map(|(description, packet)| same(description, &packet, known.clone())),
+    );
     check(&mut Programs::with_flow_cache(), Hook::OverlayEgress, table, |run, sent| {
         assert_eq!(unwrapped(&run.packet, PEER_IP, 0), sent);
     });
@@ -204,7 +209,7 @@ fn a_packet_that_entered_the_stack_just_before_proves_its_flow() {
 
 #[test]
 fn nothing_is_proven_without_the_flow_cache() {
-    let (frame, known) = (to_peer(&Way::Egress.udp(b"payload")), of_udp(flow(PROVEN, PROVEN)));
+    let (frame, known) = (to_peer(&PodSide::Egress.udp(b"payload")), of_udp(flow(PROVEN, PROVEN)));
     let table = vec![row("UDP", frame, known.clone(), Outcome::Encapsulated, known)];
     check(&mut Programs::load(), Hook::OverlayEgress, table, |run, sent| {
         assert_eq!(unwrapped(&run.packet, PEER_IP, 0), sent);

@@ -1,11 +1,10 @@
-//! Ingress of the vxlan device: packets out of their tunnel. Those of proven flows go to their pod, the rest
-//! enters the stack.
+//! Ingress of the vxlan device: unwrapped packets. Those of proven flows go to their pod; others enter the stack.
 
 use etherparse::EtherType;
 use flannel_common::flow::Flow;
 use flannel_common::outcome::{Hook, Outcome};
 
-use super::flow::sample::{GATEWAY_MAC, POD_MAC, Way, controls, hop, no_flows};
+use super::flow::sample::{GATEWAY_MAC, POD_MAC, PodSide, controls, hop, no_flows};
 use super::flow::{
     FRESH, Flows, NEVER, NOW, OLD, POD_MTU, PROVEN, Row, STALE, UNKNOWN, check, check_off, flow, moved, none,
     of_tcp, of_udp, row,
@@ -20,10 +19,10 @@ fn received(packet: &Ipv4) -> Vec<u8> {
 }
 
 fn datagram() -> Vec<u8> {
-    received(&Way::Ingress.udp(b"payload"))
+    received(&PodSide::Ingress.udp(b"payload"))
 }
 
-/// A flow of which a packet has entered the stack just now; where its pod is nobody knows yet.
+/// Makes a flow of which a packet has just entered the stack, and whose port is not known yet.
 fn entered() -> Flow {
     moved(flow(UNKNOWN, [NOW, NEVER]), |port| *port = Default::default())
 }
@@ -56,7 +55,7 @@ fn a_datagram_goes_to_its_pod_while_its_direction_is_proven() {
 
 #[test]
 fn a_segment_goes_to_its_pod_while_both_directions_are_known() {
-    let segment = || received(&Way::Ingress.tcp(|_| {}, b"payload"));
+    let segment = || received(&PodSide::Ingress.tcp(|_| {}, b"payload"));
     let known = |egress, ingress| of_tcp(flow(egress, ingress));
     let one = |description, before, outcome, after| row(description, segment(), before, outcome, after);
     check_all(vec![
@@ -69,9 +68,9 @@ fn a_segment_goes_to_its_pod_while_both_directions_are_known() {
 }
 
 #[test]
-fn a_connection_that_begins_or_ends_is_forgotten() {
+fn a_connection_that_begins_or_ends_is_removed() {
     let proven = of_tcp(flow(PROVEN, PROVEN));
-    let rows = controls(Way::Ingress).into_iter().flat_map(|(description, packet)| {
+    let rows = controls(PodSide::Ingress).into_iter().flat_map(|(description, packet)| {
         [&proven, &none()]
             .map(|before| row(description, received(&packet), before.clone(), Outcome::TcpControl, none()))
     });
@@ -79,12 +78,14 @@ fn a_connection_that_begins_or_ends_is_forgotten() {
 }
 
 #[test]
-fn what_is_no_flow_is_left_alone() {
-    check_all(no_flows(Way::Ingress, |ether_type, payload| frame(OUR_MAC, PEER_MAC, ether_type, payload)));
+fn a_packet_without_a_flow_is_passed_on() {
+    check_all(no_flows(PodSide::Ingress, |ether_type, payload| {
+        frame(OUR_MAC, PEER_MAC, ether_type, payload)
+    }));
 }
 
 #[test]
-fn what_only_the_stack_can_answer_enters_it() {
+fn a_packet_that_needs_an_answer_from_the_stack_enters_it() {
     let (proven, entered) = (flow(PROVEN, PROVEN), flow(PROVEN, [NOW, FRESH]));
     let gone = |flow| moved(flow, |port| port.ifindex = 99);
     let refused = |description, packet: Ipv4, outcome| {
@@ -94,20 +95,20 @@ fn what_only_the_stack_can_answer_enters_it() {
         row(description, received(&packet), of_udp(proven), Outcome::Delivered, of_udp(proven))
     };
     check_all(vec![
-        delivered("two routers left", Way::Ingress.udp(b"x").ttl(2)),
-        refused("the last router", Way::Ingress.udp(b"x").ttl(1), Outcome::TtlExpired),
-        refused("dead on arrival", Way::Ingress.udp(b"x").ttl(0), Outcome::TtlExpired),
-        delivered("as long as the pod's MTU", Way::Ingress.udp(&[1; POD_MTU - 28])),
+        delivered("TTL 2", PodSide::Ingress.udp(b"x").ttl(2)),
+        refused("TTL 1", PodSide::Ingress.udp(b"x").ttl(1), Outcome::TtlExpired),
+        refused("TTL 0", PodSide::Ingress.udp(b"x").ttl(0), Outcome::TtlExpired),
+        delivered("as long as the pod's MTU", PodSide::Ingress.udp(&[1; POD_MTU - 28])),
         row("a port that is gone", datagram(), of_udp(gone(proven)), Outcome::FlowNew, of_udp(gone(entered))),
-        refused("one byte longer", Way::Ingress.udp(&[1; POD_MTU - 28 + 1]), Outcome::TooBig),
+        refused("one byte longer", PodSide::Ingress.udp(&[1; POD_MTU - 28 + 1]), Outcome::TooBig),
     ]);
 }
 
 #[test]
 fn an_aggregate_is_delivered_whole_if_its_segments_fit() {
     let (proven, entered) = (flow(PROVEN, PROVEN), flow(PROVEN, [NOW, FRESH]));
-    let tcp = || received(&Way::Ingress.tcp(|_| {}, &[0x50; 3000]));
-    let udp = || received(&Way::Ingress.udp(&[0x50; 3000]));
+    let tcp = || received(&PodSide::Ingress.tcp(|_| {}, &[0x50; 3000]));
+    let udp = || received(&PodSide::Ingress.udp(&[0x50; 3000]));
     check_all(vec![
         row("TCP", tcp(), of_tcp(proven), Outcome::Delivered, of_tcp(proven)).gso(POD_MTU - 40),
         row("TCP, too long", tcp(), of_tcp(proven), Outcome::TooBig, of_tcp(entered)).gso(POD_MTU - 40 + 1),
@@ -117,6 +118,6 @@ fn an_aggregate_is_delivered_whole_if_its_segments_fit() {
 }
 
 #[test]
-fn nothing_is_noted_without_flow_cache_or_facts() {
+fn nothing_is_noted_without_flow_cache_or_configuration() {
     check_off(HOOK, &datagram());
 }

@@ -1,10 +1,10 @@
-//! Ingress of a pod's bridge port: what the pod sends. A proven flow leaves from here, the rest enters the stack.
+//! Ingress of a pod's bridge port: packets from the pod. Proven flows leave from here; others enter the stack.
 
 use etherparse::{EtherType, IpNumber};
 use flannel_common::flow::Flow;
 use flannel_common::outcome::{Hook, Outcome};
 
-use super::flow::sample::{GATEWAY_MAC, POD, POD_MAC, Way, controls, elsewhere, hop, no_flows};
+use super::flow::sample::{GATEWAY_MAC, POD, POD_MAC, PodSide, controls, elsewhere, hop, no_flows};
 use super::flow::{
     FRESH, Flows, LOST, NEVER, NOW, OLD, PROVEN, Row, STALE, UNKNOWN, check, check_off, flow, moved, none,
     of_tcp, of_udp, row,
@@ -20,14 +20,14 @@ fn sent(packet: &Ipv4) -> Vec<u8> {
 }
 
 fn datagram() -> Vec<u8> {
-    sent(&Way::Egress.udp(b"payload"))
+    sent(&PodSide::Egress.udp(b"payload"))
 }
 
 fn segment() -> Vec<u8> {
-    sent(&Way::Egress.tcp(|_| {}, b"payload"))
+    sent(&PodSide::Egress.tcp(|_| {}, b"payload"))
 }
 
-/// A flow of which a packet has entered the stack just now.
+/// Makes a flow of which a packet has just entered the stack.
 fn entered() -> Flow {
     flow([NOW, NEVER], UNKNOWN)
 }
@@ -47,12 +47,12 @@ fn a_datagram_skips_the_stack_while_its_direction_is_proven() {
     check_all(vec![
         new("the first one", none(), of_udp(entered())),
         new(
-            "one before it is still in the stack",
+            "an earlier packet is still in the stack",
             known([FRESH, NEVER], UNKNOWN),
             known([NOW, NEVER], UNKNOWN),
         ),
         new(
-            "one before it was lost in the stack",
+            "an earlier packet was lost in the stack",
             known([LOST, NEVER], UNKNOWN),
             known([NOW, NEVER], UNKNOWN),
         ),
@@ -86,9 +86,9 @@ fn a_segment_skips_the_stack_while_both_directions_are_known() {
 }
 
 #[test]
-fn a_connection_that_begins_or_ends_is_forgotten() {
+fn a_connection_that_begins_or_ends_is_removed() {
     let proven = of_tcp(flow(PROVEN, PROVEN));
-    let rows = controls(Way::Egress).into_iter().flat_map(|(description, packet)| {
+    let rows = controls(PodSide::Egress).into_iter().flat_map(|(description, packet)| {
         [&proven, &none()]
             .map(|before| row(description, sent(&packet), before.clone(), Outcome::TcpControl, none()))
     });
@@ -110,16 +110,18 @@ fn a_flow_belongs_to_the_port_that_it_was_proven_at() {
 }
 
 #[test]
-fn what_is_no_flow_is_left_alone() {
-    check_all(no_flows(Way::Egress, |ether_type, payload| frame(GATEWAY_MAC, POD_MAC, ether_type, payload)));
+fn a_packet_without_a_flow_is_passed_on() {
+    check_all(no_flows(PodSide::Egress, |ether_type, payload| {
+        frame(GATEWAY_MAC, POD_MAC, ether_type, payload)
+    }));
 }
 
 #[test]
-fn what_goes_to_no_peer_is_left_alone() {
+fn a_packet_to_no_peer_is_passed_on() {
     let table = [
         ("a pod of this node", [10, 1, 90, 9], Outcome::NoLease),
-        ("a pod of nobody's", [10, 1, 99, 9], Outcome::Unleased),
-        ("somebody outside", [203, 0, 113, 1], Outcome::NoLease),
+        ("a pod that is not leased", [10, 1, 99, 9], Outcome::Unleased),
+        ("an address outside the network", [203, 0, 113, 1], Outcome::NoLease),
         ("multicast", [224, 0, 0, 251], Outcome::NoLease),
         ("broadcast", [255, 255, 255, 255], Outcome::NoLease),
     ];
@@ -131,10 +133,10 @@ fn what_goes_to_no_peer_is_left_alone() {
 }
 
 #[test]
-fn what_only_the_stack_can_answer_goes_there() {
+fn a_packet_that_needs_an_answer_from_the_stack_goes_there() {
     let proven = of_udp(flow(PROVEN, PROVEN));
     let aggregate = |gso_size, outcome| {
-        let packet = sent(&Way::Egress.tcp(|_| {}, &[0x50; 3000]));
+        let packet = sent(&PodSide::Egress.tcp(|_| {}, &[0x50; 3000]));
         let known = of_tcp(flow(PROVEN, PROVEN));
         row("an aggregate", packet, known.clone(), outcome, known).gso(gso_size)
     };
@@ -144,21 +146,21 @@ fn what_only_the_stack_can_answer_goes_there() {
     // Outer headers of 36 bytes, and Ethernet, IPv4 and UDP or TCP inside.
     let longest = 1500 - 36 - 14 - 20 - 8;
     let segment = 1500 - 36 - 14 - 20 - 20;
-    let last_hop = sent(&Way::Egress.udp(b"x").ttl(1));
+    let last_hop = sent(&PodSide::Egress.udp(b"x").ttl(1));
     check_all(vec![
-        same("two routers left", Way::Egress.udp(b"x").ttl(2), Outcome::Encapsulated),
-        same("the last router", Way::Egress.udp(b"x").ttl(1), Outcome::TtlExpired),
-        same("dead on arrival", Way::Egress.udp(b"x").ttl(0), Outcome::TtlExpired),
-        row("the last router of a new flow", last_hop, none(), Outcome::FlowNew, of_udp(entered())),
-        same("the longest that fits", Way::Egress.udp(&vec![1; longest]), Outcome::Encapsulated),
-        same("one byte too long", Way::Egress.udp(&vec![1; longest + 1]), Outcome::TooBig),
+        same("TTL 2", PodSide::Egress.udp(b"x").ttl(2), Outcome::Encapsulated),
+        same("TTL 1", PodSide::Egress.udp(b"x").ttl(1), Outcome::TtlExpired),
+        same("TTL 0", PodSide::Egress.udp(b"x").ttl(0), Outcome::TtlExpired),
+        row("TTL 1, a new flow", last_hop, none(), Outcome::FlowNew, of_udp(entered())),
+        same("the longest that fits", PodSide::Egress.udp(&vec![1; longest]), Outcome::Encapsulated),
+        same("one byte too long", PodSide::Egress.udp(&vec![1; longest + 1]), Outcome::TooBig),
         aggregate(segment + 1, Outcome::TooBig),
-        // A test run cannot say of what type the aggregate is, and the kernel grows none of unknown type.
+        // A test run cannot give the aggregate's type, and the kernel grows none without.
         aggregate(segment, Outcome::NoRoom),
     ]);
 }
 
 #[test]
-fn nothing_is_noted_without_flow_cache_or_facts() {
+fn nothing_is_noted_without_flow_cache_or_configuration() {
     check_off(HOOK, &datagram());
 }

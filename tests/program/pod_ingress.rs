@@ -1,12 +1,11 @@
-//! Egress of a pod's bridge port: what the pod gets. Everything goes on; what came unchanged through the stack is
-//! proven by it.
+//! Egress of a pod's bridge port: packets to the pod. All go on; those that passed the stack unchanged prove their flow.
 
 use etherparse::EtherType;
 use flannel_common::flow::{Flow, Port};
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::Programs;
-use super::flow::sample::{GATEWAY_MAC, POD_MAC, Way, controls, elsewhere, no_flows};
+use super::flow::sample::{GATEWAY_MAC, POD_MAC, PodSide, controls, elsewhere, no_flows};
 use super::flow::{
     FRESH, LOST, NEVER, NOW, PROVEN, Row, STALE, UNKNOWN, check, check_off, flow, moved, none, of_tcp,
     of_udp, row,
@@ -15,16 +14,16 @@ use crate::packets::{Ipv4, frame};
 
 const HOOK: Hook = Hook::PodIngress;
 
-fn given(packet: &Ipv4) -> Vec<u8> {
+fn received(packet: &Ipv4) -> Vec<u8> {
     frame(POD_MAC, GATEWAY_MAC, EtherType::IPV4, &packet.bytes())
 }
 
 fn datagram() -> Vec<u8> {
-    given(&Way::Ingress.udp(b"payload"))
+    received(&PodSide::Ingress.udp(b"payload"))
 }
 
 fn check_all(table: Vec<Row>) {
-    check(&mut Programs::with_flow_cache(), HOOK, table, |_, _| unreachable!("nothing is carried from here"));
+    check(&mut Programs::with_flow_cache(), HOOK, table, |_, _| unreachable!("this program carries nothing"));
 }
 
 #[test]
@@ -34,7 +33,7 @@ fn a_packet_that_entered_just_before_proves_its_flow() {
         row(description, datagram(), of_udp(before), Outcome::FlowProven, of_udp(after))
     };
     let entered = flow(UNKNOWN, [FRESH, NEVER]);
-    let segment = given(&Way::Ingress.tcp(|_| {}, b"payload"));
+    let segment = received(&PodSide::Ingress.tcp(|_| {}, b"payload"));
     check_all(vec![
         proof("the first one", nowhere(entered), flow(UNKNOWN, [FRESH, NOW])),
         proof("at a port that is known", entered, flow(UNKNOWN, [FRESH, NOW])),
@@ -48,33 +47,35 @@ fn a_packet_that_entered_just_before_proves_its_flow() {
 fn any_other_packet_proves_nothing() {
     let same = |description, flow| row(description, datagram(), of_udp(flow), Outcome::NoFlow, of_udp(flow));
     check_all(vec![
-        row("a flow that nobody knows", datagram(), none(), Outcome::NoFlow, none()),
-        same("a flow that nothing has entered this way", flow(PROVEN, UNKNOWN)),
-        same("that one entered too long ago", flow(PROVEN, [LOST, FRESH])),
+        row("an unknown flow", datagram(), none(), Outcome::NoFlow, none()),
+        same("no packet has entered in this direction", flow(PROVEN, UNKNOWN)),
+        same("the last one entered too long ago", flow(PROVEN, [LOST, FRESH])),
     ]);
 }
 
 #[test]
-fn what_begins_or_ends_a_connection_proves_nothing() {
+fn a_packet_that_begins_or_ends_a_connection_proves_nothing() {
     let known = || of_tcp(flow(PROVEN, PROVEN));
-    let rows = controls(Way::Ingress)
-        .map(|(description, packet)| row(description, given(&packet), known(), Outcome::NoFlow, known()));
+    let rows = controls(PodSide::Ingress)
+        .map(|(description, packet)| row(description, received(&packet), known(), Outcome::NoFlow, known()));
     check_all(rows.into());
 }
 
 #[test]
-fn a_flow_that_turns_up_elsewhere_is_forgotten() {
+fn a_flow_that_is_seen_at_another_port_is_removed() {
     let rows = elsewhere()
         .map(|(description, known)| row(description, datagram(), of_udp(known), Outcome::NoFlow, none()));
     check_all(rows.into());
 }
 
 #[test]
-fn what_is_no_flow_is_left_alone() {
-    check_all(no_flows(Way::Ingress, |ether_type, payload| frame(POD_MAC, GATEWAY_MAC, ether_type, payload)));
+fn a_packet_without_a_flow_is_passed_on() {
+    check_all(no_flows(PodSide::Ingress, |ether_type, payload| {
+        frame(POD_MAC, GATEWAY_MAC, ether_type, payload)
+    }));
 }
 
 #[test]
-fn nothing_is_noted_without_flow_cache_or_facts() {
+fn nothing_is_noted_without_flow_cache_or_configuration() {
     check_off(HOOK, &datagram());
 }

@@ -1,4 +1,4 @@
-//! The sender check: who may send from which inner source, however odd the packet is.
+//! The sender check: which node may send from which inner source, also in packets that only the kernel can unwrap.
 
 use etherparse::{EtherType, IpNumber};
 use flannel_common::outcome::{Hook, Outcome};
@@ -11,7 +11,7 @@ use crate::packets::{Ipv4, PORT, frame, ipv4, udp, vxlan};
 
 const HOST_MAC: [u8; 6] = [0; 6];
 const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
-const STRANGER: [u8; 4] = [192, 168, 64, 66];
+const UNKNOWN_NODE: [u8; 4] = [192, 168, 64, 66];
 
 fn inner(source: [u8; 4]) -> Vec<u8> {
     let packet = ipv4(source.into(), [10, 1, 90, 2].into(), IpNumber::UDP, udp(53, 40000, b"payload"));
@@ -26,8 +26,8 @@ fn arrives(packet: &Ipv4) -> Vec<u8> {
     frame(HOST_MAC, ROUTER_MAC, EtherType::IPV4, &packet.bytes())
 }
 
-/// Packets that are the kernel device's to unwrap, and why.
-fn odd(sender: [u8; 4], source: [u8; 4]) -> Vec<(&'static str, Vec<u8>, u32, Outcome)> {
+/// Makes packets that only the kernel's vxlan device can unwrap, and their outcomes.
+fn unusual(sender: [u8; 4], source: [u8; 4]) -> Vec<(&'static str, Vec<u8>, u32, Outcome)> {
     let plain = || outer(sender, 8, &inner(source));
     let mut checksum = arrives(&plain());
     checksum[41] = 1;
@@ -43,25 +43,26 @@ fn odd(sender: [u8; 4], source: [u8; 4]) -> Vec<(&'static str, Vec<u8>, u32, Out
     ]
 }
 
-/// Outer source, inner source, and what becomes of the packet.
+/// Outer source, inner source, and the outcome.
 const FORGERIES: [([u8; 4], [u8; 4], Outcome); 8] = [
-    (STRANGER, [10, 1, 15, 7], Outcome::ForgedSender),
+    (UNKNOWN_NODE, [10, 1, 15, 7], Outcome::ForgedSender),
     (INNER_PEER_IP, [10, 1, 15, 7], Outcome::ForgedSender),
     (PEER_IP, [10, 1, 15, 130], Outcome::ForgedSender),
-    (STRANGER, PEER_IP, Outcome::ForgedSender),
+    (UNKNOWN_NODE, PEER_IP, Outcome::ForgedSender),
     (INNER_PEER_IP, [10, 1, 16, 7], Outcome::ForgedSender),
-    (STRANGER, STRANGER, Outcome::UnknownSender),
+    (UNKNOWN_NODE, UNKNOWN_NODE, Outcome::UnknownSender),
     (PEER_IP, [10, 1, 77, 7], Outcome::UnknownSender),
     (PEER_IP, [10, 1, 90, 7], Outcome::LoopedSender),
 ];
 
 #[test]
-fn a_forged_packet_is_dropped_and_its_reason_counted() {
+fn a_forged_packet_is_dropped_and_counted() {
     let mut programs = Programs::load();
     for (sender, source, outcome) in FORGERIES {
         let plain = arrives(&outer(sender, 8, &inner(source)));
-        let odd = odd(sender, source).into_iter().map(|(what, frame, gso_size, _)| (what, frame, gso_size));
-        for (what, frame, gso_size) in odd.chain([("plain", plain, 0)]) {
+        let unusual =
+            unusual(sender, source).into_iter().map(|(what, frame, gso_size, _)| (what, frame, gso_size));
+        for (what, frame, gso_size) in unusual.chain([("plain", plain, 0)]) {
             let run = programs.run(Hook::UnderlayIngress, &frame, gso_size);
             assert_eq!(
                 (run.outcome, run.action),
@@ -73,15 +74,15 @@ fn a_forged_packet_is_dropped_and_its_reason_counted() {
 }
 
 #[test]
-fn who_holds_the_source_may_send_whatever_is_odd_about_it() {
+fn the_holder_of_the_source_may_send_unusual_packets() {
     let mut programs = Programs::load();
-    let (own_address, lately) = ((PEER_IP, PEER_IP), (PEER_IP, [10, 1, 16, 7]));
+    let (own_address, just_ended) = ((PEER_IP, PEER_IP), (PEER_IP, [10, 1, 16, 7]));
     for (sender, source) in
-        [(PEER_IP, [10, 1, 15, 7]), (INNER_PEER_IP, [10, 1, 15, 130]), own_address, lately]
+        [(PEER_IP, [10, 1, 15, 7]), (INNER_PEER_IP, [10, 1, 15, 130]), own_address, just_ended]
     {
         let run = programs.run(Hook::UnderlayIngress, &arrives(&outer(sender, 8, &inner(source))), 0);
         carried(&run, Outcome::Decapsulated, "plain");
-        for (what, frame, gso_size, outcome) in odd(sender, source) {
+        for (what, frame, gso_size, outcome) in unusual(sender, source) {
             let run = programs.run(Hook::UnderlayIngress, &frame, gso_size);
             assert_eq!((run.outcome, run.packet), (outcome, frame), "{what}");
         }
@@ -89,13 +90,13 @@ fn who_holds_the_source_may_send_whatever_is_odd_about_it() {
 }
 
 #[test]
-fn what_cannot_be_judged_is_the_kernel_devices() {
-    let plain = || outer(STRANGER, 8, &inner([10, 1, 15, 7]));
+fn a_packet_whose_sender_cannot_be_checked_goes_to_the_kernel_device() {
+    let plain = || outer(UNKNOWN_NODE, 8, &inner([10, 1, 15, 7]));
     let of_type = |ether_type, payload: &[u8]| {
-        arrives(&outer(STRANGER, 8, &frame(OUR_MAC, PEER_MAC, ether_type, payload)))
+        arrives(&outer(UNKNOWN_NODE, 8, &frame(OUR_MAC, PEER_MAC, ether_type, payload)))
     };
     let other_network = ipv4(
-        STRANGER.into(),
+        UNKNOWN_NODE.into(),
         OUR_IP.into(),
         IpNumber::UDP,
         udp(41000, PORT, &vxlan(8, 2, &inner([10, 1, 15, 7]))),
@@ -103,7 +104,7 @@ fn what_cannot_be_judged_is_the_kernel_devices() {
     let table = vec![
         untouched("later fragment", arrives(&plain().fragment(185, false)), Outcome::OuterFragment),
         untouched(
-            "another network, odd too",
+            "another network, and outer options",
             arrives(&other_network.options([1, 1, 1, 0])),
             Outcome::OuterOptions,
         ),
@@ -113,12 +114,12 @@ fn what_cannot_be_judged_is_the_kernel_devices() {
 }
 
 #[test]
-fn without_the_check_everything_is_taken_as_flannel_takes_it() {
+fn without_the_check_all_senders_are_accepted() {
     let mut programs = Programs::configured(|node| node.v4.source_check = 0);
     for (sender, source, _) in FORGERIES {
         let run = programs.run(Hook::UnderlayIngress, &arrives(&outer(sender, 8, &inner(source))), 0);
         carried(&run, Outcome::Decapsulated, "forged");
-        for (what, frame, gso_size, outcome) in odd(sender, source) {
+        for (what, frame, gso_size, outcome) in unusual(sender, source) {
             assert_eq!(programs.run(Hook::UnderlayIngress, &frame, gso_size).outcome, outcome, "{what}");
         }
     }

@@ -1,11 +1,11 @@
-//! Ingress of the uplink: VXLAN from peers, and everything else that arrives there.
+//! Ingress of the uplink: VXLAN from peers, and other traffic.
 
 use std::net::Ipv4Addr;
 
 use etherparse::{EtherType, IpNumber};
 use flannel_common::outcome::{Hook, Outcome};
 
-use super::flow::sample::{GATEWAY_MAC, POD_MAC, Way, controls, hop};
+use super::flow::sample::{GATEWAY_MAC, POD_MAC, PodSide, controls, hop};
 use super::flow::{
     FRESH, Flows, NEVER, OLD, POD_MTU, PROVEN, Row, UNKNOWN, check, flow, moved, none, of_tcp, of_udp, row,
 };
@@ -14,33 +14,33 @@ use super::{
 };
 use crate::packets::{Ipv4, PORT, frame, ipv4, udp, vxlan};
 
-/// A test run receives on the loopback interface, whose address is all zeroes: frames to it are for us.
+/// MAC of the interface that test runs receive on, which is loopback.
 pub(super) const HOST_MAC: [u8; 6] = [0; 6];
 const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
-/// What a pod of the peer sends to one of ours.
+/// Makes the frame of a packet from the peer's pod to a pod of this node.
 pub(super) fn inner() -> Vec<u8> {
     let packet =
         ipv4([10, 1, 15, 7].into(), [10, 1, 90, 2].into(), IpNumber::UDP, udp(53, 40000, b"payload"));
     frame(OUR_MAC, PEER_MAC, EtherType::IPV4, &packet.bytes())
 }
 
-/// The peer's packet with this behind its UDP header.
+/// Makes the peer's packet with this UDP payload.
 pub(super) fn outer(payload: &[u8]) -> Ipv4 {
     ipv4(PEER_IP.into(), OUR_IP.into(), IpNumber::UDP, udp(41000, PORT, payload))
 }
 
-/// An outer packet as the uplink receives it.
+/// Makes the frame in which the uplink receives an outer packet.
 pub(super) fn arrives(packet: &Ipv4) -> Vec<u8> {
     frame(HOST_MAC, ROUTER_MAC, EtherType::IPV4, &packet.bytes())
 }
 
-/// The peer's packet with this frame inside.
+/// Makes the peer's packet with this frame inside.
 pub(super) fn carrying(inner: &[u8]) -> Vec<u8> {
     arrives(&outer(&vxlan(8, VNI, inner)))
 }
 
-/// A good packet with one byte changed and the outer IP checksum put right again.
+/// Makes a good packet with one byte changed, and corrects the outer IP checksum.
 fn with(at: usize, byte: u8) -> Vec<u8> {
     let mut packet = carrying(&inner());
     packet[at] = byte;
@@ -49,7 +49,7 @@ fn with(at: usize, byte: u8) -> Vec<u8> {
     packet
 }
 
-/// Inner frames of all kinds that come out of their tunnel.
+/// Makes inner frames of all kinds that are unwrapped.
 pub(super) fn carried_frames() -> [(&'static str, Vec<u8>); 4] {
     let smallest = frame(
         OUR_MAC,
@@ -75,7 +75,7 @@ pub(super) fn carried_frames() -> [(&'static str, Vec<u8>); 4] {
 }
 
 #[test]
-fn strips_what_a_peer_sent() {
+fn a_packet_from_a_peer_is_unwrapped() {
     let mut programs = Programs::load();
     for (description, sent) in carried_frames() {
         let run = programs.run(Hook::UnderlayIngress, &carrying(&sent), 0);
@@ -84,8 +84,8 @@ fn strips_what_a_peer_sent() {
     }
 }
 
-/// What is none of the overlay's business.
-pub(super) fn hosts_own() -> Vec<Untouched> {
+/// Makes packets that are not for the overlay.
+pub(super) fn other_traffic() -> Vec<Untouched> {
     let other = Ipv4Addr::new(192, 168, 64, 77);
     let to_other = ipv4(PEER_IP.into(), other, IpNumber::UDP, udp(41000, PORT, &vxlan(8, VNI, &inner())));
     let good = outer(&vxlan(8, VNI, &inner()));
@@ -102,7 +102,7 @@ pub(super) fn hosts_own() -> Vec<Untouched> {
         untouched("another UDP port", with(37, 0x19), Outcome::NotVxlan),
         untouched("VXLAN to another address", arrives(&to_other), Outcome::NotVxlan),
         untouched(
-            "another host's frame",
+            "a frame for another host",
             frame(ROUTER_MAC, OUR_MAC, EtherType::IPV4, &good.bytes()),
             Outcome::NotVxlan,
         ),
@@ -110,12 +110,12 @@ pub(super) fn hosts_own() -> Vec<Untouched> {
 }
 
 #[test]
-fn lets_the_host_s_own_traffic_pass() {
-    all_untouched(&mut Programs::load(), Hook::UnderlayIngress, hosts_own());
+fn other_traffic_is_passed_on() {
+    all_untouched(&mut Programs::load(), Hook::UnderlayIngress, other_traffic());
 }
 
-/// Single packets that only the kernel device can unwrap.
-pub(super) fn odd() -> Vec<Untouched> {
+/// Makes single packets that only the kernel's vxlan device can handle.
+pub(super) fn unusual() -> Vec<Untouched> {
     let good = carrying(&inner());
     let outer_good = outer(&vxlan(8, VNI, &inner()));
     let mut wrong_checksum = good.clone();
@@ -156,7 +156,7 @@ pub(super) fn odd() -> Vec<Untouched> {
         ),
         untouched("no inner frame", short(&vxlan(8, VNI, &[])), Outcome::Truncated),
         untouched("half an inner IP header", short(&vxlan(8, VNI, &inner()[..14 + 10])), Outcome::Truncated),
-        untouched("for another VTEP", to_mac(ROUTER_MAC), Outcome::ForeignVtep),
+        untouched("another inner destination MAC", to_mac(ROUTER_MAC), Outcome::ForeignVtep),
         untouched("broadcast inside", to_mac([0xff; 6]), Outcome::ForeignVtep),
         untouched("ARP inside", of_type(EtherType::ARP, &[0; 28]), Outcome::NotIp),
         untouched("VLAN tag inside", of_type(EtherType::VLAN_TAGGED_FRAME, &[0; 60]), Outcome::NotIp),
@@ -165,24 +165,24 @@ pub(super) fn odd() -> Vec<Untouched> {
 }
 
 #[test]
-fn leaves_the_odd_ones_to_the_kernel_device() {
+fn unusual_packets_go_to_the_kernel_device() {
     let aggregate = Untouched {
         description: "aggregate",
         frame: carrying(&inner()),
         gso_size: 20,
         outcome: Outcome::GsoAggregate,
     };
-    let table = odd().into_iter().chain([aggregate]).collect();
+    let table = unusual().into_iter().chain([aggregate]).collect();
     all_untouched(&mut Programs::load(), Hook::UnderlayIngress, table);
 }
 
 #[test]
-fn does_nothing_before_the_agent_has_written_its_facts() {
+fn packets_are_passed_on_before_the_agent_has_written_its_configuration() {
     let table = vec![untouched("a good packet", carrying(&inner()), Outcome::NoConfig)];
     all_untouched(&mut Programs::unconfigured(), Hook::UnderlayIngress, table);
 }
 
-/// Runs a table; what is unwrapped alone comes out as it was inside, what is delivered is one hop further.
+/// Runs a table. Unwrapped packets must come out as they were inside, and delivered ones one hop further.
 fn check_unwrapped(programs: &mut Programs, table: Vec<Row>) {
     check(programs, Hook::UnderlayIngress, table, |run, sent| {
         let inner = &sent[50..];
@@ -193,7 +193,7 @@ fn check_unwrapped(programs: &mut Programs, table: Vec<Row>) {
     });
 }
 
-/// A packet of the peer, which changes nothing that is known: what enters the stack is noted behind the vxlan device.
+/// Makes a row of a packet from the peer, which changes no flow: `overlay_ingress` notes that it enters the stack.
 fn from_peer(description: &'static str, packet: &Ipv4, known: Flows, outcome: Outcome) -> Row {
     let sent = carrying(&frame(OUR_MAC, PEER_MAC, EtherType::IPV4, &packet.bytes()));
     row(description, sent, known.clone(), outcome, known)
@@ -201,7 +201,7 @@ fn from_peer(description: &'static str, packet: &Ipv4, known: Flows, outcome: Ou
 
 #[test]
 fn a_proven_flow_goes_to_its_pod() {
-    let (datagram, segment) = (Way::Ingress.udp(b"payload"), Way::Ingress.tcp(|_| {}, b"payload"));
+    let (datagram, segment) = (PodSide::Ingress.udp(b"payload"), PodSide::Ingress.tcp(|_| {}, b"payload"));
     let udp = |description, egress, ingress, outcome| {
         from_peer(description, &datagram, of_udp(flow(egress, ingress)), outcome)
     };
@@ -209,31 +209,31 @@ fn a_proven_flow_goes_to_its_pod() {
         from_peer(description, &segment, of_tcp(flow(egress, ingress)), outcome)
     };
     let table = vec![
-        from_peer("a flow that nobody knows", &datagram, none(), Outcome::Decapsulated),
-        udp("one before is still in the stack", UNKNOWN, [FRESH, NEVER], Outcome::Decapsulated),
-        udp("only the other way is proven", PROVEN, UNKNOWN, Outcome::Decapsulated),
+        from_peer("an unknown flow", &datagram, none(), Outcome::Decapsulated),
+        udp("an earlier packet is still in the stack", UNKNOWN, [FRESH, NEVER], Outcome::Decapsulated),
+        udp("only the other direction is proven", PROVEN, UNKNOWN, Outcome::Decapsulated),
         udp("proven too long ago", PROVEN, OLD, Outcome::Decapsulated),
         udp("proven", UNKNOWN, PROVEN, Outcome::Delivered),
         udp("proven both ways", PROVEN, PROVEN, Outcome::Delivered),
-        tcp("TCP, proven this way", UNKNOWN, PROVEN, Outcome::Decapsulated),
+        tcp("TCP, proven in this direction", UNKNOWN, PROVEN, Outcome::Decapsulated),
         tcp("TCP, proven both ways", PROVEN, PROVEN, Outcome::Delivered),
-        tcp("TCP, the other way known for long", OLD, PROVEN, Outcome::Delivered),
+        tcp("TCP, the other direction proven long ago", OLD, PROVEN, Outcome::Delivered),
         tcp("TCP, proven too long ago", PROVEN, OLD, Outcome::Decapsulated),
     ];
     check_unwrapped(&mut Programs::with_flow_cache(), table);
 }
 
 #[test]
-fn of_a_proven_flow_too_the_stack_gets_what_is_its_own() {
+fn some_packets_of_a_proven_flow_need_the_stack() {
     let (udp, tcp) = (|| of_udp(flow(PROVEN, PROVEN)), || of_tcp(flow(PROVEN, PROVEN)));
-    let ping = Way::Ingress.packet(IpNumber::ICMP, vec![8, 0, 0, 0, 0, 1, 0, 1]);
-    let good = || Way::Ingress.udp(b"x");
+    let ping = PodSide::Ingress.packet(IpNumber::ICMP, vec![8, 0, 0, 0, 0, 1, 0, 1]);
+    let good = || PodSide::Ingress.udp(b"x");
     let table = [
-        ("two routers left", good().ttl(2), Outcome::Delivered),
-        ("the last router", good().ttl(1), Outcome::Decapsulated),
-        ("dead on arrival", good().ttl(0), Outcome::Decapsulated),
-        ("as long as the pod's MTU", Way::Ingress.udp(&[1; POD_MTU - 28]), Outcome::Delivered),
-        ("one byte longer", Way::Ingress.udp(&[1; POD_MTU - 28 + 1]), Outcome::Decapsulated),
+        ("TTL 2", good().ttl(2), Outcome::Delivered),
+        ("TTL 1", good().ttl(1), Outcome::Decapsulated),
+        ("TTL 0", good().ttl(0), Outcome::Decapsulated),
+        ("as long as the pod's MTU", PodSide::Ingress.udp(&[1; POD_MTU - 28]), Outcome::Delivered),
+        ("one byte longer", PodSide::Ingress.udp(&[1; POD_MTU - 28 + 1]), Outcome::Decapsulated),
         ("a fragment", good().fragment(0, true), Outcome::Decapsulated),
         ("IP options", good().options([0x94, 4, 0, 0]), Outcome::Decapsulated),
         ("a ping", ping, Outcome::Decapsulated),
@@ -241,7 +241,7 @@ fn of_a_proven_flow_too_the_stack_gets_what_is_its_own() {
     let gone = of_udp(moved(flow(PROVEN, PROVEN), |port| port.ifindex = 99));
     let gone = from_peer("a port that is gone", &good(), gone, Outcome::Decapsulated);
     let rows = table.map(|(description, packet, outcome)| from_peer(description, &packet, udp(), outcome));
-    let controls = controls(Way::Ingress)
+    let controls = controls(PodSide::Ingress)
         .map(|(description, packet)| from_peer(description, &packet, tcp(), Outcome::Decapsulated));
     check_unwrapped(
         &mut Programs::with_flow_cache(),
@@ -250,8 +250,8 @@ fn of_a_proven_flow_too_the_stack_gets_what_is_its_own() {
 }
 
 #[test]
-fn nothing_takes_the_shortcut_without_the_flow_cache() {
+fn nothing_skips_the_stack_without_the_flow_cache() {
     let proven = of_udp(flow(PROVEN, PROVEN));
-    let table = vec![from_peer("proven", &Way::Ingress.udp(b"x"), proven, Outcome::Decapsulated)];
+    let table = vec![from_peer("proven", &PodSide::Ingress.udp(b"x"), proven, Outcome::Decapsulated)];
     check_unwrapped(&mut Programs::load(), table);
 }

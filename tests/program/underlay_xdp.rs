@@ -1,4 +1,4 @@
-//! XDP of the uplink: what TC would unwrap comes out unwrapped, with word of what the outer headers said; all else as it was.
+//! XDP of the uplink: packets that TC would unwrap come out unwrapped, with metadata. All others come out unchanged.
 
 use aya::programs::TestRunOptions;
 use etherparse::{EtherType, IpNumber, TcpHeader, TcpOptionElement};
@@ -8,7 +8,9 @@ use flannel_common::outcome::{Hook, Outcome};
 
 use super::ecn::combinations;
 use super::ipv6::framed_back;
-use super::underlay_ingress::{HOST_MAC, arrives, carried_frames, carrying, hosts_own, inner, odd, outer};
+use super::underlay_ingress::{
+    HOST_MAC, arrives, carried_frames, carrying, inner, other_traffic, outer, unusual,
+};
 use super::{OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Programs, Untouched, VNI, untouched};
 use crate::packets::{Ipv4, PORT, frame, ipv4, tcp, udp, vxlan};
 
@@ -17,57 +19,57 @@ const XDP_PASS: u32 = 2;
 /// `struct xdp_md` (linux/bpf.h) in words: data, data_end, data_meta, and three more.
 const XDP_MD: usize = 6;
 const KEY: [u8; 4] = [0xde, 0xad, 0x5e, 0xa1];
-const STRANGER: [u8; 4] = [192, 168, 64, 66];
+const UNKNOWN_NODE: [u8; 4] = [192, 168, 64, 66];
 
-/// What came out: metadata and frame.
-pub(super) struct Run {
+/// Result of a run: metadata and frame.
+pub(super) struct XdpResult {
     pub(super) outcome: Outcome,
     metadata: Vec<u8>,
     pub(super) frame: Vec<u8>,
 }
 
-/// What the metadata have to say.
-pub(super) struct Word<'a> {
+/// Expected content of the metadata.
+pub(super) struct ExpectedMetadata<'a> {
     pub(super) sender: &'a [u8],
     pub(super) tos: u8,
     pub(super) group: [u8; 4],
     pub(super) late: u8,
 }
 
-/// Of a packet from there of which there is nothing else to say.
-pub(super) fn from(sender: &[u8]) -> Word<'_> {
-    Word { sender, tos: 0, group: [0; 4], late: 0 }
+/// Makes the metadata of a plain packet from this address.
+pub(super) fn from(sender: &[u8]) -> ExpectedMetadata<'_> {
+    ExpectedMetadata { sender, tos: 0, group: [0; 4], late: 0 }
 }
 
-impl Word<'_> {
+impl ExpectedMetadata<'_> {
     fn bytes(&self) -> Vec<u8> {
         let magic = [b'f', b'l', (self.sender.len() * 8) as u8, LAYOUT as u8];
         [&magic, &KEY, self.sender, &self.group, &[self.tos, self.late, 0, 0]].concat()
     }
 }
 
-/// Runs one frame, behind the metadata that another program has left.
-fn run_behind(programs: &mut Programs, metadata: &[u8], frame: &[u8]) -> Run {
+/// Runs one frame with metadata of another program in front of it.
+fn run_behind(programs: &mut Programs, metadata: &[u8], frame: &[u8]) -> XdpResult {
     let before = programs.counters();
     let sent = [metadata, frame].concat();
     let words = [metadata.len(), sent.len(), 0, 0, 0, 0].map(|word| word as u32);
     let context: Vec<u8> = words.into_iter().flat_map(u32::to_ne_bytes).collect();
-    let (mut told, mut out) = ([0; 4 * XDP_MD], vec![0; sent.len() + 100]);
+    let (mut context_out, mut out) = ([0; 4 * XDP_MD], vec![0; sent.len() + 100]);
     let mut options = TestRunOptions::new();
     options.data_in = Some(&sent);
     options.data_out = Some(&mut out);
     options.ctx_in = Some(&context);
-    options.ctx_out = Some(&mut told);
+    options.ctx_out = Some(&mut context_out);
     let result =
         programs.test_run(HOOK, options).unwrap_or_else(|error| panic!("{} bytes: {error}", frame.len()));
     assert_eq!(result.return_value, XDP_PASS);
     out.truncate(result.data_size_out as usize);
-    let frame_out = out.split_off(u32::from_ne_bytes(told[..4].try_into().unwrap()) as usize);
+    let frame_out = out.split_off(u32::from_ne_bytes(context_out[..4].try_into().unwrap()) as usize);
     let outcome = programs.counted_since(&before, HOOK, frame.len());
-    Run { outcome, metadata: out, frame: frame_out }
+    XdpResult { outcome, metadata: out, frame: frame_out }
 }
 
-pub(super) fn run(programs: &mut Programs, frame: &[u8]) -> Run {
+pub(super) fn run(programs: &mut Programs, frame: &[u8]) -> XdpResult {
     run_behind(programs, &[], frame)
 }
 
@@ -82,13 +84,13 @@ pub(super) fn configured(change: impl FnOnce(&mut NodeConfig)) -> Programs {
     })
 }
 
-pub(super) fn handed_over(run: &Run, word: &Word<'_>, inner: &[u8], description: &str) {
+pub(super) fn handed_over(run: &XdpResult, expected: &ExpectedMetadata<'_>, inner: &[u8], description: &str) {
     assert_eq!(run.outcome, Outcome::HandedOver, "{description}");
-    assert_eq!(run.metadata, word.bytes(), "{description}");
+    assert_eq!(run.metadata, expected.bytes(), "{description}");
     assert_eq!(run.frame, inner, "{description}");
 }
 
-pub(super) fn left_alone(programs: &mut Programs, table: Vec<Untouched>) {
+pub(super) fn all_passed_on(programs: &mut Programs, table: Vec<Untouched>) {
     for Untouched { description, frame, outcome, .. } in table {
         let run = run(programs, &frame);
         assert_eq!((run.outcome, run.metadata.len()), (outcome, 0), "{description}");
@@ -97,7 +99,7 @@ pub(super) fn left_alone(programs: &mut Programs, table: Vec<Untouched>) {
 }
 
 #[test]
-fn strips_what_a_peer_sent_and_leaves_word() {
+fn a_packet_from_a_peer_is_unwrapped_and_gets_metadata() {
     let mut programs = native();
     for (description, sent) in carried_frames() {
         handed_over(&run(&mut programs, &carrying(&sent)), &from(&PEER_IP), &sent, description);
@@ -105,25 +107,25 @@ fn strips_what_a_peer_sent_and_leaves_word() {
 }
 
 #[test]
-fn the_sender_is_told_and_not_judged() {
+fn the_sender_is_in_the_metadata_and_not_checked() {
     let wrapped = udp(41000, PORT, &vxlan(8, VNI, &inner()));
-    let sent = arrives(&ipv4(STRANGER.into(), OUR_IP.into(), IpNumber::UDP, wrapped));
-    handed_over(&run(&mut native(), &sent), &from(&STRANGER), &inner(), "a stranger's");
+    let sent = arrives(&ipv4(UNKNOWN_NODE.into(), OUR_IP.into(), IpNumber::UDP, wrapped));
+    handed_over(&run(&mut native(), &sent), &from(&UNKNOWN_NODE), &inner(), "an unknown sender");
 }
 
 #[test]
-fn what_the_underlay_says_of_congestion_is_left_to_tc() {
+fn outer_congestion_is_left_to_tc() {
     let mut programs = native();
     for (outer_code_point, inner_code_point, _) in combinations() {
         let packet = ipv4([10, 1, 15, 7].into(), [10, 1, 90, 2].into(), IpNumber::UDP, udp(53, 40000, b"x"));
         let inner = frame(OUR_MAC, PEER_MAC, EtherType::IPV4, &packet.tos(46, inner_code_point).bytes());
         let sent = arrives(&outer(&vxlan(8, VNI, &inner)).tos(10, outer_code_point));
-        let word = Word { tos: 10 << 2 | outer_code_point, ..from(&PEER_IP) };
-        handed_over(&run(&mut programs, &sent), &word, &inner, "congestion");
+        let expected = ExpectedMetadata { tos: 10 << 2 | outer_code_point, ..from(&PEER_IP) };
+        handed_over(&run(&mut programs, &sent), &expected, &inner, "congestion");
     }
 }
 
-/// The peer's packet with the first four bytes of the VXLAN header.
+/// Makes the peer's packet with these first bytes of the VXLAN header.
 fn grouped(flags: [u8; 4]) -> Vec<u8> {
     let mut payload = vxlan(flags[0], VNI, &inner());
     payload[..4].copy_from_slice(&flags);
@@ -131,40 +133,40 @@ fn grouped(flags: [u8; 4]) -> Vec<u8> {
 }
 
 #[test]
-fn the_group_is_told() {
+fn the_group_is_in_the_metadata() {
     let mut programs = configured(|node| (node.xdp, node.group_policy) = (XDP_NATIVE, 1));
     for group in [[0x08, 0, 0, 0], [0x88, 0, 0, 0], [0x88, 0, 0xab, 0xcd], [0x88, 0xff, 0, 1]] {
-        let word = Word { group, ..from(&PEER_IP) };
-        handed_over(&run(&mut programs, &grouped(group)), &word, &inner(), "a group");
+        let expected = ExpectedMetadata { group, ..from(&PEER_IP) };
+        handed_over(&run(&mut programs, &grouped(group)), &expected, &inner(), "a group");
     }
-    let odd = untouched("a group without a VNI", grouped([0x80, 0, 0, 42]), Outcome::VxlanFlags);
-    left_alone(&mut programs, vec![odd]);
+    let unusual = untouched("a group without a VNI", grouped([0x80, 0, 0, 42]), Outcome::VxlanFlags);
+    all_passed_on(&mut programs, vec![unusual]);
 }
 
 #[test]
-fn lets_the_host_s_own_traffic_pass() {
-    left_alone(&mut native(), hosts_own());
+fn other_traffic_is_passed_on() {
+    all_passed_on(&mut native(), other_traffic());
     let mut elsewhere = configured(|node| node.uplink_mac = [2; 6]);
-    left_alone(&mut elsewhere, vec![untouched("another MAC", carrying(&inner()), Outcome::NotVxlan)]);
+    all_passed_on(&mut elsewhere, vec![untouched("another MAC", carrying(&inner()), Outcome::NotVxlan)]);
 }
 
 #[test]
-fn leaves_the_odd_ones_as_they_are() {
-    left_alone(&mut native(), odd());
+fn unusual_packets_are_passed_on() {
+    all_passed_on(&mut native(), unusual());
     let other = untouched("IPv6 inside", carrying(&framed_back()), Outcome::OtherFamily);
-    left_alone(&mut native(), vec![other]);
+    all_passed_on(&mut native(), vec![other]);
 }
 
 #[test]
-fn does_nothing_before_the_agent_has_written_its_facts() {
+fn packets_are_passed_on_before_the_agent_has_written_its_configuration() {
     let table = vec![untouched("a good packet", carrying(&inner()), Outcome::NoConfig)];
-    left_alone(&mut Programs::unconfigured(), table);
+    all_passed_on(&mut Programs::unconfigured(), table);
 }
 
-/// The kernel has room for so much: 32 bytes before Linux 6.3, then what 256 bytes in front of the frame leave.
+/// The kernel's limit for metadata is 32 bytes before Linux 6.3, and then what fits the 256 bytes in front of the frame.
 #[test]
-fn metadata_of_others_stays_in_its_place_and_where_there_is_no_room_the_packet_too() {
-    let word = from(&PEER_IP).bytes().len();
+fn metadata_of_other_programs_stays_and_a_packet_without_room_for_more_is_passed_on() {
+    let own_len = from(&PEER_IP).bytes().len();
     let (mut programs, sent, mut metadata) = (native(), carrying(&inner()), vec![0x77; 4]);
     loop {
         let run = run_behind(&mut programs, &metadata, &sent);
@@ -172,15 +174,15 @@ fn metadata_of_others_stays_in_its_place_and_where_there_is_no_room_the_packet_t
             assert_eq!((run.metadata, run.frame), (metadata.clone(), sent));
             break;
         }
-        assert_eq!(run.metadata[word..], metadata);
+        assert_eq!(run.metadata[own_len..], metadata);
         metadata = run.metadata.clone();
-        let ours = Run { metadata: run.metadata[..word].to_vec(), ..run };
-        handed_over(&ours, &from(&PEER_IP), &inner(), "behind others");
+        let own = XdpResult { metadata: run.metadata[..own_len].to_vec(), ..run };
+        handed_over(&own, &from(&PEER_IP), &inner(), "after metadata of another program");
     }
-    assert!((4 + word..256).contains(&metadata.len()), "{} bytes", metadata.len());
+    assert!((4 + own_len..256).contains(&metadata.len()), "{} bytes", metadata.len());
 }
 
-/// The peer's packet with this one inside, and the frame that comes out.
+/// Makes the peer's packet with this one inside, and the inner frame.
 fn wrapped(packet: &Ipv4) -> (Vec<u8>, Vec<u8>) {
     let inner = frame(OUR_MAC, PEER_MAC, EtherType::IPV4, &packet.bytes());
     (carrying(&inner), inner)
@@ -191,7 +193,7 @@ fn of(protocol: IpNumber, payload: Vec<u8>) -> (Vec<u8>, Vec<u8>) {
 }
 
 #[test]
-fn in_generic_mode_nothing_that_may_be_an_aggregate_is_stripped() {
+fn in_generic_mode_a_packet_that_may_be_an_aggregate_is_passed_on() {
     let mut programs = configured(|node| node.xdp = XDP_GENERIC);
     let segment = |length| of(IpNumber::TCP, tcp(80, 40000, |_| {}, &vec![7; length]));
     let datagram = |payload: &[u8]| of(IpNumber::UDP, udp(53, 40000, payload));
@@ -202,8 +204,8 @@ fn in_generic_mode_nothing_that_may_be_an_aggregate_is_stripped() {
         ("an empty datagram", datagram(&[])),
         ("a ping", of(IpNumber::ICMP, vec![8, 0, 0, 0, 0, 1, 0, 1])),
     ] {
-        let word = Word { late: 1, ..from(&PEER_IP) };
-        handed_over(&run(&mut programs, &sent), &word, &inner, description);
+        let expected = ExpectedMetadata { late: 1, ..from(&PEER_IP) };
+        handed_over(&run(&mut programs, &sent), &expected, &inner, description);
     }
     let doubtful = |description, (sent, _)| untouched(description, sent, Outcome::MaybeAggregate);
     let table = vec![
@@ -213,5 +215,5 @@ fn in_generic_mode_nothing_that_may_be_an_aggregate_is_stripped() {
         doubtful("SCTP", of(IpNumber::SCTP, vec![0; 32])),
         doubtful("a tunnel", of(IpNumber::GRE, vec![0; 60])),
     ];
-    left_alone(&mut programs, table);
+    all_passed_on(&mut programs, table);
 }

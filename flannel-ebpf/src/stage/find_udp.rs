@@ -43,7 +43,7 @@ impl FindUdp for Ipv6Hdr {
             if protocol == UDP {
                 return Some(at);
             }
-            (protocol, at) = behind(packet, protocol, at)?;
+            (protocol, at) = next_header(packet, protocol, at)?;
         }
         (protocol == UDP).then_some(at)
     }
@@ -51,7 +51,7 @@ impl FindUdp for Ipv6Hdr {
 
 /// Returns which header follows the extension header at `at`, and its offset.
 #[inline(always)]
-fn behind(packet: &Packet<'_>, protocol: u8, at: usize) -> Option<(u8, usize)> {
+fn next_header(packet: &Packet<'_>, protocol: u8, at: usize) -> Option<(u8, usize)> {
     let Extension { next, len, offset } = packet.copy(at).ok()?;
     match protocol {
         v6::HOP_BY_HOP | v6::ROUTING | v6::DESTINATION => Some((next, at + (usize::from(len) + 1) * 8)),

@@ -1,7 +1,7 @@
 //! Path MTU to a peer over IPv6, where no router fragments packets (RFC 8200 section 5).
 //!
-//! The stack learns the path MTU from "packet too big", and sends this to the pod. For packets that skip the stack nobody
-//! would, and they would be lost until the flow's proof expires.
+//! The stack learns the path MTU from "packet too big", and sends the pod such an answer. Past the stack a pod would get
+//! none, and its long packets would be lost until the flow's proof expires.
 
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT,

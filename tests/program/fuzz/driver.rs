@@ -1,28 +1,32 @@
-//! The driver's program: either it takes off the whole wrapping of what TC would unwrap, or a frame stays as it is.
+//! Rules for the XDP program: it removes all outer headers of a packet that TC would unwrap, or changes nothing.
 
 use flannel_common::outcome::{Outcome, Verdict};
 use proptest::prelude::*;
 
 use super::frame::{ETHERNET, UDP_AND_VXLAN, ip};
 use crate::program::underlay_xdp::run;
-use crate::program::{Programs, Run};
+use crate::program::{Programs, RunResult};
 
-/// The driver is shown the frame that TC has made this of; says how that ended.
-pub(super) fn check(programs: &mut Programs, frame: &[u8], in_tc: &Run) -> Result<Outcome, TestCaseError> {
-    let in_driver = run(programs, frame);
-    if in_driver.outcome != Outcome::HandedOver {
-        prop_assert_eq!(in_driver.outcome.verdict() == Verdict::Carried, false);
-        prop_assert_eq!(&in_driver.frame[..], frame, "{:?}", in_driver.outcome);
-        return Ok(in_driver.outcome);
+/// Runs the XDP program with the frame of a TC run, and returns its outcome.
+pub(super) fn check(
+    programs: &mut Programs,
+    frame: &[u8],
+    in_tc: &RunResult,
+) -> Result<Outcome, TestCaseError> {
+    let in_xdp = run(programs, frame);
+    if in_xdp.outcome != Outcome::HandedOver {
+        prop_assert_eq!(in_xdp.outcome.verdict() == Verdict::Carried, false);
+        prop_assert_eq!(&in_xdp.frame[..], frame, "{:?}", in_xdp.outcome);
+        return Ok(in_xdp.outcome);
     }
     let Some(outer) = ip(frame, ETHERNET) else {
-        return Err(TestCaseError::fail("something without an IP header was unwrapped"));
+        return Err(TestCaseError::fail("a frame without an IP header was unwrapped"));
     };
-    prop_assert_eq!(&in_driver.frame[..], &frame[ETHERNET + outer.header + UDP_AND_VXLAN..]);
+    prop_assert_eq!(&in_xdp.frame[..], &frame[ETHERNET + outer.header + UDP_AND_VXLAN..]);
     prop_assert!(
         matches!(in_tc.outcome.verdict(), Verdict::Carried | Verdict::Dropped),
-        "the driver unwraps what is {:?} in TC",
+        "XDP unwraps a packet whose outcome in TC is {:?}",
         in_tc.outcome
     );
-    Ok(in_driver.outcome)
+    Ok(in_xdp.outcome)
 }

@@ -1,4 +1,4 @@
-//! Frames read with nothing but their bytes, and never beyond their end.
+//! A reader of frames, independent of the programs' code.
 
 use etherparse::IpNumber;
 use flannel_common::address::Address;
@@ -7,11 +7,11 @@ use flannel_common::outcome::Hook;
 
 /// Bytes of an Ethernet header.
 pub(super) const ETHERNET: usize = 14;
-/// Bytes of a UDP header, and of VXLAN's behind it.
+/// Bytes of a UDP header and a VXLAN header.
 pub(super) const UDP_AND_VXLAN: usize = 8 + 8;
 
-/// Puts an IPv4 header checksum right, if a header without options is there behind its EtherType.
-pub(super) fn right_checksum(frame: &mut [u8], at: usize) {
+/// Corrects an IPv4 header checksum, if a header without options follows its EtherType.
+pub(super) fn correct_checksum(frame: &mut [u8], at: usize) {
     if word(frame, at - 2) != Some(0x0800) {
         return;
     }
@@ -22,14 +22,14 @@ pub(super) fn right_checksum(frame: &mut [u8], at: usize) {
     }
 }
 
-/// Whether a header's checksum is right.
+/// Returns whether a header's checksum is right.
 pub(super) fn has_right_checksum(header: &[u8]) -> bool {
     ones_complement_sum(header) == 0xffff
 }
 
 fn ones_complement_sum(header: &[u8]) -> u16 {
     let words = header.chunks_exact(2).map(|word| u64::from(u16::from_be_bytes([word[0], word[1]])));
-    // What does not fit 16 bits comes in again below.
+    // Carries are added in: the sum modulo 0xffff.
     let sum = words.sum::<u64>();
     match sum % 0xffff {
         0 if sum > 0 => 0xffff,
@@ -37,12 +37,12 @@ fn ones_complement_sum(header: &[u8]) -> u16 {
     }
 }
 
-/// Two bytes as a number, if they are there.
+/// Returns two bytes as a number, if they are there.
 pub(super) fn word(frame: &[u8], at: usize) -> Option<u16> {
     frame.get(at..at + 2).map(|word| u16::from_be_bytes([word[0], word[1]]))
 }
 
-/// What an IP header says, right or wrong.
+/// Fields of an IP header, whose values may be wrong.
 pub(super) struct Ip<'a> {
     pub(super) v6: bool,
     pub(super) source: &'a [u8],
@@ -51,15 +51,15 @@ pub(super) struct Ip<'a> {
     pub(super) ecn: u8,
     /// Time to live, or hop limit.
     pub(super) ttl: u8,
-    /// Bytes of the header that all packets have.
+    /// Bytes of the fixed header.
     pub(super) header: usize,
     /// Bytes of the packet.
     pub(super) length: usize,
-    /// Neither options nor a fragment; where IPv6 has these, the protocol says so.
+    /// No options and no fragment. (IPv6 has these in extension headers, which the protocol shows.)
     pub(super) plain: bool,
 }
 
-/// The IP header at this place, if the bytes that all have are there behind an EtherType that says so.
+/// Reads the IP header at this place, if the fixed header is there and follows its EtherType.
 pub(super) fn ip(frame: &[u8], at: usize) -> Option<Ip<'_>> {
     match word(frame, at - 2)? {
         0x0800 => ipv4(frame.get(at..at + 20)?),
@@ -97,8 +97,7 @@ fn ipv6(header: &[u8]) -> Option<Ip<'_>> {
     })
 }
 
-/// The flow of the IP packet at this place, if it is of this family, and all that names it is in the frame: ports, and TCP's
-/// flags.
+/// Reads the flow of the IP packet at this place, if it is of this family and has its ports and TCP's flags in the frame.
 pub(super) fn flow<A>(frame: &[u8], at: usize, hook: Hook) -> Option<FlowKey<A>>
 where
     A: Address + for<'a> TryFrom<&'a [u8]>,
@@ -119,7 +118,7 @@ where
     Some(FlowKey { pod, remote, pod_port, remote_port, protocol: ip.protocol, reserved: [0; 3] })
 }
 
-/// Whether what the hook's program meets comes from a pod of this node, and does not go to one.
+/// Returns whether packets at this hook come from pods of this node. If not, they go to them.
 const fn is_from_pod(hook: Hook) -> bool {
     match hook {
         Hook::OverlayEgress | Hook::PodEgress | Hook::UnderlayEgress => true,

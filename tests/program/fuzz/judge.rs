@@ -1,4 +1,4 @@
-//! What may become of a packet, told without the programs' code.
+//! Rules for what may happen to a packet, independent of the programs' code.
 
 mod expected;
 mod sender;
@@ -15,19 +15,19 @@ use crate::program::flow::sample::{GATEWAY_MAC, POD_MAC};
 use crate::program::flow::{Flows, POD_MTU};
 use crate::program::overlay_egress::unwrapped;
 use crate::program::{
-    OUR_IP, OUR_IP6, OUR_MAC, OUR_MAC6, Run, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, VNI,
+    OUR_IP, OUR_IP6, OUR_MAC, OUR_MAC6, RunResult, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, VNI,
 };
 use expected::{group_of, mark_in, marked, merged, routed, unchanged};
-use sender::{Holder, Way, holder, is_direct, is_forged};
+use sender::{Holder, PeerPath, holder, is_direct, is_forged};
 
 const UPLINK_MTU: usize = 1500;
-/// What every IPv6 link takes: the runs' namespace knows no way to the peer.
+/// Smallest MTU of an IPv6 link. The namespace of the runs has no route to the peer.
 const ANY_LINK: usize = 1280;
 
-type Judged<T = ()> = Result<T, TestCaseError>;
+type Checked<T = ()> = Result<T, TestCaseError>;
 
-/// What came out is right, and what was passed on is what went in.
-pub(super) fn fate(case: &Case, run: &Run) -> Judged {
+/// Checks what came out. Packets that are passed on must be unchanged.
+pub(super) fn check_packet(case: &Case, run: &RunResult) -> Checked {
     let expected = match run.outcome.verdict() {
         Verdict::Carried => TC_ACT_REDIRECT,
         Verdict::Floor | Verdict::Foreign => TC_ACT_UNSPEC,
@@ -59,21 +59,24 @@ pub(super) fn fate(case: &Case, run: &Run) -> Judged {
     Ok(())
 }
 
-/// From a congested router, and the inner packet cannot tell its ends.
-fn congested(case: &Case) -> Judged<u32> {
-    let (outer, inner, _) = envelope(case)?;
+/// Checks a packet from a congested router whose inner packet does not support ECN.
+fn congested(case: &Case) -> Checked<u32> {
+    let (outer, inner, _) = plain_vxlan(case)?;
     prop_assert_eq!(merged(&outer, &inner), None);
     Ok(case.meta.mark)
 }
 
-/// Wrapped for the node that holds the destination, and inside is what came, one hop further if it came from a pod.
-fn encapsulated(case: &Case, run: &Run) -> Judged<u32> {
-    // What the stack routes into the tunnel goes there, on the link or not.
-    let ways: &[_] =
-        if case.hook == Hook::OverlayEgress { &[Way::Tunnel, Way::Link] } else { &[Way::Tunnel] };
-    let (ip, node, vtep) = receiver(case, ways)?;
+/// Checks a wrapped packet: it goes to the node that holds the destination, and is one hop further if it came from a pod.
+fn encapsulated(case: &Case, run: &RunResult) -> Checked<u32> {
+    // A packet that the stack routes into the tunnel goes there, even if its peer is on the link.
+    let paths: &[_] = if case.hook == Hook::OverlayEgress {
+        &[PeerPath::Tunnel, PeerPath::Link]
+    } else {
+        &[PeerPath::Tunnel]
+    };
+    let (ip, node, vtep) = receiver(case, paths)?;
     let node: [u8; 4] = node.try_into().unwrap();
-    let after = if case.hook == Hook::PodEgress { given(case)? } else { case.meta.mark };
+    let after = if case.hook == Hook::PodEgress { proven_mark(case)? } else { case.meta.mark };
     let (outer, same) =
         OuterHeaders::read(&run.packet).map_err(|error| TestCaseError::fail(error.to_string()))?;
     let mut plain = run.packet.clone();
@@ -90,88 +93,90 @@ fn encapsulated(case: &Case, run: &Run) -> Judged<u32> {
             proven(case, ETHERNET)?;
             unchanged(&routed(&case.frame, vtep, OUR_MAC)?, &case.frame, &inner)?;
         }
-        hook => prop_assert!(false, "{} wraps nothing", hook.program()),
+        hook => prop_assert!(false, "{} must not wrap packets", hook.program()),
     }
     Ok(after)
 }
 
-/// Over IPv6, as the host stack would have sent it to the vxlan device.
-fn forwarded(case: &Case, run: &Run) -> Judged<u32> {
+/// Checks a packet over IPv6: it is as the host stack would have sent it to the vxlan device.
+fn forwarded(case: &Case, run: &RunResult) -> Checked<u32> {
     prop_assert_eq!(case.hook, Hook::PodEgress);
-    let (ip, _, vtep) = receiver(case, &[Way::Tunnel])?;
+    let (ip, _, vtep) = receiver(case, &[PeerPath::Tunnel])?;
     prop_assert!(ip.v6);
     let wrapped = case.frame.len() + ip.header + UDP_AND_VXLAN;
     prop_assert!(case.meta.gso_size != 0 || wrapped <= ANY_LINK, "{wrapped} bytes");
     proven(case, ETHERNET)?;
     unchanged(&routed(&case.frame, vtep, OUR_MAC6)?, &case.frame, &run.packet)?;
-    given(case)
+    proven_mark(case)
 }
 
-/// To a peer on the link, as the host stack would have sent it to the vxlan device: the kernel writes other addresses.
-fn on_link(case: &Case, run: &Run) -> Judged<u32> {
+/// Checks a packet to a peer on the link: it is one hop further. The kernel replaces its MACs later.
+fn on_link(case: &Case, run: &RunResult) -> Checked<u32> {
     prop_assert_eq!(case.hook, Hook::PodEgress);
-    let (ip, _, vtep) = receiver(case, &[Way::Link])?;
+    let (ip, _, vtep) = receiver(case, &[PeerPath::Link])?;
     let ours = if ip.v6 { OUR_MAC6 } else { OUR_MAC };
     prop_assert!(case.meta.gso_size != 0 || case.frame.len() - ETHERNET <= UPLINK_MTU);
     proven(case, ETHERNET)?;
     unchanged(&routed(&case.frame, vtep, ours)?, &case.frame, &run.packet)?;
-    given(case)
+    proven_mark(case)
 }
 
-/// The mark that a packet past the stack gets: that with which the stack let others pass.
-fn given(case: &Case) -> Judged<u32> {
+/// Returns the mark of a packet that skips the stack, which is the mark of the proof.
+fn proven_mark(case: &Case) -> Checked<u32> {
     prop_assert!(!case.group_policy || case.meta.mark == 0, "it was marked before the stack");
     Ok(if case.group_policy { case.group } else { case.meta.mark })
 }
 
-/// The header of a packet that goes to a peer by one of these ways, that node's address, and its VTEP.
-fn receiver<'a>(case: &'a Case, ways: &[Way]) -> Judged<(Ip<'a>, &'static [u8], [u8; 6])> {
+/// Returns the header of a packet that goes to a peer by one of these paths, the node's address, and its VTEP's MAC.
+fn receiver<'a>(case: &'a Case, paths: &[PeerPath]) -> Checked<(Ip<'a>, &'static [u8], [u8; 6])> {
     let ip = ip_of(&case.frame, ETHERNET)?;
     match holder(ip.destination) {
-        Some(Holder::Peer { node, vtep, by }) if by.is_some_and(|by| ways.contains(&by)) => {
+        Some(Holder::Peer { node, vtep, by }) if by.is_some_and(|by| paths.contains(&by)) => {
             Ok((ip, node, vtep))
         }
-        _ => Err(TestCaseError::fail("sent to nobody")),
+        _ => Err(TestCaseError::fail("sent to an address without a lease")),
     }
 }
 
-/// Out of VXLAN for us that has nothing odd about it, and not changed but for what the underlay says of congestion.
-fn decapsulated(case: &Case, run: &Run) -> Judged<u32> {
-    let (outer, inner, at) = envelope(case)?;
+/// Checks an unwrapped packet: it was plain VXLAN to this node, and only its ECN may have changed.
+fn decapsulated(case: &Case, run: &RunResult) -> Checked<u32> {
+    let (outer, inner, at) = plain_vxlan(case)?;
     let before = &case.frame[at..];
     unchanged(&marked(before, code_point(&outer, &inner)?), before, &run.packet)?;
     let group = mark_in(&case.frame, at).filter(|_| case.group_policy);
     Ok(group.unwrap_or(case.meta.mark))
 }
 
-/// To the pod of a flow that is proven.
-fn delivered(case: &Case, run: &Run) -> Judged<u32> {
+/// Checks a packet that was sent to its pod: its flow is proven.
+fn delivered(case: &Case, run: &RunResult) -> Checked<u32> {
     let (at, code_point, group) = match case.hook {
         Hook::UnderlayIngress if !case.has_direct_flows() || !is_direct(&case.frame) => {
-            let (outer, inner, at) = envelope(case)?;
+            let (outer, inner, at) = plain_vxlan(case)?;
             (at, code_point(&outer, &inner)?, mark_in(&case.frame, at).unwrap_or(case.meta.mark))
         }
         Hook::UnderlayIngress | Hook::OverlayIngress => {
             (0, ip_of(&case.frame, ETHERNET)?.ecn, case.meta.mark)
         }
-        hook => return Err(TestCaseError::fail(format!("{} delivers nothing", hook.program()))),
+        hook => return Err(TestCaseError::fail(format!("{} must not deliver packets", hook.program()))),
     };
     let before = &case.frame[at..];
     prop_assert!(case.meta.gso_size != 0 || before.len() - ETHERNET <= POD_MTU, "{} bytes", before.len());
     proven(case, at + ETHERNET)?;
-    // The proof is for one group; without group policy all are of none.
+    // The proof is for one group. Without group policy there are none.
     prop_assert_eq!(if case.group_policy { group } else { 0 }, case.group);
     unchanged(&routed(&marked(before, code_point), POD_MAC, GATEWAY_MAC)?, before, &run.packet)?;
     let is_wiped = at == 0 && case.group_policy;
     Ok(if is_wiped { 0 } else { case.meta.mark })
 }
 
-fn code_point(outer: &Ip<'_>, inner: &Ip<'_>) -> Judged<u8> {
-    merged(outer, inner).ok_or_else(|| TestCaseError::fail("the congested router's loss is passed on"))
+fn code_point(outer: &Ip<'_>, inner: &Ip<'_>) -> Checked<u8> {
+    merged(outer, inner).ok_or_else(|| {
+        TestCaseError::fail("a packet is passed on that a congested router would have dropped")
+    })
 }
 
-/// Fails unless the IP packet at this place of the frame is of a flow that is proven.
-fn proven(case: &Case, at: usize) -> Judged {
+/// Fails unless the IP packet at this place is of a proven flow.
+fn proven(case: &Case, at: usize) -> Checked {
     prop_assert!(case.flow_cache && case.proven, "no flow is proven");
     let (v4, v6) = proven_flows();
     let is_v4 = flow(&case.frame, at, case.hook).is_some_and(|flow| v4.contains(&flow));
@@ -180,8 +185,8 @@ fn proven(case: &Case, at: usize) -> Judged {
     Ok(())
 }
 
-/// The outer and the inner header of a VXLAN packet for us, whole and without oddities, and where its inner frame begins.
-fn envelope(case: &Case) -> Judged<(Ip<'_>, Ip<'_>, usize)> {
+/// Returns the outer and the inner header of a plain VXLAN packet to this node, and where its inner frame begins.
+fn plain_vxlan(case: &Case) -> Checked<(Ip<'_>, Ip<'_>, usize)> {
     let frame = &case.frame;
     prop_assert_eq!((case.hook, case.meta.gso_size), (Hook::UnderlayIngress, 0));
     let outer = ip_of(frame, ETHERNET)?;
@@ -203,19 +208,18 @@ fn envelope(case: &Case) -> Judged<(Ip<'_>, Ip<'_>, usize)> {
     Ok((outer, inner, at))
 }
 
-fn ip_of(frame: &[u8], at: usize) -> Judged<Ip<'_>> {
+fn ip_of(frame: &[u8], at: usize) -> Checked<Ip<'_>> {
     ip(frame, at).ok_or_else(|| TestCaseError::fail("no whole IP header"))
 }
 
-/// Nothing is remembered but of the packet's own flow, which all bytes that name it are there of; and nothing of a packet
-/// that was counted before.
-pub(super) fn memory<A>(case: &Case, run: &Run, before: &Flows<A>, after: &Flows<A>) -> Judged
+/// Checks that at most the packet's own flow has changed, and none if the packet was counted before.
+pub(super) fn check_flows<A>(case: &Case, run: &RunResult, before: &Flows<A>, after: &Flows<A>) -> Checked
 where
     A: Address + for<'a> TryFrom<&'a [u8]>,
 {
     let is_seen = case.hook != Hook::UnderlayIngress || case.has_direct_flows() && is_direct(&case.frame);
-    let notes = is_seen && run.outcome != Outcome::AfterShortcut;
-    let own = flow(&case.frame, ETHERNET, case.hook).filter(|_| notes);
+    let may_change = is_seen && run.outcome != Outcome::AfterShortcut;
+    let own = flow(&case.frame, ETHERNET, case.hook).filter(|_| may_change);
     for key in before.keys().chain(after.keys()).filter(|key| Some(**key) != own) {
         prop_assert_eq!(before.get(key), after.get(key), "{:?}", key);
     }

@@ -1,4 +1,4 @@
-//! Good packets of every kind, at the hooks where they belong.
+//! Good packets of every kind, with their hooks.
 
 mod ipv6;
 
@@ -9,19 +9,19 @@ use flannel_common::outcome::Hook;
 
 use super::{GROUP, ON_LINK_PODS};
 use crate::packets::{Ipv4, PORT, frame, ipv4, udp, vxlan};
-use crate::program::flow::sample::{GATEWAY_MAC, POD, POD_MAC, REMOTE, Way, controls};
+use crate::program::flow::sample::{GATEWAY_MAC, POD, POD_MAC, PodSide, REMOTE, controls};
 use crate::program::{INNER_PEER_IP, OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, VNI};
 
-/// A test run receives on the loopback interface, whose address is all zeroes.
+/// MAC of the interface that test runs receive on, which is loopback.
 const HOST_MAC: [u8; 6] = [0; 6];
 const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
-/// In the part of the peer's subnet that another peer holds, in nobody's, and in what was leased a moment ago.
+/// Addresses in a part of the peer's subnet that another peer holds, in no lease, and in a lease that has just ended.
 const OTHERS: [Ipv4Addr; 3] =
     [Ipv4Addr::new(10, 1, 15, 200), Ipv4Addr::new(10, 1, 77, 7), Ipv4Addr::new(10, 1, 16, 7)];
 
-/// All of them.
+/// Returns all of them.
 pub(super) fn all() -> Vec<(Hook, Vec<u8>)> {
-    let (out, inwards) = (payloads(Way::Egress), payloads(Way::Ingress));
+    let (out, inwards) = (payloads(PodSide::Egress), payloads(PodSide::Ingress));
     let at = |hook, to: [u8; 6], from: [u8; 6], payloads: &[(EtherType, Vec<u8>)]| {
         let framed = payloads.iter().map(|(kind, payload)| (hook, frame(to, from, *kind, payload)));
         framed.collect::<Vec<_>>()
@@ -36,7 +36,7 @@ pub(super) fn all() -> Vec<(Hook, Vec<u8>)> {
         at(Hook::UnderlayIngress, HOST_MAC, ROUTER_MAC, &inwards),
         received.iter().flat_map(|(_, inner)| wrapped(inner)).collect(),
         received,
-        odd(&received_udp),
+        unusual(&received_udp),
         forged(),
         ipv6::all(),
         vec![(Hook::UnderlayIngress, frame(HOST_MAC, ROUTER_MAC, EtherType::ARP, &[0; 28]))],
@@ -44,26 +44,26 @@ pub(super) fn all() -> Vec<(Hook, Vec<u8>)> {
     .concat()
 }
 
-/// What pods send each other: EtherType and contents.
-fn payloads(way: Way) -> Vec<(EtherType, Vec<u8>)> {
-    let ping = || way.packet(IpNumber::ICMP, vec![8, 0, 0, 0, 0, 1, 0, 1]);
+/// Makes packets between pods: EtherType and content.
+fn payloads(side: PodSide) -> Vec<(EtherType, Vec<u8>)> {
+    let ping = || side.packet(IpNumber::ICMP, vec![8, 0, 0, 0, 0, 1, 0, 1]);
     let mut packets = vec![
-        way.udp(b"payload"),
-        way.udp(&[0xab; 1400]),
-        way.udp(b"").tos(46, 2),
-        way.udp(&[7; 64]).fragment(0, true),
-        way.udp(&[7; 64]).fragment(185, false),
-        way.udp(&[7; 64]).options([0x94, 4, 0, 0]),
-        way.tcp(|_| {}, b"payload"),
-        way.tcp(|_| {}, &[0xcd; 1300]),
-        way.packet(IpNumber::SCTP, vec![0; 32]),
-        way.packet(IpNumber::UDP, vec![]),
+        side.udp(b"payload"),
+        side.udp(&[0xab; 1400]),
+        side.udp(b"").tos(46, 2),
+        side.udp(&[7; 64]).fragment(0, true),
+        side.udp(&[7; 64]).fragment(185, false),
+        side.udp(&[7; 64]).options([0x94, 4, 0, 0]),
+        side.tcp(|_| {}, b"payload"),
+        side.tcp(|_| {}, &[0xcd; 1300]),
+        side.packet(IpNumber::SCTP, vec![0; 32]),
+        side.packet(IpNumber::UDP, vec![]),
         ping(),
         ping().ttl(1),
     ];
-    packets.extend(controls(way).map(|(_, packet)| packet));
-    packets.extend(OTHERS.map(|other| elsewhere(way, other)));
-    packets.push(on_link(way));
+    packets.extend(controls(side).map(|(_, packet)| packet));
+    packets.extend(OTHERS.map(|other| elsewhere(side, other)));
+    packets.push(on_link(side));
     let tagged = [&[0, 5, 8, 0], &ping().bytes()[..]].concat();
     let mut all: Vec<_> = packets.iter().map(|packet| (EtherType::IPV4, packet.bytes())).collect();
     all.extend([
@@ -74,25 +74,25 @@ fn payloads(way: Way) -> Vec<(EtherType, Vec<u8>)> {
     all
 }
 
-/// The flow with the peer on the link.
-fn on_link(way: Way) -> Ipv4 {
-    let mut packet = way.udp(b"x");
-    match way {
-        Way::Egress => packet.header.destination = ON_LINK_PODS.0,
-        Way::Ingress => packet.header.source = ON_LINK_PODS.0,
+/// Makes a packet of the flow with the peer on the link.
+fn on_link(side: PodSide) -> Ipv4 {
+    let mut packet = side.udp(b"x");
+    match side {
+        PodSide::Egress => packet.header.destination = ON_LINK_PODS.0,
+        PodSide::Ingress => packet.header.source = ON_LINK_PODS.0,
     }
     packet
 }
 
-fn elsewhere(way: Way, other: Ipv4Addr) -> Ipv4 {
-    let (source, destination) = match way {
-        Way::Egress => (POD, other),
-        Way::Ingress => (other, POD),
+fn elsewhere(side: PodSide, other: Ipv4Addr) -> Ipv4 {
+    let (source, destination) = match side {
+        PodSide::Egress => (POD, other),
+        PodSide::Ingress => (other, POD),
     };
     ipv4(source, destination, IpNumber::UDP, udp(1, 2, b"x"))
 }
 
-/// As a peer sends it, also by way of a congested router, and in a group; and as another one would.
+/// Wraps a frame: as a peer sends it, also through a congested router and in a group, and as another peer would.
 fn wrapped(inner: &[u8]) -> Vec<(Hook, Vec<u8>)> {
     let by = |sender: [u8; 4], ecn: u8, header: &[u8]| {
         let datagram = udp(41000, PORT, header);
@@ -107,22 +107,22 @@ fn wrapped(inner: &[u8]) -> Vec<(Hook, Vec<u8>)> {
     wrapped
 }
 
-/// In VXLAN, of the group that is let through.
+/// Makes VXLAN with the proven group.
 fn in_group(inner: &[u8]) -> Vec<u8> {
     let mut vxlan = vxlan(0x88, VNI, inner);
     vxlan[2..4].copy_from_slice(&(GROUP as u16).to_be_bytes());
     vxlan
 }
 
-/// The peer's packet with a trailer, and with a UDP checksum.
-fn odd(inner: &[u8]) -> Vec<(Hook, Vec<u8>)> {
+/// Makes the peer's packet with a trailer, and with a UDP checksum.
+fn unusual(inner: &[u8]) -> Vec<(Hook, Vec<u8>)> {
     let (hook, plain) = wrapped(inner).swap_remove(0);
     let mut checked = plain.clone();
     checked[40..42].copy_from_slice(&[0xab, 0xcd]);
     vec![(hook, [&plain[..], &[0; 4]].concat()), (hook, checked)]
 }
 
-/// From our own subnet, and from an address that is nobody's.
+/// Makes packets from this node's own subnet, and from an address without a lease.
 fn forged() -> Vec<(Hook, Vec<u8>)> {
     let sources = [POD, REMOTE, Ipv4Addr::new(192, 0, 2, 1)];
     let packets = sources.map(|source| ipv4(source, POD, IpNumber::UDP, udp(53, 40000, b"forged")));

@@ -1,4 +1,4 @@
-//! Both ways through the vxlan device.
+//! Both directions through the vxlan device.
 
 use etherparse::{EtherType, IpNumber};
 use flannel_common::address::V6;
@@ -13,7 +13,7 @@ use super::sample::{POD, back, hop, no_flows, of_tcp, of_udp, out, tcp_back, tcp
 use super::{DIRECT_SUBNET, ENDED_SUBNET, OUR_SUBNET, PEER_IP, PEER_MAC};
 use crate::packets::{Ipv6, frame, ipv6};
 
-/// The index of the interface that the flows' pod is behind.
+/// Indexes of the pod's port and of the bridge.
 const PORT: u32 = 1;
 const BRIDGE: u32 = 5;
 
@@ -22,7 +22,7 @@ fn to_peer(packet: &Ipv6) -> Vec<u8> {
 }
 
 #[test]
-fn what_leaves_is_noted_and_wrapped_by_the_device() {
+fn a_packet_to_a_peer_is_noted_and_left_to_the_kernel() {
     let ping = out(IpNumber::IPV6_ICMP, vec![128, 0, 0, 0, 0, 1, 0, 1]);
     let entered = flow([FRESH, NEVER], UNKNOWN);
     let left = flow([FRESH, NOW], UNKNOWN);
@@ -33,9 +33,9 @@ fn what_leaves_is_noted_and_wrapped_by_the_device() {
     let mut table = vec![
         one("the first one", &udp, of_udp(entered), of_udp(left)),
         one("TCP", &tcp, of_tcp(entered), of_tcp(left)),
-        one("a flow that nobody knows", &udp, none(), none()),
+        one("an unknown flow", &udp, none(), none()),
         one(
-            "one entered too long ago",
+            "the last one entered too long ago",
             &udp,
             of_udp(flow([LOST, FRESH], PROVEN)),
             of_udp(flow([LOST, FRESH], PROVEN)),
@@ -57,7 +57,7 @@ fn what_leaves_is_noted_and_wrapped_by_the_device() {
 }
 
 #[test]
-fn what_has_skipped_the_stack_proves_nothing() {
+fn a_packet_that_has_skipped_the_stack_proves_nothing() {
     let proven = of_udp(flow(PROVEN, PROVEN));
     let unknown_port = of_udp(moved(flow(PROVEN, PROVEN), |port| *port = Default::default()));
     let noted = of_udp(moved(flow([FRESH, NOW], PROVEN), |port| *port = Default::default()));
@@ -65,8 +65,14 @@ fn what_has_skipped_the_stack_proves_nothing() {
     let table = vec![
         row("straight from the pod's port", sent(), proven.clone(), Outcome::AfterShortcut, proven.clone())
             .from(PORT),
-        row("by the bridge", sent(), proven.clone(), Outcome::InnerIpv6, of_udp(flow([FRESH, NOW], PROVEN)))
-            .from(BRIDGE),
+        row(
+            "through the bridge",
+            sent(),
+            proven.clone(),
+            Outcome::InnerIpv6,
+            of_udp(flow([FRESH, NOW], PROVEN)),
+        )
+        .from(BRIDGE),
         row("from this host, no port known", sent(), unknown_port, Outcome::InnerIpv6, noted),
     ];
     check(&mut Programs::with_flow_cache(), Hook::OverlayEgress, table, |_, _| {
@@ -75,7 +81,7 @@ fn what_has_skipped_the_stack_proves_nothing() {
 }
 
 #[test]
-fn what_goes_to_no_peer_is_left_alone() {
+fn a_packet_to_no_peer_is_passed_on() {
     let multicast = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
     let to = |address: [u8; 16]| {
         let mut address = address;
@@ -84,8 +90,8 @@ fn what_goes_to_no_peer_is_left_alone() {
     };
     let other_mac = frame([9; 6], OUR_MAC6, EtherType::IPV6, &udp_out(b"x").bytes());
     let table = [
-        ("our own subnet", to(OUR_SUBNET), Outcome::NoLease),
-        ("a subnet that was leased a moment ago", to(ENDED_SUBNET), Outcome::Unleased),
+        ("this node's own subnet", to(OUR_SUBNET), Outcome::NoLease),
+        ("a lease that has just ended", to(ENDED_SUBNET), Outcome::Unleased),
         (
             "a node's own address",
             to_peer(&ipv6(POD, PEER_IP.into(), IpNumber::UDP, vec![0; 8])),
@@ -94,7 +100,7 @@ fn what_goes_to_no_peer_is_left_alone() {
         ("multicast", to(multicast), Outcome::NoLease),
         ("another MAC than the lease's", other_mac, Outcome::ForeignVtep),
         (
-            "a peer on the link, by somebody's own route",
+            "a peer on the link, by another route",
             frame([6; 6], OUR_MAC6, EtherType::IPV6, &to(DIRECT_SUBNET)[14..]),
             Outcome::InnerIpv6,
         ),
@@ -107,7 +113,7 @@ fn what_goes_to_no_peer_is_left_alone() {
 }
 
 #[test]
-fn what_comes_out_of_the_tunnel_goes_to_its_pod_or_enters_the_stack() {
+fn an_unwrapped_packet_goes_to_its_pod_or_enters_the_stack() {
     let received = |packet: &Ipv6| frame(OUR_MAC6, PEER_MAC, EtherType::IPV6, &packet.bytes());
     let ping = back(IpNumber::IPV6_ICMP, vec![128, 0, 0, 0, 0, 1, 0, 1]);
     let proven = flow(PROVEN, PROVEN);
@@ -126,13 +132,7 @@ fn what_comes_out_of_the_tunnel_goes_to_its_pod_or_enters_the_stack() {
             Outcome::FlowStale,
             of_udp(flow(PROVEN, [NOW, STALE])),
         ),
-        one(
-            "the last router",
-            udp_back(b"x").hop_limit(1),
-            of_udp(proven),
-            Outcome::TtlExpired,
-            of_udp(again),
-        ),
+        one("TTL 1", udp_back(b"x").hop_limit(1), of_udp(proven), Outcome::TtlExpired, of_udp(again)),
         one(
             "longer than the pod's MTU",
             udp_back(&[1; POD_MTU - 47]),

@@ -1,4 +1,4 @@
-//! The pods' bridge ports: what they send, and what they get.
+//! The pods' bridge ports: packets from pods and to them.
 
 use etherparse::{EtherType, IpNumber};
 use flannel_common::address::V6;
@@ -36,7 +36,7 @@ fn one(
 }
 
 #[test]
-fn a_proven_flow_goes_to_the_device_past_the_stack() {
+fn a_proven_flow_skips_the_stack_to_the_vxlan_device() {
     let (proven, entered) = (flow(PROVEN, PROVEN), flow([NOW, NEVER], UNKNOWN));
     let ping = out(IpNumber::IPV6_ICMP, vec![128, 0, 0, 0, 0, 1, 0, 1]);
     let same = |description, packet, known: Flows<V6>, outcome| {
@@ -60,8 +60,8 @@ fn a_proven_flow_goes_to_the_device_past_the_stack() {
             of_tcp(flow([NOW, FRESH], UNKNOWN)),
         ),
         same("TCP", tcp_out(b"x"), of_tcp(proven), Outcome::Forwarded),
-        same("two routers left", udp_out(b"x").hop_limit(2), of_udp(proven), Outcome::Forwarded),
-        same("the last router", udp_out(b"x").hop_limit(1), of_udp(proven), Outcome::TtlExpired),
+        same("TTL 2", udp_out(b"x").hop_limit(2), of_udp(proven), Outcome::Forwarded),
+        same("TTL 1", udp_out(b"x").hop_limit(1), of_udp(proven), Outcome::TtlExpired),
         one(
             "another port",
             udp_out(b"x"),
@@ -78,7 +78,7 @@ fn a_proven_flow_goes_to_the_device_past_the_stack() {
 }
 
 #[test]
-fn what_may_be_too_long_for_the_way_goes_to_the_stack() {
+fn a_packet_that_may_be_too_long_for_the_path_goes_to_the_stack() {
     // Headers: inner IPv6 and UDP; Ethernet and what VXLAN puts before it.
     let (inner, outer) = (40 + 8, 14 + 8 + 8 + 40);
     let proven = of_udp(flow(PROVEN, PROVEN));
@@ -90,18 +90,18 @@ fn what_may_be_too_long_for_the_way_goes_to_the_stack() {
         one(description, tcp_out(&[1; 3000]), known.clone(), outcome, known).gso(segment)
     };
     check_sent(vec![
-        same("what every link takes", 1280 - outer - inner, Outcome::Forwarded),
-        // The namespace of these runs has no way to the peer.
+        same("the smallest MTU of a link", 1280 - outer - inner, Outcome::Forwarded),
+        // The namespace of these runs has no route to the peer.
         same("one byte more", 1280 - outer - inner + 1, Outcome::NoPath),
-        same("as long as the uplink takes", 1500 - outer - inner, Outcome::NoPath),
+        same("as long as the MTU of the uplink", 1500 - outer - inner, Outcome::NoPath),
         same("one byte too long", 1500 - outer - inner + 1, Outcome::TooBig),
-        tcp("an aggregate whose segments every link takes", 1280 - outer - 60, Outcome::Forwarded),
-        tcp("of segments too long", 1500 - outer - 60 + 1, Outcome::TooBig),
+        tcp("an aggregate of segments of this length", 1280 - outer - 60, Outcome::Forwarded),
+        tcp("an aggregate of segments that are too long", 1500 - outer - 60 + 1, Outcome::TooBig),
     ]);
 }
 
 #[test]
-fn what_goes_to_no_peer_is_left_alone() {
+fn a_packet_to_no_peer_is_passed_on() {
     let to = |mut address: V6| {
         address[15] |= 1;
         ipv6(POD, address.into(), IpNumber::UDP, vec![0; 8])
@@ -129,20 +129,20 @@ fn a_proven_flow_to_a_peer_on_the_link_leaves_without_a_tunnel() {
 }
 
 #[test]
-fn what_a_pod_gets_proves_its_flow() {
-    let given = |packet: &Ipv6| frame(POD_MAC, GATEWAY_MAC, EtherType::IPV6, &packet.bytes());
+fn a_packet_that_reaches_a_pod_proves_its_flow() {
+    let received = |packet: &Ipv6| frame(POD_MAC, GATEWAY_MAC, EtherType::IPV6, &packet.bytes());
     let ping = back(IpNumber::IPV6_ICMP, vec![128, 0, 0, 0, 0, 1, 0, 1]);
     let nowhere = |flow| moved(flow, |port| *port = Port::default());
     let one = |description, packet: Ipv6, before, outcome, after| {
-        row(description, given(&packet), before, outcome, after)
+        row(description, received(&packet), before, outcome, after)
     };
     let (entered, left) = (flow(UNKNOWN, [FRESH, NEVER]), flow(UNKNOWN, [FRESH, NOW]));
     let known = || of_udp(flow(PROVEN, PROVEN));
     let mut table = vec![
         one("the first one", udp_back(b"x"), of_udp(nowhere(entered)), Outcome::FlowProven, of_udp(left)),
-        one("a flow that nobody knows", udp_back(b"x"), none(), Outcome::NoFlow, none()),
+        one("an unknown flow", udp_back(b"x"), none(), Outcome::NoFlow, none()),
         one(
-            "that nothing has entered",
+            "no packet has entered in this direction",
             udp_back(b"x"),
             of_udp(flow(PROVEN, UNKNOWN)),
             Outcome::NoFlow,
@@ -154,6 +154,6 @@ fn what_a_pod_gets_proves_its_flow() {
             .map(|(what, packet)| one(what, packet, known(), Outcome::NotCacheable, known())),
     );
     check(&mut Programs::with_flow_cache(), Hook::PodIngress, table, |_, _| {
-        unreachable!("nothing is carried from here")
+        unreachable!("this program carries nothing")
     });
 }

@@ -1,4 +1,4 @@
-//! The packets of one flow.
+//! Packets of one flow.
 
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
@@ -10,13 +10,13 @@ use flannel_common::flow::{Flow, FlowKey};
 use super::super::flow::Flows;
 use crate::packets::{Ipv6, frame, ipv6, tcp, udp_over_ipv6};
 
-/// A pod of this node, and the pod behind the peer that it speaks with.
+/// A pod of this node, and its remote pod.
 pub(in crate::program) const POD: Ipv6Addr = Ipv6Addr::new(0xfd44, 0, 0, 0x90, 0, 0, 0, 2);
 pub(in crate::program) const REMOTE: Ipv6Addr = Ipv6Addr::new(0xfd44, 0, 0, 0x15, 0, 0, 0, 7);
 const POD_PORT: u16 = 40000;
 const REMOTE_PORT: u16 = 53;
 
-/// The flow in `FLOWS6`.
+/// Returns the flow's key in `FLOWS6`.
 pub(in crate::program) fn key(IpNumber(protocol): IpNumber) -> FlowKey<V6> {
     let (pod_port, remote_port) = (POD_PORT.to_be_bytes(), REMOTE_PORT.to_be_bytes());
     FlowKey { pod: POD.octets(), remote: REMOTE.octets(), pod_port, remote_port, protocol, reserved: [0; 3] }
@@ -30,44 +30,44 @@ pub(super) fn of_tcp(flow: Flow) -> Flows<V6> {
     BTreeMap::from([(key(IpNumber::TCP), flow)])
 }
 
-/// A packet from the pod.
+/// Makes a packet from the pod.
 pub(in crate::program) fn out(protocol: IpNumber, payload: Vec<u8>) -> Ipv6 {
     ipv6(POD, REMOTE, protocol, payload)
 }
 
-/// A packet to the pod.
+/// Makes a packet to the pod.
 pub(in crate::program) fn back(protocol: IpNumber, payload: Vec<u8>) -> Ipv6 {
     ipv6(REMOTE, POD, protocol, payload)
 }
 
-/// The flow's UDP datagram from the pod.
+/// Makes the flow's UDP datagram from the pod.
 pub(in crate::program) fn udp_out(payload: &[u8]) -> Ipv6 {
     out(IpNumber::UDP, udp_over_ipv6(POD, REMOTE, POD_PORT, REMOTE_PORT, payload))
 }
 
-/// The flow's UDP datagram to the pod.
+/// Makes the flow's UDP datagram to the pod.
 pub(in crate::program) fn udp_back(payload: &[u8]) -> Ipv6 {
     back(IpNumber::UDP, udp_over_ipv6(REMOTE, POD, REMOTE_PORT, POD_PORT, payload))
 }
 
-/// The flow's TCP segment from the pod.
+/// Makes the flow's TCP segment from the pod.
 pub(in crate::program) fn tcp_out(payload: &[u8]) -> Ipv6 {
     out(IpNumber::TCP, tcp(POD_PORT, REMOTE_PORT, |_| {}, payload))
 }
 
-/// The flow's TCP segment to the pod.
+/// Makes the flow's TCP segment to the pod.
 pub(in crate::program) fn tcp_back(payload: &[u8]) -> Ipv6 {
     back(IpNumber::TCP, tcp(REMOTE_PORT, POD_PORT, |_| {}, payload))
 }
 
-/// The frame behind one router.
+/// Returns the frame after one router.
 pub(super) fn hop(sent: &[u8], destination: [u8; 6], source: [u8; 6]) -> Vec<u8> {
     let (mut header, payload) = Ipv6Header::from_slice(&sent[14..]).unwrap();
     header.hop_limit -= 1;
     frame(destination, source, EtherType::IPV6, &Ipv6 { header, payload: payload.to_vec() }.bytes())
 }
 
-/// What is no flow: neither TCP nor UDP at once behind the IP header.
+/// Makes packets without a flow: neither TCP nor UDP follows the IP header.
 pub(in crate::program) fn no_flows(packet: Ipv6, ping: Ipv6) -> [(&'static str, Ipv6); 5] {
     const EXTENSION: [u8; 8] = [0, 0, 1, 4, 0, 0, 0, 0];
     [

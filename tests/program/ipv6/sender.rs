@@ -1,4 +1,4 @@
-//! The sender check over IPv6, and across the families.
+//! The sender check over IPv6, and across families.
 
 use std::net::Ipv6Addr;
 
@@ -13,7 +13,7 @@ use super::{DIRECT_IP, PEER_IP, PEER_MAC};
 use crate::packets::{Ipv6, PORT, frame, ipv4, ipv6, udp, udp_over_ipv6, vxlan};
 
 const HOOK: Hook = Hook::UnderlayIngress;
-const STRANGER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x192, 0x168, 0x40, 0, 0, 0, 0x66);
+const UNKNOWN_NODE: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x192, 0x168, 0x40, 0, 0, 0, 0x66);
 
 fn inner(source: Ipv6Addr) -> Vec<u8> {
     let packet = ipv6(source, POD, IpNumber::UDP, udp_over_ipv6(source, POD, 53, 40000, b"payload"));
@@ -24,20 +24,20 @@ fn subnet(number: u16) -> Ipv6Addr {
     Ipv6Addr::new(0xfd44, 0, 0, number, 0, 0, 0, 7)
 }
 
-/// Outer source, inner source, and what becomes of the packet.
+/// Outer source, inner source, and the outcome.
 fn forgeries() -> [(Ipv6Addr, Ipv6Addr, Outcome); 6] {
     [
-        (STRANGER, REMOTE, Outcome::ForgedSender),
+        (UNKNOWN_NODE, REMOTE, Outcome::ForgedSender),
         (DIRECT_IP.into(), REMOTE, Outcome::ForgedSender),
-        (STRANGER, subnet(0x16), Outcome::ForgedSender),
-        (STRANGER, STRANGER, Outcome::UnknownSender),
+        (UNKNOWN_NODE, subnet(0x16), Outcome::ForgedSender),
+        (UNKNOWN_NODE, UNKNOWN_NODE, Outcome::UnknownSender),
         (PEER_IP.into(), subnet(0x77), Outcome::UnknownSender),
         (PEER_IP.into(), subnet(0x90), Outcome::LoopedSender),
     ]
 }
 
-/// Packets that are the kernel device's to unwrap, and why.
-fn odd(sender: Ipv6Addr, source: Ipv6Addr) -> Vec<(&'static str, Vec<u8>, u32, Outcome)> {
+/// Makes packets that only the kernel's vxlan device can unwrap, and their outcomes.
+fn unusual(sender: Ipv6Addr, source: Ipv6Addr) -> Vec<(&'static str, Vec<u8>, u32, Outcome)> {
     let plain = || outer(sender, &vxlan(8, VNI, &inner(source)));
     let options = |packet: Ipv6, number: u8, length: u8| {
         packet.extended(number, [&[0, length - 1][..], &vec![0; usize::from(length) * 8 - 2]].concat())
@@ -63,12 +63,13 @@ fn odd(sender: Ipv6Addr, source: Ipv6Addr) -> Vec<(&'static str, Vec<u8>, u32, O
 }
 
 #[test]
-fn a_forged_packet_is_dropped_and_its_reason_counted() {
+fn a_forged_packet_is_dropped_and_counted() {
     let mut programs = Programs::load();
     for (sender, source, outcome) in forgeries() {
         let plain = arrives(&outer(sender, &vxlan(8, VNI, &inner(source))));
-        let odd = odd(sender, source).into_iter().map(|(what, frame, gso_size, _)| (what, frame, gso_size));
-        for (what, frame, gso_size) in odd.chain([("plain", plain, 0)]) {
+        let unusual =
+            unusual(sender, source).into_iter().map(|(what, frame, gso_size, _)| (what, frame, gso_size));
+        for (what, frame, gso_size) in unusual.chain([("plain", plain, 0)]) {
             let run = programs.run(HOOK, &frame, gso_size);
             assert_eq!((run.outcome, run.action), (outcome, TC_ACT_SHOT), "{what} from {sender}/{source}");
         }
@@ -76,12 +77,12 @@ fn a_forged_packet_is_dropped_and_its_reason_counted() {
 }
 
 #[test]
-fn who_holds_the_source_may_send_whatever_is_odd_about_it() {
+fn the_holder_of_the_source_may_send_unusual_packets() {
     let mut programs = Programs::load();
     for source in [REMOTE, PEER_IP.into(), subnet(0x16)] {
         let plain = arrives(&outer(PEER_IP.into(), &vxlan(8, VNI, &inner(source))));
         carried(&programs.run(HOOK, &plain, 0), Outcome::Decapsulated, "plain");
-        for (what, frame, gso_size, outcome) in odd(PEER_IP.into(), source) {
+        for (what, frame, gso_size, outcome) in unusual(PEER_IP.into(), source) {
             let run = programs.run(HOOK, &frame, gso_size);
             assert_eq!((run.outcome, run.packet), (outcome, frame), "{what}");
         }
@@ -91,19 +92,19 @@ fn who_holds_the_source_may_send_whatever_is_odd_about_it() {
 }
 
 #[test]
-fn without_the_check_everything_is_taken_as_flannel_takes_it() {
+fn without_the_check_all_senders_are_accepted() {
     let mut programs = Programs::configured(|node| node.v6.source_check = 0);
     for (sender, source, _) in forgeries() {
         let plain = arrives(&outer(sender, &vxlan(8, VNI, &inner(source))));
         carried(&programs.run(HOOK, &plain, 0), Outcome::Decapsulated, "forged");
-        for (what, frame, gso_size, outcome) in odd(sender, source) {
+        for (what, frame, gso_size, outcome) in unusual(sender, source) {
             assert_eq!(programs.run(HOOK, &frame, gso_size).outcome, outcome, "{what}");
         }
     }
 }
 
 #[test]
-fn nobody_sends_in_the_other_family_s_tunnel() {
+fn no_node_may_send_in_a_tunnel_of_the_other_family() {
     let over_ipv4 = |source| {
         let payload = udp(41000, PORT, &vxlan(8, VNI, &inner(source)));
         let packet = ipv4(super::super::PEER_IP.into(), OUR_IP.into(), IpNumber::UDP, payload);
@@ -116,17 +117,17 @@ fn nobody_sends_in_the_other_family_s_tunnel() {
     let over_ipv6 = |source| arrives(&outer(PEER_IP.into(), &vxlan(8, VNI, &inner4(source))));
     let mut programs = Programs::load();
     for (what, frame, outcome) in [
-        ("a peer's", over_ipv4(REMOTE), Outcome::ForgedSender),
-        ("nobody's", over_ipv4(subnet(0x77)), Outcome::UnknownSender),
-        ("our own", over_ipv4(POD), Outcome::LoopedSender),
-        ("a peer's IPv4", over_ipv6([10, 1, 15, 7]), Outcome::ForgedSender),
-        ("our own IPv4", over_ipv6([10, 1, 90, 7]), Outcome::LoopedSender),
+        ("a peer's pod", over_ipv4(REMOTE), Outcome::ForgedSender),
+        ("not leased", over_ipv4(subnet(0x77)), Outcome::UnknownSender),
+        ("a pod of this node", over_ipv4(POD), Outcome::LoopedSender),
+        ("a peer's pod, IPv4", over_ipv6([10, 1, 15, 7]), Outcome::ForgedSender),
+        ("a pod of this node, IPv4", over_ipv6([10, 1, 90, 7]), Outcome::LoopedSender),
     ] {
         let run = programs.run(HOOK, &frame, 0);
         assert_eq!((run.outcome, run.action), (outcome, TC_ACT_SHOT), "{what}");
     }
     let link_local = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
-    let table = vec![untouched("what no router forwards", over_ipv4(link_local), Outcome::OtherFamily)];
+    let table = vec![untouched("a link-local source", over_ipv4(link_local), Outcome::OtherFamily)];
     all_untouched(&mut programs, HOOK, table);
     let table = vec![untouched("in a network without IPv6", over_ipv4(REMOTE), Outcome::OtherFamily)];
     all_untouched(&mut Programs::configured(|node| node.v6 = OverlayEnd::default()), HOOK, table);

@@ -1,4 +1,4 @@
-//! Ingress of the uplink: VXLAN over IPv6, and everything like it.
+//! Ingress of the uplink: VXLAN over IPv6, and other traffic.
 
 use std::net::Ipv6Addr;
 
@@ -17,13 +17,13 @@ use super::{PEER_IP, PEER_MAC};
 use crate::packets::{Ipv6, PORT, frame, ipv6, udp, udp_over_ipv6, vxlan};
 
 const HOOK: Hook = Hook::UnderlayIngress;
-/// A test run receives on the loopback interface, whose address is all zeroes: frames to it are for us.
+/// MAC of the interface that test runs receive on, which is loopback.
 pub(super) const HOST_MAC: [u8; 6] = [0; 6];
 const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
-/// Ethernet, IPv6, UDP and VXLAN.
+/// Length of Ethernet, IPv6, UDP and VXLAN headers.
 const OUTER: usize = 14 + 40 + 8 + 8;
 
-/// The frame inside, for our VTEP.
+/// Makes the inner frame, for this node's vxlan device.
 pub(super) fn framed(packet: &Ipv6) -> Vec<u8> {
     frame(OUR_MAC6, PEER_MAC, EtherType::IPV6, &packet.bytes())
 }
@@ -45,7 +45,7 @@ pub(super) fn carrying(inner: &[u8]) -> Vec<u8> {
     arrives(&from_peer(&vxlan(8, VNI, inner)))
 }
 
-/// Inner frames of all kinds that come out of their tunnel.
+/// Makes inner frames of all kinds that are unwrapped.
 pub(super) fn carried_frames() -> [(&'static str, Vec<u8>); 4] {
     let longest = framed(&udp_back(&[7; 1430 - 48]));
     let fragment = framed(&udp_back(b"x").extended(44, vec![0, 0, 0, 1, 0, 0, 0, 1]));
@@ -58,7 +58,7 @@ pub(super) fn carried_frames() -> [(&'static str, Vec<u8>); 4] {
 }
 
 #[test]
-fn strips_what_a_peer_sent() {
+fn a_packet_from_a_peer_is_unwrapped() {
     let mut programs = Programs::load();
     for (description, sent) in carried_frames() {
         for traffic_class in 0..3 {
@@ -70,8 +70,8 @@ fn strips_what_a_peer_sent() {
     }
 }
 
-/// What is none of the overlay's business.
-pub(super) fn hosts_own() -> Vec<Untouched> {
+/// Makes packets that are not for the overlay.
+pub(super) fn other_traffic() -> Vec<Untouched> {
     let good = vxlan(8, VNI, &framed(&udp_back(b"x")));
     let other = Ipv6Addr::from(OUR_IP6.map(|byte| byte ^ 0x40));
     let to_other =
@@ -87,7 +87,7 @@ pub(super) fn hosts_own() -> Vec<Untouched> {
         untouched("VXLAN to another address", arrives(&to_other), Outcome::NotVxlan),
         untouched("version 4 under IPv6's EtherType", of_version_4, Outcome::NotVxlan),
         untouched(
-            "another host's frame",
+            "a frame for another host",
             frame(ROUTER_MAC, [4; 6], EtherType::IPV6, &from_peer(&good).bytes()),
             Outcome::NotVxlan,
         ),
@@ -95,15 +95,15 @@ pub(super) fn hosts_own() -> Vec<Untouched> {
 }
 
 #[test]
-fn lets_the_host_s_own_traffic_pass() {
-    all_untouched(&mut Programs::load(), HOOK, hosts_own());
+fn other_traffic_is_passed_on() {
+    all_untouched(&mut Programs::load(), HOOK, other_traffic());
     let good = carrying(&framed(&udp_back(b"x")));
     let table = vec![untouched("without IPv6 in the network", good, Outcome::NotVxlan)];
     all_untouched(&mut Programs::configured(|node| node.v6 = OverlayEnd::default()), HOOK, table);
 }
 
-/// Single packets that only the kernel device can unwrap.
-pub(super) fn odd() -> Vec<Untouched> {
+/// Makes single packets that only the kernel's vxlan device can handle.
+pub(super) fn unusual() -> Vec<Untouched> {
     let inner = framed(&udp_back(b"payload"));
     let (good, outer_good) = (carrying(&inner), from_peer(&vxlan(8, VNI, &inner)));
     let with = |at: usize, byte: u8| {
@@ -138,30 +138,30 @@ pub(super) fn odd() -> Vec<Untouched> {
         untouched("no VXLAN header", arrives(&from_peer(&[8, 0, 0])), Outcome::Truncated),
         untouched("no inner frame", arrives(&from_peer(&vxlan(8, VNI, &[]))), Outcome::Truncated),
         untouched("half an inner IP header", carrying(&inner[..14 + 30]), Outcome::Truncated),
-        untouched("for another VTEP", to_mac(ROUTER_MAC), Outcome::ForeignVtep),
+        untouched("another inner destination MAC", to_mac(ROUTER_MAC), Outcome::ForeignVtep),
         untouched("multicast inside", to_mac([0x33, 0x33, 0, 0, 0, 1]), Outcome::ForeignVtep),
         untouched("ARP inside", of_type(EtherType::ARP), Outcome::NotIp),
         untouched("VLAN tag inside", of_type(EtherType::VLAN_TAGGED_FRAME), Outcome::NotIp),
-        untouched("version 6 under IPv4's EtherType", of_type(EtherType::IPV4), Outcome::OtherFamily),
+        untouched("IP version 6 with IPv4's EtherType", of_type(EtherType::IPV4), Outcome::OtherFamily),
         untouched("neighbour discovery inside", from("fe80::2"), Outcome::LinkLocal),
         untouched("duplicate address detection inside", from("::"), Outcome::LinkLocal),
     ]
 }
 
 #[test]
-fn leaves_the_odd_ones_to_the_kernel_device() {
+fn unusual_packets_go_to_the_kernel_device() {
     let aggregate = Untouched {
         description: "aggregate",
         frame: carrying(&framed(&udp_back(b"payload"))),
         gso_size: 20,
         outcome: Outcome::GsoAggregate,
     };
-    let table = odd().into_iter().chain([aggregate]).collect();
+    let table = unusual().into_iter().chain([aggregate]).collect();
     all_untouched(&mut Programs::load(), HOOK, table);
 }
 
 #[test]
-fn outer_congestion_is_told_to_the_inner_packet() {
+fn outer_congestion_marks_the_inner_packet() {
     let mut programs = Programs::load();
     for (outer, inner, expected) in combinations() {
         let sent = |code_point| framed(&udp_back(b"payload").traffic_class(0xb8 | code_point));
@@ -183,13 +183,18 @@ fn a_proven_flow_goes_to_its_pod() {
     let ping = back(IpNumber::IPV6_ICMP, vec![128, 0, 0, 0, 0, 1, 0, 1]);
     let proven = || flow(PROVEN, PROVEN);
     let mut table = vec![
-        ("a flow that nobody knows", udp_back(b"x"), none(), Outcome::Decapsulated),
+        ("an unknown flow", udp_back(b"x"), none(), Outcome::Decapsulated),
         ("proven", udp_back(b"x"), of_udp(flow(UNKNOWN, PROVEN)), Outcome::Delivered),
         ("proven too long ago", udp_back(b"x"), of_udp(flow(PROVEN, OLD)), Outcome::Decapsulated),
-        ("TCP, proven this way", tcp_back(b"x"), of_tcp(flow(UNKNOWN, PROVEN)), Outcome::Decapsulated),
+        (
+            "TCP, proven in this direction",
+            tcp_back(b"x"),
+            of_tcp(flow(UNKNOWN, PROVEN)),
+            Outcome::Decapsulated,
+        ),
         ("TCP, proven both ways", tcp_back(b"x"), of_tcp(proven()), Outcome::Delivered),
-        ("two routers left", udp_back(b"x").hop_limit(2), of_udp(proven()), Outcome::Delivered),
-        ("the last router", udp_back(b"x").hop_limit(1), of_udp(proven()), Outcome::Decapsulated),
+        ("TTL 2", udp_back(b"x").hop_limit(2), of_udp(proven()), Outcome::Delivered),
+        ("TTL 1", udp_back(b"x").hop_limit(1), of_udp(proven()), Outcome::Decapsulated),
         ("as long as the pod's MTU", udp_back(&[1; POD_MTU - 48]), of_udp(proven()), Outcome::Delivered),
         ("one byte longer", udp_back(&[1; POD_MTU - 47]), of_udp(proven()), Outcome::Decapsulated),
         (

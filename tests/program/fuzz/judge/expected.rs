@@ -1,19 +1,19 @@
-//! What a packet is to look like afterwards.
+//! What a packet must look like afterwards.
 
 use proptest::prelude::*;
 
 use super::super::frame::{Ip, has_right_checksum, ip};
 
-/// The frame with another ECN code point, the IPv4 header checksum as it was.
+/// Returns the frame with this ECN code point, and the old IPv4 header checksum.
 pub(super) fn marked(frame: &[u8], code_point: u8) -> Vec<u8> {
     let mut frame = frame.to_vec();
-    // IPv6 has the traffic class across the first two bytes.
+    // IPv6's traffic class is in two bytes.
     let shift = if is_ipv6(&frame) { 4 } else { 0 };
     frame[15] = frame[15] & !(3 << shift) | code_point << shift;
     frame
 }
 
-/// The code point of what a VXLAN packet carries, by the table in RFC 6040 section 4.2.
+/// Returns the inner code point after decapsulation, by the table in RFC 6040 section 4.2.
 pub(super) const fn merged(outer: &Ip<'_>, inner: &Ip<'_>) -> Option<u8> {
     match (outer.ecn, inner.ecn) {
         (3, 0) => None,
@@ -23,9 +23,9 @@ pub(super) const fn merged(outer: &Ip<'_>, inner: &Ip<'_>) -> Option<u8> {
     }
 }
 
-/// One router further: new addresses and one less to live.
+/// Returns the frame after one router: new MACs and a decremented TTL.
 pub(super) fn routed(before: &[u8], to: [u8; 6], from: [u8; 6]) -> Result<Vec<u8>, TestCaseError> {
-    prop_assert!(ip(before, 14).is_some_and(|ip| ip.ttl > 1), "its time to live was over");
+    prop_assert!(ip(before, 14).is_some_and(|ip| ip.ttl > 1), "its TTL has expired");
     let mut after = before.to_vec();
     after[..6].copy_from_slice(&to);
     after[6..12].copy_from_slice(&from);
@@ -33,7 +33,7 @@ pub(super) fn routed(before: &[u8], to: [u8; 6], from: [u8; 6]) -> Result<Vec<u8
     Ok(after)
 }
 
-/// What came out is what was expected of it, with an IPv4 header checksum that is as right as it was before.
+/// Checks that a frame is as expected, and that its IPv4 header checksum is as right or wrong as before.
 pub(super) fn unchanged(expected: &[u8], before: &[u8], after: &[u8]) -> Result<(), TestCaseError> {
     if is_ipv6(before) {
         prop_assert_eq!(after, expected);
@@ -49,7 +49,7 @@ fn is_ipv6(frame: &[u8]) -> bool {
     frame[12..14] == [0x86, 0xdd]
 }
 
-/// Flags and group of the VXLAN header of a packet with this mark (draft-smith-vxlan-group-policy-05 section 2.1).
+/// Returns flags and group in the VXLAN header for this mark (draft-smith-vxlan-group-policy-05 section 2.1).
 pub(super) const fn group_of(mark: u32) -> [u8; 4] {
     match mark.to_be_bytes() {
         [0, 0, 0, 0] => [0x08, 0, 0, 0],
@@ -57,7 +57,7 @@ pub(super) const fn group_of(mark: u32) -> [u8; 4] {
     }
 }
 
-/// The mark that the VXLAN header before the inner frame gives, if it has a group.
+/// Returns the mark for the VXLAN header before the inner frame, if it has a group.
 pub(super) fn mark_in(frame: &[u8], inner_at: usize) -> Option<u32> {
     let vxlan = &frame[inner_at - 8..inner_at];
     let mark = u32::from_be_bytes([0, vxlan[1] & 0x48, vxlan[2], vxlan[3]]);

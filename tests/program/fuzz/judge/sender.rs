@@ -1,4 +1,4 @@
-//! Who holds which address in the tests' leases, and who sends what is not its own.
+//! Holders of addresses by the tests' leases, and forged packets.
 
 use super::super::ON_LINK;
 use super::super::frame::{ETHERNET, Ip, UDP_AND_VXLAN, ip, word};
@@ -9,38 +9,38 @@ use crate::program::{
 
 /// The holder of an address.
 pub(super) enum Holder {
-    Ours,
+    ThisNode,
     Peer {
         /// Its public address.
         node: &'static [u8],
         vtep: [u8; 6],
-        /// How packets go there; none: they only come.
-        by: Option<Way>,
+        /// How packets go there. `None`: they are only accepted from there.
+        by: Option<PeerPath>,
     },
 }
 
 /// How packets go to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum PeerPath {
     Tunnel,
-    /// As they are: it is on the uplink's link.
+    /// Without a tunnel, on the uplink's link.
     Link,
 }
 
-/// The holder of an address of either family.
+/// Returns the holder of an address of either family.
 pub(super) fn holder(address: &[u8]) -> Option<Holder> {
-    let tunnel = Some(Way::Tunnel);
+    let tunnel = Some(PeerPath::Tunnel);
     let peer = |by| Some(Holder::Peer { node: &PEER_IP, vtep: PEER_MAC, by });
     let peer6 = |by| Some(Holder::Peer { node: &ipv6::PEER_IP, vtep: ipv6::PEER_MAC, by });
-    let direct6 = Holder::Peer { node: &ipv6::DIRECT_IP, vtep: [6; 6], by: Some(Way::Link) };
+    let direct6 = Holder::Peer { node: &ipv6::DIRECT_IP, vtep: [6; 6], by: Some(PeerPath::Link) };
     match address {
         [10, 1, 15, 128..=255] => {
             Some(Holder::Peer { node: &INNER_PEER_IP, vtep: INNER_PEER_MAC, by: tunnel })
         }
         [10, 1, 15, _] => peer(tunnel),
-        _ if is_in(address, &ON_LINK, 3) => peer(Some(Way::Link)),
+        _ if is_in(address, &ON_LINK, 3) => peer(Some(PeerPath::Link)),
         _ if address == PEER_IP || is_in(address, &ENDED_SUBNET, 3) => peer(None),
-        _ if is_in(address, &OUR_SUBNET, 3) || is_in(address, &ipv6::OUR_SUBNET, 8) => Some(Holder::Ours),
+        _ if is_in(address, &OUR_SUBNET, 3) || is_in(address, &ipv6::OUR_SUBNET, 8) => Some(Holder::ThisNode),
         _ if is_in(address, &ipv6::PEER_SUBNET, 8) => peer6(tunnel),
         _ if address == ipv6::PEER_IP || is_in(address, &ipv6::ENDED_SUBNET, 8) => peer6(None),
         _ if is_in(address, &ipv6::DIRECT_SUBNET, 8) => Some(direct6),
@@ -48,33 +48,34 @@ pub(super) fn holder(address: &[u8]) -> Option<Holder> {
     }
 }
 
-/// Whether an address begins with as many bytes of the subnet's.
+/// Returns whether an address begins with the first bytes of the subnet.
 fn is_in(address: &[u8], subnet: &[u8], bytes: usize) -> bool {
     address.len() == subnet.len() && address[..bytes] == subnet[..bytes]
 }
 
-/// Whether a packet is VXLAN for us, odd or not, from a node that does not hold the inner source.
+/// Returns whether a packet is VXLAN to this node, of any form, from a node that does not hold the inner source.
 pub(super) fn is_forged(frame: &[u8]) -> bool {
     sources(frame).is_some_and(|(outer, inner)| match holder(inner) {
         Some(Holder::Peer { node, .. }) => node != outer,
-        Some(Holder::Ours) => true,
+        Some(Holder::ThisNode) => true,
         None => !stays_on_link(inner),
     })
 }
 
-/// Whether a packet comes without a tunnel from a pod behind a peer on the link to one of ours.
+/// Returns whether a packet comes without a tunnel from a pod of a peer on the link to a pod of this node.
 pub(super) fn is_direct(frame: &[u8]) -> bool {
-    let from_link = |ip: &Ip<'_>| matches!(holder(ip.source), Some(Holder::Peer { by: Some(Way::Link), .. }));
-    let to_us = |ip: &Ip<'_>| matches!(holder(ip.destination), Some(Holder::Ours));
+    let from_link =
+        |ip: &Ip<'_>| matches!(holder(ip.source), Some(Holder::Peer { by: Some(PeerPath::Link), .. }));
+    let to_us = |ip: &Ip<'_>| matches!(holder(ip.destination), Some(Holder::ThisNode));
     frame[..6] == [0; 6] && ip(frame, ETHERNET).is_some_and(|ip| from_link(&ip) && to_us(&ip))
 }
 
-/// fe80::/10 and the unspecified address of IPv6: no router takes these further.
+/// Returns whether no router forwards packets from this address: fe80::/10, and the unspecified address of IPv6.
 fn stays_on_link(address: &[u8]) -> bool {
     address.len() == 16 && (address[0] == 0xfe && address[1] >> 6 == 2 || address == [0; 16])
 }
 
-/// Outer and inner source of what the kernel's device would unwrap.
+/// Returns outer and inner source of a packet that the kernel's vxlan device would unwrap.
 fn sources(frame: &[u8]) -> Option<(&[u8], &[u8])> {
     if frame[..6] != [0; 6] {
         return None;
@@ -97,14 +98,14 @@ fn sources(frame: &[u8]) -> Option<(&[u8], &[u8])> {
     is_ours.then_some((outer, source))
 }
 
-/// Source, and where UDP begins, of an IPv4 packet for us whose beginning this is.
+/// Returns source and offset of UDP in an IPv4 packet to this node, if it is whole or the first fragment.
 fn udp_over_ipv4(frame: &[u8]) -> Option<(&[u8], usize)> {
     let is_later_fragment = word(frame, 20)? & 0x1fff != 0;
     let is_ours = *frame.get(23)? == 17 && frame.get(30..34)? == OUR_IP && !is_later_fragment;
     is_ours.then_some((&frame[26..30], ETHERNET + usize::from(frame[14] & 0xf) * 4))
 }
 
-/// The same of IPv6, behind no more than the seven extension headers that RFC 8200 lists.
+/// Does the same for IPv6, after at most the seven extension headers that RFC 8200 lists.
 fn udp_over_ipv6(frame: &[u8]) -> Option<(&[u8], usize)> {
     if frame.get(14)? >> 4 != 6 || frame.get(38..54)? != OUR_IP6 {
         return None;

@@ -1,4 +1,4 @@
-//! Good packets of IPv6, and of either family in the other's tunnel.
+//! Good packets of IPv6, and packets of either family in a tunnel of the other.
 
 use std::net::Ipv6Addr;
 
@@ -8,13 +8,13 @@ use flannel_common::outcome::Hook;
 
 use super::{HOST_MAC, ROUTER_MAC, in_group};
 use crate::packets::{Ipv6, frame, vxlan};
-use crate::program::flow::sample::{GATEWAY_MAC, POD_MAC, Way};
+use crate::program::flow::sample::{GATEWAY_MAC, POD_MAC, PodSide};
 use crate::program::ipv6::sample::{back, no_flows, out, tcp_back, tcp_out, udp_back, udp_out};
 use crate::program::ipv6::underlay::{arrives, outer};
 use crate::program::ipv6::{DIRECT_IP, DIRECT_SUBNET, ENDED_SUBNET, OUR_SUBNET, PEER_IP, PEER_MAC};
 use crate::program::{OUR_MAC6, VNI};
 
-/// Who is not the flow's peer: of what was leased a moment ago, on our link, of our own subnet, nobody, on some link only.
+/// Other addresses: in a lease that has just ended, on the uplink's link, in this node's own subnet, in no lease, link-local.
 const OTHERS: [V6; 6] = [
     ENDED_SUBNET,
     DIRECT_SUBNET,
@@ -24,7 +24,7 @@ const OTHERS: [V6; 6] = [
     Ipv6Addr::UNSPECIFIED.octets(),
 ];
 
-/// All of them.
+/// Returns all of them.
 pub(super) fn all() -> Vec<(Hook, Vec<u8>)> {
     let sent = packets(udp_out, tcp_out, out, |packet, other| packet.header.destination = other);
     let received = packets(udp_back, tcp_back, back, |packet, other| packet.header.source = other);
@@ -46,7 +46,7 @@ pub(super) fn all() -> Vec<(Hook, Vec<u8>)> {
         .collect()
 }
 
-/// What pods send each other, and what others do (`elsewhere` puts their address in).
+/// Makes packets between pods, and with other addresses (`elsewhere` sets them).
 fn packets(
     udp: impl Fn(&[u8]) -> Ipv6,
     tcp: impl Fn(&[u8]) -> Ipv6,
@@ -81,7 +81,8 @@ fn packets(
     packets
 }
 
-/// As a peer sends it, also by way of a congested router, in a group, or behind extension headers; and as another one would.
+/// Wraps a frame: as a peer sends it, also through a congested router, in a group or after extension headers, and as another
+/// peer would.
 fn wrapped(inner: &[u8]) -> Vec<Vec<u8>> {
     let by = |sender: V6| outer(sender.into(), &vxlan(8, VNI, inner));
     let packets = [
@@ -97,8 +98,8 @@ fn wrapped(inner: &[u8]) -> Vec<Vec<u8>> {
     packets.iter().map(arrives).collect()
 }
 
-/// IPv4 in the tunnel of IPv6.
+/// Makes an IPv4 packet in an IPv6 tunnel.
 fn of_ipv4() -> Vec<u8> {
-    let inner = frame(OUR_MAC6, PEER_MAC, EtherType::IPV4, &Way::Ingress.udp(b"x").bytes());
+    let inner = frame(OUR_MAC6, PEER_MAC, EtherType::IPV4, &PodSide::Ingress.udp(b"x").bytes());
     arrives(&outer(PEER_IP.into(), &vxlan(8, VNI, &inner)))
 }
