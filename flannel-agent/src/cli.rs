@@ -19,10 +19,12 @@ use crate::docker_opts::DockerOpts;
 use crate::paths::Paths;
 use crate::trace::Trace;
 
-/// Node daemon of a flannel network: leases a pod subnet and carries packets between its pods and those of other nodes.
+/// Node daemon of a flannel network: leases a pod subnet and carries packets between its pods and those of
+/// other nodes.
 ///
-/// A flag may have one dash or two, and its value may follow a space or an equals sign. Each flag is also an environment
-/// variable: FLANNELD_ and its name in upper case, with underscores. A flag takes precedence over its variable.
+/// A flag may have one dash or two, and its value may follow a space or an equals sign. Each flag is also an
+/// environment variable: FLANNELD_ and its name in upper case, with underscores. A flag takes precedence over
+/// its variable.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "flannel-agent", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 #[command(mut_args = like_flanneld)]
@@ -66,8 +68,8 @@ pub enum Command {
     DockerOpts(DockerOpts),
     /// Removes from this node what the agent has set up. The datastore is not changed.
     Cleanup(Cleanup),
-    /// Shows where a packet would go from here, and why: which BPF programs handle it and how, or which routes, neighbours
-    /// and FDB entries of the kernel decide. It sends nothing and changes nothing.
+    /// Shows where a packet would go from here, and why: which BPF programs handle it and how, or which
+    /// routes, neighbours and FDB entries of the kernel decide. It sends nothing and changes nothing.
     ///
     /// On the node of --src it follows the packet out; on the node of --dst it follows the packet in.
     Trace(Trace),
@@ -122,8 +124,8 @@ impl Flags {
         contradictions.into_iter().find_map(|(found, message)| found.then_some(message))
     }
 
-    /// Returns the flags that are given and that this version does not support. Without them the network would not be the
-    /// one that was asked for.
+    /// Returns the flags that are given and that this version does not support. Without them the network
+    /// would not be the one that was asked for.
     #[must_use]
     pub fn unsupported(&self) -> Vec<&'static str> {
         let given = [("kube-subnet-mgr", self.kube.kube_subnet_mgr)];

@@ -1,5 +1,5 @@
-//! What carries packets: [`desired`] computes the kernel entries, [`kernel`] (the floor) writes them, and [`accelerator`]
-//! puts BPF programs on top where they load.
+//! What carries packets: [`desired`] computes the kernel entries, [`kernel`] (the floor) writes them, and
+//! [`accelerator`] puts BPF programs on top where they load.
 
 pub mod accelerator;
 pub mod bpf;

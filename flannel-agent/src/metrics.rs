@@ -87,8 +87,8 @@ impl EncodeLabelValue for FailureKind {
 /// Labels of a question that a lease answers.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct MissLabels {
-    /// `neighbour` (the kernel: which MAC has this address), `fdb` (the kernel: which node has this MAC) or `lease` (the
-    /// programs: which node leases this address).
+    /// `neighbour` (the kernel: which MAC has this address), `fdb` (the kernel: which node has this MAC) or
+    /// `lease` (the programs: which node leases this address).
     pub kind: &'static str,
     /// `lease` if there is one, else `none`.
     pub answer: &'static str,
@@ -150,7 +150,8 @@ impl Metrics {
         *self.lease_end.lock().unwrap_or_else(PoisonError::into_inner) = end;
     }
 
-    /// Adds a collector, which is called whenever the metrics are read. It is removed when the registration is dropped.
+    /// Adds a collector, which is called whenever the metrics are read. It is removed when the registration
+    /// is dropped.
     pub fn register(&self, collector: impl Collector) -> Registration {
         let collector: Arc<dyn Collector> = Arc::new(collector);
         let mut collectors = self.collectors.lock().unwrap_or_else(PoisonError::into_inner);

@@ -19,8 +19,9 @@ use self::host::list;
 pub use self::host::{DefaultRoute, Host, Interface};
 use crate::mac::Mac;
 
-/// Which uplink to choose. As with flannel, names and addresses are tried first, then expressions, then the address to
-/// reach. Without any of them it is the interface that has the public IP, else the default route's.
+/// Which uplink to choose. As with flannel, names and addresses are tried first, then expressions, then the
+/// address to reach. Without any of them it is the interface that has the public IP, else the default
+/// route's.
 #[derive(Clone, Debug, Default)]
 pub struct UplinkOptions {
     /// `--iface`: names or addresses, tried in order.
@@ -61,8 +62,8 @@ pub struct Uplink {
 /// The node's address on the underlay in one address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeAddress<A> {
-    /// Source address of encapsulated packets: the public IP if the interface has it, else the address that `--iface`
-    /// names, else the interface's best one.
+    /// Source address of encapsulated packets: the public IP if the interface has it, else the address that
+    /// `--iface` names, else the interface's best one.
     pub local: A,
     /// Address that peers send to.
     pub public: A,

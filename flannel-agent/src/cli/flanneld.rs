@@ -6,8 +6,8 @@ use std::ffi::OsString;
 use clap::builder::{BoolishValueParser, Resettable};
 use clap::{Arg, ArgAction};
 
-/// Gives a flag what all of flanneld's have: the variable `FLANNELD_` + its name, and for a boolean Go's spellings
-/// (`--ip-masq`, `--ip-masq=false`).
+/// Gives a flag what all of flanneld's have: the variable `FLANNELD_` + its name, and for a boolean Go's
+/// spellings (`--ip-masq`, `--ip-masq=false`).
 pub(super) fn like_flanneld(mut arg: Arg) -> Arg {
     if let Some(name) = arg.get_long() {
         let variable = format!("FLANNELD_{}", name.to_uppercase().replace('-', "_"));
@@ -21,7 +21,8 @@ pub(super) fn like_flanneld(mut arg: Arg) -> Arg {
     arg.hide_default_value(no_default)
 }
 
-/// Ignores the variable of a flag if it is empty, as flanneld does. Unit files with `EnvironmentFile` make such variables.
+/// Ignores the variable of a flag if it is empty, as flanneld does. Unit files with `EnvironmentFile` make
+/// such variables.
 pub(super) fn without_empty_variable(arg: Arg) -> Arg {
     match arg.get_env().and_then(std::env::var_os) {
         Some(value) if value.is_empty() => arg.env(Resettable::Reset),
@@ -29,7 +30,8 @@ pub(super) fn without_empty_variable(arg: Arg) -> Arg {
     }
 }
 
-/// Whether an argument is not `--flag=`. In a manifest, `--public-ip=$(PUBLIC_IP)` becomes that if the variable is empty.
+/// Whether an argument is not `--flag=`. In a manifest, `--public-ip=$(PUBLIC_IP)` becomes that if the
+/// variable is empty.
 pub(super) fn has_value(arg: &OsString) -> bool {
     let parts = arg.to_str().and_then(|arg| arg.split_once('='));
     parts.is_none_or(|(flag, value)| !flag.starts_with('-') || !value.is_empty())

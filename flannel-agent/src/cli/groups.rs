@@ -15,8 +15,9 @@ use crate::config::{DataplaneMode, XdpMode};
 #[command(next_help_heading = "Leases")]
 pub struct LeaseFlags {
     /// Keep configuration and leases as files in this folder instead of etcd: DIR/config, and leases such as
-    /// DIR/subnets/10.5.52.0-24, with the texts that etcd would have. A read-only file (-r--r--r--) is an agent's lease
-    /// and ends 24 h after its modification time. A writable file (-rw-r--r--) is a reservation and does not end.
+    /// DIR/subnets/10.5.52.0-24, with the texts that etcd would have. A read-only file (-r--r--r--) is an
+    /// agent's lease and ends 24 h after its modification time. A writable file (-rw-r--r--) is a reservation
+    /// and does not end.
     #[arg(long, value_name = "DIR")]
     pub local_subnet_mgr: Option<PathBuf>,
     /// Renew the lease this long before it ends.
@@ -51,7 +52,8 @@ pub struct EtcdFlags {
     /// etcd user.
     #[arg(long, value_name = "USER", default_value = "")]
     pub etcd_username: String,
-    /// Password of the etcd user. The list of processes shows this flag to every user; the variable is not shown.
+    /// Password of the etcd user. The list of processes shows this flag to every user; the variable is not
+    /// shown.
     #[arg(long, value_name = "PASSWORD", default_value = "", hide_env_values = true)]
     pub etcd_password: String,
 }
@@ -84,10 +86,12 @@ pub struct KubeFlags {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Uplink")]
 pub struct UplinkFlags {
-    /// Uplink, by interface name or address. Repeat to try several in order. Default: the default route's interface.
+    /// Uplink, by interface name or address. Repeat to try several in order. Default: the default route's
+    /// interface.
     #[arg(long, value_delimiter = ',', value_name = "NAME|ADDRESS")]
     pub iface: Vec<String>,
-    /// Uplink, by a regular expression that matches an address or name of one interface. Repeat to try several in order.
+    /// Uplink, by a regular expression that matches an address or name of one interface. Repeat to try
+    /// several in order.
     #[arg(long, value_name = "REGEX")]
     pub iface_regex: Vec<Regex>,
     /// Uplink, by an address that is reached through it.
@@ -108,12 +112,13 @@ pub struct DataplaneFlags {
     /// What carries packets between nodes. Default: the network's Backend.Dataplane, else auto.
     #[arg(long, value_name = "MODE")]
     pub dataplane: Option<DataplaneMode>,
-    /// With BPF, flows that the host stack lets through unchanged skip it. One packet in 10 s still passes it, so new
-    /// firewall rules take effect. Default: the network's Backend.FlowCache, else true.
+    /// With BPF, flows that the host stack lets through unchanged skip it. One packet in 10 s still passes
+    /// it, so new firewall rules take effect. Default: the network's Backend.FlowCache, else true.
     #[arg(long)]
     pub flow_cache: Option<bool>,
-    /// With BPF, what strips the outer headers of received packets. XDP does it before the kernel merges packets into
-    /// aggregates. Where the interface refuses XDP, TC does it. Default: the network's Backend.XDP, else auto.
+    /// With BPF, what strips the outer headers of received packets. XDP does it before the kernel merges
+    /// packets into aggregates. Where the interface refuses XDP, TC does it. Default: the network's
+    /// Backend.XDP, else auto.
     #[arg(long, value_name = "MODE")]
     pub xdp: Option<XdpMode>,
 }
@@ -128,8 +133,8 @@ pub struct FirewallFlags {
     /// Masquerade without random source ports.
     #[arg(long, default_value_t = false)]
     pub ip_masq_fully_random_disable: bool,
-    /// Drop packets to addresses of the node's subnet that no pod has, by a blackhole route. For pods without a bridge
-    /// (Canal).
+    /// Drop packets to addresses of the node's subnet that no pod has, by a blackhole route. For pods without
+    /// a bridge (Canal).
     #[arg(long, default_value_t = false)]
     pub ip_blackhole_route: bool,
     /// Accept forwarded overlay traffic.

@@ -84,8 +84,8 @@ impl Backend {
         }
     }
 
-    /// Reads the `Backend` of a configuration. As with flannel, a missing `Backend` is udp, and a `Backend` without
-    /// `Type` is an error.
+    /// Reads the `Backend` of a configuration. As with flannel, a missing `Backend` is udp, and a `Backend`
+    /// without `Type` is an error.
     pub(super) fn read(config: &Keys) -> Result<Self, ConfigError> {
         let Some(keys) = config.object("Backend")? else {
             return Ok(Self::Udp(UdpConfig { port: UDP_PORT }));

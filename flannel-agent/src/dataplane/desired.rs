@@ -1,4 +1,5 @@
-//! The entries that the kernel should hold, computed from the peers, and the difference to those that it holds. Pure.
+//! The entries that the kernel should hold, computed from the peers, and the difference to those that it
+//! holds. Pure.
 
 mod added;
 #[cfg(test)]
@@ -16,8 +17,8 @@ use super::table::Table;
 use crate::mac::Mac;
 use crate::peer::Peer;
 
-/// Number of IPv4 routes through one device from which on they use nexthop objects. The kernel needs seconds to add very
-/// many routes without them. Fewer routes are written as flanneld writes them.
+/// Number of IPv4 routes through one device from which on they use nexthop objects. The kernel needs seconds
+/// to add very many routes without them. Fewer routes are written as flanneld writes them.
 pub const NEXTHOPS_FROM: usize = 1000;
 
 /// How each peer is reached.
@@ -45,8 +46,8 @@ impl Ways {
     }
 }
 
-/// The kernel's entries for the overlay, as flanneld makes them. Each peer has one route, one permanent neighbour and one
-/// FDB entry (`ip route`, `ip neigh`, `bridge fdb`).
+/// The kernel's entries for the overlay, as flanneld makes them. Each peer has one route, one permanent
+/// neighbour and one FDB entry (`ip route`, `ip neigh`, `bridge fdb`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Floor {
     /// Pod subnet -> gateway, `onlink` through the vxlan device. The gateway is the subnet's base address.
@@ -60,8 +61,8 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// Returns the entries for these peers. `nexthops`: whether the kernel has nexthop objects. A peer without a MAC cannot be
-    /// reached by vxlan and has no entries.
+    /// Returns the entries for these peers. `nexthops`: whether the kernel has nexthop objects. A peer
+    /// without a MAC cannot be reached by vxlan and has no entries.
     #[must_use]
     pub fn of<'a>(peers: impl IntoIterator<Item = &'a Peer>, nexthops: bool) -> Self {
         let peers: Vec<_> = peers.into_iter().filter(|peer| peer.vtep_mac.is_some()).collect();

@@ -73,8 +73,8 @@ impl Kernel {
         KernelEvents::open(self.batch.port())
     }
 
-    /// Returns the handle for other requests than those below. Await one dump before the next: a second dump at the same
-    /// time is refused with EBUSY.
+    /// Returns the handle for other requests than those below. Await one dump before the next: a second dump
+    /// at the same time is refused with EBUSY.
     #[must_use]
     pub fn handle(&self) -> &Handle {
         &self.handle
@@ -121,8 +121,8 @@ impl Kernel {
         added.with_context(|| format!("setting the route to {network} by interface {interface}"))
     }
 
-    /// Makes the kernel answer packets to unleased subnets of this network with "unreachable", instead of sending them by the
-    /// default route.
+    /// Makes the kernel answer packets to unleased subnets of this network with "unreachable", instead of
+    /// sending them by the default route.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -149,7 +149,8 @@ impl Kernel {
         })
     }
 
-    /// Writes the changes in an order that leaves no gap. Returns what failed; a failure does not stop the rest.
+    /// Writes the changes in an order that leaves no gap. Returns what failed; a failure does not stop the
+    /// rest.
     ///
     /// Removing an entry that does not exist is a success.
     pub async fn apply(&self, device: &Device, mut changes: FloorChanges) -> Vec<anyhow::Error> {
@@ -160,8 +161,8 @@ impl Kernel {
         self.batch.run(device.index, &in_order(&changes)).await
     }
 
-    /// Makes the nexthop objects. If a gateway cannot have one, because its number is taken, the route names the gateway
-    /// itself.
+    /// Makes the nexthop objects. If a gateway cannot have one, because its number is taken, the route names
+    /// the gateway itself.
     async fn make_nexthops(&self, device: &Device, FloorChanges { nexthops, routes, .. }: &mut FloorChanges) {
         let jobs: Vec<_> = nexthops.set.iter().map(|entry| Job::Set(KernelEntry::nexthop(entry))).collect();
         let refusals = self.batch.run(device.index, &jobs).await;
@@ -179,8 +180,8 @@ impl Kernel {
         }
     }
 
-    /// Answers a question of the kernel. The MAC of a gateway in `floor` is written as a permanent entry; any other address
-    /// gets an entry that the kernel may forget.
+    /// Answers a question of the kernel. The MAC of a gateway in `floor` is written as a permanent entry; any
+    /// other address gets an entry that the kernel may forget.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -221,8 +222,9 @@ impl Kernel {
     }
 }
 
-/// Orders the changes. New entries are complete before old ones are removed: neighbour and FDB entry, then the route
-/// that uses them. Stale routes are removed before the entries that they use. New nexthop objects exist already.
+/// Orders the changes. New entries are complete before old ones are removed: neighbour and FDB entry, then
+/// the route that uses them. Stale routes are removed before the entries that they use. New nexthop objects
+/// exist already.
 fn in_order(FloorChanges { routes, nexthops, neighbours, fdb }: &FloorChanges) -> Vec<Job> {
     let mut jobs = Vec::new();
     jobs.extend(neighbours.set.iter().map(|entry| Job::Set(KernelEntry::neighbour(entry))));

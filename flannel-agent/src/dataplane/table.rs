@@ -1,5 +1,6 @@
-//! A sorted table in contiguous memory. It is built from tens of thousands of leases whenever one of them changes, and
-//! compared with the previous one. A tree would take several times as long, and twice the memory.
+//! A sorted table in contiguous memory. It is built from tens of thousands of leases whenever one of them
+//! changes, and compared with the previous one. A tree would take several times as long, and twice the
+//! memory.
 
 use std::slice;
 

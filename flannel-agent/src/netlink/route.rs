@@ -18,7 +18,8 @@ use super::{errno, family_of};
 pub struct RouteQuery {
     /// Its destination.
     pub destination: IpAddr,
-    /// Its source and the index of the interface that received it; `None` for a packet that the host sends itself.
+    /// Its source and the index of the interface that received it; `None` for a packet that the host sends
+    /// itself.
     pub forwarded: Option<(IpAddr, u32)>,
 }
 
@@ -77,8 +78,8 @@ fn request(RouteQuery { destination, forwarded }: RouteQuery) -> RouteMessage {
     request
 }
 
-/// Explains an errno of a look-up (the kernel's net/ipv4/route.c and net/ipv6/route.c). A route that forbids answers with
-/// its errno, and so do checks of the source.
+/// Explains an errno of a look-up (the kernel's net/ipv4/route.c and net/ipv6/route.c). A route that forbids
+/// answers with its errno, and so do checks of the source.
 const fn refusal(errno: i32) -> Option<&'static str> {
     match errno {
         libc::ENETUNREACH => Some(NO_ROUTE),
@@ -133,7 +134,8 @@ pub fn list(
     handle.route().get(request).execute()
 }
 
-/// Returns the route to this network in the main table, `proto boot` as flanneld writes its routes, without a next hop.
+/// Returns the route to this network in the main table, `proto boot` as flanneld writes its routes, without a
+/// next hop.
 #[must_use]
 pub fn message(destination: IpNet, kind: RouteType) -> RouteMessage {
     let mut message = RouteMessage::default();

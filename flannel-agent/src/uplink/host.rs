@@ -107,8 +107,8 @@ impl Host {
         }
     }
 
-    /// Moves the node's current addresses to the front, so that an added address does not replace them. (The kernel lists
-    /// the newest IPv6 address first.) A link-local IPv4 address is not kept.
+    /// Moves the node's current addresses to the front, so that an added address does not replace them. (The
+    /// kernel lists the newest IPv6 address first.) A link-local IPv4 address is not kept.
     pub(super) fn prefer(&mut self, current: &Uplink) {
         let Some(interface) =
             self.interfaces.iter_mut().find(|interface| interface.link.index == current.index)
@@ -146,8 +146,8 @@ fn is_usable(message: &AddressMessage) -> bool {
     !deprecated && ip_of(message).is_some_and(reachable)
 }
 
-/// The sort key of an address; false sorts first. Preferred are addresses of global scope, then not link-local, then
-/// permanent, then neither secondary nor temporary (IPv4 and IPv6 share that flag).
+/// The sort key of an address; false sorts first. Preferred are addresses of global scope, then not
+/// link-local, then permanent, then neither secondary nor temporary (IPv4 and IPv6 share that flag).
 fn drawbacks(message: &AddressMessage) -> [bool; 4] {
     let flags = message.header.flags;
     let link_local = ip_of(message).is_none_or(is_link_local);

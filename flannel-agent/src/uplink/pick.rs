@@ -59,8 +59,8 @@ fn default_choice<'a>(host: &'a Host, options: &UplinkOptions) -> Result<Choice<
     choice.ok_or_else(|| UplinkError::NoDefaultRoute { family, interfaces: host.interfaces.clone() })
 }
 
-/// Returns the first match that has all addresses. Like flanneld it tries the next criterion if a match lacks one. If all
-/// matches lack one, it returns the first match, so that the error can name it.
+/// Returns the first match that has all addresses. Like flanneld it tries the next criterion if a match lacks
+/// one. If all matches lack one, it returns the first match, so that the error can name it.
 fn first_usable<'a>(
     host: &'a Host,
     stack: Stack,
@@ -152,8 +152,8 @@ fn uplink(
     })
 }
 
-/// Chooses the addresses of one family. Peers check that packets come from the public IP, so it is the source if the
-/// interface has it.
+/// Chooses the addresses of one family. Peers check that packets come from the public IP, so it is the source
+/// if the interface has it.
 fn node_address<A: Copy + PartialEq>(
     addresses: &[A],
     public: Option<A>,

@@ -86,8 +86,8 @@ impl UplinkWatch {
     }
 }
 
-/// Whether a notification can change the choice. The overlay has thousands of routes, so only default routes count, unless
-/// the uplink is chosen by the route to an address. Lost notifications count too.
+/// Whether a notification can change the choice. The overlay has thousands of routes, so only default routes
+/// count, unless the uplink is chosen by the route to an address. Lost notifications count too.
 fn is_relevant(payload: &NetlinkPayload<RouteNetlinkMessage>, every_route: bool) -> bool {
     match payload {
         NetlinkPayload::InnerMessage(

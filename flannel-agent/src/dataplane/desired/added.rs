@@ -16,8 +16,8 @@ pub fn added_peers(before: &[Peer], now: &[Peer]) -> Option<Vec<Peer>> {
 }
 
 impl Floor {
-    /// Adds the entries for these peers and returns them. Returns `None` and adds nothing if another peer has one of the keys,
-    /// or if so many peers need another kind of routes.
+    /// Adds the entries for these peers and returns them. Returns `None` and adds nothing if another peer has
+    /// one of the keys, or if so many peers need another kind of routes.
     pub fn add_peers<'a>(
         &mut self,
         added: impl IntoIterator<Item = &'a Peer>,

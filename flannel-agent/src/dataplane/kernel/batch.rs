@@ -12,9 +12,9 @@ use rtnetlink::sys::{AsyncSocket, SocketAddr, protocols::NETLINK_ROUTE};
 use super::entry::Job;
 use super::request::Request;
 
-/// Jobs in one datagram. Their answers wait in the socket's receive buffer: 64 of them (under 1 KiB each as the kernel
-/// counts) fit into the default of 208 KiB. The runtime's thread waits too, up to 12 ms: with 10 000 routes on a device the
-/// kernel needs 0.2 ms to add another.
+/// Jobs in one datagram. Their answers wait in the socket's receive buffer: 64 of them (under 1 KiB each as
+/// the kernel counts) fit into the default of 208 KiB. The runtime's thread waits too, up to 12 ms: with 10
+/// 000 routes on a device the kernel needs 0.2 ms to add another.
 const DATAGRAM: usize = 64;
 
 /// Time limit for a datagram. It is reached only if the kernel had no memory for an answer.
@@ -62,7 +62,8 @@ impl BatchSocket {
         errors
     }
 
-    /// Sends one datagram. Each request is answered once and in order, so the nth answer belongs to the nth job.
+    /// Sends one datagram. Each request is answered once and in order, so the nth answer belongs to the nth
+    /// job.
     async fn send(&self, device: u32, jobs: &[Job]) -> Result<Vec<Error>> {
         let messages = jobs.iter().map(|job| job.message(device)).collect::<Vec<_>>();
         let answers = self.socket.request_batch(messages, SocketAddr::new(0, 0))?.collect::<Vec<_>>().await;

@@ -123,8 +123,8 @@ async fn create(handle: &Handle, spec: &DeviceSpec, mac: Mac) -> Result<Link> {
         .with_context(|| format!("{} was deleted after its creation", spec.name))
 }
 
-/// Returns the message that creates the device as flanneld does. The outer UDP checksum stays zero: offloads have corrupted
-/// other ones (flannel issue 1279).
+/// Returns the message that creates the device as flanneld does. The outer UDP checksum stays zero: offloads
+/// have corrupted other ones (flannel issue 1279).
 fn message(spec: &DeviceSpec, mac: Mac) -> LinkMessage {
     let vxlan = LinkVxlan::new(&spec.name, spec.vni)
         .dev(spec.uplink_index)
@@ -193,8 +193,8 @@ fn not_up(spec: &DeviceSpec, error: rtnetlink::Error) -> anyhow::Error {
     anyhow::Error::new(error).context(context)
 }
 
-/// Turns `accept_ra` off, since the overlay has no routers. Without IPv6, or with a read-only /proc/sys as in an unprivileged
-/// container, the kernel's default stays, as with flanneld.
+/// Turns `accept_ra` off, since the overlay has no routers. Without IPv6, or with a read-only /proc/sys as in
+/// an unprivileged container, the kernel's default stays, as with flanneld.
 fn ignore_router_advertisements(device: &str) {
     match fs::write(format!("/proc/sys/net/ipv6/conf/{device}/accept_ra"), "0") {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -204,10 +204,12 @@ fn ignore_router_advertisements(device: &str) {
     }
 }
 
-/// How often the kernel asks user space for a neighbour before it gives up. flannel before 0.8 used the same value.
+/// How often the kernel asks user space for a neighbour before it gives up. flannel before 0.8 used the same
+/// value.
 const QUESTIONS: &str = "3";
 
-/// Makes the kernel ask user space for unknown neighbours (`app_solicit`). The overlay has no broadcast to ask by.
+/// Makes the kernel ask user space for unknown neighbours (`app_solicit`). The overlay has no broadcast to
+/// ask by.
 fn ask_user_space_for_neighbours(device: &str) {
     for family in ["ipv4", "ipv6"] {
         match fs::write(format!("/proc/sys/net/{family}/neigh/{device}/app_solicit"), QUESTIONS) {

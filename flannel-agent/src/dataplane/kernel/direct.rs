@@ -1,8 +1,8 @@
 //! Direct routes as flanneld writes them: `10.1.15.0/24 via 192.168.64.3 dev eth0`, proto boot, main table.
 //!
-//! Nothing in the kernel says which program owns such a route. The agent takes for its own what leads through the
-//! uplink by a gateway, with `proto boot` and no metric, to a node's subnet. A route that an administrator wants to
-//! keep needs another protocol (`proto static`) or a metric.
+//! Nothing in the kernel says which program owns such a route. The agent takes for its own what leads through
+//! the uplink by a gateway, with `proto boot` and no metric, to a node's subnet. A route that an
+//! administrator wants to keep needs another protocol (`proto static`) or a metric.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -28,7 +28,8 @@ impl Kernel {
         Ok(hop.interface == interface && hop.gateway.is_none())
     }
 
-    /// Lists the direct routes through an interface to subnets that `is_node_subnet` accepts, with their gateways.
+    /// Lists the direct routes through an interface to subnets that `is_node_subnet` accepts, with their
+    /// gateways.
     ///
     /// # Errors
     /// A dump fails.
@@ -44,8 +45,8 @@ impl Kernel {
         Ok(direct.map(|(subnet, via)| (subnet, via.gateway())).collect())
     }
 
-    /// Writes direct routes through the uplink. Returns what failed; a failure does not stop the rest. Very many routes at
-    /// once use nexthop objects, as in the overlay.
+    /// Writes direct routes through the uplink. Returns what failed; a failure does not stop the rest. Very
+    /// many routes at once use nexthop objects, as in the overlay.
     pub async fn set_direct(&self, uplink: u32, routes: &[(IpNet, IpAddr)]) -> Vec<anyhow::Error> {
         let gateways: BTreeSet<_> = routes.iter().filter_map(|(_, gateway)| ipv4(*gateway)).collect();
         let objects: Vec<_> =
@@ -59,8 +60,9 @@ impl Kernel {
         self.batch.run(uplink, &routes.iter().map(job).collect::<Vec<_>>()).await
     }
 
-    /// Removes direct routes through the uplink, whether they name their gateway or its nexthop object. Also removes the
-    /// objects of gateways that no route in `staying` uses. Removing a route that does not exist is a success.
+    /// Removes direct routes through the uplink, whether they name their gateway or its nexthop object. Also
+    /// removes the objects of gateways that no route in `staying` uses. Removing a route that does not exist
+    /// is a success.
     pub async fn remove_direct(
         &self,
         uplink: u32,

@@ -1,4 +1,5 @@
-//! The driver of an interface, by ethtool's ioctl. The ioctl uses the caller's network namespace, which sysfs may not show.
+//! The driver of an interface, by ethtool's ioctl. The ioctl uses the caller's network namespace, which sysfs
+//! may not show.
 
 use std::io;
 use std::os::fd::AsRawFd as _;

@@ -101,7 +101,8 @@ impl KernelEntry {
         }
     }
 
-    /// Returns the message that removes it. An FDB entry is named by its MAC alone, so that it is removed even if its destination was changed.
+    /// Returns the message that removes it. An FDB entry is named by its MAC alone, so that it is removed
+    /// even if its destination was changed.
     fn remove(self, device: u32) -> Request {
         match self {
             Self::Route { subnet, via } => {
@@ -122,7 +123,8 @@ impl KernelEntry {
 }
 
 impl Job {
-    /// Returns the request for this device. Setting replaces an existing entry, but not an existing nexthop object.
+    /// Returns the request for this device. Setting replaces an existing entry, but not an existing nexthop
+    /// object.
     pub(super) fn message(self, device: u32) -> NetlinkMessage<Request> {
         let (payload, verb) = match self {
             Self::Set(entry @ KernelEntry::Nexthop { .. }) => (entry.set(device), NLM_F_CREATE | NLM_F_EXCL),
@@ -134,8 +136,8 @@ impl Job {
         message
     }
 
-    /// Whether the errno means that there is nothing to remove. ENODEV: the device does not exist. EINVAL: the route's nexthop
-    /// object does not exist (the kernel's net/ipv4/fib_frontend.c, `inet_rtm_delroute`).
+    /// Whether the errno means that there is nothing to remove. ENODEV: the device does not exist. EINVAL:
+    /// the route's nexthop object does not exist (the kernel's net/ipv4/fib_frontend.c, `inet_rtm_delroute`).
     pub(super) const fn tolerates(self, errno: i32) -> bool {
         let Self::Remove(entry) = self else { return false };
         let by_object = matches!(

@@ -51,7 +51,8 @@ impl KernelEvents {
         events.map(Self).context("subscribing to changes of the kernel's entries")
     }
 
-    /// Discards the events that have arrived. Used before everything is read again. The kernel repeats its questions.
+    /// Discards the events that have arrived. Used before everything is read again. The kernel repeats its
+    /// questions.
     pub fn discard(&mut self) {
         self.0.discard();
     }
@@ -109,8 +110,8 @@ fn reported(entry: &NeighbourMessage, gone: bool) -> Option<Observed> {
     Some(Observed::Neighbour(device, neighbour::destination(entry)?, now.filter(|_| !gone)))
 }
 
-/// Reads a question. A question for a MAC has the address (net/core/neighbour.c: `neigh_app_ns`), and a question for a node
-/// has the MAC (drivers/net/vxlan: `vxlan_fdb_miss`).
+/// Reads a question. A question for a MAC has the address (net/core/neighbour.c: `neigh_app_ns`), and a
+/// question for a node has the MAC (drivers/net/vxlan: `vxlan_fdb_miss`).
 fn question(entry: &NeighbourMessage) -> Option<Miss> {
     match neighbour::destination(entry) {
         Some(address) if entry.header.family != AddressFamily::Bridge => Some(Miss::Neighbour(address)),

@@ -1,8 +1,9 @@
 //! Nexthop objects (`ip nexthop`, since Linux 5.3): numbered gateways, for devices with very many routes.
 //!
 //! The kernel compares the gateway of every new IPv4 route with those of all others through the device
-//! (net/ipv4/fib_semantics.c: `fib_find_info`, whose hash has the device but not the gateway). The ten thousandth
-//! route takes 0.3 ms, and all of them 1.8 s. A nexthop object is found by its number: 0.3 s for all.
+//! (net/ipv4/fib_semantics.c: `fib_find_info`, whose hash has the device but not the gateway). The ten
+//! thousandth route takes 0.3 ms, and all of them 1.8 s. A nexthop object is found by its number: 0.3 s for
+//! all.
 
 use std::net::Ipv4Addr;
 
@@ -34,8 +35,8 @@ pub(super) struct Nexthop {
     pub(super) onlink: bool,
 }
 
-/// Returns the number of a gateway's object, which is its address. So each gateway has one object, and numbers need not be
-/// stored.
+/// Returns the number of a gateway's object, which is its address. So each gateway has one object, and
+/// numbers need not be stored.
 pub(super) fn id(gateway: Ipv4Addr) -> u32 {
     gateway.into()
 }
@@ -68,7 +69,8 @@ impl Nexthop {
     }
 }
 
-/// Lists the gateways that have such an object on the device. There are none if the kernel has no nexthop objects.
+/// Lists the gateways that have such an object on the device. There are none if the kernel has no nexthop
+/// objects.
 pub(super) async fn dump(socket: &ConnectionHandle<Request>, device: u32) -> Result<Table<Ipv4Addr, ()>> {
     let mut filter = header(RouteProtocol::Unspec, 0);
     attribute(&mut filter, NHA_OIF, device.to_ne_bytes());

@@ -144,7 +144,8 @@ mod tests {
         message
     }
 
-    /// Returns the ports found among these links and the pods' bridge: index, and whether flows may skip the host stack.
+    /// Returns the ports found among these links and the pods' bridge: index, and whether flows may skip the
+    /// host stack.
     fn found(links: &[Link], qdiscs: &[TcMessage]) -> Vec<(u32, Result<(), Obstacle>)> {
         let links = [&[link(BRIDGE, LinkKind::Bridge)], links].concat();
         let addresses = [gateway(1, "10.9.0.1"), gateway(BRIDGE, "10.5.7.1")];

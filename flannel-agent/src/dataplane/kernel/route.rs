@@ -69,8 +69,8 @@ fn read(route: &RouteMessage, device: u32, flags: RouteFlags) -> Option<(IpNet, 
     hop.filter(|(through, _)| *through == device).map(|(_, via)| (subnet, via))
 }
 
-/// Returns the subnet of a route that takes the place of one of flannel's: same table, same metric. Device and next hop are
-/// there if flannel writes such routes, with `onlink` if `flags` has it.
+/// Returns the subnet of a route that takes the place of one of flannel's: same table, same metric. Device
+/// and next hop are there if flannel writes such routes, with `onlink` if `flags` has it.
 pub(super) fn reported(route: &RouteMessage, flags: RouteFlags) -> Option<(IpNet, Option<(u32, Via)>)> {
     let (mut gateway, mut object, mut metric, mut through) = (None, None, 0, 0);
     for attribute in &route.attributes {

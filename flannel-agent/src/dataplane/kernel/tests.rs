@@ -1,4 +1,5 @@
-//! The floor in a real kernel. Each test has a network namespace of its own and needs root; without root it fails.
+//! The floor in a real kernel. Each test has a network namespace of its own and needs root; without root it
+//! fails.
 
 mod namespace;
 

@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result};
 
 const DEFAULT_TTL: &str = "/proc/sys/net/ipv4/ip_default_ttl";
 
-/// Reads the kernel's default TTL (`ip_default_ttl`), used for outer headers as the vxlan device does with `ttl auto`.
+/// Reads the kernel's default TTL (`ip_default_ttl`), used for outer headers as the vxlan device does with
+/// `ttl auto`.
 ///
 /// # Errors
 /// The file cannot be read.

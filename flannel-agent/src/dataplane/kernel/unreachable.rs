@@ -1,5 +1,5 @@
-//! The route `unreachable 10.5.0.0/16` behind all other routes of a network. The kernel answers packets to a subnet that
-//! no node leases; with flanneld they leave by the default route.
+//! The route `unreachable 10.5.0.0/16` behind all other routes of a network. The kernel answers packets to a
+//! subnet that no node leases; with flanneld they leave by the default route.
 
 use ipnet::IpNet;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType};
