@@ -82,49 +82,34 @@ pub trait IpFamily: Ip {
     fn flows() -> &'static Flows<Self::Address>;
 }
 
-impl IpFamily for Ipv4Hdr {
-    #[inline(always)]
-    fn overlay_end(node: &NodeConfig) -> &OverlayEnd<V4> {
-        &node.v4
-    }
+macro_rules! ip_family {
+    ($header:ty, $overlay_end:ident, $leases:ident, $subnets:ident, $flows:ident) => {
+        impl IpFamily for $header {
+            #[inline(always)]
+            fn overlay_end(node: &NodeConfig) -> &OverlayEnd<Self::Address> {
+                &node.$overlay_end
+            }
 
-    #[inline(always)]
-    fn leases() -> &'static Leases<V4> {
-        &LEASES
-    }
+            #[inline(always)]
+            fn leases() -> &'static Leases<Self::Address> {
+                &$leases
+            }
 
-    #[inline(always)]
-    fn subnets() -> &'static Subnets<V4> {
-        &SUBNETS
-    }
+            #[inline(always)]
+            fn subnets() -> &'static Subnets<Self::Address> {
+                &$subnets
+            }
 
-    #[inline(always)]
-    fn flows() -> &'static Flows<V4> {
-        &FLOWS
-    }
+            #[inline(always)]
+            fn flows() -> &'static Flows<Self::Address> {
+                &$flows
+            }
+        }
+    };
 }
 
-impl IpFamily for Ipv6Hdr {
-    #[inline(always)]
-    fn overlay_end(node: &NodeConfig) -> &OverlayEnd<V6> {
-        &node.v6
-    }
-
-    #[inline(always)]
-    fn leases() -> &'static Leases<V6> {
-        &LEASES6
-    }
-
-    #[inline(always)]
-    fn subnets() -> &'static Subnets<V6> {
-        &SUBNETS6
-    }
-
-    #[inline(always)]
-    fn flows() -> &'static Flows<V6> {
-        &FLOWS6
-    }
-}
+ip_family!(Ipv4Hdr, v4, LEASES, SUBNETS, FLOWS);
+ip_family!(Ipv6Hdr, v6, LEASES6, SUBNETS6, FLOWS6);
 
 /// Copies the node's configuration, which the agent may rewrite while programs run.
 ///

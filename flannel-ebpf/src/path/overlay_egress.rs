@@ -16,11 +16,11 @@ use crate::verdict::Carried;
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
     let node = &maps::node_config()?;
-    with_inner!(parse::frame_at(packet, 0)?, inner => send(packet, &inner, node))
+    with_inner!(parse::frame_at(packet, 0)?, inner => wrap(packet, &inner, node))
 }
 
 #[inline(always)]
-fn send<H: Transmit>(
+fn wrap<H: Transmit>(
     packet: &Packet<'_>,
     inner: &Inner<'_, H>,
     node: &NodeConfig,
