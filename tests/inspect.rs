@@ -123,7 +123,7 @@ pub(crate) fn pins(node: &Node) -> Result<Pins> {
 }
 
 /// Reads `CONFIG`.
-pub(crate) fn facts(node: &Node) -> Result<NodeConfig> {
+pub(crate) fn node_config(node: &Node) -> Result<NodeConfig> {
     let data = MapData::from_pin(pins(node)?.path(abi::CONFIG))?;
     Ok(Array::<_, NodeConfig>::try_from(Map::from_map_data(data)?)?.get(&0, 0)?)
 }

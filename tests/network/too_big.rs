@@ -94,7 +94,7 @@ fn a_connection_recovers_when_the_uplink_becomes_narrow() -> TestResult {
     node.netns().ip(&[format!("link set {UPLINK} mtu {NARROW}")])?;
     overlay.cluster.fabric().expect("a router").ip(&[format!("link set seg0 mtu {NARROW}")])?;
     eventually("the agent follows", RECOVERY, || {
-        let known = inspect::facts(node)?.v4.uplink_mtu;
+        let known = inspect::node_config(node)?.v4.uplink_mtu;
         ensure!(known == NARROW, "to the programs it is {known}");
         Ok(())
     })?;
