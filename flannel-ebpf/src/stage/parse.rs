@@ -13,8 +13,8 @@ use crate::packet::{Packet, PacketAccess};
 
 const IPV4: u16 = EtherType::Ipv4 as u16;
 const IPV6: u16 = EtherType::Ipv6 as u16;
-/// The VNI flag alone (RFC 7348 section 5).
-const PLAIN_VXLAN: u8 = 0x08;
+/// VXLAN flag: the header has a VNI (RFC 7348 section 5).
+pub const HAS_VNI: u8 = 0x08;
 
 /// Bytes of a transport header that are read: ports and TCP's flags.
 const TRANSPORT: usize = 14;
@@ -204,7 +204,7 @@ fn check_lengths<H: Ip>(packet: &impl PacketAccess, ip: &H, udp: &UdpHdr) -> Res
 fn vxlan<H: Ip>(packet: &impl PacketAccess, node: &NodeConfig) -> Result<[u8; 4], Outcome> {
     let vxlan: &VxlanHdr = packet.header(EthHdr::LEN + size_of::<H>() + UdpHdr::LEN)?;
     let group = if node.group_policy != 0 { group::bytes(vxlan) } else { [0; 4] };
-    if vxlan.flags != PLAIN_VXLAN | group[0] & group::PRESENT {
+    if vxlan.flags != HAS_VNI | group[0] & group::PRESENT {
         return Err(Outcome::VxlanFlags);
     }
     if vxlan.vni() != node.vni {

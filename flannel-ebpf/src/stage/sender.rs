@@ -17,10 +17,8 @@ use crate::ip::Ip as _;
 use crate::maps::{self, IpFamily};
 use crate::packet::{Header, Packet};
 use crate::stage::find_udp::FindUdp;
+use crate::stage::parse::HAS_VNI;
 use crate::stage::report;
-
-/// VXLAN flag: the header has a VNI (RFC 7348 section 5).
-const VNI: u8 = 0x08;
 
 /// Checks that the node at `outer` may send a packet from `inner`. In a tunnel of the other family no node may, since no
 /// lease has an address of that family.
@@ -84,7 +82,7 @@ fn check_any<H: IpFamily + FindUdp>(packet: &Packet<'_>, node: &NodeConfig) -> O
     let outer: H = packet.copy(EthHdr::LEN).ok()?;
     let udp_at = outer.udp_at(packet)?;
     let VxlanHeaders { udp, vxlan, frame } = packet.copy(udp_at).ok()?;
-    if udp.dst != node.port || vxlan.flags & VNI == 0 || vxlan.vni() != node.vni {
+    if udp.dst != node.port || vxlan.flags & HAS_VNI == 0 || vxlan.vni() != node.vni {
         return None;
     }
     let ip_at = udp_at + size_of::<VxlanHeaders>();
