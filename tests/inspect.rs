@@ -36,6 +36,15 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    /// Returns a node that exists only in the datastore, with subnet 10.5.`number`.0/24.
+    pub(crate) fn fictional(number: u8) -> Self {
+        Self {
+            base: [10, 5, number, 0].into(),
+            public_ip: [192, 168, 64, number].into(),
+            mac: format!("c6:d2:32:6f:8f:{number:02x}"),
+        }
+    }
+
     /// Returns the node as the other nodes have to know it.
     pub(crate) fn of(node: &Node) -> Result<Self> {
         let subnet = node.subnet_env()?.subnet.context("a node without a subnet")?;

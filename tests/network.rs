@@ -1,4 +1,4 @@
-//! The overlay with real packets, between nodes that are network namespaces. Needs root, and says so.
+//! Tests of the dataplanes with real packets between nodes that are network namespaces. Needs root.
 
 mod backends;
 mod clsact;

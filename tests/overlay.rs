@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use flannel_tests::traffic::{Steady, StreamReport};
 use flannel_tests::{Agent, AgentBuilder, Cluster, Etcd, Host, Node, Pod, Topology, eventually};
 
@@ -19,6 +19,8 @@ pub(crate) fn with_xdp(network: &str, xdp: &str) -> String {
 
 /// Longest time until all nodes know each other.
 const JOINING: Duration = Duration::from_secs(10);
+/// Time limit for an agent to end with an error.
+const REFUSING: Duration = Duration::from_secs(10);
 /// Time between two datagrams of a stream.
 const PACE: Duration = Duration::from_millis(2);
 
@@ -140,6 +142,18 @@ pub(crate) fn ensure_whole(report: &StreamReport) -> Result<()> {
     ensure!(report.sent > 0 && report.lost.is_empty(), "datagrams were lost: {report:?}");
     ensure!(report.duplicates == 0, "datagrams arrived twice: {report:?}");
     Ok(())
+}
+
+/// Starts an agent that has to end with status 1, and returns the only ERROR line of its log.
+pub(crate) fn refusal(node: &Node, change: impl FnOnce(AgentBuilder) -> AgentBuilder) -> Result<String> {
+    // Without the lines of an earlier agent on this node.
+    std::fs::write(node.dir().join("agent.log"), "")?;
+    let mut agent = change(Agent::builder(node)).start()?;
+    let code = agent.wait_exit(REFUSING)?.code();
+    ensure!(code == Some(1), "the agent ended with status {code:?}");
+    let errors = lines_of(&agent.log(), "ERROR");
+    let [error] = &errors[..] else { bail!("not one error: {errors:#?}") };
+    Ok(error.clone())
 }
 
 /// Returns the lines of a log that have this level.

@@ -1,5 +1,5 @@
-//! The agent and its datastore, a real etcd or a folder, that is late, gone, wrong, or full of nonsense. Needs root,
-//! and says so.
+//! Tests of the agent with its datastore, a real etcd or a folder: late, unreachable, wrong, or with bad entries. Needs
+//! root.
 
 mod bad_entries;
 mod config;

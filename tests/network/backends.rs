@@ -1,5 +1,4 @@
-//! flannel's backends, in the address families that they have: who reaches whom, by which entries, and what a
-//! restart changes.
+//! flannel's backends in all their address families: reachability, kernel entries, and what a restart keeps.
 
 mod alloc;
 mod direct_routing;
@@ -16,12 +15,12 @@ use flannel_tests::{Agent, Cluster, Etcd, Node, Pod, Topology, eventually};
 
 use crate::inspect;
 
-/// Within this everybody has followed.
+/// Time limit for all nodes to follow a change.
 const FOLLOW: Duration = Duration::from_secs(5);
-/// How long a node is left without its agent, or looked at.
+/// Time for which a node without its agent is checked.
 const AWAY: Duration = Duration::from_millis(300);
 
-/// Nodes with an agent and a pod each. Fields are in the order in which they have to go.
+/// Nodes with an agent and a pod each. Fields are in the order of their drops.
 struct Bed {
     pods: Vec<Pod>,
     agents: Vec<Agent>,
@@ -57,12 +56,12 @@ impl Bed {
         Ok(())
     }
 
-    /// Keys and values of all leases.
+    /// Returns keys and values of all leases.
     fn leases(&self) -> Result<Vec<(String, String)>> {
         Ok(self.etcd.subnets()?.into_iter().map(|entry| (entry.key, entry.value)).collect())
     }
 
-    /// The last part of the key of a node's lease, and its value, found by the node's public IP.
+    /// Finds a node's lease by its public IP. Returns the last part of the key, and the value.
     fn lease(&self, node: &Node) -> Result<(String, serde_json::Value)> {
         let (v4, v6) = (node.ip().to_string(), node.ip6().to_string());
         for (key, value) in self.leases()? {
@@ -87,30 +86,30 @@ impl Bed {
     }
 }
 
-/// The lines that a command prints in a node, without blanks around them.
+/// Returns the trimmed lines that a command prints on a node.
 fn lines(node: &Node, command: &str) -> Result<Vec<String>> {
     Ok(node.exec(command)?.lines().map(|line| line.trim().to_owned()).collect())
 }
 
-/// Base address of a node's IPv4 subnet.
+/// Returns the base address of a node's IPv4 subnet.
 fn base(node: &Node) -> Result<Ipv4Addr> {
     let subnet = node.subnet_env()?.subnet.context("no IPv4 subnet")?;
     Ok(Ipv4Addr::from_bits(subnet.addr.to_bits() & !1))
 }
 
-/// Base address of a node's IPv6 subnet.
+/// Returns the base address of a node's IPv6 subnet.
 fn base_v6(node: &Node) -> Result<Ipv6Addr> {
     let subnet = node.subnet_env()?.ipv6_subnet.context("no IPv6 subnet")?;
     Ok(Ipv6Addr::from_bits(subnet.addr.to_bits() & !1))
 }
 
-/// MTU of an interface.
+/// Returns the MTU of an interface.
 fn mtu(node: &Node, interface: &str) -> Result<u64> {
     let links = node.netns().exec_json(&format!("ip -j link show dev {interface}"))?;
     links[0]["mtu"].as_u64().context("no MTU")
 }
 
-/// MAC of an interface.
+/// Returns the MAC of an interface.
 fn mac(node: &Node, interface: &str) -> Result<String> {
     inspect::link(node, interface).map(|link| link.mac)
 }

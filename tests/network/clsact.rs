@@ -1,4 +1,4 @@
-//! Kernels without tcx: the programs as filters of the clsact qdisc.
+//! Kernels without tcx: the programs are attached as filters of the clsact qdisc.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ use crate::overlay::Overlay;
 const HOOKS: [(Hook, &str, &str); 2] =
     [(Hook::UnderlayIngress, UPLINK, "ingress"), (Hook::OverlayEgress, DEVICE, "egress")];
 
-/// What an agent would tell its programs.
+/// Returns the configuration that an agent would write for its programs.
 fn facts(node: &Node) -> Result<NodeConfig> {
     let overlay = inspect::link(node, DEVICE)?;
     Ok(NodeConfig {
@@ -42,7 +42,7 @@ fn facts(node: &Node) -> Result<NodeConfig> {
     })
 }
 
-/// Loads the programs anew, on maps that are there, and attaches them by clsact.
+/// Loads the programs again, with the existing maps, and attaches them by clsact.
 fn attach(node: &Node, peer: &inspect::Peer) -> Result<()> {
     let mut bpf = Bpf::load(inspect::pins(node)?, &facts(node)?, false)?;
     let subnet = format!("{}/24", peer.base).parse()?;
@@ -58,7 +58,7 @@ fn attach(node: &Node, peer: &inspect::Peer) -> Result<()> {
     })
 }
 
-/// The numbers of the programs that our filters run, one or none at each hook.
+/// Returns the IDs of the filters' programs, one or none for each hook.
 fn filters(node: &Node) -> Result<Vec<u64>> {
     let at = |(_, interface, direction)| filters_at(node, interface, direction);
     Ok(HOOKS.map(at).into_iter().collect::<Result<Vec<_>>>()?.concat())
@@ -69,7 +69,7 @@ fn filters_at(node: &Node, interface: &str, direction: &str) -> Result<Vec<u64>>
     Ok(filters.into_iter().map(|(filter, _)| filter.program).collect())
 }
 
-/// Two nodes on the floor, with filters on it.
+/// Starts two nodes without BPF and adds filters by hand.
 fn overlay_with_filters() -> Result<Overlay> {
     let overlay = Overlay::start(Topology::segment(2), &["--dataplane=netlink"; 2], 1)?;
     attach(&overlay.nodes()[0], &overlay.peer(1)?)?;
@@ -92,7 +92,7 @@ fn filters_carry_traffic() -> TestResult {
 }
 
 #[test]
-fn a_second_attachment_replaces_the_first_without_a_gap() -> TestResult {
+fn a_second_attachment_replaces_the_first_without_loss() -> TestResult {
     let overlay = overlay_with_filters()?;
     let node = &overlay.nodes()[0];
     let first = filters(node)?;
@@ -107,7 +107,7 @@ fn a_second_attachment_replaces_the_first_without_a_gap() -> TestResult {
 }
 
 #[test]
-fn an_agent_without_bpf_takes_the_filters_away() -> TestResult {
+fn an_agent_without_bpf_removes_the_filters() -> TestResult {
     let mut overlay = overlay_with_filters()?;
     let streams = overlay.streams()?;
     overlay.agents[0].restart()?;
@@ -116,7 +116,7 @@ fn an_agent_without_bpf_takes_the_filters_away() -> TestResult {
     Ok(())
 }
 
-/// Two nodes with a pod each, whose kernels have no tcx.
+/// Starts two nodes with a pod each, on kernels without tcx.
 fn overlay_without_tcx() -> Result<Overlay> {
     let flags = ["--dataplane=bpf"; 2];
     let overlay = Overlay::start_with(Topology::segment(2), &flags, 1, AgentBuilder::without_tcx)?;
@@ -126,7 +126,7 @@ fn overlay_without_tcx() -> Result<Overlay> {
     Ok(overlay)
 }
 
-/// Waits until a pod's port has so many of our filters each way.
+/// Waits until a pod's port has this number of filters in each direction.
 fn wait_for_filters(node: &Node, pod: &Pod, expected: usize) -> Result<()> {
     eventually("filters on the pod's port", SOON, || {
         for direction in ["ingress", "egress"] {
@@ -138,10 +138,10 @@ fn wait_for_filters(node: &Node, pod: &Pod, expected: usize) -> Result<()> {
 }
 
 #[test]
-fn flows_take_the_shortcut_and_ports_are_left_alone_with_filters_too() -> TestResult {
+fn flows_take_the_shortcut_with_filters_except_at_ports_with_a_qdisc() -> TestResult {
     let overlay = overlay_without_tcx()?;
     let node = &overlay.nodes()[0];
-    assert_eq!(inspect::tcx_programs(node, UPLINK)?, [""; 0], "the kernel was to have no tcx");
+    assert_eq!(inspect::tcx_programs(node, UPLINK)?, [""; 0], "the agent has used tcx");
     let (pod, remote) = overlay.two_pods();
     let mut session = UdpSession::open(pod, remote)?;
     (0..10).try_for_each(|_| session.echo(100))?;
@@ -168,7 +168,7 @@ fn filters_on_the_pods_ports_follow_the_agent() -> TestResult {
     let filter = |overlay: &Overlay| filters_at(&overlay.nodes()[0], &port, "ingress");
     let first = filter(&overlay)?;
     overlay.agents[0].restart()?;
-    eventually("the new agent's filter replaces the old one's", SOON, || {
+    eventually("the new agent's filter replaces the old agent's", SOON, || {
         let second = filter(&overlay)?;
         ensure!(second.len() == 1 && second != first, "{first:?}, then {second:?}");
         Ok(())

@@ -1,4 +1,4 @@
-//! Docker beside the agent, as its users have it: dockerd with the options that `docker-opts` makes of subnet.env.
+//! Docker with the agent: dockerd runs with the options that `docker-opts` makes from subnet.env.
 
 use std::fs;
 use std::net::IpAddr;
@@ -15,10 +15,10 @@ use ipnet::{IpNet, Ipv4Net};
 use crate::inspect;
 use crate::overlay::{Overlay, Streams};
 
-/// In which traffic has found its way past the host stack.
+/// Time limit for traffic to take the shortcut past the host stack.
 const SOON: Duration = Duration::from_secs(5);
 
-/// Two nodes with a dockerd and a container each. Fields are in the order in which they have to go.
+/// Two nodes with a dockerd and a container each. Fields are in the order of their drops.
 struct Bed {
     containers: Vec<Container>,
     dockers: Vec<Docker>,
@@ -26,7 +26,7 @@ struct Bed {
 }
 
 impl Bed {
-    /// flannel masquerades what leaves the overlay, so that Docker does not.
+    /// Starts agents that masquerade, so that Docker does not.
     fn start() -> Result<Self> {
         let overlay = Overlay::start(Topology::segment(2), &["--ip-masq"; 2], 0)?;
         let dockers = overlay.nodes().iter().map(start_docker).collect::<Result<Vec<_>>>()?;
@@ -38,7 +38,7 @@ impl Bed {
         (&self.containers[0], &self.containers[1])
     }
 
-    /// Another container on each node pings the other node's, and fetches a program from it, byte by byte.
+    /// Checks that a new container on each node can ping the other node's container and fetch a file from it unchanged.
     fn ensure_reached(&self) -> Result<()> {
         for (docker, remote) in self.dockers.iter().zip(self.containers.iter().rev()) {
             let ip = remote.ip();
@@ -50,7 +50,7 @@ impl Bed {
     }
 }
 
-/// What a unit's ExecStartPost and the daemon's `$DOCKER_NETWORK_OPTIONS` do with subnet.env.
+/// Makes dockerd's options from subnet.env, as a unit's ExecStartPost does for `$DOCKER_NETWORK_OPTIONS`.
 fn docker_options(node: &Node) -> Result<String> {
     let file = node.dir().join("docker_opts.env");
     let mut command = node.netns().command(agent_binary()?);
@@ -61,20 +61,22 @@ fn docker_options(node: &Node) -> Result<String> {
     value.map(str::to_owned).with_context(|| format!("not one variable: {text}"))
 }
 
-/// On a node as it is after a boot: it does not forward. A dockerd that switches forwarding on makes DROP the policy
-/// of the FORWARD chain, and the agent's forward rules, which are on by default, are what lets containers through.
+/// Starts dockerd on a node that does not forward, as after a boot.
+///
+/// A dockerd that turns forwarding on sets the policy of the FORWARD chain to DROP. Then containers depend on the agent's
+/// forward rules, which are on by default.
 fn start_docker(node: &Node) -> Result<Docker> {
     node.netns().set(&[("net.ipv4.ip_forward", "0")])?;
     let options = docker_options(node)?;
     Docker::start(node, &options.split_whitespace().collect::<Vec<_>>())
 }
 
-/// Which address the server of a connection sees.
+/// Returns the client's address as the server of a connection sees it.
 fn seen(from: &dyn Host, to: &dyn Host) -> Result<IpAddr> {
     Ok(TcpSession::open(from, to)?.seen_client()?.ip())
 }
 
-/// Docker was told, and made its container, what subnet.env says.
+/// Checks that Docker's options and its container match subnet.env.
 fn ensure_configured(node: &Node, container: &Container) -> Result<()> {
     let SubnetEnv { subnet, mtu, .. } = node.subnet_env()?;
     let subnet = subnet.context("a node without a subnet")?;
@@ -108,7 +110,7 @@ fn containers_reach_each_other_across_nodes() -> TestResult {
 }
 
 #[test]
-fn a_restart_of_the_agent_leaves_containers_talking() -> TestResult {
+fn a_restart_of_the_agent_does_not_interrupt_containers() -> TestResult {
     let mut bed = Bed::start()?;
     let (one, other) = bed.containers();
     let streams = Streams::between(one, other)?;

@@ -1,4 +1,4 @@
-//! ECN and TTL: what a node with BPF and one with the kernel's vxlan device alone make of the same packets.
+//! ECN and TTL: a node with BPF treats packets as a node with the kernel's vxlan device alone does.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -17,15 +17,15 @@ use crate::overlay::{NETWORK, Overlay, with_xdp};
 use crate::packets::{Ipv4, PORT, frame, ipv4, udp, vxlan};
 
 const SERVICE: u16 = 4000;
-/// Code point: congestion experienced.
+/// The code point "congestion experienced".
 const CE: u8 = 0b11;
 const NOT_ECT: u8 = 0b00;
 const DSCP: u8 = 46;
 const TTL: u8 = 17;
 /// How many of the sixteen combinations arrive.
-const TOLD: usize = 15;
+const ARRIVING: usize = 15;
 
-/// A node with BPF, one without, and a third that sends to both. `xdp`: how outer headers are taken off.
+/// Starts a node with BPF, one without, and a third that sends to both, with this XDP mode.
 fn overlay(xdp: &str) -> Result<Overlay> {
     let flags = ["--dataplane=bpf", "--dataplane=netlink", "--dataplane=bpf"];
     let network = with_xdp(NETWORK, xdp);
@@ -34,26 +34,26 @@ fn overlay(xdp: &str) -> Result<Overlay> {
     Ok(overlay)
 }
 
-/// Outer and inner code point.
+/// Returns all combinations of outer and inner code point.
 fn combinations() -> impl Iterator<Item = (u8, u8)> {
     (0..4).flat_map(|outer| (0..4).map(move |inner| (outer, inner)))
 }
 
-/// VXLAN made by hand, from the third node to another one's pod.
-struct Sender<'a> {
+/// Sends VXLAN packets made by the test from the third node to a pod of another node.
+struct VxlanSender<'a> {
     from: &'a Node,
     to: &'a Node,
     source: Ipv4Addr,
     pod: Ipv4Addr,
     /// Ethernet headers on the vxlan device and on the uplink.
-    inside: Link,
-    outside: Link,
+    inside: MacPair,
+    outside: MacPair,
 }
 
-/// Two interfaces on one link: destination and source.
-struct Link([u8; 6], [u8; 6]);
+/// Destination and source MAC.
+struct MacPair([u8; 6], [u8; 6]);
 
-impl Link {
+impl MacPair {
     fn of(interface: &str, to: &Node, from: &Node) -> Result<Self> {
         let mac = |node| Ok::<_, anyhow::Error>(inspect::link(node, interface)?.mac.parse::<Mac>()?.0);
         Ok(Self(mac(to)?, mac(from)?))
@@ -64,15 +64,16 @@ impl Link {
     }
 }
 
-impl<'a> Sender<'a> {
+impl<'a> VxlanSender<'a> {
     fn new(overlay: &'a Overlay, to: usize) -> Result<Self> {
         let [source, pod] = [ipv4_of(&overlay.pods[2][0])?, ipv4_of(&overlay.pods[to][0])?];
         let [from, to] = [2, to].map(|node| &overlay.nodes()[node]);
-        let [inside, outside] = [Link::of(DEVICE, to, from)?, Link::of(UPLINK, to, from)?];
+        let [inside, outside] = [MacPair::of(DEVICE, to, from)?, MacPair::of(UPLINK, to, from)?];
         Ok(Self { from, to, source, pod, inside, outside })
     }
 
-    /// Each combination is a flow of its own, known by its source port. Without payload, generic XDP strips it, too.
+    /// Sends a datagram with these code points. Its source port makes it a flow of its own. It has no payload, so that
+    /// generic XDP strips it, too.
     fn send(&self, outer: u8, inner: u8, source: [u8; 2]) -> Result<()> {
         let datagram = udp(u16::from_be_bytes(source), SERVICE, &[]);
         let packet = ipv4(self.source, self.pod, IpNumber::UDP, datagram);
@@ -89,7 +90,7 @@ fn ipv4_of(pod: &Pod) -> Result<Ipv4Addr> {
     }
 }
 
-/// What a pod gets: source port, code point, DSCP, TTL.
+/// A received datagram: source port, code point, DSCP, TTL.
 type Seen = ([u8; 2], u8, u8, u8);
 
 fn seen(frame: &CapturedFrame) -> Option<Seen> {
@@ -105,25 +106,25 @@ fn seen(frame: &CapturedFrame) -> Option<Seen> {
     Some((source, header.ecn.value(), header.dscp.value(), header.time_to_live))
 }
 
-/// Sends every combination to a node's pod, twice: the second time each is a proven flow. What the pod gets.
+/// Sends every combination to a node's pod, twice, and returns what the pod gets. The second time each flow is proven.
 fn receive(overlay: &Overlay, to: usize) -> Result<[Vec<Seen>; 2]> {
-    let (pod, sender) = (&overlay.pods[to][0], Sender::new(overlay, to)?);
+    let (pod, sender) = (&overlay.pods[to][0], VxlanSender::new(overlay, to)?);
     let socket = pod.netns().udp_bind(pod.ip(), SERVICE)?;
     let round = |last: [u8; 2]| -> Result<Vec<Seen>> {
         let capture = Capture::start(pod.netns(), "eth0")?;
         for (outer, inner) in combinations() {
             sender.send(outer, inner, [32 + outer, inner])?;
         }
-        // What comes behind them on the same way has come when this has; its flow is a new one.
+        // The last datagram, of a new flow: when it has arrived, all others have.
         sender.send(NOT_ECT, NOT_ECT, last)?;
-        for _ in 0..=TOLD {
+        for _ in 0..=ARRIVING {
             socket.recv(&mut []).context("one of the datagrams")?;
         }
         let mut seen: Vec<_> = capture.stop()?.frames().iter().filter_map(seen).collect();
         seen.sort_unstable();
         ensure!(
             seen.pop().is_some_and(|(source, ..)| source == last),
-            "the last one is not the last: {seen:?}"
+            "the last datagram did not arrive last: {seen:?}"
         );
         Ok(seen)
     };
@@ -131,31 +132,31 @@ fn receive(overlay: &Overlay, to: usize) -> Result<[Vec<Seen>; 2]> {
 }
 
 #[test]
-fn congestion_is_told_as_the_kernel_device_tells_it() -> TestResult {
-    for (xdp, stripped) in [("off", 0), ("native", 2 * (TOLD + 2)), ("generic", 2 * (TOLD + 2))] {
+fn congestion_is_reported_as_by_the_kernel_device() -> TestResult {
+    for (xdp, stripped) in [("off", 0), ("native", 2 * (ARRIVING + 2)), ("generic", 2 * (ARRIVING + 2))] {
         let overlay = overlay(xdp)?;
-        congestion_is_told(&overlay).with_context(|| format!("XDP {xdp}"))?;
+        ensure_congestion_is_reported(&overlay).with_context(|| format!("XDP {xdp}"))?;
         let counted = inspect::packets(&overlay.nodes()[0], Hook::UnderlayXdp, Outcome::HandedOver)?;
         assert_eq!(counted, stripped as u64, "XDP {xdp}");
     }
     Ok(())
 }
 
-fn congestion_is_told(overlay: &Overlay) -> Result<()> {
+fn ensure_congestion_is_reported(overlay: &Overlay) -> Result<()> {
     let [by_bpf, by_kernel] = [receive(overlay, 0)?, receive(overlay, 1)?];
     assert_eq!(by_bpf[0], by_kernel[0], "through the host stack");
     assert_eq!(by_bpf[1], by_kernel[1], "past it");
-    assert_eq!(by_bpf[0].len(), TOLD);
+    assert_eq!(by_bpf[0].len(), ARRIVING);
     let told = by_bpf[0].iter().filter(|(source, code_point, ..)| source[1] != CE && *code_point == CE);
     assert_eq!(told.count(), 2, "ECT(0) and ECT(1) that became CE");
     let node = &overlay.nodes()[0];
     assert_eq!(inspect::packets(node, Hook::UnderlayIngress, Outcome::NotEcnCapable)?, 2);
-    assert_eq!(inspect::through_stack(node)?.1, TOLD as u64 + 2, "the first of each flow");
-    assert_eq!(inspect::shortcut(node)?.1, TOLD as u64);
+    assert_eq!(inspect::through_stack(node)?.1, ARRIVING as u64 + 2, "the first of each flow");
+    assert_eq!(inspect::shortcut(node)?.1, ARRIVING as u64);
     Ok(())
 }
 
-/// Outer type of service and TTL, and inner ones, of what a node's pod sends with each code point, twice.
+/// Sends two datagrams with each code point from a node's pod. Returns their outer and inner type of service and TTL.
 fn sent(overlay: &Overlay, from: usize) -> Result<Vec<Vec<String>>> {
     let (node, pod, to) = (&overlay.nodes()[from], &overlay.pods[from][0], &overlay.pods[2][0]);
     let (client, server) = (pod.netns().udp_bind(pod.ip(), 0)?, to.netns().udp_bind(to.ip(), 0)?);
@@ -171,7 +172,7 @@ fn sent(overlay: &Overlay, from: usize) -> Result<Vec<Vec<String>>> {
 }
 
 #[test]
-fn outer_headers_have_the_kernel_device_s_ttl_and_the_inner_code_point() -> TestResult {
+fn outer_headers_have_the_ttl_of_the_kernel_device_and_the_inner_code_point() -> TestResult {
     let mut overlay = overlay("off")?;
     for node in &overlay.nodes()[..2] {
         node.netns().set(&[("net.ipv4.ip_default_ttl", "99")])?;
@@ -180,11 +181,11 @@ fn outer_headers_have_the_kernel_device_s_ttl_and_the_inner_code_point() -> Test
     wait_plugged(&overlay.nodes()[0], &overlay.pods[0][0])?;
     let [by_bpf, by_kernel] = [sent(&overlay, 0)?, sent(&overlay, 1)?];
     assert_eq!(by_bpf.len(), 8, "{by_bpf:?}");
-    // Of the first there was no proof yet; the next seven skipped the host stack.
+    // The first had no proof yet; the other seven skipped the host stack.
     assert_eq!(inspect::shortcut(&overlay.nodes()[0])?.0, 7);
     assert_eq!(by_bpf[..6], by_kernel[..6]);
     assert_eq!(by_bpf[0][..2], ["0x00,0xb8", "99,63"]);
-    // RFC 6040 section 4.1 copies what the kernel, by RFC 3168 section 9.1.1, makes ECT(0) of.
+    // BPF copies CE to the outer header (RFC 6040 section 4.1); the kernel sends ECT(0) (RFC 3168 section 9.1.1).
     for (copied, reset) in by_bpf[6..].iter().zip(&by_kernel[6..]) {
         assert_eq!((copied[0].as_str(), reset[0].as_str()), ("0x03,0xbb", "0x02,0xbb"));
         assert_eq!(copied[1..], reset[1..]);

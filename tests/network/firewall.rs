@@ -1,4 +1,4 @@
-//! Masquerading, forward rules, blackhole route: as flanneld writes them, kept, and taken away.
+//! Firewall rules and the blackhole route: written as by flanneld, repaired, and removed.
 
 mod blackhole;
 mod cleanup;
@@ -17,11 +17,11 @@ use flannel_tests::{Agent, Cluster, Datastore as _, LocalStore, Node, Pod, TestR
 const CLUSTER: &str = "10.5.0.0/16";
 const IPTABLES: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
 const NFTABLES: &str = r#"{"Network":"10.5.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#;
-/// In which something is repaired that is looked at every second.
+/// Time limit for a repair. The agent checks its rules every second.
 const SOON: Duration = Duration::from_secs(5);
-/// In which it is looked at more than once.
+/// Time in which the agent checks its rules more than once.
 const LOOKS: Duration = Duration::from_millis(2500);
-/// What others have in the chains that flannel's hang in.
+/// Rules of another program in the chains that jump to flannel's.
 const FOREIGN: &str = "*nat\n\
     -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE\n\
     COMMIT\n\
@@ -29,7 +29,7 @@ const FOREIGN: &str = "*nat\n\
     -A FORWARD -i docker0 -j ACCEPT\n\
     COMMIT\n";
 
-/// Nodes whose subnets are known: the first has 10.5.1.0/24. Fields are in the order in which they have to go.
+/// Nodes with reserved subnets: the first has 10.5.1.0/24, and so on. Fields are in the order of their drops.
 struct Bed {
     pods: Vec<Pod>,
     agents: Vec<Agent>,
@@ -48,7 +48,7 @@ impl Bed {
         Ok(Self { pods: Vec::new(), agents: Vec::new(), store, cluster })
     }
 
-    /// An agent on every node.
+    /// [`Bed::new`] with an agent on every node.
     fn started(nodes: usize, config: &str, flags: &[&str]) -> Result<Self> {
         let mut bed = Self::new(nodes, config)?;
         bed.start(flags)?;
@@ -62,7 +62,7 @@ impl Bed {
         Ok(())
     }
 
-    /// Starts the first node's agent again, with these flags in place of those of the same names.
+    /// Restarts the first node's agent. These flags replace those with the same names.
     fn restart(&mut self, flags: &[&str]) -> TestResult {
         self.agents[0].term()?;
         self.agents[0].restart_with(|args| {
@@ -77,7 +77,7 @@ impl Bed {
         &self.cluster.nodes()[node]
     }
 
-    /// One pod on each node, once the nodes know each other.
+    /// Adds one pod to each node, and waits until the nodes know each other.
     fn add_pods(&mut self) -> TestResult {
         self.pods = self.cluster.one_pod_each()?;
         let others: Vec<_> =
@@ -99,14 +99,14 @@ impl Bed {
     }
 }
 
-/// All rules of both tables, as iptables prints them.
+/// Returns all rules of the tables nat and filter, as iptables prints them.
 fn rules(node: &Node) -> Result<String> {
     Ok(node.exec("iptables -t nat -S")? + &node.exec("iptables -t filter -S")?)
 }
 
-/// Waits until the rules are these.
-fn become_rules(node: &Node, expected: &str) -> Result<()> {
-    eventually("the rules are as they should be", SOON, || {
+/// Waits until these are the rules.
+fn wait_for_rules(node: &Node, expected: &str) -> Result<()> {
+    eventually("the rules are the expected ones", SOON, || {
         let rules = rules(node)?;
         ensure!(rules == expected, "{rules}\ninstead of\n{expected}");
         Ok(())

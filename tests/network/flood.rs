@@ -1,4 +1,4 @@
-//! Floods of packets that no lease is for: what they cost, and whom they disturb.
+//! Floods of packets to subnets without a lease: their cost, and their effect on other traffic.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::thread::available_parallelism;
@@ -15,31 +15,31 @@ use crate::overlay::Overlay;
 
 const FLOOD: Duration = Duration::from_secs(4);
 const SOON: Duration = Duration::from_secs(10);
-/// Subnets that nobody leases.
+/// Number of subnets without a lease.
 const SUBNETS: u32 = 100;
 
-/// Sends to one pod of nobody's after the other.
-fn flood(overlay: &Overlay, over: impl Fn() -> bool) -> Result<()> {
+/// Sends to addresses in subnets without a lease until `stop` returns true.
+fn flood(overlay: &Overlay, stop: impl Fn() -> bool) -> Result<()> {
     let pod = &overlay.pods[0][0];
     let socket = pod.netns().udp_bind(pod.ip(), 0)?;
     for n in 0.. {
-        if over() {
+        if stop() {
             break;
         }
-        let nobody =
+        let unleased =
             Ipv4Addr::from(u32::from_be_bytes([10, 5, 100, 1]) + (n % SUBNETS) * 256 + n / SUBNETS % 200);
-        // The host says that it is unreachable, which may be heard here.
-        let _ = socket.send_to(b"anybody?", (IpAddr::from(nobody), 9));
+        // The host answers "unreachable", which the socket may report as an error.
+        let _ = socket.send_to(b"anybody?", (IpAddr::from(unleased), 9));
     }
     Ok(())
 }
 
 #[test]
-fn packets_to_nobodys_pods_ask_the_datastore_now_and_then() -> TestResult {
+fn packets_to_unleased_subnets_rarely_query_the_datastore() -> TestResult {
     let overlay = Overlay::start_with(Topology::segment(2), &["--dataplane=bpf"; 2], 1, with_endpoint)?;
     let node = &overlay.nodes()[0];
     let unleased = || inspect::packets(node, Hook::PodEgress, Outcome::Unleased);
-    eventually("the pod's program is there", SOON, || {
+    eventually("the pod's program is attached", SOON, || {
         flood(&overlay, || unleased().is_ok_and(|seen| seen > 0))
     })?;
     let events = || Figures::of(node)?.get("flannel_events_total{outcome=\"unleased\"}");
@@ -53,10 +53,10 @@ fn packets_to_nobodys_pods_ask_the_datastore_now_and_then() -> TestResult {
     let (packets, told, asked) =
         (unleased()? - packets_before, events()? - events_before, asked()? - asked_before);
     let most = (seconds + 2.0) * f64::from(event::BUDGET) * available_parallelism()?.get() as f64;
-    println!("{packets} packets, {told} events, {asked} questions to etcd in {seconds:.1} s");
+    println!("{packets} packets, {told} events, {asked} queries of etcd in {seconds:.1} s");
     assert!(told > 0.0 && told <= most, "{told} events in {seconds} s");
     assert!(packets as f64 > 10.0 * most, "{packets} packets are no flood");
-    // At 0, 1, 3, 7 s at most; a node's own ones are a minute apart.
-    assert!((1..=4).contains(&asked), "etcd was asked {asked} times");
+    // At 0, 1, 3 and 7 s at most; the agent's periodic queries are a minute apart.
+    assert!((1..=4).contains(&asked), "etcd was queried {asked} times");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The flow cache: what takes the shortcut past the host stack.
+//! The flow cache: traffic that takes the shortcut past the host stack.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use flannel_tests::{Capture, Node, Pod, TestResult, Topology, eventually};
 use crate::inspect::{self, UPLINK};
 use crate::overlay::Overlay;
 
-/// How long the agent may take to follow.
+/// Time limit for the agent to follow a change.
 pub(super) const SOON: Duration = Duration::from_secs(5);
 
-/// Two nodes with BPF and this many pods each, whose ports have their programs.
+/// Starts two nodes with BPF and this number of pods each, and waits until the pods' ports have their programs.
 pub(super) fn overlay_of(pods: usize) -> Result<Overlay> {
     let overlay = Overlay::start(Topology::segment(2), &["--dataplane=bpf"; 2], pods)?;
     for (node, pods) in overlay.nodes().iter().zip(&overlay.pods) {
@@ -22,7 +22,7 @@ pub(super) fn overlay_of(pods: usize) -> Result<Overlay> {
     Ok(overlay)
 }
 
-/// Waits until the programs are on a pod's port.
+/// Waits until the programs are attached to a pod's port.
 pub(crate) fn wait_plugged(node: &Node, pod: &Pod) -> Result<()> {
     eventually("the pod's port has its programs", SOON, || {
         let programs = inspect::programs(node, pod.port())?;
@@ -31,22 +31,22 @@ pub(crate) fn wait_plugged(node: &Node, pod: &Pod) -> Result<()> {
     })
 }
 
-/// Packets that a node sent and received past its host stack, and through it.
+/// Packets that a node has sent and received past its host stack, and through it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ways {
+pub(super) struct PathCounts {
     pub(super) shortcut: (u64, u64),
     pub(super) stack: (u64, u64),
 }
 
-impl Ways {
+impl PathCounts {
     pub(super) fn of(node: &Node) -> Result<Self> {
         Ok(Self { shortcut: inspect::shortcut(node)?, stack: inspect::through_stack(node)? })
     }
 }
 
-fn ways(overlay: &Overlay) -> Result<[Ways; 2]> {
+fn ways(overlay: &Overlay) -> Result<[PathCounts; 2]> {
     let [one, other] = overlay.nodes() else { unreachable!("two nodes") };
-    Ok([Ways::of(one)?, Ways::of(other)?])
+    Ok([PathCounts::of(one)?, PathCounts::of(other)?])
 }
 
 #[test]
@@ -56,13 +56,13 @@ fn datagrams_take_the_shortcut_from_the_second_on() -> TestResult {
     let (one, other) = overlay.two_pods();
     let mut session = UdpSession::open(one, other)?;
     session.echo(100)?;
-    assert_eq!(ways(&overlay)?, [Ways { shortcut: (0, 0), stack: (1, 1) }; 2]);
+    assert_eq!(ways(&overlay)?, [PathCounts { shortcut: (0, 0), stack: (1, 1) }; 2]);
     (0..MORE).try_for_each(|size| session.echo(size as usize * 29))?;
-    assert_eq!(ways(&overlay)?, [Ways { shortcut: (MORE, MORE), stack: (1, 1) }; 2]);
-    // No flow of TCP or UDP: every one through the stack.
+    assert_eq!(ways(&overlay)?, [PathCounts { shortcut: (MORE, MORE), stack: (1, 1) }; 2]);
+    // ICMP is not cached: every packet passes the stack.
     ping(one, other.ip())?;
     ping(other, one.ip())?;
-    assert_eq!(ways(&overlay)?, [Ways { shortcut: (MORE, MORE), stack: (3, 3) }; 2]);
+    assert_eq!(ways(&overlay)?, [PathCounts { shortcut: (MORE, MORE), stack: (3, 3) }; 2]);
     Ok(())
 }
 
@@ -89,7 +89,7 @@ fn tcp_takes_the_shortcut_both_ways() -> TestResult {
 }
 
 #[test]
-fn a_packet_looks_the_same_whichever_way_it_came() -> TestResult {
+fn a_packet_is_the_same_through_the_stack_and_past_it() -> TestResult {
     const ECHOES: usize = 5;
     let overlay = overlay_of(1)?;
     let (one, other) = overlay.two_pods();
@@ -102,7 +102,7 @@ fn a_packet_looks_the_same_whichever_way_it_came() -> TestResult {
         let fields = ["ip.ttl", "eth.src", "eth.dst", "ip.checksum.status", "ip.dsfield", "ip.len"];
         let packets = capture.stop()?.fields(&format!("udp && ip.dst == {}", pod.ip()), &fields)?;
         assert_eq!(packets.len(), ECHOES);
-        // Two routers lie between: the nodes.
+        // Two hops: the nodes.
         assert_eq!((&packets[0][0], &packets[0][3]), (&"62".to_owned(), &"1".to_owned()));
         assert!(packets.iter().all(|packet| *packet == packets[0]), "{packets:#?}");
     }
@@ -116,7 +116,7 @@ fn without_the_flow_cache_all_goes_through_the_stack() -> TestResult {
     let (one, other) = overlay.two_pods();
     let mut session = UdpSession::open(one, other)?;
     (0..ECHOES).try_for_each(|_| session.echo(100))?;
-    assert_eq!(ways(&overlay)?, [Ways { shortcut: (0, 0), stack: (ECHOES, ECHOES) }; 2]);
+    assert_eq!(ways(&overlay)?, [PathCounts { shortcut: (0, 0), stack: (ECHOES, ECHOES) }; 2]);
     for (node, pods) in overlay.nodes().iter().zip(&overlay.pods) {
         assert_eq!(inspect::programs(node, pods[0].port())?, [""; 0]);
         assert_eq!(inspect::programs(node, UPLINK)?.len(), 1);

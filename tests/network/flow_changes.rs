@@ -1,4 +1,4 @@
-//! What changes while flows skip the host stack: rules, pods, ports, the agent's mind.
+//! Changes while flows skip the host stack: of rules, pods, ports and flags.
 
 use std::io::Read as _;
 use std::net::{Shutdown, SocketAddr, UdpSocket};
@@ -15,9 +15,9 @@ use super::flow_cache::{SOON, overlay_of, wait_plugged};
 use crate::inspect;
 use crate::overlay::lines_of;
 
-/// Within this a rule ends a flow; the rest is for a machine that is busy.
+/// Time limit for a rule to end a flow, with 4 s for a busy machine.
 const BOUND: Duration = Duration::from_nanos(PROOF_NS + TRANSIT_NS + 4_000_000_000);
-/// Much sooner than a proof ends.
+/// Much shorter than a proof holds.
 const AT_ONCE: Duration = Duration::from_secs(3);
 /// Longer than a proof holds.
 const LONGER: Duration = Duration::from_nanos(PROOF_NS + 2_500_000_000);
@@ -52,19 +52,19 @@ fn a_new_rule_ends_a_proven_flow_and_its_removal_brings_it_back() -> TestResult 
 }
 
 #[test]
-fn a_long_connection_is_never_taken_for_an_invalid_one() -> TestResult {
+fn conntrack_does_not_take_a_long_connection_for_an_invalid_one() -> TestResult {
     let overlay = overlay_of(1)?;
     let (one, other) = overlay.two_pods();
     for node in overlay.nodes() {
         node.exec("iptables -I FORWARD -m conntrack --ctstate INVALID -j DROP")?;
     }
     let mut session = TcpSession::open(one, other)?;
-    // So much that the connection tracker, which sees few of them, finds the next ones beyond any window.
+    // So much data that conntrack, which sees few packets, finds the next ones outside any TCP window.
     throughout("the connection goes on", LONGER, || session.exchange(16 << 10))?;
     for node in overlay.nodes() {
         let stale = inspect::packets(node, Hook::PodEgress, Outcome::FlowStale)?;
         let shortcut = inspect::shortcut(node)?;
-        assert!(stale > 0, "{}: the stack was not asked again", node.name());
+        assert!(stale > 0, "{}: no packet was sent through the stack again", node.name());
         assert!(shortcut.0 > 10 * stale && shortcut.1 > 0, "{}: {shortcut:?}, {stale}", node.name());
     }
     session.client.shutdown(Shutdown::Write)?;
@@ -72,7 +72,7 @@ fn a_long_connection_is_never_taken_for_an_invalid_one() -> TestResult {
     Ok(())
 }
 
-/// One datagram, if it arrives within a fraction of a second.
+/// Sends a datagram. Fails if it does not arrive within a fraction of a second.
 fn arrives(from: &UdpSocket, to: &UdpSocket) -> Result<()> {
     from.send_to(b"datagram", to.local_addr()?)?;
     ensure!(to.recv_from(&mut [0; 16])? == (8, from.local_addr()?), "another one arrived");
@@ -85,7 +85,7 @@ fn receiver(pod: &Pod, at: SocketAddr) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Replaces the second node's pod under a stream of one flow, and waits until the new one gets its packets.
+/// Replaces the second node's pod while a flow sends to it, and waits until the new pod gets the packets.
 fn replace_receiver(end_agent: bool) -> TestResult {
     let mut overlay = overlay_of(1)?;
     let sender = overlay.pods[0][0].netns().udp_bind(overlay.pods[0][0].ip(), 0)?;
@@ -100,7 +100,7 @@ fn replace_receiver(end_agent: bool) -> TestResult {
         overlay.agents[1].kill()?;
     }
     let new = node.replace_pod(old)?;
-    // As a CNI plugin announces it, so that the host knows the new MAC.
+    // Announces the pod, as a CNI plugin does, so that the host knows the new MAC.
     ping(&new, overlay.pods[0][0].ip())?;
     let second = receiver(&new, first.local_addr()?)?;
     eventually("a datagram for the new pod", AT_ONCE, || arrives(&sender, &second))?;
@@ -122,14 +122,14 @@ fn a_new_pod_gets_the_packets_of_one_that_had_its_address() -> TestResult {
 }
 
 #[test]
-fn a_new_pod_gets_them_while_no_agent_is_there() -> TestResult {
+fn a_new_pod_gets_the_packets_of_one_that_had_its_address_without_an_agent() -> TestResult {
     replace_receiver(true)
 }
 
-/// Waits until no program is on a pod's port, and no flow leads there.
+/// Waits until a pod's port has no program and no flow leads to it.
 fn wait_unplugged(node: &Node, pod: &Pod) -> Result<()> {
     let index = inspect::link(node, pod.port())?.index;
-    eventually("the pod's port is left alone", SOON, || {
+    eventually("the pod's port has no programs", SOON, || {
         let programs = inspect::programs(node, pod.port())?;
         ensure!(programs.is_empty(), "there are {programs:?}");
         let flows = inspect::flows(node)?;
@@ -139,7 +139,7 @@ fn wait_unplugged(node: &Node, pod: &Pod) -> Result<()> {
 }
 
 #[test]
-fn a_port_with_a_qdisc_of_its_own_is_left_alone_until_it_goes() -> TestResult {
+fn a_port_has_no_programs_while_it_has_its_own_qdisc() -> TestResult {
     let overlay = overlay_of(1)?;
     let node = &overlay.nodes()[0];
     let (pod, remote) = overlay.two_pods();
@@ -164,7 +164,7 @@ fn a_port_with_a_qdisc_of_its_own_is_left_alone_until_it_goes() -> TestResult {
 }
 
 #[test]
-fn the_flow_cache_is_switched_under_traffic() -> TestResult {
+fn the_flow_cache_can_be_switched_under_traffic() -> TestResult {
     let mut overlay = overlay_of(1)?;
     let streams = overlay.streams()?;
     overlay.agents[0].restart_with(|args| args.push("--flow-cache=false".to_owned()))?;

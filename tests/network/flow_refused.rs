@@ -1,4 +1,4 @@
-//! The flow cache: what never takes the shortcut past the host stack.
+//! The flow cache: traffic that never takes the shortcut past the host stack.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
@@ -9,12 +9,12 @@ use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::{At, TcpSession, ping, send_frame, udp_echo};
 use flannel_tests::{Capture, Node, Pod, TestResult, eventually};
 
-use super::flow_cache::{SOON, Ways, overlay_of};
+use super::flow_cache::{PathCounts, SOON, overlay_of};
 use crate::inspect;
 use crate::packets::{frame, ipv4, udp};
 
 #[test]
-fn traffic_beside_the_overlay_is_not_remembered() -> TestResult {
+fn traffic_outside_the_overlay_is_not_cached() -> TestResult {
     let overlay = overlay_of(2)?;
     let [node, _] = overlay.nodes() else { unreachable!("two nodes") };
     let (pod, neighbour) = (&overlay.pods[0][0], &overlay.pods[0][1]);
@@ -36,7 +36,7 @@ fn traffic_beside_the_overlay_is_not_remembered() -> TestResult {
     Ok(())
 }
 
-/// A datagram to an address that leads to the server, and the answer, which has to come from that address.
+/// Sends a datagram to an address that leads to the server. The answer has to come from that address.
 fn round_trip(client: &UdpSocket, to: SocketAddr, server: &UdpSocket) -> Result<()> {
     let mut buffer = [0; 16];
     client.send_to(b"question", to)?;
@@ -48,7 +48,7 @@ fn round_trip(client: &UdpSocket, to: SocketAddr, server: &UdpSocket) -> Result<
     Ok(())
 }
 
-/// Has the node translate a service's address and UDP port 53 to a server's.
+/// Makes the node translate a service's address and UDP port 53 to a server's.
 fn serve_at(node: &Node, service: IpAddr, server: SocketAddr) -> Result<()> {
     let rule = format!("-d {service} -p udp --dport 53 -j DNAT --to-destination {server}");
     node.exec(&format!("iptables -t nat -A PREROUTING {rule}")).map(drop)
@@ -60,7 +60,7 @@ fn a_service_is_never_cached_where_it_is_translated() -> TestResult {
     let node = &overlay.nodes()[0];
     let (client, server) = overlay.two_pods();
     let IpAddr::V4(base) = server.ip() else { unreachable!("pods have IPv4 addresses") };
-    // Addresses that no pod has: of a service network, and of the server's subnet.
+    // Addresses without a pod: one of a service network, one of the server's subnet.
     for service in [Ipv4Addr::new(10, 96, 0, 10), (base.to_bits() + 100).into()].map(IpAddr::V4) {
         let (asks, answers) =
             (client.netns().udp_bind(client.ip(), 0)?, server.netns().udp_bind(server.ip(), 0)?);
@@ -77,7 +77,7 @@ fn a_service_is_never_cached_where_it_is_translated() -> TestResult {
     Ok(())
 }
 
-/// Datagrams from a pod to another that say they are of another source.
+/// Sends a datagram from a pod with the source address of another one.
 fn spoof(from: &Pod, source: SocketAddr, to: SocketAddr) -> Result<()> {
     let mac = |line: &str, field: &str| -> Result<[u8; 6]> {
         let shown = from.netns().exec_json(line)?;
@@ -91,37 +91,41 @@ fn spoof(from: &Pod, source: SocketAddr, to: SocketAddr) -> Result<()> {
 }
 
 #[test]
-fn a_pod_that_lies_about_its_address_gets_nothing_from_the_cache() -> TestResult {
+fn a_pod_with_a_spoofed_address_gains_nothing_from_the_cache() -> TestResult {
     let overlay = overlay_of(2)?;
     let node = &overlay.nodes()[0];
-    let (honest, liar, remote) = (&overlay.pods[0][0], &overlay.pods[0][1], &overlay.pods[1][0]);
-    ping(liar, remote.ip())?;
+    let (honest, spoofer, remote) = (&overlay.pods[0][0], &overlay.pods[0][1], &overlay.pods[1][0]);
+    ping(spoofer, remote.ip())?;
     let (client, server) =
         (honest.netns().udp_bind(honest.ip(), 0)?, remote.netns().udp_bind(remote.ip(), 0)?);
     let (source, target) = (client.local_addr()?, server.local_addr()?);
     (0..3).try_for_each(|_| round_trip(&client, target, &server))?;
-    // In a neighbour's name: the neighbour's proof is not the liar's, and the answers are not for the liar.
-    let before = Ways::of(node)?;
+    // With a neighbour's address: the neighbour's proof does not count for the spoofer, which gets no answers.
+    let before = PathCounts::of(node)?;
     assert_eq!(before.shortcut, (2, 2), "the neighbour's flow takes the shortcut");
-    let capture = Capture::start(liar.netns(), "eth0")?;
-    spoof(liar, source, target)?;
+    let capture = Capture::start(spoofer.netns(), "eth0")?;
+    spoof(spoofer, source, target)?;
     let mut buffer = [0; 16];
     assert_eq!(server.recv_from(&mut buffer)?, (7, source));
     let sent = (before.stack.0 + 1, before.stack.1);
-    assert_eq!(Ways::of(node)?, Ways { stack: sent, ..before }, "the lie went through the stack");
+    assert_eq!(
+        PathCounts::of(node)?,
+        PathCounts { stack: sent, ..before },
+        "the spoofed packet skipped the stack"
+    );
     (0..3).try_for_each(|_| round_trip(&client, target, &server))?;
     let leaked = capture.stop()?.count(&format!("ip.dst == {}", honest.ip()))?;
-    assert_eq!(leaked, 0, "packets to the neighbour that the liar got");
-    // In a stranger's name: the stack drops it.
+    assert_eq!(leaked, 0, "packets for the neighbour that the spoofer got");
+    // With a remote pod's address: the stack drops it.
     node.netns().set(&[("net.ipv4.conf.all.rp_filter", "1")])?;
-    let stranger = SocketAddr::new(overlay.pods[1][1].ip(), 4000);
+    let remote_source = SocketAddr::new(overlay.pods[1][1].ip(), 4000);
     let new = || inspect::packets(node, Hook::PodEgress, Outcome::FlowNew);
     let (before, counted) = (inspect::shortcut(node)?, new()?);
-    (0..5).try_for_each(|_| spoof(liar, stranger, target))?;
+    (0..5).try_for_each(|_| spoof(spoofer, remote_source, target))?;
     eventually("the datagrams are seen", SOON, || {
         ensure!(new()? == counted + 5, "not yet");
         Ok(())
     })?;
-    assert_eq!(inspect::shortcut(node)?, before, "datagrams in a stranger's name");
+    assert_eq!(inspect::shortcut(node)?, before, "datagrams with a remote pod's address");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! VXLAN that anybody on the underlay can send: what reaches a pod of it.
+//! Forged VXLAN packets, which any host on the underlay can send.
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
@@ -15,12 +15,12 @@ use crate::packets::{PORT, frame, ipv4, udp, vxlan};
 
 /// An address on the underlay that no lease has.
 const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 168, 64, 77);
-/// In the network, and leased by nobody.
-const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 5, 70, 7);
+/// An address of the network without a lease.
+const UNLEASED: Ipv4Addr = Ipv4Addr::new(10, 5, 70, 7);
 const ATTACKER: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const SERVICE: u16 = 4789;
 
-/// From where, with which inner source, and how it is counted.
+/// Outer source, inner source, and the outcome that counts it.
 type Forgery = (Ipv4Addr, Ipv4Addr, Outcome);
 
 fn forgeries(overlay: &Overlay) -> Result<Vec<Forgery>> {
@@ -30,12 +30,12 @@ fn forgeries(overlay: &Overlay) -> Result<Vec<Forgery>> {
     Ok(vec![
         (STRANGER, host(theirs), Outcome::ForgedSender),
         (STRANGER, STRANGER, Outcome::UnknownSender),
-        (sender, NOBODY, Outcome::UnknownSender),
+        (sender, UNLEASED, Outcome::UnknownSender),
         (sender, host(ours), Outcome::LoopedSender),
     ])
 }
 
-/// Sends from the second node to the first one's pod, by hand.
+/// Sends a VXLAN packet from the second node to the first node's pod, with these outer and inner sources.
 pub(super) fn send(overlay: &Overlay, from: Ipv4Addr, source: Ipv4Addr, payload: &[u8]) -> Result<()> {
     let [victim, attacker] = overlay.nodes() else { unreachable!("two nodes") };
     let pod = ipv4_of(overlay, 0)?;
@@ -46,7 +46,7 @@ pub(super) fn send(overlay: &Overlay, from: Ipv4Addr, source: Ipv4Addr, payload:
     send_frame(attacker.netns(), UPLINK, &frame(mac(UPLINK)?, ATTACKER, EtherType::IPV4, &outer))
 }
 
-/// The address of a node's pod.
+/// Returns the address of a node's pod.
 pub(super) fn ipv4_of(overlay: &Overlay, node: usize) -> Result<Ipv4Addr> {
     match overlay.pods[node][0].ip() {
         IpAddr::V4(ip) => Ok(ip),
@@ -54,14 +54,14 @@ pub(super) fn ipv4_of(overlay: &Overlay, node: usize) -> Result<Ipv4Addr> {
     }
 }
 
-/// The next datagram.
+/// Receives the next datagram.
 pub(super) fn receive(socket: &UdpSocket) -> Result<Vec<u8>> {
     let mut buffer = [0; 100];
     let length = socket.recv(&mut buffer)?;
     Ok(buffer[..length].to_vec())
 }
 
-/// A socket of the first node's pod, which [`send`] sends to.
+/// Binds the socket of the first node's pod to which [`send`] sends.
 pub(super) fn listen(overlay: &Overlay) -> Result<UdpSocket> {
     let pod = &overlay.pods[0][0];
     pod.netns().udp_bind(pod.ip(), SERVICE)
@@ -77,14 +77,14 @@ fn forged_packets_do_not_reach_a_pod() -> TestResult {
     ensure_dropped(&Overlay::start(Topology::segment(2), &["--dataplane=bpf"; 2], 1)?)
 }
 
-/// Fails if a forged packet reaches the first node's pod, or is dropped for another reason than its own.
+/// Fails if a forged packet reaches the first node's pod, or is dropped with the wrong outcome.
 pub(super) fn ensure_dropped(overlay: &Overlay) -> TestResult {
     let socket = listen(overlay)?;
     let victim = &overlay.nodes()[0];
     for (from, source, outcome) in forgeries(overlay)? {
         let before = inspect::packets(victim, Hook::UnderlayIngress, outcome)?;
         send(overlay, from, source, b"forged")?;
-        // What comes behind it on the same way has come when this has.
+        // When this valid packet has arrived, the forged one before it would have arrived, too.
         send(overlay, overlay.nodes()[1].ip(), ipv4_of(overlay, 1)?, b"real")?;
         assert_eq!(receive(&socket)?, b"real", "{from} {source}");
         let counted = inspect::packets(victim, Hook::UnderlayIngress, outcome)? - before;
@@ -94,7 +94,7 @@ pub(super) fn ensure_dropped(overlay: &Overlay) -> TestResult {
 }
 
 #[test]
-fn without_the_check_they_do_as_with_flannel() -> TestResult {
+fn without_the_source_check_forged_packets_arrive_as_with_flannel() -> TestResult {
     let network =
         r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","Backend":{"Type":"vxlan","SourceCheck":"off"}}"#;
     let overlay =

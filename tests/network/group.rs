@@ -1,4 +1,4 @@
-//! Group policy: marks of one node are marks of the other, whichever of them has BPF.
+//! Group policy: packets arrive with the mark that the sending node gave them, with BPF or without.
 
 use anyhow::{Context as _, Result, ensure};
 use flannel_common::outcome::{Hook, Outcome};
@@ -12,7 +12,7 @@ use crate::overlay::{Overlay, with_xdp};
 const NETWORK: &str =
     r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","Backend":{"Type":"vxlan","GBP":true}}"#;
 
-/// Marks, the VXLAN flags and group that they make, and the mark that arrives.
+/// A mark, the VXLAN flags and group for it, and the mark that arrives.
 const GROUPS: [(u32, &str, &str, u32); 6] = [
     (0, "0x0800", "0", 0),
     (42, "0x8800", "42", 42),
@@ -22,7 +22,7 @@ const GROUPS: [(u32, &str, &str, u32); 6] = [
     (0x8000_0000, "0x8800", "0", 0),
 ];
 
-/// Two nodes, each with its own flag.
+/// Starts two nodes, each with its own flag.
 pub(super) fn overlay(flags: [&str; 2]) -> Result<Overlay> {
     overlay_in(NETWORK, flags)
 }
@@ -41,20 +41,20 @@ fn overlay_in(network: &str, flags: [&str; 2]) -> Result<Overlay> {
     Ok(overlay)
 }
 
-/// Has the node mark what its pod sends, in place of an earlier mark.
+/// Makes the node mark its pod's packets, instead of with an earlier mark.
 pub(super) fn mark(node: &Node, pod: &Pod, mark: u32) -> Result<()> {
     node.exec("iptables -t mangle -F FORWARD")?;
     node.exec(&format!("iptables -t mangle -A FORWARD -s {} -j MARK --set-mark {mark:#x}", pod.ip()))
         .map(drop)
 }
 
-/// Has the node count what comes out of the overlay with this mark.
+/// Makes the node count packets from the overlay with this mark.
 fn count(node: &Node, mark: u32) -> Result<()> {
     node.exec("iptables -t mangle -F FORWARD")?;
     node.exec(&format!("iptables -t mangle -A FORWARD -i {DEVICE} -m mark --mark {mark:#x}")).map(drop)
 }
 
-/// What [`count`]'s rule has counted.
+/// Returns the counter of [`count`]'s rule.
 fn counted(node: &Node) -> Result<u64> {
     let rules = node.exec("iptables-save -c -t mangle")?;
     let rule = rules.lines().find(|line| line.contains("-m mark")).context("no rule that counts")?;
@@ -62,24 +62,24 @@ fn counted(node: &Node) -> Result<u64> {
     Ok(packets.parse()?)
 }
 
-/// The first 16 bits and the group of each VXLAN packet that a capture has from a node.
+/// Returns the first 16 bits and the group of each captured VXLAN packet of a node.
 fn groups(capture: &Capture, from: &Node) -> Result<Vec<Vec<String>>> {
     capture.fields(&format!("vxlan && ip.src == {}", from.ip()), &["vxlan.flags", "vxlan.gbp"])
 }
 
 #[test]
-fn marks_are_those_of_the_kernel_s_devices() -> TestResult {
+fn marks_and_groups_are_those_of_the_kernel_device() -> TestResult {
     for xdp in ["off", "native"] {
         let network = with_xdp(NETWORK, xdp);
         let overlay = overlay_in(&network, ["--dataplane=bpf", "--dataplane=netlink"])?;
-        ensure_marks_are_those_of_the_kernel_s_devices(&overlay)?;
+        ensure_marks_and_groups_are_those_of_the_kernel_device(&overlay)?;
         let stripped = inspect::packets(&overlay.nodes()[0], Hook::UnderlayXdp, Outcome::HandedOver)?;
         assert_eq!(stripped > 0, xdp == "native", "{stripped} packets were stripped by XDP");
     }
     Ok(())
 }
 
-fn ensure_marks_are_those_of_the_kernel_s_devices(overlay: &Overlay) -> TestResult {
+fn ensure_marks_and_groups_are_those_of_the_kernel_device(overlay: &Overlay) -> TestResult {
     let carried = inspect::carried(&overlay.nodes()[0])?;
     for (from, to) in [(0, 1), (1, 0)] {
         let [(sender, one), (receiver, other)] =
@@ -104,7 +104,7 @@ fn ensure_marks_are_those_of_the_kernel_s_devices(overlay: &Overlay) -> TestResu
 }
 
 #[test]
-fn what_skips_the_stack_has_the_group_that_the_stack_gives() -> TestResult {
+fn packets_that_skip_the_stack_have_the_group_that_the_stack_sets() -> TestResult {
     const MORE: usize = 4;
     let overlay = overlay(["--dataplane=bpf"; 2])?;
     let (one, other) = overlay.two_pods();
@@ -126,7 +126,7 @@ fn what_skips_the_stack_has_the_group_that_the_stack_gives() -> TestResult {
 }
 
 #[test]
-fn a_proof_is_for_one_group() -> TestResult {
+fn a_proof_holds_for_one_group_only() -> TestResult {
     let overlay = overlay(["--dataplane=bpf", "--dataplane=netlink"])?;
     let [receiver, sender] = overlay.nodes() else { unreachable!("two nodes") };
     let (other, one) = overlay.two_pods();

@@ -1,4 +1,4 @@
-//! What somebody else breaks is put right, long before the next look that would find it.
+//! Damage by other programs is repaired long before the next periodic check.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use crate::inspect::{self, DEVICE, Link, Peer, UPLINK};
 use crate::overlay::{Overlay, lines_of};
 
-/// The periodic look comes every 60 s.
+/// Time limit for a repair. The periodic check comes every 60 s.
 const SOON: Duration = Duration::from_secs(10);
 const WHILE: Duration = Duration::from_millis(500);
 
@@ -20,7 +20,7 @@ fn floor() -> Result<Overlay> {
     Overlay::start(Topology::segment(2), &["--dataplane=netlink"; 2], 1)
 }
 
-/// A device as it must be again: its MAC, MTU, address and state.
+/// Returns MAC and address of the vxlan device. Fails if its MTU, state or address is wrong.
 fn device(node: &Node) -> Result<(String, String)> {
     let link = node.exec(&format!("ip -o link show {DEVICE}"))?;
     let state = ["mtu 1450", ",UP,"].iter().all(|mark| link.contains(mark));
@@ -30,7 +30,7 @@ fn device(node: &Node) -> Result<(String, String)> {
     Ok((inspect::link(node, DEVICE)?.mac, address))
 }
 
-/// Breaks something with `ip` and waits until the first node knows the second again, and their pods talk.
+/// Runs damaging commands and waits until the first node knows the second again and their pods reach each other.
 fn heals(overlay: &Overlay, damage: &str) -> Result<()> {
     let node = &overlay.nodes()[0];
     let (before, peer) = (device(node)?, overlay.peer(1)?);
@@ -49,7 +49,7 @@ fn heals(overlay: &Overlay, damage: &str) -> Result<()> {
 }
 
 #[test]
-fn entries_that_are_removed_or_changed_come_back() -> TestResult {
+fn removed_or_changed_entries_come_back() -> TestResult {
     let mut overlay = floor()?;
     let Peer { base, mac, .. } = overlay.peer(1)?;
     for damage in [
@@ -62,7 +62,7 @@ fn entries_that_are_removed_or_changed_come_back() -> TestResult {
         format!("bridge fdb replace {mac} dst 192.168.64.9 dev {DEVICE}"),
         format!("ip route flush dev {DEVICE}"),
         format!("ip neigh flush dev {DEVICE} nud permanent"),
-        // The walk-through of how vxlan works: both entries away, a ping, and they are there.
+        // Both entries, as in tutorials that show how a ping restores them.
         format!("ip neigh del {base} dev {DEVICE}; bridge fdb del {mac} dev {DEVICE}"),
     ] {
         heals(&overlay, &damage)?;
@@ -73,7 +73,7 @@ fn entries_that_are_removed_or_changed_come_back() -> TestResult {
 }
 
 #[test]
-fn a_device_that_is_changed_or_deleted_comes_back_with_its_mac() -> TestResult {
+fn a_changed_or_deleted_device_comes_back_with_its_mac() -> TestResult {
     for flag in ["--dataplane=netlink", "--dataplane=bpf"] {
         let mut overlay = Overlay::start(Topology::segment(2), &[flag; 2], 1)?;
         let base = overlay.base(0)?;
@@ -101,7 +101,7 @@ fn a_device_that_is_changed_or_deleted_comes_back_with_its_mac() -> TestResult {
     Ok(())
 }
 
-/// Takes programs off, in one way after the other, and waits until all are back and carry packets.
+/// Detaches programs by each of these commands, and waits until all are attached again and carry packets.
 fn programs_come_back(overlay: &Overlay, damages: &[String]) -> TestResult {
     const HOOKS: usize = 3;
     let node = &overlay.nodes()[0];
@@ -133,7 +133,7 @@ fn programs_come_back(overlay: &Overlay, damages: &[String]) -> TestResult {
 }
 
 #[test]
-fn links_that_are_detached_come_back() -> TestResult {
+fn detached_links_come_back() -> TestResult {
     let overlay = Overlay::bpf(2)?;
     let pins = inspect::pins(&overlay.nodes()[0])?;
     let links = ["underlay_ingress_link", "overlay_ingress_link", "overlay_egress_link"];
@@ -144,7 +144,7 @@ fn links_that_are_detached_come_back() -> TestResult {
 }
 
 #[test]
-fn filters_that_are_deleted_come_back() -> TestResult {
+fn deleted_filters_come_back() -> TestResult {
     let flags = ["--dataplane=bpf"; 2];
     let overlay = Overlay::start_with(Topology::segment(2), &flags, 1, AgentBuilder::without_tcx)?;
     let places = [(UPLINK, "ingress"), (DEVICE, "ingress"), (DEVICE, "egress")];
@@ -153,12 +153,12 @@ fn filters_that_are_deleted_come_back() -> TestResult {
 }
 
 #[test]
-fn an_uplink_that_goes_down_carries_again_when_it_is_up() -> TestResult {
+fn an_uplink_carries_traffic_again_after_it_was_down() -> TestResult {
     for flag in ["--dataplane=netlink", "--dataplane=bpf"] {
         let overlay = Overlay::start(Topology::segment(2), &[flag; 2], 1)?;
         let up = "ip link set eth0 up; ip route replace default via 192.168.64.254";
         overlay.nodes()[0].exec("ip link set eth0 down")?;
-        eventually("the agent says so", SOON, || {
+        eventually("the agent logs it", SOON, || {
             let warnings = lines_of(&overlay.agents[0].log(), "WARN");
             ensure!(warnings.iter().any(|line| line.contains("staying with eth0")), "{warnings:?}");
             Ok(())
@@ -171,7 +171,7 @@ fn an_uplink_that_goes_down_carries_again_when_it_is_up() -> TestResult {
 }
 
 #[test]
-fn what_others_wrote_is_left_alone() -> TestResult {
+fn foreign_entries_are_not_changed() -> TestResult {
     let overlay = floor()?;
     let node = &overlay.nodes()[0];
     let base = overlay.base(1)?;
@@ -193,7 +193,7 @@ fn what_others_wrote_is_left_alone() -> TestResult {
         ensure!(neighbour.contains("PERMANENT"), "{neighbour:?}");
         Ok(())
     })?;
-    throughout("what others wrote stays", WHILE, || {
+    throughout("foreign entries stay", WHILE, || {
         let now = shown()?;
         ensure!(now == before, "{now:?}, not {before:?}");
         Ok(())
@@ -202,11 +202,11 @@ fn what_others_wrote_is_left_alone() -> TestResult {
 }
 
 #[test]
-fn news_that_are_lost_are_made_up_for() -> TestResult {
+fn lost_netlink_events_do_not_prevent_a_repair() -> TestResult {
     let overlay = floor()?;
     let (node, peer) = (&overlay.nodes()[0], overlay.peer(1)?);
     overlay.agents[0].signal(Signal::SIGSTOP)?;
-    // More than the socket holds, and what matters at the very end.
+    // More events than the socket holds, and the relevant one last.
     node.exec("ip link add noise type veth peer name noise1")?;
     let noise: String =
         (0..4000).map(|n| format!("route add 10.{}.{}.0/24 dev noise\n", 100 + n / 250, n % 250)).collect();
@@ -223,11 +223,11 @@ fn news_that_are_lost_are_made_up_for() -> TestResult {
 }
 
 #[test]
-fn the_kernel_is_told_which_node_has_an_address() -> TestResult {
+fn the_kernels_question_for_the_mac_of_an_address_is_answered() -> TestResult {
     let overlay = floor()?;
     let (node, other) = (&overlay.nodes()[0], &overlay.pods[1][0]);
     let Link { mac, .. } = inspect::link(&overlay.nodes()[1], DEVICE)?;
-    // As the oldest flannel had it: no gateway, so that the kernel asks for the pod itself.
+    // A route without a gateway, as in the oldest flannel: the kernel asks for the pod's own MAC.
     node.exec(&format!("ip route add {}/32 dev {DEVICE}", other.ip()))?;
     node.exec(&format!("ping -c 1 -W 3 {}", other.ip()))?;
     let neighbour = node.exec(&format!("ip neigh show {} dev {DEVICE}", other.ip()))?;
@@ -236,14 +236,14 @@ fn the_kernel_is_told_which_node_has_an_address() -> TestResult {
 }
 
 #[test]
-fn what_nobody_leases_is_answered_unreachable() -> TestResult {
+fn unleased_subnets_are_unreachable() -> TestResult {
     let overlay = floor()?;
     let (node, (pod, _)) = (&overlay.nodes()[0], overlay.two_pods());
     let said = node.exec("ip route get 10.5.77.7").unwrap_err();
     assert!(format!("{said:#}").contains("No route to host"), "{said:#}");
     let said = format!("{:#}", pod.exec("ping -c 1 -W 5 10.5.77.7").unwrap_err());
     assert!(said.contains("Unreachable"), "{said}");
-    // A route of somebody else's is stronger.
+    // A foreign route has priority.
     node.exec("ip route add 10.5.0.0/16 via 192.168.64.254 dev eth0 onlink")?;
     assert!(node.exec("ip route get 10.5.77.7")?.contains("via 192.168.64.254"));
     Ok(())

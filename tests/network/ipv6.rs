@@ -1,4 +1,5 @@
-//! IPv6 over IPv6: BPF unwraps and checks it, and proven flows skip the host stack; the kernel's device wraps it.
+//! IPv6 over IPv6: BPF decapsulates and checks packets, and proven flows skip the host stack. The kernel's device
+//! encapsulates.
 
 mod changes;
 mod checksum;
@@ -15,7 +16,7 @@ use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::{At, UdpSession, ping, tcp_transfer};
 use flannel_tests::{Agent, AgentBuilder, Cluster, Node, Pod, TestResult, Topology, eventually};
 
-use super::flow_cache::{Ways, wait_plugged};
+use super::flow_cache::{PathCounts, wait_plugged};
 use crate::inspect;
 use crate::overlay::Overlay;
 
@@ -26,12 +27,12 @@ pub(super) const DUAL: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0
 pub(super) const DEVICE: &str = "flannel-v6.1";
 pub(super) const BPF: &str = "--dataplane=bpf";
 pub(super) const NETLINK: &str = "--dataplane=netlink";
-/// How long the nodes may take to know each other.
+/// Time limit for the nodes to know each other.
 const JOINING: Duration = Duration::from_secs(10);
 /// The largest payload that is not fragmented: the pods' MTU less the headers of IPv6 and UDP.
 const LARGEST_WHOLE: usize = 1430 - 48;
 
-/// A pod on each node, which reach each other, and whose ports have their programs where there are any.
+/// Starts nodes with a pod each. Waits until the pods reach each other and, with BPF, their ports have programs.
 pub(super) fn start(topology: Topology, config: &str, flags: &[&str]) -> Result<Overlay> {
     let overlay = start_with(topology, config, flags, |agent| agent)?;
     let places = overlay.nodes().iter().zip(&overlay.pods).zip(flags);
@@ -41,7 +42,7 @@ pub(super) fn start(topology: Topology, config: &str, flags: &[&str]) -> Result<
     Ok(overlay)
 }
 
-/// A pod on each node, which reach each other, with a change to each agent's flags or environment.
+/// Starts nodes with a pod each, with a change to each agent's flags or environment, until the pods reach each other.
 fn start_with(
     topology: Topology,
     config: &str,
@@ -60,7 +61,7 @@ fn start_with(
     Ok(overlay)
 }
 
-/// Two nodes with BPF and no IPv4.
+/// Starts two nodes with BPF and without IPv4.
 pub(super) fn two_nodes() -> Result<Overlay> {
     start(Topology::segment(2), V6_ONLY, &[BPF; 2])
 }
@@ -75,14 +76,14 @@ fn all_reach_all(overlay: &Overlay) -> Result<()> {
     Ok(())
 }
 
-/// The first two nodes' pods at their IPv6 addresses.
+/// Returns the first two nodes' pods at their IPv6 addresses.
 pub(super) fn two_pods(overlay: &Overlay) -> Result<(At<'_>, At<'_>)> {
     let (one, other) = overlay.two_pods();
     Ok((one.v6()?, other.v6()?))
 }
 
-/// IPv6 packets that a node sent and received past its host stack, and through it.
-fn ways(node: &Node) -> Result<Ways> {
+/// Counts the IPv6 packets that a node sent and received past its host stack, and through it.
+fn ways(node: &Node) -> Result<PathCounts> {
     let count = |hook, outcome| inspect::packets(node, hook, outcome);
     let shortcut =
         (count(Hook::PodEgress, Outcome::Forwarded)?, count(Hook::UnderlayIngress, Outcome::Delivered)?);
@@ -90,10 +91,10 @@ fn ways(node: &Node) -> Result<Ways> {
         count(Hook::OverlayEgress, Outcome::InnerIpv6)?,
         count(Hook::UnderlayIngress, Outcome::Decapsulated)?,
     );
-    Ok(Ways { shortcut, stack })
+    Ok(PathCounts { shortcut, stack })
 }
 
-/// The base address of a node's IPv6 subnet.
+/// Returns the base address of a node's IPv6 subnet.
 pub(super) fn base(node: &Node) -> Result<std::net::Ipv6Addr> {
     let subnet = node.subnet_env()?.ipv6_subnet.context("no IPv6 subnet")?;
     Ok(std::net::Ipv6Addr::from_bits(subnet.addr.to_bits() & !1))
@@ -105,9 +106,9 @@ fn all_pods_reach_each_other_and_bpf_receives_every_packet() -> TestResult {
     let before = overlay.nodes().iter().map(ways).collect::<Result<Vec<_>>>()?;
     all_reach_all(&overlay)?;
     for (node, then) in overlay.nodes().iter().zip(before) {
-        // Its pod asks the two others, and answers each of them.
+        // Its pod pings the two others, and answers each.
         let stack = (then.stack.0 + 4, then.stack.1 + 4);
-        assert_eq!(ways(node)?, Ways { stack, ..then }, "{}", node.name());
+        assert_eq!(ways(node)?, PathCounts { stack, ..then }, "{}", node.name());
     }
     Ok(())
 }
@@ -121,7 +122,7 @@ fn a_host_reaches_remote_pods_and_they_reach_it() -> TestResult {
     let then = ways(node)?;
     ping(&host, pod.ip)?;
     ping(&pod, host.ip)?;
-    assert_eq!(ways(node)?, Ways { stack: (then.stack.0 + 2, then.stack.1 + 2), ..then });
+    assert_eq!(ways(node)?, PathCounts { stack: (then.stack.0 + 2, then.stack.1 + 2), ..then });
     Ok(())
 }
 
@@ -144,7 +145,7 @@ fn both_families_have_bpf() -> TestResult {
 }
 
 #[test]
-fn datagrams_of_every_size_come_back() -> TestResult {
+fn datagrams_of_every_size_are_echoed() -> TestResult {
     let sizes = [0, 1, 17, 1200, 1231, 1232, 1233, LARGEST_WHOLE - 1, LARGEST_WHOLE, LARGEST_WHOLE + 1, 1500];
     for flags in [[BPF, BPF], [BPF, NETLINK]] {
         let overlay = start(Topology::segment(2), V6_ONLY, &flags)?;
@@ -153,15 +154,15 @@ fn datagrams_of_every_size_come_back() -> TestResult {
             let mut session = UdpSession::open(from, to)?;
             sizes.into_iter().chain([2000, 9000, 65_000]).try_for_each(|size| session.echo(size))?;
         }
-        let Ways { shortcut, .. } = ways(&overlay.nodes()[0])?;
-        // Of each session all but the first one, and those that are fragmented.
+        let PathCounts { shortcut, .. } = ways(&overlay.nodes()[0])?;
+        // All datagrams of each session but the first and the fragmented ones.
         assert!(shortcut.0 >= 16 && shortcut.1 >= 16, "{flags:?}: {shortcut:?}");
     }
     Ok(())
 }
 
 #[test]
-fn bulk_arrives_as_it_was_sent() -> TestResult {
+fn bulk_data_arrives_unchanged() -> TestResult {
     const BYTES: usize = 50 << 20;
     for flags in [[BPF, BPF], [BPF, NETLINK]] {
         let overlay = start(Topology::segment(2), V6_ONLY, &flags)?;
@@ -170,7 +171,7 @@ fn bulk_arrives_as_it_was_sent() -> TestResult {
         tcp_transfer(&other, &one, BYTES)?;
         let node = &overlay.nodes()[0];
         let aggregates = inspect::packets(node, Hook::OverlayIngress, Outcome::Delivered)?;
-        let Ways { shortcut, stack } = ways(node)?;
+        let PathCounts { shortcut, stack } = ways(node)?;
         assert!(aggregates > 0, "no aggregate went from the vxlan device to its pod");
         assert!(shortcut.0 > 10 * stack.0, "{shortcut:?} past the stack, {stack:?} through it");
         let wrapped = inspect::packets(node, Hook::OverlayEgress, Outcome::AfterShortcut)?;

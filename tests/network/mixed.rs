@@ -1,4 +1,4 @@
-//! A node with BPF and one without, in one network.
+//! A network of a node with BPF and one without.
 
 use flannel_tests::TestResult;
 use flannel_tests::traffic::{ping, tcp_transfer};
@@ -22,7 +22,7 @@ fn a_node_with_bpf_and_one_without_understand_each_other() -> TestResult {
 }
 
 #[test]
-fn each_node_keeps_its_own_way() -> TestResult {
+fn each_node_keeps_its_own_dataplane() -> TestResult {
     let overlay = Overlay::mixed()?;
     let (pod, remote) = overlay.two_pods();
     let [bpf, kernel] = overlay.nodes() else { unreachable!("two nodes") };

@@ -1,4 +1,4 @@
-//! A node's uplink changes under it: it and the others follow, the pods stay where they are.
+//! A node's uplink changes: the node and its peers follow, and the pods keep their addresses.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use flannel_tests::{TestResult, Topology, eventually};
 use crate::inspect::{self, DEVICE, Link, Peer, UPLINK};
 use crate::overlay::{Overlay, lines_of};
 
-/// Within this everybody has followed.
+/// Time limit for all nodes to follow a change.
 const FOLLOW: Duration = Duration::from_secs(5);
 const WHILE: Duration = Duration::from_millis(300);
 const NEW: Ipv4Addr = Ipv4Addr::new(192, 168, 64, 101);
@@ -21,7 +21,7 @@ const MOVE: [&str; 3] = [
     "route replace default via 192.168.64.254",
 ];
 
-/// What a move must not change: subnet, file, MAC, how many leases there are.
+/// What a new uplink must not change: subnet, MAC and the keys of leases.
 #[derive(Debug, PartialEq, Eq)]
 struct Kept {
     base: Ipv4Addr,
@@ -35,19 +35,19 @@ fn kept(overlay: &Overlay) -> Result<Kept> {
     Ok(Kept { base: overlay.base(0)?, mac, leases })
 }
 
-/// The interface and the source address of the first node's vxlan device.
-fn way_out(overlay: &Overlay) -> Result<(String, String)> {
+/// Returns the uplink and the source address of the first node's vxlan device.
+fn uplink_of_device(overlay: &Overlay) -> Result<(String, String)> {
     let links = overlay.nodes()[0].netns().exec_json(&format!("ip -j -d link show dev {DEVICE}"))?;
     let data = &links[0]["linkinfo"]["info_data"];
     let text = |key: &str| data[key].as_str().map(str::to_owned).with_context(|| format!("no {key}"));
     Ok((text("link")?, text("local")?))
 }
 
-/// Waits until the first node is at this address for itself, for the datastore and for its peer, and knows the peer.
+/// Waits until device, lease and peer have the first node's new address, and the node knows its peer.
 fn ensure_moved(overlay: &Overlay, interface: &str, to: Ipv4Addr) -> Result<()> {
     eventually("the node and its peer follow", FOLLOW, || {
-        let way = way_out(overlay)?;
-        ensure!(way == (interface.to_owned(), to.to_string()), "the device goes by {way:?}");
+        let uplink = uplink_of_device(overlay)?;
+        ensure!(uplink == (interface.to_owned(), to.to_string()), "the device uses {uplink:?}");
         let moved = Peer { public_ip: to, ..overlay.peer(0)? };
         let value = overlay.etcd.get(&moved.key())?.context("no lease")?;
         ensure!(value == moved.value(), "the lease says {value}");
@@ -56,7 +56,7 @@ fn ensure_moved(overlay: &Overlay, interface: &str, to: Ipv4Addr) -> Result<()> 
     })
 }
 
-/// Pods reach each other both ways, and the host the other node's.
+/// Checks that the pods reach each other in both directions, and the host the other node's pod.
 fn ensure_pods_talk(overlay: &Overlay) -> Result<()> {
     let (one, other) = overlay.two_pods();
     ping(one, other.ip())?;
@@ -84,21 +84,21 @@ fn follows_an_address(flag: &str) -> TestResult {
 }
 
 #[test]
-fn another_address_with_bpf() -> TestResult {
+fn a_new_address_is_followed_with_bpf() -> TestResult {
     follows_an_address("--dataplane=bpf")
 }
 
 #[test]
-fn another_address_on_the_floor() -> TestResult {
+fn a_new_address_is_followed_without_bpf() -> TestResult {
     follows_an_address("--dataplane=netlink")
 }
 
 #[test]
-fn bpf_carries_everything_after_a_move() -> TestResult {
+fn bpf_carries_all_packets_at_a_new_address() -> TestResult {
     let overlay = Overlay::bpf(2)?;
     overlay.nodes()[0].netns().ip(&MOVE)?;
     ensure_moved(&overlay, UPLINK, NEW)?;
-    // The neighbour is asked for anew.
+    // Resolves the neighbours again before packets are counted.
     ensure_pods_talk(&overlay)?;
     let before = [0, 1].map(|node| inspect::carried(&overlay.nodes()[node]).unwrap());
     let (one, other) = overlay.two_pods();
@@ -113,11 +113,11 @@ fn bpf_carries_everything_after_a_move() -> TestResult {
 }
 
 #[test]
-fn an_address_that_is_gone_for_a_while() -> TestResult {
+fn the_agent_waits_while_the_uplink_has_no_address() -> TestResult {
     let mut overlay = Overlay::bpf(2)?;
     let (before, maps) = (kept(&overlay)?, inspect::map_id(&overlay.nodes()[0], "LEASES")?);
     overlay.nodes()[0].netns().ip(&MOVE[..1])?;
-    eventually("the agent says so", FOLLOW, || {
+    eventually("the agent logs it", FOLLOW, || {
         let warnings = lines_of(&overlay.agents[0].log(), "WARN");
         ensure!(warnings.len() == 1 && warnings[0].contains("staying with eth0"), "{warnings:?}");
         Ok(())
@@ -131,26 +131,26 @@ fn an_address_that_is_gone_for_a_while() -> TestResult {
 }
 
 #[test]
-fn another_address_while_etcd_is_away() -> TestResult {
+fn a_new_address_is_followed_while_etcd_is_down() -> TestResult {
     let mut overlay = Overlay::bpf(2)?;
     let before = kept(&overlay)?;
     overlay.etcd.kill()?;
     overlay.nodes()[0].netns().ip(&MOVE)?;
-    eventually("the node itself is ready for it", FOLLOW, || {
-        let way = way_out(&overlay)?;
-        ensure!(way == (UPLINK.to_owned(), NEW.to_string()), "the device goes by {way:?}");
+    eventually("the node's device and entries follow", FOLLOW, || {
+        let uplink = uplink_of_device(&overlay)?;
+        ensure!(uplink == (UPLINK.to_owned(), NEW.to_string()), "the device uses {uplink:?}");
         inspect::ensure_knows(&overlay.nodes()[0], &[overlay.peer(1)?])
     })?;
     overlay.etcd.restart()?;
-    // The pause between attempts to watch again grows to some seconds.
-    eventually("everybody follows", 2 * FOLLOW, || ensure_moved(&overlay, UPLINK, NEW))?;
+    // Longer, because the pause between attempts to watch again grows to some seconds.
+    eventually("lease and peer follow", 2 * FOLLOW, || ensure_moved(&overlay, UPLINK, NEW))?;
     ensure_pods_talk(&overlay)?;
     assert_eq!(kept(&overlay)?, before);
     Ok(())
 }
 
 #[test]
-fn another_mtu() -> TestResult {
+fn a_new_mtu_is_followed() -> TestResult {
     let overlay = Overlay::bpf(2)?;
     let before = kept(&overlay)?;
     overlay.nodes()[0].netns().ip(&["link set eth0 mtu 1400"])?;
@@ -167,7 +167,7 @@ fn another_mtu() -> TestResult {
 }
 
 #[test]
-fn another_interface() -> TestResult {
+fn a_new_uplink_interface_is_followed() -> TestResult {
     let overlay = Overlay::bpf(2)?;
     let before = kept(&overlay)?;
     let node = overlay.nodes()[0].netns();

@@ -1,5 +1,5 @@
-//! Aggregates and checksums: each dataplane to each, TCP and datagrams of every kind, both address families, with
-//! and without the offloads of pods and uplinks. Every byte is checked.
+//! Aggregates and checksums, for all pairs of dataplanes, TCP and all kinds of datagrams, both address families, with and
+//! without the offloads of pods and uplinks. Every byte is checked.
 
 use std::panic::resume_unwind;
 use std::thread;
@@ -22,15 +22,16 @@ const ROUNDS: [[(usize, usize); 2]; 2] = [[(0, 1), (2, 3)], [(0, 2), (3, 1)]];
 
 const BULK: usize = 4 << 20;
 const BURSTS: u64 = 20;
-/// The pods' MTU, and the headers of IPv6 and UDP: such datagrams fill a packet.
+/// The pods' MTU.
 const MTU: usize = 1430;
+/// Payload of a UDP datagram over IPv6 that fills a packet.
 const LARGEST: usize = MTU - 48;
 
 const ON: &str = "tx on tso on gso on gro off";
 const GRO: &str = "tx on tso on gso on gro on";
 const OFF: &str = "tx off tso off gso off gro off";
 
-/// Offloads of the pods' veths, both ends, and of the uplinks', with ethtool's names.
+/// Offloads for both ends of the pods' and the uplinks' veths, with ethtool's names.
 struct Offloads {
     pods: &'static str,
     uplinks: &'static str,
@@ -53,7 +54,7 @@ impl Offloads {
         Ok(())
     }
 
-    /// Whether pods, and then uplinks, send aggregates.
+    /// Returns whether pods, and whether uplinks, send aggregates.
     fn aggregate(&self) -> [bool; 2] {
         [self.pods != OFF, self.pods != OFF && self.uplinks != OFF]
     }
@@ -72,13 +73,13 @@ fn overlay() -> Result<Overlay> {
     Ok(overlay)
 }
 
-/// Packets that an interface has sent.
+/// Returns how many packets an interface has sent.
 fn sent(netns: &NetNs, interface: &str) -> Result<u64> {
     let links = netns.exec_json(&format!("ip -j -s link show dev {interface}"))?;
     links[0]["stats64"]["tx"]["packets"].as_u64().context("no counter")
 }
 
-/// One node's pod to another's, in both families.
+/// Sends from one node's pod to another's, in both families.
 fn pass(overlay: &Overlay, (from, to): (usize, usize), offloads: &Offloads) -> Result<()> {
     let (node, pod, remote) = (&overlay.nodes()[from], &overlay.pods[from][0], &overlay.pods[to][0]);
     let v6 = [pod.v6()?, remote.v6()?];
@@ -86,7 +87,7 @@ fn pass(overlay: &Overlay, (from, to): (usize, usize), offloads: &Offloads) -> R
     for [from, to] in ends {
         let counters = || Ok::<_, anyhow::Error>([sent(pod.netns(), "eth0")?, sent(node.netns(), UPLINK)?]);
         let before = counters()?;
-        let segments = cut(from, to)?;
+        let segments = send_aggregates(from, to)?;
         for ((before, after), aggregate) in before.into_iter().zip(counters()?).zip(offloads.aggregate()) {
             let packets = after - before;
             let as_wanted = if aggregate { packets * 2 < segments } else { packets >= segments };
@@ -104,14 +105,14 @@ fn pass(overlay: &Overlay, (from, to): (usize, usize), offloads: &Offloads) -> R
     ensure_few_repeats(pod)
 }
 
-/// What can be sent as aggregates; gives how many segments that makes, at least.
-fn cut(from: &dyn Host, to: &dyn Host) -> Result<u64> {
+/// Sends TCP and segmented datagrams. Returns the minimum number of their segments.
+fn send_aggregates(from: &dyn Host, to: &dyn Host) -> Result<u64> {
     tcp_transfer(from, to, BULK)?;
     let mut segments = (BULK / MTU) as u64;
     for size in [LARGEST, LARGEST - 1, 777] {
         let datagrams = datagram_transfer(from, to, Datagrams::Segmented, size, BURSTS / 2)?;
         if datagrams == 0 {
-            eprintln!("this kernel cuts no datagrams without checksum offload: not tested");
+            eprintln!("this kernel segments no datagrams without checksum offload: not tested");
         }
         segments += datagrams;
     }
@@ -138,26 +139,26 @@ fn check(offloads: &Offloads) -> TestResult {
 }
 
 #[test]
-fn aggregates_go_through_whole() -> TestResult {
+fn aggregates_arrive_unchanged() -> TestResult {
     check(&Offloads { pods: ON, uplinks: ON })
 }
 
 #[test]
-fn aggregates_are_made_again_on_the_way() -> TestResult {
+fn aggregates_of_gro_arrive_unchanged() -> TestResult {
     check(&Offloads { pods: GRO, uplinks: GRO })
 }
 
 #[test]
-fn aggregates_are_cut_and_summed_at_an_uplink_without_offloads() -> TestResult {
+fn aggregates_are_segmented_at_an_uplink_without_offloads() -> TestResult {
     check(&Offloads { pods: ON, uplinks: OFF })
 }
 
 #[test]
-fn pods_without_offloads_send_packets_that_are_whole() -> TestResult {
+fn pods_without_offloads_send_complete_packets() -> TestResult {
     check(&Offloads { pods: OFF, uplinks: ON })
 }
 
 #[test]
-fn nothing_is_offloaded_at_all() -> TestResult {
+fn traffic_passes_without_any_offload() -> TestResult {
     check(&Offloads { pods: OFF, uplinks: OFF })
 }

@@ -1,4 +1,4 @@
-//! Everybody reaches everybody, and it is BPF that carries the packets.
+//! All pods and hosts reach each other, and BPF carries the packets.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use flannel_tests::{Host, Node, Pod, TestResult, Topology};
 use crate::inspect::{self, DEVICE};
 use crate::overlay::Overlay;
 
-/// Packets that left and entered through a node's vxlan device: by the kernel, and by BPF.
+/// Packets sent and received through a node's vxlan device: by the kernel, and by BPF.
 #[derive(Debug, PartialEq, Eq)]
 struct Passed {
     kernel: (u64, u64),
@@ -24,7 +24,7 @@ fn passed(overlay: &Overlay) -> Result<Vec<Passed>> {
     overlay.nodes().iter().map(passed).collect()
 }
 
-/// The kernel's own IPv6 chatter on the device would count, too.
+/// Disables IPv6 on the vxlan devices, so that packets of the kernel itself are not counted.
 fn silence_ipv6(overlay: &Overlay) -> Result<()> {
     let key = format!("net/ipv6/conf/{DEVICE}/disable_ipv6");
     overlay.nodes().iter().try_for_each(|node| node.netns().set(&[(&key, "1")]))
@@ -39,7 +39,7 @@ fn all_pods_reach_each_other_through_bpf_alone() -> TestResult {
     for (from, to) in pods.iter().flat_map(|from| pods.iter().map(move |to| (*from, *to))) {
         ping(from, to.ip())?;
     }
-    // Each node: its 2 pods ask the 4 others, and answer each of them.
+    // On each node 2 pods ping the 4 others, and answer each.
     for (node, (then, now)) in before.into_iter().zip(passed(&overlay)?).enumerate() {
         assert_eq!(now.bpf, (then.bpf.0 + 16, then.bpf.1 + 16), "node {node}: packets that BPF carried");
         assert_eq!(now.kernel, then.kernel, "node {node}: packets that the kernel's device carried");
@@ -57,13 +57,13 @@ fn a_host_reaches_remote_pods_and_they_reach_it() -> TestResult {
     ping(&host, pod.ip())?;
     ping(pod, base)?;
     assert_eq!(inspect::carried(node)?, (before.0 + 2, before.1 + 2));
-    assert_eq!(chosen_source(node, pod.ip())?, base, "the address a host has when it speaks to a pod");
-    // From the node's own address the answer comes back beside the overlay.
+    assert_eq!(chosen_source(node, pod.ip())?, base, "the host's source address to a pod");
+    // Sent with the node's own address, the ping is answered outside the overlay.
     ping(node, pod.ip())?;
     Ok(())
 }
 
-/// The address that the kernel gives to a socket that was not told.
+/// Returns the source address that the kernel chooses for an unbound socket.
 fn chosen_source(from: &dyn Host, to: IpAddr) -> Result<IpAddr> {
     let socket = from.netns().udp_bind(IpAddr::from([0; 4]), 0)?;
     socket.connect((to, 9))?;
@@ -71,7 +71,7 @@ fn chosen_source(from: &dyn Host, to: IpAddr) -> Result<IpAddr> {
 }
 
 #[test]
-fn one_failing_node_leaves_the_others_alone() -> TestResult {
+fn a_failed_node_does_not_affect_the_others() -> TestResult {
     let mut overlay = Overlay::bpf(3)?;
     overlay.agents[2].kill()?;
     overlay.nodes()[2].netns().ip(&["link set eth0 down"])?;

@@ -1,4 +1,4 @@
-//! The agent comes and goes; the traffic does not notice.
+//! Restarts of the agent without loss of traffic.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,12 @@ use flannel_tests::{Agent, Node, SubnetEnv, TestResult};
 use crate::inspect::{self, DEVICE, Link, UPLINK};
 use crate::overlay::{Overlay, lines_of};
 
-/// How long the node is left without its agent while traffic flows.
+/// Time for which the node has no agent while traffic flows.
 const AWAY: Duration = Duration::from_millis(300);
-/// flanneld needs 10 ms; this is what an administrator takes for "at once".
+/// Time limit for an agent to end. flanneld needs 10 ms.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// What a restart must not change.
+/// State that a restart must not change.
 #[derive(Debug, PartialEq, Eq)]
 struct Identity {
     device: Link,
@@ -33,13 +33,13 @@ fn identity(overlay: &Overlay) -> Result<Identity> {
     Ok(Identity { device: inspect::link(node, DEVICE)?, subnet: node.subnet_env()?, maps, lease: leases })
 }
 
-/// Ends the first node's agent in some way, leaves it away for a while, and starts it again, all under traffic.
+/// Ends the first node's agent by `end`, and starts it again after a moment, all under traffic.
 fn survives(end: impl Fn(&mut Agent) -> Result<()>) -> TestResult {
     let mut overlay = Overlay::bpf(2)?;
     let (before, programs) = (identity(&overlay)?, inspect::attached(&overlay.nodes()[0])?);
     let streams = overlay.streams()?;
     end(&mut overlay.agents[0])?;
-    throughout("the node is left as it was", AWAY, || {
+    throughout("the node does not change", AWAY, || {
         anyhow::ensure!(identity(&overlay)? == before, "it changed: {:?}", identity(&overlay)?);
         Ok(())
     })?;
@@ -49,12 +49,12 @@ fn survives(end: impl Fn(&mut Agent) -> Result<()>) -> TestResult {
     streams.ensure_whole()?;
     assert_eq!(identity(&overlay)?, before);
     let replaced = inspect::attached(&overlay.nodes()[0])?;
-    // Three for the node, two for its pod.
+    // Three for the node and two for its pod.
     assert_eq!((programs.len(), replaced.len()), (5, 5));
     for (name, old) in &programs {
         let new = &replaced[name];
-        assert_eq!(old.link, new.link, "{name} is the one that was there");
-        assert_ne!(old.program, new.program, "the program on {name} is new");
+        assert_eq!(old.link, new.link, "{name} was replaced");
+        assert_ne!(old.program, new.program, "the program of {name} was not replaced");
     }
     let now = inspect::carried(&overlay.nodes()[0])?;
     assert!(now.0 > counted.0 && now.1 > counted.1, "the counters went from {counted:?} to {now:?}");
@@ -62,7 +62,7 @@ fn survives(end: impl Fn(&mut Agent) -> Result<()>) -> TestResult {
 }
 
 #[test]
-fn a_graceful_end_and_a_new_start() -> TestResult {
+fn traffic_survives_a_restart_after_sigterm() -> TestResult {
     survives(|agent| {
         let start = Instant::now();
         let status = agent.term()?;
@@ -73,12 +73,12 @@ fn a_graceful_end_and_a_new_start() -> TestResult {
 }
 
 #[test]
-fn a_violent_end_and_a_new_start() -> TestResult {
+fn traffic_survives_a_restart_after_sigkill() -> TestResult {
     survives(Agent::kill)
 }
 
 #[test]
-fn traffic_outlives_all_agents() -> TestResult {
+fn traffic_goes_on_without_any_agent() -> TestResult {
     let mut overlay = Overlay::bpf(2)?;
     let streams = overlay.streams()?;
     for agent in &mut overlay.agents {
@@ -106,7 +106,7 @@ fn attached_programs(node: &Node) -> Result<Vec<String>> {
 }
 
 #[test]
-fn the_dataplane_is_changed_under_traffic() -> TestResult {
+fn the_dataplane_can_be_changed_under_traffic() -> TestResult {
     let mut overlay = Overlay::bpf(2)?;
     // The kernel keeps the first 15 bytes of a name.
     let all = [Hook::UnderlayIngress, Hook::OverlayIngress, Hook::OverlayEgress]
@@ -122,7 +122,7 @@ fn the_dataplane_is_changed_under_traffic() -> TestResult {
     streams.ensure_whole()?;
     assert!(
         overlay.nodes()[0].counters(DEVICE)?.1.packets > sent.packets,
-        "the floor carried nothing meanwhile"
+        "the kernel's device has carried nothing"
     );
     assert!(inspect::carried(&overlay.nodes()[0])?.0 > 0, "BPF carries nothing afterwards");
     assert_eq!(lines_of(&overlay.agents[0].log(), "ERROR"), [""; 0]);

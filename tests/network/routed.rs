@@ -1,4 +1,4 @@
-//! Nodes on different segments: what a router between them does to the outer packets is no concern of the pods'.
+//! Nodes on different segments with a router between them, which sees only outer packets.
 
 use flannel_tests::traffic::{ping, tcp_transfer};
 use flannel_tests::{Capture, TestResult, Topology};
@@ -26,7 +26,7 @@ fn outer_packets_pass_the_router_and_inner_ones_do_not() -> TestResult {
     let capture = Capture::start(overlay.nodes()[1].netns(), UPLINK)?;
     ping(one, other.ip())?;
     let seen = capture.stop()?.fields("vxlan && icmp.type == 8", &["ip.ttl"])?;
-    // The router took one hop from the outer packet, the sending node one from the inner.
+    // The router has decremented the outer TTL, and the sending node the inner one.
     assert_eq!(seen, [["63,63"]], "outer and inner TTL");
     Ok(())
 }

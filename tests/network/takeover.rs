@@ -1,4 +1,4 @@
-//! A network of flanneld's, one node of which is taken over: the other must not notice.
+//! An agent takes over one node of a network of flanneld, and traffic with the other goes on.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::inspect::{self, DEVICE, Peer};
 
 const CONFIG: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#;
 
-/// Two nodes as flanneld leaves them: devices, entries, rules, subnet files, leases in etcd.
+/// Sets two nodes up as flanneld does: devices, entries, rules, subnet files, and leases in etcd.
 fn flanneld_nodes(cluster: &Cluster) -> Result<(Etcd, [Peer; 2])> {
     kernel_vxlan::vxlan(cluster.nodes())?;
     let etcd = cluster.start_etcd()?;
@@ -39,7 +39,7 @@ fn ensure_works(one: &Pod, other: &Pod) -> Result<()> {
 }
 
 #[test]
-fn a_node_of_flannelds_is_taken_over_in_place() -> TestResult {
+fn a_node_of_flanneld_is_taken_over_without_loss() -> TestResult {
     let cluster = Cluster::segment(2)?;
     let (etcd, [own, peer]) = flanneld_nodes(&cluster)?;
     let pods = cluster.one_pod_each()?;
@@ -49,7 +49,7 @@ fn a_node_of_flannelds_is_taken_over_in_place() -> TestResult {
     let mut agent = Agent::builder(node).etcd(&etcd).arg("--dataplane=bpf").start()?;
     let subnet = agent.wait_ready()?.subnet;
     assert_eq!(subnet.map(|subnet| subnet.to_string()), Some("10.244.1.1/24".to_owned()));
-    eventually("it knows the other node", Duration::from_secs(5), || {
+    eventually("the agent knows the other node", Duration::from_secs(5), || {
         inspect::ensure_knows(node, std::slice::from_ref(&peer))
     })?;
     assert_eq!(inspect::link(node, DEVICE)?.mac, own.mac, "the MAC that the other node knows");

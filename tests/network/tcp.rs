@@ -1,4 +1,4 @@
-//! TCP in bulk: the aggregates that offloads make, byte by byte.
+//! Bulk data over TCP, sent in aggregates. Every byte is checked.
 
 use anyhow::{Context as _, Result, ensure};
 use flannel_tests::traffic::tcp_transfer;
@@ -10,14 +10,14 @@ use crate::overlay::Overlay;
 const BULK: usize = 200 << 20;
 
 #[test]
-fn bulk_arrives_as_it_was_sent_both_ways() -> TestResult {
+fn bulk_data_arrives_unchanged_both_ways() -> TestResult {
     let overlay = Overlay::bpf(2)?;
     let (one, other) = overlay.two_pods();
     for (from, to, node) in [(one, other, 0), (other, one, 1)] {
         let before = inspect::carried(&overlay.nodes()[node])?.0;
         tcp_transfer(from, to, BULK)?;
         let aggregates = inspect::carried(&overlay.nodes()[node])?.0 - before;
-        // At most 64 KiB in each: fewer packets than that cannot have carried it.
+        // An aggregate holds at most 64 KiB, so fewer packets cannot have carried the data.
         assert!(aggregates as usize >= BULK >> 16, "BPF wrapped only {aggregates} packets");
         ensure_few_repeats(from)?;
     }

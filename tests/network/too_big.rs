@@ -1,4 +1,4 @@
-//! Packets that must not be fragmented: what fits arrives, what does not is answered with the MTU that would.
+//! Packets that must not be fragmented: they arrive if they fit, else they are answered with the right MTU.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -13,12 +13,12 @@ use crate::inspect::{self, UPLINK};
 use crate::overlay::Overlay;
 
 const MTU: usize = 1450;
-/// Narrower than the nodes' links were when their pods came.
+/// An MTU smaller than that of the nodes' links when their pods were added.
 const NARROW: u32 = 1400;
-/// Long enough to be told and to send again what was lost; a proof holds for 10 s.
+/// Time limit to get the error and send lost data again. Shorter than a proof holds (10 s).
 const RECOVERY: Duration = Duration::from_secs(4);
 
-/// The answer to an unfragmentable IPv4 packet of this length.
+/// Pings with an IPv4 packet of this length that must not be fragmented, and returns the answer.
 fn answer(from: &dyn Host, to: IpAddr, length: usize) -> Result<PingAnswer> {
     ping_with(from, to, &Ping { size: length - 28, dont_fragment: true, ..Ping::default() })
 }
@@ -44,7 +44,7 @@ fn a_pod_cannot_send_more_than_its_interface_takes() -> TestResult {
 }
 
 #[test]
-fn the_node_answers_a_pod_whose_interface_is_too_wide() -> TestResult {
+fn the_node_answers_a_pod_whose_mtu_is_too_large() -> TestResult {
     let overlay = Overlay::bpf(2)?;
     let (pod, remote) = overlay.two_pods();
     pod.exec("ip link set eth0 mtu 9000")?;
@@ -58,7 +58,7 @@ fn the_node_answers_a_pod_whose_interface_is_too_wide() -> TestResult {
     Ok(())
 }
 
-/// Two nodes with a router between them, and a connection between their pods that skips the stacks.
+/// Starts two nodes with a router between them, and opens a connection between their pods that skips the stacks.
 fn connected() -> Result<(TcpSession, Overlay)> {
     let overlay = Overlay::start(Topology::two_nodes_routed(), &["--dataplane=bpf"; 2], 1)?;
     let (one, other) = overlay.two_pods();
@@ -75,35 +75,35 @@ fn connected() -> Result<(TcpSession, Overlay)> {
 }
 
 #[test]
-fn a_connection_goes_on_when_the_underlay_becomes_narrow() -> TestResult {
+fn a_connection_goes_on_when_the_mtu_of_the_underlay_shrinks() -> TestResult {
     let (mut session, overlay) = connected()?;
     let receiver = &overlay.nodes()[1];
     let fragments = || inspect::packets(receiver, Hook::UnderlayIngress, Outcome::OuterFragment);
     assert_eq!(fragments()?, 0);
-    // What is longer, the router cuts: outer packets may be fragmented.
+    // The router fragments longer packets: outer packets have no "don't fragment".
     overlay.cluster.fabric().expect("a router").ip(&[format!("link set seg1 mtu {NARROW}")])?;
     session.exchange(64 << 10)?;
-    assert!(fragments()? > 0, "nothing was too long for the way");
+    assert!(fragments()? > 0, "no packet was fragmented");
     Ok(())
 }
 
 #[test]
-fn a_connection_recovers_when_the_uplink_becomes_narrow() -> TestResult {
+fn a_connection_recovers_when_the_mtu_of_the_uplink_shrinks() -> TestResult {
     let (mut session, overlay) = connected()?;
     let node = &overlay.nodes()[0];
     node.netns().ip(&[format!("link set {UPLINK} mtu {NARROW}")])?;
     overlay.cluster.fabric().expect("a router").ip(&[format!("link set seg0 mtu {NARROW}")])?;
     eventually("the agent follows", RECOVERY, || {
         let known = inspect::node_config(node)?.v4.uplink_mtu;
-        ensure!(known == NARROW, "to the programs it is {known}");
+        ensure!(known == NARROW, "the programs know an MTU of {known}");
         Ok(())
     })?;
     session.exchange(64 << 10)?;
     let (pod, remote) = overlay.two_pods();
     let told = pod.exec(&format!("ip route get {}", remote.ip()))?;
-    assert!(told.contains(&format!("mtu {}", NARROW - 50)), "the pod was not told: {told}");
+    assert!(told.contains(&format!("mtu {}", NARROW - 50)), "the pod does not know the MTU: {told}");
     let before = inspect::shortcut(node)?;
-    eventually("what fits skips the stack again", RECOVERY, || {
+    eventually("packets that fit skip the stack again", RECOVERY, || {
         session.exchange(32 << 10)?;
         let now = inspect::shortcut(node)?;
         ensure!(now.0 > before.0 && now.1 > before.1, "{now:?}");

@@ -1,6 +1,6 @@
-//! `flannel-agent trace`: what it says is what happens, and nobody notices that it was asked.
+//! `flannel-agent trace` shows what really happens to packets, and changes nothing.
 
-mod answer;
+mod command;
 mod floor;
 mod ipv6;
 mod refusals;
@@ -14,9 +14,9 @@ use super::flow_cache::{SOON, overlay_of};
 use super::group;
 use crate::inspect::{self, DEVICE, UPLINK};
 use crate::overlay::Overlay;
-use answer::{Answer, Question};
+use command::{TraceCommand, TraceReport};
 
-/// A BPF overlay whose pods have spoken with each other by ICMP.
+/// Starts an overlay with BPF whose pods have pinged each other.
 fn acquainted() -> Result<Overlay> {
     let overlay = overlay_of(1)?;
     let (one, other) = overlay.two_pods();
@@ -24,23 +24,23 @@ fn acquainted() -> Result<Overlay> {
     Ok(overlay)
 }
 
-/// From the pod of the first node to that of the second.
-fn there(overlay: &Overlay) -> Question {
+/// Traces a packet from the pod of the first node to that of the second.
+fn there(overlay: &Overlay) -> TraceCommand {
     let (one, other) = overlay.two_pods();
-    Question::new(one.ip(), other.ip())
+    TraceCommand::new(one.ip(), other.ip())
 }
 
-/// From the pod of the second node to that of the first.
-fn back(overlay: &Overlay) -> Question {
+/// Traces a packet from the pod of the second node to that of the first.
+fn back(overlay: &Overlay) -> TraceCommand {
     let (one, other) = overlay.two_pods();
-    Question::new(other.ip(), one.ip())
+    TraceCommand::new(other.ip(), one.ip())
 }
 
-/// The answer of the first node, whose flows and counters of all outcomes in it are as they were before. Now and then the
-/// kernel has something to say to a pod meanwhile; a question that counts never passes.
-fn ask(overlay: &Overlay, question: &Question) -> Result<Answer> {
+/// Runs a trace on the first node, and checks that it changes neither the flows nor the counters of its outcomes. Tries
+/// again, since the kernel sometimes sends a packet to a pod meanwhile. A trace that changes them would fail each time.
+fn ask(overlay: &Overlay, question: &TraceCommand) -> Result<TraceReport> {
     let node = &overlay.nodes()[0];
-    eventually("an answer that leaves no trace", SOON, || {
+    eventually("a trace that changes nothing", SOON, || {
         let known = || anyhow::Ok((inspect::metrics(node)?, (inspect::flows(node)?, inspect::flows6(node)?)));
         let before = known()?;
         let answer = question.ask(node)?;
@@ -53,13 +53,13 @@ fn ask(overlay: &Overlay, question: &Question) -> Result<Answer> {
     })
 }
 
-/// What the node would have counted.
+/// Returns the key of the counter for a program and an outcome.
 fn counter((program, outcome): (&str, &str)) -> MetricsKey {
     let hook = *Hook::ALL.iter().find(|hook| hook.program() == program).unwrap();
     MetricsKey { outcome: *Outcome::ALL.iter().find(|known| known.name() == outcome).unwrap(), hook }
 }
 
-/// A flow that skips the host stack, with the ports of its client and its server.
+/// Opens a flow that skips the host stack. Returns it with the ports of client and server.
 fn proven(client: &dyn Host, server: &dyn Host) -> Result<(UdpSession, u16, u16)> {
     let mut session = UdpSession::open(client, server)?;
     (0..2).try_for_each(|_| session.echo(100))?;
@@ -68,7 +68,7 @@ fn proven(client: &dyn Host, server: &dyn Host) -> Result<(UdpSession, u16, u16)
 }
 
 #[test]
-fn a_new_flow_goes_through_the_stack_and_is_wrapped() -> TestResult {
+fn a_new_flow_goes_through_the_stack_and_is_encapsulated() -> TestResult {
     let overlay = acquainted()?;
     let (one, other) = (overlay.peer(0)?, overlay.peer(1)?);
     for (question, reason, bytes) in [
@@ -111,14 +111,14 @@ fn a_proven_flow_goes_past_the_stack_both_ways() -> TestResult {
     let answer = ask(&overlay, &back(&overlay).udp(server, client))?;
     assert_eq!(answer.programs(), [("underlay_ingress", "delivered")]);
     assert_eq!(answer.end(), ("delivered", one.port(), "bpf"));
-    // One port further, nobody knows anything.
+    // The next port is another flow.
     let answer = ask(&overlay, &there(&overlay).udp(client, server.wrapping_add(1)))?;
     assert_eq!(answer.programs()[0], ("pod_egress", "flow-new"));
     Ok(())
 }
 
 #[test]
-fn what_a_peer_sends_is_unwrapped_and_goes_to_its_pod() -> TestResult {
+fn a_peers_packet_is_decapsulated_and_reaches_its_pod() -> TestResult {
     let overlay = acquainted()?;
     let (one, _) = overlay.two_pods();
     for (question, reasons) in
@@ -145,7 +145,7 @@ fn a_forged_packet_is_dropped() -> TestResult {
         ("192.168.64.77".parse()?, sender, "unknown-sender"),
         (one.ip(), sender, "looped-sender"),
     ] {
-        let question = Question::new(source, one.ip()).arg(format!("--sender={sender}"));
+        let question = TraceCommand::new(source, one.ip()).arg(format!("--sender={sender}"));
         let answer = ask(&overlay, &question)?;
         assert_eq!(answer.programs(), [("underlay_ingress", reason)], "{source} from {sender}");
         assert_eq!(answer.step("program")["verdict"], "dropped");
@@ -158,9 +158,9 @@ fn a_forged_packet_is_dropped() -> TestResult {
 fn the_host_itself_sends_and_receives() -> TestResult {
     let overlay = acquainted()?;
     let (one, other) = (overlay.nodes()[0].ip(), overlay.two_pods().1.ip());
-    let answer = ask(&overlay, &Question::new(one.into(), other))?;
+    let answer = ask(&overlay, &TraceCommand::new(one.into(), other))?;
     assert_eq!(answer.programs(), [("overlay_egress", "encapsulated")]);
-    let answer = ask(&overlay, &Question::new(other, overlay.base(0)?.into()))?;
+    let answer = ask(&overlay, &TraceCommand::new(other, overlay.base(0)?.into()))?;
     assert_eq!(
         answer.programs(),
         [("underlay_ingress", "decapsulated"), ("overlay_ingress", "not-cacheable")]
@@ -170,9 +170,9 @@ fn the_host_itself_sends_and_receives() -> TestResult {
 }
 
 #[test]
-fn a_program_that_is_not_there_is_missed() -> TestResult {
+fn a_detached_program_is_reported() -> TestResult {
     let mut overlay = acquainted()?;
-    // The agent would put it back.
+    // A running agent would attach it again.
     overlay.agents[0].term()?;
     let node = &overlay.nodes()[0];
     std::fs::remove_file(inspect::pins(node)?.path("overlay_egress_link"))?;
@@ -190,7 +190,7 @@ fn programs_on_clsact_are_found() -> TestResult {
         Overlay::start_with(Topology::segment(2), &["--dataplane=bpf"; 2], 1, AgentBuilder::without_tcx)?;
     let (one, other) = overlay.two_pods();
     ping(one, other.ip())?;
-    eventually("pod_egress is on the pod's port", SOON, || {
+    eventually("pod_egress is attached to the pod's port", SOON, || {
         let answer = ask(&overlay, &there(&overlay))?;
         let expected = [("pod_egress", "not-cacheable"), ("overlay_egress", "encapsulated")];
         ensure!(answer.programs() == expected, "{answer:?}");
@@ -232,7 +232,7 @@ fn a_group_is_in_the_outer_headers() -> TestResult {
 }
 
 #[test]
-fn people_get_a_line_for_each_step() -> TestResult {
+fn the_text_has_a_line_for_each_step() -> TestResult {
     let overlay = acquainted()?;
     let (one, other) = overlay.two_pods();
     let text = there(&overlay).text(&overlay.nodes()[0])?;

@@ -1,4 +1,4 @@
-//! Frames that end inside their headers. (BPF_PROG_TEST_RUN refuses to make them: these are sent for real.)
+//! Frames that end inside their headers. They are really sent, since BPF_PROG_TEST_RUN refuses such frames.
 
 use std::time::Duration;
 
@@ -14,29 +14,29 @@ use crate::overlay::Overlay;
 use crate::packets::{PORT, frame, ipv4, udp, vxlan};
 
 const ARRIVAL: Duration = Duration::from_secs(5);
-/// Lengths of what is left of an IPv4 packet whose header has 20 bytes.
+/// Lengths to which an IPv4 packet with a header of 20 bytes is truncated.
 const CUTS: [usize; 4] = [0, 1, 10, 19];
-/// So often that the few other packets of the uplink (ARP, IPv6) cannot be taken for them.
+/// Number of repetitions. So many that the few other packets of the uplink (ARP, IPv6) do not matter.
 const ROUNDS: u64 = 50;
 
 fn mac(node: &Node, interface: &str) -> Result<[u8; 6]> {
     Ok(inspect::link(node, interface)?.mac.parse::<Mac>()?.0)
 }
 
-/// A frame between two nodes' interfaces of this name, with the beginning of an IPv4 packet.
+/// Builds a frame between two nodes' interfaces of this name, with the first bytes of an IPv4 packet.
 fn cut(from: &Node, to: &Node, interface: &str, length: usize) -> Result<Vec<u8>> {
     let whole = [0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 5, 1, 2, 10, 5, 2, 2];
     Ok(frame(mac(to, interface)?, mac(from, interface)?, EtherType::IPV4, &whole[..length]))
 }
 
-/// The same inside VXLAN, whose own headers are whole.
+/// Builds a truncated frame inside VXLAN with complete outer headers.
 fn wrapped_cut(from: &Node, to: &Node, length: usize) -> Result<Vec<u8>> {
     let inside = vxlan(8, 1, &cut(from, to, DEVICE, length)?);
     let outer = ipv4(from.ip(), to.ip(), IpNumber::UDP, udp(40_000, PORT, &inside)).bytes();
     Ok(frame(mac(to, UPLINK)?, mac(from, UPLINK)?, EtherType::IPV4, &outer))
 }
 
-/// Each cut into the overlay, onto the underlay, and onto the underlay inside VXLAN.
+/// Builds a frame of each length for the overlay, for the underlay, and for the underlay inside VXLAN.
 fn frames(near: &Node, far: &Node) -> Result<Vec<(&'static str, Vec<u8>)>> {
     let mut frames = Vec::new();
     for length in CUTS {
@@ -56,8 +56,8 @@ fn ensure_counted(node: &Node, hook: Hook, outcome: Outcome, expected: u64) -> R
 }
 
 #[test]
-fn frames_cut_short_are_left_to_the_kernel_and_break_nothing() -> TestResult {
-    // On a cable: a bridge between them would pass the frames to netfilter, which drops them.
+fn truncated_frames_are_left_to_the_kernel() -> TestResult {
+    // On a veth pair: a bridge between the nodes would pass the frames to netfilter, which drops them.
     let mut overlay = Overlay::start(Topology::two_nodes(), &["--dataplane=bpf"; 2], 1)?;
     let [near, far] = overlay.nodes() else { unreachable!("two nodes") };
     let streams = overlay.streams()?;

@@ -1,4 +1,4 @@
-//! Datagrams of every size.
+//! UDP datagrams of all sizes.
 
 use anyhow::Result;
 use flannel_tests::traffic::UdpSession;
@@ -9,7 +9,7 @@ use crate::overlay::Overlay;
 
 /// The largest payload that is not fragmented: the overlay's MTU less the headers of IPv4 and UDP.
 const LARGEST_WHOLE: usize = 1450 - 28;
-/// Sizes around the MTUs of overlay and underlay, and the largest datagram there is.
+/// Sizes around the MTUs of overlay and underlay, and the maximum of a datagram.
 pub(crate) const FRAGMENTED: [usize; 8] = [1423, 1424, 1472, 1473, 2000, 8000, 9000, 65_507];
 
 /// Echoes each size once, in one flow.
@@ -19,19 +19,23 @@ pub(crate) fn echo(from: &Pod, to: &Pod, sizes: impl IntoIterator<Item = usize>)
 }
 
 #[test]
-fn every_size_up_to_the_mtu_comes_back() -> TestResult {
+fn datagrams_of_every_size_up_to_the_mtu_are_echoed() -> TestResult {
     let overlay = Overlay::bpf(2)?;
     let (one, other) = overlay.two_pods();
     let before = inspect::carried(&overlay.nodes()[0])?;
     echo(one, other, 0..=LARGEST_WHOLE)?;
     let sizes = LARGEST_WHOLE as u64 + 1;
     let expected = (before.0 + sizes, before.1 + sizes);
-    assert_eq!(inspect::carried(&overlay.nodes()[0])?, expected, "one packet of BPF's for each datagram");
+    assert_eq!(
+        inspect::carried(&overlay.nodes()[0])?,
+        expected,
+        "one packet carried by BPF for each datagram"
+    );
     Ok(())
 }
 
 #[test]
-fn larger_ones_are_fragmented_inside_the_overlay() -> TestResult {
+fn larger_datagrams_are_fragmented_inside_the_overlay() -> TestResult {
     let overlay = Overlay::bpf(2)?;
     let (one, other) = overlay.two_pods();
     for (from, to) in [(one, other), (other, one)] {

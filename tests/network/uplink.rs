@@ -1,16 +1,12 @@
-//! Which interface carries the overlay: by name, address, expression, by what it reaches.
-
-use std::time::Duration;
+//! The choice of the uplink: by name, address, regular expression, and by an address that it reaches.
 
 use anyhow::{Context as _, Result};
 use flannel_tests::{Agent, Cluster, Etcd, Node, TestResult};
 
 use crate::inspect::{self, DEVICE};
-use crate::overlay::{NETWORK, lines_of};
+use crate::overlay::{NETWORK, refusal};
 
-const END: Duration = Duration::from_secs(5);
-
-/// A node with a second interface, `eth1`, and a bridge of pods as an earlier run leaves it.
+/// Starts a node with a second interface, `eth1`, and a bridge of pods as an earlier run leaves it.
 fn bed() -> Result<(Etcd, Cluster)> {
     let cluster = Cluster::segment(1)?;
     cluster.nodes()[0].netns().ip(&[
@@ -30,7 +26,7 @@ fn bed() -> Result<(Etcd, Cluster)> {
     Ok((etcd, cluster))
 }
 
-/// Interface and source address of the vxlan device, and the address that peers are told.
+/// Returns interface and source address of the vxlan device, and the public IP in the lease.
 fn chosen(node: &Node, etcd: &Etcd) -> Result<[String; 3]> {
     let links = node.netns().exec_json(&format!("ip -j -d link show dev {DEVICE}"))?;
     let data = &links[0]["linkinfo"]["info_data"];
@@ -68,7 +64,7 @@ fn flags_choose_interface_and_address() -> TestResult {
 }
 
 #[test]
-fn what_fits_nothing_or_too_much_is_refused_with_what_there_is() -> TestResult {
+fn flags_that_match_no_or_several_interfaces_are_refused_with_a_list() -> TestResult {
     let (etcd, cluster) = bed()?;
     let node = &cluster.nodes()[0];
     for (flag, said) in [
@@ -81,11 +77,8 @@ fn what_fits_nothing_or_too_much_is_refused_with_what_there_is() -> TestResult {
         ("--iface-can-reach=2001:db8:ffff::1", "no interface matches --iface-can-reach 2001:db8:ffff::1"),
         ("--iface=cni0", "interface cni0 has no usable IPv4 address"),
     ] {
-        std::fs::write(node.dir().join("agent.log"), "")?;
-        let mut agent = Agent::builder(node).etcd(&etcd).arg(flag).start()?;
-        assert_eq!(agent.wait_exit(END)?.code(), Some(1), "{flag}");
-        let errors = lines_of(&agent.log(), "ERROR");
-        assert!(matches!(&errors[..], [error] if error.contains(said)), "{flag}: {errors:#?}");
+        let error = refusal(node, |agent| agent.etcd(&etcd).arg(flag))?;
+        assert!(error.contains(said), "{flag}: {error}");
     }
     assert_eq!(etcd.subnets()?, [], "a node without an uplink has taken a subnet");
     assert!(inspect::link(node, DEVICE).is_err(), "a node without an uplink has a device");

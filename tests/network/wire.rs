@@ -1,4 +1,4 @@
-//! What is on the wire, as a decoder sees it that is not ours.
+//! Packets on the wire, as an independent decoder sees them.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use flannel_tests::{Capture, TestResult};
 use crate::inspect::{self, DEVICE, UPLINK};
 use crate::overlay::Overlay;
 
-/// Of the outer and the inner packet, where both have it.
+/// Fields to decode; those of both outer and inner packet have two values.
 const FIELDS: [&str; 15] = [
     "frame.len",
     "eth.src",
@@ -27,16 +27,16 @@ const FIELDS: [&str; 15] = [
     "vxlan.vni",
     "ip.dsfield",
 ];
-/// tshark's words for a checksum that it found right.
+/// tshark's value for a right checksum.
 const GOOD: &str = "1";
 
-/// The wanted values of one packet from the first node's pod to the second's.
-struct Wanted {
+/// Expected values of a packet from the first node's pod to the second's.
+struct ExpectedPacket {
     macs: [String; 4],
     addresses: [String; 4],
 }
 
-impl Wanted {
+impl ExpectedPacket {
     fn of(overlay: &Overlay) -> Result<Self> {
         let [from, to] = overlay.nodes() else { unreachable!("two nodes") };
         let mac = |node, interface| inspect::link(node, interface).map(|link| link.mac);
@@ -52,7 +52,7 @@ impl Wanted {
         })
     }
 
-    /// Checks one line of tshark's; gives the outer source port.
+    /// Checks one line of tshark's output, and returns the outer source port.
     fn ensure_is(&self, line: &[String]) -> Result<u16> {
         let value = |field: &str| {
             let at = FIELDS.iter().position(|known| *known == field).context("an unknown field")?;
@@ -86,7 +86,7 @@ impl Wanted {
         first("udp.srcport")?.parse().context("a source port")
     }
 
-    /// Each header says what its layer has: 14 (Ethernet), 20 (IPv4), 16 (UDP and VXLAN), 14 (Ethernet) more.
+    /// Checks the lengths. The headers have 14 (Ethernet), 20 (IPv4), 16 (UDP and VXLAN) and 14 (Ethernet) bytes.
     fn ensure_lengths<'a>(&self, value: &impl Fn(&str) -> Result<&'a str>) -> Result<()> {
         let number = |field: &str, at: usize| -> Result<usize> {
             let text =
@@ -100,8 +100,7 @@ impl Wanted {
     }
 }
 
-/// Has the kernel finish every packet before it leaves, as it must for a card without offloads: segments are
-/// cut and checksums are filled in where the capture sees it.
+/// Turns offloads off, so that the kernel segments packets and computes checksums before the capture sees them.
 fn switch_offloads_off(overlay: &Overlay) -> Result<()> {
     let off = format!("ethtool -K {UPLINK} tx off tso off gso off");
     overlay.nodes().iter().try_for_each(|node| node.exec(&off).map(drop))
@@ -112,7 +111,7 @@ fn to_second_node(overlay: &Overlay) -> String {
 }
 
 #[test]
-fn outer_headers_are_flannels_and_flows_have_ports_of_their_own() -> TestResult {
+fn outer_headers_are_those_of_flannel_and_each_flow_has_its_port() -> TestResult {
     const FLOWS: usize = 16;
     let overlay = Overlay::bpf(2)?;
     switch_offloads_off(&overlay)?;
@@ -124,7 +123,7 @@ fn outer_headers_are_flannels_and_flows_have_ports_of_their_own() -> TestResult 
         session.echo(flow)?;
         session.echo(1422 - flow)?;
     }
-    let (capture, wanted) = (capture.stop()?, Wanted::of(&overlay)?);
+    let (capture, wanted) = (capture.stop()?, ExpectedPacket::of(&overlay)?);
     let lines = capture.fields(&to_second_node(&overlay), &FIELDS)?;
     assert_eq!(lines.len(), 1 + 2 * FLOWS, "packets of the first node");
     let ports = lines.iter().map(|line| wanted.ensure_is(line)).collect::<Result<Vec<_>>>()?;
@@ -132,7 +131,7 @@ fn outer_headers_are_flannels_and_flows_have_ports_of_their_own() -> TestResult 
     for pair in ports[1..].chunks(2) {
         assert_eq!(pair[0], pair[1], "packets of one flow have one outer port");
     }
-    // Sixteen of 28 232 ports: two alike are rare, four alike are a mistake.
+    // Sixteen of 28 232 ports: two equal ones are rare, four are an error.
     let different = ports[1..].iter().collect::<BTreeSet<_>>().len();
     assert!(different >= FLOWS - 2, "{FLOWS} flows have only {different} outer ports");
     let bad_inner = capture.count("vxlan && udp.checksum.status == 0")?;
@@ -141,13 +140,13 @@ fn outer_headers_are_flannels_and_flows_have_ports_of_their_own() -> TestResult 
 }
 
 #[test]
-fn bulk_is_cut_into_packets_that_are_whole_each() -> TestResult {
+fn bulk_data_is_segmented_into_complete_packets() -> TestResult {
     let overlay = Overlay::bpf(2)?;
     switch_offloads_off(&overlay)?;
     let (pod, remote) = overlay.two_pods();
     let capture = Capture::start(overlay.nodes()[0].netns(), UPLINK)?;
     tcp_transfer(pod, remote, 2 << 20)?;
-    let (capture, wanted) = (capture.stop()?, Wanted::of(&overlay)?);
+    let (capture, wanted) = (capture.stop()?, ExpectedPacket::of(&overlay)?);
     let lines = capture.fields(&format!("{} && tcp", to_second_node(&overlay)), &FIELDS)?;
     assert!(lines.len() > (2 << 20) / 1450, "{} segments", lines.len());
     for line in &lines {

@@ -1,4 +1,4 @@
-//! Entries that are no leases, or not for us: each is named once, and harms nobody.
+//! Entries that are not leases, or not for this network: each is logged once and has no other effect.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::overlay::{Overlay, lines_of};
 const SOON: Duration = Duration::from_secs(5);
 const GOOD: &str = r#"{"PublicIP":"192.168.64.9","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:09"}}"#;
 
-/// Last part of the key, value, and a word of the reason.
+/// Last part of the key, value, and a part of the logged reason.
 const BAD: [(&str, &str, &str); 12] = [
     ("10.5.100.0-24", "not JSON", "no lease"),
     ("10.5.101.0-24", "", "no lease"),
@@ -40,15 +40,7 @@ fn entry(key: &str, value: &str) -> (String, String) {
     (format!("{PREFIX}/subnets/{key}"), value.to_owned())
 }
 
-fn peer(number: u8) -> Peer {
-    Peer {
-        base: [10, 5, number, 0].into(),
-        public_ip: [192, 168, 64, number].into(),
-        mac: format!("c6:d2:32:6f:8f:{number:02x}"),
-    }
-}
-
-/// Both nodes know each other and these.
+/// Waits until both nodes know each other and these other nodes.
 fn ensure_known(overlay: &Overlay, others: &[Peer]) -> Result<()> {
     for (node, other) in [(0, 1), (1, 0)] {
         let peers = [&[overlay.peer(other)?], others].concat();
@@ -59,7 +51,7 @@ fn ensure_known(overlay: &Overlay, others: &[Peer]) -> Result<()> {
     Ok(())
 }
 
-/// One warning for each bad entry, with its key and the reason, and none beside.
+/// Checks that the log has one warning for each bad entry, with its key and the reason, and no other.
 fn ensure_named(log: &str) -> Result<()> {
     let warnings = lines_of(log, "WARN");
     ensure!(
@@ -76,15 +68,15 @@ fn ensure_named(log: &str) -> Result<()> {
 }
 
 #[test]
-fn each_bad_entry_is_named_once_and_good_ones_work() -> TestResult {
+fn each_bad_entry_is_logged_once_and_good_ones_work() -> TestResult {
     let overlay = Overlay::bpf(2)?;
     let streams = overlay.streams()?;
-    let [good, late] = [peer(120), peer(121)];
+    let [good, late] = [Peer::fictional(120), Peer::fictional(121)];
     let mut entries: Vec<_> = BAD.iter().map(|(key, value, _)| entry(key, value)).collect();
     entries.push((good.key(), good.value()));
     overlay.etcd.kv().put_all(&entries)?;
     ensure_known(&overlay, std::slice::from_ref(&good))?;
-    // The same again is no news.
+    // Written again, the same entries are not logged again.
     overlay.etcd.kv().put_all(&entries)?;
     overlay.etcd.put(&late.key(), &late.value())?;
     ensure_known(&overlay, &[good, late])?;
@@ -94,21 +86,21 @@ fn each_bad_entry_is_named_once_and_good_ones_work() -> TestResult {
 }
 
 #[test]
-fn a_new_agent_comes_up_among_bad_entries() -> TestResult {
+fn an_agent_starts_among_bad_entries() -> TestResult {
     let mut overlay = Overlay::bpf(2)?;
     let entries: Vec<_> = BAD.iter().map(|(key, value, _)| entry(key, value)).collect();
     overlay.agents[0].term()?;
     overlay.etcd.kv().put_all(&entries)?;
     overlay.agents[0].restart()?;
     ensure_known(&overlay, &[])?;
-    eventually("all are named", SOON, || ensure_named(&overlay.agents[0].log()))?;
+    eventually("all are logged", SOON, || ensure_named(&overlay.agents[0].log()))?;
     Ok(())
 }
 
 #[test]
 fn a_good_lease_that_turns_bad_keeps_its_last_good_value() -> TestResult {
     let overlay = Overlay::bpf(2)?;
-    let (good, later) = (peer(122), peer(123));
+    let (good, later) = (Peer::fictional(122), Peer::fictional(123));
     overlay.etcd.put(&good.key(), &good.value())?;
     ensure_known(&overlay, std::slice::from_ref(&good))?;
     overlay.etcd.put(&good.key(), "overwritten by mistake")?;
@@ -120,7 +112,7 @@ fn a_good_lease_that_turns_bad_keeps_its_last_good_value() -> TestResult {
 }
 
 #[test]
-fn who_claims_what_somebody_has_is_named_once_and_changes_nothing() -> TestResult {
+fn a_claim_to_a_leased_subnet_is_logged_once_and_ignored() -> TestResult {
     let overlay = Overlay::bpf(2)?;
     let streams = overlay.streams()?;
     let base = overlay.base(0)?;
@@ -133,16 +125,16 @@ fn who_claims_what_somebody_has_is_named_once_and_changes_nothing() -> TestResul
         let beside = beside.iter().map(|key| (format!("{PREFIX}/{key}"), GOOD.to_owned()));
         overlay.etcd.kv().put_all(&claims.chain(beside).collect::<Vec<_>>())?;
     }
-    let late = peer(121);
+    let late = Peer::fictional(121);
     overlay.etcd.put(&late.key(), &late.value())?;
     ensure_known(&overlay, &[late])?;
-    let whose = ["this node's own subnet".to_owned(), format!("the lease {base}-24")];
-    for (agent, whose) in overlay.agents.iter().zip(whose) {
+    let conflicts = ["this node's own subnet".to_owned(), format!("the lease {base}-24")];
+    for (agent, conflict) in overlay.agents.iter().zip(conflicts) {
         let warnings = lines_of(&agent.log(), "WARN");
         assert_eq!(warnings.len(), rivals.len(), "{warnings:#?}");
         for key in &rivals {
             let named =
-                |line: &&String| line.contains(&format!("lease {key} not used")) && line.contains(&whose);
+                |line: &&String| line.contains(&format!("lease {key} not used")) && line.contains(&conflict);
             assert_eq!(warnings.iter().filter(named).count(), 1, "{key}: {warnings:#?}");
         }
     }

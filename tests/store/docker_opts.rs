@@ -1,4 +1,4 @@
-//! `flannel-agent docker-opts` as a unit's ExecStartPost runs it.
+//! `flannel-agent docker-opts`, run as by ExecStartPost of a systemd unit.
 
 use std::fs;
 use std::process::Output;
@@ -12,7 +12,7 @@ const SUBNET_ENV: &str =
 const DOCKER_ENV: &str = "DOCKER_OPT_BIP=\"--bip=10.1.44.1/24\"\nDOCKER_OPT_IPMASQ=\"--ip-masq=false\"\n\
     DOCKER_OPT_MTU=\"--mtu=1450\"\nDOCKER_OPTS=\"--debug  --bip=10.1.44.1/24 --ip-masq=false --mtu=1450\"\n";
 
-/// Runs it in the namespace; returns what it wrote, too.
+/// Runs it in the namespace. Returns its output and the file it has written.
 fn run(netns: &NetNs) -> Result<(Output, String)> {
     let dir = tempfile::tempdir()?;
     let (from, to) = (dir.path().join("subnet.env"), dir.path().join("docker_opts.env"));
@@ -42,7 +42,7 @@ fn a_subnet_that_is_routed_elsewhere_is_an_error() -> TestResult {
         "addr add 192.168.64.1/24 dev eth0",
         "route add 10.1.44.0/24 dev eth0",
     ])?;
-    assert!(run(&netns)?.0.status.success(), "it is on this machine");
+    assert!(run(&netns)?.0.status.success(), "the subnet is on this machine");
     netns.ip(&["route replace 10.1.44.0/24 via 192.168.64.2"])?;
     let (output, written) = run(&netns)?;
     assert_eq!(output.status.code(), Some(1));

@@ -1,4 +1,4 @@
-//! etcd as it is run in earnest: with certificates and users, several members, and more than one agent at a time.
+//! etcd as in production: with certificates, users, several members, and several agents.
 
 mod certificates;
 mod login;

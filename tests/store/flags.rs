@@ -1,16 +1,13 @@
-//! The command line, as flanneld's users write it.
+//! The command line in all spellings that flanneld's users know.
 
 use std::process::{Command, Output};
-use std::time::Duration;
 
 use anyhow::Result;
 use flannel_tests::agent::agent_binary;
 use flannel_tests::{Agent, AgentBuilder, Cluster, Etcd, TestResult};
 
 use crate::inspect;
-use crate::overlay::{NETWORK, lines_of};
-
-const END: Duration = Duration::from_secs(5);
+use crate::overlay::{NETWORK, lines_of, refusal};
 
 fn run(args: &[&str]) -> Result<Output> {
     Ok(Command::new(agent_binary()?).args(args).env_clear().output()?)
@@ -43,7 +40,7 @@ fn help_and_version_are_given_with_one_dash_or_two() -> TestResult {
 }
 
 #[test]
-fn what_is_not_served_is_refused_by_name() -> TestResult {
+fn an_unsupported_flag_is_refused_by_name() -> TestResult {
     let flag = "--kube-subnet-mgr";
     let output = run(&[flag])?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -54,7 +51,7 @@ fn what_is_not_served_is_refused_by_name() -> TestResult {
 }
 
 #[test]
-fn nonsense_is_refused_by_name() -> TestResult {
+fn invalid_flags_are_refused_by_name() -> TestResult {
     for (flag, names) in [
         ("--no-such-flag", vec!["no-such-flag"]),
         ("--dataplane=warp", vec!["warp", "auto", "bpf", "netlink"]),
@@ -77,8 +74,8 @@ fn nonsense_is_refused_by_name() -> TestResult {
     Ok(())
 }
 
-/// Starts an agent on a node of its own with flags in some spelling; it has to come up without BPF.
-fn comes_up(spelled: fn(AgentBuilder, &Etcd) -> AgentBuilder) -> TestResult {
+/// Starts an agent with flags in one spelling, and checks that it becomes ready without BPF.
+fn starts_with(spelled: fn(AgentBuilder, &Etcd) -> AgentBuilder) -> TestResult {
     let cluster = Cluster::segment(1)?;
     let etcd = cluster.start_etcd()?;
     etcd.put("/spelled/config", NETWORK)?;
@@ -92,27 +89,27 @@ fn comes_up(spelled: fn(AgentBuilder, &Etcd) -> AgentBuilder) -> TestResult {
 }
 
 #[test]
-fn one_dash_and_a_blank() -> TestResult {
-    comes_up(|agent, etcd| {
+fn flags_work_with_one_dash_and_a_space() -> TestResult {
+    starts_with(|agent, etcd| {
         let agent = agent.arg("-etcd-endpoints").arg(etcd.endpoint()).arg("-etcd-prefix").arg("/spelled");
         agent.arg("-dataplane").arg("netlink").arg("-v").arg("2")
     })
 }
 
 #[test]
-fn two_dashes_and_an_equals_sign() -> TestResult {
-    comes_up(|agent, etcd| {
+fn flags_work_with_two_dashes_and_an_equals_sign() -> TestResult {
+    starts_with(|agent, etcd| {
         let agent = agent.etcd(etcd).arg("--etcd-prefix=/spelled").arg("--dataplane=netlink");
         agent.arg("--ip-masq=false").arg("--v=0")
     })
 }
 
 #[test]
-fn variables_of_the_environment() -> TestResult {
-    comes_up(|agent, etcd| {
+fn flags_work_as_environment_variables() -> TestResult {
+    starts_with(|agent, etcd| {
         let agent =
             agent.env("FLANNELD_ETCD_ENDPOINTS", etcd.endpoint()).env("FLANNELD_ETCD_PREFIX", "/spelled");
-        // One that is empty is none.
+        // An empty variable counts as unset.
         let agent = agent.env("FLANNELD_PUBLIC_IP", "").env("FLANNELD_HEALTHZ_PORT", "");
         agent.env("FLANNELD_DATAPLANE", "netlink").env("FLANNELD_IP_MASQ", "0")
     })
@@ -120,28 +117,26 @@ fn variables_of_the_environment() -> TestResult {
 
 #[test]
 fn a_flag_wins_over_its_variable() -> TestResult {
-    comes_up(|agent, etcd| {
+    starts_with(|agent, etcd| {
         let agent = agent.etcd(etcd).arg("--etcd-prefix=/spelled").arg("--dataplane=netlink");
         agent.env("FLANNELD_ETCD_ENDPOINTS", "http://127.0.0.1:1").env("FLANNELD_DATAPLANE", "bpf")
     })
 }
 
 #[test]
-fn several_endpoints_of_which_one_lives() -> TestResult {
-    comes_up(|agent, etcd| {
+fn one_reachable_endpoint_of_several_is_enough() -> TestResult {
+    starts_with(|agent, etcd| {
         let endpoints = format!("--etcd-endpoints=http://127.0.0.1:1,{}", etcd.endpoint());
         agent.arg(endpoints).arg("--etcd-prefix=/spelled").arg("--dataplane=netlink")
     })
 }
 
 #[test]
-fn an_interface_that_is_not_there_is_refused() -> TestResult {
+fn a_missing_interface_is_refused() -> TestResult {
     let cluster = Cluster::segment(1)?;
     let etcd = cluster.start_etcd()?;
     etcd.configure(NETWORK)?;
-    let mut agent = Agent::builder(&cluster.nodes()[0]).etcd(&etcd).arg("--iface=eth7").start()?;
-    assert_eq!(agent.wait_exit(END)?.code(), Some(1));
-    let errors = lines_of(&agent.log(), "ERROR");
-    assert!(matches!(&errors[..], [error] if error.contains("eth7") && error.contains("eth0")), "{errors:?}");
+    let error = refusal(&cluster.nodes()[0], |agent| agent.etcd(&etcd).arg("--iface=eth7"))?;
+    assert!(error.contains("eth7") && error.contains("eth0"), "{error}");
     Ok(())
 }

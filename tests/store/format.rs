@@ -1,4 +1,4 @@
-//! Texts that others read: etcd's keys and values, and subnet.env.
+//! Formats that other programs read: keys and values in etcd, and subnet.env.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -8,7 +8,7 @@ use flannel_tests::{Agent, Cluster, TestResult};
 use crate::inspect::{self, DEVICE};
 use crate::overlay::Overlay;
 
-/// What etcd gives a lease to live.
+/// Lifetime of a lease in seconds.
 const DAY: i64 = 86_400;
 
 #[test]
@@ -25,7 +25,7 @@ fn a_lease_is_written_as_flannel_writes_it() -> TestResult {
 }
 
 #[test]
-fn subnet_env_is_flannels() -> TestResult {
+fn subnet_env_is_written_as_flannel_writes_it() -> TestResult {
     let cluster = Cluster::segment(2)?;
     let etcd = cluster.start_etcd()?;
     let whole = r#"{"Network":"10.7.0.0/16","SubnetLen":26,"SubnetMin":"10.7.9.64","SubnetMax":"10.7.9.64","Backend":{"Type":"vxlan"}}"#;

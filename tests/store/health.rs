@@ -1,4 +1,4 @@
-//! How the agent tells that it is alive and ready: by HTTP, and to systemd.
+//! The agent's health over HTTP, and its notifications to systemd.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use flannel_tests::traffic::ping;
 use flannel_tests::{Agent, Cluster, Node, TestResult, Topology, eventually};
 
 use crate::endpoint::{Figures, LOCALHOST, PORT, get, with_endpoint};
-use crate::overlay::{NETWORK, Overlay, lines_of};
+use crate::overlay::{NETWORK, Overlay, refusal};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -35,7 +35,7 @@ fn ready_once_there_is_a_lease_and_a_file() -> TestResult {
     let mut agent = agent.arg("-healthz-port").arg(PORT.to_string()).start()?;
     let waiting = (503, "flanneld is not ready yet");
     eventually("the endpoint answers", SOON, || ensure_answers(node, LOCALHOST, waiting))?;
-    eventually("systemd is told why", SOON, || {
+    eventually("the status for systemd has the reason", SOON, || {
         let status = agent.latest_status()?;
         ensure!(status.contains("reading the network config") && status.contains("refused"), "{status:?}");
         Ok(())
@@ -45,14 +45,14 @@ fn ready_once_there_is_a_lease_and_a_file() -> TestResult {
     agent.wait_ready()?;
     let ready = (200, "flanneld is ready");
     ensure_answers(node, LOCALHOST, ready)?;
-    // All addresses, unless told otherwise; and the node works on without its datastore.
+    // It listens on all addresses by default, and stays ready without the datastore.
     etcd.kill()?;
     ensure_answers(node, node.ip().into(), ready)?;
     Ok(())
 }
 
 #[test]
-fn an_address_of_its_own() -> TestResult {
+fn the_endpoint_listens_on_the_given_address_only() -> TestResult {
     let cluster = Cluster::segment(1)?;
     let etcd = cluster.start_etcd()?;
     etcd.configure(NETWORK)?;
@@ -61,19 +61,16 @@ fn an_address_of_its_own() -> TestResult {
     let mut agent = agent.arg(format!("--healthz-port={PORT}")).start()?;
     agent.wait_ready()?;
     ensure_answers(node, LOCALHOST, (200, "flanneld is ready"))?;
-    assert!(get(node, node.ip().into(), "/healthz").is_err(), "it listens elsewhere, too");
+    assert!(get(node, node.ip().into(), "/healthz").is_err(), "it also listens on another address");
     Ok(())
 }
 
 #[test]
-fn a_port_that_is_taken_is_named() -> TestResult {
+fn a_port_in_use_is_named_in_the_error() -> TestResult {
     let cluster = Cluster::segment(1)?;
     let node = &cluster.nodes()[0];
     let _taken = node.netns().tcp_listen(Ipv4Addr::UNSPECIFIED.into(), PORT)?;
-    let mut agent = Agent::builder(node).arg(format!("--healthz-port={PORT}")).start()?;
-    assert_eq!(agent.wait_exit(SOON)?.code(), Some(1));
-    let errors = lines_of(&agent.log(), "ERROR");
-    let [error] = &errors[..] else { panic!("not one line: {errors:#?}") };
+    let error = refusal(node, |agent| agent.arg(format!("--healthz-port={PORT}")))?;
     for said in ["0.0.0.0 port 300", "--healthz-port", "Address already in use"] {
         assert!(error.contains(said), "no {said:?} in {error}");
     }
@@ -81,7 +78,7 @@ fn a_port_that_is_taken_is_named() -> TestResult {
 }
 
 #[test]
-fn systemd_is_told_how_it_stands() -> TestResult {
+fn systemd_gets_the_status_of_the_agent() -> TestResult {
     let mut overlay = Overlay::bpf(2)?;
     let subnet = format!("{}/24 on bpf, peers: 1", overlay.base(0)?);
     eventually("the status has subnet, dataplane and peers", SOON, || {
@@ -95,13 +92,13 @@ fn systemd_is_told_how_it_stands() -> TestResult {
 }
 
 #[test]
-fn figures_for_prometheus() -> TestResult {
+fn metrics_count_leases_repairs_and_packets() -> TestResult {
     let overlay = Overlay::start_with(Topology::segment(2), &["--dataplane=bpf"; 2], 1, with_endpoint)?;
     let (node, (one, other)) = (&overlay.nodes()[0], overlay.two_pods());
     ping(one, other.ip())?;
-    // A repair, so that there is an action to count.
+    // Causes a repair, which is counted.
     node.exec(&format!("ip route del {}/24", overlay.base(1)?))?;
-    eventually("the figures tell of it", SOON, || {
+    eventually("the metrics count it", SOON, || {
         let figures = Figures::of(node)?;
         let (value, text) = (|name| figures.get(name), figures.text());
         ensure!(value("flannel_leases")? == 1.0 && value("flannel_datastore_up")? == 1.0, "{text}");

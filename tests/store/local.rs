@@ -1,4 +1,4 @@
-//! Leases as files (`--local-subnet-mgr`): on one machine, and distributed by other means.
+//! Leases as files (`--local-subnet-mgr`): in a shared folder, and in folders that other programs synchronize.
 
 mod asked;
 mod distributed;
@@ -19,27 +19,27 @@ use crate::endpoint::with_endpoint;
 use crate::inspect::{self, Peer};
 use crate::overlay::{NETWORK, Streams};
 
-/// A change is followed within this, by inotify: without it that would take twice as long.
+/// Time limit to follow a change, by inotify. Without inotify it would take twice as long.
 const SOON: Duration = Duration::from_secs(5);
 
-/// Agents on folders. Fields are in the order in which they have to go.
+/// Agents with folders. Fields are in the order of their drops.
 struct Bed {
     pods: Vec<Pod>,
     agents: Vec<Agent>,
-    /// The folder of each node, or the one of all.
+    /// The folder of each node, or the shared one.
     stores: Vec<LocalStore>,
     cluster: Cluster,
 }
 
 impl Bed {
-    /// `n` nodes with one folder.
+    /// Starts `n` nodes with one shared folder.
     fn shared(n: usize) -> Result<Self> {
         let bed = Self::start(Cluster::segment(n)?, 1, |_, _| Ok(()))?;
         bed.ensure_known(&[])?;
         Ok(bed)
     }
 
-    /// `n` nodes with a folder each, prepared in some way.
+    /// Starts `n` nodes with a folder each, which `prepare` fills.
     fn separate(n: usize, prepare: impl Fn(&LocalStore, &Cluster) -> Result<()>) -> Result<Self> {
         Self::start(Cluster::segment(n)?, n, prepare)
     }
@@ -80,29 +80,20 @@ impl Bed {
         Streams::between(&self.pods[0], &self.pods[1])
     }
 
-    /// Every node comes to know all others, these strangers, and nobody else.
-    fn ensure_known(&self, strangers: &[Peer]) -> Result<()> {
+    /// Waits until every node knows all others and these `more`, and no others.
+    fn ensure_known(&self, more: &[Peer]) -> Result<()> {
         for node in 0..self.agents.len() {
             eventually("the leases are followed", SOON, || {
                 let others = (0..self.agents.len()).filter(|other| *other != node);
                 let others = others.map(|other| self.peer(other)).collect::<Result<Vec<_>>>()?;
-                inspect::ensure_knows(self.node(node), &[&others, strangers].concat())
+                inspect::ensure_knows(self.node(node), &[&others, more].concat())
             })?;
         }
         Ok(())
     }
 }
 
-/// A node that is only in the datastore.
-fn stranger(number: u8) -> Peer {
-    Peer {
-        base: [10, 5, number, 0].into(),
-        public_ip: [192, 168, 64, number].into(),
-        mac: format!("c6:d2:32:6f:8f:{number:02x}"),
-    }
-}
-
-/// The permissions of a file.
+/// Returns the permissions of a file.
 fn mode(path: &Path) -> Result<u32> {
     Ok(std::fs::metadata(path)?.permissions().mode() & 0o7777)
 }

@@ -1,4 +1,4 @@
-//! etcd comes late, goes away, hangs: the agent waits, the traffic does not.
+//! Outages of etcd: it starts late, ends, or hangs. The agent waits, and traffic goes on.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use flannel_tests::{Agent, Cluster, TestResult, eventually};
 use crate::inspect::{self, Peer};
 use crate::overlay::{NETWORK, Overlay, lines_of};
 
-/// Several of the agent's attempts, one in a second.
+/// Time for several of the agent's attempts, one each second.
 const ATTEMPTS: Duration = Duration::from_millis(2500);
-/// How long etcd is away under traffic.
+/// Time for which etcd is unreachable under traffic.
 const AWAY: Duration = Duration::from_millis(500);
-/// A ping, the wait for its answer, and some room.
+/// Time limit for the agent to notice that etcd hangs: more than its keep-alive ping and the wait for the answer.
 const NOTICED: Duration = Duration::from_secs(15);
-/// The longest pause between attempts to watch again, and some room.
+/// Time limit to watch again: more than the longest pause between two attempts.
 const WATCHING_AGAIN: Duration = Duration::from_secs(8);
 
 #[test]
-fn an_agent_that_is_earlier_than_etcd_waits_for_it() -> TestResult {
+fn an_agent_that_starts_before_etcd_waits_for_it() -> TestResult {
     let cluster = Cluster::segment(1)?;
     let endpoint = format!("--etcd-endpoints=http://{MGMT}:2379");
     let mut agent = Agent::builder(&cluster.nodes()[0]).arg(&endpoint).start()?;
@@ -32,7 +32,7 @@ fn an_agent_that_is_earlier_than_etcd_waits_for_it() -> TestResult {
         assert!(error.contains(said), "no {said:?} in {error}");
     }
     let etcd = cluster.start_etcd()?;
-    eventually("it says that there is no configuration", WATCHING_AGAIN, || {
+    eventually("the agent logs that there is no configuration", WATCHING_AGAIN, || {
         ensure!(agent.log().contains("etcd has no network config. Set it with"), "not yet");
         Ok(())
     })?;
@@ -42,14 +42,10 @@ fn an_agent_that_is_earlier_than_etcd_waits_for_it() -> TestResult {
 }
 
 fn late_peer() -> Peer {
-    Peer {
-        base: [10, 5, 90, 0].into(),
-        public_ip: [192, 168, 64, 90].into(),
-        mac: "c6:d2:32:6f:8f:5a".to_owned(),
-    }
+    Peer::fictional(90)
 }
 
-/// A lease that is written now reaches both nodes.
+/// Writes a new lease, and waits until both nodes follow it.
 fn ensure_follows(overlay: &Overlay) -> Result<()> {
     let new = late_peer();
     overlay.etcd.put(&new.key(), &new.value())?;
@@ -68,7 +64,7 @@ fn ensure_pods_talk(overlay: &Overlay) -> Result<()> {
 }
 
 #[test]
-fn etcd_dies_and_comes_back_with_its_data() -> TestResult {
+fn leases_are_followed_after_etcd_has_restarted() -> TestResult {
     let mut overlay = Overlay::bpf(2)?;
     let streams = overlay.streams()?;
     let leases = overlay.etcd.subnets()?;
@@ -77,7 +73,7 @@ fn etcd_dies_and_comes_back_with_its_data() -> TestResult {
     overlay.etcd.restart()?;
     ensure_follows(&overlay)?;
     overlay.etcd.delete(&late_peer().key())?;
-    assert_eq!(overlay.etcd.subnets()?, leases, "the leases are those that were there");
+    assert_eq!(overlay.etcd.subnets()?, leases, "the leases have changed");
     streams.ensure_whole()?;
     for agent in &mut overlay.agents {
         agent.ensure_running()?;
@@ -89,11 +85,12 @@ fn etcd_dies_and_comes_back_with_its_data() -> TestResult {
     Ok(())
 }
 
-#[test]
-fn etcd_hangs_for_a_while() -> TestResult {
+/// Pauses etcd under traffic until `until` returns and pods have reached each other for a while, then continues it.
+fn hang(until: impl Fn(&Overlay) -> Result<()>) -> TestResult {
     let mut overlay = Overlay::bpf(2)?;
     let streams = overlay.streams()?;
     overlay.etcd.stop()?;
+    until(&overlay)?;
     ensure_pods_talk(&overlay)?;
     overlay.etcd.cont()?;
     ensure_follows(&overlay)?;
@@ -102,25 +99,24 @@ fn etcd_hangs_for_a_while() -> TestResult {
 }
 
 #[test]
-fn etcd_hangs_until_it_is_given_up() -> TestResult {
-    let mut overlay = Overlay::bpf(2)?;
-    let streams = overlay.streams()?;
-    overlay.etcd.stop()?;
-    for agent in &overlay.agents {
-        eventually("the agents notice", NOTICED, || {
-            ensure!(agent.log().contains("lost the watch on the leases"), "{}", agent.log());
-            Ok(())
-        })?;
-    }
-    ensure_pods_talk(&overlay)?;
-    overlay.etcd.cont()?;
-    ensure_follows(&overlay)?;
-    streams.ensure_whole()?;
-    Ok(())
+fn leases_are_followed_after_etcd_has_hung_for_a_moment() -> TestResult {
+    hang(|_| Ok(()))
 }
 
 #[test]
-fn history_is_compacted_while_the_agent_cannot_read_it() -> TestResult {
+fn leases_are_followed_after_the_watch_was_given_up() -> TestResult {
+    hang(|overlay| {
+        overlay.agents.iter().try_for_each(|agent| {
+            eventually("the agents notice", NOTICED, || {
+                ensure!(agent.log().contains("lost the watch on the leases"), "{}", agent.log());
+                Ok(())
+            })
+        })
+    })
+}
+
+#[test]
+fn leases_are_followed_after_history_was_compacted() -> TestResult {
     let mut overlay = Overlay::bpf(2)?;
     let streams = overlay.streams()?;
     overlay.agents.iter().try_for_each(|agent| agent.signal(nix::sys::signal::Signal::SIGSTOP))?;

@@ -1,4 +1,4 @@
-//! The lease of a node is kept, found again after a restart, and taken again after a loss.
+//! A node keeps its lease, finds it after a restart, and takes it again after a loss.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn a_restart_finds_the_lease_by_public_ip_alone() -> TestResult {
     let mut overlay = Overlay::bpf(2)?;
     let before = leases(&overlay)?;
     overlay.agents[0].term()?;
-    // The file is on a tmpfs, so a reboot removes it.
+    // As after a reboot: the file is on a tmpfs.
     std::fs::remove_file(overlay.nodes()[0].subnet_file())?;
     let env = overlay.agents[0].restart()?;
     assert_eq!(leases(&overlay)?, before);
@@ -71,7 +71,7 @@ fn a_deleted_or_revoked_lease_is_taken_again_on_the_same_subnet() -> TestResult 
 }
 
 #[test]
-fn a_lease_whose_value_was_spoilt_is_repaired_without_loss() -> TestResult {
+fn a_spoilt_lease_is_repaired_without_loss() -> TestResult {
     let mut overlay = Overlay::bpf(2)?;
     let before = leases(&overlay)?;
     let streams = overlay.streams()?;
@@ -93,8 +93,7 @@ fn a_lease_whose_value_was_spoilt_is_repaired_without_loss() -> TestResult {
 fn a_node_whose_subnet_is_given_to_another_takes_a_new_one_and_keeps_its_peers() -> TestResult {
     let overlay = Overlay::bpf(2)?;
     let (own, other) = (overlay.peer(0)?, overlay.peer(1)?);
-    let intruder =
-        Peer { base: own.base, public_ip: [192, 168, 64, 99].into(), mac: "c6:d2:32:6f:8f:99".to_owned() };
+    let intruder = Peer { base: own.base, ..Peer::fictional(99) };
     overlay.etcd.put(&intruder.key(), &intruder.value())?;
     let node = &overlay.nodes()[0];
     eventually("the node has another subnet", SOON, || {
@@ -129,6 +128,6 @@ fn a_reservation_is_taken_and_stays_a_reservation() -> TestResult {
     let env = overlay.agents[0].restart()?;
     assert_eq!(env.subnet.map(|subnet| subnet.to_string()), Some("10.5.33.1/24".to_owned()));
     let entry = overlay.etcd.kv().entry(&own.key())?.context("the reservation is gone")?;
-    assert_eq!((entry.value, entry.lease), (own.value(), 0), "it has no end");
+    assert_eq!((entry.value, entry.lease), (own.value(), 0), "it is no longer a reservation");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Agents that start at the same moment, in a network that has just enough subnets.
+//! Agents that start at the same time in a network with just enough subnets.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -10,16 +10,16 @@ use flannel_tests::{Agent, Cluster, Node, TestResult, eventually};
 
 use crate::overlay::lines_of;
 
-/// Subnets 10.5.1.0 to 10.5.60.0: as many as nodes, but for one.
+/// Subnets 10.5.1.0 to 10.5.60.0: one less than nodes.
 const TIGHT: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.60.0","Backend":{"Type":"vxlan"}}"#;
 const NODES: usize = 60;
-/// Within this all have a subnet.
+/// Time limit for all nodes to have a subnet.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Several of the agent's attempts, one in a second.
+/// Time for several of the agent's attempts, one each second.
 const ATTEMPTS: Duration = Duration::from_millis(2500);
 
-/// The subnets that the nodes tell their pods, as etcd's keys.
-fn told(nodes: &[Node]) -> Result<BTreeSet<String>> {
+/// Returns the subnets in the nodes' subnet.env, as keys in etcd.
+fn written(nodes: &[Node]) -> Result<BTreeSet<String>> {
     let key = |node: &Node| {
         let subnet = node.subnet_env()?.subnet.context("no subnet")?;
         let base = std::net::Ipv4Addr::from_bits(subnet.addr.to_bits() & !0xff);
@@ -41,20 +41,20 @@ fn sixty_agents_share_sixty_subnets_and_one_more_waits_for_one() -> TestResult {
     let took = start.elapsed();
     let held: BTreeSet<_> = etcd.subnets()?.into_iter().map(|entry| entry.key).collect();
     assert_eq!(held.len(), NODES, "{held:?}");
-    assert_eq!(told(nodes)?, held, "what the nodes say is what etcd has");
+    assert_eq!(written(nodes)?, held, "subnet.env and etcd differ");
     assert!(took < LIMIT, "it took {took:?}");
 
     let mut late = agent(last)?;
-    eventually("it says that none is free", LIMIT, || {
+    eventually("the agent logs that no subnet is free", LIMIT, || {
         ensure!(late.log().contains("no subnet is free: there are 60 leases"), "{}", late.log());
         Ok(())
     })?;
-    throughout("it keeps trying", ATTEMPTS, || late.ensure_running())?;
+    throughout("the agent keeps trying", ATTEMPTS, || late.ensure_running())?;
     assert_eq!(lines_of(&late.log(), "ERROR").len(), 1, "{}", late.log());
     agents[0].term()?;
-    let freed = told(&nodes[..1])?;
+    let freed = written(&nodes[..1])?;
     etcd.delete(freed.first().context("no subnet")?)?;
     late.wait_ready()?;
-    assert_eq!(told(std::slice::from_ref(last))?, freed);
+    assert_eq!(written(std::slice::from_ref(last))?, freed);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! alloc: a lease and a file, and nothing in the kernel.
+//! The backend alloc: a lease and a subnet file, and nothing in the kernel.
 
 use flannel_tests::{TestResult, Topology};
 
@@ -7,9 +7,9 @@ use super::{Bed, base, lines};
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"alloc"}}"#;
 
 #[test]
-fn a_node_takes_its_lease_and_touches_nothing() -> TestResult {
+fn a_node_takes_its_lease_and_changes_nothing_in_the_kernel() -> TestResult {
     let mut bed = Bed::start(Topology::segment(2), CONFIG)?;
-    let ours = |bed: &Bed| -> anyhow::Result<_> {
+    let state = |bed: &Bed| -> anyhow::Result<_> {
         let node = &bed.nodes()[0];
         Ok((
             bed.leases()?,
@@ -18,7 +18,7 @@ fn a_node_takes_its_lease_and_touches_nothing() -> TestResult {
             lines(node, "ip -br link show")?,
         ))
     };
-    let before = ours(&bed)?;
+    let before = state(&bed)?;
     assert_eq!(before.1.mtu, 1500);
     let key = format!("{}/subnets/{}-24", flannel_tests::etcd::PREFIX, base(&bed.nodes()[0])?);
     let value = r#"{"PublicIP":"192.168.64.1","PublicIPv6":null}"#;
@@ -27,6 +27,6 @@ fn a_node_takes_its_lease_and_touches_nothing() -> TestResult {
     let routes: Vec<_> = before.2.iter().filter(|route| route.starts_with("10.5.")).collect();
     assert!(matches!(routes[..], [bridge] if bridge.contains("dev cni0")), "{routes:?}");
     bed.agents[0].restart()?;
-    assert_eq!(ours(&bed)?, before);
+    assert_eq!(state(&bed)?, before);
     Ok(())
 }

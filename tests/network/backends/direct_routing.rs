@@ -1,4 +1,4 @@
-//! vxlan with DirectRouting: no encapsulation to nodes on the same link, and the way follows the underlay.
+//! vxlan with DirectRouting: packets to nodes on the same link are not encapsulated, and routes follow the underlay.
 
 use std::time::Duration;
 
@@ -16,21 +16,21 @@ use crate::overlay::{Streams, lines_of};
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","EnableIPv6":true,"IPv6Network":"fd44::/48",
     "IPv6SubnetMax":"fd44:0:0:fff::","Backend":{"Type":"vxlan","DirectRouting":true}}"#;
 const PROOF: Duration = Duration::from_nanos(PROOF_NS);
-/// Makes the second node one behind a router, in the eyes of the first.
+/// Routes on the first node that lead to the second one through the router.
 const BEHIND_ROUTER: [&str; 2] = [
     "route add 192.168.64.2/32 via 192.168.64.254",
     "route add fd00:192:168:40::2/128 via fd00:192:168:40::fe",
 ];
 const ON_LINK: [&str; 2] = ["route del 192.168.64.2/32", "route del fd00:192:168:40::2/128"];
 
-/// How a node reaches another's pods.
+/// How a node reaches another node's pods.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Way {
+enum Path {
     Direct,
     Overlay,
 }
 
-/// All routes of a node to pods of others, as `ip` prints them.
+/// Returns all routes of a node to other nodes' pods, as `ip` prints them.
 fn routes(node: &Node) -> Result<Vec<String>> {
     let mut routes = lines(node, "ip -4 route show root 10.5.0.0/16 proto boot type unicast")?;
     routes.extend(lines(node, "ip -6 route show root fd44::/48 proto boot type unicast")?);
@@ -38,14 +38,14 @@ fn routes(node: &Node) -> Result<Vec<String>> {
     Ok(routes)
 }
 
-/// Waits until the first node has these ways to the others and no other entries.
-fn ensure_ways(bed: &Bed, ways: &[Way]) -> Result<()> {
+/// Waits until the first node has these paths to the others and no other entries.
+fn ensure_paths(bed: &Bed, paths: &[Path]) -> Result<()> {
     let node = &bed.nodes()[0];
     eventually("the first node's routes follow", FOLLOW, || {
         let (mut expected, mut tunnelled) = (Vec::new(), 0);
-        for (peer, way) in bed.nodes()[1..].iter().zip(ways) {
+        for (peer, path) in bed.nodes()[1..].iter().zip(paths) {
             let (v4, v6) = (base(peer)?, base_v6(peer)?);
-            if *way == Way::Direct {
+            if *path == Path::Direct {
                 expected.push(format!("{v4}/24 via {} dev {UPLINK}", peer.ip()));
                 expected.push(format!("{v6}/64 via {} dev {UPLINK} metric 1024 pref medium", peer.ip6()));
             } else {
@@ -70,7 +70,7 @@ fn ensure_ways(bed: &Bed, ways: &[Way]) -> Result<()> {
 #[test]
 fn peers_on_the_link_are_reached_without_vxlan() -> TestResult {
     let mut bed = Bed::start(Topology::routed(&[2, 1]), CONFIG)?;
-    ensure_ways(&bed, &[Way::Direct, Way::Overlay])?;
+    ensure_paths(&bed, &[Path::Direct, Path::Overlay])?;
     bed.ensure_all_reach_all()?;
     for (to, expected) in [(1, [1, 0]), (2, [0, 1])] {
         let capture = Capture::start(bed.nodes()[0].netns(), UPLINK)?;
@@ -82,16 +82,16 @@ fn peers_on_the_link_are_reached_without_vxlan() -> TestResult {
         assert_eq!(seen, expected, "plain and wrapped requests to node {}", to + 1);
     }
     bed.ensure_restarts_change_nothing()?;
-    ensure_ways(&bed, &[Way::Direct, Way::Overlay])?;
+    ensure_paths(&bed, &[Path::Direct, Path::Overlay])?;
     Ok(())
 }
 
-/// A pod at its address of a family, IPv4 first.
+/// Returns a pod at its address of a family: 0 is IPv4, 1 is IPv6.
 fn at(pod: &Pod, family: usize) -> At<'_> {
     At { netns: pod.netns(), ip: pod.addresses()[family] }
 }
 
-/// Packets that a node sent and received past its host stack, without a tunnel.
+/// Counts the packets that a node sent and received past its host stack, without a tunnel.
 fn past_stack(node: &Node) -> Result<[u64; 2]> {
     Ok([
         inspect::packets(node, Hook::PodEgress, Outcome::OnLink)?,
@@ -103,7 +103,7 @@ fn past_stack(node: &Node) -> Result<[u64; 2]> {
 fn flows_to_peers_on_the_link_skip_the_stack() -> TestResult {
     const MORE: u64 = 50;
     let bed = Bed::start(Topology::segment(2), CONFIG)?;
-    ensure_ways(&bed, &[Way::Direct])?;
+    ensure_paths(&bed, &[Path::Direct])?;
     bed.ensure_all_reach_all()?;
     for (node, pod) in bed.nodes().iter().zip(&bed.pods) {
         wait_plugged(node, pod)?;
@@ -116,7 +116,7 @@ fn flows_to_peers_on_the_link_skip_the_stack() -> TestResult {
         let before = past_stack(node)?;
         let mut session = UdpSession::open(&one, &other)?;
         session.echo(100)?;
-        assert_eq!(past_stack(node)?, before, "{}: the first ones have no proof yet", one.ip);
+        assert_eq!(past_stack(node)?, before, "{}: the first packets have no proof yet", one.ip);
         let capture = Capture::start(node.netns(), UPLINK)?;
         (0..MORE).try_for_each(|size| session.echo(size as usize * 28))?;
         assert_eq!(past_stack(node)?, before.map(|count| count + MORE), "{}", one.ip);
@@ -129,7 +129,7 @@ fn flows_to_peers_on_the_link_skip_the_stack() -> TestResult {
         let carried = past_stack(node)?;
         assert!(carried[0] > before[0] + 50 && carried[1] > before[1] + 50, "{}: {carried:?}", one.ip);
     }
-    // What the stack forbids ends within the time of a proof, as with tunnels.
+    // A rule ends the flow within the time of a proof, as with tunnels.
     let (one, other) = ends(0);
     let mut session = UdpSession::open(&one, &other)?;
     (0..3).try_for_each(|_| session.echo(100))?;
@@ -142,18 +142,18 @@ fn flows_to_peers_on_the_link_skip_the_stack() -> TestResult {
 }
 
 #[test]
-fn the_way_changes_with_the_underlay_and_loses_nothing() -> TestResult {
+fn routes_follow_the_underlay_without_loss() -> TestResult {
     let bed = Bed::start(Topology::routed(&[2, 1]), CONFIG)?;
     let node = &bed.nodes()[0];
-    ensure_ways(&bed, &[Way::Direct, Way::Overlay])?;
+    ensure_paths(&bed, &[Path::Direct, Path::Overlay])?;
     bed.ensure_all_reach_all()?;
     let streams = Streams::between(&bed.pods[0], &bed.pods[1])?;
     for _ in 0..2 {
         node.netns().ip(&BEHIND_ROUTER)?;
-        ensure_ways(&bed, &[Way::Overlay, Way::Overlay])?;
+        ensure_paths(&bed, &[Path::Overlay, Path::Overlay])?;
         bed.ensure_all_reach_all()?;
         node.netns().ip(&ON_LINK)?;
-        ensure_ways(&bed, &[Way::Direct, Way::Overlay])?;
+        ensure_paths(&bed, &[Path::Direct, Path::Overlay])?;
         bed.ensure_all_reach_all()?;
     }
     streams.ensure_whole()?;
@@ -162,22 +162,22 @@ fn the_way_changes_with_the_underlay_and_loses_nothing() -> TestResult {
 }
 
 #[test]
-fn a_way_that_changed_while_the_agent_was_away_is_put_right() -> TestResult {
+fn a_route_outdated_while_the_agent_was_stopped_is_corrected() -> TestResult {
     let mut bed = Bed::start(Topology::segment(2), CONFIG)?;
     let node = bed.nodes()[0].netns().clone();
-    ensure_ways(&bed, &[Way::Direct])?;
-    for (change, way) in [(BEHIND_ROUTER, Way::Overlay), (ON_LINK, Way::Direct)] {
+    ensure_paths(&bed, &[Path::Direct])?;
+    for (change, path) in [(BEHIND_ROUTER, Path::Overlay), (ON_LINK, Path::Direct)] {
         bed.agents[0].term()?;
         node.ip(&change)?;
         bed.agents[0].restart()?;
-        ensure_ways(&bed, &[way])?;
+        ensure_paths(&bed, &[path])?;
         bed.ensure_all_reach_all()?;
     }
     Ok(())
 }
 
 #[test]
-fn stale_routes_of_ours_go_at_a_start_and_others_stay() -> TestResult {
+fn stale_direct_routes_are_removed_at_start_and_foreign_routes_stay() -> TestResult {
     const STALE: [&str; 2] = [
         "10.5.77.0/24 via 192.168.64.2 dev eth0",
         "fd44:0:0:7777::/64 via fd00:192:168:40::2 dev eth0 metric 1024 pref medium",
@@ -215,19 +215,19 @@ fn stale_routes_of_ours_go_at_a_start_and_others_stay() -> TestResult {
 #[test]
 fn a_route_that_is_deleted_by_hand_comes_back() -> TestResult {
     let bed = Bed::start(Topology::segment(2), CONFIG)?;
-    ensure_ways(&bed, &[Way::Direct])?;
+    ensure_paths(&bed, &[Path::Direct])?;
     let peer = &bed.nodes()[1];
     bed.nodes()[0]
         .netns()
         .ip(&[format!("route del {}/24", base(peer)?), format!("route del {}/64", base_v6(peer)?)])?;
-    ensure_ways(&bed, &[Way::Direct])?;
+    ensure_paths(&bed, &[Path::Direct])?;
     Ok(())
 }
 
 #[test]
-fn a_peer_on_the_link_moves_to_another_address() -> TestResult {
+fn routes_follow_a_peer_to_another_address() -> TestResult {
     let bed = Bed::start(Topology::segment(2), CONFIG)?;
-    ensure_ways(&bed, &[Way::Direct])?;
+    ensure_paths(&bed, &[Path::Direct])?;
     bed.nodes()[1].netns().ip(&[
         "addr del 192.168.64.2/24 dev eth0",
         "addr add 192.168.64.102/24 dev eth0",
@@ -246,16 +246,16 @@ fn a_peer_on_the_link_moves_to_another_address() -> TestResult {
 #[test]
 fn a_cluster_changes_from_direct_routes_to_vxlan_and_back() -> TestResult {
     let mut bed = Bed::start(Topology::segment(2), CONFIG)?;
-    ensure_ways(&bed, &[Way::Direct])?;
+    ensure_paths(&bed, &[Path::Direct])?;
     let foreign = "10.5.79.0/24 via 192.168.64.2 dev eth0";
-    for (on, way) in [("false", Way::Overlay), ("true", Way::Direct)] {
+    for (on, path) in [("false", Path::Overlay), ("true", Path::Direct)] {
         bed.etcd.configure(&CONFIG.replace("\"DirectRouting\":true", &format!("\"DirectRouting\":{on}")))?;
         bed.agents.iter_mut().try_for_each(|agent| agent.restart().map(drop))?;
-        ensure_ways(&bed, &[way])?;
+        ensure_paths(&bed, &[path])?;
         bed.ensure_all_reach_all()?;
         assert_eq!(lines_of(&bed.agents[0].log(), "ERROR"), [""; 0]);
-        if way == Way::Overlay {
-            // Not to a peer, and so nobody's business where direct routes are not wanted.
+        if path == Path::Overlay {
+            // Without DirectRouting, only routes to peers' subnets are removed.
             bed.nodes()[0].netns().ip(&[format!("route add {foreign}")])?;
             bed.agents[0].restart()?;
             bed.ensure_all_reach_all()?;

@@ -1,4 +1,4 @@
-//! vxlan with IPv6, beside IPv4 and without it: a device of its own over the IPv6 underlay.
+//! vxlan with IPv6, with and without IPv4. IPv6 has its own device over the IPv6 underlay.
 
 use std::net::Ipv6Addr;
 
@@ -13,16 +13,16 @@ const DUAL: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","EnableIP
 const V6_ONLY: &str =
     r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd44::/48","Backend":{"Type":"vxlan"}}"#;
 const DEVICE_V6: &str = "flannel-v6.1";
-const STRANGER: &str = "10.5.77.0-24&fd44:0:0:7777::-64";
+const FICTIONAL: &str = "10.5.77.0-24&fd44:0:0:7777::-64";
 
-/// A lease of a node that is none, with the last bytes of its two MACs and its IPv6 address.
-fn stranger(mac: u8, mac_v6: u8, host_v6: u8) -> String {
+/// Returns the lease of a node that does not exist, with these last bytes of its two MACs and its IPv6 address.
+fn lease_value(mac: u8, mac_v6: u8, host_v6: u8) -> String {
     format!(
         r#"{{"PublicIP":"192.168.64.77","PublicIPv6":"fd00:192:168:64::{host_v6:x}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:{mac:02x}"}},"BackendV6Data":{{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:{mac_v6:02x}"}}}}"#
     )
 }
 
-/// Fails unless the node has exactly these of its peers' entries on its IPv6 device.
+/// Fails unless the node's IPv6 device has the entries of exactly these peers.
 fn ensure_knows(node: &Node, peers: &[(Ipv6Addr, String, Ipv6Addr)]) -> Result<()> {
     let mut expected: Vec<_> = peers
         .iter()
@@ -46,7 +46,7 @@ fn ensure_knows(node: &Node, peers: &[(Ipv6Addr, String, Ipv6Addr)]) -> Result<(
     Ok(())
 }
 
-/// Fails unless every node has the other nodes' entries and no more.
+/// Waits until every node has the other nodes' entries and no others.
 fn ensure_joined(bed: &Bed) -> Result<()> {
     eventually("the IPv6 devices lead to all others", FOLLOW, || {
         for node in bed.nodes() {
@@ -115,15 +115,15 @@ fn pods_reach_each_other_without_ipv4() -> TestResult {
 }
 
 #[test]
-fn a_change_in_one_family_reaches_its_device() -> TestResult {
+fn a_lease_changed_in_one_family_updates_the_device_of_that_family() -> TestResult {
     let bed = Bed::start(Topology::segment(1), DUAL)?;
-    let key = format!("{}/subnets/{STRANGER}", flannel_tests::etcd::PREFIX);
+    let key = format!("{}/subnets/{FICTIONAL}", flannel_tests::etcd::PREFIX);
     let node = &bed.nodes()[0];
     let fdb = |device: &str| lines(node, &format!("bridge fdb show dev {device}"));
     for (mac, mac_v6, host_v6) in [(1, 2, 0x77), (1, 3, 0x77), (1, 3, 0x78), (4, 3, 0x78)] {
-        bed.etcd.put(&key, &stranger(mac, mac_v6, host_v6))?;
+        bed.etcd.put(&key, &lease_value(mac, mac_v6, host_v6))?;
         let entry = |mac: u8, to: &str| vec![format!("c6:d2:32:6f:8f:{mac:02x} dst {to} self permanent")];
-        eventually("both devices have what the lease says", FOLLOW, || {
+        eventually("both devices have the MACs and addresses of the lease", FOLLOW, || {
             let expected =
                 (entry(mac, "192.168.64.77"), entry(mac_v6, &format!("fd00:192:168:64::{host_v6:x}")));
             let actual = (fdb(DEVICE)?, fdb(DEVICE_V6)?);
@@ -135,7 +135,7 @@ fn a_change_in_one_family_reaches_its_device() -> TestResult {
 }
 
 #[test]
-fn a_peer_comes_back_with_new_macs() -> TestResult {
+fn a_peer_with_new_macs_is_followed() -> TestResult {
     let mut bed = Bed::start(Topology::segment(2), DUAL)?;
     bed.ensure_all_reach_all()?;
     let before = [DEVICE, DEVICE_V6].map(|device| mac(&bed.nodes()[1], device).unwrap());
@@ -150,7 +150,7 @@ fn a_peer_comes_back_with_new_macs() -> TestResult {
 }
 
 #[test]
-fn a_peer_moves_to_another_ipv6_address() -> TestResult {
+fn a_peer_with_another_ipv6_address_is_followed() -> TestResult {
     let bed = Bed::start(Topology::segment(2), DUAL)?;
     bed.ensure_all_reach_all()?;
     let node = &bed.nodes()[1];

@@ -1,17 +1,17 @@
-//! host-gw: plain routes by way of the other nodes.
+//! The backend host-gw: plain routes through the other nodes.
 
 use anyhow::{Result, ensure};
 use flannel_tests::wait::throughout;
-use flannel_tests::{Agent, Cluster, Node, TestResult, Topology, eventually};
+use flannel_tests::{Cluster, Node, TestResult, Topology, eventually};
 
 use super::{AWAY, Bed, FOLLOW, base, base_v6, lines};
-use crate::overlay::lines_of;
+use crate::overlay::{lines_of, refusal};
 
 const DUAL: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","EnableIPv6":true,"IPv6Network":"fd44::/48",
     "Backend":{"Type":"host-gw"}}"#;
 const V4: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","Backend":{"Type":"host-gw"}}"#;
 
-/// The routes of a node into the pods' IPv4 network.
+/// Returns the routes of a node into the pods' IPv4 network.
 fn routes(node: &Node) -> Result<Vec<String>> {
     lines(node, "ip route show root 10.5.0.0/16 proto boot type unicast")
 }
@@ -50,7 +50,7 @@ fn pods_reach_each_other_in_both_families() -> TestResult {
 }
 
 #[test]
-fn traffic_outlives_the_agent_and_the_next_one_adopts_the_routes() -> TestResult {
+fn traffic_goes_on_without_the_agent_and_the_next_one_adopts_the_routes() -> TestResult {
     let mut bed = Bed::start(Topology::segment(2), V4)?;
     bed.ensure_all_reach_all()?;
     let before = routes(&bed.nodes()[0])?;
@@ -65,13 +65,13 @@ fn traffic_outlives_the_agent_and_the_next_one_adopts_the_routes() -> TestResult
 }
 
 #[test]
-fn routes_that_a_link_took_with_it_come_back() -> TestResult {
+fn routes_lost_with_a_link_that_went_down_come_back() -> TestResult {
     let bed = Bed::start(Topology::segment(2), V4)?;
     let [node, peer] = bed.nodes() else { unreachable!("two nodes") };
     ensure_routes(node, &[peer])?;
     node.netns().ip(&["link set eth0 down"])?;
-    eventually("the route went with its link", FOLLOW, || {
-        ensure!(routes(node)?.is_empty(), "it is there");
+    eventually("the route is gone with its link", FOLLOW, || {
+        ensure!(routes(node)?.is_empty(), "it still exists");
         Ok(())
     })?;
     node.netns().ip(&["link set eth0 up", "route replace default via 192.168.64.254"])?;
@@ -81,42 +81,40 @@ fn routes_that_a_link_took_with_it_come_back() -> TestResult {
 }
 
 #[test]
-fn a_peer_behind_a_router_is_named_until_it_is_on_the_link() -> TestResult {
+fn a_peer_behind_a_router_is_logged_until_it_is_on_the_link() -> TestResult {
     let bed = Bed::start(Topology::routed(&[2, 1]), V4)?;
     let [node, near, far] = bed.nodes() else { unreachable!("three nodes") };
     ensure_routes(node, &[near])?;
-    let told = || lines_of(&bed.agents[0].log(), "WARN");
+    let warnings = || lines_of(&bed.agents[0].log(), "WARN");
     eventually("the far peer is named", FOLLOW, || {
-        let (told, far) = (told(), format!("the pods of {} ({}/24) cannot be reached", far.ip(), base(far)?));
-        ensure!(matches!(&told[..], [warning] if warning.contains(&far)), "{told:?}");
+        let far = format!("the pods of {} ({}/24) cannot be reached", far.ip(), base(far)?);
+        let warnings = warnings();
+        ensure!(matches!(&warnings[..], [warning] if warning.contains(&far)), "{warnings:?}");
         Ok(())
     })?;
-    // Proxy ARP, say, puts it on the link.
+    // Puts it on the link, as proxy ARP does.
     node.netns().ip(&[format!("route add {}/32 dev eth0", far.ip())])?;
     ensure_routes(node, &[near, far])?;
     node.netns().ip(&[format!("route del {}/32 dev eth0", far.ip())])?;
     ensure_routes(node, &[near])?;
     eventually("it is named again", FOLLOW, || {
-        ensure!(told().len() == 2, "{:?}", told());
+        ensure!(warnings().len() == 2, "{:?}", warnings());
         Ok(())
     })?;
     Ok(())
 }
 
 #[test]
-fn what_cannot_be_is_refused() -> TestResult {
+fn nat_and_bpf_are_refused() -> TestResult {
     let cluster = Cluster::segment(1)?;
     let etcd = cluster.start_etcd()?;
     etcd.configure(V4)?;
-    for (flag, said) in [
+    for (flag, expected) in [
         ("--public-ip=203.0.113.9", "203.0.113.9 is not the uplink's address 192.168.64.1"),
         ("--dataplane=bpf", "--dataplane bpf was asked for, which the backend host-gw does not have"),
     ] {
-        std::fs::write(cluster.nodes()[0].dir().join("agent.log"), "")?;
-        let mut agent = Agent::builder(&cluster.nodes()[0]).etcd(&etcd).arg(flag).start()?;
-        assert_eq!(agent.wait_exit(FOLLOW)?.code(), Some(1), "{flag}");
-        let errors = lines_of(&agent.log(), "ERROR");
-        assert!(matches!(&errors[..], [error] if error.contains(said)), "{errors:?}");
+        let error = refusal(&cluster.nodes()[0], |agent| agent.etcd(&etcd).arg(flag))?;
+        assert!(error.contains(expected), "{flag}: {error}");
     }
     assert_eq!(etcd.subnets()?, []);
     Ok(())

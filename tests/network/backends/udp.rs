@@ -1,22 +1,22 @@
-//! udp: each packet as it is in a datagram, by way of the agents and their TUN devices.
+//! The backend udp: the agents carry packets in datagrams between their TUN devices.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context as _, Result, ensure};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use flannel_tests::traffic::{Ping, PingAnswer, ping, ping_with, tcp_transfer, udp_echo};
-use flannel_tests::{Agent, Capture, Cluster, Node, TestResult, Topology, eventually};
+use flannel_tests::{Capture, Cluster, Node, TestResult, Topology, eventually};
 
 use super::{Bed, FOLLOW, base, lines, mtu};
 use crate::inspect::UPLINK;
-use crate::overlay::lines_of;
+use crate::overlay::{lines_of, refusal};
 
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","Backend":{"Type":"udp"}}"#;
 const TUN: &str = "flannel0";
-/// One that nobody leases.
-const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 5, 200, 5));
+/// An address in a subnet without a lease.
+const UNLEASED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 5, 200, 5));
 
-/// Fails unless the device is as flanneld makes it.
+/// Fails unless the device has flanneld's properties.
 fn ensure_device(node: &Node) -> Result<()> {
     let shown = node.exec(&format!("ip -d link show dev {TUN}"))?;
     for part in ["POINTOPOINT", "UP,LOWER_UP", "mtu 1472", "qlen 500", "tun type tun"] {
@@ -52,7 +52,7 @@ fn pods_reach_each_other() -> TestResult {
     Ok(())
 }
 
-/// Source, destination and payload of the tunnel's datagrams that left.
+/// Returns source, destination and payload of the tunnel's outgoing datagrams.
 fn datagrams(capture: &Capture) -> Result<Vec<(Ipv4Addr, Ipv4Addr, Vec<u8>)>> {
     let mut seen = Vec::new();
     for frame in capture.frames().iter().filter(|frame| frame.outgoing) {
@@ -68,7 +68,7 @@ fn datagrams(capture: &Capture) -> Result<Vec<(Ipv4Addr, Ipv4Addr, Vec<u8>)>> {
 }
 
 #[test]
-fn a_datagram_is_the_packet() -> TestResult {
+fn each_datagram_carries_one_packet_and_nothing_else() -> TestResult {
     let bed = Bed::start(Topology::segment(2), CONFIG)?;
     bed.ensure_all_reach_all()?;
     let capture = Capture::start(bed.nodes()[0].netns(), UPLINK)?;
@@ -84,35 +84,35 @@ fn a_datagram_is_the_packet() -> TestResult {
         [bed.pods[0].ip(), bed.pods[1].ip()]
     );
     assert_eq!((header.total_len(), packet.len()), (99 + 28, 99 + 28), "the packet and nothing else");
-    // The pod's node took one from the TTL, this end of the tunnel another.
+    // The pod's node has decremented the TTL, and so has this end of the tunnel.
     assert_eq!((header.ttl(), header.header_checksum()), (62, header.to_header().calc_header_checksum()));
-    // The other end and the other node took one each.
+    // The request has passed two hops, the reply four.
     assert!(matches!(answer, PingAnswer::Reply { ttl: Some(60), .. }), "{answer:?}");
     Ok(())
 }
 
 #[test]
-fn who_sends_to_nobody_is_told() -> TestResult {
+fn a_packet_to_an_unleased_subnet_gets_an_icmp_error() -> TestResult {
     let bed = Bed::start(Topology::segment(2), CONFIG)?;
     bed.ensure_all_reach_all()?;
     let pod = &bed.pods[0];
     let socket = pod.netns().udp_bind(pod.ip(), 0)?;
     let capture = Capture::start(pod.netns(), "eth0")?;
-    socket.send_to(b"is anybody there?", (NOBODY, 9))?;
+    socket.send_to(b"is anybody there?", (UNLEASED, 9))?;
     let filter = "icmp.type == 3 && icmp.code == 0 && ip.checksum.status == 1 && icmp.checksum.status == 1";
     let is_icmp = |bytes: &[u8]| bytes.get(12..14) == Some(&[8, 0]) && bytes.get(23) == Some(&1);
-    eventually("the answer arrives", FOLLOW, || {
-        ensure!(capture.so_far().iter().any(|frame| is_icmp(&frame.bytes)), "nothing yet");
+    eventually("the ICMP error arrives", FOLLOW, || {
+        ensure!(capture.so_far().iter().any(|frame| is_icmp(&frame.bytes)), "no ICMP yet");
         Ok(())
     })?;
     let fields = capture.stop()?.fields(filter, &["ip.src", "ip.dst", "udp.dstport"])?;
     let (gateway, pod) = (Ipv4Addr::from_bits(base(&bed.nodes()[0])?.to_bits() | 1), pod.ip());
-    assert_eq!(fields, [[format!("{gateway},{pod}"), format!("{pod},{NOBODY}"), "9".to_owned()]]);
+    assert_eq!(fields, [[format!("{gateway},{pod}"), format!("{pod},{UNLEASED}"), "9".to_owned()]]);
     Ok(())
 }
 
 #[test]
-fn a_hop_limit_ends_in_the_tunnel() -> TestResult {
+fn each_node_and_each_tunnel_end_decrements_the_ttl() -> TestResult {
     let bed = Bed::start(Topology::segment(2), CONFIG)?;
     bed.ensure_all_reach_all()?;
     // Node, tunnel, tunnel, node: four hops.
@@ -126,7 +126,7 @@ fn a_hop_limit_ends_in_the_tunnel() -> TestResult {
 }
 
 #[test]
-fn leases_come_and_go() -> TestResult {
+fn a_removed_lease_stops_traffic_and_a_new_one_starts_it() -> TestResult {
     let mut bed = Bed::start(Topology::segment(2), CONFIG)?;
     bed.ensure_all_reach_all()?;
     let key = format!("{}/subnets/{}-24", flannel_tests::etcd::PREFIX, base(&bed.nodes()[1])?);
@@ -134,7 +134,7 @@ fn leases_come_and_go() -> TestResult {
     bed.agents[1].kill()?;
     bed.etcd.delete(&key)?;
     let capture = Capture::start(bed.nodes()[0].netns(), UPLINK)?;
-    eventually("nothing is sent there any more", FOLLOW, || {
+    eventually("no more datagrams are sent there", FOLLOW, || {
         let before = capture.so_far().len();
         let _ = ping_with(&bed.pods[0], bed.pods[1].ip(), &Ping { timeout: FOLLOW / 50, ..Ping::default() });
         let new = capture.so_far().split_off(before);
@@ -149,7 +149,7 @@ fn leases_come_and_go() -> TestResult {
 }
 
 #[test]
-fn another_address_is_followed() -> TestResult {
+fn a_new_uplink_address_is_followed() -> TestResult {
     let bed = Bed::start(Topology::segment(2), CONFIG)?;
     bed.ensure_all_reach_all()?;
     bed.nodes()[1].netns().ip(&[
@@ -164,7 +164,7 @@ fn another_address_is_followed() -> TestResult {
 }
 
 #[test]
-fn a_device_that_is_deleted_is_made_anew() -> TestResult {
+fn a_deleted_device_is_made_again() -> TestResult {
     let bed = Bed::start(Topology::segment(2), CONFIG)?;
     bed.ensure_all_reach_all()?;
     let node = &bed.nodes()[0];
@@ -176,18 +176,18 @@ fn a_device_that_is_deleted_is_made_anew() -> TestResult {
 }
 
 #[test]
-fn a_port_and_a_device_that_others_have_are_named() -> TestResult {
+fn a_port_or_device_in_use_is_named_in_the_error() -> TestResult {
     let cluster = Cluster::segment(2)?;
     let etcd = cluster.start_etcd()?;
     etcd.configure(CONFIG)?;
     let [one, other] = cluster.nodes() else { unreachable!("two nodes") };
     let _holder = one.netns().udp_bind(one.ip().into(), 8285)?;
     other.netns().ip(&["tuntap add mode tap name flannel0"])?;
-    for (node, said) in [(one, "UDP port 8285 of 192.168.64.1"), (other, "making the TUN device flannel0")] {
-        let mut agent = Agent::builder(node).etcd(&etcd).start()?;
-        assert_eq!(agent.wait_exit(FOLLOW)?.code(), Some(1), "{said}");
-        let errors = lines_of(&agent.log(), "ERROR");
-        assert!(matches!(&errors[..], [error] if error.contains(said)), "{errors:?}");
+    for (node, expected) in
+        [(one, "UDP port 8285 of 192.168.64.1"), (other, "making the TUN device flannel0")]
+    {
+        let error = refusal(node, |agent| agent.etcd(&etcd))?;
+        assert!(error.contains(expected), "no {expected:?} in {error}");
     }
     Ok(())
 }

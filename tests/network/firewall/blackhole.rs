@@ -6,8 +6,8 @@ use flannel_tests::{Node, TestResult, eventually};
 
 use super::{Bed, IPTABLES, SOON};
 
-fn become_routes(node: &Node, expected: &str) -> Result<()> {
-    eventually("the blackhole routes are as they should be", SOON, || {
+fn wait_for_blackhole_routes(node: &Node, expected: &str) -> Result<()> {
+    eventually("the blackhole routes are the expected ones", SOON, || {
         let routes = node.exec("ip route show type blackhole")?;
         ensure!(routes.trim() == expected, "{routes:?} instead of {expected:?}");
         Ok(())
@@ -17,20 +17,20 @@ fn become_routes(node: &Node, expected: &str) -> Result<()> {
 #[test]
 fn the_route_is_kept_until_a_bridge_has_the_subnet() -> TestResult {
     let mut bed = Bed::started(2, IPTABLES, &["--ip-blackhole-route"])?;
-    become_routes(bed.node(0), "blackhole 10.5.1.0/24")?;
+    wait_for_blackhole_routes(bed.node(0), "blackhole 10.5.1.0/24")?;
     bed.node(0).exec("ip route del blackhole 10.5.1.0/24")?;
-    become_routes(bed.node(0), "blackhole 10.5.1.0/24")?;
+    wait_for_blackhole_routes(bed.node(0), "blackhole 10.5.1.0/24")?;
     bed.add_pods()?;
-    become_routes(bed.node(0), "")?;
-    become_routes(bed.node(1), "")?;
+    wait_for_blackhole_routes(bed.node(0), "")?;
+    wait_for_blackhole_routes(bed.node(1), "")?;
     ping(&bed.pods[0], bed.pods[1].ip())?;
     Ok(())
 }
 
 #[test]
-fn the_route_goes_with_the_flag_and_with_the_subnet() -> TestResult {
+fn the_route_follows_the_flag_and_the_subnet() -> TestResult {
     let mut bed = Bed::started(1, IPTABLES, &["--ip-blackhole-route"])?;
-    become_routes(bed.node(0), "blackhole 10.5.1.0/24")?;
+    wait_for_blackhole_routes(bed.node(0), "blackhole 10.5.1.0/24")?;
     bed.node(0).exec("ip route add blackhole 10.5.200.0/24")?;
     bed.store.put("10.5.1.0-24", r#"{"PublicIP":"192.168.64.77"}"#)?;
     bed.store.put("10.5.9.0-24", &format!(r#"{{"PublicIP":"{}"}}"#, bed.node(0).ip()))?;
@@ -41,6 +41,6 @@ fn the_route_goes_with_the_flag_and_with_the_subnet() -> TestResult {
         Ok(())
     })?;
     bed.restart(&["--ip-blackhole-route=false"])?;
-    become_routes(bed.node(0), "blackhole 10.5.200.0/24")?;
+    wait_for_blackhole_routes(bed.node(0), "blackhole 10.5.200.0/24")?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `flannel-agent cleanup`: the node is what it was before.
+//! `flannel-agent cleanup` removes everything that the agent has set up.
 
 use std::process::Output;
 
@@ -8,7 +8,7 @@ use flannel_tests::{Node, TestResult, eventually};
 
 use super::{Bed, CLUSTER, FOREIGN, IPTABLES, NFTABLES, SOON};
 
-/// Everything that an agent could leave traces in.
+/// Returns all state of a node that an agent could change.
 fn state(node: &Node) -> Result<Vec<String>> {
     let mut state = [
         "ip -j link",
@@ -35,7 +35,7 @@ fn state(node: &Node) -> Result<Vec<String>> {
     Ok(state)
 }
 
-/// The kernel takes its time with links that have just been made.
+/// Waits until the kernel has added the addresses and routes of new links.
 fn wait_settled(node: &Node) -> Result<()> {
     eventually("the links have their own addresses", SOON, || {
         let links = node.exec("ip link")?;
@@ -55,7 +55,7 @@ fn ensure_as(before: &[String], node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// What iptables-save says about the time and about traffic.
+/// Removes times and counters from the output of iptables-save.
 fn without_times(text: &str) -> String {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines.map(|line| line.split(" [").next().unwrap_or(line).to_owned() + "\n").collect()
@@ -97,7 +97,7 @@ fn leaves_nothing(config: &str, flags: &[&str]) -> Result<Vec<String>> {
 }
 
 #[test]
-fn nothing_is_left() -> TestResult {
+fn cleanup_leaves_nothing() -> TestResult {
     let removed = leaves_nothing(IPTABLES, &["--ip-masq", "--ip-blackhole-route", "--dataplane=bpf"])?;
     for (line, start) in removed.iter().zip([
         "removed BPF programs and maps of VNI 1",
@@ -116,14 +116,14 @@ fn nothing_is_left() -> TestResult {
 }
 
 #[test]
-fn nothing_is_left_of_nftables() -> TestResult {
+fn cleanup_leaves_nothing_of_nftables() -> TestResult {
     let removed = leaves_nothing(NFTABLES, &["--ip-masq"])?;
     assert!(removed.contains(&"removed table ip flannel-ipv4 of nftables".to_owned()), "{removed:#?}");
     Ok(())
 }
 
 #[test]
-fn nothing_is_left_of_direct_routes() -> TestResult {
+fn cleanup_leaves_no_direct_routes() -> TestResult {
     for backend in [r#"{"Type":"host-gw"}"#, r#"{"Type":"vxlan","DirectRouting":true}"#] {
         let config = format!(r#"{{"Network":"{CLUSTER}","Backend":{backend}}}"#);
         let removed = leaves_nothing(&config, &[])?;
@@ -134,7 +134,7 @@ fn nothing_is_left_of_direct_routes() -> TestResult {
 }
 
 #[test]
-fn devices_of_every_backend_go_and_others_stay() -> TestResult {
+fn devices_of_every_backend_are_removed_and_others_stay() -> TestResult {
     let bed = Bed::new(1, IPTABLES)?;
     let node = bed.node(0);
     node.netns().ip(&[
@@ -147,14 +147,14 @@ fn devices_of_every_backend_go_and_others_stay() -> TestResult {
     let output = cleanup(node)?;
     assert!(output.status.success(), "{output:?}");
     let links = node.exec("ip -o link show")?;
-    let ours = ["flannel.7", "flannel-v6.1", "flannel0"];
-    assert!(!ours.iter().any(|name| links.contains(&format!(" {name}:"))), "{links}");
+    let flannels = ["flannel.7", "flannel-v6.1", "flannel0"];
+    assert!(!flannels.iter().any(|name| links.contains(&format!(" {name}:"))), "{links}");
     assert!(["vxlan.9", "flannel.8"].iter().all(|name| links.contains(&format!(" {name}:"))), "{links}");
     Ok(())
 }
 
 #[test]
-fn what_cannot_be_removed_is_named_and_the_rest_is_removed() -> TestResult {
+fn a_failed_removal_is_named_and_the_rest_is_removed() -> TestResult {
     let mut bed = Bed::started(1, IPTABLES, &["--ip-masq"])?;
     bed.agents[0].term()?;
     let node = bed.node(0);

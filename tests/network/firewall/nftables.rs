@@ -1,10 +1,10 @@
-//! The same by nftables (`EnableNFTables`), and from one mode to the other.
+//! The rules in nftables (`EnableNFTables`), and the change from one mode to the other.
 
 use anyhow::{Result, ensure};
 use flannel_tests::wait::throughout;
 use flannel_tests::{Datastore as _, Node, TestResult, eventually};
 
-use super::{Bed, IPTABLES, LOOKS, NFTABLES, SOON, become_rules, rules};
+use super::{Bed, IPTABLES, LOOKS, NFTABLES, SOON, rules, wait_for_rules};
 
 const TABLE: &str = r#"table ip flannel-ipv4 {
 	comment "rules for flannel-ipv4"
@@ -38,7 +38,7 @@ fn the_table_is_written_once_and_kept() -> TestResult {
     let node = bed.node(0);
     assert_eq!(ruleset(node)?, TABLE);
     let numbered = node.exec("nft -a list ruleset")?;
-    throughout("nothing is written anew", LOOKS, || {
+    throughout("the table is not written again", LOOKS, || {
         let now = node.exec("nft -a list ruleset")?;
         ensure!(now == numbered, "{now}\ninstead of\n{numbered}");
         Ok(())
@@ -60,7 +60,7 @@ fn the_table_is_written_once_and_kept() -> TestResult {
 }
 
 #[test]
-fn one_mode_removes_what_the_other_left() -> TestResult {
+fn each_mode_removes_the_rules_of_the_other() -> TestResult {
     let mut bed = Bed::started(1, IPTABLES, &["--ip-masq"])?;
     let by_iptables = rules(bed.node(0))?;
     bed.store.configure(NFTABLES)?;
@@ -69,13 +69,13 @@ fn one_mode_removes_what_the_other_left() -> TestResult {
     assert!(ruleset(bed.node(0))?.contains(TABLE), "{}", ruleset(bed.node(0))?);
     bed.store.configure(IPTABLES)?;
     bed.restart(&[])?;
-    become_rules(bed.node(0), &by_iptables)?;
+    wait_for_rules(bed.node(0), &by_iptables)?;
     assert!(!ruleset(bed.node(0))?.contains("flannel-ipv4"), "{}", ruleset(bed.node(0))?);
     Ok(())
 }
 
 #[test]
-fn flags_say_which_chains_there_are() -> TestResult {
+fn flags_select_the_chains() -> TestResult {
     let mut bed = Bed::started(1, NFTABLES, &[])?;
     assert!(!ruleset(bed.node(0))?.contains("postrtg") && ruleset(bed.node(0))?.contains("chain forward"));
     bed.restart(&["--ip-masq"])?;

@@ -1,10 +1,10 @@
-//! What others do to the rules, and that it does not last.
+//! Changed and deleted rules are repaired, and foreign rules are kept.
 
 use anyhow::{Context as _, Result, ensure};
 use flannel_tests::traffic::ping;
 use flannel_tests::{Node, TestResult, eventually};
 
-use super::{Bed, FOREIGN, IPTABLES, SOON, become_rules, rules};
+use super::{Bed, FOREIGN, IPTABLES, SOON, rules, wait_for_rules};
 
 fn bed() -> Result<(Bed, String)> {
     let mut bed = Bed::new(1, IPTABLES)?;
@@ -15,7 +15,7 @@ fn bed() -> Result<(Bed, String)> {
 }
 
 #[test]
-fn what_is_deleted_comes_back() -> TestResult {
+fn deleted_rules_come_back() -> TestResult {
     let (bed, whole) = bed()?;
     for damage in [
         "iptables -t nat -D FLANNEL-POSTRTG 1",
@@ -27,18 +27,18 @@ fn what_is_deleted_comes_back() -> TestResult {
         "iptables -D FORWARD 2",
     ] {
         bed.node(0).exec(damage)?;
-        become_rules(bed.node(0), &whole).context(damage)?;
+        wait_for_rules(bed.node(0), &whole).context(damage)?;
     }
     bed.node(0).netns().exec_with(
         "iptables-restore --noflush",
         "*filter\n-D FORWARD 2\n-F FLANNEL-FWD\n-X FLANNEL-FWD\nCOMMIT\n",
     )?;
-    become_rules(bed.node(0), &whole).context("without the chain")?;
+    wait_for_rules(bed.node(0), &whole).context("without the chain")?;
     Ok(())
 }
 
 #[test]
-fn rules_of_others_stay_where_they_are() -> TestResult {
+fn foreign_rules_keep_their_places() -> TestResult {
     let (bed, _) = bed()?;
     let node = bed.node(0);
     for line in [
@@ -49,15 +49,15 @@ fn rules_of_others_stay_where_they_are() -> TestResult {
     ] {
         node.exec(line)?;
     }
-    let with_theirs = rules(node)?;
+    let with_foreign = rules(node)?;
     for damage in ["iptables -t nat -D FLANNEL-POSTRTG 2", "iptables -t nat -D FLANNEL-POSTRTG 5"] {
         node.exec(damage)?;
-        become_rules(node, &with_theirs).context(damage)?;
+        wait_for_rules(node, &with_foreign).context(damage)?;
     }
     Ok(())
 }
 
-/// How many packets have met the rules of FLANNEL-FWD.
+/// Returns the packet counters of the rules of FLANNEL-FWD.
 fn counters(node: &Node) -> Result<Vec<u64>> {
     let listed = node.exec("iptables -v -S FLANNEL-FWD")?;
     let packets = |line: &str| line.split(" -c ").nth(1)?.split(' ').next()?.parse().ok();
@@ -65,7 +65,7 @@ fn counters(node: &Node) -> Result<Vec<u64>> {
 }
 
 #[test]
-fn a_repair_leaves_the_other_rules_their_counters() -> TestResult {
+fn a_repair_keeps_the_counters_of_the_other_rules() -> TestResult {
     let mut bed = Bed::started(2, IPTABLES, &["--ip-masq"])?;
     bed.add_pods()?;
     ping(&bed.pods[0], bed.pods[1].ip())?;

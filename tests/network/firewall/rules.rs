@@ -1,13 +1,13 @@
-//! Which rules there are, and in which order.
+//! The rules and their order.
 
 use anyhow::{Result, ensure};
 use flannel_tests::TestResult;
 use flannel_tests::firewall::firewall as flanneld_writes;
 use flannel_tests::wait::throughout;
 
-use super::{Bed, CLUSTER, FOREIGN, IPTABLES, LOOKS, become_rules, rules};
+use super::{Bed, CLUSTER, FOREIGN, IPTABLES, LOOKS, rules, wait_for_rules};
 
-/// A node with rules of others on which an agent has been started, and the rules where flanneld has been instead.
+/// Starts an agent on a node with foreign rules. Returns the rules that such a node has with flanneld.
 fn beside_flanneld(flags: &[&str]) -> Result<(Bed, String)> {
     let mut bed = Bed::new(2, IPTABLES)?;
     bed.node(0).netns().exec_with("iptables-restore", FOREIGN)?;
@@ -19,23 +19,23 @@ fn beside_flanneld(flags: &[&str]) -> Result<(Bed, String)> {
 }
 
 #[test]
-fn rules_and_their_order_are_flanneld_s() -> TestResult {
-    let (bed, flanneld_s) = beside_flanneld(&["--ip-masq"])?;
-    assert_eq!(rules(bed.node(0))?, flanneld_s);
+fn rules_and_their_order_are_those_of_flanneld() -> TestResult {
+    let (bed, expected) = beside_flanneld(&["--ip-masq"])?;
+    assert_eq!(rules(bed.node(0))?, expected);
     assert!(bed.node(0).subnet_env()?.ip_masq);
     Ok(())
 }
 
 #[test]
-fn flags_say_which_rules_there_are() -> TestResult {
-    let (mut bed, flanneld_s) = beside_flanneld(&["--ip-masq"])?;
+fn flags_select_the_rules() -> TestResult {
+    let (mut bed, expected) = beside_flanneld(&["--ip-masq"])?;
     let without = |words: &[&str]| -> String {
-        let lines = flanneld_s.lines().filter(|line| !words.iter().any(|word| line.contains(word)));
+        let lines = expected.lines().filter(|line| !words.iter().any(|word| line.contains(word)));
         lines.map(|line| format!("{line}\n")).collect()
     };
     for (flag, expected) in [
-        ("--ip-masq-fully-random-disable", flanneld_s.replace(" --random-fully", "")),
-        ("--ip-masq-fully-random-disable=false", flanneld_s.clone()),
+        ("--ip-masq-fully-random-disable", expected.replace(" --random-fully", "")),
+        ("--ip-masq-fully-random-disable=false", expected.clone()),
         ("--iptables-forward-rules=false", without(&["FLANNEL-FWD", "flanneld forward"])),
         ("--ip-masq=false", without(&["FLANNEL", "flanneld"])),
     ] {
@@ -47,14 +47,14 @@ fn flags_say_which_rules_there_are() -> TestResult {
 }
 
 #[test]
-fn flanneld_s_rules_are_taken_over_as_they_are() -> TestResult {
+fn existing_rules_of_flanneld_are_not_rewritten() -> TestResult {
     let mut bed = Bed::new(1, IPTABLES)?;
     flanneld_writes(bed.node(0), "10.5.1.0/24", CLUSTER)?;
-    // With the kernel's number of each rule, which a rewritten one does not keep.
+    // With the handle of each rule, which changes when a rule is rewritten.
     let numbered = |bed: &Bed| bed.node(0).exec("nft -a -s list ruleset");
     let before = numbered(&bed)?;
     bed.start(&["--ip-masq"])?;
-    throughout("no rule is written anew", LOOKS, || {
+    throughout("no rule is rewritten", LOOKS, || {
         let now = numbered(&bed)?;
         ensure!(now == before, "{now}\ninstead of\n{before}");
         Ok(())
@@ -71,7 +71,7 @@ fn the_rules_follow_the_subnet() -> TestResult {
     bed.store.delete("10.5.1.0-24")?;
     bed.store.put("10.5.9.0-24", &format!(r#"{{"PublicIP":"{}"}}"#, bed.node(0).ip()))?;
     bed.agents[0].restart()?;
-    become_rules(bed.node(0), &old.replace("10.5.1.0/24", "10.5.9.0/24"))?;
+    wait_for_rules(bed.node(0), &old.replace("10.5.1.0/24", "10.5.9.0/24"))?;
     Ok(())
 }
 
@@ -82,6 +82,6 @@ fn the_rules_follow_a_subnet_that_changes_while_the_agent_runs() -> TestResult {
     // Another node has been given the subnet.
     bed.store.put("10.5.1.0-24", r#"{"PublicIP":"192.168.64.77"}"#)?;
     bed.store.put("10.5.9.0-24", &format!(r#"{{"PublicIP":"{}"}}"#, bed.node(0).ip()))?;
-    become_rules(bed.node(0), &old.replace("10.5.1.0/24", "10.5.9.0/24"))?;
+    wait_for_rules(bed.node(0), &old.replace("10.5.1.0/24", "10.5.9.0/24"))?;
     Ok(())
 }

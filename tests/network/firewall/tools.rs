@@ -1,4 +1,4 @@
-//! The programs that rules are written with, in their variants, and none.
+//! Nodes with legacy iptables, and without iptables.
 
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use flannel_tests::{Agent, TestResult, eventually};
 use super::{Bed, CLUSTER, IPTABLES, LOOKS, SOON, rules};
 use crate::overlay::lines_of;
 
-/// Where a program is.
+/// Returns the path of an installed program.
 fn installed(program: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").context("no PATH")?;
     let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file());
@@ -19,7 +19,7 @@ fn installed(program: &str) -> Result<PathBuf> {
 }
 
 #[test]
-fn a_node_without_iptables_comes_up_says_so_once_and_catches_up() -> TestResult {
+fn a_node_without_iptables_starts_logs_it_once_and_adds_the_rules_later() -> TestResult {
     let bed = Bed::new(1, IPTABLES)?;
     let node = bed.node(0);
     let path = node.dir().join("programs");
@@ -27,7 +27,7 @@ fn a_node_without_iptables_comes_up_says_so_once_and_catches_up() -> TestResult 
     let agent = Agent::builder(node).store(&bed.store).arg("--dataplane=netlink").arg("--iptables-resync=1");
     let mut agent = agent.arg("--ip-masq").env("PATH", path.to_string_lossy()).start()?;
     agent.wait_ready()?;
-    throughout("it says so once", LOOKS, || {
+    throughout("it is logged once", LOOKS, || {
         let errors = lines_of(&agent.log(), "ERROR");
         ensure!(
             matches!(&errors[..], [error] if error.contains("`iptables` is not installed")),
@@ -38,7 +38,7 @@ fn a_node_without_iptables_comes_up_says_so_once_and_catches_up() -> TestResult 
     for program in ["iptables", "iptables-restore"] {
         symlink(installed(program)?, path.join(program))?;
     }
-    eventually("the rules are there", SOON, || {
+    eventually("the rules are written", SOON, || {
         ensure!(rules(node)?.contains("-j FLANNEL-FWD"), "{}", rules(node)?);
         ensure!(agent.log().contains("rules are complete again"), "{}", agent.log());
         Ok(())
@@ -46,7 +46,7 @@ fn a_node_without_iptables_comes_up_says_so_once_and_catches_up() -> TestResult 
     Ok(())
 }
 
-/// Both variants go by the name of iptables.
+/// Links to the legacy variant have the name iptables.
 #[test]
 fn legacy_iptables_writes_the_same_rules() -> TestResult {
     let bed = Bed::new(2, IPTABLES)?;
@@ -60,15 +60,15 @@ fn legacy_iptables_writes_the_same_rules() -> TestResult {
     let mut agent = agent.arg("--dataplane=netlink").env("PATH", path.to_string_lossy()).start()?;
     agent.wait_ready()?;
     firewall(other, "10.5.1.0/24", CLUSTER)?;
-    let flanneld_s = other.exec("iptables -t nat -S")? + &other.exec("iptables -S")?;
+    let expected = other.exec("iptables -t nat -S")? + &other.exec("iptables -S")?;
     let legacy = || -> Result<String> {
         Ok(node.exec("iptables-legacy -w -t nat -S")? + &node.exec("iptables-legacy -w -S")?)
     };
-    assert_eq!(legacy()?, flanneld_s);
+    assert_eq!(legacy()?, expected);
     node.exec("iptables-legacy -w -t nat -D FLANNEL-POSTRTG 4")?;
     node.exec("iptables-legacy -w -F FLANNEL-FWD")?;
     eventually("the rules are back", SOON, || {
-        ensure!(legacy()? == flanneld_s, "{}", legacy()?);
+        ensure!(legacy()? == expected, "{}", legacy()?);
         Ok(())
     })?;
     assert_eq!(lines_of(&agent.log(), "ERROR"), [""; 0]);

@@ -1,4 +1,4 @@
-//! What the rules do to packets.
+//! The effect of the rules on packets.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,13 +8,13 @@ use flannel_tests::{Pod, TestResult};
 
 use super::{Bed, IPTABLES, NFTABLES};
 
-/// Which address the target of a datagram sees as its source.
+/// Returns the source address that the receiver of a datagram sees.
 fn seen(from: &dyn Host, to: &dyn Host) -> Result<IpAddr> {
     let (client, server) = (from.netns().udp_bind(from.ip(), 0)?, to.netns().udp_bind(to.ip(), 0)?);
     client.send_to(b"who am I?", server.local_addr()?)?;
     let mut buffer = [0; 16];
     let (_, source) = server.recv_from(&mut buffer).context("the datagram has not arrived")?;
-    // The answer has to find its way back, too.
+    // The answer must arrive, too.
     server.send_to(b"this", source)?;
     let (_, answer): (_, SocketAddr) = client.recv_from(&mut buffer).context("no answer")?;
     anyhow::ensure!(answer == server.local_addr()?, "the answer came from {answer}");
@@ -40,17 +40,17 @@ fn masquerades(config: &str, dataplane: &str) -> TestResult {
 }
 
 #[test]
-fn what_leaves_the_overlay_has_the_node_s_address() -> TestResult {
+fn packets_that_leave_the_overlay_have_the_nodes_address() -> TestResult {
     masquerades(IPTABLES, "--dataplane=netlink")
 }
 
 #[test]
-fn what_leaves_the_overlay_has_the_node_s_address_with_bpf() -> TestResult {
+fn packets_that_leave_the_overlay_have_the_nodes_address_with_bpf() -> TestResult {
     masquerades(IPTABLES, "--dataplane=bpf")
 }
 
 #[test]
-fn what_leaves_the_overlay_has_the_node_s_address_by_nftables() -> TestResult {
+fn packets_that_leave_the_overlay_have_the_nodes_address_by_nftables() -> TestResult {
     masquerades(NFTABLES, "--dataplane=netlink")
 }
 
@@ -65,7 +65,7 @@ fn without_masquerading_a_pod_keeps_its_address() -> TestResult {
 }
 
 #[test]
-fn a_host_that_drops_what_it_forwards_lets_pods_through() -> TestResult {
+fn a_host_with_a_forward_policy_of_drop_lets_pods_through() -> TestResult {
     let mut bed = Bed::started(2, IPTABLES, &["--iptables-forward-rules=false"])?;
     bed.add_pods()?;
     for node in bed.cluster.nodes() {

@@ -1,4 +1,4 @@
-//! What changes while flows of IPv6 skip the host stack: rules, and the way to a peer.
+//! Changes while flows over IPv6 skip the host stack: of rules, and of the route to a peer.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,9 @@ use flannel_tests::{Node, TestResult, Topology, eventually};
 use super::{BPF, DUAL, start, two_nodes, two_pods, ways};
 use crate::inspect::{self, UPLINK};
 
-/// Within this a rule ends a flow; the rest is for a machine that is busy.
+/// Time limit for a rule to end a flow, with 4 s for a busy machine.
 const BOUND: Duration = Duration::from_nanos(PROOF_NS + TRANSIT_NS + 4_000_000_000);
-/// Much sooner than a proof ends.
+/// Much shorter than a proof holds.
 const AT_ONCE: Duration = Duration::from_secs(4);
 
 #[test]
@@ -44,8 +44,8 @@ fn a_new_rule_ends_a_proven_flow_and_its_removal_brings_it_back() -> TestResult 
     Ok(())
 }
 
-/// Waits until the first node reaches the second one's pods this way.
-fn wait_for_way(node: &Node, subnet: std::net::Ipv6Addr, device: &str) -> anyhow::Result<()> {
+/// Waits until the first node's route to the second node's pods leads through this device.
+fn wait_for_route(node: &Node, subnet: std::net::Ipv6Addr, device: &str) -> anyhow::Result<()> {
     eventually("the route follows", AT_ONCE, || {
         let route = node.exec(&format!("ip -6 route show {subnet}/64"))?;
         ensure!(route.contains(&format!("dev {device} ")), "{route}");
@@ -54,27 +54,27 @@ fn wait_for_way(node: &Node, subnet: std::net::Ipv6Addr, device: &str) -> anyhow
 }
 
 #[test]
-fn a_flow_survives_when_the_peer_turns_out_to_be_on_the_link() -> TestResult {
+fn a_flow_survives_changes_between_tunnel_and_direct_route() -> TestResult {
     const PEER: &str = "fd00:192:168:40::2/128 via fd00:192:168:40::fe";
     let config = DUAL.replace(r#""vxlan""#, r#""vxlan","DirectRouting":true"#);
     let overlay = start(Topology::segment(2), &config, &[BPF; 2])?;
     let (node, subnet) = (&overlay.nodes()[0], super::base(&overlay.nodes()[1])?);
     let (one, other) = two_pods(&overlay)?;
-    wait_for_way(node, subnet, UPLINK)?;
+    wait_for_route(node, subnet, UPLINK)?;
     let mut session = UdpSession::open(&one, &other)?;
     (0..3).try_for_each(|_| session.echo(100))?;
     assert_eq!(ways(node)?.shortcut.0, 0, "a flow to a peer on the link has a tunnel");
     assert!(inspect::packets(node, Hook::PodEgress, Outcome::OnLink)? >= 2);
     node.netns().ip(&[format!("route add {PEER}")])?;
-    wait_for_way(node, subnet, super::DEVICE)?;
+    wait_for_route(node, subnet, super::DEVICE)?;
     eventually("the flow takes the shortcut into the tunnel", AT_ONCE, || {
         session.request(100)?;
         ensure!(ways(node)?.shortcut.0 >= 2, "not yet");
         Ok(())
     })?;
     node.netns().ip(&[format!("route del {PEER}")])?;
-    wait_for_way(node, subnet, UPLINK)?;
-    // The kernel's device no longer knows the peer.
+    wait_for_route(node, subnet, UPLINK)?;
+    // The vxlan device has no entry for the peer any more.
     eventually("the flow goes on", AT_ONCE, || session.request(100))?;
     (0..20).try_for_each(|_| session.request(100))?;
     Ok(())

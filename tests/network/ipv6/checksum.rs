@@ -1,5 +1,5 @@
-//! Checksums over IPv6, where no header has one of its own: whoever computes or verifies them, what is broken does not
-//! arrive and all else does.
+//! Checksums over IPv6, which has no header checksum. Broken packets do not arrive and all others do, whatever computes
+//! and verifies the checksums.
 
 use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::inspect::{self, UPLINK};
 use crate::packets::{self, PORT, frame, ipv6, udp, vxlan};
 
 const SERVICE: u16 = 4789;
-/// Longer than a packet needs from node to node.
+/// Longer than a packet travels from node to node.
 const WHILE: Duration = Duration::from_millis(200);
 
-/// Traffic of every kind, through the stack and past it.
+/// Sends datagrams of many sizes and bulk data, through the stack and past it.
 fn traffic(overlay: &Overlay) -> Result<()> {
     let (one, other) = two_pods(overlay)?;
     for (from, to) in [(&one, &other), (&other, &one)] {
@@ -32,12 +32,12 @@ fn traffic(overlay: &Overlay) -> Result<()> {
 }
 
 #[test]
-fn every_offload_may_be_on_or_off() -> TestResult {
-    ensure_every_offload_may_be_on_or_off(&two_nodes()?)
+fn traffic_passes_whichever_offloads_are_on() -> TestResult {
+    ensure_traffic_passes_whichever_offloads_are_on(&two_nodes()?)
 }
 
-/// Fails if something is lost or broken between two nodes' pods with another choice of offloads.
-pub(super) fn ensure_every_offload_may_be_on_or_off(overlay: &Overlay) -> TestResult {
+/// Fails if data is lost or damaged between two nodes' pods with any of several choices of offloads.
+pub(super) fn ensure_traffic_passes_whichever_offloads_are_on(overlay: &Overlay) -> TestResult {
     let (one, other) = overlay.two_pods();
     let fabric = overlay.cluster.fabric().expect("a switch");
     for feature in ["tx off", "tso off gso off", "gro off rx off"] {
@@ -59,13 +59,13 @@ pub(super) fn ensure_every_offload_may_be_on_or_off(overlay: &Overlay) -> TestRe
     Ok(())
 }
 
-/// The second node sends to the first one's pod by hand, as a peer does.
-struct Sender<'a> {
+/// Sends VXLAN packets made by the test from the second node to the first node's pod.
+struct PeerSender<'a> {
     overlay: &'a Overlay,
     socket: UdpSocket,
 }
 
-impl Sender<'_> {
+impl PeerSender<'_> {
     fn ip(pod: &At<'_>) -> Ipv6Addr {
         match pod.ip {
             IpAddr::V6(ip) => ip,
@@ -73,7 +73,7 @@ impl Sender<'_> {
         }
     }
 
-    /// An inner datagram, whose checksum `spoil` may change.
+    /// Builds an inner datagram, whose checksum `spoil` may change.
     fn inner(&self, payload: &[u8], spoil: impl FnOnce(&mut Vec<u8>)) -> Result<Vec<u8>> {
         let (to, from) = two_pods(self.overlay)?;
         let (from, to) = (Self::ip(&from), Self::ip(&to));
@@ -84,7 +84,7 @@ impl Sender<'_> {
         Ok(vxlan(8, 1, &frame(mac, [2, 0, 0, 0, 0, 1], EtherType::IPV6, &packet)))
     }
 
-    /// The outer packet as a whole, with this UDP header and payload.
+    /// Sends an outer packet with this UDP header and payload.
     fn send(&self, datagram: Vec<u8>) -> Result<()> {
         let [to, from] = self.overlay.nodes() else { unreachable!("two nodes") };
         let packet = ipv6(from.ip6(), to.ip6(), IpNumber::UDP, datagram).bytes();
@@ -97,7 +97,7 @@ impl Sender<'_> {
         packets::udp_over_ipv6(from.ip6(), to.ip6(), 41000, PORT, payload)
     }
 
-    /// What arrives within a while.
+    /// Receives a datagram, if one arrives within a moment.
     fn received(&self) -> Option<Vec<u8>> {
         let mut buffer = [0; 100];
         let length = self.socket.recv(&mut buffer).ok()?;
@@ -106,38 +106,38 @@ impl Sender<'_> {
 }
 
 #[test]
-fn what_is_broken_does_not_arrive() -> TestResult {
-    ensure_what_is_broken_does_not_arrive(&two_nodes()?)
+fn packets_with_a_wrong_inner_checksum_do_not_arrive() -> TestResult {
+    ensure_packets_with_a_wrong_inner_checksum_do_not_arrive(&two_nodes()?)
 }
 
-/// Fails if a datagram that is broken inside reaches the first node's pod, or another one does not.
-pub(super) fn ensure_what_is_broken_does_not_arrive(overlay: &Overlay) -> TestResult {
+/// Fails if a datagram with a wrong inner checksum reaches the first node's pod, or a right one does not.
+pub(super) fn ensure_packets_with_a_wrong_inner_checksum_do_not_arrive(overlay: &Overlay) -> TestResult {
     let (pod, _) = two_pods(overlay)?;
     let socket = pod.netns.udp_bind(pod.ip, SERVICE)?;
     socket.set_read_timeout(Some(scaled(WHILE)))?;
-    let sender = Sender { overlay, socket };
+    let sender = PeerSender { overlay, socket };
     let node = &overlay.nodes()[0];
     let count = |outcome| inspect::packets(node, Hook::UnderlayIngress, outcome);
-    // The first one goes through the stack, the others past it.
+    // The first datagram passes the stack, the others skip it.
     for number in 0..3u8 {
         sender.send(sender.outer(&sender.inner(&[number], |_| {})?))?;
-        assert_eq!(sender.received().as_deref(), Some(&[number][..]), "a good one");
+        assert_eq!(sender.received().as_deref(), Some(&[number][..]), "a right checksum");
         let before = count(Outcome::Decapsulated)? + count(Outcome::Delivered)?;
         sender.send(sender.outer(&sender.inner(b"broken", |datagram| datagram[8] ^= 1)?))?;
-        assert_eq!(sender.received(), None, "broken inside");
+        assert_eq!(sender.received(), None, "a wrong inner checksum");
         assert_eq!(count(Outcome::Decapsulated)? + count(Outcome::Delivered)?, before + 1);
     }
-    assert!(count(Outcome::Delivered)? > 0, "none took the shortcut");
+    assert!(count(Outcome::Delivered)? > 0, "no packet took the shortcut");
     Ok(())
 }
 
 #[test]
-fn without_an_outer_checksum_it_is_the_kernel_s_to_drop() -> TestResult {
+fn packets_without_an_outer_checksum_are_dropped_by_the_kernel() -> TestResult {
     let overlay = two_nodes()?;
     let (pod, _) = two_pods(&overlay)?;
     let socket = pod.netns.udp_bind(pod.ip, SERVICE)?;
     socket.set_read_timeout(Some(scaled(WHILE)))?;
-    let sender = Sender { overlay: &overlay, socket };
+    let sender = PeerSender { overlay: &overlay, socket };
     let before = inspect::packets(&overlay.nodes()[0], Hook::UnderlayIngress, Outcome::OuterChecksum)?;
     sender.send(udp(41000, PORT, &sender.inner(b"unchecked", |_| {})?))?;
     assert_eq!(sender.received(), None);

@@ -1,9 +1,9 @@
-//! What of IPv6 takes the shortcut past the host stack.
+//! IPv6 traffic that takes the shortcut past the host stack.
 
 use flannel_tests::traffic::{TcpSession, UdpSession, ping};
 use flannel_tests::{Capture, TestResult};
 
-use super::{Ways, two_nodes, two_pods, ways};
+use super::{PathCounts, two_nodes, two_pods, ways};
 
 #[test]
 fn datagrams_take_the_shortcut_from_the_second_on() -> TestResult {
@@ -12,7 +12,7 @@ fn datagrams_take_the_shortcut_from_the_second_on() -> TestResult {
     let (one, other) = two_pods(&overlay)?;
     let before = [ways(&overlay.nodes()[0])?, ways(&overlay.nodes()[1])?];
     let after = |shortcut, stack| {
-        before.map(|then| Ways {
+        before.map(|then| PathCounts {
             shortcut: (then.shortcut.0 + shortcut, then.shortcut.1 + shortcut),
             stack: (then.stack.0 + stack, then.stack.1 + stack),
         })
@@ -24,7 +24,7 @@ fn datagrams_take_the_shortcut_from_the_second_on() -> TestResult {
     (0..MORE).try_for_each(|size| session.echo(size as usize * 28))?;
     assert_eq!(now()?, after(MORE, 1));
     ping(&one, other.ip)?;
-    assert_eq!(now()?, after(MORE, 2), "a ping is no flow");
+    assert_eq!(now()?, after(MORE, 2), "a ping took the shortcut");
     Ok(())
 }
 
@@ -47,7 +47,7 @@ fn tcp_takes_the_shortcut_both_ways() -> TestResult {
 }
 
 #[test]
-fn a_packet_looks_the_same_whichever_way_it_came() -> TestResult {
+fn a_packet_is_the_same_through_the_stack_and_past_it() -> TestResult {
     const ECHOES: usize = 5;
     let overlay = two_nodes()?;
     let (one, other) = overlay.two_pods();
@@ -60,11 +60,11 @@ fn a_packet_looks_the_same_whichever_way_it_came() -> TestResult {
         let fields = ["ipv6.hlim", "eth.src", "eth.dst", "ipv6.tclass", "ipv6.plen"];
         let packets = capture.stop()?.fields(&format!("udp && ipv6.dst == {}", pod.ip()), &fields)?;
         assert_eq!(packets.len(), ECHOES);
-        // Two routers lie between: the nodes.
+        // Two hops: the nodes.
         assert_eq!(packets[0][0], "62");
         assert!(packets.iter().all(|packet| *packet == packets[0]), "{packets:#?}");
     }
-    // The pods' MACs differ from those of the gateway and the VTEPs, which all packets have alike.
+    // On the wire all packets have the same MACs, of the uplinks and the VTEPs, not of the pods.
     let fields = ["ipv6.hlim", "eth.src", "eth.dst", "ipv6.src", "ipv6.dst", "vxlan.vni", "udp.dstport"];
     let wire = wire.stop()?.fields(&format!("vxlan && ipv6.dst == {}", other.ip()), &fields)?;
     assert_eq!(wire.len(), ECHOES);

@@ -1,4 +1,4 @@
-//! VXLAN over IPv6 that anybody on the underlay can send: what reaches a pod of it.
+//! Forged VXLAN packets over IPv6, which any host on the underlay can send.
 
 use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 
@@ -14,11 +14,11 @@ use crate::packets::{PORT, frame, ipv6, udp_over_ipv6, vxlan};
 
 /// The underlay's router, which has no lease.
 const STRANGER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x192, 0x168, 0x40, 0, 0, 0, 0xfe);
-/// In the network, and leased by nobody.
-const NOBODY: Ipv6Addr = Ipv6Addr::new(0xfd44, 0, 0, 0x7777, 0, 0, 0, 7);
+/// An address of the network without a lease.
+const UNLEASED: Ipv6Addr = Ipv6Addr::new(0xfd44, 0, 0, 0x7777, 0, 0, 0, 7);
 const SERVICE: u16 = 4789;
 
-/// Sends from the second node, or the router, to the first one's pod, by hand.
+/// Sends a VXLAN packet from the second node, or the router, to the first node's pod.
 fn send(overlay: &Overlay, from: IpAddr, source: Ipv6Addr, payload: &[u8]) -> Result<()> {
     send_to(overlay, pod_ip(overlay, 0)?, from, source, payload)
 }
@@ -37,12 +37,12 @@ pub(super) fn send_to(
     let mac = inspect::link(victim, device)?.mac.parse::<Mac>()?.0;
     let wrapped = vxlan(8, 1, &frame(mac, [2, 0, 0, 0, 0, 1], EtherType::IPV6, &packet));
     let to = if from.is_ipv6() { IpAddr::from(victim.ip6()) } else { victim.ip().into() };
-    let stranger = overlay.cluster.fabric().filter(|_| from == STRANGER);
-    stranger.unwrap_or(attacker.netns()).udp_bind(from, 0)?.send_to(&wrapped, (to, PORT))?;
+    let router = overlay.cluster.fabric().filter(|_| from == STRANGER);
+    router.unwrap_or(attacker.netns()).udp_bind(from, 0)?.send_to(&wrapped, (to, PORT))?;
     Ok(())
 }
 
-/// A pod's address.
+/// Returns a pod's address.
 pub(super) fn pod_ip(overlay: &Overlay, node: usize) -> Result<Ipv6Addr> {
     match overlay.pods[node][0].v6()?.ip {
         IpAddr::V6(ip) => Ok(ip),
@@ -69,7 +69,7 @@ fn forged_packets_do_not_reach_a_pod() -> TestResult {
     ensure_dropped(&start(Topology::segment(2), DUAL, &[BPF; 2])?)
 }
 
-/// Fails if a forged packet reaches the first node's pod, or is dropped for another reason than its own.
+/// Fails if a forged packet reaches the first node's pod, or is dropped with the wrong outcome.
 pub(super) fn ensure_dropped(overlay: &Overlay) -> TestResult {
     let socket = listen(overlay)?;
     let [victim, attacker] = overlay.nodes() else { unreachable!("two nodes") };
@@ -77,15 +77,15 @@ pub(super) fn ensure_dropped(overlay: &Overlay) -> TestResult {
     for (from, source, outcome) in [
         (STRANGER.into(), theirs, Outcome::ForgedSender),
         (STRANGER.into(), STRANGER, Outcome::UnknownSender),
-        (attacker.ip6().into(), NOBODY, Outcome::UnknownSender),
+        (attacker.ip6().into(), UNLEASED, Outcome::UnknownSender),
         (attacker.ip6().into(), ours, Outcome::LoopedSender),
-        // Nobody may send IPv6 through the tunnel of IPv4.
+        // IPv6 must not be sent through the IPv4 tunnel.
         (attacker.ip().into(), theirs, Outcome::ForgedSender),
-        (attacker.ip().into(), NOBODY, Outcome::UnknownSender),
+        (attacker.ip().into(), UNLEASED, Outcome::UnknownSender),
     ] {
         let before = inspect::packets(victim, Hook::UnderlayIngress, outcome)?;
         send(overlay, from, source, b"forged")?;
-        // What comes behind it on the same way has come when this has.
+        // When this valid packet has arrived, the forged one before it would have arrived, too.
         send(overlay, attacker.ip6().into(), pod_ip(overlay, 1)?, b"real")?;
         let received = receive(&socket).with_context(|| format!("after {source} from {from}"))?;
         assert_eq!(received, b"real", "{from} {source}");
@@ -96,14 +96,14 @@ pub(super) fn ensure_dropped(overlay: &Overlay) -> TestResult {
 }
 
 #[test]
-fn without_the_check_they_do_as_with_flannel() -> TestResult {
+fn without_the_source_check_forged_packets_arrive_as_with_flannel() -> TestResult {
     let config = DUAL.replace(r#""vxlan""#, r#""vxlan","SourceCheck":"off""#);
     let overlay = start(Topology::segment(2), &config, &[BPF; 2])?;
     let socket = listen(&overlay)?;
     let attacker = &overlay.nodes()[1];
     let theirs = near(base(attacker)?);
     for (from, source) in
-        [(STRANGER.into(), theirs), (attacker.ip6().into(), NOBODY), (attacker.ip().into(), theirs)]
+        [(STRANGER.into(), theirs), (attacker.ip6().into(), UNLEASED), (attacker.ip().into(), theirs)]
     {
         send(&overlay, from, source, b"forged")?;
         assert_eq!(receive(&socket)?, b"forged", "{from} {source}");

@@ -1,4 +1,4 @@
-//! Packets that are too long: the pod is told, wherever on the way that is found out.
+//! Packets that are too long: the pod gets "packet too big", wherever on the path they are too long.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use super::{BPF, V6_ONLY, base, start, two_nodes, two_pods, ways};
 use crate::inspect;
 
 const MTU: usize = 1430;
-/// Long enough to be told and to send again what was lost; a proof holds for 10 s.
+/// Time limit to get the error and send lost data again. Shorter than a proof holds (10 s).
 const RECOVERY: Duration = Duration::from_secs(4);
 
 #[test]
-fn the_node_answers_a_pod_whose_interface_is_too_wide() -> TestResult {
+fn the_node_answers_a_pod_whose_mtu_is_too_large() -> TestResult {
     let overlay = two_nodes()?;
     let (pod, remote) = overlay.two_pods();
     let (from, to) = (pod.v6()?, remote.v6()?);
@@ -35,7 +35,7 @@ fn the_node_answers_a_pod_whose_interface_is_too_wide() -> TestResult {
 }
 
 #[test]
-fn a_connection_recovers_when_the_underlay_becomes_narrow() -> TestResult {
+fn a_connection_recovers_when_the_mtu_of_the_underlay_shrinks() -> TestResult {
     const NARROW: u32 = 1400;
     let overlay = start(Topology::two_nodes_routed(), V6_ONLY, &[BPF; 2])?;
     let (one, other) = two_pods(&overlay)?;
@@ -45,7 +45,7 @@ fn a_connection_recovers_when_the_underlay_becomes_narrow() -> TestResult {
     }
     let (node, before) = (&overlay.nodes()[0], ways(&overlay.nodes()[0])?);
     assert!(before.shortcut.0 > 0, "{before:?}");
-    // The router's way to the second node; what is longer, the router answers with "packet too big".
+    // The router's link to the second node: the router answers longer packets with "packet too big".
     let fabric = overlay.cluster.fabric().expect("a router");
     fabric.ip(&[format!("link set seg1 mtu {NARROW}")])?;
     session.client.set_read_timeout(Some(scaled(RECOVERY)))?;
@@ -53,7 +53,7 @@ fn a_connection_recovers_when_the_underlay_becomes_narrow() -> TestResult {
     session.exchange(64 << 10)?;
     let too_big = inspect::packets(node, Hook::PodEgress, Outcome::TooBig)?;
     assert!(too_big > 0, "nothing was found too big for the path");
-    // What fits takes the shortcut again.
+    // Packets that fit take the shortcut again.
     let then = ways(node)?;
     eventually("the shortcut is taken again", RECOVERY, || {
         session.exchange(32 << 10)?;

@@ -1,4 +1,4 @@
-//! The agent comes and goes, and the network gains and loses a family: pods of IPv6 do not notice.
+//! Traffic over IPv6 while the agent restarts, or the network gains and loses an address family.
 
 use anyhow::ensure;
 use flannel_common::abi;
@@ -10,7 +10,7 @@ use crate::inspect::{self, UPLINK, attached, programs};
 use crate::overlay::{Streams, ensure_whole};
 
 #[test]
-fn traffic_outlives_the_agent() -> TestResult {
+fn traffic_goes_on_without_the_agent() -> TestResult {
     let mut overlay = two_nodes()?;
     let before = attached(&overlay.nodes()[0])?;
     let (one, other) = overlay.two_pods();
@@ -19,17 +19,17 @@ fn traffic_outlives_the_agent() -> TestResult {
     overlay.agents[0].restart()?;
     let after = attached(&overlay.nodes()[0])?;
     streams.ensure_whole()?;
-    // Three for the node, two for its pod.
+    // Three for the node and two for its pod.
     assert_eq!((before.len(), after.len()), (5, 5));
     for (name, old) in &before {
-        assert_eq!(old.link, after[name].link, "{name} is the one that was there");
-        assert_ne!(old.program, after[name].program, "the program on {name} is new");
+        assert_eq!(old.link, after[name].link, "{name} was replaced");
+        assert_ne!(old.program, after[name].program, "the program of {name} was not replaced");
     }
     Ok(())
 }
 
 #[test]
-fn an_agent_without_bpf_takes_the_programs_away() -> TestResult {
+fn an_agent_without_bpf_removes_the_programs() -> TestResult {
     let mut overlay = two_nodes()?;
     let (one, other) = overlay.two_pods();
     let streams = Streams::between(&one.v6()?, &other.v6()?)?;
@@ -37,7 +37,7 @@ fn an_agent_without_bpf_takes_the_programs_away() -> TestResult {
         args.retain(|arg| arg != BPF);
         args.push("--dataplane=netlink".to_owned());
     })?;
-    // The kernel lets go of a link some time after its pin.
+    // The kernel removes a link some time after its pin.
     for interface in [DEVICE, UPLINK, overlay.pods[0][0].port()] {
         eventually("the programs are gone", JOINING, || {
             let programs = programs(&overlay.nodes()[0], interface)?;
@@ -51,9 +51,9 @@ fn an_agent_without_bpf_takes_the_programs_away() -> TestResult {
     Ok(())
 }
 
-/// Pods of before are cut off by the new subnets: it is the node's own part that is looked at.
+/// Checks the node's programs and maps only: the new subnets cut off existing pods.
 #[test]
-fn a_network_may_gain_a_family_and_lose_it() -> TestResult {
+fn a_network_can_gain_and_lose_an_address_family() -> TestResult {
     const V4_ONLY: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
     let cluster = Cluster::segment(1)?;
     let (node, etcd) = (&cluster.nodes()[0], cluster.start_etcd()?);
@@ -75,7 +75,7 @@ fn a_network_may_gain_a_family_and_lose_it() -> TestResult {
         let both_ways = |is_there| if is_there { 2 } else { 0 };
         let expected = [both_ways(v4), both_ways(v6), 1];
         eventually(config, JOINING, || {
-            // On a device that is not there is none.
+            // A device that does not exist has no programs.
             let on = |interface| programs(node, interface).map_or(0, |programs| programs.len());
             let there = [inspect::DEVICE, DEVICE, UPLINK].map(on);
             ensure!(there == expected, "{there:?} programs, not {expected:?}");

@@ -1,4 +1,4 @@
-//! IPv6 whose outer headers are taken off by XDP.
+//! IPv6 packets whose outer headers XDP strips.
 
 use std::net::Ipv6Addr;
 
@@ -9,7 +9,7 @@ use flannel_tests::{Capture, Node, TestResult, Topology, eventually};
 
 use super::super::flow_cache::SOON;
 use super::{
-    BPF, DUAL, Overlay, V6_ONLY, Ways, all_reach_all, base, checksum, forged, start, two_pods, ways,
+    BPF, DUAL, Overlay, PathCounts, V6_ONLY, all_reach_all, base, checksum, forged, start, two_pods, ways,
 };
 use crate::inspect;
 use crate::overlay::with_xdp;
@@ -18,7 +18,7 @@ fn overlay(network: &str, xdp: &str) -> Result<Overlay> {
     start(Topology::segment(2), &with_xdp(network, xdp), &[BPF; 2])
 }
 
-/// Packets that came without their outer headers.
+/// Counts the packets that XDP has stripped.
 fn stripped(node: &Node) -> Result<u64> {
     inspect::packets(node, Hook::UnderlayXdp, Outcome::HandedOver)
 }
@@ -31,8 +31,8 @@ fn pods_reach_each_other_and_xdp_strips_every_packet() -> TestResult {
         let before = overlay.nodes().iter().map(counted).collect::<Result<Vec<_>>>()?;
         all_reach_all(&overlay)?;
         for (node, (stripped, then)) in overlay.nodes().iter().zip(before) {
-            // Its pod asks the other, and answers it.
-            let now = Ways { stack: (then.stack.0 + 2, then.stack.1 + 2), ..then };
+            // Its pod pings the other, and answers it.
+            let now = PathCounts { stack: (then.stack.0 + 2, then.stack.1 + 2), ..then };
             assert_eq!(counted(node)?, (stripped + 2, now), "{xdp}: {}", node.name());
         }
     }
@@ -54,16 +54,16 @@ fn proven_flows_skip_the_stack() -> TestResult {
 }
 
 #[test]
-fn bulk_arrives_as_it_was_sent_and_is_aggregated_inside() -> TestResult {
+fn bulk_data_arrives_unchanged_and_is_aggregated_after_xdp() -> TestResult {
     const BULK: usize = 16 << 20;
     let overlay = overlay(V6_ONLY, "native")?;
-    // A NIC's is on.
+    // GRO is on by default on a NIC, and off on a veth.
     overlay.nodes().iter().try_for_each(|node| node.exec("ethtool -K eth0 gro on").map(drop))?;
     let (one, other) = two_pods(&overlay)?;
     tcp_transfer(&one, &other, BULK)?;
     tcp_transfer(&other, &one, BULK)?;
     for node in overlay.nodes() {
-        let (stripped, Ways { shortcut, stack }) = (stripped(node)?, ways(node)?);
+        let (stripped, PathCounts { shortcut, stack }) = (stripped(node)?, ways(node)?);
         assert!(stripped as usize > BULK / 1500, "only {stripped} packets were stripped");
         let carried = shortcut.1 + stack.1;
         assert!(carried * 4 < stripped, "{stripped} packets came to TC as {carried}");
@@ -76,32 +76,32 @@ fn forged_packets_do_not_reach_a_pod() -> TestResult {
     let overlay = overlay(DUAL, "native")?;
     let before = stripped(&overlay.nodes()[0])?;
     forged::ensure_dropped(&overlay)?;
-    // Four through IPv6, which are stripped, two through IPv4, which are not, and six real ones.
+    // Of the forged packets four came over IPv6 and were stripped, two over IPv4 and were not. Six were valid.
     assert_eq!(stripped(&overlay.nodes()[0])? - before, 10);
     Ok(())
 }
 
 #[test]
-fn what_is_broken_does_not_arrive() -> TestResult {
+fn packets_with_a_wrong_inner_checksum_do_not_arrive() -> TestResult {
     let overlay = overlay(V6_ONLY, "native")?;
-    checksum::ensure_what_is_broken_does_not_arrive(&overlay)?;
-    assert!(stripped(&overlay.nodes()[0])? >= 6, "three good ones and three broken ones");
+    checksum::ensure_packets_with_a_wrong_inner_checksum_do_not_arrive(&overlay)?;
+    assert!(stripped(&overlay.nodes()[0])? >= 6, "three right and three broken packets");
     Ok(())
 }
 
 #[test]
-fn every_offload_may_be_on_or_off() -> TestResult {
+fn traffic_passes_whichever_offloads_are_on() -> TestResult {
     for xdp in ["native", "generic"] {
         let overlay = overlay(V6_ONLY, xdp)?;
-        checksum::ensure_every_offload_may_be_on_or_off(&overlay)?;
+        checksum::ensure_traffic_passes_whichever_offloads_are_on(&overlay)?;
         assert!(stripped(&overlay.nodes()[0])? > 0, "{xdp}: nothing was stripped");
     }
     Ok(())
 }
 
-/// The outer checksum, yet to be computed from veth to veth, must not be left for a router behind the pod to compute.
+/// Packets between veths have an outer checksum that is not yet computed. A router behind the pod must not compute it.
 #[test]
-fn a_pod_may_pass_on_what_it_gets() -> TestResult {
+fn a_pod_can_forward_packets_that_it_receives() -> TestResult {
     const PACKETS: u64 = 5;
     let overlay = overlay(V6_ONLY, "native")?;
     let (pod, node) = (&overlay.pods[0][0], &overlay.nodes()[0]);
@@ -124,7 +124,7 @@ fn a_pod_may_pass_on_what_it_gets() -> TestResult {
             Ok(())
         })?;
     }
-    let Ways { shortcut, .. } = ways(node)?;
+    let PathCounts { shortcut, .. } = ways(node)?;
     assert_eq!(shortcut.1, PACKETS - 1);
     Ok(())
 }

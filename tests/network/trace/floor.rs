@@ -1,21 +1,21 @@
-//! What the kernel does, where BPF has no say: without BPF, and where entries are missing.
+//! Traces through the kernel: on nodes without BPF, and where entries are missing.
 
 use anyhow::ensure;
 use flannel_tests::traffic::ping;
 use flannel_tests::{Cluster, Datastore as _, TestResult, Topology, eventually};
 
-use super::{Question, acquainted, ask, there};
+use super::{TraceCommand, acquainted, ask, there};
 use crate::inspect::{DEVICE, UPLINK};
 use crate::network::flow_cache::SOON;
 use crate::overlay::Overlay;
 
 #[test]
-fn a_node_without_bpf_says_what_the_kernel_does() -> TestResult {
+fn a_node_without_bpf_traces_the_kernel() -> TestResult {
     let overlay = Overlay::mixed()?;
     let (bpf, kernel) = overlay.two_pods();
     ping(bpf, kernel.ip())?;
     let (node, peer) = (&overlay.nodes()[1], overlay.peer(0)?);
-    let answer = Question::new(kernel.ip(), bpf.ip()).ask(node)?;
+    let answer = TraceCommand::new(kernel.ip(), bpf.ip()).ask(node)?;
     assert!(answer.0["vni"].is_null() && answer.programs().is_empty(), "{answer:#?}");
     assert_eq!(answer.step("pod")["device"], kernel.port());
     let route = answer.step("route");
@@ -24,7 +24,7 @@ fn a_node_without_bpf_says_what_the_kernel_does() -> TestResult {
     assert_eq!(answer.step("neighbour")["state"], "permanent");
     assert_eq!(answer.step("tunnel-end")["node"], peer.public_ip.to_string());
     assert_eq!(answer.end(), ("leaves", UPLINK, "kernel"));
-    let answer = Question::new(bpf.ip(), kernel.ip()).ask(node)?;
+    let answer = TraceCommand::new(bpf.ip(), kernel.ip()).ask(node)?;
     assert_eq!(answer.end(), ("delivered", kernel.port(), "kernel"));
     Ok(())
 }
@@ -32,7 +32,7 @@ fn a_node_without_bpf_says_what_the_kernel_does() -> TestResult {
 #[test]
 fn missing_entries_of_the_kernel_are_named() -> TestResult {
     let mut overlay = acquainted()?;
-    // The agent would put them back.
+    // A running agent would restore them.
     overlay.agents[0].term()?;
     let (netns, peer) = (overlay.nodes()[0].netns(), overlay.peer(1)?);
     let lost = |reason| {
@@ -62,13 +62,13 @@ fn missing_entries_of_the_kernel_are_named() -> TestResult {
 }
 
 #[test]
-fn what_nobody_leases_and_what_is_too_big_goes_no_further() -> TestResult {
+fn unleased_and_too_long_packets_go_no_further() -> TestResult {
     let overlay = acquainted()?;
     let (one, other) = overlay.two_pods();
     for (question, outcome, known, reason) in [
-        (Question::new(one.ip(), "10.5.70.7".parse()?), "unleased", "note", "the route says unreachable"),
+        (TraceCommand::new(one.ip(), "10.5.70.7".parse()?), "unleased", "note", "the route says unreachable"),
         (
-            Question::new(one.ip(), other.ip()).arg("--size=1451"),
+            TraceCommand::new(one.ip(), other.ip()).arg("--size=1451"),
             "not-cacheable",
             "lease",
             "1451 bytes exceed the MTU 1450",
@@ -92,11 +92,11 @@ fn direct_routes_lead_out_of_the_uplink() -> TestResult {
     let pods = cluster.one_pod_each()?;
     eventually("the pods reach each other", SOON, || ping(&pods[0], pods[1].ip()))?;
     let node = &cluster.nodes()[0];
-    let answer = Question::new(pods[0].ip(), pods[1].ip()).ask(node)?;
+    let answer = TraceCommand::new(pods[0].ip(), pods[1].ip()).ask(node)?;
     assert_eq!(answer.step("route")["gateway"], cluster.nodes()[1].ip().to_string());
     assert_eq!(answer.end(), ("leaves", UPLINK, "kernel"));
     assert!(answer.0["end"]["node"].is_null(), "{answer:#?}");
-    let answer = Question::new(pods[1].ip(), pods[0].ip()).ask(node)?;
+    let answer = TraceCommand::new(pods[1].ip(), pods[0].ip()).ask(node)?;
     assert_eq!(answer.end(), ("delivered", pods[0].port(), "kernel"));
     Ok(())
 }

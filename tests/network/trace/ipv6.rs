@@ -1,4 +1,4 @@
-//! IPv6 over IPv6: the programs unwrap and deliver it, and send it to the kernel's device, which wraps it.
+//! Traces of IPv6 over IPv6: programs decapsulate and deliver packets; the kernel's device encapsulates them.
 
 use std::net::IpAddr;
 
@@ -6,18 +6,18 @@ use anyhow::Result;
 use flannel_tests::traffic::At;
 use flannel_tests::{Node, TestResult, Topology};
 
-use super::answer::Answer;
-use super::{Question, ask, proven};
+use super::command::TraceReport;
+use super::{TraceCommand, ask, proven};
 use crate::inspect::{self, UPLINK};
 use crate::network::ipv6::{BPF, DEVICE, DUAL, NETLINK, V6_ONLY, base, start, two_nodes, two_pods};
 use crate::overlay::Overlay;
 
-fn there(one: &At<'_>, other: &At<'_>) -> Question {
-    Question::new(one.ip, other.ip)
+fn there(one: &At<'_>, other: &At<'_>) -> TraceCommand {
+    TraceCommand::new(one.ip, other.ip)
 }
 
-/// Wrapped for the second node by the kernel's device, by its FDB entry.
-fn ensure_device_wraps(answer: &Answer, overlay: &Overlay) {
+/// Checks that the kernel's device encapsulates the packet for the second node, by its FDB entry.
+fn ensure_device_encapsulates(answer: &TraceReport, overlay: &Overlay) {
     let node: IpAddr = overlay.nodes()[1].ip6().into();
     assert_eq!(answer.step("tunnel-end")["device"], DEVICE);
     assert_eq!(answer.step("tunnel-end")["node"], node.to_string());
@@ -30,7 +30,7 @@ fn mac(node: &Node) -> Result<String> {
 }
 
 #[test]
-fn a_new_flow_goes_through_the_stack_and_the_device_wraps_it() -> TestResult {
+fn a_new_flow_goes_through_the_stack_and_the_device_encapsulates_it() -> TestResult {
     let overlay = two_nodes()?;
     let (one, other) = two_pods(&overlay)?;
     let peer = &overlay.nodes()[1];
@@ -46,7 +46,7 @@ fn a_new_flow_goes_through_the_stack_and_the_device_wraps_it() -> TestResult {
         assert_eq!(lease["public_ip"], peer.ip6().to_string());
         assert_eq!(lease["vtep_mac"], mac(peer)?);
         assert_eq!(answer.step("route")["device"], DEVICE);
-        ensure_device_wraps(&answer, &overlay);
+        ensure_device_encapsulates(&answer, &overlay);
     }
     let answer = ask(&overlay, &there(&one, &other).arg("--size=1431"))?;
     let reason = answer.0["end"]["reason"].as_str().unwrap();
@@ -64,7 +64,7 @@ fn a_proven_flow_goes_past_the_stack_both_ways() -> TestResult {
         let answer = ask(&overlay, &question)?;
         let expected = [("pod_egress", "forwarded"), ("overlay_egress", "after-shortcut")];
         assert_eq!(answer.programs(), expected, "{answer:#?}");
-        ensure_device_wraps(&answer, &overlay);
+        ensure_device_encapsulates(&answer, &overlay);
     }
     let text = out.text(&overlay.nodes()[0])?;
     let end = format!("leaves by {UPLINK}, wrapped in VXLAN for {} by the kernel", overlay.nodes()[1].ip6());
@@ -72,14 +72,14 @@ fn a_proven_flow_goes_past_the_stack_both_ways() -> TestResult {
     let answer = ask(&overlay, &there(&other, &one).udp(server, client))?;
     assert_eq!(answer.programs(), [("underlay_ingress", "delivered")]);
     assert_eq!(answer.end(), ("delivered", overlay.pods[0][0].port(), "bpf"));
-    // One port further, nobody knows anything.
+    // The next port is another flow.
     let answer = ask(&overlay, &there(&one, &other).udp(client, server.wrapping_add(1)))?;
     assert_eq!(answer.programs()[0], ("pod_egress", "flow-new"));
     Ok(())
 }
 
 #[test]
-fn what_a_peer_sends_is_unwrapped_and_goes_to_its_pod() -> TestResult {
+fn a_peers_packet_is_decapsulated_and_reaches_its_pod() -> TestResult {
     let overlay = two_nodes()?;
     let (one, other) = two_pods(&overlay)?;
     let back = || there(&other, &one);
@@ -112,7 +112,7 @@ fn a_forged_packet_is_dropped() -> TestResult {
         ("fd45::7".parse()?, peer, "unknown-sender"),
         (one.ip, peer, "looped-sender"),
     ] {
-        let answer = ask(&overlay, &Question::new(source, one.ip).arg(format!("--sender={sender}")))?;
+        let answer = ask(&overlay, &TraceCommand::new(source, one.ip).arg(format!("--sender={sender}")))?;
         assert_eq!(answer.programs(), [("underlay_ingress", reason)], "{source} from {sender}");
         assert_eq!(answer.0["end"]["end"], "lost");
     }
@@ -126,10 +126,10 @@ fn the_host_itself_sends_and_receives() -> TestResult {
     let overlay = two_nodes()?;
     let (node, (_, pod)) = (&overlay.nodes()[0], two_pods(&overlay)?);
     let host: IpAddr = base(node)?.into();
-    let answer = ask(&overlay, &Question::new(host, pod.ip))?;
+    let answer = ask(&overlay, &TraceCommand::new(host, pod.ip))?;
     assert_eq!(answer.programs(), [("overlay_egress", "inner-ipv6")]);
-    ensure_device_wraps(&answer, &overlay);
-    let answer = ask(&overlay, &Question::new(pod.ip, host))?;
+    ensure_device_encapsulates(&answer, &overlay);
+    let answer = ask(&overlay, &TraceCommand::new(pod.ip, host))?;
     let expected = [("underlay_ingress", "decapsulated"), ("overlay_ingress", "not-cacheable")];
     assert_eq!(answer.programs(), expected);
     assert_eq!(answer.0["end"]["end"], "local");
@@ -137,13 +137,13 @@ fn the_host_itself_sends_and_receives() -> TestResult {
 }
 
 #[test]
-fn a_node_without_bpf_says_what_the_kernel_does() -> TestResult {
+fn a_node_without_bpf_traces_the_kernel() -> TestResult {
     let overlay = start(Topology::segment(2), V6_ONLY, &[NETLINK, BPF])?;
     let (one, other) = two_pods(&overlay)?;
     let node = &overlay.nodes()[0];
     let answer = there(&one, &other).ask(node)?;
     assert!(answer.0["vni"].is_null() && answer.programs().is_empty(), "{answer:#?}");
-    ensure_device_wraps(&answer, &overlay);
+    ensure_device_encapsulates(&answer, &overlay);
     let answer = there(&other, &one).ask(node)?;
     assert_eq!(answer.end(), ("delivered", overlay.pods[0][0].port(), "kernel"));
     Ok(())
@@ -181,7 +181,7 @@ fn peers_on_the_link_are_reached_without_a_tunnel() -> TestResult {
 fn a_network_without_ipv6_says_so() -> TestResult {
     let overlay = super::acquainted()?;
     let [one, other] = [0, 1].map(|node| IpAddr::V6(overlay.nodes()[node].ip6()));
-    let answer = ask(&overlay, &Question::new(one, other))?;
+    let answer = ask(&overlay, &TraceCommand::new(one, other))?;
     assert_eq!(answer.step("note")["text"], "the overlay has no IPv6");
     assert!(answer.programs().is_empty() && answer.0["end"]["node"].is_null(), "{answer:#?}");
     assert_eq!(answer.end(), ("leaves", UPLINK, "kernel"));

@@ -1,4 +1,4 @@
-//! Questions that have no answer, and what is said instead.
+//! Traces that are refused, and their errors.
 
 use std::fs;
 use std::process::Command;
@@ -9,24 +9,24 @@ use flannel_common::node::NodeConfig;
 use flannel_tests::agent::agent_binary;
 use flannel_tests::{Cluster, TestResult, Topology};
 
-use super::{Question, acquainted, back, there};
+use super::{TraceCommand, acquainted, back, there};
 use crate::inspect;
 
 #[test]
-fn what_makes_no_sense_is_refused_with_a_reason() -> TestResult {
+fn contradictory_options_are_refused_with_a_reason() -> TestResult {
     let overlay = acquainted()?;
     let node = &overlay.nodes()[0];
     let (one, other) = overlay.two_pods();
     let second = overlay.nodes()[1].ip();
     for (question, said) in [
-        (Question::new(other.ip(), "203.0.113.7".parse()?), format!("ask on the node {second}")),
+        (TraceCommand::new(other.ip(), "203.0.113.7".parse()?), format!("ask on the node {second}")),
         (
-            Question::new("10.9.0.1".parse()?, "10.9.0.2".parse()?),
+            TraceCommand::new("10.9.0.1".parse()?, "10.9.0.2".parse()?),
             "is on this node, which has 10.5.".to_owned(),
         ),
-        (Question::new("10.5.70.7".parse()?, one.ip()), "Name its public address by --sender".to_owned()),
+        (TraceCommand::new("10.5.70.7".parse()?, one.ip()), "Name its public address by --sender".to_owned()),
         (there(&overlay).arg("--sender=192.168.64.77"), format!("{} is not on this node", other.ip())),
-        (Question::new(one.ip(), "fd44::1".parse()?), "different address families".to_owned()),
+        (TraceCommand::new(one.ip(), "fd44::1".parse()?), "different address families".to_owned()),
         (there(&overlay).arg("--proto=tcp"), "need --dport".to_owned()),
         (there(&overlay).arg("--dport=80"), "--proto tcp or --proto udp".to_owned()),
         (there(&overlay).arg("--size=27"), "the headers alone have 28 bytes".to_owned()),
@@ -40,7 +40,7 @@ fn what_makes_no_sense_is_refused_with_a_reason() -> TestResult {
 }
 
 #[test]
-fn the_longest_packet_is_taken() -> TestResult {
+fn the_longest_packet_is_traced() -> TestResult {
     let overlay = acquainted()?;
     let answer = back(&overlay).arg("--size=3536").ask(&overlay.nodes()[0])?;
     assert_eq!(answer.programs()[0], ("underlay_ingress", "decapsulated"));
@@ -48,7 +48,7 @@ fn the_longest_packet_is_taken() -> TestResult {
 }
 
 #[test]
-fn of_several_overlays_one_is_chosen() -> TestResult {
+fn one_of_several_overlays_has_to_be_chosen() -> TestResult {
     let overlay = acquainted()?;
     let node = &overlay.nodes()[0];
     fs::create_dir(node.bpffs()?.join("flannel/7"))?;
@@ -80,16 +80,16 @@ fn maps_of_another_version_are_not_misread() -> TestResult {
 }
 
 #[test]
-fn where_no_agent_has_run_it_is_said_how_one_is_started() -> TestResult {
+fn without_an_agent_the_error_says_how_to_start_one() -> TestResult {
     let cluster = Cluster::build(Topology::segment(2))?;
-    let refusal = Question::new("10.5.1.2".parse()?, "10.5.2.2".parse()?).refusal(&cluster.nodes()[0])?;
+    let refusal = TraceCommand::new("10.5.1.2".parse()?, "10.5.2.2".parse()?).refusal(&cluster.nodes()[0])?;
     assert!(refusal.contains("no flannel-agent has run here"), "{refusal}");
     assert!(refusal.contains("flannel-agent --etcd-endpoints URL"), "{refusal}");
     Ok(())
 }
 
 #[test]
-fn others_than_root_are_told_so() -> TestResult {
+fn without_root_the_error_says_so() -> TestResult {
     let overlay = acquainted()?;
     let node = &overlay.nodes()[0];
     let mut agent: Command = node.netns().command("setpriv");

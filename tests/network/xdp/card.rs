@@ -1,4 +1,4 @@
-//! On a network card: virtio-net, whose driver has XDP of its own.
+//! XDP on a network card: virtio-net, whose driver has native XDP.
 
 use flannel_tests::traffic::{ping, tcp_transfer};
 use flannel_tests::{TestResult, Topology};
@@ -11,7 +11,7 @@ const BULK: usize = 4 << 20;
 
 #[test]
 #[ignore = "needs two network cards of virtio-net, which `cargo xtask vm` has"]
-fn a_card_takes_outer_headers_off_on_demand() -> TestResult {
+fn a_card_strips_outer_headers_if_asked_to() -> TestResult {
     let mut overlay =
         Overlay::start_with(Topology::two_cards(), &["--dataplane=bpf"; 2], 1, |agent| agent.arg(NATIVE))?;
     let (one, other) = overlay.two_pods();
@@ -28,7 +28,7 @@ fn a_card_takes_outer_headers_off_on_demand() -> TestResult {
         assert!(stripped as usize > BULK / 1500, "{}: only {stripped} packets were stripped", node.name());
         assert!(carried <= stripped, "{}: {stripped} packets came to TC as {carried}", node.name());
     }
-    // By itself the agent leaves such cards alone: for XDP they give up what makes TCP fast.
+    // With auto the agent does not use XDP on such cards: they would lose the offloads that make TCP fast.
     restart_with(&mut overlay, "auto")?;
     let (one, other) = overlay.two_pods();
     let (node, stripped) = (&overlay.nodes()[0], handed_over(&overlay.nodes()[0])?);

@@ -1,4 +1,4 @@
-//! Where XDP cannot be had, and where its word is not taken.
+//! XDP where it cannot be attached, and metadata that is not believed.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ use super::{LINK, NATIVE, SOON, overlay_with, restart_with};
 use crate::inspect::{self, UPLINK};
 use crate::overlay::{Overlay, lines_of};
 
-/// Longer than the agent waits between two looks at its hooks.
+/// Longer than the interval in which the agent checks its hooks.
 const WHILE: Duration = Duration::from_millis(2500);
 
-/// Restarts the first agent on a node where XDP cannot be attached; gives its one warning.
+/// Restarts the first agent on a node where XDP cannot be attached, and returns its only warning.
 fn refused(overlay: &mut Overlay) -> Result<String> {
     restart_with(overlay, "native")?;
     assert!(!inspect::attached(&overlay.nodes()[0])?.contains_key(LINK));
@@ -35,9 +35,9 @@ fn refused(overlay: &mut Overlay) -> Result<String> {
 }
 
 #[test]
-fn what_the_driver_refuses_is_said_and_tc_carries_on() -> TestResult {
+fn a_refusal_by_the_driver_is_logged_and_tc_carries_on() -> TestResult {
     let mut overlay = overlay_with(&["--xdp=off"])?;
-    // More than veth's native XDP can take, which is less than a page.
+    // More than veth's native XDP accepts, which is less than a page.
     overlay.cluster.fabric().context("a segment has a switch")?.ip(&["link set n0 mtu 9000"])?;
     let said = refused(&mut overlay)?;
     for words in ["--xdp native", UPLINK, "driver veth", "os error 34"] {
@@ -46,7 +46,7 @@ fn what_the_driver_refuses_is_said_and_tc_carries_on() -> TestResult {
     Ok(())
 }
 
-/// A link ends some time after its last pin or file.
+/// Waits until the uplink has no XDP program. A link ends some time after its last pin or file descriptor.
 fn wait_off(node: &Node) -> Result<()> {
     eventually("XDP is off", SOON, || {
         ensure!(inspect::xdp(node, UPLINK)?.is_none(), "not yet");
@@ -55,7 +55,7 @@ fn wait_off(node: &Node) -> Result<()> {
 }
 
 #[test]
-fn a_program_of_others_stays() -> TestResult {
+fn a_foreign_program_is_not_replaced() -> TestResult {
     let mut overlay = overlay_with(&["--xdp=off"])?;
     let mut ebpf = Ebpf::load(OBJECT)?;
     let foreign: &mut Xdp = ebpf.program_mut("underlay_xdp").context("a program")?.try_into()?;
@@ -74,9 +74,9 @@ fn a_program_of_others_stays() -> TestResult {
     Ok(())
 }
 
-/// Who takes ours off and puts its own there is let be; TC carries on.
+/// Another program that has replaced the agent's XDP program stays, and TC carries on.
 #[test]
-fn a_program_of_others_that_took_the_place_of_ours_stays() -> TestResult {
+fn a_foreign_program_that_replaced_the_agents_is_not_replaced() -> TestResult {
     let overlay = overlay_with(&[NATIVE])?;
     let node = &overlay.nodes()[0];
     let mut ebpf = Ebpf::load(OBJECT)?;
@@ -88,7 +88,7 @@ fn a_program_of_others_that_took_the_place_of_ours_stays() -> TestResult {
     node.netns().run(|| Ok(foreign.attach(UPLINK, XdpMode::Driver)?))?;
     let there = inspect::xdp(node, UPLINK)?;
     overlay.agents[0].signal(Signal::SIGCONT)?;
-    eventually("the agent gives way", SOON, || {
+    eventually("the agent logs it", SOON, || {
         let warnings = lines_of(&overlay.agents[0].log(), "WARN");
         ensure!(warnings.iter().any(|line| line.contains("--xdp native is not possible")), "{warnings:?}");
         Ok(())
@@ -103,7 +103,7 @@ fn a_program_of_others_that_took_the_place_of_ours_stays() -> TestResult {
     Ok(())
 }
 
-/// A second `underlay_xdp` on a node's uplink, with the node's facts and its key, changed by so much.
+/// Attaches a second `underlay_xdp` to a node's uplink, with the node's configuration. `key` changes the node's key.
 fn strip_by_hand(node: &Node, key: u8) -> Result<Ebpf> {
     let pinned = MapData::from_pin(inspect::pins(node)?.path(abi::CONFIG))?;
     let mut facts = Array::<_, NodeConfig>::try_from(Map::from_map_data(pinned)?)?.get(&0, 0)?;
@@ -117,21 +117,21 @@ fn strip_by_hand(node: &Node, key: u8) -> Result<Ebpf> {
 }
 
 #[test]
-fn word_of_a_sender_is_taken_from_programs_with_the_key_alone() -> TestResult {
+fn metadata_of_a_packet_is_believed_only_with_the_nodes_key() -> TestResult {
     let overlay = overlay_with(&["--xdp=off"])?;
     let (node, sender) = (&overlay.nodes()[0], overlay.nodes()[1].ip());
     let (socket, peer) = (forged::listen(&overlay)?, forged::ipv4_of(&overlay, 1)?);
     let foreign = || inspect::packets(node, Hook::UnderlayIngress, Outcome::NotVxlan);
-    let stranger = strip_by_hand(node, 1)?;
+    let without_key = strip_by_hand(node, 1)?;
     let before = foreign()?;
     forged::send(&overlay, sender, peer, b"without the key")?;
-    // The host drops it: it is for another MAC than the uplink's.
-    eventually("it has come", SOON, || {
+    // The host drops it, because its destination is not the uplink's MAC.
+    eventually("the packet has arrived", SOON, || {
         ensure!(foreign()? > before, "not yet");
         Ok(())
     })?;
-    drop(stranger);
-    let _ours = strip_by_hand(node, 0)?;
+    drop(without_key);
+    let _with_key = strip_by_hand(node, 0)?;
     forged::send(&overlay, sender, peer, b"with the key")?;
     assert_eq!(forged::receive(&socket)?, b"with the key");
     Ok(())

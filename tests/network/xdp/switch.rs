@@ -1,4 +1,4 @@
-//! XDP comes, changes, follows and goes, under traffic.
+//! XDP is attached, changed, moved and removed under traffic.
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, Map, MapData};
@@ -8,11 +8,11 @@ use flannel_tests::agent::agent_binary;
 use flannel_tests::traffic::ping;
 use flannel_tests::{Agent, Cluster, TestResult, Topology, eventually};
 
-use super::{LINK, NATIVE, SOON, handed_over, mode, overlay_with, restart_with};
+use super::{LINK, NATIVE, SOON, ensure_packets_are_stripped, handed_over, mode, overlay_with, restart_with};
 use crate::inspect::{self, UPLINK};
 use crate::overlay::{Overlay, Streams, lines_of};
 
-/// Streams between pods that know the way to each other: a question for an address that is lost is repeated a second later.
+/// Starts streams once the pods reach each other. Otherwise a lost ARP request would delay them by a second.
 fn streams(overlay: &Overlay) -> Result<Streams> {
     let (one, other) = overlay.two_pods();
     eventually("pods reach each other", SOON, || ping(one, other.ip()).map(drop))?;
@@ -20,10 +20,10 @@ fn streams(overlay: &Overlay) -> Result<Streams> {
 }
 
 #[test]
-fn it_is_switched_under_traffic() -> TestResult {
+fn xdp_can_be_switched_under_traffic() -> TestResult {
     let mut overlay = overlay_with(&["--xdp=off"])?;
     let streams = streams(&overlay)?;
-    for (wish, expected) in [
+    for (requested, expected) in [
         ("native", Some("native")),
         ("off", None),
         ("generic", Some("generic")),
@@ -31,13 +31,13 @@ fn it_is_switched_under_traffic() -> TestResult {
         ("generic", Some("generic")),
         ("auto", None),
     ] {
-        restart_with(&mut overlay, wish)?;
+        restart_with(&mut overlay, requested)?;
         let node = &overlay.nodes()[0];
-        assert_eq!(mode(node)?, expected, "--xdp={wish}");
-        assert_eq!(inspect::attached(node)?.contains_key(LINK), expected.is_some(), "--xdp={wish}");
+        assert_eq!(mode(node)?, expected, "--xdp={requested}");
+        assert_eq!(inspect::attached(node)?.contains_key(LINK), expected.is_some(), "--xdp={requested}");
         let received = inspect::carried(node)?.1;
         eventually("traffic goes on", SOON, || {
-            ensure!(inspect::carried(node)?.1 > received + 50, "--xdp={wish}");
+            ensure!(inspect::carried(node)?.1 > received + 50, "--xdp={requested}");
             Ok(())
         })?;
     }
@@ -49,10 +49,10 @@ fn it_is_switched_under_traffic() -> TestResult {
 }
 
 #[test]
-fn it_outlives_its_agent_and_is_replaced_without_a_gap() -> TestResult {
+fn xdp_stays_without_the_agent_and_is_replaced_without_loss() -> TestResult {
     let mut overlay = overlay_with(&[NATIVE])?;
     let before = inspect::attached(&overlay.nodes()[0])?;
-    assert_eq!(before.len(), 6, "three for the node, two for its pod, and XDP: {before:?}");
+    assert_eq!(before.len(), 6, "three for the node, two for its pod, and XDP's: {before:?}");
     let streams = streams(&overlay)?;
     overlay.agents[0].kill()?;
     let stripped = handed_over(&overlay.nodes()[0])?;
@@ -71,7 +71,7 @@ fn it_outlives_its_agent_and_is_replaced_without_a_gap() -> TestResult {
 }
 
 #[test]
-fn it_goes_with_the_other_programs() -> TestResult {
+fn xdp_is_removed_with_the_other_programs() -> TestResult {
     let mut overlay = overlay_with(&[NATIVE])?;
     let streams = streams(&overlay)?;
     overlay.agents[0].restart_with(|args| {
@@ -85,11 +85,11 @@ fn it_goes_with_the_other_programs() -> TestResult {
 }
 
 #[test]
-fn cleanup_takes_it_off() -> TestResult {
+fn cleanup_removes_xdp() -> TestResult {
     let mut overlay = overlay_with(&[NATIVE])?;
     overlay.agents[0].term()?;
     let node = &overlay.nodes()[0];
-    assert_eq!(mode(node)?, Some("native"), "after its agent");
+    assert_eq!(mode(node)?, Some("native"), "after the agent has ended");
     let mut command = node.netns().command(agent_binary()?);
     command.arg("cleanup").arg("--subnet-file").arg(node.subnet_file()).arg("--bpffs").arg(node.bpffs()?);
     let output = command.output()?;
@@ -98,20 +98,20 @@ fn cleanup_takes_it_off() -> TestResult {
     Ok(())
 }
 
-/// Waits until XDP is on the first node's uplink again, by another link.
+/// Waits until XDP is attached to the first node's uplink again, by another link than `before`. Returns the new link.
 fn wait_renewed(overlay: &Overlay, before: u64) -> Result<u64> {
     let node = &overlay.nodes()[0];
     eventually("XDP is back", SOON, || {
         ensure!(mode(node)? == Some("native"), "not yet");
         let link = inspect::attached(node)?.get(LINK).context("no pin")?.link;
-        ensure!(link != before, "the link is pinned that was ended");
+        ensure!(link != before, "the old link is still pinned");
         Ok(())
     })?;
     Ok(inspect::attached(node)?[LINK].link)
 }
 
 #[test]
-fn what_somebody_has_ended_is_attached_anew() -> TestResult {
+fn a_detached_xdp_program_is_attached_again() -> TestResult {
     let mut overlay = overlay_with(&[NATIVE])?;
     let streams = streams(&overlay)?;
     let pin = inspect::pins(&overlay.nodes()[0])?.path(LINK);
@@ -126,7 +126,7 @@ fn what_somebody_has_ended_is_attached_anew() -> TestResult {
         let told = lines_of(&overlay.agents[0].log(), "WARN");
         assert!(told.len() == times && told.iter().all(|line| line.contains("off their hooks")), "{told:?}");
     }
-    // Without its agent, nobody puts it back.
+    // Without the agent, it is not attached again.
     overlay.agents[0].kill()?;
     overlay.nodes()[0].netns().exec(&format!("bpftool link detach pinned {}", pin.display()))?;
     assert_eq!(mode(&overlay.nodes()[0])?, None);
@@ -137,23 +137,19 @@ fn what_somebody_has_ended_is_attached_anew() -> TestResult {
 }
 
 #[test]
-fn it_stays_when_the_programs_of_tc_are_put_back() -> TestResult {
+fn xdp_stays_when_programs_of_tc_are_attached_again() -> TestResult {
     let overlay = overlay_with(&[NATIVE])?;
     let node = &overlay.nodes()[0];
     let link = inspect::attached(node)?[LINK].link;
     let pin = inspect::pins(node)?.path("underlay_ingress_link");
     node.netns().exec(&format!("bpftool link detach pinned {}", pin.display()))?;
-    let (one, other) = overlay.two_pods();
-    eventually("pods reach each other", SOON, || ping(one, other.ip()).map(drop))?;
+    ensure_packets_are_stripped(&overlay)?;
     assert_eq!(inspect::attached(node)?[LINK].link, link);
-    let before = handed_over(node)?;
-    ping(one, other.ip())?;
-    assert_eq!(handed_over(node)?, before + 1);
     Ok(())
 }
 
 #[test]
-fn it_follows_the_uplink() -> TestResult {
+fn xdp_follows_the_uplink() -> TestResult {
     let overlay = overlay_with(&[NATIVE])?;
     let node = &overlay.nodes()[0];
     let fabric = overlay.cluster.fabric().context("a segment has a switch")?;
@@ -174,16 +170,12 @@ fn it_follows_the_uplink() -> TestResult {
         };
         Ok(())
     })?;
-    let (one, other) = overlay.two_pods();
-    eventually("pods reach each other", SOON, || ping(one, other.ip()).map(drop))?;
-    let before = handed_over(node)?;
-    ping(one, other.ip())?;
-    assert_eq!(handed_over(node)?, before + 1);
+    ensure_packets_are_stripped(&overlay)?;
     Ok(())
 }
 
 #[test]
-fn another_mac_is_followed() -> TestResult {
+fn xdp_follows_a_new_mac() -> TestResult {
     let overlay = overlay_with(&[NATIVE])?;
     let node = &overlay.nodes()[0];
     node.netns().ip(&["link set eth0 address 02:00:00:00:77:01"])?;
@@ -198,7 +190,7 @@ fn another_mac_is_followed() -> TestResult {
 }
 
 #[test]
-fn what_another_layout_has_left_goes_before_its_maps_do() -> TestResult {
+fn xdp_of_another_layout_is_detached_before_its_maps_are_replaced() -> TestResult {
     let mut overlay = overlay_with(&[NATIVE])?;
     let node = &overlay.nodes()[0];
     let before = inspect::attached(node)?[LINK].link;
@@ -222,7 +214,7 @@ fn what_another_layout_has_left_goes_before_its_maps_do() -> TestResult {
 }
 
 #[test]
-fn the_network_can_ask_for_it() -> TestResult {
+fn the_network_configuration_can_ask_for_xdp() -> TestResult {
     let cluster = Cluster::build(Topology::segment(1))?;
     let etcd = cluster.start_etcd()?;
     etcd.configure(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","XDP":"native"}}"#)?;

@@ -1,5 +1,5 @@
-//! Frames whose VLAN tag the NIC has taken out, which XDP does not see. A switch that gives frames a priority sends them with
-//! VLAN 0, which is none (IEEE 802.1Q); the kernel ignores it.
+//! Frames whose VLAN tag the NIC has removed, so that XDP does not see it. A switch that sets a priority tags frames with
+//! VLAN 0, which means no VLAN (IEEE 802.1Q); the kernel ignores it.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -12,7 +12,7 @@ use nix::net::if_::if_nametoindex;
 use super::{NATIVE, handed_over, overlay_with};
 use crate::inspect;
 
-/// include/uapi/linux/bpf.h: of `enum bpf_cmd`, `enum bpf_prog_type`, `enum bpf_attach_type`.
+/// Values of `enum bpf_cmd`, `enum bpf_prog_type` and `enum bpf_attach_type` in include/uapi/linux/bpf.h.
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
@@ -41,11 +41,11 @@ fn call<T>(command: libc::c_int, mut attributes: T) -> Result<OwnedFd> {
     // the call.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attributes, size_of::<T>()) };
     ensure!(fd >= 0, "BPF command {command}: {}", io::Error::last_os_error());
-    // SAFETY: the kernel has just opened it for us.
+    // SAFETY: the kernel has just opened this descriptor, which has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) })
 }
 
-/// Gives a priority to what leaves an interface, until the result is dropped.
+/// Tags the packets that leave an interface with a priority, until the result is dropped.
 fn tag(netns: &NetNs, interface: &str) -> Result<OwnedFd> {
     let program = call(
         BPF_PROG_LOAD,
@@ -62,7 +62,7 @@ fn tag(netns: &NetNs, interface: &str) -> Result<OwnedFd> {
     })
 }
 
-/// Packets that XDP stripped and that the programs unwrapped, of ten that came with a priority.
+/// Sends ten packets with a priority. Returns how many XDP stripped, and how many the programs decapsulated.
 fn received(flag: &str) -> Result<(u64, u64)> {
     let overlay = overlay_with(&[flag])?;
     let node = &overlay.nodes()[0];
@@ -76,7 +76,7 @@ fn received(flag: &str) -> Result<(u64, u64)> {
 }
 
 #[test]
-fn a_tag_that_the_nic_took_out_does_not_matter() -> TestResult {
+fn packets_whose_vlan_tag_the_nic_removed_are_stripped() -> TestResult {
     assert_eq!(received("--xdp=off")?, (0, 0), "the kernel device's");
     assert_eq!(received(NATIVE)?, (10, 10));
     Ok(())

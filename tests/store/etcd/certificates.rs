@@ -1,4 +1,4 @@
-//! A certificate authority for a test, with its files.
+//! A certificate authority for tests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,12 +30,12 @@ impl Authority {
         Ok(authority)
     }
 
-    /// Its own certificate.
+    /// Returns the path of its own certificate.
     pub(super) fn file(&self) -> PathBuf {
         self.dir.join(format!("{}.crt", self.name))
     }
 
-    /// Issues a certificate for a host, by name or address.
+    /// Issues a certificate for a host name or address.
     pub(super) fn issue(&self, host: &str) -> Result<Issued> {
         let mut params = CertificateParams::new(vec![host.to_owned()])?;
         params.distinguished_name.push(rcgen::DnType::CommonName, host);

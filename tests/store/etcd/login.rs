@@ -1,4 +1,4 @@
-//! etcd with users.
+//! etcd with users and passwords.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::overlay::{NETWORK, lines_of};
 const SOON: Duration = Duration::from_secs(10);
 const ROOT: &str = "--user root:rootpw";
 const PASSWORD: &str = "hush-hush-4711";
-/// Seconds that a token lives from its last use.
+/// Lifetime of a token in seconds, from its last use.
 const TOKEN: u64 = 1;
 
-/// Sets users up: `flannel` may do everything below flannel's prefix and nothing else.
+/// Adds users. `flannel` may read and write below flannel's prefix and nothing else.
 fn with_users(etcd: Etcd) -> Result<Etcd> {
     etcd.configure(NETWORK)?;
     for line in [
@@ -39,7 +39,7 @@ fn subnets(etcd: &Etcd) -> Result<usize> {
 }
 
 #[test]
-fn a_user_and_a_password_are_shown_to_etcd_and_to_nobody_else() -> TestResult {
+fn the_agent_logs_in_again_and_never_logs_the_password() -> TestResult {
     let cluster = Cluster::segment(1)?;
     let mut etcd = with_users(cluster.start_etcd()?)?;
     let agent = Agent::builder(&cluster.nodes()[0]).etcd(&etcd).arg("--dataplane=netlink").arg("-v=6");
@@ -47,10 +47,10 @@ fn a_user_and_a_password_are_shown_to_etcd_and_to_nobody_else() -> TestResult {
     let mut agent = agent.start()?;
     agent.wait_ready()?;
     assert_eq!(subnets(&etcd)?, 1);
-    // The tokens of before are gone with the process that gave them.
+    // The new process does not know the old tokens.
     etcd.restart()?;
     etcd.ctl(&format!("{ROOT} del --prefix {PREFIX}/subnets/"))?;
-    eventually("it has logged in again, and taken its subnet again", SOON, || {
+    eventually("the agent has logged in again and taken its subnet again", SOON, || {
         ensure!(subnets(&etcd)? == 1, "not yet");
         Ok(())
     })?;
@@ -60,7 +60,7 @@ fn a_user_and_a_password_are_shown_to_etcd_and_to_nobody_else() -> TestResult {
 }
 
 #[test]
-fn a_login_that_is_refused_is_told_without_the_password() -> TestResult {
+fn a_refused_login_is_logged_without_the_password() -> TestResult {
     let cluster = Cluster::segment(1)?;
     let etcd = with_users(cluster.start_etcd()?)?;
     for (flags, said) in [
@@ -71,10 +71,10 @@ fn a_login_that_is_refused_is_told_without_the_password() -> TestResult {
         std::fs::write(cluster.nodes()[0].dir().join("agent.log"), "")?;
         let agent = Agent::builder(&cluster.nodes()[0]).etcd(&etcd).arg("-v=6");
         let mut agent = flags.iter().fold(agent, |agent, flag| agent.arg(*flag)).start()?;
-        let complaint = eventually("it complains", SOON, || {
-            lines_of(&agent.log(), "ERROR").into_iter().next().context("no complaint yet")
+        let error = eventually("the agent logs an error", SOON, || {
+            lines_of(&agent.log(), "ERROR").into_iter().next().context("no error yet")
         })?;
-        assert!(complaint.contains(said), "no {said:?} in {complaint}");
+        assert!(error.contains(said), "no {said:?} in {error}");
         assert!(!agent.log().contains("wrong-4712"), "the password is in the log");
         agent.ensure_running()?;
     }
@@ -82,7 +82,7 @@ fn a_login_that_is_refused_is_told_without_the_password() -> TestResult {
 }
 
 #[test]
-fn an_etcd_without_users_serves_one_who_has_a_password() -> TestResult {
+fn an_etcd_without_users_accepts_an_agent_with_a_password() -> TestResult {
     let cluster = Cluster::segment(1)?;
     let etcd = cluster.start_etcd()?;
     etcd.configure(NETWORK)?;
@@ -92,7 +92,7 @@ fn an_etcd_without_users_serves_one_who_has_a_password() -> TestResult {
 }
 
 #[test]
-fn a_token_that_has_ended_is_renewed() -> TestResult {
+fn an_expired_token_is_renewed() -> TestResult {
     let etcd = Etcd::builder().arg(format!("--auth-token-ttl={TOKEN}")).start()?;
     let etcd = with_users(etcd)?;
     let manager = EtcdManager::new(EtcdOptions {
@@ -103,7 +103,7 @@ fn a_token_that_has_ended_is_renewed() -> TestResult {
     });
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         manager.network_config().await?;
-        // Nothing else tells a token's end: asking about it would prolong it.
+        // The only fixed sleep of the suite: any request to see whether the token has expired would prolong it.
         tokio::time::sleep(Duration::from_secs(3 * TOKEN)).await;
         manager.network_config().await
     })?;

@@ -1,4 +1,4 @@
-//! An etcd cluster that loses members, its leader, and its majority, while pods talk.
+//! An etcd cluster that loses members, its leader and its majority, under traffic.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use super::routes::RouteLog;
 use crate::inspect::{self, Peer};
 use crate::overlay::{NETWORK, Streams};
 
-/// An election, and the longest pause between an agent's attempts.
+/// Time limit for an election and the longest pause between an agent's attempts.
 const SOON: Duration = Duration::from_secs(15);
 const MEMBERS: u16 = 3;
 
-/// Two nodes with a pod each, and three members. Fields are in the order in which they have to go.
+/// Two nodes with a pod each, and three members. Fields are in the order of their drops.
 struct Bed {
     pods: Vec<Pod>,
     agents: Vec<Agent>,
@@ -38,16 +38,16 @@ impl Bed {
         Ok(bed)
     }
 
-    /// Both nodes come to know each other and these.
-    fn ensure_known(&self, strangers: &[Peer]) -> Result<()> {
+    /// Waits until both nodes know each other and these other nodes.
+    fn ensure_known(&self, others: &[Peer]) -> Result<()> {
         for (node, other) in self.cluster.nodes().iter().zip(self.cluster.nodes().iter().rev()) {
-            let peers = [&[Peer::of(other)?], strangers].concat();
+            let peers = [&[Peer::of(other)?], others].concat();
             eventually("the leases are followed", SOON, || inspect::ensure_knows(node, &peers))?;
         }
         Ok(())
     }
 
-    /// Writes a lease by way of this member, as soon as it can write.
+    /// Writes a lease to this member, as soon as it accepts writes.
     fn put(&self, member: usize, peer: &Peer) -> Result<()> {
         eventually("a member writes", SOON, || self.members[member].put(&peer.key(), &peer.value()))
     }
@@ -66,40 +66,32 @@ impl Bed {
     }
 }
 
-fn stranger(number: u8) -> Peer {
-    Peer {
-        base: [10, 5, number, 0].into(),
-        public_ip: [192, 168, 64, number].into(),
-        mac: format!("c6:d2:32:6f:8f:{number:02x}"),
-    }
-}
-
 #[test]
-fn members_are_lost_one_after_the_other() -> TestResult {
+fn leases_are_followed_while_each_member_fails_in_turn() -> TestResult {
     let mut bed = Bed::start()?;
     let (streams, routes) =
         (Streams::between(&bed.pods[0], &bed.pods[1])?, RouteLog::start(bed.cluster.nodes())?);
-    let strangers: Vec<_> = (90..93).map(stranger).collect();
-    // The agents begin with the first member, so each of these is the one that they are connected to.
+    let new: Vec<_> = (90..93).map(Peer::fictional).collect();
+    // The agents first connect to the first member, so each lost member is the one they are connected to.
     for lost in 0..usize::from(MEMBERS) {
         bed.members[lost].kill()?;
-        bed.put((lost + 1) % 3, &strangers[lost])?;
-        bed.ensure_known(&strangers[..=lost])?;
+        bed.put((lost + 1) % 3, &new[lost])?;
+        bed.ensure_known(&new[..=lost])?;
         bed.members[lost].restart()?;
     }
     streams.ensure_whole()?;
-    routes.ensure_only_new(&strangers)?;
+    routes.ensure_only_new(&new)?;
     Ok(())
 }
 
 #[test]
-fn the_leader_hangs_and_another_is_elected() -> TestResult {
+fn leases_are_followed_when_the_leader_hangs() -> TestResult {
     let mut bed = Bed::start()?;
     let (streams, routes) =
         (Streams::between(&bed.pods[0], &bed.pods[1])?, RouteLog::start(bed.cluster.nodes())?);
     let old = bed.leader()?;
     bed.members[old].stop()?;
-    let new = stranger(90);
+    let new = Peer::fictional(90);
     bed.put((old + 1) % 3, &new)?;
     bed.ensure_known(std::slice::from_ref(&new))?;
     bed.members[old].cont()?;
@@ -110,7 +102,7 @@ fn the_leader_hangs_and_another_is_elected() -> TestResult {
 }
 
 #[test]
-fn without_a_majority_everything_stays_as_it_is() -> TestResult {
+fn without_a_majority_nothing_changes() -> TestResult {
     let mut bed = Bed::start()?;
     let (streams, routes) =
         (Streams::between(&bed.pods[0], &bed.pods[1])?, RouteLog::start(bed.cluster.nodes())?);
@@ -124,7 +116,7 @@ fn without_a_majority_everything_stays_as_it_is() -> TestResult {
     }
     bed.ensure_known(&[])?;
     bed.members[0].restart()?;
-    let new = stranger(90);
+    let new = Peer::fictional(90);
     bed.put(2, &new)?;
     bed.ensure_known(std::slice::from_ref(&new))?;
     bed.agents.iter_mut().try_for_each(Agent::ensure_running)?;

@@ -1,4 +1,4 @@
-//! What a network of many nodes costs its etcd.
+//! The load of a large network on etcd.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -41,7 +41,7 @@ fn a_node_makes_the_same_few_requests_however_many_nodes_there_are() -> TestResu
         .map(|(kind, count)| (kind, count - before[kind]))
         .filter(|(_, count)| *count > 0)
         .collect();
-    // The configuration, the leases to choose a subnet, and the leases to follow; our lease; the watch.
+    // Range: the configuration, the leases to choose a subnet, the leases to follow. The others: own lease and watch.
     let expected = [("LeaseGrant", 1), ("Range", 3), ("Txn", 1), ("Watch", 1)];
     assert_eq!(made, expected.into());
     Ok(())

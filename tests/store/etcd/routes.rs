@@ -1,4 +1,4 @@
-//! Everything that happens to the routes of some nodes, as `ip monitor` tells it.
+//! Records all changes of nodes' routes with `ip monitor`.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -11,10 +11,10 @@ use flannel_tests::{Node, eventually};
 use crate::inspect::{DEVICE, Peer};
 
 const SOON: Duration = Duration::from_secs(5);
-/// A route that is made to see whether the listener listens; from the addresses for documentation.
+/// A route that is added to see whether the monitor runs; from the addresses for documentation.
 const PROBE: &str = "192.0.2.0/24";
 
-/// Listens until it is dropped.
+/// Records until it is dropped.
 pub(super) struct RouteLog(Vec<Listener>);
 
 struct Listener {
@@ -27,7 +27,7 @@ impl RouteLog {
         Ok(Self(nodes.iter().map(Listener::start).collect::<Result<_>>()?))
     }
 
-    /// Fails unless the routes to these peers were made once each, and no other was touched.
+    /// Fails unless a route to each of these peers was added once, and no other route was changed.
     pub(super) fn ensure_only_new(&self, peers: &[Peer]) -> Result<()> {
         for listener in &self.0 {
             let heard = listener.heard()?;
@@ -36,7 +36,7 @@ impl RouteLog {
             };
             ensure!(
                 heard.lines().count() == peers.len() && heard.lines().all(|line| new(&line) == 1),
-                "other routes than those of {peers:?} were touched: {heard}"
+                "other routes than those of {peers:?} were changed: {heard}"
             );
         }
         Ok(())
@@ -50,8 +50,8 @@ impl Listener {
         let mut monitor = node.netns().command("ip");
         monitor.args(["-4", "monitor", "route"]).stdin(Stdio::null()).stdout(output);
         let listener = Self { monitor: monitor.spawn().context("start ip monitor")?, file };
-        eventually("it listens", SOON, || {
-            // Replacing a route with the same is no news.
+        eventually("ip monitor runs", SOON, || {
+            // Added and deleted: replacing a route with the same one is not reported.
             node.exec(&format!("ip route add {PROBE} dev lo"))?;
             node.exec(&format!("ip route del {PROBE} dev lo"))?;
             ensure!(fs::read_to_string(&listener.file)?.contains(PROBE), "nothing heard");
@@ -60,7 +60,7 @@ impl Listener {
         Ok(listener)
     }
 
-    /// What became of the routes over the vxlan device.
+    /// Returns the changes of routes through the vxlan device.
     fn heard(&self) -> Result<String> {
         let text = fs::read_to_string(&self.file)?;
         Ok(text.lines().filter(|line| line.contains(DEVICE)).map(|line| format!("{line}\n")).collect())
@@ -71,7 +71,7 @@ impl Drop for Listener {
     fn drop(&mut self) {
         let ended = self.monitor.kill().and_then(|()| self.monitor.wait());
         if let Err(error) = ended {
-            eprintln!("ip monitor goes on: {error}");
+            eprintln!("ending ip monitor: {error}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! etcd behind TLS that asks clients for certificates.
+//! etcd with TLS and client certificates.
 
 use std::fs;
 use std::path::Path;
@@ -15,27 +15,27 @@ use crate::overlay::{NETWORK, lines_of};
 const SOON: Duration = Duration::from_secs(10);
 const PORT: u16 = 2443;
 
-/// One node, and an etcd that serves those who have a certificate of its authority.
+/// A node, and an etcd that serves only clients with a certificate of its authority.
 struct Bed {
     etcd: Etcd,
-    ours: Authority,
+    authority: Authority,
     client: Issued,
     cluster: Cluster,
 }
 
 impl Bed {
-    /// etcd's own certificate is for this host.
+    /// Starts an etcd whose own certificate is for this host.
     fn start(host: &str) -> Result<Self> {
         let cluster = Cluster::segment(1)?;
-        let ours = Authority::new(cluster.dir(), "ours")?;
-        let (server, client) = (ours.issue(host)?, ours.issue("node1")?);
+        let authority = Authority::new(cluster.dir(), "ours")?;
+        let (server, client) = (authority.issue(host)?, authority.issue("node1")?);
         let file = |flag: &str, file: &Path| format!("--{flag}={}", file.display());
         let etcd = Etcd::builder().client_url(format!("https://{MGMT}:{PORT}")).arg("--client-cert-auth");
-        let etcd = etcd.arg(file("trusted-ca-file", &ours.file()));
+        let etcd = etcd.arg(file("trusted-ca-file", &authority.file()));
         let etcd = etcd.arg(file("cert-file", &server.cert)).arg(file("key-file", &server.key));
         let etcd = cluster.start_etcd_with(etcd)?;
         etcd.configure(NETWORK)?;
-        Ok(Self { etcd, ours, client, cluster })
+        Ok(Self { etcd, authority, client, cluster })
     }
 
     fn agent(&self) -> AgentBuilder {
@@ -43,7 +43,7 @@ impl Bed {
         agent.arg(format!("-etcd-endpoints=https://{MGMT}:{PORT}"))
     }
 
-    /// With these files as flags; a flag without a file is not given.
+    /// Prepares an agent with flags for these files. A flag without a file is left out.
     fn agent_with(&self, ca: Option<&Path>, cert: Option<&Path>, key: Option<&Path>) -> AgentBuilder {
         let flags = [("cafile", ca), ("certfile", cert), ("keyfile", key)];
         let given = flags.into_iter().filter_map(|(flag, file)| Some((flag, file?)));
@@ -51,19 +51,19 @@ impl Bed {
     }
 
     fn trusted(&self) -> AgentBuilder {
-        self.agent_with(Some(&self.ours.file()), Some(&self.client.cert), Some(&self.client.key))
+        self.agent_with(Some(&self.authority.file()), Some(&self.client.cert), Some(&self.client.key))
     }
 
-    /// What an agent first complains of; it has to go on trying.
-    fn complaint(&self, agent: AgentBuilder) -> Result<String> {
+    /// Starts an agent and returns its first error. The agent must go on trying.
+    fn first_error(&self, agent: AgentBuilder) -> Result<String> {
         let log = self.cluster.nodes()[0].dir().join("agent.log");
         fs::write(&log, "")?;
         let mut agent = agent.start()?;
-        let complaint = eventually("it complains", SOON, || {
-            lines_of(&agent.log(), "ERROR").into_iter().next().context("no complaint yet")
+        let error = eventually("the agent logs an error", SOON, || {
+            lines_of(&agent.log(), "ERROR").into_iter().next().context("no error yet")
         })?;
         agent.ensure_running()?;
-        Ok(complaint)
+        Ok(error)
     }
 }
 
@@ -73,11 +73,7 @@ fn leases_are_taken_and_followed_over_tls() -> TestResult {
     let mut agent = bed.trusted().start()?;
     agent.wait_ready()?;
     assert_eq!(bed.etcd.subnets()?.len(), 1);
-    let peer = Peer {
-        base: [10, 5, 90, 0].into(),
-        public_ip: [192, 168, 64, 90].into(),
-        mac: "c6:d2:32:6f:8f:5a".to_owned(),
-    };
+    let peer = Peer::fictional(90);
     bed.etcd.put(&peer.key(), &peer.value())?;
     eventually("a new lease is followed", SOON, || {
         inspect::ensure_knows(&bed.cluster.nodes()[0], std::slice::from_ref(&peer))
@@ -86,7 +82,7 @@ fn leases_are_taken_and_followed_over_tls() -> TestResult {
 }
 
 #[test]
-fn a_plain_endpoint_beside_one_with_tls_is_no_obstacle() -> TestResult {
+fn a_plain_endpoint_beside_one_with_tls_does_no_harm() -> TestResult {
     let bed = Bed::start(&MGMT.to_string())?;
     let both = format!("--etcd-endpoints=http://127.0.0.1:1,{MGMT}:{PORT}");
     bed.trusted().arg(both).start()?.wait_ready()?;
@@ -94,9 +90,9 @@ fn a_plain_endpoint_beside_one_with_tls_is_no_obstacle() -> TestResult {
 }
 
 #[test]
-fn what_is_wrong_with_a_file_is_said_with_flag_and_file() -> TestResult {
+fn a_bad_file_is_named_with_its_flag() -> TestResult {
     let bed = Bed::start(&MGMT.to_string())?;
-    let (ca, Issued { cert, key }) = (bed.ours.file(), &bed.client);
+    let (ca, Issued { cert, key }) = (bed.authority.file(), &bed.client);
     let (missing, junk) = (bed.cluster.dir().join("missing.pem"), bed.cluster.dir().join("junk.pem"));
     fs::write(&junk, "-----BEGIN NOTHING-----\n")?;
     for (files, said) in [
@@ -109,45 +105,45 @@ fn what_is_wrong_with_a_file_is_said_with_flag_and_file() -> TestResult {
         ([&ca, cert, cert], ["--etcd-keyfile", "ours-node1.crt", "no private key"]),
     ] {
         let [ca, cert, key] = files.map(|file| Some(file.as_path()));
-        let complaint = bed.complaint(bed.agent_with(ca, cert, key))?;
+        let error = bed.first_error(bed.agent_with(ca, cert, key))?;
         for said in said {
-            assert!(complaint.contains(said), "no {said:?} in {complaint}");
+            assert!(error.contains(said), "no {said:?} in {error}");
         }
     }
     Ok(())
 }
 
 #[test]
-fn who_does_not_trust_whom_is_said() -> TestResult {
+fn the_error_says_which_certificate_is_not_trusted() -> TestResult {
     let bed = Bed::start("elsewhere.example")?;
     let theirs = Authority::new(bed.cluster.dir(), "theirs")?;
-    let (ca, Issued { cert, key }) = (bed.ours.file(), &bed.client);
-    let stranger = theirs.issue("node1")?;
+    let (ca, Issued { cert, key }) = (bed.authority.file(), &bed.client);
+    let foreign = theirs.issue("node1")?;
     for (agent, said) in [
         (bed.trusted(), "not valid for name"),
         (bed.agent_with(Some(&theirs.file()), Some(cert), Some(key)), "UnknownIssuer"),
         (bed.agent_with(None, Some(cert), Some(key)), "UnknownIssuer"),
-        (bed.agent_with(Some(&ca), Some(cert), Some(&stranger.key)), "KeyMismatch"),
+        (bed.agent_with(Some(&ca), Some(cert), Some(&foreign.key)), "KeyMismatch"),
     ] {
-        let complaint = bed.complaint(agent)?;
-        assert!(complaint.contains(said), "no {said:?} in {complaint}");
+        let error = bed.first_error(agent)?;
+        assert!(error.contains(said), "no {said:?} in {error}");
     }
     let bed = Bed::start(&MGMT.to_string())?;
-    for (shown, said) in [(None, "showing no certificate"), (Some(&stranger), "theirs-node1.crt")] {
+    for (shown, said) in [(None, "showing no certificate"), (Some(&foreign), "theirs-node1.crt")] {
         let (cert, key) = shown.map(|issued| (&*issued.cert, &*issued.key)).unzip();
-        let complaint = bed.complaint(bed.agent_with(Some(&bed.ours.file()), cert, key))?;
-        assert!(complaint.contains(said) && complaint.contains("ours.crt"), "{complaint}");
+        let error = bed.first_error(bed.agent_with(Some(&bed.authority.file()), cert, key))?;
+        assert!(error.contains(said) && error.contains("ours.crt"), "{error}");
     }
     Ok(())
 }
 
 #[test]
-fn certificates_that_come_late_or_are_renewed_are_used() -> TestResult {
+fn certificates_that_appear_later_are_used() -> TestResult {
     let bed = Bed::start(&MGMT.to_string())?;
-    let (ca, late) = (bed.ours.file(), bed.cluster.dir().join("late.crt"));
+    let (ca, late) = (bed.authority.file(), bed.cluster.dir().join("late.crt"));
     fs::rename(&ca, &late)?;
     let mut agent = bed.trusted().start()?;
-    eventually("it misses the file", SOON, || {
+    eventually("the agent logs the missing file", SOON, || {
         ensure!(agent.log().contains("--etcd-cafile"), "not yet");
         Ok(())
     })?;

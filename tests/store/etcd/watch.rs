@@ -1,4 +1,4 @@
-//! What a watch delivers when etcd's history is gone, etcd hangs, or starts again: in the end, what is there.
+//! A watch delivers the current leases in the end, even if etcd's history is compacted, or etcd hangs or restarts.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,18 +13,18 @@ use tokio::time::timeout;
 use super::managers::{V4, acquire, manager, run, v4_value};
 
 const SOON: Duration = Duration::from_secs(20);
-/// More changes than etcd keeps for a watch that does not read them (1024), of a size that soon fills the connection.
+/// More changes than etcd keeps for a watch that does not read them (1024). Their size soon fills the connection.
 const MANY: usize = 1500;
 const BIG: usize = 10_000;
 
-/// The leases as the updates tell them.
+/// The leases according to the received updates.
 #[derive(Default)]
-struct Told {
+struct ReceivedLeases {
     leases: BTreeMap<String, Vec<u8>>,
     snapshots: usize,
 }
 
-impl Told {
+impl ReceivedLeases {
     fn apply(&mut self, update: LeaseUpdate) {
         match update {
             LeaseUpdate::Snapshot(leases) => {
@@ -36,7 +36,7 @@ impl Told {
         }
     }
 
-    /// Listens until this key is there.
+    /// Receives updates until they contain this key.
     async fn until(&mut self, key: &str, updates: &mut Receiver<LeaseUpdate>) -> Result<()> {
         while !self.leases.contains_key(key) {
             let update = timeout(SOON, updates.recv()).await?;
@@ -46,13 +46,13 @@ impl Told {
     }
 
     fn ensure_is(&self, etcd: &Etcd) -> Result<()> {
-        let there = etcd.subnets()?.into_iter();
         let name = |key: String| key.trim_start_matches(&format!("{PREFIX}/subnets/")).to_owned();
-        let there: BTreeMap<_, _> = there.map(|entry| (name(entry.key), entry.value.into_bytes())).collect();
-        let (told, there) =
-            (self.leases.keys().collect::<Vec<_>>(), (there.keys().collect::<Vec<_>>(), &there));
-        ensure!(told == there.0, "told {told:?}, there is {:?}", there.0);
-        ensure!(&self.leases == there.1, "a value differs");
+        let current = etcd.subnets()?.into_iter().map(|entry| (name(entry.key), entry.value.into_bytes()));
+        let current: BTreeMap<_, _> = current.collect();
+        let (received, expected) =
+            (self.leases.keys().collect::<Vec<_>>(), current.keys().collect::<Vec<_>>());
+        ensure!(received == expected, "received {received:?}, etcd has {expected:?}");
+        ensure!(self.leases == current, "a value differs");
         Ok(())
     }
 }
@@ -61,23 +61,23 @@ fn put(etcd: &Etcd, name: &str) -> Result<()> {
     etcd.put(&format!("{PREFIX}/subnets/{name}"), &v4_value(9))
 }
 
-/// Watches while `test` works on etcd.
+/// Runs `test` on etcd while a manager watches it, then checks the received leases.
 fn watching(
     etcd: &mut Etcd,
-    test: impl AsyncFnOnce(&mut Etcd, &mut Told, &mut Receiver<LeaseUpdate>) -> Result<()>,
+    test: impl AsyncFnOnce(&mut Etcd, &mut ReceivedLeases, &mut Receiver<LeaseUpdate>) -> Result<()>,
 ) -> Result<()> {
     let manager = manager(etcd);
-    // One update at a time: what is not received waits in etcd.
+    // A channel for one update: the others wait in etcd until it is received.
     let (sender, mut updates) = mpsc::channel(1);
-    let mut told = Told::default();
+    let mut received = ReceivedLeases::default();
     run(async {
         let test = async {
             put(etcd, "first")?;
-            told.until("first", &mut updates).await?;
-            test(etcd, &mut told, &mut updates).await?;
+            received.until("first", &mut updates).await?;
+            test(etcd, &mut received, &mut updates).await?;
             put(etcd, "last")?;
-            told.until("last", &mut updates).await?;
-            told.ensure_is(etcd)
+            received.until("last", &mut updates).await?;
+            received.ensure_is(etcd)
         };
         tokio::select! {
             () = manager.watch(sender) => anyhow::bail!("the watch has ended"),
@@ -87,39 +87,39 @@ fn watching(
 }
 
 #[test]
-fn history_that_is_compacted_before_it_was_read_is_a_gap() -> TestResult {
+fn compacted_history_is_replaced_by_a_snapshot() -> TestResult {
     let mut etcd = Etcd::start()?;
     let mut snapshots = 0;
-    watching(&mut etcd, async |etcd, told, updates| {
+    watching(&mut etcd, async |etcd, received, updates| {
         let big = "x".repeat(BIG);
         (0..MANY).try_for_each(|n| etcd.put(&format!("{PREFIX}/subnets/n{n:04}"), &big))?;
         etcd.kv().delete_prefix(&format!("{PREFIX}/subnets/n1"))?;
         etcd.compact()?;
         put(etcd, "compacted")?;
-        told.until("compacted", updates).await?;
-        snapshots = told.snapshots;
+        received.until("compacted", updates).await?;
+        snapshots = received.snapshots;
         Ok(())
     })?;
-    assert_eq!(snapshots, 2, "nothing was missed, so that this test shows nothing");
+    assert_eq!(snapshots, 2, "the watch missed nothing, so the test was without effect");
     Ok(())
 }
 
 #[test]
-fn an_etcd_that_starts_again_is_a_gap() -> TestResult {
+fn changes_around_a_restart_of_etcd_are_seen() -> TestResult {
     let mut etcd = Etcd::start()?;
-    watching(&mut etcd, async |etcd, told, updates| {
+    watching(&mut etcd, async |etcd, received, updates| {
         put(etcd, "before")?;
-        told.until("before", updates).await?;
+        received.until("before", updates).await?;
         etcd.restart()?;
         etcd.delete(&format!("{PREFIX}/subnets/before"))?;
         put(etcd, "after")?;
-        told.until("after", updates).await
+        received.until("after", updates).await
     })?;
     Ok(())
 }
 
 #[test]
-fn an_etcd_that_hangs_refuses_a_renewal_and_serves_the_next() -> TestResult {
+fn a_renewal_fails_while_etcd_hangs_and_the_next_succeeds() -> TestResult {
     let mut etcd = Etcd::start()?;
     let lease = acquire(&etcd, V4, &v4_value(1), None)?;
     let manager = manager(&etcd);

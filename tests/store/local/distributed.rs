@@ -1,4 +1,4 @@
-//! Nodes with a folder each, whose files somebody carries to and fro.
+//! Nodes with a folder each, whose files another program copies between them.
 
 use std::cell::RefCell;
 use std::fs;
@@ -7,12 +7,12 @@ use anyhow::{Context as _, Result};
 use flannel_tests::traffic::ping;
 use flannel_tests::{Cluster, Datastore as _, LocalStore, TestResult, eventually};
 
-use super::{Bed, SOON, mode, stranger};
-use crate::inspect;
+use super::{Bed, SOON, mode};
+use crate::inspect::{self, Peer};
 use crate::overlay::lines_of;
 
-/// Carries a node's own lease to all others, as rsync does: under a hidden name, then renamed; mode and time are kept.
-fn carry(bed: &Bed, from: usize) -> Result<()> {
+/// Copies a node's own lease to all other folders as rsync does: to a hidden name, then renamed, with mode and time.
+fn copy_lease(bed: &Bed, from: usize) -> Result<()> {
     let name = bed.peer(from)?.name();
     let file = bed.stores[from].file(&name);
     let time = fs::metadata(&file)?.modified()?;
@@ -25,7 +25,7 @@ fn carry(bed: &Bed, from: usize) -> Result<()> {
     Ok(())
 }
 
-/// A subnet for each node, chosen by the administrator.
+/// Reserves a subnet for each node, as an administrator does.
 fn reserve(store: &LocalStore, cluster: &Cluster) -> Result<()> {
     for (number, node) in (1..).zip(cluster.nodes()) {
         store.put(&format!("10.5.{number}.0-24"), &format!(r#"{{"PublicIP":"{}"}}"#, node.ip()))?;
@@ -33,7 +33,7 @@ fn reserve(store: &LocalStore, cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// A configuration for each folder: who cannot see what others took, must not be able to take the same.
+/// Writes another range of subnets to each folder, since nodes that do not see each other could take the same subnet.
 fn halves() -> impl Fn(&LocalStore, &Cluster) -> Result<()> {
     let halves = RefCell::new([("10.5.1.0", "10.5.31.0"), ("10.5.32.0", "10.5.63.0")].into_iter());
     move |store, _| {
@@ -45,18 +45,18 @@ fn halves() -> impl Fn(&LocalStore, &Cluster) -> Result<()> {
 }
 
 #[test]
-fn leases_that_are_carried_join_nodes_and_carrying_them_again_changes_nothing() -> TestResult {
+fn copied_leases_join_nodes_and_copying_them_again_changes_nothing() -> TestResult {
     let bed = Bed::separate(2, halves())?;
     let lonely = ping(&bed.pods[0], bed.pods[1].ip());
-    assert!(lonely.is_err(), "nodes know each other by other means than their files");
-    (0..2).try_for_each(|node| carry(&bed, node))?;
+    assert!(lonely.is_err(), "the nodes know each other without the other's lease");
+    (0..2).try_for_each(|node| copy_lease(&bed, node))?;
     bed.ensure_known(&[])?;
     assert_eq!(mode(&bed.stores[1].file(&bed.peer(0)?.name()))?, 0o444, "a copy is a lease, too");
     let streams = bed.streams()?;
     for _ in 0..5 {
-        (0..2).try_for_each(|node| carry(&bed, node))?;
-        // Something that has to be followed shows that the copies were seen.
-        let new = stranger(150);
+        (0..2).try_for_each(|node| copy_lease(&bed, node))?;
+        // A new lease, followed after the copies, shows that the copies were read.
+        let new = Peer::fictional(150);
         bed.stores.iter().try_for_each(|store| store.put(&new.name(), &new.value()))?;
         bed.ensure_known(std::slice::from_ref(&new))?;
         bed.stores.iter().try_for_each(|store| store.delete(&new.name()))?;
@@ -67,7 +67,7 @@ fn leases_that_are_carried_join_nodes_and_carrying_them_again_changes_nothing() 
         assert_eq!(lines_of(&agent.log(), "WARN"), [""; 0]);
         assert_eq!(lines_of(&agent.log(), "ERROR"), [""; 0]);
     }
-    // What is removed in one place is gone in that place.
+    // A lease removed from one folder is gone for that node only.
     bed.stores[0].delete(&bed.peer(1)?.name())?;
     eventually("the first node forgets the second", SOON, || inspect::ensure_knows(bed.node(0), &[]))?;
     inspect::ensure_knows(bed.node(1), &[bed.peer(0)?])?;
@@ -75,17 +75,17 @@ fn leases_that_are_carried_join_nodes_and_carrying_them_again_changes_nothing() 
 }
 
 #[test]
-fn nodes_take_what_is_reserved_for_them() -> TestResult {
+fn nodes_take_the_subnets_reserved_for_them() -> TestResult {
     let bed = Bed::separate(2, reserve)?;
     for (number, node) in (1..).zip(0..2) {
         let own = bed.peer(node)?;
         assert_eq!(own.name(), format!("10.5.{number}.0-24"));
         assert_eq!(fs::read_to_string(bed.stores[node].file(&own.name()))?, own.value());
         assert_eq!(mode(&bed.stores[node].file(&own.name()))?, 0o644, "it is still a reservation");
-        // Where the other node is, is not known before it has written that.
+        // The other node's reservation has no MAC yet.
         inspect::ensure_knows(bed.node(node), &[])?;
     }
-    (0..2).try_for_each(|node| carry(&bed, node))?;
+    (0..2).try_for_each(|node| copy_lease(&bed, node))?;
     bed.ensure_known(&[])?;
     ping(&bed.pods[0], bed.pods[1].ip())?;
     for agent in &bed.agents {

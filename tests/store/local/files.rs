@@ -1,4 +1,4 @@
-//! Files that come, change and go by any hand, and files that are no leases.
+//! Files that any program writes, changes and removes, and files that are not leases.
 
 use std::fs;
 use std::os::unix::net::UnixListener;
@@ -7,13 +7,14 @@ use std::slice;
 use anyhow::{Result, ensure};
 use flannel_tests::{TestResult, eventually};
 
-use super::{Bed, SOON, stranger};
+use super::{Bed, SOON};
+use crate::inspect::Peer;
 use crate::overlay::lines_of;
 
 #[test]
-fn a_lease_that_is_dropped_in_by_hand_is_followed_until_it_is_deleted() -> TestResult {
+fn a_lease_written_by_hand_is_followed_until_it_is_deleted() -> TestResult {
     let bed = Bed::shared(2)?;
-    let (written, renamed, linked) = (stranger(101), stranger(102), stranger(103));
+    let (written, renamed, linked) = (Peer::fictional(101), Peer::fictional(102), Peer::fictional(103));
     let streams = bed.streams()?;
     bed.store().put(&written.name(), &written.value())?;
     bed.ensure_known(slice::from_ref(&written))?;
@@ -35,17 +36,17 @@ fn a_lease_that_is_dropped_in_by_hand_is_followed_until_it_is_deleted() -> TestR
 #[test]
 fn a_lease_whose_text_changes_is_followed() -> TestResult {
     let bed = Bed::shared(2)?;
-    let old = stranger(104);
+    let old = Peer::fictional(104);
     bed.store().put(&old.name(), &old.value())?;
     bed.ensure_known(slice::from_ref(&old))?;
-    let new = crate::inspect::Peer { base: old.base, ..stranger(105) };
+    let new = Peer { base: old.base, ..Peer::fictional(105) };
     bed.store().put(&new.name(), &new.value())?;
     bed.ensure_known(&[new])?;
     Ok(())
 }
 
-/// What a folder can hold beside leases: its name, and a word of the warning.
-const RUBBISH: [(&str, &str); 8] = [
+/// Names of files that are not leases, and a part of the warning about each.
+const NOT_LEASES: [(&str, &str); 8] = [
     ("README", "no subnet"),
     ("10.5.110.0-24~", "no subnet"),
     ("10.5.111.0-24", "no lease"),
@@ -56,8 +57,8 @@ const RUBBISH: [(&str, &str); 8] = [
     ("10.6.0.0-24", "outside the network"),
 ];
 
-fn litter(bed: &Bed) -> Result<()> {
-    let value = stranger(110).value();
+fn write_other_files(bed: &Bed) -> Result<()> {
+    let value = Peer::fictional(110).value();
     let file = |name| bed.store().file(name);
     bed.store().put("README", "Hands off.\n")?;
     bed.store().put("10.5.110.0-24~", &value)?;
@@ -67,18 +68,18 @@ fn litter(bed: &Bed) -> Result<()> {
     nix::unistd::mkfifo(&file("10.5.114.0-24"), nix::sys::stat::Mode::S_IRWXU)?;
     drop(UnixListener::bind(file("10.5.115.0-24"))?);
     bed.store().put("10.6.0.0-24", &value)?;
-    // Nobody is told of these.
+    // These are ignored without a warning.
     bed.store().put(".10.5.116.0-24.swp", "b0VIM 9.1")?;
     bed.store().put(".10.5.117.0-24.Xq3fZa", &value)?;
     std::os::unix::fs::symlink("nowhere", file("10.5.118.0-24"))?;
     Ok(())
 }
 
-/// One warning for each piece, with its name and the reason, and none beside.
+/// Checks that the log has one warning for each file, with its name and the reason, and no other.
 fn ensure_named(log: &str) -> Result<()> {
     let warnings = lines_of(log, "WARN");
-    ensure!(warnings.len() == RUBBISH.len(), "{} warnings: {warnings:#?}", warnings.len());
-    for (name, reason) in RUBBISH {
+    ensure!(warnings.len() == NOT_LEASES.len(), "{} warnings: {warnings:#?}", warnings.len());
+    for (name, reason) in NOT_LEASES {
         let named =
             |line: &&String| line.contains(&format!("lease {name} not used")) && line.contains(reason);
         ensure!(warnings.iter().filter(named).count() == 1, "{name} ({reason}): {warnings:#?}");
@@ -87,31 +88,31 @@ fn ensure_named(log: &str) -> Result<()> {
 }
 
 #[test]
-fn what_is_no_lease_is_named_once_and_harms_nobody() -> TestResult {
+fn files_that_are_not_leases_are_logged_once_and_ignored() -> TestResult {
     let mut bed = Bed::shared(2)?;
     let streams = bed.streams()?;
-    // All at once, so that no file is seen before it is finished.
+    // All at once, so that no file is read before it is complete.
     bed.agents.iter().try_for_each(|agent| agent.signal(nix::sys::signal::Signal::SIGSTOP))?;
-    litter(&bed)?;
+    write_other_files(&bed)?;
     bed.agents.iter().try_for_each(|agent| agent.signal(nix::sys::signal::Signal::SIGCONT))?;
-    let late = stranger(119);
+    let late = Peer::fictional(119);
     bed.store().put(&late.name(), &late.value())?;
     bed.ensure_known(slice::from_ref(&late))?;
     for agent in &bed.agents {
-        eventually("all is named", SOON, || ensure_named(&agent.log()))?;
+        eventually("all files are logged", SOON, || ensure_named(&agent.log()))?;
     }
     streams.ensure_whole()?;
-    // Nor does it keep a node from starting.
+    // These files do not prevent a start either.
     bed.agents[0].restart()?;
     bed.ensure_known(&[late])?;
     Ok(())
 }
 
 #[test]
-fn a_lease_that_is_half_written_keeps_its_last_value_until_it_is_whole() -> TestResult {
+fn a_half_written_lease_keeps_its_last_value_until_it_is_complete() -> TestResult {
     let bed = Bed::shared(2)?;
-    let (old, other) = (stranger(120), stranger(121));
-    let new = crate::inspect::Peer { mac: "c6:d2:32:6f:8f:ff".to_owned(), ..old.clone() };
+    let (old, other) = (Peer::fictional(120), Peer::fictional(121));
+    let new = Peer { mac: "c6:d2:32:6f:8f:ff".to_owned(), ..old.clone() };
     bed.store().put(&old.name(), &old.value())?;
     bed.ensure_known(slice::from_ref(&old))?;
     bed.store().put(&new.name(), &new.value()[..40])?;
@@ -127,15 +128,15 @@ fn a_lease_that_is_half_written_keeps_its_last_value_until_it_is_whole() -> Test
 }
 
 #[test]
-fn changes_that_are_too_many_to_be_told_are_seen_all_the_same() -> TestResult {
+fn changes_are_seen_when_the_inotify_queue_overflows() -> TestResult {
     let bed = Bed::shared(2)?;
     bed.agents.iter().try_for_each(|agent| agent.signal(nix::sys::signal::Signal::SIGSTOP))?;
     let limit: usize = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events")?.trim().parse()?;
-    // The kernel counts equal events in a row as one.
+    // Two names in turn: the kernel merges equal events in a row.
     for number in 0..=limit / 2 {
         fs::File::create(bed.store().file([".one", ".other"][number % 2]))?;
     }
-    let new = stranger(122);
+    let new = Peer::fictional(122);
     bed.store().put(&new.name(), &new.value())?;
     bed.agents.iter().try_for_each(|agent| agent.signal(nix::sys::signal::Signal::SIGCONT))?;
     bed.ensure_known(&[new])?;

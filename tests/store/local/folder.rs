@@ -1,4 +1,4 @@
-//! The folder itself: late, without a config, deleted, replaced.
+//! A folder that is missing at first, has no configuration, is deleted or replaced.
 
 use std::fs;
 use std::slice;
@@ -10,22 +10,23 @@ use flannel_tests::wait::throughout;
 use flannel_tests::{Agent, Cluster, Datastore as _, TestResult, eventually};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
-use super::{Bed, SOON, stranger};
+use super::{Bed, SOON};
+use crate::inspect::Peer;
 use crate::overlay::{NETWORK, lines_of};
 
-/// How long the folder is away under traffic: some of the agents' looks for it.
+/// Time for which the folder is missing under traffic; the agents look for it several times.
 const AWAY: Duration = Duration::from_millis(500);
-/// The longest pause between looks for a folder that is away, and some room.
+/// Time limit to find the folder again: more than the longest pause between two attempts.
 const BACK: Duration = Duration::from_secs(8);
 
 #[test]
-fn an_agent_that_is_earlier_than_its_folder_says_what_is_missing_and_waits() -> TestResult {
+fn an_agent_without_its_folder_logs_it_and_waits() -> TestResult {
     let cluster = Cluster::segment(1)?;
     let store = cluster.local_store("leases")?;
     fs::remove_dir(store.dir())?;
     let mut agent = Agent::builder(&cluster.nodes()[0]).store(&store).start()?;
     let dir = store.dir().display().to_string();
-    eventually("it says what is missing", SOON, || {
+    eventually("the agent logs what is missing", SOON, || {
         let errors = lines_of(&agent.log(), "ERROR");
         let [error] = &errors[..] else { anyhow::bail!("not one line: {errors:#?}") };
         for said in ["no network config", &format!("mkdir -p {dir}"), "trying again"] {
@@ -35,7 +36,7 @@ fn an_agent_that_is_earlier_than_its_folder_says_what_is_missing_and_waits() -> 
     })?;
     fs::create_dir(store.dir())?;
     store.configure("Network: 10.5.0.0/16")?;
-    eventually("it says what is wrong", SOON, || {
+    eventually("the agent logs what is wrong", SOON, || {
         let errors = lines_of(&agent.log(), "ERROR");
         let last = errors.last().map_or("", String::as_str);
         ensure!(last.contains(&format!("{dir}/config")) && last.contains("not a JSON object"), "{errors:#?}");
@@ -43,7 +44,7 @@ fn an_agent_that_is_earlier_than_its_folder_says_what_is_missing_and_waits() -> 
     })?;
     store.configure(NETWORK)?;
     agent.wait_ready()?;
-    assert_eq!(lines_of(&agent.log(), "ERROR").len(), 2, "each problem is told once: {}", agent.log());
+    assert_eq!(lines_of(&agent.log(), "ERROR").len(), 2, "each problem is logged once: {}", agent.log());
     Ok(())
 }
 
@@ -52,20 +53,20 @@ fn ensure_pods_talk(bed: &Bed) -> Result<()> {
 }
 
 #[test]
-fn a_folder_that_is_moved_away_and_replaced_is_followed_without_a_gap() -> TestResult {
+fn a_replaced_folder_is_followed_without_loss() -> TestResult {
     let bed = Bed::shared(2)?;
     let streams = bed.streams()?;
     let (dir, away) = (bed.store().dir(), bed.store().dir().with_extension("away"));
     fs::rename(dir, &away)?;
     ensure_pods_talk(&bed)?;
     // Another folder with the same leases and one more.
-    let new = stranger(130);
+    let new = Peer::fictional(130);
     fs::write(away.join("subnets").join(new.name()), new.value())?;
     let copy = dir.with_extension("copy");
     copy_folder(&away, &copy)?;
     fs::rename(&copy, dir)?;
     eventually("the new folder is found", BACK, || bed.ensure_known(slice::from_ref(&new)))?;
-    let later = stranger(131);
+    let later = Peer::fictional(131);
     bed.store().put(&later.name(), &later.value())?;
     bed.ensure_known(&[new, later])?;
     streams.ensure_whole()?;
@@ -88,10 +89,10 @@ fn copy_folder(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
 }
 
 #[test]
-fn a_folder_that_is_exchanged_for_another_is_heard_at_once() -> TestResult {
+fn an_exchanged_folder_is_followed_at_once() -> TestResult {
     let bed = Bed::shared(2)?;
     let streams = bed.streams()?;
-    let (new, later) = (stranger(133), stranger(134));
+    let (new, later) = (Peer::fictional(133), Peer::fictional(134));
     let (dir, copy) = (bed.store().dir(), bed.store().dir().with_extension("copy"));
     copy_folder(dir, &copy)?;
     fs::write(copy.join("subnets").join(new.name()), new.value())?;
@@ -104,12 +105,12 @@ fn a_folder_that_is_exchanged_for_another_is_heard_at_once() -> TestResult {
 }
 
 #[test]
-fn a_folder_that_is_deleted_and_made_anew_has_the_same_leases_again() -> TestResult {
+fn a_folder_that_is_deleted_and_created_again_gets_the_same_leases() -> TestResult {
     let bed = Bed::shared(2)?;
     let before = bed.store().leases()?;
-    // An agent that is quick puts its lease back while there is a config.
+    // Repeated: while there is a configuration, an agent may write its lease again at once.
     eventually("the folder is gone", SOON, || Ok(fs::remove_dir_all(bed.store().dir())?))?;
-    let new = stranger(132);
+    let new = Peer::fictional(132);
     fs::create_dir(bed.store().dir())?;
     bed.store().put(&new.name(), &new.value())?;
     bed.store().configure(NETWORK)?;
@@ -125,10 +126,10 @@ fn a_folder_that_is_deleted_and_made_anew_has_the_same_leases_again() -> TestRes
 }
 
 #[test]
-fn a_folder_of_leases_that_is_deleted_is_made_anew() -> TestResult {
+fn a_deleted_folder_of_leases_is_created_again() -> TestResult {
     let bed = Bed::shared(2)?;
     let before = bed.store().leases()?;
-    eventually("it is gone", SOON, || Ok(fs::remove_dir_all(bed.store().subnets())?))?;
+    eventually("the folder is gone", SOON, || Ok(fs::remove_dir_all(bed.store().subnets())?))?;
     eventually("all leases are back", BACK, || {
         ensure!(bed.store().leases()? == before, "{:?}", bed.store().leases()?);
         Ok(())

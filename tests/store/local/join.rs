@@ -1,4 +1,4 @@
-//! Nodes that share a folder find each other in it, and keep their subnets.
+//! Nodes that share a folder know each other and keep their subnets.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use flannel_tests::traffic::ping;
 use flannel_tests::{TestResult, eventually};
 
-use super::{Bed, SOON, mode, stranger};
+use super::{Bed, SOON, mode};
 use crate::inspect::Peer;
 use crate::overlay::lines_of;
 
@@ -23,7 +23,7 @@ fn two_nodes_share_a_folder_and_their_pods_reach_each_other() -> TestResult {
     assert_eq!(
         bed.store().leases()?,
         expected(&bed)?,
-        "names and values are those of etcd, and nothing else"
+        "the files have etcd's names and values, and there are no others"
     );
     for name in bed.store().leases()?.keys() {
         assert_eq!(mode(&bed.store().file(name))?, 0o444, "an agent's lease");
@@ -70,7 +70,7 @@ fn a_deleted_lease_is_taken_again_on_the_same_subnet() -> TestResult {
 }
 
 #[test]
-fn a_lease_whose_value_was_spoilt_is_repaired_without_loss() -> TestResult {
+fn a_spoilt_lease_is_repaired_without_loss() -> TestResult {
     let bed = Bed::shared(2)?;
     let before = bed.store().leases()?;
     let streams = bed.streams()?;
@@ -90,15 +90,15 @@ fn a_lease_whose_value_was_spoilt_is_repaired_without_loss() -> TestResult {
 fn a_node_whose_subnet_was_given_away_takes_another_and_says_so() -> TestResult {
     let bed = Bed::shared(2)?;
     let own = bed.peer(0)?;
-    let robber = Peer { base: own.base, ..stranger(99) };
-    // As rsync does it: the agent's file cannot be written, and is not.
-    std::fs::write(bed.store().file(".robber"), robber.value())?;
-    std::fs::rename(bed.store().file(".robber"), bed.store().file(&own.name()))?;
+    let intruder = Peer { base: own.base, ..Peer::fictional(99) };
+    // Renamed over the agent's file, as rsync does, since the file is read-only.
+    std::fs::write(bed.store().file(".intruder"), intruder.value())?;
+    std::fs::rename(bed.store().file(".intruder"), bed.store().file(&own.name()))?;
     eventually("the node has another subnet", SOON, || {
         ensure!(bed.peer(0)?.base != own.base, "still {}", own.base);
         Ok(())
     })?;
-    bed.ensure_known(&[robber])?;
+    bed.ensure_known(&[intruder])?;
     let errors = lines_of(&bed.agents[0].log(), "ERROR");
     let [lost, moved] = &errors[..] else { panic!("{errors:?}") };
     assert!(lost.contains("is lost: the node 192.168.64.99 has it now"), "{lost}");
@@ -116,7 +116,7 @@ fn a_subnet_that_is_reserved_for_an_address_is_taken_and_stays_reserved() -> Tes
     let env = bed.agents[0].restart()?;
     assert_eq!(env.subnet.map(|subnet| subnet.to_string()), Some("10.5.33.1/24".to_owned()));
     assert_eq!(bed.store().leases()?, expected(&bed)?);
-    assert_eq!(mode(&bed.store().file(&reserved.name()))?, 0o644, "it is still a reservation");
+    assert_eq!(mode(&bed.store().file(&reserved.name()))?, 0o644, "it is no longer a reservation");
     bed.ensure_known(&[])?;
     Ok(())
 }

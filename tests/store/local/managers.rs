@@ -14,7 +14,8 @@ use flannel_tests::{Cluster, Datastore as _, LocalStore, TestResult};
 use tokio::sync::mpsc::{self, Receiver};
 use tokio::time::timeout;
 
-use super::{SOON, mode, stranger};
+use super::{SOON, mode};
+use crate::inspect::Peer;
 
 /// Subnets 10.5.1.0 to 10.5.20.0.
 const TWENTY: &str =
@@ -37,7 +38,7 @@ fn manager(store: &LocalStore) -> LocalManager {
 }
 
 fn attrs(node: u8) -> Result<LeaseAttrs> {
-    Ok(serde_json::from_str(&stranger(node).value())?)
+    Ok(serde_json::from_str(&Peer::fictional(node).value())?)
 }
 
 fn run<T>(future: impl Future<Output = T>) -> Result<T> {
@@ -145,7 +146,7 @@ fn renewal_sets_the_time_and_refuses_the_lease_of_another_node() -> TestResult {
     assert!(renew()?.is_ok_and(|lease| lease.term.is_none()), "a reservation has no end");
     assert_eq!(time()?, before, "and its time stays");
 
-    store.put(&name, &stranger(2).value())?;
+    store.put(&name, &Peer::fictional(2).value())?;
     assert!(renew()?.is_err(), "another node has it");
     assert_eq!(time()?.elapsed()?.as_secs() / 3600, 0);
     store.delete(&name)?;
@@ -197,7 +198,7 @@ async fn next_keys(updates: &mut Receiver<LeaseUpdate>) -> Result<Vec<String>> {
 #[test]
 fn a_watch_reports_changes_and_nothing_else() -> TestResult {
     let (store, _cluster) = folder()?;
-    let (one, other) = (stranger(1), stranger(2));
+    let (one, other) = (Peer::fictional(1), Peer::fictional(2));
     store.put(&one.name(), &one.value())?;
     run(async {
         let (sender, mut updates) = mpsc::channel(10);

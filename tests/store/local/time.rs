@@ -1,4 +1,4 @@
-//! Leases end 24 h after the time of their file; reservations do not.
+//! Leases expire 24 h after the modification time of their file; reservations do not.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -8,21 +8,22 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Result, ensure};
 use flannel_tests::{TestResult, eventually};
 
-use super::{Bed, SOON, stranger};
+use super::{Bed, SOON};
+use crate::inspect::Peer;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// Leases that end are seen in passing, every 10 s.
-const LOOKED_FOR: Duration = Duration::from_secs(20);
+/// Time limit to notice an expired lease. The agent checks every 10 s.
+const NOTICED: Duration = Duration::from_secs(20);
 
 fn make_lease(bed: &Bed, name: &str) -> Result<()> {
     Ok(fs::set_permissions(bed.store().file(name), Permissions::from_mode(0o444))?)
 }
 
 #[test]
-fn a_lease_that_ends_is_forgotten_and_one_that_is_renewed_comes_back() -> TestResult {
+fn an_expired_lease_is_removed_and_a_renewed_one_comes_back() -> TestResult {
     let bed = Bed::shared(2)?;
-    let (lease, reservation) = (stranger(140), stranger(141));
+    let (lease, reservation) = (Peer::fictional(140), Peer::fictional(141));
     for peer in [&lease, &reservation] {
         bed.store().put(&peer.name(), &peer.value())?;
     }
@@ -34,16 +35,16 @@ fn a_lease_that_ends_is_forgotten_and_one_that_is_renewed_comes_back() -> TestRe
     bed.ensure_known(slice::from_ref(&reservation))?;
     bed.store().set_time(&lease.name(), SystemTime::now())?;
     bed.ensure_known(&[lease.clone(), reservation.clone()])?;
-    // It ends while nobody touches it.
+    // It expires without a change of its file.
     bed.store().set_time(&lease.name(), SystemTime::now() + Duration::from_secs(2) - DAY)?;
-    eventually("a lease ends without a sound", LOOKED_FOR, || {
+    eventually("a lease expires without an event", NOTICED, || {
         bed.ensure_known(slice::from_ref(&reservation))
     })?;
     Ok(())
 }
 
 #[test]
-fn a_start_renews_the_lease_and_leaves_a_reservation_alone() -> TestResult {
+fn a_start_renews_the_lease_and_does_not_change_a_reservation() -> TestResult {
     let mut bed = Bed::shared(2)?;
     let (lease, reservation) = (bed.peer(0)?.name(), bed.peer(1)?.name());
     let reserved = bed.store().file(&reservation);
@@ -61,19 +62,19 @@ fn a_start_renews_the_lease_and_leaves_a_reservation_alone() -> TestResult {
 }
 
 #[test]
-fn a_node_that_lets_its_lease_end_takes_it_up_again() -> TestResult {
+fn a_node_renews_its_lease_after_it_has_expired() -> TestResult {
     let bed = Bed::shared(2)?;
     let (before, own) = (bed.store().leases()?, bed.peer(0)?.name());
     let streams = bed.streams()?;
     bed.store().set_time(&own, SystemTime::now() - 25 * HOUR)?;
-    eventually("it is renewed", SOON, || {
+    eventually("the lease is renewed", SOON, || {
         let age = fs::metadata(bed.store().file(&own))?.modified()?.elapsed()?;
         ensure!(age < HOUR, "it is {age:?} old");
         Ok(())
     })?;
     bed.ensure_known(&[])?;
     assert_eq!(bed.store().leases()?, before);
-    // The node itself never stops; its peer may have waited for the lease.
+    // Only the node's own stream: its peer may have removed the route until the lease was back.
     crate::overlay::ensure_whole(&streams.there.stop()?)?;
     Ok(())
 }

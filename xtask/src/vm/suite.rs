@@ -13,11 +13,11 @@ use crate::{phase, suite};
 const SELECTED: &[&str] = &[
     "program::",
     "network::clsact::flows_take_the_shortcut",
-    "network::ecn::congestion_is_told",
+    "network::ecn::congestion_is_reported",
     "network::forged::forged_packets_do_not_reach_a_pod",
     "network::ipv6::both_families_have_bpf",
     "network::mixed::a_node_with_bpf_and_one_without",
-    "network::restart::a_graceful_end_and_a_new_start",
+    "network::restart::traffic_survives_a_restart_after_sigterm",
     "network::xdp::card::",
 ];
 

@@ -1,4 +1,4 @@
-//! Asking a node where a packet would go.
+//! Runs `flannel-agent trace` on a node and reads its report.
 
 use std::net::IpAddr;
 use std::process::{Command, Output};
@@ -10,9 +10,9 @@ use serde_json::Value;
 
 /// A command line of `flannel-agent trace`.
 #[derive(Clone)]
-pub(super) struct Question(Vec<String>);
+pub(super) struct TraceCommand(Vec<String>);
 
-impl Question {
+impl TraceCommand {
     pub(super) fn new(source: IpAddr, destination: IpAddr) -> Self {
         Self(vec![format!("--src={source}"), format!("--dst={destination}")])
     }
@@ -30,25 +30,25 @@ impl Question {
         self.arg("--proto=tcp").arg(format!("--sport={source}")).arg(format!("--dport={destination}"))
     }
 
-    /// What the node answers, as JSON.
-    pub(super) fn ask(&self, node: &Node) -> Result<Answer> {
+    /// Runs the trace and returns its report from JSON.
+    pub(super) fn ask(&self, node: &Node) -> Result<TraceReport> {
         let text = self.clone().arg("--json").text(node)?;
-        Ok(Answer(serde_json::from_str(&text).with_context(|| format!("no JSON: {text}"))?))
+        Ok(TraceReport(serde_json::from_str(&text).with_context(|| format!("no JSON: {text}"))?))
     }
 
-    /// What the node answers to a person.
+    /// Runs the trace and returns its report as text.
     pub(super) fn text(&self, node: &Node) -> Result<String> {
         let output = self.output(&mut node.netns().command(agent_binary()?), node)?;
         ensure!(output.status.success() && output.stderr.is_empty(), "{output:?}");
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Why the node does not answer.
+    /// Runs a trace that has to fail, and returns the error.
     pub(super) fn refusal(&self, node: &Node) -> Result<String> {
         self.refusal_of(&mut node.netns().command(agent_binary()?), node)
     }
 
-    /// [`Question::refusal`] of an agent that is started in some other way.
+    /// [`TraceCommand::refusal`] with another command that starts the agent.
     pub(super) fn refusal_of(&self, agent: &mut Command, node: &Node) -> Result<String> {
         let output = self.output(agent, node)?;
         ensure!(output.status.code() == Some(1) && output.stdout.is_empty(), "{output:?}");
@@ -61,16 +61,16 @@ impl Question {
     }
 }
 
-/// What a node has said.
+/// The report of a trace.
 #[derive(Debug)]
-pub(super) struct Answer(pub(super) Value);
+pub(super) struct TraceReport(pub(super) Value);
 
-impl Answer {
+impl TraceReport {
     pub(super) fn steps(&self) -> &[Value] {
         self.0["steps"].as_array().map_or(&[], Vec::as_slice)
     }
 
-    /// The first step of a kind.
+    /// Returns the first step of a kind.
     pub(super) fn step(&self, kind: &str) -> &Value {
         self.steps()
             .iter()
@@ -78,13 +78,13 @@ impl Answer {
             .unwrap_or_else(|| panic!("no {kind}: {self:#?}"))
     }
 
-    /// The programs that ran, and how they ended.
+    /// Returns the programs that ran and their outcomes.
     pub(super) fn programs(&self) -> Vec<(&str, &str)> {
         let ran = self.steps().iter().filter(|step| step["step"] == "program");
         ran.filter_map(|step| Some((step["program"].as_str()?, step["outcome"].as_str()?))).collect()
     }
 
-    /// What becomes of the packet, at which device, and who sees to it.
+    /// Returns the packet's end, its device, and what carries it there.
     pub(super) fn end(&self) -> (&str, &str, &str) {
         let text = |field: &str| self.0["end"][field].as_str().unwrap_or_default();
         (text("end"), text("device"), text("by"))
