@@ -40,7 +40,8 @@ impl DatagramBatch {
     pub(super) fn receive(&mut self, socket: &UdpSocket) -> Result<Vec<usize>> {
         let mut buffers = self.buffers();
         let mut messages = headers(&mut buffers);
-        let (first, flags, timeout) = (messages.as_mut_ptr(), libc::MSG_DONTWAIT, ptr::null_mut());
+        // The type of flags depends on the C library.
+        let (first, flags, timeout) = (messages.as_mut_ptr(), libc::MSG_DONTWAIT as _, ptr::null_mut());
         // SAFETY: as for sending; the kernel writes into the buffers within their lengths.
         let count = unsafe { libc::recvmmsg(socket.as_raw_fd(), first, COUNT as u32, flags, timeout) };
         let count = accept(count, &[libc::EAGAIN, libc::EINTR]).context("receive a batch")?;

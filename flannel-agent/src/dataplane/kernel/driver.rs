@@ -55,7 +55,7 @@ fn ask(interface: &str) -> io::Result<DriverInfo> {
     let (mut request, mut info): (libc::ifreq, DriverInfo) = unsafe { std::mem::zeroed() };
     info.command = ETHTOOL_GDRVINFO;
     for (to, from) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(interface.bytes()) {
-        *to = from.cast_signed();
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     request.ifr_ifru.ifru_data = (&raw mut info).cast();
     // SAFETY: the ioctl reads the request and writes the info that it points to; both live through the call.
