@@ -19,6 +19,7 @@ use tracing::{debug, error, info};
 
 use crate::config::NetworkConfig;
 use crate::lease::SubnetKey;
+use crate::metrics::{FailureKind, METRICS};
 use crate::netlink;
 use nftables::Nftables;
 pub use rules::RuleOptions;
@@ -108,6 +109,7 @@ impl Firewall {
         let results = [self.keep_rules(subnet).await, self.keep_blackholes(subnet).await];
         let problems: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
         self.must_clear &= !problems.is_empty();
+        problems.iter().for_each(|_| METRICS.count_failure(FailureKind::Firewall));
         self.log_problem(
             problems.iter().map(|problem| format!("{problem:#}")).collect::<Vec<_>>().join("; "),
         );

@@ -3,7 +3,7 @@
 //! They are global, as logging is, and are counted where things happen.
 
 use std::fmt;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
 use flannel_common::outcome::Outcome;
 use prometheus_client::collector::Collector;
@@ -147,14 +147,14 @@ impl Metrics {
 
     /// Sets when the node's lease ends; `None` for a reservation.
     pub fn set_lease_end(&self, end: Option<Instant>) {
-        *self.lease_end.lock().unwrap_or_else(PoisonError::into_inner) = end;
+        *lock(&self.lease_end) = end;
     }
 
     /// Adds a collector, which is called whenever the metrics are read. It is removed when the registration
     /// is dropped.
     pub fn register(&self, collector: impl Collector) -> Registration {
         let collector: Arc<dyn Collector> = Arc::new(collector);
-        let mut collectors = self.collectors.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut collectors = lock(&self.collectors);
         collectors.retain(|collector| collector.strong_count() > 0);
         collectors.push(Arc::downgrade(&collector));
         Registration(collector)
@@ -194,17 +194,19 @@ impl Metrics {
             "What carries packets: bpf, netlink or the backend",
             dataplane.clone(),
         );
-        registry.register_collector(Box::new(LeaseLeft(
-            *self.lease_end.lock().unwrap_or_else(PoisonError::into_inner),
-        )));
-        let collectors = self.collectors.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for collector in collectors.iter().filter_map(Weak::upgrade) {
+        registry.register_collector(Box::new(LeaseLeft(*lock(&self.lease_end))));
+        for collector in lock(&self.collectors).iter().filter_map(Weak::upgrade) {
             registry.register_collector(Box::new(Shared(collector)));
         }
         let mut text = String::new();
         text::encode(&mut text, &registry)?;
         Ok(text)
     }
+}
+
+/// Locks a value that is whole even if a thread panicked while it held the lock.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A collector that its owner may drop while the metrics are written.

@@ -9,6 +9,7 @@ use flannel_tests::wait::throughout;
 use flannel_tests::{Agent, TestResult, eventually};
 
 use super::{Bed, CLUSTER, IPTABLES, LOOKS, SOON, rules};
+use crate::endpoint::{Figures, with_endpoint};
 use crate::overlay::lines_of;
 
 /// Returns the path of an installed program.
@@ -25,7 +26,8 @@ fn a_node_without_iptables_starts_logs_it_once_and_adds_the_rules_later() -> Tes
     let path = node.dir().join("programs");
     std::fs::create_dir(&path)?;
     let agent = Agent::builder(node).store(&bed.store).arg("--dataplane=netlink").arg("--iptables-resync=1");
-    let mut agent = agent.arg("--ip-masq").env("PATH", path.to_string_lossy()).start()?;
+    let agent = with_endpoint(agent.arg("--ip-masq"));
+    let mut agent = agent.env("PATH", path.to_string_lossy()).start()?;
     agent.wait_ready()?;
     throughout("it is logged once", LOOKS, || {
         let errors = lines_of(&agent.log(), "ERROR");
@@ -35,6 +37,9 @@ fn a_node_without_iptables_starts_logs_it_once_and_adds_the_rules_later() -> Tes
         );
         Ok(())
     })?;
+    let metrics = Figures::of(node)?;
+    let failures = metrics.get("flannel_errors_total{kind=\"firewall\"}")?;
+    assert!(failures >= 1.0, "no failure is counted: {}", metrics.text());
     for program in ["iptables", "iptables-restore"] {
         symlink(installed(program)?, path.join(program))?;
     }
