@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-pub use self::backend::{Backend, BackendType, KERNEL_VXLAN_PORT, UdpConfig, VxlanConfig};
+pub use self::backend::{Backend, BackendType, UdpConfig, VxlanConfig};
 use self::keys::Keys;
 pub use self::mode::{DataplaneMode, XdpMode};
 use self::range::RangeKeys;

@@ -7,7 +7,7 @@ use super::keys::Keys;
 use super::mode::{DataplaneMode, SourceCheck, XdpMode};
 
 /// UDP port of the kernel's vxlan devices unless another is set (`drivers/net/vxlan`: `vxlan_port`).
-pub const KERNEL_VXLAN_PORT: u16 = 8472;
+const KERNEL_VXLAN_PORT: u16 = 8472;
 
 /// UDP port of the udp backend unless another is set (flannel's pkg/backend/udp: `defaultPort`).
 const UDP_PORT: u16 = 8285;

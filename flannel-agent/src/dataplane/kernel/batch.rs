@@ -9,7 +9,7 @@ use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::proto::ConnectionHandle;
 use rtnetlink::sys::{AsyncSocket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use super::entry::Job;
+use super::job::Job;
 use super::request::Request;
 
 /// Jobs in one datagram. Their answers wait in the socket's receive buffer: 64 of them (under 1 KiB each as

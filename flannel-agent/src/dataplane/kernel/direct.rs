@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use rtnetlink::packet_route::route::RouteFlags;
 
-use super::entry::{Job, KernelEntry};
+use super::job::{Job, KernelEntry};
 use super::{Kernel, route};
 use crate::dataplane::desired::NEXTHOPS_FROM;
 use crate::dataplane::entry::Via;

@@ -1,4 +1,4 @@
-//! One kernel entry of the floor, and the netlink messages that set and remove it.
+//! Changes to kernel entries of the floor, and their netlink messages.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,31 +18,18 @@ use crate::mac::Mac;
 /// An entry that a peer needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KernelEntry {
-    Route {
-        subnet: IpNet,
-        via: Via,
-    },
-    Nexthop {
-        gateway: Ipv4Addr,
-        onlink: bool,
-    },
-    Direct {
-        subnet: IpNet,
-        via: Via,
-    },
-    Neighbour {
-        gateway: IpAddr,
-        mac: Mac,
-    },
+    /// A route through the vxlan device.
+    Route { subnet: IpNet, via: Via },
+    /// A route through the uplink, without a tunnel.
+    Direct { subnet: IpNet, via: Via },
+    /// The nexthop object of a gateway.
+    Nexthop { gateway: Ipv4Addr, onlink: bool },
+    /// The permanent MAC of a gateway.
+    Neighbour { gateway: IpAddr, mac: Mac },
     /// A neighbour that the kernel asked for and may forget.
-    Resolved {
-        address: IpAddr,
-        mac: Mac,
-    },
-    Fdb {
-        mac: Mac,
-        destination: IpAddr,
-    },
+    Resolved { address: IpAddr, mac: Mac },
+    /// The node that has a VTEP MAC.
+    Fdb { mac: Mac, destination: IpAddr },
 }
 
 /// A change to an entry.
