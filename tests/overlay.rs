@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use flannel_tests::traffic::{Steady, StreamReport};
+use flannel_tests::traffic::{At, Steady, StreamReport, ping};
 use flannel_tests::{Agent, AgentBuilder, Cluster, Etcd, Host, Node, Pod, Topology, eventually};
 
 use crate::inspect;
@@ -56,6 +56,19 @@ impl Overlay {
         pods: usize,
         change: impl Fn(AgentBuilder) -> AgentBuilder,
     ) -> Result<Self> {
+        let overlay = Self::launch(network, topology, flags, pods, change)?;
+        overlay.wait_joined()?;
+        Ok(overlay)
+    }
+
+    /// [`Overlay::start_in`] without waiting until the nodes know each other.
+    pub(crate) fn launch(
+        network: &str,
+        topology: Topology,
+        flags: &[&str],
+        pods: usize,
+        change: impl Fn(AgentBuilder) -> AgentBuilder,
+    ) -> Result<Self> {
         let cluster = Cluster::build(topology)?;
         let etcd = cluster.start_etcd()?;
         etcd.configure(network)?;
@@ -64,9 +77,7 @@ impl Overlay {
         let mut agents = cluster.nodes().iter().zip(flags).map(start).collect::<Result<Vec<_>>>()?;
         agents.iter_mut().try_for_each(|agent| agent.wait_ready().map(drop))?;
         let pods = cluster.pods_each(pods)?;
-        let overlay = Self { pods, agents, etcd, cluster };
-        overlay.wait_joined()?;
-        Ok(overlay)
+        Ok(Self { pods, agents, etcd, cluster })
     }
 
     /// Starts `n` nodes on one segment, each with BPF and one pod.
@@ -116,6 +127,17 @@ impl Overlay {
         let (one, other) = self.two_pods();
         Streams::between(one, other)
     }
+}
+
+/// Pings every pod from every pod, itself included, at each of its addresses.
+pub(crate) fn ping_all_pairs<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> Result<()> {
+    let pods: Vec<_> = pods.into_iter().collect();
+    for (from, to) in pods.iter().flat_map(|from| pods.iter().map(move |to| (from, to))) {
+        for (source, destination) in from.addresses().iter().zip(to.addresses()) {
+            ping(&At { netns: from.netns(), ip: *source }, *destination)?;
+        }
+    }
+    Ok(())
 }
 
 /// Two streams that must not be interrupted.

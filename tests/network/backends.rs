@@ -10,10 +10,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use flannel_tests::traffic::{At, ping};
 use flannel_tests::{Agent, Cluster, Etcd, Node, Pod, Topology, eventually};
 
 use crate::inspect;
+use crate::overlay::ping_all_pairs;
 
 /// Time limit for all nodes to follow a change.
 const FOLLOW: Duration = Duration::from_secs(5);
@@ -48,12 +48,7 @@ impl Bed {
     }
 
     fn pings(&self) -> Result<()> {
-        for (from, to) in self.pods.iter().flat_map(|from| self.pods.iter().map(move |to| (from, to))) {
-            for (from_ip, to_ip) in from.addresses().iter().zip(to.addresses()) {
-                ping(&At { netns: from.netns(), ip: *from_ip }, *to_ip)?;
-            }
-        }
-        Ok(())
+        ping_all_pairs(&self.pods)
     }
 
     /// Returns keys and values of all leases.

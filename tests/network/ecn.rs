@@ -1,6 +1,6 @@
 //! ECN and TTL: a node with BPF treats packets as a node with the kernel's vxlan device alone does.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use etherparse::{EtherType, IpNumber, SlicedPacket};
@@ -8,10 +8,11 @@ use flannel_agent::mac::Mac;
 use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::capture::CapturedFrame;
 use flannel_tests::traffic::send_frame;
-use flannel_tests::{Capture, Node, Pod, TestResult, Topology};
+use flannel_tests::{Capture, Node, TestResult, Topology};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::flow_cache::wait_plugged;
+use super::forged::ipv4_of;
 use crate::inspect::{self, DEVICE, UPLINK};
 use crate::overlay::{NETWORK, Overlay, with_xdp};
 use crate::packets::{Ipv4, PORT, frame, ipv4, udp, vxlan};
@@ -66,7 +67,7 @@ impl MacPair {
 
 impl<'a> VxlanSender<'a> {
     fn new(overlay: &'a Overlay, to: usize) -> Result<Self> {
-        let [source, pod] = [ipv4_of(&overlay.pods[2][0])?, ipv4_of(&overlay.pods[to][0])?];
+        let [source, pod] = [ipv4_of(overlay, 2)?, ipv4_of(overlay, to)?];
         let [from, to] = [2, to].map(|node| &overlay.nodes()[node]);
         let [inside, outside] = [MacPair::of(DEVICE, to, from)?, MacPair::of(UPLINK, to, from)?];
         Ok(Self { from, to, source, pod, inside, outside })
@@ -80,13 +81,6 @@ impl<'a> VxlanSender<'a> {
         let inside = vxlan(8, 1, &self.inside.frame(&packet.tos(DSCP, inner).ttl(TTL)));
         let outside = ipv4(self.from.ip(), self.to.ip(), IpNumber::UDP, udp(40_000, PORT, &inside));
         send_frame(self.from.netns(), UPLINK, &self.outside.frame(&outside.tos(0, outer)))
-    }
-}
-
-fn ipv4_of(pod: &Pod) -> Result<Ipv4Addr> {
-    match pod.ip() {
-        IpAddr::V4(ip) => Ok(ip),
-        ip => anyhow::bail!("{ip} is no IPv4 address"),
     }
 }
 

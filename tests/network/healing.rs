@@ -186,7 +186,7 @@ fn foreign_entries_are_not_changed() -> TestResult {
     }
     let shown = || anyhow::Ok((node.exec("ip route")?, node.exec(&format!("bridge fdb show dev {DEVICE}"))?));
     let before = shown()?;
-    // A repair beside them does not touch them.
+    // A repair of another entry does not change them.
     node.exec(&format!("ip neigh del {base} dev {DEVICE}"))?;
     eventually("the neighbour is back", SOON, || {
         let neighbour = node.exec(&format!("ip neigh show {base} dev {DEVICE}"))?;

@@ -14,11 +14,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::{At, UdpSession, ping, tcp_transfer};
-use flannel_tests::{Agent, AgentBuilder, Cluster, Node, Pod, TestResult, Topology, eventually};
+use flannel_tests::{AgentBuilder, Node, TestResult, Topology, eventually};
 
 use super::flow_cache::{PathCounts, wait_plugged};
 use crate::inspect;
-use crate::overlay::Overlay;
+use crate::overlay::{Overlay, ping_all_pairs};
 
 pub(super) const V6_ONLY: &str =
     r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd44::/48","Backend":{"Type":"vxlan"}}"#;
@@ -49,14 +49,7 @@ fn start_with(
     flags: &[&str],
     change: impl Fn(AgentBuilder) -> AgentBuilder,
 ) -> Result<Overlay> {
-    let cluster = Cluster::build(topology)?;
-    let etcd = cluster.start_etcd()?;
-    etcd.configure(config)?;
-    let start = |(node, flag): (_, &&str)| change(Agent::builder(node).etcd(&etcd).arg(*flag)).start();
-    let mut agents = cluster.nodes().iter().zip(flags).map(start).collect::<Result<Vec<_>>>()?;
-    agents.iter_mut().try_for_each(|agent| agent.wait_ready().map(drop))?;
-    let pods = cluster.pods_each(1)?;
-    let overlay = Overlay { pods, agents, etcd, cluster };
+    let overlay = Overlay::launch(config, topology, flags, 1, change)?;
     eventually("all pods reach each other", JOINING, || all_reach_all(&overlay))?;
     Ok(overlay)
 }
@@ -67,13 +60,7 @@ pub(super) fn two_nodes() -> Result<Overlay> {
 }
 
 fn all_reach_all(overlay: &Overlay) -> Result<()> {
-    let pods: Vec<&Pod> = overlay.pods.iter().flatten().collect();
-    for (from, to) in pods.iter().flat_map(|from| pods.iter().map(move |to| (from, to))) {
-        for (source, destination) in from.addresses().iter().zip(to.addresses()) {
-            ping(&At { netns: from.netns(), ip: *source }, *destination)?;
-        }
-    }
-    Ok(())
+    ping_all_pairs(overlay.pods.iter().flatten())
 }
 
 /// Returns the first two nodes' pods at their IPv6 addresses.

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 use flannel_tests::traffic::{At, ping};
-use flannel_tests::{Host, Node, Pod, TestResult, Topology};
+use flannel_tests::{Host, Node, TestResult, Topology};
 
 use crate::inspect::{self, DEVICE};
-use crate::overlay::Overlay;
+use crate::overlay::{Overlay, ping_all_pairs};
 
 /// Packets sent and received through a node's vxlan device: by the kernel, and by BPF.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,10 +35,7 @@ fn all_pods_reach_each_other_through_bpf_alone() -> TestResult {
     let overlay = Overlay::start(Topology::segment(3), &["--dataplane=bpf"; 3], 2)?;
     silence_ipv6(&overlay)?;
     let before = passed(&overlay)?;
-    let pods: Vec<&Pod> = overlay.pods.iter().flatten().collect();
-    for (from, to) in pods.iter().flat_map(|from| pods.iter().map(move |to| (*from, *to))) {
-        ping(from, to.ip())?;
-    }
+    ping_all_pairs(overlay.pods.iter().flatten())?;
     // On each node 2 pods ping the 4 others, and answer each.
     for (node, (then, now)) in before.into_iter().zip(passed(&overlay)?).enumerate() {
         assert_eq!(now.bpf, (then.bpf.0 + 16, then.bpf.1 + 16), "node {node}: packets that BPF carried");

@@ -10,12 +10,12 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome};
 use flannel_tests::traffic::{UdpSession, ping, tcp_transfer};
-use flannel_tests::{Node, Pod, TestResult, Topology, eventually};
+use flannel_tests::{Node, TestResult, Topology, eventually};
 
 use super::forged;
 use super::tcp::ensure_few_repeats;
 use crate::inspect::{self, UPLINK};
-use crate::overlay::Overlay;
+use crate::overlay::{Overlay, ping_all_pairs};
 
 const NATIVE: &str = "--xdp=native";
 const GENERIC: &str = "--xdp=generic";
@@ -44,10 +44,7 @@ fn all_pods_reach_each_other(flag: &str, expected: &str) -> TestResult {
         Overlay::start_with(Topology::segment(3), &["--dataplane=bpf"; 3], 2, |agent| agent.arg(flag))?;
     let counted = |node: &Node| Ok((handed_over(node)?, inspect::carried(node)?.1));
     let before = overlay.nodes().iter().map(counted).collect::<Result<Vec<_>>>()?;
-    let pods: Vec<&Pod> = overlay.pods.iter().flatten().collect();
-    for (from, to) in pods.iter().flat_map(|from| pods.iter().map(move |to| (*from, *to))) {
-        ping(from, to.ip())?;
-    }
+    ping_all_pairs(overlay.pods.iter().flatten())?;
     for (node, (stripped, received)) in overlay.nodes().iter().zip(before) {
         assert_eq!(mode(node)?, Some(expected), "{}", node.name());
         // Its 2 pods are pinged by the 4 others, and answered by them.

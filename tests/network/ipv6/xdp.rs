@@ -99,7 +99,7 @@ fn traffic_passes_whichever_offloads_are_on() -> TestResult {
     Ok(())
 }
 
-/// Packets between veths have an outer checksum that is not yet computed. A router behind the pod must not compute it.
+/// Packets between veths have an outer checksum that is not yet computed. A device behind the pod must not compute it.
 #[test]
 fn a_pod_can_forward_packets_that_it_receives() -> TestResult {
     const PACKETS: u64 = 5;
