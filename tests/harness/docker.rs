@@ -83,7 +83,7 @@ impl Docker {
     }
 
     /// Starts a container that serves its files over HTTP.
-    pub fn serve(&self) -> Result<Container> {
+    pub fn start_web_server(&self) -> Result<Container> {
         let id = self.create(&[self.image.busybox(), "httpd", "-f", "-p", "80", "-h", "/"])?;
         let number = self.containers.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}-container{number}", self.netns.name());

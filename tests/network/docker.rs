@@ -30,7 +30,7 @@ impl Bed {
     fn start() -> Result<Self> {
         let overlay = Overlay::start(Topology::segment(2), &["--ip-masq"; 2], 0)?;
         let dockers = overlay.nodes().iter().map(start_docker).collect::<Result<Vec<_>>>()?;
-        let containers = dockers.iter().map(Docker::serve).collect::<Result<_>>()?;
+        let containers = dockers.iter().map(Docker::start_web_server).collect::<Result<_>>()?;
         Ok(Self { containers, dockers, overlay })
     }
 
