@@ -1,8 +1,9 @@
 //! The backend alloc: a lease and a subnet file, and nothing in the kernel.
 
-use flannel_tests::{TestResult, Topology};
+use anyhow::ensure;
+use flannel_tests::{TestResult, Topology, eventually};
 
-use super::{Bed, base, lines};
+use super::{Bed, FOLLOW, base, lines};
 
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"alloc"}}"#;
 
@@ -18,6 +19,11 @@ fn a_node_takes_its_lease_and_changes_nothing_in_the_kernel() -> TestResult {
             lines(node, "ip -br link show")?,
         ))
     };
+    eventually("the pod's link is up", FOLLOW, || {
+        let links = lines(&bed.nodes()[0], "ip -br link show")?;
+        ensure!(!links.iter().any(|link| link.contains("NO-CARRIER")), "{links:?}");
+        Ok(())
+    })?;
     let before = state(&bed)?;
     assert_eq!(before.1.mtu, 1500);
     let key = format!("{}/subnets/{}-24", flannel_tests::etcd::PREFIX, base(&bed.nodes()[0])?);

@@ -70,7 +70,7 @@ fn maps_of_another_version_are_not_misread() -> TestResult {
     let mut config = Array::<_, NodeConfig>::try_from(map)?;
     let facts = config.get(&0, 0)?;
     for (layout, said) in
-        [(abi::LAYOUT + 1, "use the flannel-agent that runs here"), (0, "has not written its facts")]
+        [(abi::LAYOUT + 1, "use the flannel-agent that runs here"), (0, "the agent has not written")]
     {
         config.set(0, NodeConfig { layout, ..facts }, 0)?;
         let refusal = there(&overlay).refusal(node)?;
