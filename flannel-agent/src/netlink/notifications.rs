@@ -14,7 +14,12 @@ use super::filter;
 
 /// A subscription to some multicast groups.
 #[derive(Debug)]
-pub struct Notifications(UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
+pub struct Notifications {
+    messages: Messages,
+    ended: bool,
+}
+
+type Messages = UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
 
 impl Notifications {
     /// Subscribes to these groups.
@@ -27,7 +32,7 @@ impl Notifications {
     pub fn subscribe(groups: &[MulticastGroup]) -> io::Result<Self> {
         let (connection, _, messages) = new_multicast_connection(groups)?;
         tokio::spawn(connection);
-        Ok(Self(messages))
+        Ok(Self { messages, ended: false })
     }
 
     /// Subscribes to these groups, except for changes that the socket with this netlink port requested.
@@ -41,22 +46,22 @@ impl Notifications {
         let (mut connection, _, messages) = new_multicast_connection(groups)?;
         filter::ignore_requests_from(connection.socket_mut().socket_mut(), port)?;
         tokio::spawn(connection);
-        Ok(Self(messages))
+        Ok(Self { messages, ended: false })
     }
 
     /// Waits for the next notification, or for [`NetlinkPayload::Overrun`] if some were lost.
     pub async fn next(&mut self) -> NetlinkPayload<RouteNetlinkMessage> {
-        match self.0.next().await {
-            Some((message, _)) => message.payload,
-            None => {
-                warn!("netlink notifications have ended; changes will not be noticed before a restart");
-                std::future::pending().await
-            }
+        if let Some((message, _)) = self.messages.next().await {
+            return message.payload;
         }
+        if !std::mem::replace(&mut self.ended, true) {
+            warn!("netlink notifications have ended; changes will not be noticed before a restart");
+        }
+        std::future::pending().await
     }
 
     /// Discards the notifications that have arrived.
     pub fn discard(&mut self) {
-        while self.0.try_recv().is_ok() {}
+        while self.messages.try_recv().is_ok() {}
     }
 }
