@@ -85,10 +85,10 @@ fn set(name: &str, value: &str) {
 
 fn choose() -> Result<toolchain::Toolchain> {
     let chosen = toolchain::find().map_err(|reasons| {
-        anyhow!("no toolchain can build the BPF programs ({reasons}): run `cargo xtask setup`")
+        anyhow!("no toolchain can build the BPF programs ({reasons}): run `cargo xtask setup build`")
     })?;
     if program::find("bpf-linker").is_none() {
-        bail!("bpf-linker, which links the BPF programs, is not installed: run `cargo xtask setup`");
+        bail!("bpf-linker, which links the BPF programs, is not installed: run `cargo xtask setup build`");
     }
     Ok(chosen)
 }
