@@ -126,7 +126,8 @@ impl Bpf {
         for place in &self.places {
             let Ok(program) = loaded(&self.ebpf, place.hook) else { continue };
             let index = place.index(self.config.node());
-            let attached = attach::is_attached(program, place.hook, &place.interface, index, kernel).await;
+            let pin = self.pins.path(&place.link());
+            let attached = attach::is_attached(program, place.hook, index, &pin, kernel).await;
             if matches!(attached, Ok(false)) {
                 return false;
             }

@@ -1,16 +1,18 @@
 //! Attaches programs to TC hooks: by tcx where the kernel has it (Linux 6.6), else by a filter on the clsact qdisc (Linux
 //! 4.5). Attaching is the probe: an old kernel answers a tcx link with EINVAL.
 
-use std::fmt;
+use std::path::Path;
+use std::{fmt, io};
 
 use anyhow::{Context as _, Result};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
-use aya::programs::{Link as _, LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, tc};
+use aya::programs::{Link as _, LinkOrder, ProgramError, SchedClassifier, TcAttachType, tc};
 use flannel_common::outcome::Hook;
 use nix::net::if_::{Interface, if_nameindex};
 use tracing::debug;
 
+use super::link::Link;
 use super::pins::Pins;
 use crate::dataplane::kernel::{Kernel, classifier};
 
@@ -121,16 +123,20 @@ pub fn clsact(program: &mut SchedClassifier, hook: Hook, interface: &str) -> Res
     Ok(Mechanism::Clsact)
 }
 
-/// Returns whether this program is attached to the interface, by either mechanism. `index`: the interface's index.
+/// Returns whether this program is attached to the interface with this index: by the link at the pin, or by a filter. The
+/// link is asked, since asking the interface for its programs takes `CAP_SYS_ADMIN`.
 pub(super) async fn is_attached(
     program: &SchedClassifier,
     hook: Hook,
-    interface: &str,
     index: u32,
+    pin: &Path,
     kernel: &Kernel,
 ) -> Result<bool> {
-    let id = program.info()?.id();
-    matches_attached(hook, interface, index, kernel, |attached| attached.id() == id).await
+    match Link::pinned(pin).and_then(|link| link.attachment()) {
+        Ok(attachment) => Ok(attachment == (index, program.info()?.id())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => has_filter(hook, index, kernel).await,
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Returns whether any agent's program for this hook is attached to the interface.
@@ -147,21 +153,15 @@ pub(crate) async fn is_some_attached(
     const NAME: usize = 15;
     let name = hook.program().as_bytes();
     let name = &name[..name.len().min(NAME)];
-    matches_attached(hook, interface, index, kernel, |attached| attached.name() == name).await
-}
-
-async fn matches_attached(
-    hook: Hook,
-    interface: &str,
-    index: u32,
-    kernel: &Kernel,
-    matches: impl Fn(&ProgramInfo) -> bool,
-) -> Result<bool> {
     if let Ok((_, attached)) = SchedClassifier::query_tcx(interface, direction(hook))
-        && attached.iter().any(matches)
+        && attached.iter().any(|attached| attached.name() == name)
     {
         return Ok(true);
     }
+    has_filter(hook, index, kernel).await
+}
+
+async fn has_filter(hook: Hook, index: u32, kernel: &Kernel) -> Result<bool> {
     let direction = match direction(hook) {
         TcAttachType::Egress => classifier::Direction::Egress,
         _ => classifier::Direction::Ingress,
@@ -194,7 +194,7 @@ pub(super) fn detach_clsact(hook: Hook, interface: &str) {
     }
 }
 
-fn filter(hook: Hook, interface: &str) -> std::io::Result<SchedClassifierLink> {
+fn filter(hook: Hook, interface: &str) -> io::Result<SchedClassifierLink> {
     SchedClassifierLink::attached(interface, direction(hook), PRIORITY, HANDLE, None)
 }
 

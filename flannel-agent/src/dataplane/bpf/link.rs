@@ -35,7 +35,7 @@ struct InfoAttributes {
     info: u64,
 }
 
-/// `struct bpf_link_info` of an XDP link.
+/// `struct bpf_link_info` of an XDP link. That of a tcx link begins alike.
 #[repr(C)]
 #[derive(Default)]
 struct LinkInfo {
