@@ -10,6 +10,7 @@ mod endpoint;
 mod inspect;
 mod network;
 mod overlay;
+mod package;
 mod packets;
 mod program;
 mod store;

@@ -5,7 +5,7 @@ mod program;
 use std::env;
 use std::path::{Path, PathBuf};
 
-use Part::{Cluster, Descriptors, Etcd, Lint, Run, Suite, Vm};
+use Part::{Cluster, Cross, Descriptors, Etcd, Lint, Release, Run, Suite, Vm};
 pub use program::find as find_program;
 
 /// A part of the chores' work: a chore is made of parts, and a tool names the parts that need it.
@@ -15,6 +15,8 @@ pub enum Part {
     Lint,
     /// Building the agent.
     Build,
+    /// Building static binaries, for another architecture too.
+    Cross,
     /// Clusters of network namespaces, with agents and traffic.
     Cluster,
     /// Clusters that keep their leases in etcd.
@@ -25,6 +27,8 @@ pub enum Part {
     Suite,
     /// The virtual machine.
     Vm,
+    /// Making the files of a release.
+    Release,
     /// Compiling the interface of etcd's client.
     Descriptors,
 }
@@ -79,17 +83,25 @@ fn sysroot() -> Option<PathBuf> {
     Path::new(&cargo).ancestors().nth(2).map(Path::to_owned)
 }
 
+/// Debian's cross compilers; the machine's own compiler has such a name, too.
+const CC_X86_64: &str = if cfg!(target_arch = "x86_64") { "gcc" } else { "gcc-x86-64-linux-gnu" };
+const CC_AARCH64: &str = if cfg!(target_arch = "aarch64") { "gcc" } else { "gcc-aarch64-linux-gnu" };
+/// The headers of the C library for the other architecture, and their package.
+const FOREIGN_HEADERS: (&str, &str) = if cfg!(target_arch = "x86_64") {
+    ("/usr/aarch64-linux-gnu/include/stdint.h", "libc6-dev-arm64-cross")
+} else {
+    ("/usr/x86_64-linux-gnu/include/stdint.h", "libc6-dev-amd64-cross")
+};
+
 /// Every tool that can be installed by itself. `xtask/src/setup` adds what takes more than that: a Rust toolchain for
 /// the BPF target, and bpf-linker.
 pub const TOOLS: &[Tool] = &[
     component("rustfmt", "rustfmt", "formats the sources", &[Lint]),
     component("clippy-driver", "clippy", "lints the sources", &[Lint]),
-    Tool {
-        probe: "cargo-deny",
-        source: Source::Crate { name: "cargo-deny", version: "0.20.2" },
-        purpose: "checks licences, duplicates and sources of dependencies",
-        parts: &[Lint],
-    },
+    from_crate("cargo-deny", "0.20.2", "checks licences, duplicates and sources of dependencies", &[Lint]),
+    package("x86_64-linux-gnu-gcc", CC_X86_64, "compiles ring's C code, and links", &[Cross]),
+    package("aarch64-linux-gnu-gcc", CC_AARCH64, "compiles ring's C code, and links", &[Cross]),
+    package(FOREIGN_HEADERS.0, FOREIGN_HEADERS.1, "is included by ring's C code", &[Cross]),
     package("ip", "iproute2", "makes the nodes, links and pods of a cluster", &[Cluster]),
     package("bridge", "iproute2", "shows the FDB that the agent writes", &[Cluster]),
     package("iptables", "iptables", "writes and lists firewall rules", &[Cluster]),
@@ -117,8 +129,13 @@ pub const TOOLS: &[Tool] = &[
         "is what containers and the virtual machine start with",
         &[Suite, Vm],
     ),
+    package("unshare", "util-linux", "boots a machine for the Debian package", &[Suite]),
+    package("nsenter", "util-linux", "runs commands on that machine", &[Suite]),
+    package("/lib/systemd/systemd", "systemd", "is that machine's first process", &[Suite]),
     package("depmod", "kmod", "finds the modules of the virtual machine's kernel", &[Vm]),
     package("xz", "xz-utils", "decompresses the modules of the virtual machine's kernel", &[Vm]),
+    from_crate("cargo-auditable", "0.7.7", "lists a binary's crates in the binary", &[Release]),
+    from_crate("cargo-deb", "3.8.0", "makes the Debian package", &[Release]),
     package("protoc", "protobuf-compiler", "compiles the interface of etcd's client", &[Descriptors]),
     package(
         "/usr/include/google/protobuf/descriptor.proto",
@@ -144,4 +161,13 @@ const fn component(
     parts: &'static [Part],
 ) -> Tool {
     Tool { probe, source: Source::Component(name), purpose, parts }
+}
+
+const fn from_crate(
+    name: &'static str,
+    version: &'static str,
+    purpose: &'static str,
+    parts: &'static [Part],
+) -> Tool {
+    Tool { probe: name, source: Source::Crate { name, version }, purpose, parts }
 }

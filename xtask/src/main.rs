@@ -1,8 +1,10 @@
 //! The project's chores, one subcommand each: `cargo xtask --help`.
 
+mod architecture;
 mod bench;
 mod complexity;
 mod descriptors;
+mod dist;
 mod lint;
 mod phase;
 mod prepare;
@@ -46,6 +48,8 @@ enum Chore {
     Complexity,
     /// Compile the interface of etcd's client anew, after a change of its version
     Descriptors,
+    /// Build static binaries and Debian packages of a release into dist/, for x86_64 and aarch64
+    Dist(dist::Args),
     /// Check formatting, clippy for the host and for BPF, and documentation; warnings are errors
     Lint,
 }
@@ -69,6 +73,7 @@ fn execute(chore: Chore) -> Result<()> {
         Chore::Vm(args) => setup::ensure(&vm::NEEDS).and_then(|()| vm::run(&args, &vm::Parts::get()?)),
         Chore::Complexity => complexity::run(),
         Chore::Descriptors => descriptors::run(),
+        Chore::Dist(args) => dist::run(&args),
         Chore::Lint => lint::run(),
     }
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use flannel_tests::tools::Part;
 
-use crate::{bench, lint, phase, run, setup, test, vm};
+use crate::{bench, dist, lint, phase, run, setup, test, vm};
 
 /// What to prepare.
 #[derive(clap::Args)]
@@ -27,6 +27,7 @@ enum Chore {
     Test,
     Bench,
     Vm,
+    Dist,
 }
 
 impl Chore {
@@ -38,6 +39,7 @@ impl Chore {
             Self::Test => &test::NEEDS,
             Self::Bench => &bench::NEEDS,
             Self::Vm => &vm::NEEDS,
+            Self::Dist => &dist::NEEDS,
         }
     }
 }

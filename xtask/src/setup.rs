@@ -6,7 +6,7 @@ mod gap;
 mod linker;
 mod lock;
 mod probe;
-mod rust;
+pub(crate) mod rust;
 mod services;
 
 use anyhow::{Result, anyhow, bail};

@@ -26,10 +26,23 @@ pub(crate) fn remove(chosen: impl Fn(&str) -> bool) -> Result<()> {
     errors.into_result()
 }
 
+/// Makes a cgroup with this name at the root of the hierarchy of version 2.
+pub(crate) fn make(name: &str) -> Result<PathBuf> {
+    let roots = mounted("cgroup2 ")?;
+    let path = roots.first().context("no cgroup2 is mounted on this machine")?.join(name);
+    fs::create_dir(&path).with_context(|| format!("create {}", path.display()))?;
+    Ok(path)
+}
+
 /// Returns the mount points of all cgroup hierarchies, version 1 and 2.
 fn roots() -> Result<Vec<PathBuf>> {
+    mounted("cgroup")
+}
+
+fn mounted(kind: &str) -> Result<Vec<PathBuf>> {
     let table = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
-    let mounts = table.lines().filter(|line| line.contains(" - cgroup"));
+    let kind = format!(" - {kind}");
+    let mounts = table.lines().filter(|line| line.contains(&kind));
     Ok(mounts.filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect())
 }
 

@@ -10,10 +10,21 @@ use crate::workspace::cargo;
 
 const NO_DEBUG_INFO: (&str, &str) = ("CARGO_PROFILE_DEV_DEBUG", "false");
 
-/// Returns whether the program runs and has this version or a newer one.
-pub(super) fn suffices(program: &Path, version: &str) -> bool {
-    let output = Command::new(program).arg("--version").output();
-    output.is_ok_and(|output| is_recent(&String::from_utf8_lossy(&output.stdout), version))
+/// Returns whether the program runs and has this version or a newer one. Not every program prints its version, so the
+/// list of what cargo has installed counts, too.
+pub(super) fn suffices(program: &Path, name: &str, version: &str) -> bool {
+    let print = |command: &mut Command| {
+        let output = command.output();
+        output.map_or_else(|_| String::new(), |output| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    is_recent(&print(Command::new(program).arg("--version")), version)
+        || is_recent(installed(&print(&mut cargo(["install", "--list"])), name), version)
+}
+
+/// Returns the version of a crate in the list that `cargo install --list` prints: `cargo-deb v3.8.0:`.
+fn installed<'a>(list: &'a str, name: &str) -> &'a str {
+    let versions = list.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(" v"));
+    versions.map(|version| version.trim_end_matches(':')).next().unwrap_or_default()
 }
 
 /// Compares what `--version` prints ("cargo-deny 0.20.2", or the number alone) with the oldest version accepted.
@@ -43,6 +54,13 @@ pub(super) fn arguments<'a>(name: &'a str, version: &'a str) -> [&'a str; 6] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn installed_crates_are_listed_with_their_versions() {
+        let list = "cargo-deb v3.8.0:\n    cargo-deb\ncargo-auditable v0.7.7:\n    cargo-auditable\n";
+        assert_eq!(installed(list, "cargo-auditable"), "0.7.7");
+        assert_eq!(installed(list, "cargo"), "");
+    }
 
     #[test]
     fn versions_are_compared_as_numbers() {

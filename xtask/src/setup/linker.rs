@@ -30,7 +30,7 @@ const fn needed(probe: &'static str, package: &'static str, purpose: &'static st
 
 /// Returns whether a recent one runs here. It does not if LLVM's shared library is missing.
 pub(super) fn exists() -> bool {
-    find_program(NAME).is_some_and(|program| crates::suffices(&program, VERSION))
+    find_program(NAME).is_some_and(|program| crates::suffices(&program, NAME, VERSION))
 }
 
 /// Builds and installs it. Its default features name another LLVM than the toolchains have.

@@ -36,7 +36,7 @@ fn needs(chore: &[Part], named: &[Part]) -> bool {
 
 fn exists(tool: &Tool) -> bool {
     match (tool.find(), tool.source) {
-        (Some(program), Source::Crate { version, .. }) => crates::suffices(&program, version),
+        (Some(program), Source::Crate { name, version }) => crates::suffices(&program, name, version),
         (found, _) => found.is_some(),
     }
 }

@@ -43,6 +43,11 @@ pub(super) fn add_component(name: &str, toolchain: Option<&str>) -> Result<()> {
     rustup(&component_add(&[name], toolchain))
 }
 
+/// Adds the standard library for a target to the active toolchain.
+pub(crate) fn add_target(name: &str) -> Result<()> {
+    rustup(&["target", "add", name])
+}
+
 /// Adds the sources of `core` to the active toolchain. Returns false if apt has to give a whole toolchain instead.
 ///
 /// rustup comes first because it changes less: 3 MB beside a compiler that is already here, on any distribution.

@@ -1,0 +1,22 @@
+//! Where the Debian package is.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+
+const VARIABLE: &str = "FLANNEL_PACKAGE";
+
+/// `$FLANNEL_PACKAGE`, or the one in `dist/`.
+pub fn package() -> Result<PathBuf> {
+    if let Some(path) = env::var_os(VARIABLE).map(PathBuf::from) {
+        ensure!(path.is_file(), "{VARIABLE} is {}, where no file is", path.display());
+        return Ok(path);
+    }
+    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let name = format!("flannel-agent_{}_{architecture}.deb", env!("CARGO_PKG_VERSION"));
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("dist");
+    let path = folder.join(name);
+    let found = path.is_file().then_some(&path);
+    found.cloned().with_context(|| format!("{} is not there: cargo xtask dist makes it", path.display()))
+}

@@ -1,0 +1,80 @@
+//! The processor architectures that releases are built for.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::setup;
+
+/// What differs between architectures.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Architecture {
+    /// The name that rustc, qemu and `uname -m` use.
+    pub(crate) name: &'static str,
+    /// The name that Debian uses.
+    pub(crate) debian: &'static str,
+    /// rustc's target for static binaries.
+    pub(crate) target: &'static str,
+}
+
+/// All of them.
+pub(crate) static ALL: [Architecture; 2] = [
+    Architecture { name: "x86_64", debian: "amd64", target: "x86_64-unknown-linux-musl" },
+    Architecture { name: "aarch64", debian: "arm64", target: "aarch64-unknown-linux-musl" },
+];
+
+impl Architecture {
+    /// Returns the one with this name.
+    pub(crate) fn named(name: &str) -> Result<&'static Self, String> {
+        let names = ALL.each_ref().map(|architecture| architecture.name);
+        let found = ALL.iter().find(|architecture| architecture.name == name);
+        found.ok_or_else(|| format!("choose one of {}", names.join(", ")))
+    }
+
+    /// Makes a cargo command build static binaries for the architecture. musl comes with rustc's target; the compiler
+    /// of Debian's C library compiles ring's C code, which calls no library, and links.
+    pub(crate) fn select<'a>(&self, cargo: &'a mut Command) -> &'a mut Command {
+        let compiler = format!("{}-linux-gnu-gcc", self.name);
+        let variable = self.target.replace('-', "_");
+        cargo.args(["--target", self.target]);
+        cargo.env(format!("CC_{variable}"), &compiler);
+        cargo.env(format!("CARGO_TARGET_{}_LINKER", variable.to_uppercase()), &compiler)
+    }
+
+    /// Finds or downloads Rust's standard library for the target.
+    pub(crate) fn ensure_target(&self) -> Result<()> {
+        let mut rustc = Command::new("rustc");
+        let output = rustc.args(["--print", "target-libdir", "--target", self.target]).output();
+        let output = output.context("cannot run rustc")?;
+        ensure!(output.status.success(), "rustc does not know the target {}", self.target);
+        let folder = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        if folder.is_dir() {
+            return Ok(());
+        }
+        setup::rust::add_target(self.target).with_context(|| {
+            format!("Rust's target {0} is missing: `rustup target add {0}` downloads it", self.target)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_name_is_answered_with_those_that_are_known() {
+        assert_eq!(Architecture::named("aarch64").unwrap().debian, "arm64");
+        assert_eq!(Architecture::named("arm64").unwrap_err(), "choose one of x86_64, aarch64");
+    }
+
+    #[test]
+    fn cargo_is_given_a_compiler_for_the_target() {
+        let mut cargo = Command::new("cargo");
+        Architecture::named("aarch64").unwrap().select(&mut cargo);
+        let variables: Vec<_> = cargo.get_envs().map(|(name, value)| (name.to_str(), value)).collect();
+        let compiler = Some("aarch64-linux-gnu-gcc".as_ref());
+        assert!(variables.contains(&(Some("CC_aarch64_unknown_linux_musl"), compiler)));
+        assert!(variables.contains(&(Some("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER"), compiler)));
+    }
+}
