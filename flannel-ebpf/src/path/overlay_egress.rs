@@ -7,9 +7,10 @@ use flannel_common::outcome::Outcome;
 use crate::maps;
 use crate::packet::Packet;
 use crate::stage::flow::FlowPacket;
+use crate::stage::outgoing::Outgoing;
 use crate::stage::parse::{self, Inner, with_inner};
 use crate::stage::report;
-use crate::stage::transmit::{Outgoing, Transmit};
+use crate::stage::transmit::Transmit;
 use crate::verdict::Carried;
 
 /// Handles one packet from the host stack to a peer.

@@ -7,8 +7,9 @@ use flannel_common::outcome::Outcome;
 
 use crate::packet::Packet;
 use crate::stage::flow::{self, FlowPacket};
+use crate::stage::outgoing::Outgoing;
 use crate::stage::parse::{self, Inner, with_inner};
-use crate::stage::transmit::{Outgoing, Transmit};
+use crate::stage::transmit::Transmit;
 use crate::stage::{report, route};
 use crate::verdict::Carried;
 

@@ -12,7 +12,7 @@ use network_types::ip::Ipv4Hdr;
 use crate::outer::{self, EncapParams};
 use crate::packet::{Header, Packet, PacketAccess as _};
 use crate::stage::ecn;
-use crate::stage::transmit::Outgoing;
+use crate::stage::outgoing::Outgoing;
 
 /// Pushes outer IPv4, UDP and VXLAN headers in front of an inner frame, and lets it begin with `front`. Delivery writes the
 /// Ethernet header before them.

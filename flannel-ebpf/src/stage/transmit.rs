@@ -1,30 +1,13 @@
 //! How packets leave for their node: BPF wraps IPv4, and the kernel's vxlan device wraps IPv6.
 
-use flannel_common::lease::Lease;
-use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::maps::IpFamily;
-use crate::packet::Packet;
-use crate::stage::parse::Inner;
+use crate::stage::outgoing::Outgoing;
 use crate::stage::route::Routed;
 use crate::stage::{deliver, encap, fit, path_mtu};
 use crate::verdict::Carried;
-
-/// A packet to a pod of a peer.
-pub struct Outgoing<'a, H: IpFamily> {
-    /// The whole packet.
-    pub packet: &'a Packet<'a>,
-    /// Its headers.
-    pub inner: &'a Inner<'a, H>,
-    /// This node.
-    pub node: &'a NodeConfig,
-    /// Lease of the peer.
-    pub lease: Lease<H::Address>,
-    /// Mark that makes the packet's group; 0 without group policy.
-    pub mark: u32,
-}
 
 impl<H: IpFamily> Outgoing<'_, H> {
     /// Sends a packet that skips the stack, with these headers, to a peer on the uplink's link. It needs no tunnel.

@@ -1,0 +1,22 @@
+//! A packet on its way to a peer, with what its way out needs.
+
+use flannel_common::lease::Lease;
+use flannel_common::node::NodeConfig;
+
+use crate::maps::IpFamily;
+use crate::packet::Packet;
+use crate::stage::parse::Inner;
+
+/// A packet to a pod of a peer.
+pub struct Outgoing<'a, H: IpFamily> {
+    /// The whole packet.
+    pub packet: &'a Packet<'a>,
+    /// Its headers.
+    pub inner: &'a Inner<'a, H>,
+    /// This node.
+    pub node: &'a NodeConfig,
+    /// Lease of the peer.
+    pub lease: Lease<H::Address>,
+    /// Mark that makes the packet's group; 0 without group policy.
+    pub mark: u32,
+}
