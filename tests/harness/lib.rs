@@ -64,6 +64,7 @@ pub mod wait;
 
 mod http;
 mod owner;
+mod packet_socket;
 mod parallel;
 mod workdir;
 

@@ -1,46 +1,33 @@
 //! The packet socket of a capture.
 
-use std::ffi::CString;
-use std::io;
-use std::mem;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::SystemTime;
+use std::{io, ptr};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
 use super::CapturedFrame;
+use crate::packet_socket::{self, empty_address};
 
 const RECEIVE_BUFFER: usize = 64 << 20;
 const TIMEOUT_US: i64 = 20_000;
 
 /// Opens a socket for one interface, in the calling thread's namespace.
 pub(super) fn open(interface: &str) -> Result<OwnedFd> {
-    let name = CString::new(interface).context("an interface name has no zero byte")?;
-    // SAFETY: the name ends in a zero byte and lives through the call.
-    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    ensure!(index != 0, "there is no interface {interface}");
-    // Protocol 0 receives nothing until bind: a socket for all protocols would first see all interfaces.
-    // SAFETY: socket() takes integers only.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-    ensure!(fd >= 0, "open a packet socket: {}", io::Error::last_os_error());
-    // SAFETY: the descriptor is new and has no other owner.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let (socket, mut address) = packet_socket::open(interface)?;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
     setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).context("enlarge the receive buffer")?;
     setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(0, TIMEOUT_US)).context("set a timeout")?;
-    bind(&socket, index)?;
+    bind(&socket, &address)?;
     Ok(socket)
 }
 
-fn bind(socket: &OwnedFd, index: u32) -> Result<()> {
-    let mut address = empty_address();
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
-    address.sll_ifindex = index.cast_signed();
+fn bind(socket: &OwnedFd, address: &libc::sockaddr_ll) -> Result<()> {
     let length = size_of::<libc::sockaddr_ll>() as u32;
     // SAFETY: pointer and length are those of a sockaddr_ll that lives through the call.
-    let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
+    let bound = unsafe { libc::bind(socket.as_raw_fd(), ptr::from_ref(address).cast(), length) };
     ensure!(bound == 0, "bind a packet socket: {}", io::Error::last_os_error());
     Ok(())
 }
@@ -75,9 +62,4 @@ pub(super) fn missed(socket: &OwnedFd) -> Result<u32> {
     };
     ensure!(got == 0, "read a packet socket's statistics: {}", io::Error::last_os_error());
     Ok(statistics.tp_drops)
-}
-
-fn empty_address() -> libc::sockaddr_ll {
-    // SAFETY: all zeroes is a valid sockaddr_ll.
-    unsafe { mem::zeroed() }
 }

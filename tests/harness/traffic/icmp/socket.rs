@@ -2,28 +2,26 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result};
-use nix::sys::socket::{MsgFlags, SockaddrStorage, bind, recvfrom, sendto, setsockopt, sockopt};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, recvfrom, sendto,
+    setsockopt, socket, sockopt,
+};
 use nix::sys::time::TimeVal;
 
 use super::Ping;
 
 /// Opens a socket bound to the address, in the calling thread's namespace.
 pub(super) fn open(ip: IpAddr, ping: &Ping) -> Result<OwnedFd> {
-    let (domain, protocol) = if ip.is_ipv4() {
-        (libc::AF_INET, libc::IPPROTO_ICMP)
+    let (family, protocol) = if ip.is_ipv4() {
+        (AddressFamily::Inet, SockProtocol::Icmp)
     } else {
-        (libc::AF_INET6, libc::IPPROTO_ICMPV6)
+        (AddressFamily::Inet6, SockProtocol::IcmpV6)
     };
-    // SAFETY: socket() takes integers only.
-    let fd = unsafe { libc::socket(domain, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error()).context("open a raw socket");
-    }
-    // SAFETY: the descriptor is new and has no other owner.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let socket =
+        socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol).context("open a raw socket")?;
     bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(ip, 0)))
         .with_context(|| format!("bind {ip}"))?;
     setsockopt(&socket, sockopt::ReceiveTimeout, &timeval(ping.timeout)).context("set a timeout")?;
