@@ -2,6 +2,13 @@
 
 /// Returns the assignments `KEY=VALUE` in their order. Accepts `export` before the key and quotes around the value.
 /// Skips comments and all other lines.
+///
+/// ```
+/// use flannel_agent::env_file::assignments;
+///
+/// let text = "# written by flannel\nexport FLANNEL_MTU=\"1450\"\n";
+/// assert_eq!(assignments(text).collect::<Vec<_>>(), [("FLANNEL_MTU", "1450")]);
+/// ```
 pub fn assignments(text: &str) -> impl DoubleEndedIterator<Item = (&str, &str)> {
     text.lines().filter_map(assignment)
 }
