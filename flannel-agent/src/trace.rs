@@ -1,5 +1,5 @@
-//! `flannel-agent trace`: shows where a packet would go. Runs copies of the real BPF programs that have counters and flow
-//! tables of their own, and reads the kernel's tables for what the host does. Sends nothing and changes nothing.
+//! `flannel-agent trace`: shows where a packet would go. Runs copies of the real BPF programs, with their own counters and
+//! flow tables. Reads the kernel's tables for what the host does. Sends nothing and changes nothing.
 
 mod egress;
 mod host;

@@ -1,5 +1,5 @@
-//! Aggregates and checksums, for all pairs of dataplanes, TCP and all kinds of datagrams, both address families, with and
-//! without the offloads of pods and uplinks. Every byte is checked.
+//! Aggregates and checksums: for all pairs of dataplanes, both address families, TCP and all kinds of datagrams. Offloads
+//! of pods and uplinks are on or off. Every byte is checked.
 
 use std::panic::resume_unwind;
 use std::thread;

@@ -48,8 +48,8 @@ impl Nftables {
     }
 }
 
-/// Returns the chains and rules, with their handles, from what nft lists or echoes. Versions of nft differ in how they
-/// print a rule, so a listing is compared with an echo of the same nft, not with the script.
+/// Returns the chains and rules, with their handles, from what nft lists or echoes. Versions of nft print rules
+/// differently. So a listing is compared with an echo of the same nft, not with the script.
 fn objects(json: &str) -> Result<BTreeSet<String>, ToolError> {
     let printed: Value = serde_json::from_str(json).map_err(ToolError::Output)?;
     let items = printed["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();

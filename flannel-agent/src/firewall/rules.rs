@@ -1,8 +1,8 @@
 //! Computes the ordered list of firewall rules for one IP version. Pure; iptables and nftables both write this list.
 //!
-//! Rules and order are those of flannel's iptables mode. flannel's nftables mode differs in two rules: it returns
-//! packets from outside the node's subnet before the last rule can masquerade them, and it recognizes kube-proxy's mark
-//! only if no other bit is set. Here both modes mean the same.
+//! Rules and order are those of flannel's iptables mode. flannel's nftables mode differs in two rules. It returns packets
+//! from outside the node's subnet before the last rule can masquerade them. It recognizes kube-proxy's mark only if no
+//! other bit is set. Here both modes mean the same.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
