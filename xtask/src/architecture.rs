@@ -1,5 +1,6 @@
-//! The processor architectures that releases are built for.
+//! The processor architectures that releases are built for and virtual machines emulate.
 
+use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -16,12 +17,54 @@ pub(crate) struct Architecture {
     pub(crate) debian: &'static str,
     /// rustc's target for static binaries.
     pub(crate) target: &'static str,
+    /// A machine that qemu emulates.
+    pub(crate) emulation: Emulation,
+}
+
+/// What qemu, which is `qemu-system-<name>`, and the emulated machine's kernel are given.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Emulation {
+    /// Debian's package of qemu.
+    pub(crate) qemu: &'static str,
+    /// Board and processor, as qemu's arguments.
+    pub(crate) board: &'static str,
+    /// The port `/dev/ttyS0`, on which the tests print, as qemu's arguments.
+    pub(crate) tests_port: &'static str,
+    /// The port on which the kernel prints. It is qemu's next serial port.
+    pub(crate) kernel_port: &'static str,
+    /// Further parameters of the kernel.
+    pub(crate) parameters: &'static str,
 }
 
 /// All of them.
 pub(crate) static ALL: [Architecture; 2] = [
-    Architecture { name: "x86_64", debian: "amd64", target: "x86_64-unknown-linux-musl" },
-    Architecture { name: "aarch64", debian: "arm64", target: "aarch64-unknown-linux-musl" },
+    Architecture {
+        name: "x86_64",
+        debian: "amd64",
+        target: "x86_64-unknown-linux-musl",
+        emulation: Emulation {
+            qemu: "qemu-system-x86",
+            // String instructions that are said to be fast (`erms`, `fsrm`) are the slowest to emulate: byte by byte.
+            board: "-cpu max,erms=off,fsrm=off",
+            tests_port: "-serial file:/dev/stdout",
+            kernel_port: "ttyS1",
+            // Reading the emulated TSC takes less than reading another clock.
+            parameters: "clocksource=tsc tsc=reliable",
+        },
+    },
+    Architecture {
+        name: "aarch64",
+        debian: "arm64",
+        target: "aarch64-unknown-linux-musl",
+        emulation: Emulation {
+            qemu: "qemu-system-arm",
+            // The algorithm that pointers are signed with by default is slow to emulate.
+            board: "-machine virt -cpu max,pauth-impdef=on",
+            tests_port: "-chardev file,id=tests,path=/dev/stdout -device pci-serial,chardev=tests",
+            kernel_port: "ttyAMA0",
+            parameters: "",
+        },
+    },
 ];
 
 impl Architecture {
@@ -30,6 +73,19 @@ impl Architecture {
         let names = ALL.each_ref().map(|architecture| architecture.name);
         let found = ALL.iter().find(|architecture| architecture.name == name);
         found.ok_or_else(|| format!("choose one of {}", names.join(", ")))
+    }
+
+    /// Returns this machine's.
+    pub(crate) fn native() -> Result<&'static Self> {
+        let name = env::consts::ARCH;
+        ALL.iter()
+            .find(|architecture| architecture.name == name)
+            .with_context(|| format!("{name} is not supported"))
+    }
+
+    /// Returns whether it is this machine's.
+    pub(crate) fn is_native(&self) -> bool {
+        self.name == env::consts::ARCH
     }
 
     /// Makes a cargo command build static binaries for the architecture. musl comes with rustc's target; the compiler

@@ -70,7 +70,7 @@ fn execute(chore: Chore) -> Result<()> {
         Chore::Run(args) => run::run(&args),
         Chore::Test(args) => test::run(&args),
         Chore::Bench(args) => bench::run(&args),
-        Chore::Vm(args) => setup::ensure(&vm::NEEDS).and_then(|()| vm::run(&args, &vm::Parts::get()?)),
+        Chore::Vm(args) => vm::execute(&args),
         Chore::Complexity => complexity::run(),
         Chore::Descriptors => descriptors::run(),
         Chore::Dist(args) => dist::run(&args),

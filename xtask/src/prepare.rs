@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use flannel_tests::tools::Part;
 
+use crate::architecture::Architecture;
 use crate::{bench, dist, lint, phase, run, setup, test, vm};
 
 /// What to prepare.
@@ -56,7 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let toolchain = setup::bpf_toolchain()?.name;
     phase::note(&format!("the tools are installed; `{toolchain}` builds the BPF programs"));
     if chores.contains(&Chore::Vm)
-        && let Err(error) = vm::Parts::get()
+        && let Err(error) = Architecture::native().and_then(vm::Parts::get)
     {
         phase::note(&format!("{error:#}"));
     }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use flannel_tests::tools::Part;
 
 use crate::workspace::{agent, cargo};
-use crate::{dist, lint, phase, setup, suite, vm};
+use crate::{architecture, dist, lint, phase, setup, suite, vm};
 
 /// The variable of Rust's test harness that says how many tests run at once.
 const THREADS: &str = "RUST_TEST_THREADS";
@@ -23,7 +23,7 @@ pub(crate) struct Args {
     /// Leave out the tests on Debian's kernel (`cargo xtask vm`)
     #[arg(long)]
     no_vm: bool,
-    /// Leave out the release (`cargo xtask dist`), and the test of its package
+    /// Leave out the release (`cargo xtask dist`), the test of its package, and its binary for another architecture
     #[arg(long)]
     no_dist: bool,
     /// Run only the integration suite, with these arguments (a filter, --list, --nocapture, ...)
@@ -51,7 +51,8 @@ fn run_all(args: &Args) -> Result<()> {
     needs.extend(dist.then_some(dist::NEEDS).into_iter().flatten());
     setup::ensure(&needs)?;
     // Fails here, before anything that takes long, if a virtual machine cannot be downloaded.
-    let machine = vm.then(vm::Parts::get).transpose()?;
+    let machines = architecture::ALL.iter().filter(|machine| vm && (dist || machine.is_native()));
+    let machines = machines.map(vm::Parts::get).collect::<Result<Vec<_>>>()?;
     lint::run()?;
     build_agent()?;
     phase::run("unit tests", &mut cargo(["test", "--workspace", "--exclude", suite::PACKAGE]))?;
@@ -60,9 +61,7 @@ fn run_all(args: &Args) -> Result<()> {
         dist::run(&dist::Args::default())?;
         run_suite(&["--ignored", PACKAGE].map(str::to_owned))?;
     }
-    if let Some(parts) = machine {
-        vm::run(&vm::Args::default(), &parts)?;
-    }
+    machines.iter().try_for_each(|parts| vm::run(&[], parts))?;
     for (part, run) in [("tests on Debian's kernel", vm), ("tests of the release", dist)] {
         if !run {
             phase::note(&format!("not run, as was asked for: {part}"));

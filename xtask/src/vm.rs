@@ -1,23 +1,28 @@
-//! `cargo xtask vm`: the tests on Debian's kernel, in a virtual machine.
+//! `cargo xtask vm`: runs tests on Debian's kernel, in a virtual machine.
 
 mod initramfs;
 mod kernel;
 mod machine;
 mod qemu;
+mod root;
 mod script;
 mod suite;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use flannel_tests::interrupt;
 use flannel_tests::tools::Part;
 
-use crate::phase;
-use crate::workspace::{cargo, target};
+use crate::architecture::Architecture;
+use crate::setup::apt::Unpacker;
+use crate::workspace::{agent, cargo, target};
+use crate::{dist, phase, setup};
 use kernel::Kernel;
-use machine::Machine;
+use machine::{Machine, Setup};
 use qemu::Qemu;
+use root::Root;
+use script::Task;
 
 /// The parts of the work whose tools it needs.
 pub(crate) const NEEDS: [Part; 5] = [Part::Build, Part::Cluster, Part::Etcd, Part::Suite, Part::Vm];
@@ -25,44 +30,93 @@ pub(crate) const NEEDS: [Part; 5] = [Part::Build, Part::Cluster, Part::Etcd, Par
 /// What to run in the virtual machine.
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
+    /// Emulate this architecture, x86_64 or aarch64. Default: this machine's
+    #[arg(long, value_name = "NAME", value_parser = Architecture::named)]
+    arch: Option<&'static Architecture>,
     /// Run the tests with these in their names, instead of those that depend on the kernel
     filters: Vec<String>,
 }
 
+/// Installs what a virtual machine of this kind needs, builds, and runs the tests.
+pub(crate) fn execute(args: &Args) -> Result<()> {
+    let architecture = args.arch.map_or_else(Architecture::native, Ok)?;
+    setup::ensure(&NEEDS)?;
+    if !architecture.is_native() {
+        setup::ensure(&dist::NEEDS)?;
+        architecture.ensure_target()?;
+    }
+    run(&args.filters, &Parts::get(architecture)?)
+}
+
 /// What a virtual machine is made of.
 pub(crate) struct Parts {
+    architecture: &'static Architecture,
     qemu: Qemu,
     kernel: Kernel,
+    root: Root,
     folder: PathBuf,
 }
 
 impl Parts {
     /// Finds or downloads them.
-    pub(crate) fn get() -> Result<Self> {
-        ensure!(
-            cfg!(target_arch = "x86_64"),
-            "Debian's kernel is tested on x86-64 only: leave it out (cargo xtask test --no-vm)"
-        );
-        let folder = target()?.join("vm");
-        let kernel = Kernel::get(&folder);
-        let parts = kernel.and_then(|kernel| Ok(Self { qemu: Qemu::get(&folder)?, kernel, folder }));
-        parts.context(
-            "the virtual machine for tests on Debian's kernel cannot be had: add a mirror of Debian to apt's sources, or \
-             leave them out (cargo xtask test --no-vm)",
-        )
+    pub(crate) fn get(architecture: &'static Architecture) -> Result<Self> {
+        Self::find(architecture).with_context(|| {
+            format!(
+                "cannot get the virtual machine for tests on Debian's kernel for {}: add a mirror of Debian to apt's \
+                 sources, or leave these tests out (cargo xtask test --no-vm)",
+                architecture.debian
+            )
+        })
+    }
+
+    fn find(architecture: &'static Architecture) -> Result<Self> {
+        let folder = target()?.join("vm").join(architecture.name);
+        let native = Unpacker::native();
+        let unpacker = match architecture.is_native() {
+            true => Unpacker::native(),
+            false => Unpacker::foreign(architecture.debian, &folder.join("apt"))?,
+        };
+        Ok(Self {
+            architecture,
+            qemu: Qemu::get(architecture, &native, &folder)?,
+            kernel: Kernel::get(architecture, &unpacker, &folder)?,
+            root: Root::get(architecture, &unpacker, &folder)?,
+            folder,
+        })
     }
 }
 
-/// Builds here and runs there: the virtual machine sees this machine's files, and nothing of what it does to them stays.
-pub(crate) fn run(args: &Args, parts: &Parts) -> Result<()> {
-    let Parts { qemu, kernel, folder } = parts;
-    phase::run("build of the agent", &mut cargo(["build", "--package", "flannel-agent"]))?;
-    let suite = suite::build()?;
-    let filters = suite::select(&suite, &args.filters)?;
-    let script = script::write(&suite, kernel, &filters)?;
-    let initramfs = initramfs::write(folder, kernel, &script)?;
+/// Builds on this machine and runs the tests in the virtual one. That one reads this machine's files and keeps its
+/// changes in memory.
+pub(crate) fn run(filters: &[String], parts: &Parts) -> Result<()> {
+    let Parts { architecture, qemu, kernel, root, folder } = parts;
+    let agent = build_agent(architecture)?;
+    let suite = suite::build(architecture)?;
+    let filters = suite::select(architecture, &suite, filters)?;
+    let task = Task {
+        agent: &agent,
+        suite: &suite,
+        architecture: architecture.debian,
+        kernel,
+        root,
+        filters: &filters,
+    };
+    let script = script::write(&task)?;
+    let initramfs = initramfs::write(folder, kernel, &root.busybox()?, &script)?;
+    let (shares, log) = (root.shares(), folder.join("kernel.log"));
+    let emulation = &architecture.emulation;
+    let setup = Setup { emulation, kernel, initramfs: &initramfs, shares: &shares, log: &log };
     interrupt::catch()?;
-    phase::measured(&format!("tests on Linux {}", kernel.release), || {
-        Machine::boot(qemu.command(), kernel, &initramfs, &folder.join("kernel.log"))?.watch()
+    phase::measured(&format!("tests on Linux {} for {}", kernel.release, architecture.debian), || {
+        Machine::boot(qemu.command(), &setup)?.watch()
     })
+}
+
+/// Builds the agent: as the other tests have it, or as it is released for another architecture.
+fn build_agent(architecture: &Architecture) -> Result<PathBuf> {
+    if !architecture.is_native() {
+        return dist::build(architecture);
+    }
+    phase::run("build of the agent", &mut cargo(["build", "--package", "flannel-agent"]))?;
+    agent()
 }

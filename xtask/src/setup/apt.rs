@@ -10,7 +10,7 @@ use flannel_tests::tools::find_program;
 use super::lock;
 use super::services::Quiet;
 use crate::phase;
-pub(crate) use unpack::{dependency, not_installed, unpack};
+pub(crate) use unpack::Unpacker;
 
 mod unpack;
 

@@ -1,4 +1,5 @@
-# On the new root: what a booted machine has, then the tests, then the end. Variables come before this text.
+# Runs on the new root: mounts what a booted machine has, runs the tests, prints the end. Variables come before this text.
+mkdir -p /proc /sys /dev /run /tmp /var/tmp /lib/modules
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t bpf bpf /sys/fs/bpf
@@ -13,7 +14,14 @@ for folder in /dev/shm /run /tmp /var/tmp; do
         *) mount -t tmpfs tmpfs "$folder" ;;
     esac
 done
-mkdir -p /lib/modules
+if [ -n "$TARGET" ]; then
+    mkdir -p "$TARGET"
+    mount -t 9p -o ro,trans=virtio,version=9p2000.L,cache=loose,msize=524288 target "$TARGET"
+    # The links that the package's script would have made.
+    for name in iptables iptables-save iptables-restore ip6tables ip6tables-save ip6tables-restore; do
+        ln -s xtables-nft-multi "/usr/sbin/$name"
+    done
+fi
 mount --bind "$MODULES" /lib/modules
 ip link set lo up
 exec < /dev/null > /dev/ttyS0 2>&1
@@ -24,7 +32,13 @@ costs=$(mktemp)
     "$SUITE" --color=never --include-ignored --skip "$COMPLEXITY" $FILTERS
 status=$?
 cat "$costs"
-uname -srv
+for filter in $FILTERS; do
+    if ! "$SUITE" --list --format terse "$filter" | grep -q .; then
+        echo "the suite has no test with $filter in its name"
+        status=1
+    fi
+done
+uname -srvm
 echo "$END$status"
 # The host ends the machine when it has read this.
 sleep 60

@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# The virtual machine's first program: makes its root of the host's files, read-only, and a layer in memory above them.
+# The virtual machine's first program. Its root is made of shared files, which it only reads, and a layer in memory.
 set -e
 for module in /modules/*; do
     busybox insmod "$module"

@@ -1,4 +1,4 @@
-//! The first root of the virtual machine: busybox, the modules with which this machine's files are reached, two scripts.
+//! The first root of the virtual machine: busybox, two scripts, and the modules by which shared files are mounted.
 
 mod cpio;
 
@@ -7,26 +7,24 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use flannel_tests::tools::find_program;
 
 use super::kernel::Kernel;
 use cpio::Archive;
 
-/// What `init.sh` needs of the kernel.
+/// Modules that `init.sh` and the tests need before the root is mounted.
 const MODULES: [&str; 5] = ["virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_net"];
 const INIT: &str = include_str!("init.sh");
 
-/// Writes it; `guest` is the script for the root that follows.
-pub(super) fn write(folder: &Path, kernel: &Kernel, guest: &str) -> Result<PathBuf> {
+/// Writes it and returns its file. `guest` is the script for the root that follows.
+pub(super) fn write(folder: &Path, kernel: &Kernel, busybox: &Path, guest: &str) -> Result<PathBuf> {
     let mut archive = Archive::default();
     ["bin", "modules"].into_iter().for_each(|name| archive.folder(name));
-    let busybox = find_program("busybox").context("busybox is not installed")?;
-    archive.program("bin/busybox", &read(&busybox)?);
+    archive.program("bin/busybox", &read(busybox)?);
     archive.program("init", INIT.as_bytes());
     archive.program("guest", guest.as_bytes());
     let modules = modules(kernel)?;
     for (number, file) in modules.iter().enumerate() {
-        // Numbered, so that their names are in the order of loading.
+        // Sorted by name, numbers give the order of loading.
         archive.program(&format!("modules/{number:02}"), &module(file)?);
     }
     let path = folder.join("initramfs");
@@ -44,7 +42,7 @@ fn modules(kernel: &Kernel) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// busybox loads them as they are; trixie's are compressed.
+/// Returns a module as busybox loads it. Debian compresses them from trixie on.
 fn module(file: &Path) -> Result<Vec<u8>> {
     if file.extension().is_none_or(|extension| extension != "xz") {
         return read(file);

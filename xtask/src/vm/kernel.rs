@@ -1,4 +1,4 @@
-//! Debian's kernel: unpacked in cargo's folder, installed nowhere.
+//! Debian's kernel, unpacked in cargo's folder and not installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,29 +7,31 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use flannel_tests::tools::find_program;
 
+use crate::architecture::Architecture;
 use crate::phase;
-use crate::setup::apt;
-
-/// Stands for the release's newest kernel: 6.1 in bookworm, 6.12 in trixie. (The smaller linux-image-cloud-amd64 has no
-/// 9p, by which the machine's files are reached.)
-const NEWEST: &str = "linux-image-amd64";
+use crate::setup::apt::Unpacker;
 
 /// A kernel and its modules.
 pub(super) struct Kernel {
-    /// As `uname -r` gives it.
+    /// The release as `uname -r` prints it.
     pub(super) release: String,
     /// The folder with `boot` and `lib/modules`.
     root: PathBuf,
 }
 
 impl Kernel {
-    /// The one that was unpacked in the folder; if there is none, Debian's newest.
-    pub(super) fn get(folder: &Path) -> Result<Self> {
+    /// Returns the one that was unpacked in the folder, or unpacks the newest of the Debian release: 6.1 in bookworm,
+    /// 6.12 in trixie.
+    pub(super) fn get(architecture: &Architecture, unpacker: &Unpacker, folder: &Path) -> Result<Self> {
         let root = folder.join("kernel");
         if !root.exists() {
-            phase::measured("download of Debian's kernel", || apt::unpack(&apt::dependency(NEWEST)?, &root))?;
+            // The smaller linux-image-cloud has no 9p, which mounts shared folders.
+            let newest = format!("linux-image-{}", architecture.debian);
+            phase::measured(&format!("download of Debian's kernel for {}", architecture.debian), || {
+                unpacker.unpack(&[unpacker.dependency(&newest)?], &root)
+            })?;
         }
-        // From trixie on modules are there.
+        // The place of modules from trixie on.
         if root.join("usr/lib/modules").exists() {
             fs::rename(root.join("usr/lib"), root.join("lib")).context("cannot move the kernel's modules")?;
         }
@@ -41,17 +43,17 @@ impl Kernel {
         Ok(kernel)
     }
 
-    /// What a machine boots.
+    /// Returns the file that a machine boots.
     pub(super) fn image(&self) -> PathBuf {
         self.root.join(format!("boot/vmlinuz-{}", self.release))
     }
 
-    /// What belongs at `/lib/modules`.
+    /// Returns the folder that belongs at `/lib/modules`.
     pub(super) fn modules(&self) -> PathBuf {
         self.root.join("lib/modules")
     }
 
-    /// The files of a module and of those that it needs, in the order of loading. None if it is built in.
+    /// Returns the files of a module and of those that it needs, in the order of loading. None if it is built in.
     pub(super) fn module_files(&self, module: &str) -> Result<Vec<PathBuf>> {
         let mut command = tool("modprobe")?;
         command.arg("--dirname").arg(&self.root).args(["--set-version", &self.release]);

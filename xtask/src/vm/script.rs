@@ -1,29 +1,49 @@
 //! What the virtual machine does on its root, as a shell script.
 
-use std::env;
 use std::path::Path;
 
 use anyhow::Result;
 
 use super::kernel::Kernel;
 use super::machine::END;
+use super::root::Root;
 use crate::suite::COMPLEXITY;
-use crate::workspace::{agent, root};
 
 const GUEST: &str = include_str!("guest.sh");
-/// How much longer than on the machine itself the tests may wait: what emulation costs, and some more.
+/// How much longer the tests may wait than on a real machine. Emulation takes ten times as long.
 const SLOWNESS: u32 = 20;
 
-/// Runs these tests of the suite, if this kernel takes the programs; what they cost it is printed at the end.
-pub(super) fn write(suite: &Path, kernel: &Kernel, filters: &[String]) -> Result<String> {
+/// What the script runs.
+pub(super) struct Task<'a> {
+    /// The agent's file.
+    pub(super) agent: &'a Path,
+    /// The suite's file.
+    pub(super) suite: &'a Path,
+    /// Debian's name of the architecture.
+    pub(super) architecture: &'static str,
+    /// The kernel, for its modules.
+    pub(super) kernel: &'a Kernel,
+    /// The files around it.
+    pub(super) root: &'a Root,
+    /// The tests to run.
+    pub(super) filters: &'a [String],
+}
+
+/// Returns the script. It runs the tests if this kernel loads the programs, and prints at the end what they cost it.
+pub(super) fn write(task: &Task) -> Result<String> {
+    let Task { agent, suite, architecture, kernel, root, filters } = task;
+    let text = |path: &Path| path.display().to_string();
     let mut variables = String::new();
     for (name, value) in [
-        ("PATH", env::var("PATH")?),
-        ("FLANNEL_AGENT", agent()?.display().to_string()),
+        ("PATH", root.path()?),
+        ("FLANNEL_AGENT", text(agent)),
         ("FLANNEL_BED_SLOWNESS", SLOWNESS.to_string()),
-        ("MODULES", kernel.modules().display().to_string()),
-        ("FOLDER", root().join("tests").display().to_string()),
-        ("SUITE", suite.display().to_string()),
+        // etcd 3.4 does not start on arm64 without being told so.
+        ("ETCD_UNSUPPORTED_ARCH", (*architecture).to_owned()),
+        ("MODULES", text(&kernel.modules())),
+        ("TARGET", root.target().map(text).unwrap_or_default()),
+        ("FOLDER", text(&root.tests())),
+        ("SUITE", text(suite)),
         ("COMPLEXITY", COMPLEXITY.to_owned()),
         ("FILTERS", filters.join(" ")),
         ("END", END.to_owned()),

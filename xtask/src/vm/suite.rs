@@ -1,4 +1,4 @@
-//! The integration suite as it is built here, and the part of it that runs in the virtual machine.
+//! The integration suite, built on this machine, and the part of it that runs in the virtual one.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -6,9 +6,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::architecture::Architecture;
 use crate::{phase, suite};
 
-/// What depends on the kernel, as beginnings of tests' names: the programs, and each kind of cluster once. The emulated
+/// Tests that depend on the kernel, as parts of their names: the programs, and each kind of cluster once. The emulated
 /// machine takes ten times as long for everything, and the whole is to take minutes.
 const SELECTED: &[&str] = &[
     "program::",
@@ -21,10 +22,16 @@ const SELECTED: &[&str] = &[
     "network::xdp::card::",
 ];
 
-/// Builds the suite and gives its file.
-pub(super) fn build() -> Result<PathBuf> {
-    phase::measured("build of the integration suite", || {
+/// Tests that depend on the processor: the programs' translation for it, and a cluster.
+const FOREIGN: &[&str] = &["network::reachability::all_pods_reach_each_other"];
+
+/// Builds the suite and returns its file. For another architecture it is static, and needs no libraries there.
+pub(super) fn build(architecture: &Architecture) -> Result<PathBuf> {
+    phase::measured(&format!("build of the integration suite for {}", architecture.name), || {
         let mut command = suite::command();
+        if !architecture.is_native() {
+            architecture.select(&mut command);
+        }
         command.args(["--no-run", "--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
         let output = command.output().context("cannot run cargo")?;
         ensure!(output.status.success(), "the integration suite does not build");
@@ -38,16 +45,20 @@ fn executable(message: &str) -> Option<PathBuf> {
     (message["target"]["name"] == "suite").then(|| message["executable"].as_str().map(Into::into))?
 }
 
-/// What to tell the suite to run: what was asked for, else [`SELECTED`], saying what that leaves out.
-pub(super) fn select(suite: &Path, asked: &[String]) -> Result<Vec<String>> {
+/// Returns the parts of names of the tests to run: those that the user asked for, else the selected ones. Says what
+/// that leaves out. A suite for another architecture cannot be asked for its names here; the virtual machine does that.
+pub(super) fn select(architecture: &Architecture, suite: &Path, asked: &[String]) -> Result<Vec<String>> {
+    let selected = if architecture.is_native() { SELECTED } else { FOREIGN };
     let filters: Vec<_> =
-        if asked.is_empty() { SELECTED.iter().map(ToString::to_string).collect() } else { asked.to_vec() };
-    let tests = names(suite)?;
-    if let Some(stale) = filters.iter().find(|filter| !tests.iter().any(|test| test.contains(*filter))) {
-        bail!("the suite has no test with {stale} in its name");
-    }
-    if asked.is_empty() {
-        phase::note(&left_out(&tests, &filters));
+        if asked.is_empty() { selected.iter().map(ToString::to_string).collect() } else { asked.to_vec() };
+    if architecture.is_native() {
+        let tests = names(suite)?;
+        if let Some(stale) = filters.iter().find(|filter| !tests.iter().any(|test| test.contains(*filter))) {
+            bail!("the suite has no test with {stale} in its name");
+        }
+        if asked.is_empty() {
+            phase::note(&left_out(&tests, &filters));
+        }
     }
     Ok(filters)
 }
@@ -59,7 +70,7 @@ fn names(suite: &Path) -> Result<Vec<String>> {
     Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
 }
 
-/// How many tests run, and the modules of those that do not, in whole or in part.
+/// Returns how many tests run, and the modules that are left out, in whole or in part.
 fn left_out(tests: &[String], filters: &[String]) -> String {
     let runs = |test: &&String| filters.iter().any(|filter| test.contains(filter));
     let (run, left): (Vec<_>, Vec<_>) = tests.iter().partition(runs);
