@@ -122,9 +122,11 @@ impl Overlay {
         inspect::Peer::of(&self.nodes()[node])
     }
 
-    /// Starts a stream in each direction between pods of the first two nodes.
+    /// Starts a stream in each direction between pods of the first two nodes, once they reach each other. Before, a lost
+    /// ARP request would delay the first datagrams by a second.
     pub(crate) fn streams(&self) -> Result<Streams> {
         let (one, other) = self.two_pods();
+        eventually("pods reach each other", JOINING, || ping(one, other.ip()).and(ping(other, one.ip())))?;
         Streams::between(one, other)
     }
 }

@@ -10,19 +10,12 @@ use flannel_tests::{Agent, Cluster, TestResult, Topology, eventually};
 
 use super::{LINK, NATIVE, SOON, ensure_packets_are_stripped, handed_over, mode, overlay_with, restart_with};
 use crate::inspect::{self, UPLINK};
-use crate::overlay::{Overlay, Streams, lines_of};
-
-/// Starts streams once the pods reach each other. Otherwise a lost ARP request would delay them by a second.
-fn streams(overlay: &Overlay) -> Result<Streams> {
-    let (one, other) = overlay.two_pods();
-    eventually("pods reach each other", SOON, || ping(one, other.ip()).map(drop))?;
-    overlay.streams()
-}
+use crate::overlay::{Overlay, lines_of};
 
 #[test]
 fn xdp_can_be_switched_under_traffic() -> TestResult {
     let mut overlay = overlay_with(&["--xdp=off"])?;
-    let streams = streams(&overlay)?;
+    let streams = overlay.streams()?;
     for (requested, expected) in [
         ("native", Some("native")),
         ("off", None),
@@ -53,7 +46,7 @@ fn xdp_stays_without_the_agent_and_is_replaced_without_loss() -> TestResult {
     let mut overlay = overlay_with(&[NATIVE])?;
     let before = inspect::attached(&overlay.nodes()[0])?;
     assert_eq!(before.len(), 6, "three for the node, two for its pod, and XDP's: {before:?}");
-    let streams = streams(&overlay)?;
+    let streams = overlay.streams()?;
     overlay.agents[0].kill()?;
     let stripped = handed_over(&overlay.nodes()[0])?;
     eventually("traffic goes on", SOON, || {
@@ -73,7 +66,7 @@ fn xdp_stays_without_the_agent_and_is_replaced_without_loss() -> TestResult {
 #[test]
 fn xdp_is_removed_with_the_other_programs() -> TestResult {
     let mut overlay = overlay_with(&[NATIVE])?;
-    let streams = streams(&overlay)?;
+    let streams = overlay.streams()?;
     overlay.agents[0].restart_with(|args| {
         args.retain(|arg| !arg.starts_with("--dataplane=") && arg != NATIVE);
         args.push("--dataplane=netlink".to_owned());
@@ -113,7 +106,7 @@ fn wait_renewed(overlay: &Overlay, before: u64) -> Result<u64> {
 #[test]
 fn a_detached_xdp_program_is_attached_again() -> TestResult {
     let mut overlay = overlay_with(&[NATIVE])?;
-    let streams = streams(&overlay)?;
+    let streams = overlay.streams()?;
     let pin = inspect::pins(&overlay.nodes()[0])?.path(LINK);
     let mut link = inspect::attached(&overlay.nodes()[0])?[LINK].link;
     for (damage, times) in
@@ -194,7 +187,7 @@ fn xdp_of_another_layout_is_detached_before_its_maps_are_replaced() -> TestResul
     let mut overlay = overlay_with(&[NATIVE])?;
     let node = &overlay.nodes()[0];
     let before = inspect::attached(node)?[LINK].link;
-    let streams = streams(&overlay)?;
+    let streams = overlay.streams()?;
     overlay.agents[0].kill()?;
     let path = inspect::pins(&overlay.nodes()[0])?.path(abi::CONFIG);
     let mut config = Array::<_, NodeConfig>::try_from(Map::from_map_data(MapData::from_pin(path)?)?)?;
