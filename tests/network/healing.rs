@@ -112,7 +112,7 @@ fn programs_come_back(overlay: &Overlay, damages: &[String]) -> TestResult {
         eventually(damage, SOON, || {
             let told = lines_of(&overlay.agents[0].log(), "WARN");
             ensure!(
-                told.len() == times && told.iter().all(|line| line.contains("off their hooks")),
+                told.len() == times && told.iter().all(|line| line.contains("programs were detached")),
                 "{told:?}"
             );
             let programs = [UPLINK, DEVICE].map(|interface| inspect::programs(node, interface));

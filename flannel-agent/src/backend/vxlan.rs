@@ -45,9 +45,9 @@ enum Due {
     Nothing,
     /// Pods have come or gone.
     Pods,
-    /// Somebody has changed devices, entries or direct routes.
+    /// Devices, entries or direct routes were changed by another program.
     Repair,
-    /// Somebody has detached the programs.
+    /// The programs were detached by another program.
     Attach,
 }
 
@@ -121,7 +121,7 @@ impl Backend for Vxlan {
         self.applied = None;
         let (mut errors, recreated) = self.floor.repair(&self.kernel).await;
         if detached {
-            warn!("somebody has taken the BPF programs off their hooks; attaching them again");
+            warn!("the BPF programs were detached by another program; attaching them again");
         }
         if detached || recreated {
             errors.extend(self.load_programs().await.err());

@@ -72,7 +72,7 @@ pub struct Accelerator {
 pub enum AcceleratorEvent {
     /// Pods may have come or gone.
     Pods,
-    /// Somebody has taken the programs off their hooks.
+    /// The programs were detached by another program.
     Detached,
     /// A program reports a packet.
     Packet(Event),

@@ -142,7 +142,7 @@ pub(super) fn plan<'a, V>(
 
 /// Decides whether to remove an entry before a subnet is chosen. Returns its subnet if so.
 ///
-/// An ended lease of ours stays ours as long as nobody has removed it. A key that is no subnet is not a lease.
+/// An ended lease of ours stays ours until another node removes it. A key that is no subnet is not a lease.
 pub(super) fn ended_subnet<V>(entry: &StoredLease<V>, us: PublicIps) -> Option<SubnetKey> {
     let ended = entry.lifetime == Lifetime::Ended && !us.same_node(&entry.holder());
     entry.subnet().filter(|_| ended)

@@ -117,7 +117,10 @@ fn a_detached_xdp_program_is_attached_again() -> TestResult {
         overlay.nodes()[0].netns().exec(damage)?;
         link = wait_renewed(&overlay, link)?;
         let told = lines_of(&overlay.agents[0].log(), "WARN");
-        assert!(told.len() == times && told.iter().all(|line| line.contains("off their hooks")), "{told:?}");
+        assert!(
+            told.len() == times && told.iter().all(|line| line.contains("programs were detached")),
+            "{told:?}"
+        );
     }
     // Without the agent, it is not attached again.
     overlay.agents[0].kill()?;

@@ -62,7 +62,7 @@ impl<'a> Own<'a> {
     }
 
     pub(super) fn repair(store: &'a impl SubnetManager, lease: OwnLease) -> Self {
-        // Somebody may still be writing the file of the lease.
+        // Another process may still be writing the file of the lease.
         let due = Some(Instant::now() + RETRY);
         Self::Repairing(lease.clone(), renewed(store, lease, due).boxed_local())
     }
