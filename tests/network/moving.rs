@@ -136,14 +136,39 @@ fn a_new_address_is_followed_while_etcd_is_down() -> TestResult {
     let before = kept(&overlay)?;
     overlay.etcd.kill()?;
     overlay.nodes()[0].netns().ip(&MOVE)?;
-    eventually("the node's device and entries follow", FOLLOW, || {
-        let uplink = uplink_of_device(&overlay)?;
-        ensure!(uplink == (UPLINK.to_owned(), NEW.to_string()), "the device uses {uplink:?}");
-        inspect::ensure_knows(&overlay.nodes()[0], &[overlay.peer(1)?])
-    })?;
+    ensure_node_follows(&overlay, NEW)?;
     overlay.etcd.restart()?;
     // Longer, because the pause between attempts to watch again grows to some seconds.
     eventually("lease and peer follow", 2 * FOLLOW, || ensure_moved(&overlay, UPLINK, NEW))?;
+    ensure_pods_talk(&overlay)?;
+    assert_eq!(kept(&overlay)?, before);
+    Ok(())
+}
+
+/// Waits until the first node's device uses this address, and the node has its entries for its peer.
+fn ensure_node_follows(overlay: &Overlay, to: Ipv4Addr) -> Result<()> {
+    eventually("the node's device and entries follow", FOLLOW, || {
+        let uplink = uplink_of_device(overlay)?;
+        ensure!(uplink == (UPLINK.to_owned(), to.to_string()), "the device uses {uplink:?}");
+        inspect::ensure_knows(&overlay.nodes()[0], &[overlay.peer(1)?])
+    })
+}
+
+#[test]
+fn a_node_that_waits_for_etcd_repairs_its_routes_and_follows_another_new_address() -> TestResult {
+    const NEWER: Ipv4Addr = Ipv4Addr::new(192, 168, 64, 102);
+    let mut overlay = Overlay::bpf(2)?;
+    let (before, peer) = (kept(&overlay)?, overlay.peer(1)?);
+    overlay.etcd.kill()?;
+    let node = overlay.nodes()[0].netns();
+    node.ip(&MOVE)?;
+    ensure_node_follows(&overlay, NEW)?;
+    node.ip(&[&format!("route del {}/24", peer.base)])?;
+    ensure_node_follows(&overlay, NEW)?;
+    node.ip(&["addr del 192.168.64.101/24 dev eth0", "addr add 192.168.64.102/24 dev eth0", MOVE[2]])?;
+    ensure_node_follows(&overlay, NEWER)?;
+    overlay.etcd.restart()?;
+    eventually("lease and peer follow", 2 * FOLLOW, || ensure_moved(&overlay, UPLINK, NEWER))?;
     ensure_pods_talk(&overlay)?;
     assert_eq!(kept(&overlay)?, before);
     Ok(())
