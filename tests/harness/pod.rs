@@ -1,15 +1,19 @@
 //! Pods: namespaces behind the bridge `cni0` of their node.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::netns::NetNs;
 use crate::subnet_env::{Net, SubnetEnv};
 use crate::traffic::{At, Host};
+use crate::wait::eventually;
 
 /// The name of the bridge that pods are plugged into.
 pub const BRIDGE: &str = "cni0";
+/// How long the kernel may take to activate a new port of the bridge.
+const ACTIVATION: Duration = Duration::from_secs(5);
 
 /// A pod. Dropping it removes it from its node.
 #[derive(Debug)]
@@ -39,6 +43,7 @@ impl Pod {
             addresses.push(address);
         }
         netns.ip(&lines)?;
+        ensure_forwarding(node, &port)?;
         Ok(Self { netns, addresses, port, number })
     }
 
@@ -117,6 +122,17 @@ pub(crate) fn make_bridge(node: &NetNs, subnet: &SubnetEnv) -> Result<()> {
     );
     lines.push(format!("link set {BRIDGE} up"));
     node.ip(&lines)
+}
+
+/// Waits until the bridge forwards at this port. The kernel activates the end of a veth pair that was set up first up to a
+/// second after the other one, and drops all frames until then.
+fn ensure_forwarding(node: &NetNs, port: &str) -> Result<()> {
+    eventually(&format!("the bridge forwards at {port}"), ACTIVATION, || {
+        let links = node.exec_json(&format!("bridge -json link show dev {port}"))?;
+        let state = &links[0]["state"];
+        ensure!(state == "forwarding", "its state is {state}");
+        Ok(())
+    })
 }
 
 fn offset(gateway: IpAddr, by: u16) -> Result<IpAddr> {
