@@ -15,7 +15,7 @@ use flannel_tests::interrupt;
 use flannel_tests::tools::Part;
 
 use crate::architecture::Architecture;
-use crate::setup::apt::Unpacker;
+use crate::setup::apt::unpack::Unpacker;
 use crate::workspace::{agent, cargo, target};
 use crate::{dist, phase, setup};
 use kernel::Kernel;

@@ -10,9 +10,8 @@ use flannel_tests::tools::find_program;
 use super::lock;
 use super::services::Quiet;
 use crate::phase;
-pub(crate) use unpack::Unpacker;
 
-mod unpack;
+pub(crate) mod unpack;
 
 /// The lock on the lists of packages. apt waits for its other locks by itself.
 const LISTS_LOCK: &str = "/var/lib/apt/lists/lock";

@@ -9,7 +9,7 @@ use flannel_tests::tools::find_program;
 
 use crate::architecture::Architecture;
 use crate::phase;
-use crate::setup::apt::Unpacker;
+use crate::setup::apt::unpack::Unpacker;
 
 /// A kernel and its modules.
 pub(super) struct Kernel {

@@ -8,7 +8,7 @@ use flannel_tests::tools::{Part, Source, TOOLS, find_program};
 
 use crate::architecture::Architecture;
 use crate::phase;
-use crate::setup::apt::Unpacker;
+use crate::setup::apt::unpack::Unpacker;
 use crate::workspace::{root, target};
 
 /// The tools that tests need on another architecture.
