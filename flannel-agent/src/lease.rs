@@ -10,6 +10,7 @@ mod free;
 pub mod key;
 pub mod local;
 mod manager;
+mod notice;
 mod policy;
 mod public_ips;
 pub mod set;
@@ -18,6 +19,7 @@ mod watch;
 
 pub use entry::{LeaseAttrs, RawLease, TTL, VxlanData};
 pub use key::SubnetKey;
-pub use manager::{LeaseUpdate, OwnLease, SubnetManager};
+pub use manager::{KnownNode, LeaseUpdate, OwnLease, SubnetManager};
+pub use notice::{Notice, Severity};
 pub use policy::{Loss, Standing};
 pub use public_ips::PublicIps;

@@ -1,6 +1,7 @@
 //! The interface of a datastore.
 
 use std::fmt;
+use std::future::ready;
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
@@ -8,7 +9,9 @@ use tokio::time::Instant;
 
 use super::entry::{LeaseAttrs, RawLease};
 use super::key::SubnetKey;
+use super::notice::Notice;
 use super::policy::Loss;
+use super::public_ips::PublicIps;
 use crate::config::NetworkConfig;
 
 /// A change that a watch reports.
@@ -39,6 +42,15 @@ impl fmt::Display for OwnLease {
     }
 }
 
+/// What the datastore has of this node before the node takes a subnet.
+#[derive(Clone, Debug, Default)]
+pub struct KnownNode {
+    /// What other nodes know of it from an earlier run.
+    pub attrs: Option<LeaseAttrs>,
+    /// Addresses that an administrator has given it there. They take precedence over flags.
+    pub public_ips: PublicIps,
+}
+
 /// A network config for messages that ask for one.
 pub(super) const EXAMPLE_CONFIG: &str = r#"{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}"#;
 
@@ -55,6 +67,15 @@ pub trait SubnetManager {
     /// # Errors
     /// The datastore cannot be reached, or has no configuration, or a wrong one. The message names key and value.
     fn network_config(&self) -> impl Future<Output = anyhow::Result<NetworkConfig>> + Send;
+
+    /// Reads what is known of this node, so that it keeps its MACs and takes the addresses that it was given. etcd and
+    /// files have nothing of the kind.
+    ///
+    /// # Errors
+    /// The datastore cannot be reached.
+    fn known_node(&self) -> impl Future<Output = anyhow::Result<KnownNode>> + Send {
+        ready(Ok(KnownNode::default()))
+    }
 
     /// Takes a subnet. Where nodes choose their subnets, that is the lease with our public IP, or `previous` if it
     /// fits, or a free one. Otherwise it is the subnet that the datastore has given to this node.
@@ -87,4 +108,16 @@ pub trait SubnetManager {
     /// Sends a snapshot, then events, and a snapshot again after every gap, until `updates` is closed. Logs outages
     /// and retries after them.
     fn watch(&self, updates: mpsc::Sender<LeaseUpdate>) -> impl Future<Output = ()> + Send;
+
+    /// Says that packets can flow from now on. In Kubernetes it clears the Node's condition NetworkUnavailable. Retries
+    /// until this is done; may be called again.
+    fn node_is_up(&self) -> impl Future<Output = ()> + Send {
+        ready(())
+    }
+
+    /// Passes a notice to the operator, if the datastore has a place for it. Gives up after a failure.
+    fn report(&self, notice: Notice) -> impl Future<Output = ()> + Send {
+        drop(notice);
+        ready(())
+    }
 }
