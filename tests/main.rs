@@ -13,4 +13,5 @@ mod overlay;
 mod package;
 mod packets;
 mod program;
+mod seeds;
 mod store;

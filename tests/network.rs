@@ -2,7 +2,7 @@
 
 mod backends;
 mod clsact;
-mod docker;
+pub(crate) mod docker;
 mod ecn;
 mod fallback;
 mod firewall;

@@ -4,7 +4,7 @@
 mod bad_entries;
 mod config;
 mod docker_opts;
-mod etcd;
+pub(crate) mod etcd;
 mod flags;
 mod format;
 mod health;

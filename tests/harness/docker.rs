@@ -54,6 +54,7 @@ impl Docker {
         require_commands(&["dockerd", "busybox", "tar", "unshare"])?;
         let dir = node.dir().join("docker");
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        forget_containerd(&dir)?;
         let mark = format!("{}-docker", node.netns().name());
         let name = format!("the dockerd of {}", node.name());
         let command = command(node.netns(), &mark, &dir, options);
@@ -124,6 +125,15 @@ impl Drop for Docker {
             eprintln!("test bed: {error:#}");
         }
     }
+}
+
+/// Removes the run-time files of an earlier dockerd on this node. With a containerd.pid, the next one waits for that process.
+fn forget_containerd(dir: &Path) -> Result<()> {
+    let exec = dir.join("exec");
+    if exec.exists() {
+        fs::remove_dir_all(&exec).with_context(|| format!("remove {}", exec.display()))?;
+    }
+    Ok(())
 }
 
 /// Runs dockerd in a mount namespace of its own, so that its mounts end with its processes.

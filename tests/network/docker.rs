@@ -65,7 +65,7 @@ fn docker_options(node: &Node) -> Result<String> {
 ///
 /// A dockerd that turns forwarding on sets the policy of the FORWARD chain to DROP. Then containers depend on the agent's
 /// forward rules, which are on by default.
-fn start_docker(node: &Node) -> Result<Docker> {
+pub(crate) fn start_docker(node: &Node) -> Result<Docker> {
     node.netns().set(&[("net.ipv4.ip_forward", "0")])?;
     let options = docker_options(node)?;
     Docker::start(node, &options.split_whitespace().collect::<Vec<_>>())

@@ -1,6 +1,6 @@
 //! etcd as in production: with certificates, users, several members, and several agents.
 
-mod certificates;
+pub(crate) mod certificates;
 mod login;
 pub(super) mod managers;
 mod members;

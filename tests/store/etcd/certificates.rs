@@ -7,20 +7,20 @@ use anyhow::{Context as _, Result};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
 /// An authority that issues certificates into a folder.
-pub(super) struct Authority {
+pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     dir: PathBuf,
     name: &'static str,
 }
 
 /// A certificate and its key.
-pub(super) struct Issued {
-    pub(super) cert: PathBuf,
-    pub(super) key: PathBuf,
+pub(crate) struct Issued {
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 impl Authority {
-    pub(super) fn new(dir: &Path, name: &'static str) -> Result<Self> {
+    pub(crate) fn new(dir: &Path, name: &'static str) -> Result<Self> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -31,12 +31,12 @@ impl Authority {
     }
 
     /// Returns the path of its own certificate.
-    pub(super) fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.dir.join(format!("{}.crt", self.name))
     }
 
     /// Issues a certificate for a host name or address.
-    pub(super) fn issue(&self, host: &str) -> Result<Issued> {
+    pub(crate) fn issue(&self, host: &str) -> Result<Issued> {
         let mut params = CertificateParams::new(vec![host.to_owned()])?;
         params.distinguished_name.push(rcgen::DnType::CommonName, host);
         let key = KeyPair::generate()?;

@@ -1,0 +1,87 @@
+//! "Flannel": a udp network with subnets of 4096 addresses and Docker on it, and the node of a cloud with vxlan.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use flannel_tests::docker::Container;
+use flannel_tests::etcd::PREFIX;
+use flannel_tests::traffic::ping;
+use flannel_tests::{Capture, Cluster, Docker, Host as _, Node, TestResult, Topology, eventually};
+
+use super::{SMALL_SUBNETS, ensure_shows, ensure_small_subnet, rename_uplinks};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// "Docker集成": reads subnet.env in a shell, and gives bip and mtu to Docker.
+fn start_docker(node: &Node) -> Result<Docker> {
+    let script =
+        format!(". {}; echo --bip=${{FLANNEL_SUBNET}} --mtu=${{FLANNEL_MTU}}", node.subnet_file().display());
+    let options = node.netns().exec_with("sh", &script)?;
+    Docker::start(node, &options.split_whitespace().collect::<Vec<_>>())
+}
+
+#[test]
+fn the_udp_network_with_docker_works_as_written() -> TestResult {
+    let cluster = Cluster::segment(2)?;
+    let etcd = cluster.start_etcd()?;
+    etcd.configure(SMALL_SUBNETS)?;
+    let _agents = cluster.start_agents(&etcd)?;
+    for node in cluster.nodes() {
+        ensure_small_subnet(node)?;
+        let env = node.subnet_env()?;
+        assert_eq!((env.mtu, env.ip_masq), (1472, false), "without --ip-masq");
+        ensure_shows(node, "ip -d link show flannel0", &["mtu 1472", "tun type tun"])?;
+        ensure_shows(node, "ip route show dev flannel0", &["10.0.0.0/8"])?;
+    }
+    let dockers = cluster.nodes().iter().map(start_docker).collect::<Result<Vec<_>>>()?;
+    let containers = dockers.iter().map(Docker::start_web_server).collect::<Result<Vec<Container>>>()?;
+    for (node, container) in cluster.nodes().iter().zip(&containers) {
+        let gateway = node.subnet_env()?.subnet.context("a subnet")?;
+        ensure_shows(node, "ip addr show dev docker0", &[&format!("inet {gateway}")])?;
+        assert_eq!((container.mtu(), container.address().len), (1472, 20), "MTU and prefix of a container");
+    }
+    eventually("the containers reach each other", SOON, || ping(&containers[0], containers[1].ip()))?;
+    // Packets travel on the configuration's port.
+    let capture = Capture::start(cluster.nodes()[0].netns(), "eth0")?;
+    ping(&containers[0], containers[1].ip())?;
+    let ports = capture.stop()?.fields("udp", &["udp.srcport", "udp.dstport"])?;
+    assert_eq!(ports, [["7890", "7890"]; 2], "request and reply on the uplink");
+    Ok(())
+}
+
+#[test]
+fn the_files_and_the_device_of_a_node_in_the_cloud_are_those_of_the_text() -> TestResult {
+    // The text's node has an uplink ens4 of MTU 1460 and the first subnet, as Kubernetes numbers them.
+    let cluster = Cluster::build(Topology::segment(1).mtu(1460))?;
+    let address = Ipv4Addr::new(10, 146, 0, 2);
+    rename_uplinks(&cluster, "ens4", address)?;
+    let etcd = cluster.start_etcd()?;
+    etcd.configure(r#"{"Network":"10.244.0.0/16","SubnetMin":"10.244.0.0","Backend":{"Type":"vxlan"}}"#)?;
+    etcd.put(&format!("{PREFIX}/subnets/10.244.0.0-24"), &format!(r#"{{"PublicIP":"{address}"}}"#))?;
+    let _agents = cluster.start_agents_with(&etcd, |agent| agent.arg("--ip-masq"))?;
+    let node = &cluster.nodes()[0];
+    // `cat /run/flannel/subnet.env`
+    assert_eq!(
+        std::fs::read_to_string(node.subnet_file())?,
+        "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.0.1/24\nFLANNEL_MTU=1410\nFLANNEL_IPMASQ=true\n"
+    );
+    // `ip -d link show flannel.1`, every field
+    ensure_shows(
+        node,
+        "ip -d link show flannel.1",
+        &[
+            "flannel.1: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1410 qdisc noqueue state UNKNOWN mode DEFAULT group default",
+            "link/ether",
+            "brd ff:ff:ff:ff:ff:ff promiscuity 0",
+            "vxlan id 1 local 10.146.0.2 dev ens4 srcport 0 0 dstport 8472 nolearning",
+            "ageing 300",
+            "udpcsum",
+            "addrgenmode eui64",
+        ],
+    )?;
+    let shown = node.netns().exec_json("ip -j link show flannel.1")?;
+    let first = shown[0]["address"].as_str().and_then(|mac| u8::from_str_radix(mac.get(..2)?, 16).ok());
+    assert_eq!(first.map(|byte| byte & 3), Some(2), "a locally administered unicast MAC: {shown}");
+    Ok(())
+}
