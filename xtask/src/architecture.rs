@@ -17,6 +17,8 @@ pub(crate) struct Architecture {
     pub(crate) debian: &'static str,
     /// rustc's target for static binaries.
     pub(crate) target: &'static str,
+    /// The machine that its programs name in their headers.
+    pub(crate) machine: object::Architecture,
     /// A machine that qemu emulates.
     pub(crate) emulation: Emulation,
 }
@@ -42,6 +44,7 @@ pub(crate) static ALL: [Architecture; 2] = [
         name: "x86_64",
         debian: "amd64",
         target: "x86_64-unknown-linux-musl",
+        machine: object::Architecture::X86_64,
         emulation: Emulation {
             qemu: "qemu-system-x86",
             // String instructions that are said to be fast (`erms`, `fsrm`) are the slowest to emulate: byte by byte.
@@ -56,6 +59,7 @@ pub(crate) static ALL: [Architecture; 2] = [
         name: "aarch64",
         debian: "arm64",
         target: "aarch64-unknown-linux-musl",
+        machine: object::Architecture::Aarch64,
         emulation: Emulation {
             qemu: "qemu-system-arm",
             // The algorithm that pointers are signed with by default is slow to emulate.
@@ -68,10 +72,10 @@ pub(crate) static ALL: [Architecture; 2] = [
 ];
 
 impl Architecture {
-    /// Returns the one with this name.
+    /// Returns the one with this name, or with this name of Debian's.
     pub(crate) fn named(name: &str) -> Result<&'static Self, String> {
         let names = ALL.each_ref().map(|architecture| architecture.name);
-        let found = ALL.iter().find(|architecture| architecture.name == name);
+        let found = ALL.iter().find(|architecture| [architecture.name, architecture.debian].contains(&name));
         found.ok_or_else(|| format!("choose one of {}", names.join(", ")))
     }
 
@@ -121,7 +125,8 @@ mod tests {
     #[test]
     fn an_unknown_name_is_answered_with_those_that_are_known() {
         assert_eq!(Architecture::named("aarch64").unwrap().debian, "arm64");
-        assert_eq!(Architecture::named("arm64").unwrap_err(), "choose one of x86_64, aarch64");
+        assert_eq!(Architecture::named("arm64").unwrap().name, "aarch64");
+        assert_eq!(Architecture::named("armv7").unwrap_err(), "choose one of x86_64, aarch64");
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod bench;
 mod complexity;
 mod descriptors;
 mod dist;
+mod image;
 mod lint;
 mod phase;
 mod prepare;
@@ -50,6 +51,8 @@ enum Chore {
     Descriptors,
     /// Build static binaries and Debian packages of a release into dist/, for x86_64 and aarch64
     Dist(dist::Args),
+    /// Make the container image, without a base image, a daemon or a registry
+    Image(image::Args),
     /// Check formatting, clippy for the host and for BPF, and documentation; warnings are errors
     Lint,
 }
@@ -74,6 +77,7 @@ fn execute(chore: Chore) -> Result<()> {
         Chore::Complexity => complexity::run(),
         Chore::Descriptors => descriptors::run(),
         Chore::Dist(args) => dist::run(&args),
+        Chore::Image(args) => image::run(&args),
         Chore::Lint => lint::run(),
     }
 }

@@ -12,7 +12,7 @@ use crate::phase;
 
 /// Gets packages for this machine or for another architecture.
 pub(crate) struct Unpacker {
-    /// The configuration of an apt for another architecture.
+    /// The configuration of an apt that differs from the machine's.
     config: Option<PathBuf>,
     updated: Cell<bool>,
 }
@@ -21,6 +21,18 @@ impl Unpacker {
     /// Uses this machine's apt.
     pub(crate) fn native() -> Self {
         Self { config: None, updated: Cell::new(false) }
+    }
+
+    /// Uses this machine's apt as if no package were installed. `folder` gets its configuration.
+    pub(crate) fn clean(folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let (status, config) = (folder.join("status"), folder.join("apt.conf"));
+        let setting = format!("Dir::State::status \"{}\";\n", status.display());
+        fs::write(&status, "")
+            .and_then(|()| fs::write(&config, setting))
+            .with_context(|| format!("cannot write to {}", folder.display()))?;
+        update()?;
+        Ok(Self { config: Some(config), updated: Cell::new(true) })
     }
 
     /// Uses an apt for an architecture (`arm64`) that has the machine's sources, and lists of its own in the folder.

@@ -1,0 +1,122 @@
+//! The files of a layer, and the tar archive of them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use tar::{Builder, EntryType, Header};
+
+/// Files by their paths in the image, without the leading slash. Sorted, so that the archive is always the same.
+#[derive(Default)]
+pub(super) struct Tree {
+    entries: BTreeMap<PathBuf, Entry>,
+}
+
+enum Entry {
+    Folder,
+    File { content: Vec<u8>, mode: u32 },
+    Link(PathBuf),
+}
+
+impl Tree {
+    /// Adds a program or a library.
+    pub(super) fn program(&mut self, path: impl AsRef<Path>, content: Vec<u8>) {
+        self.add(path.as_ref(), Entry::File { content, mode: 0o755 });
+    }
+
+    /// Adds a file that is only read.
+    pub(super) fn file(&mut self, path: impl AsRef<Path>, content: impl Into<Vec<u8>>) {
+        self.add(path.as_ref(), Entry::File { content: content.into(), mode: 0o644 });
+    }
+
+    /// Adds a symbolic link.
+    pub(super) fn link(&mut self, path: impl AsRef<Path>, target: impl Into<PathBuf>) {
+        self.add(path.as_ref(), Entry::Link(target.into()));
+    }
+
+    /// Adds a folder. Those above a file need not be added.
+    pub(super) fn folder(&mut self, path: impl AsRef<Path>) {
+        self.add(path.as_ref(), Entry::Folder);
+    }
+
+    /// Returns whether there is something at the path.
+    pub(super) fn has(&self, path: impl AsRef<Path>) -> bool {
+        self.entries.contains_key(path.as_ref())
+    }
+
+    fn add(&mut self, path: &Path, entry: Entry) {
+        for folder in path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty()) {
+            self.entries.entry(folder.to_owned()).or_insert(Entry::Folder);
+        }
+        self.entries.insert(path.to_owned(), entry);
+    }
+
+    /// Returns the archive: everything belongs to root and was changed at the epoch, so that it depends on nothing but the
+    /// content.
+    pub(super) fn archive(&self) -> Result<Vec<u8>> {
+        let mut archive = Builder::new(Vec::new());
+        for (path, entry) in &self.entries {
+            append(&mut archive, path, entry)
+                .with_context(|| format!("cannot put {} into the layer", path.display()))?;
+        }
+        archive.into_inner().context("cannot end the layer")
+    }
+}
+
+fn append(archive: &mut Builder<Vec<u8>>, path: &Path, entry: &Entry) -> std::io::Result<()> {
+    let mut header = Header::new_gnu();
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    match entry {
+        Entry::Folder => {
+            header.set_entry_type(EntryType::Directory);
+            header.set_mode(0o755);
+            header.set_size(0);
+            archive.append_data(&mut header, path, std::io::empty())
+        }
+        Entry::File { content, mode } => {
+            header.set_mode(*mode);
+            header.set_size(content.len() as u64);
+            archive.append_data(&mut header, path, content.as_slice())
+        }
+        Entry::Link(target) => {
+            header.set_entry_type(EntryType::Symlink);
+            header.set_mode(0o777);
+            header.set_size(0);
+            archive.append_link(&mut header, path, target)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(reversed: bool) -> Tree {
+        let mut tree = Tree::default();
+        let mut files = vec!["usr/bin/b", "usr/bin/a", "etc/c"];
+        if reversed {
+            files.reverse();
+        }
+        for file in files {
+            tree.file(file, file);
+        }
+        tree.link("bin", "usr/bin");
+        tree
+    }
+
+    #[test]
+    fn the_archive_does_not_depend_on_the_order_of_addition() {
+        assert_eq!(sample(false).archive().unwrap(), sample(true).archive().unwrap());
+    }
+
+    #[test]
+    fn folders_come_before_what_is_in_them() {
+        let archive = sample(false).archive().unwrap();
+        let mut archive = tar::Archive::new(archive.as_slice());
+        let paths = archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().into_owned());
+        let paths: Vec<_> = paths.map(|path| path.display().to_string()).collect();
+        assert_eq!(paths, ["bin", "etc", "etc/c", "usr", "usr/bin", "usr/bin/a", "usr/bin/b"]);
+    }
+}
