@@ -48,6 +48,7 @@ pub mod failure;
 pub mod firewall;
 pub mod interrupt;
 pub mod kernel_vxlan;
+pub mod kubernetes;
 pub mod machine;
 pub mod metrics;
 pub mod netns;

@@ -5,7 +5,7 @@ mod program;
 use std::env;
 use std::path::{Path, PathBuf};
 
-use Part::{Cluster, Cross, Descriptors, Etcd, Lint, Release, Run, Suite, Vm};
+use Part::{Cluster, Cross, Descriptors, Etcd, Kubernetes, Lint, Release, Run, Suite, Vm};
 pub use program::find as find_program;
 
 /// A part of the chores' work: a chore is made of parts, and a tool names the parts that need it.
@@ -25,6 +25,8 @@ pub enum Part {
     Run,
     /// The integration suite.
     Suite,
+    /// Building Kubernetes, and running its nodes.
+    Kubernetes,
     /// The virtual machine.
     Vm,
     /// Making the files of a release.
@@ -132,6 +134,18 @@ pub const TOOLS: &[Tool] = &[
     package("unshare", "util-linux", "boots a machine for the Debian package", &[Suite]),
     package("nsenter", "util-linux", "runs commands on that machine", &[Suite]),
     package("/lib/systemd/systemd", "systemd", "is that machine's first process", &[Suite]),
+    package("dpkg-source", "dpkg-dev", "unpacks the source of Kubernetes", &[Kubernetes]),
+    package("/usr/lib/go-1.19/bin/go", "golang-1.19-go", "compiles Kubernetes", &[Kubernetes]),
+    package(
+        "/usr/share/gocode/src/github.com/modern-go/reflect2",
+        "golang-github-modern-go-reflect2-dev",
+        "replaces a library in Kubernetes that breaks with this Go",
+        &[Kubernetes],
+    ),
+    package("gcc", "gcc", "compiles the program of Kubernetes' pause containers", &[Kubernetes]),
+    package("containerd", "containerd", "runs the containers of Kubernetes' nodes", &[Kubernetes]),
+    package("runc", "runc", "starts containers for containerd", &[Kubernetes]),
+    package("conntrack", "conntrack", "removes connections for kube-proxy", &[Kubernetes]),
     package("depmod", "kmod", "finds the modules of the virtual machine's kernel", &[Vm]),
     package("xz", "xz-utils", "decompresses the modules of the virtual machine's kernel", &[Vm]),
     from_crate("cargo-auditable", "0.7.7", "lists a binary's crates in the binary", &[Release]),

@@ -6,6 +6,7 @@ mod complexity;
 mod descriptors;
 mod dist;
 mod image;
+mod kube;
 mod lint;
 mod phase;
 mod prepare;
@@ -45,6 +46,8 @@ enum Chore {
     Bench(bench::Args),
     /// Run the tests that depend on the kernel on Debian's kernel, in a virtual machine; part of `test`
     Vm(vm::Args),
+    /// Build Kubernetes from Debian's source package, once
+    Kube(kube::Args),
     /// Count the BPF programs' instructions, and those that this kernel's verifier walks through
     Complexity,
     /// Compile the interface of etcd's client anew, after a change of its version
@@ -74,6 +77,7 @@ fn execute(chore: Chore) -> Result<()> {
         Chore::Test(args) => test::run(&args),
         Chore::Bench(args) => bench::run(&args),
         Chore::Vm(args) => vm::execute(&args),
+        Chore::Kube(args) => kube::run(&args),
         Chore::Complexity => complexity::run(),
         Chore::Descriptors => descriptors::run(),
         Chore::Dist(args) => dist::run(&args),

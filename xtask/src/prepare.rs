@@ -5,7 +5,7 @@ use clap::ValueEnum;
 use flannel_tests::tools::Part;
 
 use crate::architecture::Architecture;
-use crate::{bench, dist, lint, phase, run, setup, test, vm};
+use crate::{bench, dist, kube, lint, phase, run, setup, test, vm};
 
 /// What to prepare.
 #[derive(clap::Args)]
@@ -27,6 +27,7 @@ enum Chore {
     Run,
     Test,
     Bench,
+    Kube,
     Vm,
     Dist,
 }
@@ -39,6 +40,7 @@ impl Chore {
             Self::Run => &run::NEEDS,
             Self::Test => &test::NEEDS,
             Self::Bench => &bench::NEEDS,
+            Self::Kube => &kube::NEEDS,
             Self::Vm => &vm::NEEDS,
             Self::Dist => &dist::NEEDS,
         }

@@ -1,10 +1,13 @@
 //! `cargo xtask test`: lint, build, every test, the release, and tests on other kernels.
 
+use std::process::Stdio;
 use std::{env, thread};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use flannel_tests::kubernetes::{Binaries, VARIABLE};
 use flannel_tests::tools::Part;
 
+use crate::kube::{self, Kubernetes};
 use crate::workspace::{agent, cargo};
 use crate::{architecture, dist, lint, phase, setup, suite, vm};
 
@@ -14,6 +17,8 @@ const THREADS: &str = "RUST_TEST_THREADS";
 const SUITE: [Part; 4] = [Part::Build, Part::Cluster, Part::Etcd, Part::Suite];
 /// The parts of the work whose tools it needs, without those of virtual machines and releases.
 pub(crate) const NEEDS: [Part; 5] = [Part::Lint, Part::Build, Part::Cluster, Part::Etcd, Part::Suite];
+/// Makes the suite print the names of the tests that it would run.
+const LIST: &str = "--list";
 /// The tests of the Debian package, as a part of their names. They are ignored where no package has been made.
 const PACKAGE: &str = "package::";
 
@@ -26,6 +31,9 @@ pub(crate) struct Args {
     /// Leave out the release (`cargo xtask dist`), the test of its package, and its binary for another architecture
     #[arg(long)]
     no_dist: bool,
+    /// Leave out the tests on a real Kubernetes, and its build (`cargo xtask kube`)
+    #[arg(long)]
+    no_kube: bool,
     /// Run only the integration suite, with these arguments (a filter, --list, --nocapture, ...)
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     suite: Vec<String>,
@@ -38,31 +46,38 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     setup::ensure(&SUITE)?;
     build_agent()?;
-    run_suite(&args.suite)?;
+    let kubernetes =
+        if args.no_kube || !needs_kubernetes(&args.suite)? { None } else { Some(build_kubernetes()?) };
+    run_suite(&args.suite, kubernetes.as_ref())?;
     phase::note("not run with a filter: lint, unit tests, tests on Debian's kernel, tests of the release");
     Ok(())
 }
 
 /// Runs the cheapest checks first, so that a mistake shows early.
 fn run_all(args: &Args) -> Result<()> {
-    let (vm, dist) = (!args.no_vm, !args.no_dist);
+    let (vm, dist, kube) = (!args.no_vm, !args.no_dist, !args.no_kube);
     let mut needs = NEEDS.to_vec();
     needs.extend(vm.then_some(vm::NEEDS).into_iter().flatten());
     needs.extend(dist.then_some(dist::NEEDS).into_iter().flatten());
+    needs.extend(kube.then_some(kube::NEEDS).into_iter().flatten());
     setup::ensure(&needs)?;
-    // Fails here, before anything that takes long, if a virtual machine cannot be downloaded.
+    // Fails here, before anything that takes long, if Kubernetes' source or a virtual machine cannot be downloaded.
+    let kubernetes = kube.then(Kubernetes::get).transpose()?;
     let machines = architecture::ALL.iter().filter(|machine| vm && (dist || machine.is_native()));
     let machines = machines.map(vm::Parts::get).collect::<Result<Vec<_>>>()?;
     lint::run()?;
     build_agent()?;
     phase::run("unit tests", &mut cargo(["test", "--workspace", "--exclude", suite::PACKAGE]))?;
-    run_suite(&[])?;
+    let kubernetes = kubernetes.map(Kubernetes::build).transpose()?;
+    run_suite(&[], kubernetes.as_ref())?;
     if dist {
         dist::run(&dist::Args::default())?;
-        run_suite(&["--ignored", PACKAGE].map(str::to_owned))?;
+        run_suite(&["--ignored", PACKAGE].map(str::to_owned), None)?;
     }
     machines.iter().try_for_each(|parts| vm::run(&[], parts))?;
-    for (part, run) in [("tests on Debian's kernel", vm), ("tests of the release", dist)] {
+    let parts =
+        [("tests on Debian's kernel", vm), ("tests of the release", dist), ("tests on Kubernetes", kube)];
+    for (part, run) in parts {
         if !run {
             phase::note(&format!("not run, as was asked for: {part}"));
         }
@@ -74,9 +89,33 @@ fn build_agent() -> Result<()> {
     phase::run("build of the agent", &mut cargo(["build", "--package", "flannel-agent"]))
 }
 
-fn run_suite(arguments: &[String]) -> Result<()> {
+/// Builds Kubernetes, or finds what was built before.
+fn build_kubernetes() -> Result<Binaries> {
+    setup::ensure(&kube::NEEDS)?;
+    Kubernetes::get()?.build()
+}
+
+/// Asks the suite whether these arguments select a test on Kubernetes.
+fn needs_kubernetes(arguments: &[String]) -> Result<bool> {
+    if arguments.iter().any(|argument| argument == LIST) {
+        return Ok(false);
+    }
+    let mut command = suite::command();
+    let output = command.arg("--").args(arguments).arg(LIST).stderr(Stdio::inherit()).output();
+    let output = output.context("cannot run cargo")?;
+    ensure!(output.status.success(), "the suite does not list its tests");
+    let tests = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(tests.lines().any(|test| kube::TESTS.iter().any(|name| test.starts_with(name))))
+}
+
+/// Runs the suite. Without Kubernetes, its tests are left out.
+fn run_suite(arguments: &[String], kubernetes: Option<&Binaries>) -> Result<()> {
     let mut command = suite::command();
     command.arg("--").args(arguments).env("FLANNEL_AGENT", agent()?);
+    match kubernetes {
+        Some(binaries) => command.env(VARIABLE, binaries.folder()),
+        None => command.args(kube::TESTS.iter().flat_map(|name| ["--skip", name])),
+    };
     if env::var_os(THREADS).is_none() {
         command.env(THREADS, at_once()?.to_string());
     }

@@ -11,6 +11,7 @@ use super::lock;
 use super::services::Quiet;
 use crate::phase;
 
+pub(crate) mod source;
 pub(crate) mod unpack;
 
 /// The lock on the lists of packages. apt waits for its other locks by itself.
