@@ -1,7 +1,6 @@
 //! Runs the real dockerd on a node, isolated from the machine's own.
 
 mod api;
-pub(crate) mod cgroup;
 mod container;
 mod image;
 
@@ -15,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
+use crate::cgroup;
 use crate::cluster::Node;
 use crate::failure::Errors;
 use crate::netns::NetNs;

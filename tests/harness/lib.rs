@@ -63,6 +63,8 @@ pub mod tools;
 pub mod traffic;
 pub mod wait;
 
+mod cgroup;
+mod container;
 mod http;
 mod owner;
 mod packet_socket;
@@ -75,6 +77,7 @@ pub use cluster::{Cluster, Node, Topology};
 pub use docker::Docker;
 pub use etcd::Etcd;
 pub use failure::{Failure, TestResult};
+pub use kubernetes::{KubeCluster, KubeNode, KubePod};
 pub use netns::NetNs;
 pub use pod::Pod;
 pub use require::{require_commands, require_root};

@@ -26,11 +26,13 @@ use crate::process::{self, LIMIT, finish};
 /// The folder in which `ip netns` keeps its names.
 pub(crate) const NETNS_DIR: &str = "/run/netns";
 
-/// A named network namespace, removed when dropped. `ip netns exec NAME` works on it.
+/// A network namespace. One with a name is removed when dropped; `ip netns exec NAME` works on it.
 #[derive(Debug)]
 pub struct NetNs {
     name: String,
     handle: Arc<OwnedFd>,
+    /// Whether it is removed when dropped.
+    owned: bool,
 }
 
 impl NetNs {
@@ -60,10 +62,22 @@ impl NetNs {
         Self::open(name)
     }
 
+    /// Opens a namespace that something else owns, by its file. Dropping it changes nothing. Processes that are started
+    /// in it are marked with `mark`.
+    pub(crate) fn borrow(mark: &str, file: &Path) -> Result<Self> {
+        let opened = File::open(file).with_context(|| format!("open {}", file.display()))?;
+        Ok(Self { name: mark.to_owned(), handle: Arc::new(opened.into()), owned: false })
+    }
+
+    /// Opens a namespace by its name, without owning it.
+    pub(crate) fn borrow_named(name: &str) -> Result<Self> {
+        Self::borrow(name, &path_of(name))
+    }
+
     fn open(name: &str) -> Result<Self> {
         let path = path_of(name);
         let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
-        let namespace = Self { name: name.to_owned(), handle: Arc::new(file.into()) };
+        let namespace = Self { name: name.to_owned(), handle: Arc::new(file.into()), owned: true };
         namespace.set(&[("net.ipv6.conf.all.accept_dad", "0"), ("net.ipv6.conf.default.accept_dad", "0")])?;
         Ok(namespace)
     }
@@ -143,7 +157,9 @@ impl NetNs {
 
 impl Drop for NetNs {
     fn drop(&mut self) {
-        if let Err(error) = remove(&self.name) {
+        if self.owned
+            && let Err(error) = remove(&self.name)
+        {
             eprintln!("test bed: {error:#}");
         }
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::docker::cgroup;
+use crate::cgroup;
 use crate::failure::Errors;
 use crate::netns::{self, NETNS_DIR};
 use crate::owner::{is_alive, owner_of};
