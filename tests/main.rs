@@ -8,6 +8,7 @@
 mod documents;
 mod endpoint;
 mod inspect;
+mod migration;
 mod network;
 mod overlay;
 mod package;

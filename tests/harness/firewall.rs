@@ -11,6 +11,20 @@ pub fn firewall(node: &Node, subnet: &str, network: &str) -> Result<()> {
         .with_context(|| format!("install flannel's rules on {}", node.name()))
 }
 
+/// Adds those of flanneld's chains and rules that the node does not have, as flanneld does at its start.
+pub(crate) fn add_missing(node: &Node, subnet: &str, network: &str) -> Result<()> {
+    let saved = node.exec("iptables-save")?;
+    let has = |line: &str| {
+        let chain = line.starts_with(':').then(|| line.split_once('[').map_or(line, |(chain, _)| chain));
+        saved.lines().any(|saved| chain.map_or(saved == line, |chain| saved.starts_with(chain)))
+    };
+    let all = rules(subnet, network);
+    let missing = all.lines().filter(|line| !line.starts_with([':', '-']) || !has(line));
+    let input: String = missing.map(|line| format!("{line}\n")).collect();
+    let added = node.netns().exec_with("iptables-restore --noflush", &input);
+    added.map(drop).with_context(|| format!("add flannel's rules on {}", node.name()))
+}
+
 fn install(netns: &NetNs, subnet: &str, network: &str) -> Result<()> {
     netns.exec_with("iptables-restore", &rules(subnet, network)).map(drop)
 }

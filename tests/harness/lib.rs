@@ -46,6 +46,7 @@ pub mod docker;
 pub mod etcd;
 pub mod failure;
 pub mod firewall;
+pub mod flanneld;
 pub mod interrupt;
 pub mod kernel_vxlan;
 pub mod kubernetes;

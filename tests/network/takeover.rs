@@ -4,8 +4,9 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::Result;
+use flannel_tests::subnet_env::Net;
 use flannel_tests::traffic::{Steady, ping, tcp_transfer};
-use flannel_tests::{Agent, Cluster, Etcd, Pod, TestResult, eventually, kernel_vxlan};
+use flannel_tests::{Agent, Cluster, Etcd, Pod, TestResult, eventually, flanneld, kernel_vxlan};
 
 use super::udp;
 use crate::inspect::{self, DEVICE, Peer};
@@ -14,7 +15,14 @@ const CONFIG: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#
 
 /// Sets two nodes up as flanneld does: devices, entries, rules, subnet files, and leases in etcd.
 fn flanneld_nodes(cluster: &Cluster) -> Result<(Etcd, [Peer; 2])> {
-    kernel_vxlan::vxlan(cluster.nodes())?;
+    let leases = cluster.nodes().iter().zip(1..).map(|(node, number)| {
+        let subnet = Net { addr: Ipv4Addr::new(10, 244, number, 0), len: 24 };
+        flanneld::start(node, kernel_vxlan::NETWORK, subnet, None)
+    });
+    let leases = leases.collect::<Result<Vec<_>>>()?;
+    for (node, peer) in cluster.nodes().iter().zip(leases.iter().rev()) {
+        flanneld::add(node, [peer])?;
+    }
     let etcd = cluster.start_etcd()?;
     etcd.configure(CONFIG)?;
     let peer = |number: usize| {

@@ -66,8 +66,6 @@ pub struct VxlanOptions {
     pub gbp: bool,
     /// Whether it learns FDB entries from traffic.
     pub learning: bool,
-    /// Whether the outer UDP header over IPv4 has a checksum.
-    pub checksum: bool,
 }
 
 impl Link {
@@ -134,7 +132,6 @@ fn vxlan_options(infos: &[LinkInfo]) -> VxlanOptions {
             InfoVxlan::Local6(local) => options.local = Some((*local).into()),
             InfoVxlan::Gbp => options.gbp = true,
             InfoVxlan::Learning(learning) => options.learning = *learning,
-            InfoVxlan::UDPCsum(checksum) => options.checksum = *checksum,
             _ => {}
         }
     }

@@ -19,7 +19,7 @@ fn spec() -> DeviceSpec {
 
 fn fitting() -> VxlanOptions {
     let DeviceSpec { vni, port, uplink_index, local, gbp, learning, .. } = spec();
-    VxlanOptions { vni, port, uplink_index, local: Some(local), gbp, learning, checksum: false }
+    VxlanOptions { vni, port, uplink_index, local: Some(local), gbp, learning }
 }
 
 fn link(vxlan: Option<VxlanOptions>) -> Link {
@@ -37,7 +37,6 @@ fn differences_are_named() {
         (VxlanOptions { local: None, ..fitting() }, Some("local address none instead of 192.168.64.3")),
         (VxlanOptions { gbp: true, ..fitting() }, Some("GBP true instead of false")),
         (VxlanOptions { learning: true, ..fitting() }, Some("learning true instead of false")),
-        (VxlanOptions { checksum: true, ..fitting() }, Some("outer UDP checksum true instead of false")),
         (
             VxlanOptions { vni: 7, learning: true, ..fitting() },
             Some("VNI 7 instead of 1, learning true instead of false"),
