@@ -130,14 +130,6 @@ impl Flags {
         contradictions.into_iter().find_map(|(found, message)| found.then_some(message))
     }
 
-    /// Returns the flags that are given and that this version does not support. Without them the network
-    /// would not be the one that was asked for.
-    #[must_use]
-    pub fn unsupported(&self) -> Vec<&'static str> {
-        let given = [("kube-subnet-mgr", self.kube.kube_subnet_mgr)];
-        given.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect()
-    }
-
     /// Returns how long before its end the lease is renewed.
     #[must_use]
     pub const fn renew_margin(&self) -> Duration {

@@ -15,7 +15,8 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
-use tracing::{error, info};
+use tokio::time::timeout;
+use tracing::{error, info, warn};
 
 use crate::backend::Backend;
 use crate::backend::alloc::Alloc;
@@ -26,9 +27,10 @@ use crate::cli::Flags;
 use crate::config::{self, DataplaneMode, NetworkConfig};
 use crate::firewall::Firewall;
 use crate::health::Health;
-use crate::lease::SubnetManager;
 use crate::lease::etcd::EtcdManager;
+use crate::lease::kube::KubeManager;
 use crate::lease::local::LocalManager;
+use crate::lease::{KnownNode, SubnetManager};
 use crate::notify;
 use crate::signals::Stop;
 use crate::subnet_file;
@@ -37,10 +39,13 @@ use crate::uplink::watch::UplinkWatch;
 use membership::{LeaseEvent, Membership};
 use node::{Node, NodePlan};
 use retry::until_it_works;
-use settings::{backend_options, etcd_options, firewall_options, uplink_options};
+use settings::{backend_options, etcd_options, firewall_options, kube_options, uplink_options};
 
 /// Pause between attempts at what fails.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Longest time to wait for what the datastore knows of this node.
+const KNOWN_NODE: Duration = Duration::from_secs(5);
 
 /// Runs the node until SIGTERM or SIGINT.
 ///
@@ -48,13 +53,6 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What waiting does not repair: wrong flags, a configuration that this version does not support, no uplink, no
 /// privilege.
 pub async fn run(flags: Flags) -> Result<()> {
-    let unsupported = flags.unsupported();
-    if !unsupported.is_empty() {
-        bail!(
-            "this version does not have --{} yet; it would be a different network without",
-            unsupported.join(", --")
-        );
-    }
     let mut stop = Stop::on_signals()?;
     let health = Health::default();
     if flags.health.healthz_port != 0 {
@@ -74,6 +72,9 @@ pub async fn run(flags: Flags) -> Result<()> {
 async fn run_with_datastore(flags: &Flags, health: &Health) -> Result<()> {
     match &flags.leases.local_subnet_mgr {
         Some(dir) => run_with_backend(&LocalManager::new(dir.clone()), flags, health).await,
+        None if flags.kube.kube_subnet_mgr => {
+            run_with_backend(&KubeManager::new(kube_options(&flags.kube)?)?, flags, health).await
+        }
         None => run_with_backend(&EtcdManager::new(etcd_options(&flags.etcd)), flags, health).await,
     }
 }
@@ -118,10 +119,11 @@ async fn drive<B: Backend>(
         ip_masq: flags.firewall.ip_masq,
     };
     let previous = subnet_file::read_previous(plan.subnet_file);
-    let uplinks = UplinkWatch::open(uplink_options(&flags.uplink, network))?;
+    let KnownNode { attrs: known, public_ips } = known_node(store).await;
+    let uplinks = UplinkWatch::open(uplink_options(&flags.uplink, network, public_ips))?;
     let uplink = uplinks.choose().await?;
-    let mut node =
-        Node::<B>::start(plan, uplink, Firewall::new(firewall_options(&flags.firewall), network)?).await?;
+    let firewall = Firewall::new(firewall_options(&flags.firewall), network)?;
+    let mut node = Node::<B>::start(plan, uplink, firewall, known.as_ref()).await?;
     let mut membership = Membership::new(store, network, flags.renew_margin(), node.attributes(), previous);
     let mut next_uplink = next_uplink(uplinks, node.uplink());
     loop {
@@ -149,6 +151,15 @@ async fn drive<B: Backend>(
             membership.ask();
         }
     }
+}
+
+/// Asks the datastore what it knows of this node. Without an answer the node keeps what its devices have.
+async fn known_node(store: &impl SubnetManager) -> KnownNode {
+    let known = timeout(KNOWN_NODE, store.known_node()).await.map_err(anyhow::Error::from).flatten();
+    known.unwrap_or_else(|error| {
+        warn!("what the datastore knows of this node is not used: {error:#}");
+        KnownNode::default()
+    })
 }
 
 /// Waits until another uplink than the current one is to be used. Returns the watch with it.

@@ -8,6 +8,7 @@ mod entry;
 pub mod etcd;
 mod free;
 pub mod key;
+pub mod kube;
 pub mod local;
 mod manager;
 mod notice;

@@ -39,7 +39,6 @@ fn defaults_are_those_of_flanneld() {
     assert_eq!(flags.etcd.etcd_prefix, "/coreos.com/network");
     assert_eq!(flags.paths.subnet_file.to_str(), Some("/run/flannel/subnet.env"));
     assert_eq!(flags.leases.subnet_lease_renew_margin, 60);
-    assert_eq!(flags.unsupported(), [""; 0]);
 }
 
 #[test]
@@ -74,10 +73,4 @@ fn contradicting_flags_are_refused() {
     ] {
         parse(&format!("flannel-agent {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
     }
-}
-
-#[test]
-fn unsupported_flags_are_named() {
-    let flags = parse("flannel-agent -ip-masq -kube-subnet-mgr -healthz-port 300").unwrap();
-    assert_eq!(flags.unsupported(), ["kube-subnet-mgr"]);
 }

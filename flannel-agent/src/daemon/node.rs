@@ -69,14 +69,15 @@ pub(super) enum Work {
 }
 
 impl<'a, B: Backend> Node<'a, B> {
-    /// Starts the backend on the uplink. There is no subnet yet.
+    /// Starts the backend on the uplink. There is no subnet yet. `known`: what other nodes know of this one already.
     pub(super) async fn start(
         plan: NodePlan<'a, B::Config>,
         uplink: Uplink,
         firewall: Firewall,
+        known: Option<&LeaseAttrs>,
     ) -> Result<Self> {
         let carried = Carried::default();
-        let started = start(&plan, &uplink, None, &carried).await?;
+        let started = start(&plan, &uplink, known, &carried).await?;
         let mut resync = interval_at(Instant::now() + RESYNC, RESYNC);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self { plan, started, carried, firewall, resync })

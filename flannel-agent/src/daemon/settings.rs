@@ -1,13 +1,18 @@
 //! Options of the daemon's parts, made from flags and network configuration. Pure.
 
+use std::env;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::{Result, bail};
+
 use crate::backend;
-use crate::cli::{EtcdFlags, FirewallFlags, Flags, UplinkFlags};
+use crate::cli::{EtcdFlags, FirewallFlags, Flags, KubeFlags, UplinkFlags};
 use crate::config::NetworkConfig;
 use crate::firewall::{self, RuleOptions};
+use crate::lease::PublicIps;
 use crate::lease::etcd::{EtcdOptions, Login, TlsFiles};
+use crate::lease::kube::{KubeOptions, NodeName};
 use crate::uplink::{Stack, UplinkOptions};
 
 pub(super) fn etcd_options(flags: &EtcdFlags) -> EtcdOptions {
@@ -25,6 +30,25 @@ pub(super) fn etcd_options(flags: &EtcdFlags) -> EtcdOptions {
     }
 }
 
+/// Also reads the environment: the downward API of Kubernetes names the node, or the pod.
+pub(super) fn kube_options(flags: &KubeFlags) -> Result<KubeOptions> {
+    let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
+    let node = match (variable("NODE_NAME"), variable("POD_NAMESPACE"), variable("POD_NAME")) {
+        (Some(name), _, _) => NodeName::Given(name),
+        (None, Some(namespace), Some(name)) => NodeName::OfPod { namespace, name },
+        _ => bail!("--kube-subnet-mgr needs NODE_NAME in the environment, or POD_NAME and POD_NAMESPACE"),
+    };
+    Ok(KubeOptions {
+        api_url: given(&flags.kube_api_url),
+        kubeconfig: given(&flags.kubeconfig_file).map(PathBuf::from),
+        annotation_prefix: flags.kube_annotation_prefix.clone(),
+        net_config: flags.net_config_path.clone(),
+        clear_network_unavailable: flags.set_node_network_unavailable,
+        node,
+    })
+}
+
 pub(super) fn backend_options(flags: &Flags) -> backend::Options {
     backend::Options {
         dataplane: flags.dataplane.dataplane,
@@ -35,14 +59,15 @@ pub(super) fn backend_options(flags: &Flags) -> backend::Options {
     }
 }
 
-pub(super) fn uplink_options(flags: &UplinkFlags, config: &NetworkConfig) -> UplinkOptions {
+/// `given`: addresses that the datastore has for this node.
+pub(super) fn uplink_options(flags: &UplinkFlags, config: &NetworkConfig, given: PublicIps) -> UplinkOptions {
     UplinkOptions {
         ifaces: flags.iface.clone(),
         iface_regexes: flags.iface_regex.clone(),
         can_reach: flags.iface_can_reach,
         stack: stack(config),
-        public_ip: flags.public_ip,
-        public_ipv6: flags.public_ipv6,
+        public_ip: given.v4.or(flags.public_ip),
+        public_ipv6: given.v6.or(flags.public_ipv6),
         pod_networks: config.networks().collect(),
     }
 }

@@ -1,6 +1,7 @@
 //! Entries of a datastore: keys and values as flannel writes them.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -70,4 +71,6 @@ pub struct RawLease {
     pub key: String,
     /// The value. That of a lease is JSON, see [`LeaseAttrs`].
     pub value: Vec<u8>,
+    /// The name of its node, for messages. Only Kubernetes has one.
+    pub node: Option<Arc<str>>,
 }

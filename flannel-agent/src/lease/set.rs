@@ -7,6 +7,7 @@ mod subnet_index;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use super::entry::RawLease;
 use super::key::SubnetKey;
@@ -24,12 +25,20 @@ use subnet_index::SubnetIndex;
 #[derive(Debug)]
 pub struct LeaseSet {
     checker: LeaseChecker,
-    peers: BTreeMap<SubnetKey, Vec<Peer>>,
+    peers: BTreeMap<SubnetKey, PeerNode>,
     subnets: SubnetIndex,
     /// The holder of our own subnet, from the last value that could be read. `None` if there is no entry.
     own: Option<PublicIps>,
     /// The refused values, so that each is reported once.
-    refused: BTreeMap<String, Vec<u8>>,
+    refused: BTreeMap<String, RawLease>,
+}
+
+/// Another node.
+#[derive(Debug)]
+struct PeerNode {
+    name: Option<Arc<str>>,
+    /// One for each address family.
+    peers: Vec<Peer>,
 }
 
 /// Reports an entry of the datastore that is not used.
@@ -37,13 +46,19 @@ pub struct LeaseSet {
 pub struct Refusal {
     /// The last part of the key.
     pub key: String,
+    /// The name of the node, where the datastore has one.
+    pub node: Option<Arc<str>>,
     /// Why.
     pub reason: RefusalReason,
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "lease {} not used: {}", self.key, self.reason)
+        let Self { key, node, reason } = self;
+        match node {
+            Some(node) => write!(f, "lease {key} of the node {node} not used: {reason}"),
+            None => write!(f, "lease {key} not used: {reason}"),
+        }
     }
 }
 
@@ -79,7 +94,7 @@ impl LeaseSet {
     /// Returns the other nodes, sorted by lease. A node has a peer for each address family.
     #[must_use]
     pub fn peers(&self) -> Vec<Peer> {
-        self.peers.values().flatten().cloned().collect()
+        self.peers.values().flat_map(|node| &node.peers).cloned().collect()
     }
 
     /// Returns the number of other nodes.
@@ -107,28 +122,29 @@ impl LeaseSet {
     }
 
     fn put(&mut self, lease: RawLease) -> Option<Refusal> {
-        match self.checker.check(&lease).and_then(|lease| self.add(lease)) {
+        match self.checker.check(&lease).and_then(|accepted| self.add(accepted, &lease)) {
             Ok(()) => {
                 self.refused.remove(&lease.key);
                 None
             }
             Err(reason) => {
-                let RawLease { key, value } = lease;
-                let reported = self.refused.insert(key.clone(), value.clone()) == Some(value);
-                (!reported).then_some(Refusal { key, reason })
+                let reported = self.refused.insert(lease.key.clone(), lease.clone()).as_ref() == Some(&lease);
+                let RawLease { key, node, .. } = lease;
+                (!reported).then_some(Refusal { key, node, reason })
             }
         }
     }
 
-    fn add(&mut self, lease: AcceptedLease) -> Result<(), RefusalReason> {
-        match lease {
+    fn add(&mut self, accepted: AcceptedLease, lease: &RawLease) -> Result<(), RefusalReason> {
+        match accepted {
             AcceptedLease::Own(holder) => self.own = Some(holder),
             AcceptedLease::Peer(key, peers) => {
                 if let Some(other) = self.subnets.overlapping(&key) {
-                    return Err(RefusalReason::OverlapsPeer { other });
+                    let node = self.peers.get(&other).and_then(|other| other.name.clone());
+                    return Err(RefusalReason::OverlapsPeer { other, node });
                 }
                 self.subnets.add(key);
-                self.peers.insert(key, peers);
+                self.peers.insert(key, PeerNode { name: lease.node.clone(), peers });
             }
         }
         Ok(())
@@ -148,11 +164,10 @@ impl LeaseSet {
 
     /// Checks the refused entries again that overlap a lease which is gone.
     fn check_waiting(&mut self, gone: SubnetKey) {
-        let overlaps = |key: &&String| key.parse::<SubnetKey>().is_ok_and(|key| key.overlaps(&gone));
-        let waiting: Vec<String> = self.refused.keys().filter(overlaps).cloned().collect();
-        for key in waiting {
-            let value = self.refused.get(&key).cloned().unwrap_or_default();
-            self.put(RawLease { key, value });
+        let overlaps = |key: &String| key.parse::<SubnetKey>().is_ok_and(|key| key.overlaps(&gone));
+        let waiting = self.refused.iter().filter(|(key, _)| overlaps(key)).map(|(_, lease)| lease.clone());
+        for lease in waiting.collect::<Vec<_>>() {
+            self.put(lease);
         }
     }
 }

@@ -69,6 +69,7 @@ impl Outage {
         if self.ongoing {
             tracing::info!("watching the leases again");
         }
+        METRICS.datastore_up.set(1);
         self.ongoing = false;
         self.backoff.reset();
     }

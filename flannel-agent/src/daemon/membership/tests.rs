@@ -77,7 +77,7 @@ fn value(last: u8) -> String {
 }
 
 fn raw(key: &str, last: u8) -> RawLease {
-    RawLease { key: key.to_owned(), value: value(last).into_bytes() }
+    RawLease { key: key.to_owned(), value: value(last).into_bytes(), node: None }
 }
 
 fn members<'a>(store: &'a Store, network: &'a NetworkConfig) -> Membership<'a, Store> {
@@ -173,7 +173,7 @@ async fn a_damaged_value_of_the_own_lease_is_written_again_once() {
     let (store, network) = (Store::new(1), network());
     let mut membership = taken(&store, &network).await;
     for _ in 0..2 {
-        store.send(LeaseUpdate::Put(RawLease { key: OWN.to_owned(), value: b"{}".to_vec() }));
+        store.send(LeaseUpdate::Put(RawLease { key: OWN.to_owned(), value: b"{}".to_vec(), node: None }));
         assert!(matches!(membership.changed().await, LeaseEvent::Peers(_)));
         assert!(is_quiet(&mut membership).await);
     }

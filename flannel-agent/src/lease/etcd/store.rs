@@ -122,7 +122,7 @@ impl EtcdStore {
             KeyVersion { revision: kv.mod_revision(), lease: Some(kv.lease()).filter(|id| *id != 0) };
         let lifetime = version.lease.map_or(Lifetime::Reservation, |_| Lifetime::Lease);
         let (key, value) = kv.into_key_value();
-        StoredLease { lease: RawLease { key: self.name(&key), value }, lifetime, version }
+        StoredLease { lease: RawLease { key: self.name(&key), value, node: None }, lifetime, version }
     }
 
     /// Writes a lease, or a reservation if there is no etcd lease. Returns false if the key is not as expected.

@@ -60,7 +60,7 @@ fn update(store: &EtcdStore, event: &Event) -> Option<LeaseUpdate> {
     let kv = event.kv()?;
     let key = store.name(kv.key());
     Some(match event.event_type() {
-        EventType::Put => LeaseUpdate::Put(RawLease { key, value: kv.value().to_vec() }),
+        EventType::Put => LeaseUpdate::Put(RawLease { key, value: kv.value().to_vec(), node: None }),
         EventType::Delete => LeaseUpdate::Delete(key),
     })
 }

@@ -166,7 +166,7 @@ fn entry(path: &Path, key: String) -> Option<StoredLease<()>> {
             (Vec::new(), Lifetime::Reservation)
         }
     };
-    Some(StoredLease { lease: RawLease { key, value }, lifetime, version: () })
+    Some(StoredLease { lease: RawLease { key, value, node: None }, lifetime, version: () })
 }
 
 fn read(path: &Path) -> io::Result<(Vec<u8>, Lifetime)> {

@@ -1,6 +1,7 @@
 //! Checks whether an entry of the datastore is a lease that this node can use.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde_json::value::RawValue;
@@ -39,10 +40,12 @@ pub enum RefusalReason {
         own: SubnetKey,
     },
     /// An earlier lease has some of its addresses.
-    #[error("it overlaps the lease {other}, which was there first; delete the wrong one")]
+    #[error("it overlaps the lease {other}{}, which was there first; delete the wrong one", of(node.as_deref()))]
     OverlapsPeer {
         /// The other lease.
         other: SubnetKey,
+        /// The name of the other node, where the datastore has one.
+        node: Option<Arc<str>>,
     },
     /// The node runs another backend.
     #[error("its backend is {lease:?}, this node's is {node:?}")]
@@ -160,7 +163,10 @@ impl LeaseChecker {
 fn vtep_mac(node: u32, field: &'static str, data: Option<&RawValue>) -> Result<Mac, RefusalReason> {
     let refused = |problem: String| RefusalReason::NoVtepMac { field, problem };
     let data = data.ok_or_else(|| refused(format!("{field} is missing")))?;
-    let data: VxlanData = serde_json::from_str(data.get()).map_err(|err| refused(err.to_string()))?;
+    let data: VxlanData = serde_json::from_str(data.get()).map_err(|err| match data.get() {
+        text if text.starts_with('"') => refused(format!("the text {text} is not JSON")),
+        _ => refused(err.to_string()),
+    })?;
     match data.vni {
         Some(lease) if lease != node => Err(RefusalReason::OtherVni { lease, node }),
         _ if data.vtep_mac.is_unicast() => Ok(data.vtep_mac),
@@ -174,4 +180,9 @@ fn attrs(lease: &RawLease) -> Result<LeaseAttrs, RefusalReason> {
 
 fn is_host(ip: IpAddr) -> bool {
     !ip.is_unspecified() && !ip.is_multicast() && ip != IpAddr::from([255; 4])
+}
+
+/// Returns the words that name a node, if its name is known.
+fn of(node: Option<&str>) -> String {
+    node.map_or_else(String::new, |node| format!(" of the node {node}"))
 }

@@ -57,7 +57,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 type Datastore = BTreeMap<String, String>;
 
 fn lease((key, value): (&String, &String)) -> RawLease {
-    RawLease { key: key.clone(), value: value.clone().into_bytes() }
+    RawLease { key: key.clone(), value: value.clone().into_bytes(), node: None }
 }
 
 fn snapshot(datastore: &Datastore) -> LeaseUpdate {
@@ -126,7 +126,7 @@ proptest! {
             let refusals = set.apply(update(event, &mut datastore));
             for refusal in refusals {
                 let value = datastore.get(&refusal.key).map(String::as_bytes);
-                prop_assert_eq!(set.refused.get(&refusal.key).map(Vec::as_slice), value);
+                prop_assert_eq!(set.refused.get(&refusal.key).map(|lease| lease.value.as_slice()), value);
                 let again = LeaseUpdate::Put(lease((&refusal.key, &datastore[&refusal.key])));
                 prop_assert_eq!(set.apply(again), []);
             }

@@ -31,7 +31,7 @@ fn value(ip: &str, mac: &str) -> String {
 }
 
 fn lease(key: &str, value: &str) -> RawLease {
-    RawLease { key: key.to_owned(), value: value.as_bytes().to_vec() }
+    RawLease { key: key.to_owned(), value: value.as_bytes().to_vec(), node: None }
 }
 
 fn put(key: &str, value: &str) -> LeaseUpdate {
@@ -136,7 +136,7 @@ fn entries_are_refused_one_by_one() {
         let mut set = set();
         set.apply(put("10.5.9.0-24", &value("192.168.0.9", MAC)));
         let refusals = set.apply(put(key, text));
-        assert_eq!(refusals, [Refusal { key: key.into(), reason }], "{key} {text}");
+        assert_eq!(refusals, [Refusal { key: key.into(), node: None, reason }], "{key} {text}");
         assert_eq!(peers(&set), [format!("10.5.9.0/24 192.168.0.9 {MAC}")], "{key} {text}");
     }
 }
@@ -230,8 +230,8 @@ fn of_leases_that_overlap_the_first_counts_until_it_is_gone() {
         let mut set = set();
         set.apply(put(PEER, &value("192.168.0.2", MAC)));
         let before = peers(&set);
-        let reason = RefusalReason::OverlapsPeer { other: PEER.parse().unwrap() };
-        assert_eq!(set.apply(put(second, &other)), [Refusal { key: second.into(), reason }]);
+        let reason = RefusalReason::OverlapsPeer { other: PEER.parse().unwrap(), node: None };
+        assert_eq!(set.apply(put(second, &other)), [Refusal { key: second.into(), node: None, reason }]);
         assert_eq!(peers(&set), before, "{second}");
         // Neither a change of the first lease nor a snapshot of both changes that.
         set.apply(put(PEER, &value("192.168.0.4", MAC)));

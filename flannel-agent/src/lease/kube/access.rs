@@ -1,0 +1,88 @@
+//! How to reach the API server: as clientcmd's `BuildConfigFromFlags` does it for flanneld.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{Body, ConfigExt as _};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tower::{BoxError, ServiceBuilder};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time between probes of an idle connection.
+const PROBE: Duration = Duration::from_secs(10);
+/// A connection whose data or probes nobody acknowledges for this long is broken.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+
+/// Where the API server is, and who we are. Without both it is what a pod's service account says.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Access {
+    /// `--kube-api-url`: takes precedence over the other sources.
+    pub api_url: Option<String>,
+    /// `--kubeconfig-file`.
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// A client, and the server that it talks to.
+#[derive(Clone)]
+pub(super) struct Connected {
+    pub client: Client,
+    pub url: String,
+}
+
+impl Access {
+    /// Reads the files, and returns a client with what they have now. Connects at the first request.
+    pub(super) async fn connect(&self) -> Result<Connected> {
+        let config = self.config().await?;
+        let url = config.cluster_url.to_string();
+        let client = client(&config).with_context(|| format!("preparing to talk to the API server {url}"))?;
+        Ok(Connected { client, url })
+    }
+
+    async fn config(&self) -> Result<Config> {
+        let mut config = match (&self.kubeconfig, &self.api_url) {
+            (Some(file), _) => from_file(file)
+                .await
+                .with_context(|| format!("reading --kubeconfig-file {}", file.display()))?,
+            // A pod may have to reach the API server without the service's address, before kube-proxy works.
+            (None, Some(url)) => Config::incluster()
+                .or_else(|_| url.parse().map(Config::new))
+                .with_context(|| format!("--kube-api-url {url} is not a URL"))?,
+            (None, None) => Config::incluster().context(
+                "no access to Kubernetes: outside a pod give --kubeconfig-file or --kube-api-url; inside, the service \
+                 account of the pod must be mounted",
+            )?,
+        };
+        if let Some(url) = &self.api_url {
+            config.cluster_url = url.parse().with_context(|| format!("--kube-api-url {url} is not a URL"))?;
+        }
+        Ok(config)
+    }
+}
+
+async fn from_file(file: &PathBuf) -> Result<Config> {
+    let kubeconfig = Kubeconfig::read_from(file)?;
+    Ok(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
+}
+
+fn client(config: &Config) -> Result<Client> {
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector.set_keepalive(Some(PROBE));
+    connector.set_keepalive_interval(Some(PROBE));
+    connector.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    let connector = config.rustls_https_connector_with_connector(connector)?;
+    let http = HttpClient::builder(TokioExecutor::new()).build::<_, Body>(connector);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(Client::new(service, &*config.default_namespace))
+}
