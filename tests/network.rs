@@ -18,6 +18,7 @@ mod leases;
 mod mixed;
 mod moving;
 mod offloads;
+mod prepare_node;
 mod reachability;
 mod restart;
 mod routed;

@@ -14,11 +14,10 @@ pub use self::groups::{
     DataplaneFlags, EtcdFlags, FirewallFlags, HealthFlags, KubeFlags, LeaseFlags, LogFlags, UplinkFlags,
 };
 use crate::cleanup::Cleanup;
-use crate::cni::Cni;
-use crate::cni::install::InstallCni;
 use crate::config::{DataplaneMode, XdpMode};
 use crate::docker_opts::DockerOpts;
 use crate::paths::Paths;
+use crate::prepare_node::PrepareNode;
 use crate::trace::Trace;
 
 /// Node daemon of a flannel network: leases a pod subnet and carries packets between its pods and those of
@@ -70,10 +69,9 @@ pub enum Command {
     DockerOpts(DockerOpts),
     /// Removes from this node what the agent has set up. The datastore is not changed.
     Cleanup(Cleanup),
-    /// Is the CNI plugin `flannel`, as the binary is under that name. Container runtimes call it.
-    Cni(Cni),
-    /// Installs the CNI plugin and its conflist on this node, or removes them.
-    InstallCni(InstallCni),
+    /// Does what takes more privileges than the agent has in its pod: mounts the BPF filesystem, and prepares the
+    /// connection tracker for the flow cache.
+    PrepareNode(PrepareNode),
     /// Shows where a packet would go from here, and why: which BPF programs handle it and how, or which
     /// routes, neighbours and FDB entries of the kernel decide. It sends nothing and changes nothing.
     ///

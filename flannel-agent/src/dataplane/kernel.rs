@@ -6,7 +6,7 @@
 mod address;
 mod batch;
 pub mod classifier;
-mod conntrack;
+pub mod conntrack;
 pub mod device;
 mod direct;
 pub mod driver;

@@ -59,7 +59,7 @@ impl Pins {
     /// Mounts the BPF filesystem if it is missing, and makes the directory. Removes maps of another layout, or of another
     /// size than this node needs. Returns the previous agent's node if its maps stay.
     pub(super) fn prepare(&self, node: &NodeConfig) -> Result<Option<NodeConfig>> {
-        self.mount()?;
+        mount_bpffs(&self.bpffs)?;
         fs::create_dir_all(&self.dir).with_context(|| format!("creating {}", self.dir.display()))?;
         match self.pinned_node() {
             Some(previous) if previous.layout == abi::LAYOUT => {
@@ -127,20 +127,23 @@ impl Pins {
         }
         self.config()?.set(0, updated, 0).context("writing the uplink's MTU to the BPF map CONFIG")
     }
+}
 
-    fn mount(&self) -> Result<()> {
-        let path = self.bpffs.as_path();
-        if statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC) {
-            return Ok(());
-        }
-        fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
-        mount(Some("bpf"), path, Some("bpf"), MsFlags::empty(), Some("mode=0700")).with_context(|| {
-            let path = path.display();
-            format!("{path} is no BPF filesystem and none can be mounted there (mount -t bpf bpf {path})")
-        })?;
-        warn!(path = %path.display(), "mounted a BPF filesystem; it was missing");
-        Ok(())
+/// Mounts a BPF filesystem, unless there is one.
+///
+/// # Errors
+/// It cannot be mounted.
+pub fn mount_bpffs(path: &Path) -> Result<()> {
+    if statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC) {
+        return Ok(());
     }
+    fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
+    mount(Some("bpf"), path, Some("bpf"), MsFlags::empty(), Some("mode=0700")).with_context(|| {
+        let path = path.display();
+        format!("{path} is no BPF filesystem and none can be mounted there (mount -t bpf bpf {path})")
+    })?;
+    warn!(path = %path.display(), "mounted a BPF filesystem; it was missing");
+    Ok(())
 }
 
 /// Returns the name of the pin of a hook's link. `suffix` tells links of one hook apart.

@@ -11,7 +11,10 @@ const BE_LIBERAL: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
 
 /// Makes the connection tracker accept TCP packets outside the window. Of a flow that skips the host stack it
 /// sees few packets, and rules that drop INVALID ones (kube-proxy's) would end the connection.
-pub(super) fn be_liberal() -> Result<()> {
+///
+/// # Errors
+/// The setting cannot be read or written.
+pub fn be_liberal() -> Result<()> {
     let current = match fs::read_to_string(BE_LIBERAL) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         current => current.with_context(|| format!("reading {BE_LIBERAL}"))?,
