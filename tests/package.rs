@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use flannel_tests::machine::Machine;
 use flannel_tests::package::package;
 use flannel_tests::traffic::ping;
-use flannel_tests::{Agent, Cluster, Datastore as _, Etcd, Pod, SubnetEnv, TestResult, eventually};
+use flannel_tests::{Agent, Cluster, Etcd, Pod, SubnetEnv, TestResult, eventually};
 
 use crate::inspect;
 use crate::overlay::{NETWORK, lines_of};
@@ -140,7 +140,7 @@ fn install(bed: &Bed, package: &Path) -> Result<()> {
 
 /// Starts the unit, which has privileges for everything, and sends traffic.
 fn start(bed: &mut Bed) -> Result<()> {
-    let endpoints = bed.etcd.flag().replace("--etcd-endpoints", "FLANNELD_ETCD_ENDPOINTS");
+    let endpoints = format!("FLANNELD_ETCD_ENDPOINTS={}", bed.etcd.endpoint());
     bed.set(&format!("{endpoints}\nFLANNELD_DATAPLANE=bpf"))?;
     bed.machine.exec("systemctl start flannel-agent")?;
     assert_eq!(bed.etcd.subnets()?.len(), 2, "a lease for each node");

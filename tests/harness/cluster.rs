@@ -14,6 +14,7 @@ use anyhow::Result;
 use crate::agent::{Agent, AgentBuilder};
 use crate::etcd::{Etcd, EtcdBuilder};
 use crate::failure;
+use crate::kubernetes::{ApiServer, KubeStore};
 use crate::netns::NetNs;
 use crate::owner::new_tag;
 use crate::parallel::in_parallel;
@@ -109,6 +110,16 @@ impl Cluster {
     /// Creates a folder for agents' leases, or returns the one that exists by this name.
     pub fn local_store(&self, name: &str) -> Result<LocalStore> {
         LocalStore::create(name, &self.workdir)
+    }
+
+    /// Returns a place for these nodes in the Kubernetes API that all tests share.
+    pub fn kube_store(&self) -> Result<KubeStore> {
+        self.kube_store_at(&ApiServer::shared()?)
+    }
+
+    /// [`Cluster::kube_store`] in a certain API server.
+    pub fn kube_store_at(&self, server: &Arc<ApiServer>) -> Result<KubeStore> {
+        KubeStore::new(&self.tag, &self.mgmt, &self.workdir, server)
     }
 
     /// Starts an agent on every node and waits until all are ready.

@@ -246,8 +246,8 @@ impl Etcd {
 }
 
 impl Datastore for Etcd {
-    fn flag(&self) -> String {
-        format!("--etcd-endpoints={}", self.endpoint())
+    fn flags(&self) -> Vec<String> {
+        vec![format!("--etcd-endpoints={}", self.endpoint())]
     }
 
     fn configure(&self, json: &str) -> Result<()> {
@@ -285,7 +285,8 @@ fn command(location: &Location, dir: &std::path::Path, builder: &EtcdBuilder) ->
     command
 }
 
-fn free_port() -> Result<(TcpListener, u16)> {
+/// Returns a free port of loopback. It stays free while the listener is kept.
+pub(crate) fn free_port() -> Result<(TcpListener, u16)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
     let port = listener.local_addr()?.port();
     ensure!(port != 0, "no free port");

@@ -1,19 +1,32 @@
-//! HTTP requests to etcd and dockerd.
+//! HTTP requests to etcd, dockerd and kube-apiserver.
 
 use std::io::{Read, Write};
 
 use anyhow::{Context as _, Result, ensure};
 
 /// Sends a request over a new connection and returns the body of the answer. Fails if the status is not 2xx.
-///
-/// Uses HTTP/1.0: the answer is not chunked and ends with the connection.
 pub(crate) fn request(
-    mut stream: impl Read + Write,
+    stream: impl Read + Write,
     method: &str,
     path: &str,
     content_type: &str,
     body: &[u8],
 ) -> Result<String> {
+    let (status, body) = exchange(stream, method, path, content_type, body)?;
+    ensure!((200..300).contains(&status), "status {status}: {}", body.trim());
+    Ok(body)
+}
+
+/// Sends a request over a new connection and returns status and body of the answer.
+///
+/// Uses HTTP/1.0: the answer is not chunked and ends with the connection.
+pub(crate) fn exchange(
+    mut stream: impl Read + Write,
+    method: &str,
+    path: &str,
+    content_type: &str,
+    body: &[u8],
+) -> Result<(u16, String)> {
     let length = body.len();
     let head = format!(
         "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: {content_type}\r\n\
@@ -26,6 +39,5 @@ pub(crate) fn request(
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
     let status = head.split(' ').nth(1).unwrap_or_default();
-    ensure!(status.starts_with('2'), "status {status}: {}", body.trim());
-    Ok(body.to_owned())
+    Ok((status.parse().context("the answer has no status")?, body.to_owned()))
 }

@@ -12,8 +12,13 @@ use crate::workdir::Workdir;
 
 /// A datastore for agents.
 pub trait Datastore {
-    /// Returns the agent's flag for it.
-    fn flag(&self) -> String;
+    /// Returns the agent's flags for it.
+    fn flags(&self) -> Vec<String>;
+
+    /// Returns the variables that the agent of the named node needs besides.
+    fn environment(&self, _node: &str) -> Vec<(String, String)> {
+        Vec::new()
+    }
 
     /// Writes the network's configuration.
     fn configure(&self, json: &str) -> Result<()>;
@@ -80,8 +85,8 @@ impl LocalStore {
 }
 
 impl Datastore for LocalStore {
-    fn flag(&self) -> String {
-        format!("--local-subnet-mgr={}", self.dir.display())
+    fn flags(&self) -> Vec<String> {
+        vec![format!("--local-subnet-mgr={}", self.dir.display())]
     }
 
     fn configure(&self, json: &str) -> Result<()> {

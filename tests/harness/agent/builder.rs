@@ -16,6 +16,7 @@ use crate::workdir::Workdir;
 /// Flags, environment and program of a node daemon.
 #[derive(Debug)]
 pub struct AgentBuilder {
+    node: String,
     start: Start,
     bpffs: Result<PathBuf, String>,
     wants_bpffs: bool,
@@ -53,7 +54,13 @@ impl AgentBuilder {
             socket: node.dir().join("notify"),
         };
         let bpffs = node.bpffs().map(ToOwned::to_owned).map_err(|error| format!("{error:#}"));
-        Self { start, bpffs, wants_bpffs: true, workdir: Arc::clone(&node.workdir) }
+        Self {
+            node: node.name().to_owned(),
+            start,
+            bpffs,
+            wants_bpffs: true,
+            workdir: Arc::clone(&node.workdir),
+        }
     }
 
     /// Uses this etcd server.
@@ -63,7 +70,9 @@ impl AgentBuilder {
 
     /// Uses this datastore.
     pub fn store(self, store: &dyn Datastore) -> Self {
-        self.arg(store.flag())
+        let environment = store.environment(&self.node);
+        let builder = store.flags().into_iter().fold(self, Self::arg);
+        environment.into_iter().fold(builder, |builder, (key, value)| builder.env(key, value))
     }
 
     /// Adds a flag: `--ip-masq`, `--dataplane=netlink`.

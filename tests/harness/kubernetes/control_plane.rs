@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use super::certificates;
+use super::kubeconfig;
 use super::kubectl::Kubectl;
 use super::service::Service;
 use crate::cluster::Node;
@@ -128,21 +129,9 @@ fn service(cluster: &Path, folder: &Path, name: &str, flags: &[String]) -> Resul
     Service::outside(folder, name, &words)
 }
 
-/// Writes the administrator's kubeconfig. JSON is YAML, too.
+/// Writes the administrator's kubeconfig.
 fn write_kubeconfig(cluster: &Path, folder: &Path, ip: Ipv4Addr) -> Result<()> {
-    let name = "test-bed";
-    let config = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": name, "cluster": {
-            "server": format!("https://{ip}:6443"), "certificate-authority": folder.join("ca.crt"),
-        }}],
-        "users": [{"name": "admin", "user": {
-            "client-certificate": folder.join("admin.crt"), "client-key": folder.join("admin.key"),
-        }}],
-        "contexts": [{"name": name, "context": {"cluster": name, "user": "admin"}}],
-        "current-context": name,
-    });
-    let path = cluster.join(KUBECONFIG);
-    fs::write(&path, config.to_string()).with_context(|| format!("write {}", path.display()))
+    let user =
+        json!({"client-certificate": folder.join("admin.crt"), "client-key": folder.join("admin.key")});
+    kubeconfig::write(&cluster.join(KUBECONFIG), &format!("https://{ip}:6443"), &folder.join("ca.crt"), &user)
 }
