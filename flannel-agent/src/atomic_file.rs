@@ -1,7 +1,7 @@
 //! Files that readers see whole or not at all.
 
 use std::fs::{File, Permissions};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -16,13 +16,26 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     sync_name(path)
 }
 
+/// [`replace`] with the bytes of another file.
+///
+/// # Errors
+/// A file cannot be read or written, or the folder of `path` does not exist.
+pub(crate) fn copy(source: &Path, path: &Path, mode: u32) -> io::Result<()> {
+    stage(path, &mut File::open(source)?, mode)?.persist(path)?;
+    sync_name(path)
+}
+
 /// Writes a file under a hidden name in the same folder. It is deleted unless it is persisted.
 ///
 /// # Errors
 /// The file cannot be written, or its folder does not exist.
-pub(crate) fn staged(path: &Path, bytes: &[u8], mode: u32) -> io::Result<NamedTempFile> {
+pub(crate) fn staged(path: &Path, mut bytes: &[u8], mode: u32) -> io::Result<NamedTempFile> {
+    stage(path, &mut bytes, mode)
+}
+
+fn stage(path: &Path, source: &mut impl io::Read, mode: u32) -> io::Result<NamedTempFile> {
     let mut file = NamedTempFile::new_in(folder(path))?;
-    file.write_all(bytes)?;
+    io::copy(source, file.as_file_mut())?;
     file.as_file().set_permissions(Permissions::from_mode(mode))?;
     file.as_file().sync_all()?;
     Ok(file)

@@ -14,6 +14,8 @@ pub use self::groups::{
     DataplaneFlags, EtcdFlags, FirewallFlags, HealthFlags, KubeFlags, LeaseFlags, LogFlags, UplinkFlags,
 };
 use crate::cleanup::Cleanup;
+use crate::cni::Cni;
+use crate::cni::install::InstallCni;
 use crate::config::{DataplaneMode, XdpMode};
 use crate::docker_opts::DockerOpts;
 use crate::paths::Paths;
@@ -72,6 +74,10 @@ pub enum Command {
     /// Does what takes more privileges than the agent has in its pod: mounts the BPF filesystem, and prepares the
     /// connection tracker for the flow cache.
     PrepareNode(PrepareNode),
+    /// Is the CNI plugin `flannel`, as the binary is under that name. Container runtimes call it.
+    Cni(Cni),
+    /// Installs the CNI plugin and its conflist on this node, or removes them.
+    InstallCni(InstallCni),
     /// Shows where a packet would go from here, and why: which BPF programs handle it and how, or which
     /// routes, neighbours and FDB entries of the kernel decide. It sends nothing and changes nothing.
     ///

@@ -8,6 +8,7 @@ mod atomic_file;
 pub mod backend;
 pub mod cleanup;
 pub mod cli;
+pub mod cni;
 pub mod config;
 pub mod daemon;
 pub mod dataplane;

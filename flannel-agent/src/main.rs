@@ -1,38 +1,58 @@
-//! `flannel-agent`: parses the command line, and runs a subcommand or the daemon.
+//! `flannel-agent`: runs the daemon, a subcommand, or what else the binary is called as.
 
+use std::env;
+use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::{Context as _, Result};
 use flannel_agent::cli::{Command, Flags};
-use flannel_agent::{cleanup, daemon, docker_opts, prepare_node, trace};
+use flannel_agent::{cleanup, cni, daemon, docker_opts, prepare_node, trace};
 use tracing::error;
 use tracing_subscriber::fmt::layer;
 use tracing_subscriber::prelude::*;
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    let flags = Flags::parse_from_go(std::env::args_os()).unwrap_or_else(|error| error.exit());
+/// The names are those of flannel's images. As a CNI plugin the binary is started for every pod, so flags are not parsed
+/// before, and the asynchronous runtime is not started.
+fn main() -> ExitCode {
+    let args: Vec<OsString> = env::args_os().collect();
+    match args.first().map(Path::new).and_then(Path::file_name).and_then(OsStr::to_str) {
+        Some("flannel") => cni::run(),
+        Some("cp" | "install-conf") => exit_code(cni::copy::run(&args), print),
+        _ => run(Flags::parse_from_go(args).unwrap_or_else(|error| error.exit())),
+    }
+}
+
+fn run(flags: Flags) -> ExitCode {
     match &flags.command {
-        Some(Command::DockerOpts(options)) => {
-            exit_code(docker_opts::run(options).await, |error| eprintln!("{error:#}"))
-        }
-        Some(Command::Cleanup(options)) => {
-            exit_code(cleanup::run(options).await, |error| eprintln!("{error:#}"))
-        }
+        Some(Command::Cni(_)) => cni::run(),
+        Some(Command::InstallCni(options)) => exit_code(cni::install::run(options), print),
         Some(Command::PrepareNode(options)) => {
             prepare_node::run(options);
             ExitCode::SUCCESS
         }
-        Some(Command::Trace(options)) => exit_code(trace::run(options).await, |error| eprintln!("{error:#}")),
+        Some(Command::DockerOpts(options)) => exit_code(block_on(docker_opts::run(options)), print),
+        Some(Command::Cleanup(options)) => exit_code(block_on(cleanup::run(options)), print),
+        Some(Command::Trace(options)) => exit_code(block_on(trace::run(options)), print),
         None => {
             start_log(&flags);
-            exit_code(daemon::run(flags).await, |error| error!("{error:#}"))
+            exit_code(block_on(daemon::run(flags)), |error| error!("{error:#}"))
         }
     }
 }
 
+fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("starting the asynchronous runtime")?.block_on(work)
+}
+
+fn print(error: &anyhow::Error) {
+    eprintln!("{error:#}");
+}
+
 /// Reports the error, if there is one, and returns the exit code.
-fn exit_code(result: anyhow::Result<()>, report: impl Fn(&anyhow::Error)) -> ExitCode {
+fn exit_code(result: Result<()>, report: impl Fn(&anyhow::Error)) -> ExitCode {
     match result.inspect_err(report) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
