@@ -17,7 +17,8 @@ mod principles;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result, ensure};
-use flannel_tests::{Capture, Cluster, Node};
+use flannel_tests::traffic::{Ping, PingAnswer, ping_with};
+use flannel_tests::{Capture, Cluster, Host, NetNs, Node};
 
 /// Last byte of a gateway's address.
 const GATEWAY: u8 = 254;
@@ -74,8 +75,92 @@ fn ensure_shows(node: &Node, command: &str, parts: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Returns source, destination and ICMP type of the packets that `tcpdump -nn icmp` would print.
-fn icmp(capture: &Capture) -> Result<Vec<[String; 3]>> {
-    let lines = capture.fields("icmp && !vxlan", &["ip.src", "ip.dst", "icmp.type"])?;
-    lines.into_iter().map(|line| line.try_into().ok().context("three fields")).collect()
+/// ICMP types, as tshark prints them.
+pub(crate) const REPLY: &str = "0";
+const REQUEST: &str = "8";
+/// Pings of a series.
+const PINGS: usize = 4;
+
+/// Source, destination and ICMP type of a packet.
+type Icmp = [String; 3];
+
+/// Pings between pods of two nodes, seen on the sender's node.
+pub(crate) struct Pings<'a> {
+    /// The sender's node.
+    pub(crate) node: &'a NetNs,
+    pub(crate) from: &'a dyn Host,
+    pub(crate) to: &'a dyn Host,
+}
+
+impl Pings<'_> {
+    /// Pings while capturing on an interface of the node, as the texts do with tcpdump. Each reply has passed two routers,
+    /// the nodes.
+    pub(crate) fn captured(&self, interface: &str) -> Result<Capture> {
+        let capture = Capture::start(self.node, interface)?;
+        for _ in 0..PINGS {
+            let answer = ping_with(self.from, self.to.ip(), &Ping::default())?;
+            ensure!(
+                matches!(answer, PingAnswer::Reply { ttl: Some(62), .. }),
+                "no reply of TTL 62: {answer:?}"
+            );
+        }
+        capture.stop()
+    }
+
+    /// Returns the ICMP packets of these pings that `tcpdump -nn icmp` on the interface prints.
+    pub(crate) fn icmp(&self, interface: &str) -> Result<Vec<Icmp>> {
+        self.icmp_in(&self.captured(interface)?)
+    }
+
+    fn icmp_in(&self, capture: &Capture) -> Result<Vec<Icmp>> {
+        let ends = format!("ip.addr == {} && ip.addr == {}", self.from.ip(), self.to.ip());
+        let lines =
+            capture.fields(&format!("icmp && !vxlan && {ends}"), &["ip.src", "ip.dst", "icmp.type"])?;
+        lines.into_iter().map(|line| line.try_into().ok().context("three fields")).collect()
+    }
+
+    /// Returns the requests and replies of these pings, in order.
+    pub(crate) fn both_ways(&self) -> Vec<Icmp> {
+        let (from, to) = (self.from.ip().to_string(), self.to.ip().to_string());
+        let request = [from.clone(), to.clone(), REQUEST.to_owned()];
+        std::iter::repeat_n([request, [to, from, REPLY.to_owned()]], PINGS).flatten().collect()
+    }
+
+    /// Checks that the uplink carries these pings in VXLAN between these two nodes, and nothing of them bare. tcpdump
+    /// prints "IP 172.16.1.101.60617 > 172.16.1.102.8472: OTV, flags [I] (0x08), overlay 0, instance 1" and the pod's
+    /// packet.
+    pub(crate) fn ensure_encapsulated(&self, uplink: &str, own: Ipv4Addr, peer: Ipv4Addr) -> Result<()> {
+        let capture = self.captured(uplink)?;
+        let bare = self.icmp_in(&capture)?;
+        ensure!(bare.is_empty(), "bare ICMP on {uplink}: {bare:?}");
+        let fields = ["ip.src", "ip.dst", "udp.dstport", "vxlan.flags", "vxlan.vni", "icmp.type"];
+        let ends = format!("ip.addr == {} && ip.addr == {}", self.from.ip(), self.to.ip());
+        let outer = capture.fields(&format!("vxlan && icmp && {ends}"), &fields)?;
+        let expected = self.both_ways().into_iter().map(|[from, to, kind]| {
+            let [source, destination] = if kind == REQUEST { [own, peer] } else { [peer, own] };
+            [
+                format!("{source},{from}"),
+                format!("{destination},{to}"),
+                "8472".into(),
+                "0x0800".into(),
+                "1".into(),
+                kind,
+            ]
+        });
+        let expected: Vec<_> = expected.collect();
+        ensure!(outer == expected, "on {uplink}: {outer:#?} instead of {expected:#?}");
+        let ports = capture.fields(&format!("vxlan && icmp.type == 8 && {ends}"), &["udp.srcport"])?;
+        ensure!(ports.windows(2).all(|pair| pair[0] == pair[1]), "a flow has one outer port: {ports:?}");
+        Ok(())
+    }
+
+    /// Checks that the uplink carries these pings as they are.
+    pub(crate) fn ensure_direct(&self, uplink: &str) -> Result<()> {
+        let capture = self.captured(uplink)?;
+        let bare = self.icmp_in(&capture)?;
+        ensure!(bare == self.both_ways(), "on {uplink}: {bare:?}");
+        let ends = format!("ip.addr == {} && ip.addr == {}", self.from.ip(), self.to.ip());
+        ensure!(capture.count(&format!("vxlan && {ends}"))? == 0, "a packet is encapsulated");
+        Ok(())
+    }
 }

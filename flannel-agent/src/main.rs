@@ -13,15 +13,26 @@ use tracing::error;
 use tracing_subscriber::fmt::layer;
 use tracing_subscriber::prelude::*;
 
-/// The names are those of flannel's images. As a CNI plugin the binary is started for every pod, so flags are not parsed
+/// The names are those of flannel's images and releases. As a CNI plugin the binary is started for every pod, so flags are not parsed
 /// before, and the asynchronous runtime is not started.
 fn main() -> ExitCode {
     let args: Vec<OsString> = env::args_os().collect();
     match args.first().map(Path::new).and_then(Path::file_name).and_then(OsStr::to_str) {
         Some("flannel") => cni::run(),
         Some("cp" | "install-conf") => exit_code(cni::copy::run(&args), print),
-        _ => run(Flags::parse_from_go(args).unwrap_or_else(|error| error.exit())),
+        Some("mk-docker-opts.sh") => run(parse(as_subcommand("docker-opts", args))),
+        _ => run(parse(args)),
     }
+}
+
+/// Inserts a subcommand before the flags.
+fn as_subcommand(name: &str, mut args: Vec<OsString>) -> Vec<OsString> {
+    args.insert(1, name.into());
+    args
+}
+
+fn parse(args: Vec<OsString>) -> Flags {
+    Flags::parse_from_go(args).unwrap_or_else(|error| error.exit())
 }
 
 fn run(flags: Flags) -> ExitCode {

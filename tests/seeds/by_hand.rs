@@ -2,21 +2,23 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use flannel_tests::agent::agent_binary;
 use flannel_tests::cluster::MGMT;
 use flannel_tests::etcd::PREFIX;
 use flannel_tests::machine::Machine;
-use flannel_tests::{Agent, Cluster, Docker, Etcd, Node, SubnetEnv, TestResult};
+use flannel_tests::{Agent, Cluster, Docker, Etcd, Node, SubnetEnv, TestResult, eventually};
 
 use super::{SMALL_SUBNETS, ensure_shows, ensure_small_subnet, rename_uplinks};
 use crate::endpoint::{LOCALHOST, get};
 use crate::inspect::{self, Peer};
 use crate::store::etcd::certificates::Authority;
 
+const SOON: Duration = Duration::from_secs(10);
 const BIN: &str = "/usr/local/flannel/bin";
 const SSL: &str = "/usr/local/flannel/ssl";
 const SUBNET_FILE: &str = "/var/run/flannel/subnet.env";
@@ -46,9 +48,7 @@ impl Walk {
         }
         let bin = machine.path(BIN);
         fs::copy(agent_binary()?, bin.join("flanneld")).context("copy the agent")?;
-        let script = format!("#!/bin/sh\nexec {BIN}/flanneld docker-opts \"$@\"\n");
-        fs::write(bin.join("mk-docker-opts.sh"), script).context("write mk-docker-opts.sh")?;
-        fs::set_permissions(bin.join("mk-docker-opts.sh"), fs::Permissions::from_mode(0o755))?;
+        symlink("flanneld", bin.join("mk-docker-opts.sh")).context("link mk-docker-opts.sh")?;
         let etcd = start_etcd(&cluster, &machine.path(SSL))?;
         Ok(Self { machine, etcd, cluster })
     }
@@ -137,7 +137,9 @@ fn device_and_routes(walk: &Walk, third: u8) -> Result<()> {
         ],
     )?;
     let routes = OTHERS.map(|other| format!("10.1.{other}.0/24 via 10.1.{other}.0 dev flannel.1 onlink"));
-    ensure_shows(node, "ip route list", &routes.each_ref().map(String::as_str))
+    eventually("the other nodes are known", SOON, || {
+        ensure_shows(node, "ip route list", &routes.each_ref().map(String::as_str))
+    })
 }
 
 /// subnet.env, and docker_opts.env as mk-docker-opts.sh makes it.
