@@ -1,13 +1,17 @@
 //! "Flannel": a udp network with subnets of 4096 addresses and Docker on it, and the node of a cloud with vxlan.
 
 use std::net::Ipv4Addr;
+use std::os::unix::process::CommandExt as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use flannel_tests::agent::agent_binary;
 use flannel_tests::docker::Container;
 use flannel_tests::etcd::PREFIX;
+use flannel_tests::process::{LIMIT, finish};
 use flannel_tests::traffic::ping;
-use flannel_tests::{Capture, Cluster, Docker, Host as _, Node, TestResult, Topology, eventually};
+use flannel_tests::{Capture, Cluster, Docker, Host as _, NetNs, Node, TestResult, Topology, eventually};
+use serde_json::{Value, json};
 
 use super::{SMALL_SUBNETS, ensure_shows, ensure_small_subnet, rename_uplinks};
 
@@ -84,5 +88,47 @@ fn the_files_and_the_device_of_a_node_in_the_cloud_are_those_of_the_text() -> Te
     let shown = node.netns().exec_json("ip -j link show flannel.1")?;
     let first = shown[0]["address"].as_str().and_then(|mac| u8::from_str_radix(mac.get(..2)?, 16).ok());
     assert_eq!(first.map(|byte| byte & 3), Some(2), "a locally administered unicast MAC: {shown}");
+    Ok(())
+}
+
+/// "CNI集成": the plugin gives the bridge plugin a network of its own, from the text's few lines and subnet.env.
+#[test]
+fn the_cni_configuration_becomes_that_of_the_bridge_plugin() -> TestResult {
+    let cluster = Cluster::segment(1)?;
+    let etcd = cluster.start_etcd()?;
+    etcd.configure(r#"{"Network":"10.1.0.0/16","Backend":{"Type":"udp"}}"#)?;
+    let node = &cluster.nodes()[0];
+    etcd.put(&format!("{PREFIX}/subnets/10.1.17.0-24"), &format!(r#"{{"PublicIP":"{}"}}"#, node.ip()))?;
+    let _agents = cluster.start_agents_with(&etcd, |agent| agent.arg("--ip-masq"))?;
+    let folder = node.dir();
+    let config = json!({
+        "name": "mynet",
+        "type": "flannel",
+        "delegate": {"bridge": "mynet0", "mtu": 1400},
+        // Folders of this node, so that nodes do not share the machine's.
+        "subnetFile": node.subnet_file(),
+        "dataDir": folder.join("cni"),
+        "ipam": {"dataDir": folder.join("networks")},
+    });
+    let pod = NetNs::new("pod")?;
+    let mut plugin = node.netns().command(agent_binary()?);
+    plugin.arg0("flannel").env("CNI_COMMAND", "ADD").env("CNI_CONTAINERID", "one").env("CNI_IFNAME", "eth0");
+    plugin.env("CNI_NETNS", pod.path()).env("CNI_PATH", "/usr/lib/cni");
+    finish(&mut plugin, &config.to_string(), LIMIT)?;
+    let delegated: Value = serde_json::from_str(&std::fs::read_to_string(folder.join("cni/one"))?)?;
+    for (key, value) in [
+        ("name", json!("mynet")),
+        ("type", json!("bridge")),
+        // The text's result has the MTU of subnet.env here. The one in `delegate` wins, also with flannel.
+        ("mtu", json!(1400)),
+        ("ipMasq", json!(false)),
+        ("isGateway", json!(true)),
+    ] {
+        assert_eq!(delegated[key], value, "{key} in {delegated}");
+    }
+    assert_eq!(delegated["ipam"]["type"], "host-local");
+    assert!(delegated["ipam"].to_string().contains(r#""subnet":"10.1.17.0/24""#), "{delegated}");
+    ensure_shows(node, "ip addr show dev mynet0", &["mtu 1400", "inet 10.1.17.1/24"])?;
+    assert!(pod.exec("ip addr show dev eth0")?.contains("inet 10.1.17.2/24"));
     Ok(())
 }
