@@ -40,13 +40,13 @@ fn help_and_version_are_given_with_one_dash_or_two() -> TestResult {
 }
 
 #[test]
-fn an_unsupported_flag_is_refused_by_name() -> TestResult {
+fn kubernetes_without_a_node_name_is_refused() -> TestResult {
     let flag = "--kube-subnet-mgr";
     let output = run(&[flag])?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let errors = lines_of(&said, "ERROR");
-    assert!(matches!(&errors[..], [error] if error.contains(flag)), "{said}");
+    assert!(matches!(&errors[..], [error] if error.contains("NODE_NAME")), "{said}");
     Ok(())
 }
 

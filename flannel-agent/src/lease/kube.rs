@@ -11,6 +11,8 @@ mod annotations;
 mod api;
 mod convert;
 mod events;
+#[cfg(test)]
+mod fake;
 mod node;
 mod nodes;
 mod session;
@@ -245,3 +247,6 @@ fn own_entry(node: &Versioned, lease: &OwnLease) -> Option<StoredLease<()>> {
         version: (),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -100,3 +100,6 @@ pub(super) fn patch<'a>(
     let changes: BTreeMap<_, _> = changes.collect();
     (!changes.is_empty()).then(|| json!({ "metadata": { "annotations": changes } }).to_string())
 }
+
+#[cfg(test)]
+mod tests;

@@ -118,3 +118,6 @@ fn data(node: &NodeView, name: &str) -> Option<Box<RawValue>> {
     let json = RawValue::from_string(text.to_owned());
     json.or_else(|_| serde_json::value::to_raw_value(text)).ok()
 }
+
+#[cfg(test)]
+mod tests;

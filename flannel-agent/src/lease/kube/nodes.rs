@@ -226,3 +226,6 @@ fn update(key: SubnetKey, before: &Option<RawLease>, after: Option<RawLease>) ->
         None => Some(LeaseUpdate::Delete(key.to_string())),
     }
 }
+
+#[cfg(test)]
+mod tests;

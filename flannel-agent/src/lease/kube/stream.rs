@@ -155,3 +155,6 @@ impl ListSplitter {
         false
     }
 }
+
+#[cfg(test)]
+mod tests;

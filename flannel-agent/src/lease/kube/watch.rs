@@ -51,6 +51,14 @@ struct Event<'a> {
     object: Object<'a>,
 }
 
+impl Event<'_> {
+    fn of_a_node(self) -> Result<Self> {
+        let unnamed = self.object.metadata.name.is_empty();
+        ensure!(!unnamed || ["BOOKMARK", "ERROR"].contains(&&*self.kind), "the node has no name");
+        Ok(self)
+    }
+}
+
 /// A page of a list, without its items.
 #[derive(Deserialize)]
 struct Page {
@@ -195,7 +203,8 @@ impl Follower<'_> {
 
     /// Decodes a line. An error of the API server, and what is no event, lead to another list.
     fn event<'l>(&self, line: &'l [u8]) -> Result<Event<'l>> {
-        let event: Event<'l> = serde_json::from_slice(line)
+        let event = serde_json::from_slice(line).map_err(anyhow::Error::from).and_then(Event::of_a_node);
+        let event = event
             .inspect_err(|_| self.session.forget_version())
             .context("the watch on the nodes sent what is no event")?;
         if event.kind == "ERROR" {
