@@ -8,6 +8,7 @@
 mod documents;
 mod endpoint;
 mod inspect;
+mod manifests;
 mod migration;
 mod network;
 mod overlay;

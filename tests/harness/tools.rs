@@ -143,6 +143,18 @@ pub const TOOLS: &[Tool] = &[
         &[Kubernetes],
     ),
     package("gcc", "gcc", "compiles the program of Kubernetes' pause containers", &[Kubernetes]),
+    package(
+        "/usr/share/gocode/src/github.com/Masterminds/sprig",
+        "golang-github-masterminds-sprig-dev",
+        "has the functions that Helm charts use",
+        &[Kubernetes],
+    ),
+    package(
+        "/usr/share/gocode/src/github.com/ghodss/yaml",
+        "golang-github-ghodss-yaml-dev",
+        "reads the values of Helm charts",
+        &[Kubernetes],
+    ),
     package("containerd", "containerd", "runs the containers of Kubernetes' nodes", &[Kubernetes]),
     package("runc", "runc", "starts containers for containerd", &[Kubernetes]),
     package("conntrack", "conntrack", "removes connections for kube-proxy", &[Kubernetes]),

@@ -19,7 +19,7 @@ use build::Build;
 /// The parts of the work whose tools it needs.
 pub(crate) const NEEDS: [Part; 3] = [Part::Cluster, Part::Etcd, Part::Kubernetes];
 /// The suite's tests that need Kubernetes, as the beginnings of their names.
-pub(crate) const TESTS: [&str; 2] = ["kube_api::", "kubernetes::"];
+pub(crate) const TESTS: [&str; 3] = ["kube_api::", "kubernetes::", "manifests::"];
 
 /// What to do with Kubernetes.
 #[derive(clap::Args)]

@@ -120,9 +120,12 @@ impl ApiServer {
 
     /// Creates or changes the objects in a manifest, as users do.
     pub fn apply(&self, manifest: &Path) -> Result<()> {
-        let mut command = self.start.kubectl()?;
-        command.arg("apply").arg("--filename").arg(manifest);
-        crate::process::finish(&mut command, "", crate::process::LIMIT).map(drop)
+        self.kubectl(&["apply", "--filename", &manifest.to_string_lossy()], "").map(drop)
+    }
+
+    /// Runs kubectl with these arguments and this standard input, and returns its standard output.
+    pub fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String> {
+        crate::process::finish(self.start.kubectl()?.args(arguments), input, crate::process::LIMIT)
     }
 
     fn wait_ready(&self) -> Result<()> {
