@@ -8,6 +8,7 @@ pub(crate) mod etcd;
 mod flags;
 mod format;
 mod health;
+mod last_known;
 mod local;
 mod outage;
 mod own_lease;

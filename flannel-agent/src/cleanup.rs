@@ -18,7 +18,7 @@ use crate::paths::Paths;
 use crate::{firewall, subnet_file};
 
 /// Removes from this node what the agent, or flanneld, has set up: devices with their routes, neighbours and FDB
-/// entries, BPF programs and maps, firewall rules, blackhole routes and the subnet file.
+/// entries, BPF programs and maps, firewall rules, blackhole routes, the subnet file and the file beside it with what the agent knew.
 ///
 /// Stop the agent first. The datastore is not changed; the lease of this node expires there after 24 h. It is safe to
 /// run this command again.
@@ -70,6 +70,7 @@ async fn remove_all(options: &Cleanup) -> Results {
     results.extend(firewall::remove(&subnets).await);
     // Last, and only without failures: the next attempt needs the subnet that this file has.
     if results.iter().all(Result::is_ok) {
+        results.extend(remove_file(&options.paths.last_known()).transpose());
         results.extend(remove_file(&options.paths.subnet_file).transpose());
     }
     results

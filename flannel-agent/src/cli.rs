@@ -139,6 +139,12 @@ impl Flags {
     pub const fn renew_margin(&self) -> Duration {
         Duration::from_secs(60 * self.leases.subnet_lease_renew_margin)
     }
+
+    /// Returns for how long leases that vanish together are held.
+    #[must_use]
+    pub const fn lease_hold(&self) -> Duration {
+        Duration::from_secs(self.leases.lease_hold)
+    }
 }
 
 #[cfg(test)]

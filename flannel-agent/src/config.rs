@@ -6,6 +6,7 @@ mod backend;
 mod keys;
 mod mode;
 mod range;
+mod settings;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -16,6 +17,7 @@ use self::keys::Keys;
 pub use self::mode::{DataplaneMode, XdpMode};
 use self::range::RangeKeys;
 pub use self::range::{SubnetRange, number};
+pub use self::settings::Change;
 
 /// A checked network configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]

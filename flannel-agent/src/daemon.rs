@@ -5,6 +5,7 @@
 //! for the datastore. `drive` passes on what changes.
 
 mod membership;
+mod network;
 mod node;
 mod renewal;
 mod retry;
@@ -15,7 +16,6 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
-use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use crate::backend::Backend;
@@ -24,28 +24,25 @@ use crate::backend::host_gw::HostGw;
 use crate::backend::udp::Udp;
 use crate::backend::vxlan::Vxlan;
 use crate::cli::Flags;
-use crate::config::{self, DataplaneMode, NetworkConfig};
+use crate::config::{self, Change, DataplaneMode, NetworkConfig};
 use crate::firewall::Firewall;
 use crate::health::Health;
 use crate::lease::etcd::EtcdManager;
 use crate::lease::kube::KubeManager;
 use crate::lease::local::LocalManager;
-use crate::lease::{KnownNode, SubnetManager};
+use crate::lease::{LastKnown, SubnetManager};
 use crate::notify;
 use crate::signals::Stop;
 use crate::subnet_file;
 use crate::uplink::Uplink;
 use crate::uplink::watch::UplinkWatch;
-use membership::{LeaseEvent, Membership};
+use membership::{LeaseEvent, Membership, Recorder, Terms};
+use network::{Answer, PATIENCE, ask};
 use node::{Node, NodePlan};
-use retry::until_it_works;
-use settings::{backend_options, etcd_options, firewall_options, kube_options, uplink_options};
+use settings::{backend_options, datastore, etcd_options, firewall_options, kube_options, uplink_options};
 
 /// Pause between attempts at what fails.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// Longest time to wait for what the datastore knows of this node.
-const KNOWN_NODE: Duration = Duration::from_secs(5);
 
 /// Runs the node until SIGTERM or SIGINT.
 ///
@@ -71,45 +68,84 @@ pub async fn run(flags: Flags) -> Result<()> {
 
 async fn run_with_datastore(flags: &Flags, health: &Health) -> Result<()> {
     match &flags.leases.local_subnet_mgr {
-        Some(dir) => run_with_backend(&LocalManager::new(dir.clone()), flags, health).await,
+        Some(dir) => run_with_config(&LocalManager::new(dir.clone()), flags, health).await,
         None if flags.kube.kube_subnet_mgr => {
-            run_with_backend(&KubeManager::new(kube_options(&flags.kube)?)?, flags, health).await
+            run_with_config(&KubeManager::new(kube_options(&flags.kube)?)?, flags, health).await
         }
-        None => run_with_backend(&EtcdManager::new(etcd_options(&flags.etcd)), flags, health).await,
+        None => run_with_config(&EtcdManager::new(etcd_options(&flags.etcd)), flags, health).await,
     }
 }
 
-async fn run_with_backend(store: &impl SubnetManager, flags: &Flags, health: &Health) -> Result<()> {
-    let network = until_it_works("reading the network configuration", || store.network_config()).await;
+/// Runs with the network's configuration, and starts again in this process when that has changed: like a restart of the
+/// agent it adopts what is there.
+async fn run_with_config(store: &impl SubnetManager, flags: &Flags, health: &Health) -> Result<()> {
+    let mut last_known = last_known(flags);
+    let known_network = last_known.as_ref().map(|known| known.network.clone());
+    let mut network = network::read(store, known_network).await;
+    loop {
+        let next = run_with_backend(store, flags, health, &network, last_known).await?;
+        network = Answer { value: next, is_fresh: true };
+        last_known = self::last_known(flags);
+    }
+}
+
+/// Returns what an earlier run knew of this network.
+fn last_known(flags: &Flags) -> Option<LastKnown> {
+    let path = flags.paths.last_known();
+    LastKnown::read(&path, &datastore(flags)).unwrap_or_else(|error| {
+        warn!("not using what the last run knew: reading {}: {error:#}", path.display());
+        None
+    })
+}
+
+/// Runs until another network configuration is to be used, and returns that.
+async fn run_with_backend(
+    store: &impl SubnetManager,
+    flags: &Flags,
+    health: &Health,
+    network: &Answer<NetworkConfig>,
+    last_known: Option<LastKnown>,
+) -> Result<NetworkConfig> {
+    let config = &network.value;
     if flags.dataplane.dataplane == Some(DataplaneMode::Bpf)
-        && !matches!(network.backend, config::Backend::Vxlan(_))
+        && !matches!(config.backend, config::Backend::Vxlan(_))
     {
         bail!(
             "--dataplane bpf was asked for, which the backend {} does not have",
-            network.backend.kind().name()
+            config.backend.kind().name()
         );
     }
-    match &network.backend {
-        config::Backend::Vxlan(vxlan) => drive::<Vxlan>(store, flags, health, &network, vxlan).await,
-        config::Backend::HostGw => drive::<HostGw>(store, flags, health, &network, &()).await,
-        config::Backend::Alloc => drive::<Alloc>(store, flags, health, &network, &()).await,
-        config::Backend::Udp(_) if network.ipv6.is_some() => {
+    // Its leases are checked against the configuration like all others. The own subnet is not.
+    let last_known =
+        last_known.filter(|known| known.network.changes(config).iter().all(Change::is_for_run_time));
+    let run = Run { store, flags, health, network, last_known };
+    match &config.backend {
+        config::Backend::Vxlan(vxlan) => drive::<Vxlan, _>(run, vxlan).await,
+        config::Backend::HostGw => drive::<HostGw, _>(run, &()).await,
+        config::Backend::Alloc => drive::<Alloc, _>(run, &()).await,
+        config::Backend::Udp(_) if config.ipv6.is_some() => {
             bail!(
                 "EnableIPv6 is true and the backend is udp, which carries IPv4 only; vxlan and host-gw carry both"
             )
         }
-        config::Backend::Udp(udp) => drive::<Udp>(store, flags, health, &network, udp).await,
+        config::Backend::Udp(udp) => drive::<Udp, _>(run, udp).await,
     }
 }
 
-/// Starts the node and makes it follow uplink, leases and kernel.
-async fn drive<B: Backend>(
-    store: &impl SubnetManager,
-    flags: &Flags,
-    health: &Health,
-    network: &NetworkConfig,
-    config: &B::Config,
-) -> Result<()> {
+/// What a run with one network configuration begins with.
+struct Run<'a, S> {
+    store: &'a S,
+    flags: &'a Flags,
+    health: &'a Health,
+    network: &'a Answer<NetworkConfig>,
+    /// What an earlier run knew of the same network.
+    last_known: Option<LastKnown>,
+}
+
+/// Starts the node and makes it follow uplink, leases and kernel, until another network configuration is to be used.
+async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config) -> Result<NetworkConfig> {
+    let Run { store, flags, health, network: in_use, last_known } = run;
+    let network = &in_use.value;
     let options = backend_options(flags);
     let plan = NodePlan {
         network,
@@ -119,12 +155,29 @@ async fn drive<B: Backend>(
         ip_masq: flags.firewall.ip_masq,
     };
     let previous = subnet_file::read_previous(plan.subnet_file);
-    let KnownNode { attrs: known, public_ips } = known_node(store).await;
-    let uplinks = UplinkWatch::open(uplink_options(&flags.uplink, network, public_ips))?;
+    let before = last_known.as_ref().map(|known| known.node.clone());
+    let asked = ask("reading what is known of this node", || store.known_node(), before.clone());
+    let Answer { value: known_node, is_fresh } = asked.await;
+    let given = known_node.public_ips;
+    // A device that is gone comes back with its MAC.
+    let known_node = known_node.attrs.or(before.and_then(|before| before.attrs));
+    let uplinks = UplinkWatch::open(uplink_options(&flags.uplink, network, given))?;
     let uplink = uplinks.choose().await?;
     let firewall = Firewall::new(firewall_options(&flags.firewall), network)?;
-    let mut node = Node::<B>::start(plan, uplink, firewall, known.as_ref()).await?;
-    let mut membership = Membership::new(store, network, flags.renew_margin(), node.attributes(), previous);
+    let mut node = Node::<B>::start(plan, uplink, firewall, known_node.as_ref()).await?;
+    let answers = is_fresh && in_use.is_fresh;
+    let terms = Terms {
+        network,
+        margin: flags.renew_margin(),
+        hold: flags.lease_hold(),
+        previous,
+        given,
+        last_known,
+        patience: if answers { PATIENCE } else { Duration::ZERO },
+    };
+    let recorder = Recorder::new(flags.paths.last_known(), datastore(flags));
+    let mut membership = Membership::new(store, terms, node.attributes(), recorder);
+    let mut next_network = network::changed(store, in_use).boxed_local();
     let mut next_uplink = next_uplink(uplinks, node.uplink());
     loop {
         tokio::select! {
@@ -137,6 +190,11 @@ async fn drive<B: Backend>(
                 LeaseEvent::Lost { subnet, why } => error!(
                     "the lease of {subnet} is lost: {why}; forwarding goes on while it is taken again"
                 ),
+                LeaseEvent::LastKnown { subnet, peers } => {
+                    node.go_on(subnet, peers).await?;
+                    health.set_ready();
+                    notify::ready();
+                }
                 LeaseEvent::Peers(peers) => node.apply(peers).await,
                 LeaseEvent::Answer(peers) => node.settle_questions(peers).await,
             },
@@ -146,20 +204,12 @@ async fn drive<B: Backend>(
                 next_uplink = self::next_uplink(uplinks, node.uplink());
             }
             work = node.work() => node.perform(work).await,
+            next = &mut next_network => return Ok(next),
         }
         if !membership.is_asking() && node.wants_peers() {
             membership.ask();
         }
     }
-}
-
-/// Asks the datastore what it knows of this node. Without an answer the node keeps what its devices have.
-async fn known_node(store: &impl SubnetManager) -> KnownNode {
-    let known = timeout(KNOWN_NODE, store.known_node()).await.map_err(anyhow::Error::from).flatten();
-    known.unwrap_or_else(|error| {
-        warn!("what the datastore knows of this node is not used: {error:#}");
-        KnownNode::default()
-    })
 }
 
 /// Waits until another uplink than the current one is to be used. Returns the watch with it.

@@ -4,11 +4,14 @@
 //! subnet. [`set`] has the leases of all nodes, without the bad entries.
 
 mod backoff;
+mod change_notifier;
+mod config_file;
 mod entry;
 pub mod etcd;
 mod free;
 pub mod key;
 pub mod kube;
+mod last_known;
 pub mod local;
 mod manager;
 mod notice;
@@ -20,6 +23,7 @@ mod watch;
 
 pub use entry::{LeaseAttrs, RawLease, TTL, VxlanData};
 pub use key::SubnetKey;
+pub use last_known::LastKnown;
 pub use manager::{KnownNode, LeaseUpdate, OwnLease, SubnetManager};
 pub use notice::{Notice, Severity};
 pub use policy::{Loss, Standing};

@@ -24,6 +24,8 @@ pub static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::default);
 pub struct Metrics {
     /// Other nodes' leases in kernel and maps.
     pub leases: Gauge,
+    /// Those of them that the datastore no longer has.
+    pub held_leases: Gauge,
     /// 1 while the leases are watched, 0 while the datastore is unreachable.
     pub datastore_up: Gauge,
     /// Entries written to or removed from the kernel.
@@ -166,8 +168,14 @@ impl Metrics {
     /// A collector fails.
     pub fn text(&self) -> Result<String, fmt::Error> {
         let mut registry = Registry::with_prefix("flannel");
-        let Self { leases, datastore_up, reconcile_actions, errors, misses, events, dataplane, .. } = self;
+        let Self { leases, held_leases, datastore_up, reconcile_actions, .. } = self;
+        let Self { errors, misses, events, dataplane, .. } = self;
         registry.register("leases", "Other nodes' leases in kernel and maps", leases.clone());
+        registry.register(
+            "held_leases",
+            "Leases in kernel and maps that vanished from the datastore together, and are held for --lease-hold",
+            held_leases.clone(),
+        );
         registry.register(
             "datastore_up",
             "1 while the leases are watched, 0 while the datastore is unreachable",

@@ -18,3 +18,11 @@ pub struct Paths {
     #[arg(long, env = "FLANNELD_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,
 }
+
+impl Paths {
+    /// Returns the file in which the daemon keeps what it knows of the network, for its next start.
+    #[must_use]
+    pub fn last_known(&self) -> PathBuf {
+        self.subnet_file.with_extension("last-known.json")
+    }
+}

@@ -3,30 +3,56 @@
 
 mod following;
 mod own;
+mod recorder;
 
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::{LocalBoxFuture, OptionFuture};
-use tokio::time::timeout;
-use tracing::{debug, warn};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{debug, info, warn};
 
 use crate::config::NetworkConfig;
-use crate::lease::{LeaseAttrs, Loss, OwnLease, RawLease, Standing, SubnetKey, SubnetManager};
+use crate::lease::set::LeaseSet;
+use crate::lease::{
+    KnownNode, LastKnown, LeaseAttrs, LeaseUpdate, Loss, OwnLease, PublicIps, RawLease, Standing, SubnetKey,
+    SubnetManager,
+};
 use crate::metrics::METRICS;
 use crate::peer::Peer;
-use following::Following;
+use following::{Following, peers, warn_of};
 use own::{End, Own};
+pub(super) use recorder::Recorder;
 
 /// How long packets may wait for an answer of the datastore.
 const ANSWER: Duration = Duration::from_millis(500);
 
+/// What a membership is made from, for as long as the network configuration stays.
+pub(super) struct Terms<'a> {
+    pub(super) network: &'a NetworkConfig,
+    /// How long before its end the lease is renewed.
+    pub(super) margin: Duration,
+    /// For how long leases that vanish together are held.
+    pub(super) hold: Duration,
+    /// The subnet of an earlier run. It is preferred.
+    pub(super) previous: Option<SubnetKey>,
+    /// The node's addresses that an administrator has entered in the datastore.
+    pub(super) given: PublicIps,
+    /// What an earlier run knew.
+    pub(super) last_known: Option<LastKnown>,
+    /// How long to wait for the datastore's leases before going on with those.
+    pub(super) patience: Duration,
+}
+
 /// A node's part in the network, as the datastore has it.
-pub(super) struct Membership<'a, S> {
+pub(super) struct Membership<'a, S: SubnetManager> {
     store: &'a S,
     network: &'a NetworkConfig,
     /// How long before its end the lease is renewed.
     margin: Duration,
+    /// For how long leases that vanish together are held.
+    hold: Duration,
+    given: PublicIps,
     /// What other nodes need to know of this one.
     attrs: LeaseAttrs,
     /// `attrs` are newer than the request for the own lease.
@@ -36,10 +62,22 @@ pub(super) struct Membership<'a, S> {
     own: Own<'a>,
     /// From the first own lease on.
     following: Option<Following<'a>>,
+    /// What an earlier run knew, until the datastore's first answer.
+    last_known: Option<Remembered>,
     /// The watch has delivered something that may be about the own lease.
     unjudged: bool,
     /// A request for all leases, beside the watch.
     asked: Option<LocalBoxFuture<'a, Option<Vec<RawLease>>>>,
+    recorder: Recorder,
+}
+
+/// What an earlier run knew.
+struct Remembered {
+    subnet: SubnetKey,
+    /// The leases, until the own lease is taken and these are what the watch begins with.
+    leases: Option<LeaseSet>,
+    /// When the node is to go on with them; `None` if that was said.
+    patience: Option<Instant>,
 }
 
 /// What the node has to follow.
@@ -49,6 +87,8 @@ pub(super) enum LeaseEvent {
     Taken { subnet: SubnetKey, previous: Option<SubnetKey> },
     /// The lease is lost. It is being taken again, or another one.
     Lost { subnet: SubnetKey, why: Loss },
+    /// The datastore has not answered yet: this is what an earlier run knew.
+    LastKnown { subnet: SubnetKey, peers: Peers },
     /// The leases of the other nodes.
     Peers(Peers),
     /// The datastore's answer to [`Membership::ask`]; `None` if there is none.
@@ -65,26 +105,26 @@ pub(super) struct Peers {
 }
 
 impl<'a, S: SubnetManager> Membership<'a, S> {
-    /// Begins to take a lease. `previous`: the subnet of an earlier run.
-    pub(super) fn new(
-        store: &'a S,
-        network: &'a NetworkConfig,
-        margin: Duration,
-        attrs: LeaseAttrs,
-        previous: Option<SubnetKey>,
-    ) -> Self {
-        let own = Own::take(store, network, attrs.clone(), previous);
+    /// Begins to take a lease.
+    pub(super) fn new(store: &'a S, terms: Terms<'a>, attrs: LeaseAttrs, recorder: Recorder) -> Self {
+        let Terms { network, margin, hold, previous, given, last_known, patience } = terms;
+        let previous = previous.or(last_known.as_ref().map(|known| known.subnet));
+        let last_known = last_known.map(|known| Remembered::new(known, network, hold, patience));
         Self {
             store,
             network,
             margin,
-            attrs,
+            hold,
+            given,
             moved: false,
             previous,
-            own,
+            own: Own::take(store, network, attrs.clone(), previous),
+            attrs,
             following: None,
+            last_known,
             unjudged: false,
             asked: None,
+            recorder,
         }
     }
 
@@ -97,13 +137,21 @@ impl<'a, S: SubnetManager> Membership<'a, S> {
                 return change;
             }
             let following = self.following.as_mut().map(Following::changed);
+            let patience = self.last_known.as_ref().and_then(|known| known.patience).map(sleep_until);
             tokio::select! {
                 end = self.own.ended() => if let Some(change) = self.transition(end) {
                     return change;
                 },
                 Some(peers) = OptionFuture::from(following) => {
                     self.unjudged = true;
+                    self.answered();
                     return LeaseEvent::Peers(peers);
+                },
+                Some(()) = OptionFuture::from(patience) => if let Some(last_known) = self.go_on() {
+                    return last_known;
+                },
+                () = self.recorder.due() => if let Some(known) = self.known() {
+                    self.recorder.write(known);
                 },
                 Some(leases) = OptionFuture::from(self.asked.as_mut()) => {
                     self.asked = None;
@@ -159,9 +207,48 @@ impl<'a, S: SubnetManager> Membership<'a, S> {
         }
     }
 
-    /// Watches anew: what the watch before has yet to deliver may be older than the lease.
+    /// Watches anew: what the watch before has yet to deliver may be older than the lease. What is known stays until
+    /// there is news of it.
     fn follow(&mut self, lease: &OwnLease) {
-        self.following = Some(Following::new(self.store, self.network, lease.subnet));
+        let remembered = || self.last_known.as_mut()?.leases.take();
+        let known = self.following.take().map(|following| following.leases).or_else(remembered);
+        let leases = match known {
+            Some(leases) => leases.of_node(self.network, lease.subnet),
+            None => LeaseSet::new(self.network, lease.subnet).holding(self.hold),
+        };
+        self.following = Some(Following::new(self.store, leases));
+    }
+
+    /// The datastore has answered: its leases count from now on.
+    fn answered(&mut self) {
+        if self.last_known.take().is_some_and(|known| known.patience.is_none()) {
+            info!("the datastore answers again; its leases count from now on");
+        }
+        self.recorder.changed();
+    }
+
+    /// The datastore has not answered for long enough: returns what an earlier run knew.
+    fn go_on(&mut self) -> Option<LeaseEvent> {
+        let known = self.last_known.as_mut()?;
+        known.patience = None;
+        let leases = known.leases.as_ref().or(self.following.as_ref().map(|following| &following.leases))?;
+        let (subnet, peers) = (self.previous.unwrap_or(known.subnet), peers(leases));
+        warn!(
+            %subnet, nodes = peers.nodes,
+            "the datastore has not answered yet; going on with the subnet and the nodes of the last run until it does"
+        );
+        Some(LeaseEvent::LastKnown { subnet, peers })
+    }
+
+    /// Returns what the datastore has, for the next run; `None` before its first answer.
+    fn known(&self) -> Option<LastKnown> {
+        let following = self.following.as_ref().filter(|_| self.last_known.is_none())?;
+        Some(LastKnown {
+            network: self.network.clone(),
+            node: KnownNode { attrs: Some(self.attrs.clone()), public_ips: self.given },
+            subnet: self.previous?,
+            leases: following.leases.entries(),
+        })
     }
 
     /// Holds the lease, or writes an address to it that has changed during the request.
@@ -198,6 +285,25 @@ impl<'a, S: SubnetManager> Membership<'a, S> {
         self.moved = false;
         self.own = Own::take(self.store, self.network, self.attrs.clone(), self.previous);
         LeaseEvent::Lost { subnet, why }
+    }
+}
+
+impl<S: SubnetManager> Drop for Membership<'_, S> {
+    /// Writes down what is not written yet.
+    fn drop(&mut self) {
+        if self.recorder.is_behind()
+            && let Some(known) = self.known()
+        {
+            self.recorder.write_now(&known);
+        }
+    }
+}
+
+impl Remembered {
+    fn new(known: LastKnown, network: &NetworkConfig, hold: Duration, patience: Duration) -> Self {
+        let mut leases = LeaseSet::new(network, known.subnet).holding(hold);
+        warn_of(leases.apply(LeaseUpdate::Snapshot(known.leases)));
+        Self { subnet: known.subnet, leases: Some(leases), patience: Some(Instant::now() + patience) }
     }
 }
 

@@ -69,7 +69,7 @@ pub(super) enum Work {
 }
 
 impl<'a, B: Backend> Node<'a, B> {
-    /// Starts the backend on the uplink. There is no subnet yet. `known`: what other nodes know of this one already.
+    /// Starts the backend on the uplink. There is no subnet yet. `known`: what other nodes know of this one.
     pub(super) async fn start(
         plan: NodePlan<'a, B::Config>,
         uplink: Uplink,
@@ -97,6 +97,15 @@ impl<'a, B: Backend> Node<'a, B> {
         self.carried.subnet = Some(subnet);
         info!(%subnet, dataplane = self.started.backend.name(), "this node has its subnet");
         self.show_status(None);
+        Ok(())
+    }
+
+    /// The datastore has not answered yet: carries on with the subnet and the peers of the last run.
+    pub(super) async fn go_on(&mut self, subnet: SubnetKey, peers: Peers) -> Result<()> {
+        if self.carried.subnet.is_none() {
+            self.take_subnet(subnet, None).await?;
+        }
+        self.apply(peers).await;
         Ok(())
     }
 

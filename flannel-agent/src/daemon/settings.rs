@@ -49,6 +49,15 @@ pub(super) fn kube_options(flags: &KubeFlags) -> Result<KubeOptions> {
     })
 }
 
+/// Returns where the leases come from, as the file of what is last known has it.
+pub(super) fn datastore(flags: &Flags) -> String {
+    match &flags.leases.local_subnet_mgr {
+        Some(dir) => format!("files {}", dir.display()),
+        None if flags.kube.kube_subnet_mgr => format!("kubernetes {}", flags.kube.kube_annotation_prefix),
+        None => format!("etcd {}", flags.etcd.etcd_prefix),
+    }
+}
+
 pub(super) fn backend_options(flags: &Flags) -> backend::Options {
     backend::Options {
         dataplane: flags.dataplane.dataplane,
@@ -59,7 +68,7 @@ pub(super) fn backend_options(flags: &Flags) -> backend::Options {
     }
 }
 
-/// `given`: addresses that the datastore has for this node.
+/// `given`: the node's addresses that an administrator has entered in the datastore.
 pub(super) fn uplink_options(flags: &UplinkFlags, config: &NetworkConfig, given: PublicIps) -> UplinkOptions {
     UplinkOptions {
         ifaces: flags.iface.clone(),

@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use super::backoff::Backoff;
+use super::config_file::ConfigFile;
 use super::entry::{LeaseAttrs, RawLease};
 use super::key::SubnetKey;
 use super::manager::{KnownNode, LeaseUpdate, OwnLease, SubnetManager, parse_config};
@@ -83,7 +84,7 @@ pub struct KubeManager {
     store: KubeStore,
     session: Session,
     events: Events,
-    net_config: PathBuf,
+    net_config: ConfigFile,
     clear_network_unavailable: bool,
 }
 
@@ -104,6 +105,7 @@ impl KubeManager {
         let api = Api::new(Access { api_url, kubeconfig });
         let store = KubeStore::new(api, Prefix::new(&annotation_prefix)?, node);
         let (session, events) = (Session::default(), Events::default());
+        let net_config = ConfigFile::new(net_config);
         Ok(Self { store, session, events, net_config, clear_network_unavailable })
     }
 
@@ -131,11 +133,15 @@ impl KubeManager {
 
 impl SubnetManager for KubeManager {
     async fn network_config(&self) -> Result<NetworkConfig> {
-        let path = self.net_config.display();
-        let text = std::fs::read_to_string(&self.net_config).with_context(|| {
+        let path = self.net_config.path().display();
+        let text = self.net_config.read().with_context(|| {
             format!("reading the network config {path}; the ConfigMap kube-flannel-cfg must be mounted there")
         })?;
         parse_config(&text, &path.to_string())
+    }
+
+    async fn config_changed(&self) {
+        self.net_config.changed().await;
     }
 
     async fn known_node(&self) -> Result<KnownNode> {

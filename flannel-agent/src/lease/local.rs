@@ -23,7 +23,6 @@
 //! are read once nothing has changed for a moment. While there is no `DIR/config` the folder is not used, and routes
 //! stay as they are: it may not be mounted yet, or is being replaced.
 
-mod change_notifier;
 mod folder;
 mod lifetime;
 mod transaction;
@@ -51,13 +50,17 @@ impl LocalManager {
     /// Returns a manager for this folder, which need not exist yet.
     #[must_use]
     pub fn new(dir: PathBuf) -> Self {
-        Self { folder: LeaseFolder { dir } }
+        Self { folder: LeaseFolder::new(dir) }
     }
 }
 
 impl SubnetManager for LocalManager {
     async fn network_config(&self) -> anyhow::Result<NetworkConfig> {
-        parse_config(&self.folder.config()?, &self.folder.config_path().display().to_string())
+        parse_config(&self.folder.config()?, &self.folder.config.path().display().to_string())
+    }
+
+    async fn config_changed(&self) {
+        self.folder.config.changed().await;
     }
 
     async fn acquire(

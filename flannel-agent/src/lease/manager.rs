@@ -1,7 +1,7 @@
 //! The interface of a datastore.
 
 use std::fmt;
-use std::future::ready;
+use std::future::{pending, ready};
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
@@ -67,6 +67,12 @@ pub trait SubnetManager {
     /// # Errors
     /// The datastore cannot be reached, or has no configuration, or a wrong one. The message names key and value.
     fn network_config(&self) -> impl Future<Output = anyhow::Result<NetworkConfig>> + Send;
+
+    /// Waits until the network configuration may be another than before. It is read again then. A datastore that nobody
+    /// watches for that waits for ever: a change there takes effect when the agent is started again, as with flannel.
+    fn config_changed(&self) -> impl Future<Output = ()> + Send {
+        pending()
+    }
 
     /// Reads what is known of this node, so that it keeps its MACs and takes the addresses that it was given. etcd and
     /// files have nothing of the kind.

@@ -1,13 +1,18 @@
 //! The leases of the cluster, checked entry by entry. Pure.
 //!
-//! A refused entry changes nothing: neither other leases nor the good value that its key had before.
+//! A refused entry changes nothing: neither other leases nor the good value that its key had before. Leases that vanish
+//! together stay for a while ([`LeaseSet::settle`]).
 
 mod check;
+mod hold;
 mod subnet_index;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::entry::RawLease;
 use super::key::SubnetKey;
@@ -19,26 +24,37 @@ use crate::peer::Peer;
 
 pub use check::RefusalReason;
 use check::{AcceptedLease, LeaseChecker};
+use hold::Hold;
 use subnet_index::SubnetIndex;
 
 /// The leases of all nodes that this node can use.
 #[derive(Debug)]
 pub struct LeaseSet {
     checker: LeaseChecker,
-    peers: BTreeMap<SubnetKey, PeerNode>,
+    nodes: BTreeMap<SubnetKey, Node>,
     subnets: SubnetIndex,
     /// The holder of our own subnet, from the last value that could be read. `None` if there is no entry.
     own: Option<PublicIps>,
     /// The refused values, so that each is reported once.
     refused: BTreeMap<String, RawLease>,
+    hold: Hold,
 }
 
 /// Another node.
 #[derive(Debug)]
-struct PeerNode {
-    name: Option<Arc<str>>,
+struct Node {
     /// One for each address family.
     peers: Vec<Peer>,
+    lease: RawLease,
+}
+
+/// What [`LeaseSet::settle`] has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// The number of leases that have vanished together and are held from now on.
+    pub held: usize,
+    /// The number of leases that were held until now, and are not any more.
+    pub let_go: usize,
 }
 
 /// Reports an entry of the datastore that is not used.
@@ -63,17 +79,38 @@ impl fmt::Display for Refusal {
 }
 
 impl LeaseSet {
-    /// Returns an empty set for the node that holds `own`.
+    /// Returns an empty set for the node that holds `own`. It holds no leases that have vanished.
     #[must_use]
     pub fn new(config: &NetworkConfig, own: SubnetKey) -> Self {
         let checker = LeaseChecker::new(config, own);
         Self {
             checker,
-            peers: BTreeMap::new(),
+            nodes: BTreeMap::new(),
             subnets: SubnetIndex::default(),
             own: None,
             refused: BTreeMap::new(),
+            hold: Hold::default(),
         }
+    }
+
+    /// Sets for how long leases that vanish together are held.
+    #[must_use]
+    pub fn holding(self, length: Duration) -> Self {
+        Self { hold: Hold::new(length), ..self }
+    }
+
+    /// Returns the same leases for a node that holds `own` from now on.
+    #[must_use]
+    pub fn of_node(mut self, config: &NetworkConfig, own: SubnetKey) -> Self {
+        if own == self.checker.own {
+            return self;
+        }
+        let mut moved = Self::new(config, own);
+        for lease in self.entries() {
+            moved.put(lease);
+        }
+        moved.hold = std::mem::take(&mut self.hold);
+        moved
     }
 
     /// Applies a change. Returns the refused entries, each once per key and value.
@@ -91,16 +128,63 @@ impl LeaseSet {
         }
     }
 
+    /// Decides about the leases that have vanished since the last call: those that vanished together are held, and are
+    /// among the peers again. Each is let go when its time is over, or when another lease has its subnet. To be called
+    /// after updates that came together, and at the time of [`LeaseSet::next_end`].
+    pub fn settle(&mut self, now: Instant) -> Settled {
+        let ended = self.hold.ended(now);
+        for key in &ended {
+            self.hold.let_go(key);
+            self.remove(*key);
+            self.check_waiting(*key);
+        }
+        let vanished = self.hold.to_be_held(self.nodes.len() - self.hold.held(), now);
+        let before = self.hold.held();
+        for lease in vanished {
+            if let Ok(AcceptedLease::Peer(key, peers)) = self.checker.check(&lease)
+                && self.subnets.overlapping(&key).is_none()
+            {
+                self.insert(key, peers, lease);
+                self.hold.hold(key, now);
+            }
+        }
+        Settled { held: self.hold.held() - before, let_go: ended.len() }
+    }
+
+    /// Returns when the next lease that is held is to be let go.
+    #[must_use]
+    pub fn next_end(&self) -> Option<Instant> {
+        self.hold.next_end()
+    }
+
     /// Returns the other nodes, sorted by lease. A node has a peer for each address family.
     #[must_use]
     pub fn peers(&self) -> Vec<Peer> {
-        self.peers.values().flat_map(|node| &node.peers).cloned().collect()
+        self.nodes.values().flat_map(|node| &node.peers).cloned().collect()
+    }
+
+    /// Returns the entries of the other nodes.
+    #[must_use]
+    pub fn entries(&self) -> Vec<RawLease> {
+        self.nodes.values().map(|node| node.lease.clone()).collect()
     }
 
     /// Returns the number of other nodes.
     #[must_use]
     pub fn nodes(&self) -> usize {
-        self.peers.len()
+        self.nodes.len()
+    }
+
+    /// Returns the number of other nodes whose leases are held.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.hold.held()
+    }
+
+    /// Returns for how long leases that vanish together are held.
+    #[must_use]
+    pub const fn hold_length(&self) -> Duration {
+        self.hold.length()
     }
 
     /// Returns what the datastore's entry of our own subnet means to the node `us`. Before the first snapshot there
@@ -114,10 +198,15 @@ impl LeaseSet {
     fn keep_only(&mut self, leases: &[RawLease]) {
         let present: BTreeSet<&str> = leases.iter().map(|lease| lease.key.as_str()).collect();
         let keys: BTreeSet<SubnetKey> = present.iter().filter_map(|key| key.parse().ok()).collect();
-        for (key, _) in self.peers.extract_if(.., |key, _| !keys.contains(key)) {
+        let hold = &self.hold;
+        let vanished = self.nodes.extract_if(.., |key, _| !keys.contains(key) && !hold.is_held(key));
+        for (key, node) in vanished.collect::<Vec<_>>() {
             self.subnets.remove(&key);
+            self.hold.peer_vanished(key, node.lease);
         }
-        self.own = self.own.filter(|_| keys.contains(&self.checker.own));
+        if !keys.contains(&self.checker.own) {
+            self.remove_own();
+        }
         self.refused.retain(|key, _| present.contains(key.as_str()));
     }
 
@@ -139,26 +228,49 @@ impl LeaseSet {
         match accepted {
             AcceptedLease::Own(holder) => self.own = Some(holder),
             AcceptedLease::Peer(key, peers) => {
-                if let Some(other) = self.subnets.overlapping(&key) {
-                    let node = self.peers.get(&other).and_then(|other| other.name.clone());
-                    return Err(RefusalReason::OverlapsPeer { other, node });
+                while let Some(other) = self.subnets.overlapping(&key) {
+                    // A lease that the datastore has takes precedence over one that is only held.
+                    if !self.hold.let_go(&other) {
+                        let node = self.nodes.get(&other).and_then(|other| other.lease.node.clone());
+                        return Err(RefusalReason::OverlapsPeer { other, node });
+                    }
+                    self.remove(other);
                 }
-                self.subnets.add(key);
-                self.peers.insert(key, PeerNode { name: lease.node.clone(), peers });
+                self.hold.present(&key);
+                self.insert(key, peers, lease.clone());
             }
         }
         Ok(())
     }
 
+    fn insert(&mut self, key: SubnetKey, peers: Vec<Peer>, lease: RawLease) {
+        self.subnets.add(key);
+        self.nodes.insert(key, Node { peers, lease });
+    }
+
+    fn remove(&mut self, key: SubnetKey) -> Option<Node> {
+        let node = self.nodes.remove(&key)?;
+        self.subnets.remove(&key);
+        Some(node)
+    }
+
+    fn remove_own(&mut self) {
+        if self.own.take().is_some() {
+            self.hold.own_vanished();
+        }
+    }
+
     fn delete(&mut self, key: &str) {
         self.refused.remove(key);
         let Ok(key) = key.parse::<SubnetKey>() else { return };
-        if self.peers.remove(&key).is_some() {
-            self.subnets.remove(&key);
+        if !self.hold.is_held(&key)
+            && let Some(node) = self.remove(key)
+        {
+            self.hold.peer_vanished(key, node.lease);
             self.check_waiting(key);
         }
         if key == self.checker.own {
-            self.own = None;
+            self.remove_own();
         }
     }
 

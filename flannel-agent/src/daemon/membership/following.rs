@@ -1,14 +1,14 @@
 //! The leases of all nodes, followed by a watch of the datastore.
 
 use futures::FutureExt as _;
-use futures::future::{Fuse, LocalBoxFuture};
+use futures::future::{Fuse, LocalBoxFuture, OptionFuture};
 use tokio::sync::mpsc;
-use tracing::warn;
+use tokio::time::{Instant, sleep_until};
+use tracing::{error, info, warn};
 
 use super::Peers;
-use crate::config::NetworkConfig;
-use crate::lease::set::{LeaseSet, Refusal};
-use crate::lease::{LeaseUpdate, OwnLease, PublicIps, RawLease, Standing, SubnetKey, SubnetManager};
+use crate::lease::set::{LeaseSet, Refusal, Settled};
+use crate::lease::{LeaseUpdate, OwnLease, PublicIps, RawLease, Standing, SubnetManager};
 use crate::metrics::{FailureKind, METRICS};
 
 /// Lease updates in flight between datastore and backend (flanneld's EVENT_QUEUE_DEPTH).
@@ -18,24 +18,26 @@ const QUEUE: usize = 5000;
 pub(super) struct Following<'a> {
     watch: Fuse<LocalBoxFuture<'a, ()>>,
     updates: mpsc::Receiver<LeaseUpdate>,
-    leases: LeaseSet,
+    pub(super) leases: LeaseSet,
 }
 
 impl<'a> Following<'a> {
-    /// Begins to follow, for the node that holds `own`.
-    pub(super) fn new(store: &'a impl SubnetManager, network: &NetworkConfig, own: SubnetKey) -> Self {
+    /// Begins to follow. `leases`: those that are known already.
+    pub(super) fn new(store: &'a impl SubnetManager, leases: LeaseSet) -> Self {
         let (sender, updates) = mpsc::channel(QUEUE);
         let watch = store.watch(sender).boxed_local().fuse();
-        Self { watch, updates, leases: LeaseSet::new(network, own) }
+        Self { watch, updates, leases }
     }
 
     /// Waits for other leases than before. It may be dropped and called again.
     pub(super) async fn changed(&mut self) -> Peers {
         loop {
+            let end = OptionFuture::from(self.leases.next_end().map(sleep_until));
             tokio::select! {
                 // It does not end, since `updates` stays open.
                 () = &mut self.watch => {}
                 Some(update) = self.updates.recv() => return self.take_in(update),
+                Some(()) = end => return self.settle(),
             }
         }
     }
@@ -50,17 +52,25 @@ impl<'a> Following<'a> {
             warn_of(self.leases.apply(update));
             next = self.updates.try_recv().ok();
         }
-        self.peers()
+        self.settle()
     }
 
     /// Takes in all leases that there are, as an answer of the datastore.
     pub(super) fn replace(&mut self, leases: Vec<RawLease>) -> Peers {
         warn_of(self.leases.apply(LeaseUpdate::Snapshot(leases)));
-        self.peers()
+        self.settle()
     }
 
-    fn peers(&self) -> Peers {
-        Peers { peers: self.leases.peers(), nodes: self.leases.nodes() }
+    /// Holds what has vanished together, and lets go what was held for long enough.
+    fn settle(&mut self) -> Peers {
+        let before = METRICS.held_leases.get();
+        let settled = self.leases.settle(Instant::now());
+        METRICS.held_leases.set(self.leases.held().try_into().unwrap_or(i64::MAX));
+        log(settled, &self.leases);
+        if before > 0 && self.leases.held() == 0 && settled.let_go == 0 {
+            info!("all leases that had vanished are there again, or others have their subnets");
+        }
+        peers(&self.leases)
     }
 
     /// Returns what the datastore's entry of the own subnet means to the node with this lease.
@@ -69,10 +79,31 @@ impl<'a> Following<'a> {
     }
 }
 
+/// Returns the nodes of these leases.
+pub(super) fn peers(leases: &LeaseSet) -> Peers {
+    Peers { peers: leases.peers(), nodes: leases.nodes() }
+}
+
 /// Logs each bad entry once.
-fn warn_of(refusals: Vec<Refusal>) {
+pub(super) fn warn_of(refusals: Vec<Refusal>) {
     for refusal in refusals {
         METRICS.count_failure(FailureKind::Refused);
         warn!("{refusal}");
+    }
+}
+
+fn log(Settled { held, let_go }: Settled, leases: &LeaseSet) {
+    let length = leases.hold_length().as_secs();
+    if let_go > 0 {
+        warn!(
+            "{let_go} leases that vanished together {length} s ago are still missing; removing their nodes"
+        );
+    }
+    if held > 0 {
+        error!(
+            "{held} of {} leases vanished from the datastore together; their nodes stay reachable for {length} s \
+             (--lease-hold). If these nodes still exist, check the datastore",
+            leases.nodes()
+        );
     }
 }

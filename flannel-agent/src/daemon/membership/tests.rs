@@ -1,9 +1,10 @@
+mod last_known;
+
 use std::future::pending;
 use std::sync::Mutex;
 
 use anyhow::Result;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::Instant;
 
 use super::*;
 use crate::lease::LeaseUpdate;
@@ -80,8 +81,22 @@ fn raw(key: &str, last: u8) -> RawLease {
     RawLease { key: key.to_owned(), value: value(last).into_bytes(), node: None }
 }
 
+fn terms(network: &NetworkConfig) -> Terms<'_> {
+    Terms {
+        network,
+        margin: Duration::ZERO,
+        hold: Duration::from_secs(300),
+        previous: None,
+        given: PublicIps::default(),
+        last_known: None,
+        patience: Duration::from_secs(1),
+    }
+}
+
 fn members<'a>(store: &'a Store, network: &'a NetworkConfig) -> Membership<'a, Store> {
-    Membership::new(store, network, Duration::ZERO, attrs(1), None)
+    // Nothing can be written there.
+    let recorder = Recorder::new("/proc/flannel/last-known.json".into(), "test".to_owned());
+    Membership::new(store, terms(network), attrs(1), recorder)
 }
 
 /// Makes the requests that can be made, and returns whether anything has changed for the node.

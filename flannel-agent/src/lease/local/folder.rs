@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::atomic_file;
 use crate::lease::backoff::Backoff;
+use crate::lease::config_file::ConfigFile;
 use crate::lease::entry::RawLease;
 use crate::lease::key::SubnetKey;
 use crate::lease::manager::EXAMPLE_CONFIG;
@@ -26,20 +27,21 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The folder with the network config and the leases.
 pub(super) struct LeaseFolder {
     pub dir: PathBuf,
+    pub config: ConfigFile,
 }
 
 impl LeaseFolder {
-    pub(super) fn config_path(&self) -> PathBuf {
-        self.dir.join("config")
+    pub(super) fn new(dir: PathBuf) -> Self {
+        Self { config: ConfigFile::new(dir.join("config")), dir }
     }
 
     /// Reads `config`.
     pub(super) fn config(&self) -> Result<String> {
-        fs::read_to_string(self.config_path()).map_err(|error| self.no_config(error))
+        self.config.read().map_err(|error| self.no_config(error))
     }
 
     fn no_config(&self, error: io::Error) -> anyhow::Error {
-        let (dir, path) = (self.dir.display(), self.config_path());
+        let (dir, path) = (self.dir.display(), self.config.path());
         if error.kind() != ErrorKind::NotFound {
             return anyhow::Error::from(error).context(format!("reading {}", path.display()));
         }
@@ -56,7 +58,7 @@ impl LeaseFolder {
 
     /// Makes the folder of the leases if there is a network config without one. Returns its path.
     pub(super) fn subnets(&self) -> Result<PathBuf> {
-        fs::metadata(self.config_path()).map_err(|error| self.no_config(error))?;
+        fs::metadata(self.config.path()).map_err(|error| self.no_config(error))?;
         let subnets = self.subnets_path();
         fs::create_dir_all(&subnets).with_context(|| format!("making {}", subnets.display()))?;
         Ok(subnets)

@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::time::{sleep, timeout};
 
-use super::change_notifier::ChangeNotifier;
 use super::folder::LeaseFolder;
+use crate::lease::change_notifier::ChangeNotifier;
 use crate::lease::entry::RawLease;
 use crate::lease::manager::LeaseUpdate;
 use crate::lease::policy::Lifetime;

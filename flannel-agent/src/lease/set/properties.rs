@@ -1,6 +1,7 @@
 //! Properties that hold after any updates, bad ones among them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::collection::vec;
@@ -11,6 +12,7 @@ use super::*;
 use crate::lease::key::overlap;
 
 const OWN: &str = "10.5.1.0-24&fd44:0:0:1::-64";
+const HOLD: Duration = Duration::from_secs(300);
 const CONFIG: &str = r#"{"Network": "10.5.0.0/21", "EnableIPv6": true, "IPv6Network": "fd44::/61", "Backend": {"Type": "vxlan"}}"#;
 
 /// Generates few subnets, so that they often overlap. Some are outside the network.
@@ -131,7 +133,7 @@ proptest! {
                 prop_assert_eq!(set.apply(again), []);
             }
             let known: Vec<SubnetKey> = datastore.keys().filter_map(|key| key.parse().ok()).collect();
-            prop_assert!(set.peers.keys().all(|key| known.contains(key)));
+            prop_assert!(set.nodes.keys().all(|key| known.contains(key)));
         }
     }
 
@@ -150,5 +152,46 @@ proptest! {
             all.apply(update);
             prop_assert_eq!(state(&all), state(&pure));
         }
+    }
+}
+
+/// Time between two looks at the leases, in seconds.
+fn pauses() -> impl Strategy<Value = u64> {
+    prop_oneof![6 => 0..3u64, 1 => 5..30u64]
+}
+
+proptest! {
+    #[test]
+    fn what_is_held_changes_nothing_about_the_leases_that_the_datastore_has(
+        events in vec((events(), pauses()), 0..6),
+    ) {
+        let (mut plain, mut holding, mut datastore) = (set(), set().holding(HOLD), Datastore::new());
+        let mut now = Instant::now();
+        for (batch, pause) in events {
+            now += Duration::from_secs(pause);
+            for event in batch {
+                let update = update(event, &mut datastore);
+                plain.apply(update.clone());
+                holding.apply(update);
+            }
+            holding.settle(now);
+            // The order in which two overlapping leases came may differ. What is not held is in the datastore.
+            let surplus = holding.nodes.keys().filter(|key| !plain.nodes.contains_key(key));
+            for key in surplus {
+                let waits = datastore.contains_key(&key.to_string());
+                prop_assert!(holding.hold.is_held(key) || waits, "{key} is not held and is not there");
+            }
+            let peers = holding.peers();
+            for (n, peer) in peers.iter().enumerate() {
+                prop_assert!(!peers[..n].iter().any(|other| overlap(other.subnet, peer.subnet)), "{peers:?}");
+            }
+        }
+        // Once nothing vanishes any more, everything that is held is let go.
+        now += HOLD;
+        holding.settle(now);
+        prop_assert_eq!((holding.held(), holding.next_end()), (0, None));
+        holding.apply(snapshot(&datastore));
+        holding.settle(now + HOLD);
+        prop_assert!(holding.nodes.keys().all(|key| datastore.contains_key(&key.to_string())));
     }
 }

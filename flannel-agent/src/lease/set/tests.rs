@@ -2,6 +2,8 @@ use super::*;
 use crate::lease::key::KeyError;
 use crate::lease::policy::Loss;
 
+mod holding;
+
 const OWN: &str = "10.5.1.0-24";
 const PEER: &str = "10.5.2.0-24";
 const MAC: &str = "c6:d2:32:6f:8f:44";

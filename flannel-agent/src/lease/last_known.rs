@@ -1,0 +1,201 @@
+//! What the node knew of its network at the end of the last run, in a file beside subnet.env.
+//!
+//! It describes what kernel and maps still hold. A restarted agent goes on with it until the datastore answers. The file
+//! is for one datastore, and for the time until the machine is booted again.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::entry::{LeaseAttrs, RawLease};
+use super::key::SubnetKey;
+use super::manager::KnownNode;
+use super::public_ips::PublicIps;
+use crate::atomic_file;
+use crate::config::NetworkConfig;
+
+/// Format of the file. A file of another version is not used.
+const VERSION: u32 = 1;
+
+/// The kernel's identifier of the time since the machine was booted.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// The datastore's contents, as this node last knew them.
+#[derive(Clone, Debug)]
+pub struct LastKnown {
+    /// The network configuration.
+    pub network: NetworkConfig,
+    /// What the datastore had of this node.
+    pub node: KnownNode,
+    /// The node's own subnet.
+    pub subnet: SubnetKey,
+    /// The leases of the other nodes.
+    pub leases: Vec<RawLease>,
+}
+
+/// The file's text.
+#[derive(Serialize, Deserialize)]
+struct Text {
+    version: u32,
+    boot: String,
+    datastore: String,
+    network: Value,
+    given_public_ip: Option<Ipv4Addr>,
+    given_public_ipv6: Option<Ipv6Addr>,
+    own: Option<LeaseAttrs>,
+    subnet: String,
+    leases: BTreeMap<String, Box<RawValue>>,
+}
+
+/// The part that all versions have in common.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+impl LastKnown {
+    /// Reads the file. `datastore` says where the leases come from: a file about another one is not used. Returns `None`
+    /// if there is no file, or only one about another datastore or of the time before a reboot.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not what [`LastKnown::write`] writes.
+    pub fn read(path: &Path, datastore: &str) -> Result<Option<Self>> {
+        let text = match fs::read_to_string(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            text => text?,
+        };
+        let Versioned { version } = serde_json::from_str(&text)?;
+        if version != VERSION {
+            bail!("it has version {version}, and this agent reads version {VERSION}");
+        }
+        let text: Text = serde_json::from_str(&text)?;
+        if text.boot != boot_id()? || text.datastore != datastore {
+            return Ok(None);
+        }
+        let lease =
+            |(key, value): (String, Box<RawValue>)| RawLease { key, value: value.get().into(), node: None };
+        Ok(Some(Self {
+            network: NetworkConfig::parse(&text.network.to_string())?,
+            node: KnownNode {
+                attrs: text.own,
+                public_ips: PublicIps { v4: text.given_public_ip, v6: text.given_public_ipv6 },
+            },
+            subnet: text.subnet.parse()?,
+            leases: text.leases.into_iter().map(lease).collect(),
+        }))
+    }
+
+    /// Replaces the file in one step. Only root can read it.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&self, path: &Path, datastore: &str) -> Result<()> {
+        let lease = |RawLease { key, value, .. }: &RawLease| {
+            let value = String::from_utf8(value.clone())?;
+            anyhow::Ok((key.clone(), RawValue::from_string(value)?))
+        };
+        let text = Text {
+            version: VERSION,
+            boot: boot_id()?,
+            datastore: datastore.to_owned(),
+            network: self.network.to_json(),
+            given_public_ip: self.node.public_ips.v4,
+            given_public_ipv6: self.node.public_ips.v6,
+            own: self.node.attrs.clone(),
+            subnet: self.subnet.to_string(),
+            leases: self.leases.iter().map(lease).collect::<Result<_>>()?,
+        };
+        fs::create_dir_all(atomic_file::folder(path))?;
+        Ok(atomic_file::replace(path, &serde_json::to_vec_pretty(&text)?, 0o600)?)
+    }
+}
+
+fn boot_id() -> Result<String> {
+    let id = fs::read_to_string(BOOT_ID).with_context(|| format!("reading {BOOT_ID}"))?;
+    Ok(id.trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    const STORE: &str = "etcd /coreos.com/network";
+    const VALUE: &str = r#"{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}}"#;
+
+    fn known(leases: usize) -> LastKnown {
+        let lease = |n: usize| RawLease {
+            key: format!("10.5.{}.0-24", n + 2),
+            value: VALUE.as_bytes().to_vec(),
+            node: None,
+        };
+        LastKnown {
+            network: NetworkConfig::parse(r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#)
+                .unwrap(),
+            node: KnownNode {
+                attrs: serde_json::from_str(VALUE).unwrap(),
+                public_ips: PublicIps { v4: None, v6: "fd00::3".parse().ok() },
+            },
+            subnet: "10.5.1.0-24".parse().unwrap(),
+            leases: (0..leases).map(lease).collect(),
+        }
+    }
+
+    fn ensure_same(read: &LastKnown, written: &LastKnown) {
+        assert_eq!(read.network, written.network);
+        let own = |known: &LastKnown| serde_json::to_string(&known.node.attrs).unwrap();
+        assert_eq!((own(read), read.node.public_ips), (own(written), written.node.public_ips));
+        assert_eq!((read.subnet, &read.leases), (written.subnet, &written.leases));
+    }
+
+    #[test]
+    fn a_written_file_is_read_back_and_is_for_root_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/subnet.last-known.json");
+        assert!(LastKnown::read(&path, STORE).unwrap().is_none());
+        for leases in [0, 1, 7] {
+            known(leases).write(&path, STORE).unwrap();
+            ensure_same(&LastKnown::read(&path, STORE).unwrap().unwrap(), &known(leases));
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        }
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "a temporary file is left");
+    }
+
+    #[test]
+    fn a_file_of_another_datastore_or_of_the_time_before_a_reboot_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        known(1).write(&path, STORE).unwrap();
+        assert!(LastKnown::read(&path, "etcd /other").unwrap().is_none());
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace(&boot_id().unwrap(), "another boot")).unwrap();
+        assert!(LastKnown::read(&path, STORE).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        known(1).write(&path, STORE).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        for (damaged, said) in [
+            (String::new(), "EOF"),
+            (text[..text.len() / 2].to_owned(), "EOF"),
+            (text.replace("\"version\": 1", "\"version\": 2"), "version 2"),
+            (text.replace("10.5.1.0-24", "10.5.1.1-24"), "host bits"),
+            (text.replace("10.5.0.0/16", "10.5.0.0"), "Network"),
+        ] {
+            fs::write(&path, damaged).unwrap();
+            let error = format!("{:#}", LastKnown::read(&path, STORE).unwrap_err());
+            assert!(error.contains(said), "no {said:?} in {error}");
+        }
+    }
+}
