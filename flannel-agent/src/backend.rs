@@ -39,6 +39,11 @@ pub trait Backend: Sized {
     /// Returns what moves the packets, for logs and metrics.
     fn name(&self) -> &'static str;
 
+    /// Returns why it does not carry packets as fast as it was asked to; `None` if it does. It is logged already.
+    fn shortcoming(&self) -> Option<String> {
+        None
+    }
+
     /// Sets the node's own subnets. May be called again, with the same or with others.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 mod membership;
 mod network;
 mod node;
+mod notices;
 mod renewal;
 mod retry;
 mod settings;
@@ -39,6 +40,7 @@ use crate::uplink::watch::UplinkWatch;
 use membership::{LeaseEvent, Membership, Recorder, Terms};
 use network::{Answer, PATIENCE, ask};
 use node::{Node, NodePlan};
+use notices::Notices;
 use settings::{backend_options, datastore, etcd_options, firewall_options, kube_options, uplink_options};
 
 /// Pause between attempts at what fails.
@@ -177,13 +179,16 @@ async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config
     };
     let recorder = Recorder::new(flags.paths.last_known(), datastore(flags));
     let mut membership = Membership::new(store, terms, node.attributes(), recorder);
+    let mut notices = Notices::new(store);
     let mut next_network = network::changed(store, in_use).boxed_local();
     let mut next_uplink = next_uplink(uplinks, node.uplink());
     loop {
         tokio::select! {
             event = membership.changed() => match event {
                 LeaseEvent::Taken { subnet, previous } => {
-                    node.take_subnet(subnet, previous).await?;
+                    notices.warn("FlannelSubnetChanged", node.take_subnet(subnet, previous).await?);
+                    notices.warn("FlannelSlowPath", node.shortcoming());
+                    notices.subnet_taken();
                     health.set_ready();
                     notify::ready();
                 }
@@ -195,7 +200,11 @@ async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config
                     health.set_ready();
                     notify::ready();
                 }
-                LeaseEvent::Peers(peers) => node.apply(peers).await,
+                LeaseEvent::Peers(mut peers) => {
+                    notices.warn("FlannelLeasesVanished", peers.alarm.take());
+                    node.apply(peers).await;
+                    notices.peers_applied();
+                }
                 LeaseEvent::Answer(peers) => node.settle_questions(peers).await,
             },
             (uplinks, uplink) = &mut next_uplink => {
@@ -204,6 +213,7 @@ async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config
                 next_uplink = self::next_uplink(uplinks, node.uplink());
             }
             work = node.work() => node.perform(work).await,
+            () = notices.deliver() => {}
             next = &mut next_network => return Ok(next),
         }
         if !membership.is_asking() && node.wants_peers() {

@@ -94,6 +94,10 @@ impl Backend for Vxlan {
         if self.acceleration.is_present() { "bpf" } else { "netlink" }
     }
 
+    fn shortcoming(&self) -> Option<String> {
+        self.acceleration.shortcoming()
+    }
+
     async fn set_subnet(&mut self, own: SubnetKey) -> Result<()> {
         self.floor.set_subnet(&self.kernel, own).await?;
         self.own = Some(own);

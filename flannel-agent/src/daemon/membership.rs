@@ -102,6 +102,8 @@ pub(super) struct Peers {
     pub(super) peers: Vec<Peer>,
     /// The number of nodes.
     pub(super) nodes: usize,
+    /// What an operator must know of them, logged already.
+    pub(super) alarm: Option<String>,
 }
 
 impl<'a, S: SubnetManager> Membership<'a, S> {

@@ -83,13 +83,19 @@ impl<'a, B: Backend> Node<'a, B> {
         Ok(Self { plan, started, carried, firewall, resync })
     }
 
-    /// The lease has been taken: carries packets for its subnet, and writes the subnet file.
-    pub(super) async fn take_subnet(&mut self, subnet: SubnetKey, previous: Option<SubnetKey>) -> Result<()> {
-        if let Some(old) = previous.filter(|old| *old != subnet) {
-            error!(
+    /// The lease has been taken: carries packets for its subnet, and writes the subnet file. Returns what an operator must
+    /// know if the node had another subnet before; it is logged already.
+    pub(super) async fn take_subnet(
+        &mut self,
+        subnet: SubnetKey,
+        previous: Option<SubnetKey>,
+    ) -> Result<Option<String>> {
+        let alarm = previous.filter(|old| *old != subnet).map(|old| {
+            format!(
                 "this node had the subnet {old} and has {subnet} now: pods created before are unreachable; create them again"
-            );
-        }
+            )
+        });
+        alarm.iter().for_each(|alarm| error!("{alarm}"));
         self.firewall.set_subnet(subnet, previous).await;
         let backend = &mut self.started.backend;
         backend.set_subnet(subnet).await?;
@@ -97,7 +103,7 @@ impl<'a, B: Backend> Node<'a, B> {
         self.carried.subnet = Some(subnet);
         info!(%subnet, dataplane = self.started.backend.name(), "this node has its subnet");
         self.show_status(None);
-        Ok(())
+        Ok(alarm)
     }
 
     /// The datastore has not answered yet: carries on with the subnet and the peers of the last run.
@@ -132,7 +138,7 @@ impl<'a, B: Backend> Node<'a, B> {
     }
 
     /// The leases have changed: makes these peers reachable, and no others.
-    pub(super) async fn apply(&mut self, Peers { peers, nodes }: Peers) {
+    pub(super) async fn apply(&mut self, Peers { peers, nodes, .. }: Peers) {
         let errors = self.started.backend.apply(&peers).await;
         self.carried.peers = Some(peers);
         self.report(errors);
@@ -174,6 +180,11 @@ impl<'a, B: Backend> Node<'a, B> {
             Work::Firewall => return self.firewall.resync().await,
         };
         self.report(errors);
+    }
+
+    /// Returns why packets are not carried as fast as was asked for.
+    pub(super) fn shortcoming(&self) -> Option<String> {
+        self.started.backend.shortcoming()
     }
 
     pub(super) const fn uplink(&self) -> &Uplink {

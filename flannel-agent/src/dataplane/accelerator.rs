@@ -67,6 +67,16 @@ pub struct Accelerator {
     _counters: Registration,
 }
 
+/// The end of [`Accelerator::start`].
+pub enum Started {
+    /// The programs are loaded and attached.
+    Present(Box<Accelerator>),
+    /// They are not wanted.
+    NotWanted,
+    /// They cannot be loaded, and need not be: why, logged already.
+    Refused(String),
+}
+
 /// What the accelerator reports.
 #[derive(Clone, Copy, Debug)]
 pub enum AcceleratorEvent {
@@ -82,29 +92,38 @@ pub enum AcceleratorEvent {
 const CHECK: Duration = Duration::from_secs(1);
 
 impl Accelerator {
-    /// Loads and attaches the programs. Returns `None` where they are not wanted, or, after a warning, in mode `auto`
-    /// where they cannot be loaded. An earlier agent's programs are then removed.
+    /// Loads and attaches the programs, where they are wanted. In mode `auto` a warning is logged if they cannot be loaded.
+    /// Without them an earlier agent's programs are removed.
     ///
     /// # Errors
     /// The programs cannot be loaded in mode `bpf`, or an earlier agent's cannot be removed.
-    pub fn start(settings: &Settings, devices: &[AcceleratedDevice<'_>]) -> Result<Option<Self>> {
+    pub fn start(settings: &Settings, devices: &[AcceleratedDevice<'_>]) -> Result<Started> {
         let loaded = match settings.mode {
-            DataplaneMode::Netlink => None,
-            DataplaneMode::Bpf => Some(load(settings, devices).context("--dataplane bpf was asked for")?),
-            DataplaneMode::Auto => load(settings, devices)
-                .inspect_err(|error| {
-                    warn!("BPF is not available, the kernel's vxlan device carries all: {error:#}");
-                })
-                .ok(),
+            DataplaneMode::Netlink => Err(Started::NotWanted),
+            DataplaneMode::Bpf => Ok(load(settings, devices).context("--dataplane bpf was asked for")?),
+            DataplaneMode::Auto => load(settings, devices).map_err(|error| {
+                let why = format!("BPF is not available, the kernel's vxlan device carries all: {error:#}");
+                warn!("{why}");
+                Started::Refused(why)
+            }),
         };
-        let Some(mut bpf) = loaded else {
-            bpf::detach(&settings.pins)?;
-            return Ok(None);
+        let mut bpf = match loaded {
+            Ok(bpf) => bpf,
+            Err(absent) => {
+                bpf::detach(&settings.pins)?;
+                return Ok(absent);
+            }
         };
         let shortcut = if settings.flow_cache { Some(Shortcut::open()?) } else { None };
         let events = Events::open(bpf.ebpf())?;
         let counters = METRICS.register(PacketCounters(settings.pins.clone()));
-        Ok(Some(Self { bpf, events, shortcut, check: interval(CHECK), _counters: counters }))
+        let check = interval(CHECK);
+        Ok(Started::Present(Box::new(Self { bpf, events, shortcut, check, _counters: counters })))
+    }
+
+    /// Returns why no flow takes the shortcut although flows are wanted to, as logged already.
+    pub fn shortcoming(&self) -> Option<String> {
+        self.shortcut.as_ref()?.obstacle().map(str::to_owned)
     }
 
     /// Sets the node's own subnets, with the next [`Self::apply`]: the node's pods are in them, and no other node may send

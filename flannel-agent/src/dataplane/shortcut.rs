@@ -21,6 +21,11 @@ impl Shortcut {
         Ok(Self { watch: LinkWatch::open()?, subnets: Vec::new(), obstacle: None })
     }
 
+    /// Returns why no flow takes the shortcut.
+    pub(super) fn obstacle(&self) -> Option<&str> {
+        self.obstacle.as_deref()
+    }
+
     /// Sets the subnets of this node's pods.
     pub(super) fn set_subnets(&mut self, subnets: &[IpNet]) {
         self.subnets = subnets.to_vec();
@@ -44,11 +49,13 @@ impl Shortcut {
 
     /// Returns whether the host allows flows to skip its stack. If not, logs the reason once.
     fn is_allowed(&mut self, kernel: &Kernel) -> bool {
-        let obstacle = kernel.let_flows_skip_conntrack().err().map(|error| format!("{error:#}"));
+        let obstacle = kernel.let_flows_skip_conntrack().err().map(|error| {
+            format!("all packets go through the host stack, since connection tracking is strict: {error:#}")
+        });
         if let Some(obstacle) = &obstacle
             && self.obstacle.as_ref() != Some(obstacle)
         {
-            warn!("all packets go through the host stack, since connection tracking is strict: {obstacle}");
+            warn!("{obstacle}");
         }
         self.obstacle = obstacle;
         self.obstacle.is_none()

@@ -138,7 +138,7 @@ impl LeaseSet {
             self.remove(*key);
             self.check_waiting(*key);
         }
-        let vanished = self.hold.to_be_held(self.nodes.len() - self.hold.held(), now);
+        let vanished = self.hold.take_vanished(self.nodes.len() - self.hold.held(), now);
         let before = self.hold.held();
         for lease in vanished {
             if let Ok(AcceptedLease::Peer(key, peers)) = self.checker.check(&lease)

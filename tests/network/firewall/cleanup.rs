@@ -108,10 +108,11 @@ fn cleanup_leaves_nothing() -> TestResult {
         "removed chain FLANNEL-FWD in table filter of iptables",
         "removed route blackhole 10.5.1.0/24",
         "removed /",
+        "removed /",
     ]) {
         assert!(line.starts_with(start), "{removed:#?}");
     }
-    assert_eq!(removed.len(), 8, "{removed:#?}");
+    assert_eq!(removed.len(), 9, "{removed:#?}");
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::overlay::Overlay;
 use crate::config::DataplaneMode;
-use crate::dataplane::accelerator::{AcceleratedDevice, Accelerator, AcceleratorEvent, Settings};
+use crate::dataplane::accelerator::{AcceleratedDevice, Accelerator, AcceleratorEvent, Settings, Started};
 use crate::dataplane::kernel::Kernel;
 use crate::lease::SubnetKey;
 use crate::peer::Peer;
@@ -24,8 +24,8 @@ pub(super) struct Acceleration {
 enum State {
     /// Loading has not been tried yet.
     NotProbed,
-    /// BPF is not wanted, or the kernel cannot load the programs.
-    Absent,
+    /// BPF is not wanted, or the kernel cannot load the programs: why.
+    Absent(Option<String>),
     Present(Box<Accelerator>),
 }
 
@@ -50,9 +50,21 @@ impl Acceleration {
     /// Loads and attaches the programs for these overlays, or detaches an earlier agent's.
     pub(super) fn load(&mut self, overlays: &[Overlay], uplink: &Uplink) -> Result<()> {
         let devices: Vec<_> = overlays.iter().map(|overlay| accelerated(overlay, uplink)).collect();
-        let loaded = Accelerator::start(&self.settings, &devices)?;
-        self.state = loaded.map_or(State::Absent, |accelerator| State::Present(Box::new(accelerator)));
+        self.state = match Accelerator::start(&self.settings, &devices)? {
+            Started::Present(accelerator) => State::Present(accelerator),
+            Started::NotWanted => State::Absent(None),
+            Started::Refused(why) => State::Absent(Some(why)),
+        };
         Ok(())
+    }
+
+    /// Returns why packets do not take the way that was asked for.
+    pub(super) fn shortcoming(&self) -> Option<String> {
+        match &self.state {
+            State::Present(accelerator) => accelerator.shortcoming(),
+            State::Absent(why) => why.clone(),
+            State::NotProbed => None,
+        }
     }
 
     pub(super) fn set_own_subnets(&mut self, own: SubnetKey) {
@@ -65,7 +77,7 @@ impl Acceleration {
     pub(super) fn apply(&mut self, peers: &[Peer], direct: &BTreeMap<IpNet, IpAddr>) -> Result<()> {
         match &mut self.state {
             State::Present(accelerator) => accelerator.apply(peers, direct),
-            State::NotProbed | State::Absent => Ok(()),
+            State::NotProbed | State::Absent(_) => Ok(()),
         }
     }
 
@@ -73,7 +85,7 @@ impl Acceleration {
     pub(super) fn add_peers(&mut self, joined: &[Peer]) -> Result<bool> {
         match &mut self.state {
             State::Present(accelerator) => accelerator.add_peers(joined),
-            State::NotProbed | State::Absent => Ok(true),
+            State::NotProbed | State::Absent(_) => Ok(true),
         }
     }
 
@@ -81,7 +93,7 @@ impl Acceleration {
     pub(super) async fn follow_pods(&mut self, kernel: &Kernel) -> Vec<Error> {
         match &mut self.state {
             State::Present(accelerator) => accelerator.follow_pods(kernel).await,
-            State::NotProbed | State::Absent => Vec::new(),
+            State::NotProbed | State::Absent(_) => Vec::new(),
         }
     }
 
@@ -89,7 +101,7 @@ impl Acceleration {
     pub(super) async fn changed(&mut self, kernel: &Kernel) -> AcceleratorEvent {
         match &mut self.state {
             State::Present(accelerator) => accelerator.changed(kernel).await,
-            State::NotProbed | State::Absent => pending().await,
+            State::NotProbed | State::Absent(_) => pending().await,
         }
     }
 }

@@ -66,11 +66,11 @@ impl<'a> Following<'a> {
         let before = METRICS.held_leases.get();
         let settled = self.leases.settle(Instant::now());
         METRICS.held_leases.set(self.leases.held().try_into().unwrap_or(i64::MAX));
-        log(settled, &self.leases);
+        let alarm = log(settled, &self.leases);
         if before > 0 && self.leases.held() == 0 && settled.let_go == 0 {
             info!("all leases that had vanished are there again, or others have their subnets");
         }
-        peers(&self.leases)
+        Peers { alarm, ..peers(&self.leases) }
     }
 
     /// Returns what the datastore's entry of the own subnet means to the node with this lease.
@@ -81,7 +81,7 @@ impl<'a> Following<'a> {
 
 /// Returns the nodes of these leases.
 pub(super) fn peers(leases: &LeaseSet) -> Peers {
-    Peers { peers: leases.peers(), nodes: leases.nodes() }
+    Peers { peers: leases.peers(), nodes: leases.nodes(), alarm: None }
 }
 
 /// Logs each bad entry once.
@@ -92,18 +92,20 @@ pub(super) fn warn_of(refusals: Vec<Refusal>) {
     }
 }
 
-fn log(Settled { held, let_go }: Settled, leases: &LeaseSet) {
+/// Logs what was done about leases that vanished together. Returns what an operator must know.
+fn log(Settled { held, let_go }: Settled, leases: &LeaseSet) -> Option<String> {
     let length = leases.hold_length().as_secs();
     if let_go > 0 {
         warn!(
             "{let_go} leases that vanished together {length} s ago are still missing; removing their nodes"
         );
     }
-    if held > 0 {
-        error!(
+    let alarm = (held > 0).then(|| {
+        format!(
             "{held} of {} leases vanished from the datastore together; their nodes stay reachable for {length} s \
              (--lease-hold). If these nodes still exist, check the datastore",
             leases.nodes()
-        );
-    }
+        )
+    });
+    alarm.inspect(|alarm| error!("{alarm}"))
 }

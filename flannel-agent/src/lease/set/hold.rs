@@ -82,7 +82,7 @@ impl Hold {
 
     /// Decides whether the peers that have vanished so far are to be held, where `left` others are still there. Returns
     /// their leases if so.
-    pub(super) fn to_be_held(&mut self, left: usize, now: Instant) -> Vec<RawLease> {
+    pub(super) fn take_vanished(&mut self, left: usize, now: Instant) -> Vec<RawLease> {
         let recent = |since: Instant| now.duration_since(since) < TOGETHER;
         if std::mem::take(&mut self.own_vanished) {
             self.own_gone = Some(now);
