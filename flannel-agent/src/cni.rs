@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 
 use self::delegate::Delegate;
 use self::error::{Code, Error};
-use self::network::Network;
+use self::network::{Network, Object};
 use self::plugin::{Failure, Plugin};
 use self::request::{Request, Verb};
 use self::saved::Saved;
@@ -117,8 +117,11 @@ fn add(request: &Request, network: &Network) -> Result<Vec<u8>, Failure> {
 fn del(request: &Request, network: &Network) -> Result<Vec<u8>, Failure> {
     let saved = Saved::of(network, &request.container);
     let Some(text) = saved.read()? else { return Ok(Vec::new()) };
-    match Delegate::parse(&text) {
-        Ok(delegate) => drop(Plugin::find(&delegate.kind, &request.path)?.run(Verb::Del, &text)?),
+    // After a power cut the file may be empty. The delegate finds what belongs to the container by its ID.
+    let computed =
+        |_| Delegate::new(network, &Subnet::read(&network.subnet_file)?).map(|new| (new.text(), new));
+    match Delegate::parse(&text).map(|delegate| (text, delegate)).or_else(computed) {
+        Ok((text, delegate)) => drop(Plugin::find(&delegate.kind, &request.path)?.run(Verb::Del, &text)?),
         // No later DEL could do more.
         Err(error) => eprintln!("flannel: nothing is undone: {}: {}", error.msg, error.details),
     }
@@ -133,10 +136,20 @@ fn check(request: &Request, network: &Network) -> Result<Vec<u8>, Failure> {
     };
     let delegate = Delegate::parse(&text)?;
     let text = match &network.prev_result {
-        Some(result) => delegate.text_with("prevResult", json!(result)),
+        Some(result) => delegate.text_with("prevResult", Value::Object(checkable(result))),
         None => text,
     };
     Plugin::find(&delegate.kind, &request.path)?.run(Verb::Check, &text)
+}
+
+/// Leaves out routes without a gateway. The bridge plugin makes them through the pod's gateway, but at CHECK looks for
+/// routes without one, and would refuse every pod of flannel (`ValidateExpectedRoute`, seen with 1.1.1).
+fn checkable(result: &Object) -> Object {
+    let mut result = result.clone();
+    if let Some(Value::Array(routes)) = result.get_mut("routes") {
+        routes.retain(|route| !route["gw"].is_null());
+    }
+    result
 }
 
 fn status(request: &Request, network: &Network) -> Result<Vec<u8>, Failure> {

@@ -15,7 +15,7 @@ use crate::failure::Errors;
 use crate::owner::MARK;
 pub(crate) use daemon::Daemon;
 pub(crate) use pidfd::PidFd;
-pub use tool::{LIMIT, finish};
+pub use tool::{Finished, LIMIT, complete, finish};
 
 const END_LIMIT: Duration = Duration::from_secs(5);
 

@@ -118,6 +118,12 @@ pub const TOOLS: &[Tool] = &[
     package("ethtool", "ethtool", "switches offloads of the nodes' links", &[Suite]),
     package("nft", "nftables", "writes the agent's rules in nftables mode", &[Suite]),
     package("tshark", "tshark", "decodes captured packets independently of this project", &[Suite]),
+    package(
+        "/usr/lib/cni/bridge",
+        "containernetworking-plugins",
+        "has the plugins that make pods' interfaces for the CNI plugin",
+        &[Suite],
+    ),
     package("setpriv", "util-linux", "starts agents without privileges", &[Suite]),
     package(
         "dockerd",

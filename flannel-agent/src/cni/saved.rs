@@ -1,9 +1,9 @@
 //! The delegates' configurations of ADD, kept until DEL. Folder, names and texts are flannel's, so that pods of either
 //! plugin can be deleted by the other.
 
-use std::fs::{self, DirBuilder};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 
 use super::error::Error;
@@ -43,11 +43,14 @@ impl Saved {
         config["name"] == network.name.as_str()
     }
 
-    /// Writes a configuration, and creates the folder.
+    /// Writes a configuration, and creates the folder. Does not wait for the disk: a pod would wait for it, too.
     pub(super) fn write(&self, text: &str) -> Result<(), Error> {
         let folder = atomic_file::folder(&self.path);
         let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        let written = made.and_then(|()| atomic_file::replace(&self.path, text.as_bytes(), 0o600));
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let opened = made.and_then(|()| options.open(&self.path));
+        let written = opened.and_then(|mut file| file.write_all(text.as_bytes()));
         written.map_err(|error| Error::io("saving the delegate's configuration", &self.path, &error))
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -24,6 +24,23 @@ pub fn finish(command: &mut Command, input: &str, limit: Duration) -> Result<Str
 }
 
 fn run(command: &mut Command, input: &str, limit: Duration) -> Result<String> {
+    let Finished { status, stdout, stderr } = complete(command, input, limit)?;
+    if status.success() { Ok(stdout) } else { bail!("{status}: {}{}", stderr.trim(), stdout.trim()) }
+}
+
+/// How a command ended, and what it printed.
+#[derive(Debug)]
+pub struct Finished {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+/// [`finish`] for a command that may fail.
+pub fn complete(command: &mut Command, input: &str, limit: Duration) -> Result<Finished> {
     let mut stdin = memory_file()?;
     stdin.write_all(input.as_bytes())?;
     stdin.rewind()?;
@@ -37,9 +54,7 @@ fn run(command: &mut Command, input: &str, limit: Duration) -> Result<String> {
         child.wait()?;
         bail!("{late:#}: {}", text(stderr)?.trim());
     }
-    let status = child.wait()?;
-    let (stdout, stderr) = (text(stdout)?, text(stderr)?);
-    if status.success() { Ok(stdout) } else { bail!("{status}: {}{}", stderr.trim(), stdout.trim()) }
+    Ok(Finished { status: child.wait()?, stdout: text(stdout)?, stderr: text(stderr)? })
 }
 
 fn memory_file() -> Result<File> {
