@@ -131,8 +131,8 @@ fn install(bed: &Bed, package: &Path) -> Result<()> {
     let installed = bed.machine.exec("dpkg-query --show --showformat=${Version} flannel-agent")?;
     assert_eq!(version.trim(), format!("flannel-agent {installed}"));
     let files = bed.machine.exec("dpkg --listfiles flannel-agent")?;
-    for page in ["flannel-agent", "flannel-agent-cleanup", "flannel-agent-docker-opts", "flannel-agent-trace"]
-    {
+    for subcommand in ["", "-cleanup", "-cni", "-docker-opts", "-install-cni", "-trace"] {
+        let page = format!("flannel-agent{subcommand}");
         assert!(files.contains(&format!("/usr/share/man/man8/{page}.8.gz")), "{page}: {files}");
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use flannel_tests::agent::agent_binary;
 use flannel_tests::process::{LIMIT, complete};
-use flannel_tests::{Cluster, Node, SubnetEnv, TestResult};
+use flannel_tests::{Cluster, Host as _, Node, SubnetEnv, TestResult};
 use serde_json::{Value, json};
 
 use super::runtime::{Sandbox, refused};
@@ -135,7 +135,7 @@ fn check_passes_for_a_sound_pod_and_fails_when_its_address_is_gone() -> TestResu
         let runtime = set_up(node, &conflist(node, version, |_| {}))?;
         let pod = runtime.add(Value::Null)?;
         runtime.check(&pod)?;
-        pod_netns(&pod).exec("ip addr flush dev eth0")?;
+        pod.netns().exec("ip addr flush dev eth0")?;
         let error = refused(runtime.check(&pod))?;
         assert!(error.msg.contains("eth0") || error.msg.contains("10.5.1."), "{version}: {error}");
         runtime.detach(&pod)?;
@@ -143,10 +143,6 @@ fn check_passes_for_a_sound_pod_and_fails_when_its_address_is_gone() -> TestResu
         assert_eq!((error.code, error.msg.as_str()), (3, "the container is not known"), "{version}");
     }
     Ok(())
-}
-
-fn pod_netns(pod: &Sandbox) -> &flannel_tests::NetNs {
-    flannel_tests::Host::netns(pod)
 }
 
 #[test]
