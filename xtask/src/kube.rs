@@ -1,9 +1,11 @@
-//! `cargo xtask kube`: a real Kubernetes, built once from Debian's source package.
+//! `cargo xtask kube`: a real Kubernetes, built once from Debian's source package, and clusters of it.
 
 mod build;
 mod go;
 mod openapi;
+mod show;
 mod source;
+pub(crate) mod up;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -17,9 +19,11 @@ use crate::{phase, setup};
 use build::Build;
 
 /// The parts of the work whose tools it needs.
-pub(crate) const NEEDS: [Part; 3] = [Part::Cluster, Part::Etcd, Part::Kubernetes];
+pub(crate) const NEEDS: [Part; 4] = [Part::Build, Part::Cluster, Part::Etcd, Part::Kubernetes];
 /// The suite's tests that need Kubernetes, as the beginnings of their names.
-pub(crate) const TESTS: [&str; 3] = ["kube_api::", "kubernetes::", "manifests::"];
+pub(crate) const TESTS: [&str; 3] = ["kube_api::", ON_CLUSTER, "manifests::"];
+/// Those of them that need a running cluster.
+pub(crate) const ON_CLUSTER: &str = "kubernetes::";
 
 /// What to do with Kubernetes.
 #[derive(clap::Args)]
@@ -27,16 +31,23 @@ pub(crate) struct Args {
     /// Only build Kubernetes, and say where its programs are
     #[arg(long)]
     build_only: bool,
+    /// Number of nodes, besides the machine of the control plane
+    #[arg(long, default_value_t = up::NODES, value_parser = clap::value_parser!(u8).range(1..=20))]
+    nodes: u8,
+    /// End after the proof, with status 0 or 1
+    #[arg(long)]
+    once: bool,
 }
 
-/// Builds Kubernetes unless that was done before.
+/// Builds Kubernetes unless that was done before, and starts a cluster.
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(&NEEDS)?;
     let binaries = Kubernetes::get()?.build()?;
     if args.build_only {
         phase::note(&format!("Kubernetes {} is in {}", source::VERSION, binaries.folder().display()));
+        return Ok(());
     }
-    Ok(())
+    up::run(&binaries, args.nodes, args.once)
 }
 
 /// Kubernetes, as built before or as source.

@@ -46,7 +46,7 @@ enum Chore {
     Bench(bench::Args),
     /// Run the tests that depend on the kernel on Debian's kernel, in a virtual machine; part of `test`
     Vm(vm::Args),
-    /// Build Kubernetes from Debian's source package, once
+    /// Start a Kubernetes cluster on this machine with the agent as its network, show that it works, and keep it for you
     Kube(kube::Args),
     /// Count the BPF programs' instructions, and those that this kernel's verifier walks through
     Complexity,

@@ -1,10 +1,11 @@
 //! `cargo xtask test`: lint, build, every test, the release, and tests on other kernels.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::{env, thread};
 
 use anyhow::{Context, Result, ensure};
-use flannel_tests::kubernetes::{Binaries, VARIABLE};
+use flannel_tests::kubernetes::{Binaries, CLUSTER, VARIABLE};
 use flannel_tests::tools::Part;
 
 use crate::kube::{self, Kubernetes};
@@ -19,6 +20,8 @@ const SUITE: [Part; 4] = [Part::Build, Part::Cluster, Part::Etcd, Part::Suite];
 pub(crate) const NEEDS: [Part; 5] = [Part::Lint, Part::Build, Part::Cluster, Part::Etcd, Part::Suite];
 /// Makes the suite print the names of the tests that it would run.
 const LIST: &str = "--list";
+/// Arguments of the suite that only say what is printed.
+const OUTPUT: [&str; 5] = ["--nocapture", "--no-capture", "--show-output", "--quiet", "-q"];
 /// The tests of the Debian package, as a part of their names. They are ignored where no package has been made.
 const PACKAGE: &str = "package::";
 
@@ -100,22 +103,46 @@ fn needs_kubernetes(arguments: &[String]) -> Result<bool> {
     if arguments.iter().any(|argument| argument == LIST) {
         return Ok(false);
     }
+    Ok(selected(arguments)?.iter().any(|test| kube::TESTS.iter().any(|name| test.starts_with(name))))
+}
+
+/// Asks the suite for the names of the tests that these arguments select.
+fn selected(arguments: &[String]) -> Result<Vec<String>> {
     let mut command = suite::command();
     let output = command.arg("--").args(arguments).arg(LIST).stderr(Stdio::inherit()).output();
     let output = output.context("cannot run cargo")?;
     ensure!(output.status.success(), "the suite does not list its tests");
-    let tests = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(tests.lines().any(|test| kube::TESTS.iter().any(|name| test.starts_with(name))))
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(lines.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
 }
 
-/// Runs the suite. Without Kubernetes, its tests are left out.
+/// Runs the suite: first all tests that make what they need, then those that need a cluster of Kubernetes, on one that is
+/// started for them. Without Kubernetes, its tests are left out.
 fn run_suite(arguments: &[String], kubernetes: Option<&Binaries>) -> Result<()> {
-    let mut command = suite::command();
-    command.arg("--").args(arguments).env("FLANNEL_AGENT", agent()?);
-    match kubernetes {
-        Some(binaries) => command.env(VARIABLE, binaries.folder()),
-        None => command.args(kube::TESTS.iter().flat_map(|name| ["--skip", name])),
+    let Some(binaries) = kubernetes else {
+        return run_tests(arguments, &kube::TESTS.map(|name| format!("--skip={name}")), &[]);
     };
+    let (on_cluster, others): (Vec<_>, Vec<_>) =
+        selected(arguments)?.into_iter().partition(|test| test.starts_with(kube::ON_CLUSTER));
+    let variable = (VARIABLE, binaries.folder());
+    if !others.is_empty() || on_cluster.is_empty() {
+        run_tests(arguments, &[format!("--skip={}", kube::ON_CLUSTER)], &[variable])?;
+    }
+    if on_cluster.is_empty() {
+        return Ok(());
+    }
+    // Tests change the cluster: one runs at a time.
+    let mut chosen = vec!["--test-threads=1".to_owned(), "--exact".to_owned()];
+    chosen.extend(arguments.iter().filter(|argument| OUTPUT.contains(&argument.as_str())).cloned());
+    chosen.extend(on_cluster);
+    let cluster = kube::up::start(binaries, kube::up::NODES)?;
+    run_tests(&chosen, &[], &[variable, (CLUSTER, cluster.folder())])
+}
+
+fn run_tests(arguments: &[String], more: &[String], variables: &[(&str, &Path)]) -> Result<()> {
+    let mut command = suite::command();
+    command.arg("--").args(arguments).args(more).env("FLANNEL_AGENT", agent()?);
+    command.envs(variables.iter().copied());
     if env::var_os(THREADS).is_none() {
         command.env(THREADS, at_once()?.to_string());
     }

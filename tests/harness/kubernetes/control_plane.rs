@@ -8,10 +8,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
-use super::certificates;
-use super::kubeconfig;
 use super::kubectl::Kubectl;
 use super::service::Service;
+use super::{certificates, kubeconfig};
 use crate::cluster::Node;
 use crate::etcd::{Etcd, EtcdBuilder};
 use crate::netns::NetNs;
@@ -34,7 +33,10 @@ pub(super) fn start(cluster: &Path, node: &Node) -> Result<Etcd> {
     let folder = cluster.join(FOLDER);
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     certificates::make(&folder, node.ip(), KUBERNETES)?;
-    write_kubeconfig(cluster, &folder, node.ip())?;
+    let file = |name: &str| folder.join(name);
+    let user = json!({"client-certificate": file("admin.crt"), "client-key": file("admin.key")});
+    let server = format!("https://{}:6443", node.ip());
+    kubeconfig::write(&cluster.join(KUBECONFIG), &server, &file("ca.crt"), &user)?;
     let etcd = EtcdBuilder::default().arg("--unsafe-no-fsync");
     let etcd = etcd.start_in(node.netns(), IpAddr::V4(Ipv4Addr::LOCALHOST), &node.workdir)?;
     api_server(cluster, &folder, node.ip(), &etcd.endpoint())?.start(node.netns())?;
@@ -127,11 +129,4 @@ fn service(cluster: &Path, folder: &Path, name: &str, flags: &[String]) -> Resul
     let binary = cluster.join("bin").join(name).display().to_string();
     let words: Vec<_> = std::iter::once(binary).chain(flags.iter().cloned()).collect();
     Service::outside(folder, name, &words)
-}
-
-/// Writes the administrator's kubeconfig.
-fn write_kubeconfig(cluster: &Path, folder: &Path, ip: Ipv4Addr) -> Result<()> {
-    let user =
-        json!({"client-certificate": folder.join("admin.crt"), "client-key": folder.join("admin.key")});
-    kubeconfig::write(&cluster.join(KUBECONFIG), &format!("https://{ip}:6443"), &folder.join("ca.crt"), &user)
 }

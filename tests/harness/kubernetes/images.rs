@@ -19,7 +19,8 @@ const PAUSE: &str = "test-bed/pause:1";
 /// The image of the tests' pods: a shell, a web server that says who and where it is, and `wget`.
 pub const BUSYBOX: &str = "test-bed/busybox:1";
 /// Answers with the pod's name and the client's address.
-const WHO: &[u8] = b"#!/bin/sh\necho 'Content-Type: text/plain'\necho\necho \"$(hostname) $REMOTE_ADDR\"\n";
+const WHO: &[u8] =
+    b"#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n%s %s\\n' \"$(hostname)\" \"$REMOTE_ADDR\"\n";
 
 /// The files of an image.
 pub struct Layer {

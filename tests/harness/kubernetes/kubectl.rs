@@ -1,5 +1,7 @@
 //! kubectl, as a person uses it.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -8,11 +10,22 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::control_plane::KUBECONFIG;
-use crate::netns::NetNs;
+use crate::netns::{NETNS_DIR, NetNs};
 use crate::process::finish;
 
 /// Longer than every time limit that is given to kubectl itself.
 const LIMIT: Duration = Duration::from_secs(180);
+
+/// Writes the script `kubectl` into the cluster's folder. It runs kubectl on the control plane's machine.
+pub(super) fn write_script(cluster: &Path, netns: &str) -> Result<()> {
+    let script = format!(
+        "#!/bin/sh\nexec nsenter --net={NETNS_DIR}/{netns} {0}/bin/kubectl --kubeconfig {0}/{KUBECONFIG} \"$@\"\n",
+        cluster.display()
+    );
+    let file = cluster.join("kubectl");
+    fs::write(&file, script).with_context(|| format!("write {}", file.display()))?;
+    Ok(fs::set_permissions(&file, Permissions::from_mode(0o755))?)
+}
 
 /// Runs kubectl on the control plane's machine.
 #[derive(Debug)]

@@ -17,6 +17,8 @@ pub struct KubePod {
     node: String,
     ip: IpAddr,
     netns: NetNs,
+    /// The pid of its first process, as seen on its node.
+    pid: u32,
 }
 
 impl KubePod {
@@ -37,14 +39,18 @@ impl KubePod {
         let file = format!("/run/containerd/io.containerd.runtime.v2.task/k8s.io/{id}/init.pid");
         let pid = fs::read_to_string(node.path(&file)).context("its container does not run")?;
         // The pid is one of the node's. So is /proc there.
-        let netns = node.path(&format!("/proc/{}/ns/net", pid.trim()));
-        let netns = NetNs::borrow(node.netns().name(), &netns)?;
-        Ok(Self { name: name.to_owned(), node: node.name().to_owned(), ip, netns })
+        let netns = NetNs::borrow(node.netns().name(), &node.path(&format!("/proc/{}/ns/net", pid.trim())))?;
+        Ok(Self { name: name.to_owned(), node: node.name().to_owned(), ip, netns, pid: pid.trim().parse()? })
     }
 
     /// Returns its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Returns the pid of its first process on its node.
+    pub fn pid(&self) -> u32 {
+        self.pid
     }
 
     /// Returns the name of its node.

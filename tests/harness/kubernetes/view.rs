@@ -9,10 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::control_plane;
-use super::kubectl::Kubectl;
+use super::kubectl::{self, Kubectl};
 use super::node::{self, KubeNode};
 use super::pod::KubePod;
+use crate::failure;
 use crate::netns::NetNs;
+use crate::traffic::At;
 use crate::wait::eventually;
 
 /// The variable with the folder of the cluster that tests use, for [`KubeCluster::attach`].
@@ -29,7 +31,16 @@ pub(super) struct Record {
     pub(super) nodes: Vec<node::Record>,
 }
 
-/// A running cluster. Dropping it changes nothing.
+/// What is shown after a failed test.
+const STATE: [&str; 3] = [
+    "get nodes,pods --all-namespaces --output wide",
+    "get events --all-namespaces --field-selector type=Warning --sort-by .lastTimestamp",
+    "logs --namespace kube-flannel --selector app=flannel --prefix --tail 10",
+];
+/// Lines of each.
+const SHOWN: usize = 30;
+
+/// A running cluster. Dropping it changes nothing; after a failed test, it prints the cluster's state.
 #[derive(Debug)]
 pub struct KubeCluster {
     folder: PathBuf,
@@ -40,11 +51,22 @@ pub struct KubeCluster {
 impl KubeCluster {
     /// Opens the cluster that `cargo xtask test` has started for the suite.
     pub fn attach() -> Result<Self> {
+        failure::forget();
         let folder = env::var_os(CLUSTER);
         let folder = folder.with_context(|| {
             format!("{CLUSTER} is not set: run this test by `cargo xtask test`, which starts a Kubernetes cluster for it")
         })?;
         Self::open(Path::new(&folder))
+    }
+
+    /// Returns the state of nodes, pods and agents.
+    fn state(&self) -> String {
+        let parts = STATE.iter().map(|line| {
+            let output = self.kubectl.run(line).unwrap_or_else(|error| format!("{error:#}"));
+            let lines: Vec<_> = output.lines().collect();
+            format!("--- kubectl {line}\n{}", lines[lines.len().saturating_sub(SHOWN)..].join("\n"))
+        });
+        parts.collect::<Vec<_>>().join("\n")
     }
 
     /// Opens the cluster in this folder.
@@ -58,10 +80,12 @@ impl KubeCluster {
         Ok(Self { kubectl: Kubectl::new(folder, netns), folder: folder.to_owned(), nodes })
     }
 
+    /// Writes down what others need to know, and a script that runs kubectl from anywhere on this machine.
     pub(super) fn write(folder: &Path, record: &Record) -> Result<()> {
         let file = folder.join(RECORD);
         fs::write(&file, serde_json::to_vec_pretty(record)?)
-            .with_context(|| format!("write {}", file.display()))
+            .with_context(|| format!("write {}", file.display()))?;
+        kubectl::write_script(folder, &record.control_plane)
     }
 
     /// Returns the folder with its kubeconfig, logs and files.
@@ -84,11 +108,20 @@ impl KubeCluster {
         self.kubectl.netns()
     }
 
-    /// Returns the pods with these labels, which must all run.
+    /// Returns the machine of the control plane, which runs no pods: a client from outside.
+    pub fn outside(&self) -> Result<At<'_>> {
+        let server = self.kubectl.json("get endpoints kubernetes")?;
+        let ip =
+            server["subsets"][0]["addresses"][0]["ip"].as_str().context("the API server has no address")?;
+        Ok(At { netns: self.control_plane(), ip: ip.parse()? })
+    }
+
+    /// Returns the pods with these labels, which must all run. Leaves out those that are being deleted.
     pub fn pods(&self, labels: &str) -> Result<Vec<KubePod>> {
         let found = self.kubectl.json(&format!("get pods --all-namespaces --selector {labels}"))?;
         let found = found["items"].as_array().map_or(&[][..], Vec::as_slice);
-        found.iter().map(|object| KubePod::open(object, &self.nodes)).collect()
+        let staying = found.iter().filter(|object| object["metadata"]["deletionTimestamp"].is_null());
+        staying.map(|object| KubePod::open(object, &self.nodes)).collect()
     }
 
     /// Waits until a deployment or daemonset runs as it is written: `daemonset/NAME --namespace NAMESPACE`.
@@ -130,5 +163,13 @@ impl KubeCluster {
     pub fn start_api_server(&self) -> Result<()> {
         control_plane::start_api_server(&self.folder, self.control_plane())?;
         control_plane::wait_ready(&self.folder, &self.kubectl)
+    }
+}
+
+impl Drop for KubeCluster {
+    fn drop(&mut self) {
+        if failure::declared() {
+            eprintln!("{}", self.state());
+        }
     }
 }
