@@ -72,7 +72,13 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, node, reason } = self;
         match node {
-            Some(node) => write!(f, "lease {key} of the node {node} not used: {reason}"),
+            Some(node) => {
+                write!(
+                    f,
+                    "lease {key} of the node {node} not used: {reason}; {}",
+                    reason.remedy_in_kubernetes()
+                )
+            }
             None => write!(f, "lease {key} not used: {reason}"),
         }
     }

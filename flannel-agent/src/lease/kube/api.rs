@@ -200,7 +200,9 @@ async fn status(call: &Call<'_>, response: Response<Body>) -> Status {
 
 /// Returns the innermost cause of an error, such as "Connection refused".
 pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    iter::successors(Some(error), |cause| cause.source()).last().unwrap_or(error).to_string()
+    let innermost = iter::successors(Some(error), |cause| cause.source()).last().unwrap_or(error).to_string();
+    // rustls adds the address of a page about it.
+    innermost.split(": https://docs.rs").next().unwrap_or(&innermost).to_owned()
 }
 
 /// Returns the time as the API writes it, such as `2021-03-04T05:06:07Z`.

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use super::api::{ApiError, Call};
-use super::node::{NodeView, Object};
+use super::node::{Metadata, NodeView, Object};
 use super::nodes::Changes;
 use super::session::Session;
 use super::store::KubeStore;
@@ -31,6 +31,8 @@ const READ_PATIENCE: Duration = Duration::from_secs(30);
 const WATCH_PATIENCE: Duration = Duration::from_secs(150);
 /// A watch that ends sooner has failed. The API server ends a watch after some minutes.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
+/// Time within which a second 410 Gone is a failure.
+const GONE_AGAIN: Duration = Duration::from_secs(30);
 /// The annotation of the bookmark that follows the last of the initial Nodes.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -57,6 +59,11 @@ impl Event<'_> {
         ensure!(!unnamed || ["BOOKMARK", "ERROR"].contains(&&*self.kind), "the node has no name");
         Ok(self)
     }
+
+    /// Returns true if the initial Nodes are complete.
+    fn ends_initial(&self) -> bool {
+        self.kind == "BOOKMARK" && self.object.metadata.annotations.get(INITIAL_EVENTS_END) == Some("true")
+    }
 }
 
 /// A page of a list, without its items.
@@ -75,15 +82,20 @@ struct PageMetadata {
 
 impl Follow for Follower<'_> {
     async fn follow(&self, updates: &Updates, outage: &mut Outage) -> Result<()> {
+        let mut gone: Option<Instant> = None;
         while !updates.is_closed() {
-            match self.session.version() {
-                Some(version) => {
-                    let from = format!("&resourceVersion={version}");
-                    let lines = self.open(&from).await.map_err(|error| self.refused(error))?;
-                    self.read(lines, None, updates, outage).await?;
+            let ended = match self.session.version() {
+                Some(version) => self.resume(&version, updates, outage).await,
+                None if self.store.streams_lists() => self.stream(updates, outage).await,
+                None => self.list(updates).await,
+            };
+            match ended {
+                // An API server forgets versions after some minutes, or when it restarts. Once in a while this is no failure.
+                Err(error) if is_gone(&error) && gone.is_none_or(|last| last.elapsed() > GONE_AGAIN) => {
+                    debug!("reading all nodes again: {error:#}");
+                    gone = Some(Instant::now());
                 }
-                None if self.store.streams_lists() => self.stream(updates, outage).await?,
-                None => self.list(updates).await?,
+                ended => ended?,
             }
         }
         Ok(())
@@ -91,6 +103,13 @@ impl Follow for Follower<'_> {
 }
 
 impl Follower<'_> {
+    /// Follows the Nodes from this version on.
+    async fn resume(&self, version: &str, updates: &Updates, outage: &mut Outage) -> Result<()> {
+        let lines =
+            self.open(&format!("&resourceVersion={version}")).await.map_err(|error| self.refused(error))?;
+        self.read(lines, None, updates, outage).await
+    }
+
     /// Reads all Nodes by a watch, and follows it.
     async fn stream(&self, updates: &Updates, outage: &mut Outage) -> Result<()> {
         let all = "&resourceVersion=0&resourceVersionMatch=NotOlderThan&sendInitialEvents=true";
@@ -155,50 +174,50 @@ impl Follower<'_> {
         if initial.is_none() {
             outage.end();
         }
-        loop {
+        while !updates.is_closed() {
             let patience = if initial.is_some() { READ_PATIENCE } else { WATCH_PATIENCE };
-            let line = match timeout(patience, lines.next()).await {
-                Ok(line) => line?,
-                Err(_) if initial.is_some() => {
-                    self.store.lists_in_pages();
-                    bail!("the API server does not send all nodes in a watch");
-                }
-                Err(_) => {
-                    debug!("the watch on the nodes is silent; opening another one");
-                    return Ok(());
-                }
+            let Ok(line) = timeout(patience, lines.next()).await else {
+                return self.silent(initial.is_some());
             };
-            let Some(line) = line else {
+            let Some(line) = line? else {
                 ensure!(opened.elapsed() >= SHORTEST_WATCH, "the API server ended the watch at once");
                 return Ok(());
             };
             let event = self.event(line)?;
-            let version = &event.object.metadata.resource_version;
-            match (&mut initial, &*event.kind) {
-                (Some(nodes), "ADDED" | "MODIFIED") => nodes.push(self.view(&event.object)),
-                (Some(nodes), "BOOKMARK") => {
-                    let end = event.object.metadata.annotations.get(INITIAL_EVENTS_END) == Some("true");
-                    if end {
-                        self.begin(std::mem::take(nodes), version.to_string(), updates).await?;
-                        initial = None;
-                        outage.end();
-                    }
+            match &mut initial {
+                None => self.take_in(&event, updates).await,
+                Some(_) if event.ends_initial() => {
+                    let nodes = initial.take().unwrap_or_default();
+                    self.begin(nodes, event.object.metadata.resource_version.to_string(), updates).await?;
+                    outage.end();
                 }
-                (Some(_), _) => {}
-                (None, kind) => {
-                    let changes = match kind {
-                        "ADDED" | "MODIFIED" => self.session.put(self.view(&event.object)),
-                        "DELETED" => self.session.remove(&event.object.metadata.name),
-                        _ => Changes::default(),
-                    };
-                    self.session.advance(version);
-                    self.publish(changes, updates).await;
-                }
-            }
-            if updates.is_closed() {
-                return Ok(());
+                Some(nodes) if event.kind == "ADDED" => nodes.push(self.view(&event.object)),
+                Some(_) => {}
             }
         }
+        Ok(())
+    }
+
+    /// Takes in a change.
+    async fn take_in(&self, event: &Event<'_>, updates: &Updates) {
+        let Metadata { name, resource_version, .. } = &event.object.metadata;
+        let changes = match &*event.kind {
+            "ADDED" | "MODIFIED" => self.session.put(self.view(&event.object)),
+            "DELETED" => self.session.remove(name),
+            _ => Changes::default(),
+        };
+        self.session.advance(resource_version);
+        self.publish(changes, updates).await;
+    }
+
+    /// Decides what it means that nothing comes.
+    fn silent(&self, initial: bool) -> Result<()> {
+        if initial {
+            self.store.lists_in_pages();
+            bail!("the API server does not send all nodes in a watch");
+        }
+        debug!("the watch on the nodes is silent; opening another one");
+        Ok(())
     }
 
     /// Decodes a line. An error of the API server, and what is no event, lead to another list.
@@ -260,4 +279,9 @@ impl Follower<'_> {
         let view = NodeView::new(object, &self.store.prefix);
         self.session.newest(view, &object.metadata.resource_version)
     }
+}
+
+/// Returns true if the API server no longer knows the version that it was asked for.
+fn is_gone(error: &anyhow::Error) -> bool {
+    error.downcast_ref().and_then(ApiError::code) == Some(410)
 }

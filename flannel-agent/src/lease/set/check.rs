@@ -76,6 +76,26 @@ pub enum RefusalReason {
     },
 }
 
+impl RefusalReason {
+    /// Returns what to do about it where a lease is a Node.
+    pub(super) const fn remedy_in_kubernetes(&self) -> &'static str {
+        match self {
+            Self::Value(_) | Self::NoPublicIp(_) | Self::NoVtepMac { .. } => {
+                "restart flannel on that node, which writes its annotations again"
+            }
+            Self::OutsideNetwork { .. } | Self::OtherFamily => {
+                "kube-controller-manager's --cluster-cidr and flannel's net-conf.json must name the same network"
+            }
+            Self::Key(_) | Self::OverlapsOwn { .. } | Self::OverlapsPeer { .. } => {
+                "delete the wrong node and let it register again"
+            }
+            Self::OtherBackend { .. } | Self::OtherVni { .. } => {
+                "flannel must have the same net-conf.json on all nodes; restart it where the file is an older one"
+            }
+        }
+    }
+}
+
 /// An entry that this node can use.
 pub(super) enum AcceptedLease {
     /// The entry of our own subnet, with its holder.
