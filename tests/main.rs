@@ -8,6 +8,7 @@
 mod cni;
 mod documents;
 mod endpoint;
+mod image;
 mod inspect;
 mod manifests;
 mod migration;

@@ -5,14 +5,14 @@ mod container;
 mod image;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cgroup;
 use crate::cluster::Node;
@@ -42,6 +42,7 @@ pub struct Docker {
     api: Api,
     image: Image,
     mark: String,
+    dir: PathBuf,
     netns: Arc<NetNs>,
     containers: AtomicU32,
     _workdir: Arc<Workdir>,
@@ -63,6 +64,7 @@ impl Docker {
             daemon: Daemon::start(&name, command, &dir.join("docker.log"))?,
             api: Api::new(dir.join("docker.sock")),
             mark,
+            dir,
             netns: Arc::clone(node.netns()),
             containers: AtomicU32::new(0),
             _workdir: Arc::clone(&node.workdir),
@@ -98,13 +100,43 @@ impl Docker {
         container::run(&self.api, &id).with_context(|| format!("`{line}` in a container"))
     }
 
+    /// Loads the images in an archive, as `docker load` does.
+    pub fn load(&self, archive: &Path) -> Result<()> {
+        let bytes = fs::read(archive).with_context(|| format!("read {}", archive.display()))?;
+        self.api.load(&bytes)
+    }
+
+    /// Runs a program of a loaded image in a new container, waits for its end and returns its output. `folders` are those of
+    /// this machine that it sees, as `/on/the/machine:/in/the/container`.
+    pub fn run_program(&self, image: &str, command: &[&str], folders: &[String]) -> Result<String> {
+        let (program, arguments) = command.split_first().context("the command is empty")?;
+        let container = json!({
+            "Image": image,
+            "Entrypoint": [program],
+            "Cmd": arguments,
+            "Env": [format!("{MARK}={}", self.mark)],
+            "Tty": true,
+            // What the firewall tools take to look at the container's own network.
+            "HostConfig": {"Binds": folders, "CapAdd": ["NET_ADMIN", "NET_RAW"]},
+        });
+        container::run(&self.api, &self.create_of(&container)?)
+            .with_context(|| format!("{command:?} in {image}"))
+    }
+
+    /// Returns the socket of its containerd.
+    pub fn containerd(&self) -> PathBuf {
+        self.dir.join("exec/containerd/containerd.sock")
+    }
+
     fn create(&self, command: &[&str]) -> Result<String> {
         let busybox = format!("BUSYBOX={}", self.image.busybox());
         // By the mark the test bed finds its processes. With a terminal the log is plain text.
         let env = [format!("{MARK}={}", self.mark), busybox];
-        let created = self
-            .api
-            .post("/containers/create", &json!({"Image": IMAGE, "Cmd": command, "Env": env, "Tty": true}))?;
+        self.create_of(&json!({"Image": IMAGE, "Cmd": command, "Env": env, "Tty": true}))
+    }
+
+    fn create_of(&self, container: &Value) -> Result<String> {
+        let created = self.api.post("/containers/create", container)?;
         created["Id"].as_str().map(str::to_owned).with_context(|| format!("no container in {created}"))
     }
 

@@ -1,4 +1,4 @@
-//! Where the Debian package is.
+//! Where the files of a release are.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -6,6 +6,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 
 const VARIABLE: &str = "FLANNEL_PACKAGE";
+
+/// Returns the archive of the image for an architecture, as rustc names it, in `dist/`.
+pub fn image(architecture: &str) -> Result<PathBuf> {
+    let name = format!("flannel-agent-{}-image-{architecture}.tar", env!("CARGO_PKG_VERSION"));
+    released(&name)
+}
+
+/// Returns a file of the release, in `dist/`.
+pub fn released(name: &str) -> Result<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("dist").join(name);
+    let found = path.is_file().then_some(&path);
+    found.cloned().with_context(|| format!("{} is not there: cargo xtask dist makes it", path.display()))
+}
 
 /// `$FLANNEL_PACKAGE`, or the one in `dist/`.
 pub fn package() -> Result<PathBuf> {
@@ -15,8 +28,5 @@ pub fn package() -> Result<PathBuf> {
     }
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     let name = format!("flannel-agent_{}_{architecture}.deb", env!("CARGO_PKG_VERSION"));
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("dist");
-    let path = folder.join(name);
-    let found = path.is_file().then_some(&path);
-    found.cloned().with_context(|| format!("{} is not there: cargo xtask dist makes it", path.display()))
+    released(&name)
 }

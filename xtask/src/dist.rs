@@ -2,6 +2,7 @@
 
 mod binary;
 mod man;
+mod manifests;
 mod package;
 
 use std::fs::{self, File};
@@ -12,6 +13,7 @@ use anyhow::{Context, Result};
 use flannel_tests::tools::Part;
 
 use crate::architecture::{self, Architecture};
+use crate::image::{self, Compression};
 use crate::workspace::root;
 use crate::{phase, setup};
 pub(crate) use binary::build;
@@ -30,7 +32,8 @@ pub(crate) struct Args {
     arch: Option<&'static Architecture>,
 }
 
-/// Builds for each architecture, then puts everything into `dist/`, which it empties before.
+/// Builds for each architecture, then puts everything into `dist/`, which it empties before. Images get the newest
+/// packages.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let architectures = args.arch.map_or_else(|| architecture::ALL.iter().collect(), |arch| vec![arch]);
     setup::ensure(&NEEDS)?;
@@ -47,7 +50,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         package::write(architecture, &folder)?;
         let name = format!("flannel-agent-{VERSION}-{}", architecture.name);
         fs::copy(binary, folder.join(&name)).with_context(|| format!("cannot write {name}"))?;
+        image::forget_packages(architecture)?;
+        image::make(architecture, binary, Compression::Gzip, &folder.join(image::file_name(architecture)))?;
     }
+    manifests::write(&folder)?;
     write_checksums(&folder)?;
     list(&folder)
 }

@@ -17,8 +17,10 @@ use crate::architecture::Architecture;
 use crate::workspace::{agent as debug_agent, cargo, root};
 use crate::{dist, phase, setup};
 use archive::Layer;
-pub(crate) use archive::{Compression, NAME, VERSION};
+pub(crate) use archive::{Compression, gzip};
+use archive::{NAME, VERSION};
 use system::System;
+pub(crate) use tree::Tree;
 
 /// The parts of the work whose tools it needs.
 pub(crate) const NEEDS: [Part; 3] = dist::NEEDS;
@@ -60,6 +62,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Returns the name of the archive of an image.
 pub(crate) fn file_name(architecture: &Architecture) -> String {
     format!("flannel-agent-{VERSION}-image-{}.tar", architecture.name)
+}
+
+/// Removes the packages that were downloaded for earlier images, so that the next has the newest.
+pub(crate) fn forget_packages(architecture: &Architecture) -> Result<()> {
+    system::forget(architecture)
 }
 
 /// Makes the image of an agent's binary for the architecture and writes it to a file, which both

@@ -52,7 +52,7 @@ enum Chore {
     Complexity,
     /// Compile the interface of etcd's client anew, after a change of its version
     Descriptors,
-    /// Build static binaries and Debian packages of a release into dist/, for x86_64 and aarch64
+    /// Build static binaries, Debian packages and container images of a release into dist/, for x86_64 and aarch64
     Dist(dist::Args),
     /// Make the container image, without a base image, a daemon or a registry
     Image(image::Args),

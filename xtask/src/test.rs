@@ -22,8 +22,8 @@ pub(crate) const NEEDS: [Part; 5] = [Part::Lint, Part::Build, Part::Cluster, Par
 const LIST: &str = "--list";
 /// Arguments of the suite that only say what is printed.
 const OUTPUT: [&str; 5] = ["--nocapture", "--no-capture", "--show-output", "--quiet", "-q"];
-/// The tests of the Debian package, as a part of their names. They are ignored where no package has been made.
-const PACKAGE: &str = "package::";
+/// The tests of the release's files, as parts of their names. They are ignored where no release has been made.
+const RELEASE: [&str; 2] = ["package::", "image::"];
 
 /// What to test.
 #[derive(clap::Args)]
@@ -31,7 +31,7 @@ pub(crate) struct Args {
     /// Leave out the tests on Debian's kernel (`cargo xtask vm`)
     #[arg(long)]
     no_vm: bool,
-    /// Leave out the release (`cargo xtask dist`), the test of its package, and its binary for another architecture
+    /// Leave out the release (`cargo xtask dist`), the tests of its package and image, and its binary for another architecture
     #[arg(long)]
     no_dist: bool,
     /// Leave out the tests on a real Kubernetes, and its build (`cargo xtask kube`)
@@ -75,7 +75,8 @@ fn run_all(args: &Args) -> Result<()> {
     run_suite(&[], kubernetes.as_ref())?;
     if dist {
         dist::run(&dist::Args::default())?;
-        run_suite(&["--ignored", PACKAGE].map(str::to_owned), None)?;
+        let arguments = ["--ignored"].into_iter().chain(RELEASE).map(str::to_owned);
+        run_suite(&arguments.collect::<Vec<_>>(), None)?;
     }
     machines.iter().try_for_each(|parts| vm::run(&[], parts))?;
     let parts =

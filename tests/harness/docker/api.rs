@@ -31,6 +31,14 @@ impl Api {
         Ok(())
     }
 
+    /// Loads images from the archive that `docker save` or an OCI tool makes.
+    pub(super) fn load(&self, archive: &[u8]) -> Result<()> {
+        let answer = self.request("POST", "/images/load?quiet=1", "application/x-tar", archive)?;
+        // As above.
+        ensure!(!answer.contains("errorDetail"), "load an image: {answer}");
+        Ok(())
+    }
+
     pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value> {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         parsed(&self.request("POST", path, "application/json", body.as_bytes())?)

@@ -16,9 +16,9 @@ use super::tree::Tree;
 use crate::architecture::Architecture;
 
 /// The image's name, without its tag. The manifests have it, too.
-pub(crate) const NAME: &str = "localhost/flannel-agent";
+pub(super) const NAME: &str = "localhost/flannel-agent";
 /// The image's tag.
-pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The programs' folders in the image.
 const PATH: &str = "PATH=/opt/bin:/usr/sbin:/usr/bin";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -165,7 +165,44 @@ fn digest(data: &[u8]) -> String {
 }
 
 /// Compresses, without a time or a name in the header.
-fn gzip(data: &[u8]) -> Result<Vec<u8>> {
+pub(crate) fn gzip(data: &[u8]) -> Result<Vec<u8>> {
     let mut encoder = GzBuilder::new().mtime(0).write(Vec::new(), Level::best());
     encoder.write_all(data).and_then(|()| encoder.finish()).context("cannot compress a layer")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOCKERFILE: &str = include_str!("../../../deploy/Dockerfile");
+
+    #[test]
+    fn the_dockerfile_says_the_same_of_the_image() {
+        let (_, labels) = about();
+        for key in ["title", "description", "version", "licenses"] {
+            let key = format!("org.opencontainers.image.{key}");
+            let line = format!("{key}={}", labels[&key]);
+            assert!(DOCKERFILE.contains(&line), "{line}");
+        }
+        for line in [format!("ENV {PATH}"), format!("ENTRYPOINT [\"/{AGENT}\"]"), "WORKDIR /".to_owned()] {
+            assert!(DOCKERFILE.lines().any(|found| found == line), "{line}");
+        }
+    }
+
+    #[test]
+    fn compressing_the_same_data_gives_the_same_file() {
+        let data = b"some data ".repeat(1000);
+        assert_eq!(gzip(&data).unwrap(), gzip(&data).unwrap());
+        let mut text = String::new();
+        let packed = gzip(&data).unwrap();
+        std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(packed.as_slice()), &mut text)
+            .unwrap();
+        assert!(text.into_bytes() == data);
+    }
+
+    #[test]
+    fn digests_are_those_of_sha256sum() {
+        let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(digest(b""), empty);
+    }
 }

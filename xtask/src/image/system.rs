@@ -24,6 +24,8 @@ const KINDS: [(&str, &str); 2] = [("nft", "xtables-nft-multi"), ("legacy", "xtab
 const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
 /// Where containers expect folders, some of them to mount on.
 const FOLDERS: [&str; 6] = ["dev", "proc", "run", "sys", "tmp", "var/run"];
+/// The folder of unpacked packages.
+const UNPACKED: &str = "packages";
 const PASSWD: &str = "root:x:0:0:root:/:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n";
 const GROUP: &str = "root:x:0:\nnogroup:x:65534:\n";
 
@@ -36,8 +38,8 @@ pub(super) struct System<'a> {
 impl<'a> System<'a> {
     /// Returns what was unpacked before, or downloads it.
     pub(super) fn get(architecture: &'a Architecture) -> Result<Self> {
-        let folder = target()?.join("image").join(architecture.name);
-        let root = folder.join("packages");
+        let folder = folder(architecture)?;
+        let root = folder.join(UNPACKED);
         if !root.exists() {
             phase::measured(
                 &format!("download of the image's packages for {}", architecture.debian),
@@ -127,6 +129,19 @@ impl<'a> System<'a> {
         }
         bail!("it is in none of {}", self.root.display())
     }
+}
+
+/// Removes what was unpacked before.
+pub(super) fn forget(architecture: &Architecture) -> Result<()> {
+    let root = folder(architecture)?.join(UNPACKED);
+    if root.exists() {
+        fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
+    }
+    Ok(())
+}
+
+fn folder(architecture: &Architecture) -> Result<PathBuf> {
+    Ok(target()?.join("image").join(architecture.name))
 }
 
 /// Returns the names of iptables in the image, and the programs that they link to.

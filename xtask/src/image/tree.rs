@@ -8,7 +8,7 @@ use tar::{Builder, EntryType, Header};
 
 /// Files by their paths in the image, without the leading slash. Sorted, so that the archive is always the same.
 #[derive(Default)]
-pub(super) struct Tree {
+pub(crate) struct Tree {
     entries: BTreeMap<PathBuf, Entry>,
 }
 
@@ -20,27 +20,27 @@ enum Entry {
 
 impl Tree {
     /// Adds a program or a library.
-    pub(super) fn program(&mut self, path: impl AsRef<Path>, content: Vec<u8>) {
+    pub(crate) fn program(&mut self, path: impl AsRef<Path>, content: Vec<u8>) {
         self.add(path.as_ref(), Entry::File { content, mode: 0o755 });
     }
 
     /// Adds a file that is only read.
-    pub(super) fn file(&mut self, path: impl AsRef<Path>, content: impl Into<Vec<u8>>) {
+    pub(crate) fn file(&mut self, path: impl AsRef<Path>, content: impl Into<Vec<u8>>) {
         self.add(path.as_ref(), Entry::File { content: content.into(), mode: 0o644 });
     }
 
     /// Adds a symbolic link.
-    pub(super) fn link(&mut self, path: impl AsRef<Path>, target: impl Into<PathBuf>) {
+    pub(crate) fn link(&mut self, path: impl AsRef<Path>, target: impl Into<PathBuf>) {
         self.add(path.as_ref(), Entry::Link(target.into()));
     }
 
     /// Adds a folder. Those above a file need not be added.
-    pub(super) fn folder(&mut self, path: impl AsRef<Path>) {
+    pub(crate) fn folder(&mut self, path: impl AsRef<Path>) {
         self.add(path.as_ref(), Entry::Folder);
     }
 
     /// Returns whether there is something at the path.
-    pub(super) fn has(&self, path: impl AsRef<Path>) -> bool {
+    pub(crate) fn has(&self, path: impl AsRef<Path>) -> bool {
         self.entries.contains_key(path.as_ref())
     }
 
@@ -53,7 +53,7 @@ impl Tree {
 
     /// Returns the archive: everything belongs to root and was changed at the epoch, so that it depends on nothing but the
     /// content.
-    pub(super) fn archive(&self) -> Result<Vec<u8>> {
+    pub(crate) fn archive(&self) -> Result<Vec<u8>> {
         let mut archive = Builder::new(Vec::new());
         for (path, entry) in &self.entries {
             append(&mut archive, path, entry)

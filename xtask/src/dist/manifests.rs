@@ -1,0 +1,40 @@
+//! What a cluster is given: the manifest, the kustomize folders, and the Helm chart as `helm package` names it.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::VERSION;
+use crate::image::{Tree, gzip};
+use crate::workspace::root;
+
+const MANIFEST: &str = "kube-flannel.yml";
+
+/// Writes them.
+pub(super) fn write(folder: &Path) -> Result<()> {
+    let deploy = root().join("deploy");
+    fs::copy(deploy.join(MANIFEST), folder.join(MANIFEST))
+        .with_context(|| format!("cannot write {MANIFEST}"))?;
+    pack(&deploy.join("helm"), &folder.join(format!("flannel-{VERSION}.tgz")))?;
+    pack(&deploy.join("kustomize"), &folder.join(format!("flannel-agent-{VERSION}-kustomize.tgz")))
+}
+
+/// Packs what is in a folder.
+fn pack(folder: &Path, archive: &Path) -> Result<()> {
+    let mut tree = Tree::default();
+    add(&mut tree, folder, Path::new(""))?;
+    fs::write(archive, gzip(&tree.archive()?)?).with_context(|| format!("cannot write {}", archive.display()))
+}
+
+fn add(tree: &mut Tree, folder: &Path, name: &Path) -> Result<()> {
+    for entry in folder.read_dir().with_context(|| format!("cannot read {}", folder.display()))? {
+        let (path, name) = entry.map(|entry| (entry.path(), name.join(entry.file_name())))?;
+        if path.is_dir() {
+            add(tree, &path, &name)?;
+        } else {
+            tree.file(name, fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?);
+        }
+    }
+    Ok(())
+}
