@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use flannel_tests::agent::agent_binary;
 use flannel_tests::process::{Finished, LIMIT, complete};
-use flannel_tests::{NetNs, Node};
+use flannel_tests::{NetNs, Node, SubnetEnv};
 use serde_json::{Value, json};
 
 use self::runtime::Runtime;
@@ -72,6 +72,19 @@ fn set_up<'a>(node: &'a Node, conflist: &Value) -> Result<Runtime<'a>> {
     let done = install_cni(node, &["--cni-conf", source.to_str().context("the path is UTF-8")?])?;
     anyhow::ensure!(done.status.success(), "install-cni: {}", done.stderr);
     Runtime::new(node)
+}
+
+/// Writes what an agent would write.
+fn write_subnet(node: &Node, subnet: &str) -> Result<()> {
+    let subnet = SubnetEnv {
+        network: Some("10.5.0.0/16".parse()?),
+        subnet: Some(subnet.parse()?),
+        ipv6_network: None,
+        ipv6_subnet: None,
+        mtu: 1450,
+        ip_masq: true,
+    };
+    subnet.write(&node.subnet_file())
 }
 
 /// Returns the names of the files in a folder; empty if it does not exist.

@@ -1,14 +1,17 @@
 //! The bridge of a subnet that the node had before.
 
+use std::collections::BTreeSet;
+use std::panic::resume_unwind;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use flannel_tests::traffic::ping;
-use flannel_tests::{Host as _, TestResult, Topology, eventually};
+use flannel_tests::{Cluster, Host, TestResult, Topology, eventually};
 use serde_json::Value;
 
-use super::runtime::{Runtime, refused};
-use super::{addresses, conflist, set_up};
+use super::runtime::{Runtime, Sandbox, refused};
+use super::{addresses, conflist, set_up, write_subnet};
 use crate::inspect::Peer;
 use crate::overlay::Overlay;
 
@@ -66,5 +69,28 @@ fn a_bridge_with_pods_is_named_with_their_ports_and_replaced_when_they_are_gone(
     first.detach(&old)?;
     let pod = first.add(Value::Null)?;
     eventually("pods reach each other", SOON, || ping(&pod, remote.ip()).and(ping(&remote, pod.ip())))?;
+    Ok(())
+}
+
+#[test]
+fn pods_made_at_the_same_time_replace_the_bridge_once() -> TestResult {
+    let cluster = Cluster::segment(1)?;
+    let node = &cluster.nodes()[0];
+    let runtime = set_up(node, &conflist(node, "1.0.0", |_| {}))?;
+    write_subnet(node, "10.5.1.1/24")?;
+    runtime.detach(&runtime.add(Value::Null)?)?;
+    write_subnet(node, "10.5.2.1/24")?;
+    let pods: Vec<Sandbox> = thread::scope(|scope| {
+        let started: Vec<_> = (0..8).map(|_| scope.spawn(|| runtime.add(Value::Null))).collect();
+        let ended =
+            started.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        ended.collect::<Result<_>>()
+    })?;
+    assert_eq!(addresses(node.netns(), "cni0")?, ["10.5.2.1/24"]);
+    let distinct: BTreeSet<_> = pods.iter().map(Host::ip).collect();
+    assert_eq!(distinct.len(), pods.len(), "{distinct:?}");
+    let gateway = "10.5.2.1".parse()?;
+    pods.iter()
+        .try_for_each(|pod| eventually("a pod reaches its gateway", SOON, || ping(pod, gateway)).map(drop))?;
     Ok(())
 }

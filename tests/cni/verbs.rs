@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use flannel_tests::agent::agent_binary;
 use flannel_tests::process::{LIMIT, complete};
-use flannel_tests::{Cluster, Host as _, Node, SubnetEnv, TestResult};
+use flannel_tests::{Cluster, Host as _, Node, TestResult};
 use serde_json::{Value, json};
 
 use super::runtime::{Sandbox, refused};
-use super::{bin_dir, conflist, data_dir, files, set_up};
+use super::{bin_dir, conflist, data_dir, files, set_up, write_subnet};
 
 /// A delegate for CNI 1.1, which Debian's plugins do not know: it writes down each command with its configuration.
 const RECORDER: &str = r#"#!/bin/sh
@@ -25,19 +25,6 @@ fi
 /// A node without an agent.
 fn node() -> Result<Cluster> {
     Cluster::segment(1)
-}
-
-/// Writes what an agent would write.
-fn write_subnet(node: &Node, subnet: &str) -> Result<()> {
-    let subnet = SubnetEnv {
-        network: Some("10.5.0.0/16".parse()?),
-        subnet: Some(subnet.parse()?),
-        ipv6_network: None,
-        ipv6_subnet: None,
-        mtu: 1450,
-        ip_masq: true,
-    };
-    subnet.write(&node.subnet_file())
 }
 
 /// Returns the addresses that host-local has given to pods.
