@@ -46,6 +46,16 @@ impl Figures {
             .map_or(Ok(0.0), |value| value.trim().parse().with_context(|| format!("{name} is {value:?}")))
     }
 
+    /// Returns the sum of the metric over all its labels.
+    pub(crate) fn sum(&self, name: &str) -> Result<f64> {
+        let samples = self
+            .0
+            .lines()
+            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+        let value = |line: &str| line.rsplit(' ').next().unwrap_or_default().parse::<f64>();
+        samples.map(|line| value(line).with_context(|| format!("{line:?} has no number"))).sum()
+    }
+
     /// Returns the whole text, for error messages.
     pub(crate) fn text(&self) -> &str {
         &self.0

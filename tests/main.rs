@@ -10,6 +10,7 @@ mod documents;
 mod endpoint;
 mod image;
 mod inspect;
+mod kube_api;
 mod manifests;
 mod migration;
 mod network;

@@ -1,6 +1,6 @@
 //! Follows the leases of any datastore, and retries after failures with growing pauses.
 //!
-//! An outage is logged twice: when it begins and when it ends.
+//! An outage is logged when it begins and when it ends. A refusal during an outage is logged as well.
 
 use std::time::Duration;
 
@@ -24,6 +24,11 @@ pub(super) trait Follow: Sync {
         updates: &Updates,
         outage: &mut Outage,
     ) -> impl Future<Output = anyhow::Result<()>> + Send;
+
+    /// Returns whether the datastore has answered and refuses, so that an operator must act.
+    fn is_refusal(&self, _error: &anyhow::Error) -> bool {
+        false
+    }
 }
 
 /// See [`SubnetManager::watch`](super::SubnetManager::watch).
@@ -31,7 +36,7 @@ pub(super) async fn watch(store: &impl Follow, updates: Updates) {
     let mut outage = Outage::none();
     let follow = async {
         while let Err(error) = store.follow(&updates, &mut outage).await {
-            outage.begin(&error);
+            outage.begin(&error, store.is_refusal(&error));
             outage.pause().await;
         }
     };
@@ -45,16 +50,17 @@ pub(super) async fn watch(store: &impl Follow, updates: Updates) {
 pub(super) struct Outage {
     backoff: Backoff,
     ongoing: bool,
+    refused: bool,
 }
 
 impl Outage {
     fn none() -> Self {
-        Self { backoff: Backoff::new(PAUSE.0, PAUSE.1), ongoing: false }
+        Self { backoff: Backoff::new(PAUSE.0, PAUSE.1), ongoing: false, refused: false }
     }
 
-    /// Reports a failure; further failures of the same outage only at debug level.
-    fn begin(&mut self, error: &anyhow::Error) {
-        if self.ongoing {
+    /// Reports the first failure and the first refusal of an outage; others only at debug level.
+    fn begin(&mut self, error: &anyhow::Error, refusal: bool) {
+        if self.ongoing && (self.refused || !refusal) {
             tracing::debug!("still no watch on the leases: {error:#}");
         } else {
             tracing::warn!("lost the watch on the leases, retrying; routes stay as they are: {error:#}");
@@ -62,6 +68,7 @@ impl Outage {
         METRICS.datastore_up.set(0);
         METRICS.count_failure(FailureKind::Datastore);
         self.ongoing = true;
+        self.refused |= refusal;
     }
 
     /// Reports that the watch works.
@@ -71,6 +78,7 @@ impl Outage {
         }
         METRICS.datastore_up.set(1);
         self.ongoing = false;
+        self.refused = false;
         self.backoff.reset();
     }
 

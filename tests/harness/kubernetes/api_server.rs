@@ -3,18 +3,18 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Binaries, Client, certificates, kubeconfig};
 use crate::cluster::MGMT;
 use crate::etcd::{Etcd, free_port};
 use crate::owner::{MARK, new_tag};
-use crate::process::Daemon;
+use crate::process::{Daemon, LIMIT, finish};
 use crate::wait::eventually;
 use crate::workdir::Workdir;
 
@@ -33,6 +33,7 @@ pub struct ApiServer {
     server: Mutex<Daemon>,
     client: Client,
     start: Start,
+    rules: OnceLock<Value>,
     _proxy: Daemon,
     _etcd: Etcd,
     _workdir: Workdir,
@@ -76,7 +77,15 @@ impl ApiServer {
         let start = Start { binaries, tag, folder, etcd: etcd.endpoint(), port };
         let (proxy, client) = start.proxy()?;
         let server = Mutex::new(start.server()?);
-        let server = Self { server, client, start, _proxy: proxy, _etcd: etcd, _workdir: workdir };
+        let server = Self {
+            server,
+            client,
+            start,
+            rules: OnceLock::new(),
+            _proxy: proxy,
+            _etcd: etcd,
+            _workdir: workdir,
+        };
         server.wait_ready()?;
         Ok(server)
     }
@@ -125,7 +134,28 @@ impl ApiServer {
 
     /// Runs kubectl with these arguments and this standard input, and returns its standard output.
     pub fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String> {
-        crate::process::finish(self.start.kubectl()?.args(arguments), input, crate::process::LIMIT)
+        finish(self.start.kubectl()?.args(arguments), input, LIMIT)
+    }
+
+    /// Returns the rules of flannel's ClusterRole, as the project's manifest has them.
+    pub(super) fn flannel_rules(&self) -> Result<&Value> {
+        if self.rules.get().is_none() {
+            let rules = self.read_rules()?;
+            return Ok(self.rules.get_or_init(|| rules));
+        }
+        self.rules.get().context("the rules have been read")
+    }
+
+    /// Reads the manifest without creating its objects.
+    fn read_rules(&self) -> Result<Value> {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kube-flannel.yml");
+        let arguments =
+            ["create", "--dry-run=client", "--output=json", "--filename", &manifest.to_string_lossy()];
+        let text = self.kubectl(&arguments, "")?;
+        let objects = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
+        let objects = objects.collect::<serde_json::Result<Vec<_>>>().context("kubectl prints JSON")?;
+        let role = objects.into_iter().find(|object| object["kind"] == "ClusterRole");
+        Ok(role.context("the manifest has no ClusterRole")?["rules"].take())
     }
 
     fn wait_ready(&self) -> Result<()> {
@@ -163,6 +193,8 @@ impl Start {
         command.arg(format!("--service-account-signing-key-file={}", file("accounts.key")));
         command.arg(format!("--service-cluster-ip-range={SERVICES}"));
         command.args(["--authorization-mode=RBAC", "--allow-privileged=true"]);
+        // Nodes with a podCIDR of each family.
+        command.arg("--feature-gates=IPv6DualStack=true");
         // There is no service for it.
         command.arg("--endpoint-reconciler-type=none");
         Daemon::start("kube-apiserver", command, &self.folder.join("kube-apiserver.log"))

@@ -41,9 +41,12 @@ impl Client {
         Self { socket }
     }
 
+    /// Fails until the API server is ready. It makes the namespace `default` a moment later than it says so.
     pub(super) fn ready(&self) -> Result<()> {
-        let (status, body) = self.exchange("GET", "/readyz", JSON, "")?;
-        ensure!(status == 200, "status {status}: {body}");
+        for path in ["/readyz", "/api/v1/namespaces/default"] {
+            let (status, body) = self.exchange("GET", path, JSON, "")?;
+            ensure!(status == 200, "{path}: status {status}: {body}");
+        }
         Ok(())
     }
 
@@ -81,6 +84,18 @@ impl Client {
         self.create(NODES, &node(name, pod_cidrs))
     }
 
+    /// Gives a Node that has none its podCIDRs.
+    pub fn assign(&self, name: &str, pod_cidrs: &[&str]) -> Result<()> {
+        let spec = json!({"spec": {"podCIDR": pod_cidrs.first(), "podCIDRs": pod_cidrs}});
+        self.patch(&format!("{NODES}/{name}"), &spec).map(drop)
+    }
+
+    /// Sets a condition of a Node, as a controller does.
+    pub fn set_condition(&self, name: &str, condition: &Value) -> Result<()> {
+        let status = json!({"status": {"conditions": [condition]}});
+        self.request("PATCH", &format!("{NODES}/{name}/status"), STRATEGIC_PATCH, &status).map(drop)
+    }
+
     /// Reads a Node.
     pub fn node(&self, name: &str) -> Result<Value> {
         self.get(&format!("{NODES}/{name}"))
@@ -97,9 +112,7 @@ impl Client {
     pub fn heartbeat(&self, name: &str, number: u32) -> Result<()> {
         let time =
             format!("2026-01-01T{:02}:{:02}:{:02}Z", number / 3600 % 24, number / 60 % 60, number % 60);
-        let ready = json!({"type": "Ready", "status": "True", "lastHeartbeatTime": time});
-        let status = json!({"status": {"conditions": [ready]}});
-        self.request("PATCH", &format!("{NODES}/{name}/status"), STRATEGIC_PATCH, &status).map(drop)
+        self.set_condition(name, &json!({"type": "Ready", "status": "True", "lastHeartbeatTime": time}))
     }
 
     /// Removes a Node.
@@ -132,10 +145,22 @@ impl Client {
         Ok(answer["status"]["token"].as_str().context("the answer has no token")?.to_owned())
     }
 
+    /// Returns whether a token is valid.
+    pub fn accepts(&self, token: &str) -> Result<bool> {
+        let review = json!({"spec": {"token": token}});
+        let answer = self.create("/apis/authentication.k8s.io/v1/tokenreviews", &review)?;
+        Ok(answer["status"]["authenticated"] == true)
+    }
+
     /// Creates a ClusterRole.
     pub fn create_role(&self, name: &str, rules: &Value) -> Result<()> {
         self.create(&format!("{RBAC}/clusterroles"), &json!({"metadata": {"name": name}, "rules": rules}))
             .map(drop)
+    }
+
+    /// Changes the rules of a ClusterRole.
+    pub fn change_role(&self, name: &str, rules: &Value) -> Result<()> {
+        self.patch(&format!("{RBAC}/clusterroles/{name}"), &json!({"rules": rules})).map(drop)
     }
 
     /// Removes a ClusterRole.
@@ -158,11 +183,12 @@ impl Client {
         self.delete(&format!("{RBAC}/clusterrolebindings/{name}"))
     }
 
-    /// Returns whether a service account may list the Nodes.
-    pub fn may_list_nodes(&self, namespace: &str, account: &str) -> Result<bool> {
+    /// Returns whether a service account may do this: `patch`, `nodes/status`.
+    pub fn may(&self, namespace: &str, account: &str, verb: &str, resource: &str) -> Result<bool> {
+        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         let review = json!({"spec": {
             "user": format!("system:serviceaccount:{namespace}:{account}"),
-            "resourceAttributes": {"verb": "list", "resource": "nodes"},
+            "resourceAttributes": {"verb": verb, "resource": resource, "subresource": subresource},
         }});
         let answer = self.create("/apis/authorization.k8s.io/v1/subjectaccessreviews", &review)?;
         answer["status"]["allowed"].as_bool().context("the answer says neither yes nor no")

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +23,8 @@ use crate::workdir::Workdir;
 const PORT: u16 = 6443;
 /// The namespace of the service accounts.
 const NAMESPACE: &str = "default";
+/// The file that the agents read, as the ConfigMap has it.
+const CONFIG: &str = "net-conf.json";
 /// Time limit for a change of rights to be in force.
 const IN_FORCE: Duration = Duration::from_secs(10);
 
@@ -33,6 +37,7 @@ pub struct KubeStore {
     tag: String,
     folder: PathBuf,
     nodes: Mutex<Vec<String>>,
+    configs: AtomicU32,
     _workdir: Arc<Workdir>,
 }
 
@@ -50,10 +55,11 @@ impl KubeStore {
             tag: tag.to_owned(),
             folder: workdir.subdir("kubernetes")?,
             nodes: Mutex::default(),
+            configs: AtomicU32::new(0),
             _workdir: Arc::clone(workdir),
         };
         store.client().create_account(NAMESPACE, tag)?;
-        store.client().create_role(tag, &rules())?;
+        store.client().create_role(tag, server.flannel_rules()?)?;
         store.allow()?;
         store.renew_token()?;
         let user = json!({"tokenFile": store.token_file()});
@@ -142,6 +148,11 @@ impl KubeStore {
         found.cloned().with_context(|| format!("{node} has no condition {kind}"))
     }
 
+    /// Gives a Node that has none its podCIDRs, as kube-controller-manager does.
+    pub fn assign(&self, node: &str, pod_cidrs: &[&str]) -> Result<()> {
+        self.client().assign(&self.name_of(node), pod_cidrs)
+    }
+
     /// Reads the Events about a Node.
     pub fn events(&self, node: &str) -> Result<Vec<Event>> {
         self.client().events(&self.name_of(node))
@@ -157,20 +168,37 @@ impl KubeStore {
     /// Gives the agents the rights of flannel's ClusterRole.
     pub fn allow(&self) -> Result<()> {
         self.client().bind(&self.tag, &self.tag, NAMESPACE, &self.tag)?;
-        self.wait_allowed(true)
+        self.wait_allowed("list", "nodes", true)
     }
 
     /// Takes all rights away.
     pub fn deny(&self) -> Result<()> {
         self.client().unbind(&self.tag)?;
-        self.wait_allowed(false)
+        self.wait_allowed("list", "nodes", false)
     }
 
-    /// Makes a new service account in the place of the old one, whose tokens are refused from now on. The agents' token file
-    /// still has an old token.
+    /// Gives the agents the rights of flannel's ClusterRole without one of them: `list`, `nodes`.
+    pub fn allow_without(&self, verb: &str, resource: &str) -> Result<()> {
+        let mut rules = self.server.flannel_rules()?.clone();
+        let list = rules.as_array_mut().context("flannel's ClusterRole has no rules")?;
+        for rule in list.iter_mut().filter(|rule| has(&rule["resources"], resource)) {
+            rule["verbs"].as_array_mut().context("a rule without verbs")?.retain(|allowed| allowed != verb);
+        }
+        list.retain(|rule| rule["verbs"] != json!([]));
+        self.client().change_role(&self.tag, &rules)?;
+        self.wait_allowed(verb, resource, false)
+    }
+
+    /// Makes a new service account in the place of the old one, and waits until the old one's token is refused. The agents'
+    /// token file still has it. The API server accepts a token for 10 s more, from its cache.
     pub fn revoke_token(&self) -> Result<()> {
         self.client().delete_account(NAMESPACE, &self.tag)?;
-        self.client().create_account(NAMESPACE, &self.tag)
+        self.client().create_account(NAMESPACE, &self.tag)?;
+        let token = fs::read_to_string(self.token_file()).context("read the token")?;
+        eventually("the old token is refused", 2 * IN_FORCE, || {
+            ensure!(!self.client().accepts(&token)?, "not yet");
+            Ok(())
+        })
     }
 
     /// Writes a new token for the agents, as the kubelet does.
@@ -179,9 +207,20 @@ impl KubeStore {
         fs::write(self.token_file(), token).context("write a token")
     }
 
-    /// Returns the path of the agents' network configuration, `net-conf.json`.
-    pub fn config(&self) -> PathBuf {
-        self.folder.join("net-conf.json")
+    /// Replaces the configuration as the kubelet replaces the files of a ConfigMap: a link to a new folder takes the place of
+    /// the link to the old one.
+    fn mount_config(&self, json: &str) -> std::io::Result<()> {
+        let (data, new) = (self.folder.join("..data"), self.folder.join("..data_tmp"));
+        let number = self.configs.fetch_add(1, Ordering::Relaxed);
+        let folder = format!("..{number}");
+        fs::create_dir(self.folder.join(&folder))?;
+        fs::write(self.folder.join(&folder).join(CONFIG), json)?;
+        symlink(&folder, &new)?;
+        fs::rename(&new, &data)?;
+        match number {
+            0 => symlink(Path::new("..data").join(CONFIG), self.folder.join(CONFIG)),
+            _ => fs::remove_dir_all(self.folder.join(format!("..{}", number - 1))),
+        }
     }
 
     fn prefix(&self) -> String {
@@ -196,9 +235,9 @@ impl KubeStore {
         self.folder.join("token")
     }
 
-    fn wait_allowed(&self, wanted: bool) -> Result<()> {
+    fn wait_allowed(&self, verb: &str, resource: &str, wanted: bool) -> Result<()> {
         eventually("a change of rights is in force", IN_FORCE, || {
-            let allowed = self.client().may_list_nodes(NAMESPACE, &self.tag)?;
+            let allowed = self.client().may(NAMESPACE, &self.tag, verb, resource)?;
             ensure!(allowed == wanted, "not yet");
             Ok(())
         })
@@ -221,7 +260,7 @@ impl Datastore for KubeStore {
             "--kube-subnet-mgr".to_owned(),
             format!("--kubeconfig-file={}", self.kubeconfig().display()),
             format!("--kube-annotation-prefix={}", self.prefix()),
-            format!("--net-config-path={}", self.config().display()),
+            format!("--net-config-path={}", self.folder.join(CONFIG).display()),
         ]
     }
 
@@ -230,7 +269,7 @@ impl Datastore for KubeStore {
     }
 
     fn configure(&self, json: &str) -> Result<()> {
-        fs::write(self.config(), json).context("write the network's configuration")
+        self.mount_config(json).context("write the network's configuration")
     }
 
     fn show(&self) -> String {
@@ -246,12 +285,7 @@ impl Drop for KubeStore {
     }
 }
 
-/// The rights of flannel's ClusterRole.
-fn rules() -> Value {
-    json!([
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
-        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
-        {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
-        {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
-    ])
+/// Returns whether this is a list with this text in it.
+fn has(list: &Value, text: &str) -> bool {
+    list.as_array().is_some_and(|list| list.iter().any(|item| item == text))
 }

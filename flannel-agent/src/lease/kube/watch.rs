@@ -100,6 +100,11 @@ impl Follow for Follower<'_> {
         }
         Ok(())
     }
+
+    fn is_refusal(&self, error: &anyhow::Error) -> bool {
+        let code = error.downcast_ref().and_then(ApiError::code);
+        matches!(code, Some(401 | 403))
+    }
 }
 
 impl Follower<'_> {
