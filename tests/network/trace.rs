@@ -7,6 +7,7 @@ mod refusals;
 
 use anyhow::{Result, ensure};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome};
+use flannel_tests::agent::agent_binary;
 use flannel_tests::traffic::{UdpSession, ping};
 use flannel_tests::{AgentBuilder, Host, TestResult, Topology, eventually};
 
@@ -97,6 +98,17 @@ fn a_new_flow_goes_through_the_stack_and_is_encapsulated() -> TestResult {
         assert_eq!(answer.end(), ("leaves", UPLINK, "bpf"));
         assert_eq!(answer.0["end"]["node"], other.public_ip.to_string());
     }
+    Ok(())
+}
+
+#[test]
+fn a_trace_in_an_unprivileged_pod_sees_the_programs() -> TestResult {
+    let overlay = acquainted()?;
+    let node = &overlay.nodes()[0];
+    let mut agent = node.netns().command("setpriv");
+    agent.arg("--bounding-set=-sys_admin").arg(agent_binary()?);
+    let answer = there(&overlay).ask_of(&mut agent, node)?;
+    assert_eq!(answer.programs(), [("pod_egress", "not-cacheable"), ("overlay_egress", "encapsulated")]);
     Ok(())
 }
 

@@ -10,7 +10,6 @@ use ipnet::IpNet;
 use super::outer::OuterHeaders;
 use super::packet::Packet;
 use super::report::{Carrier, LeaseHolder, TraceEnd, TraceStep};
-use crate::dataplane::bpf::attach;
 use crate::dataplane::bpf::dry_run::known::{Held, OurEnd};
 use crate::dataplane::bpf::dry_run::{DryRun, Run, Spot};
 use crate::dataplane::kernel::Kernel;
@@ -117,7 +116,7 @@ impl Journey {
         let Some(programs) = &mut self.programs else { return Ok(None) };
         let Link { index, name, .. } = at;
         let device = name.clone();
-        if !attach::is_some_attached(hook, name, *index, &self.kernel).await? {
+        if !programs.is_attached(hook, *index, &self.kernel).await? {
             self.steps.push(TraceStep::Absent { program: hook.program(), device });
             return Ok(None);
         }

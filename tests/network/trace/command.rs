@@ -32,13 +32,22 @@ impl TraceCommand {
 
     /// Runs the trace and returns its report from JSON.
     pub(super) fn ask(&self, node: &Node) -> Result<TraceReport> {
-        let text = self.clone().arg("--json").text(node)?;
+        self.ask_of(&mut node.netns().command(agent_binary()?), node)
+    }
+
+    /// [`TraceCommand::ask`] with another command that starts the agent.
+    pub(super) fn ask_of(&self, agent: &mut Command, node: &Node) -> Result<TraceReport> {
+        let text = self.clone().arg("--json").text_of(agent, node)?;
         Ok(TraceReport(serde_json::from_str(&text).with_context(|| format!("no JSON: {text}"))?))
     }
 
     /// Runs the trace and returns its report as text.
     pub(super) fn text(&self, node: &Node) -> Result<String> {
-        let output = self.output(&mut node.netns().command(agent_binary()?), node)?;
+        self.text_of(&mut node.netns().command(agent_binary()?), node)
+    }
+
+    fn text_of(&self, agent: &mut Command, node: &Node) -> Result<String> {
+        let output = self.output(agent, node)?;
         ensure!(output.status.success() && output.stderr.is_empty(), "{output:?}");
         Ok(String::from_utf8(output.stdout)?)
     }

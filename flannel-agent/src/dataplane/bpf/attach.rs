@@ -13,7 +13,7 @@ use nix::net::if_::{Interface, if_nameindex};
 use tracing::debug;
 
 use super::link::Link;
-use super::pins::Pins;
+use super::pins::{Pins, link_name};
 use crate::dataplane::kernel::{Kernel, classifier};
 
 /// Priority and handle of the filter on the clsact qdisc. They are fixed, so that the next agent finds it. The priority is
@@ -139,24 +139,21 @@ pub(super) async fn is_attached(
     }
 }
 
-/// Returns whether any agent's program for this hook is attached to the interface.
+/// Returns whether a program for this hook is attached to the interface with this index: by one of the pinned links, or by a
+/// filter. As in [`is_attached`], the links are asked and not the interface.
 ///
 /// # Errors
 /// The kernel does not answer.
-pub(crate) async fn is_some_attached(
-    hook: Hook,
-    interface: &str,
-    index: u32,
-    kernel: &Kernel,
-) -> Result<bool> {
-    /// The number of bytes that the kernel keeps of a program's name (`BPF_OBJ_NAME_LEN`).
-    const NAME: usize = 15;
-    let name = hook.program().as_bytes();
-    let name = &name[..name.len().min(NAME)];
-    if let Ok((_, attached)) = SchedClassifier::query_tcx(interface, direction(hook))
-        && attached.iter().any(|attached| attached.name() == name)
-    {
-        return Ok(true);
+pub(super) async fn is_some_attached(hook: Hook, index: u32, pins: &Pins, kernel: &Kernel) -> Result<bool> {
+    let start = link_name(hook, "");
+    for name in pins.names().iter().filter(|name| name.starts_with(&start)) {
+        match Link::pinned(&pins.path(name)).and_then(|link| link.attachment()) {
+            Ok((attached, _)) if attached == index => return Ok(true),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("asking {name} where it is attached"));
+            }
+            _ => {}
+        }
     }
     has_filter(hook, index, kernel).await
 }

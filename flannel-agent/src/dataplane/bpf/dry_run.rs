@@ -18,10 +18,12 @@ use flannel_common::node::NodeConfig;
 use flannel_common::outcome::{Hook, Outcome, Traffic};
 use ipnet::IpNet;
 
+use super::attach;
 use super::counters::{self, Counters};
 use super::family::MapFamily;
 use super::loaded;
 use super::pins::Pins;
+use crate::dataplane::kernel::Kernel;
 use known::{Ends, Held, OurEnd};
 
 /// The maps that the copy shares with the node's programs. Programs do not write them.
@@ -109,6 +111,14 @@ impl DryRun {
         let path = self.pins.path(hook.program());
         let live = ProgramInfo::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
         Ok(live.tag() == loaded(&self.ebpf, hook)?.info()?.tag())
+    }
+
+    /// Returns whether the node's program for this hook is attached to the interface with this index.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub async fn is_attached(&self, hook: Hook, index: u32, kernel: &Kernel) -> Result<bool> {
+        attach::is_some_attached(hook, index, &self.pins, kernel).await
     }
 
     /// Copies what the node knows of a flow.
