@@ -11,6 +11,7 @@ mod endpoint;
 mod image;
 mod inspect;
 mod kube_api;
+mod kubernetes;
 mod manifests;
 mod migration;
 mod network;

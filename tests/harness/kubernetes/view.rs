@@ -22,7 +22,7 @@ pub const CLUSTER: &str = "FLANNEL_KUBE_CLUSTER";
 /// Describes the cluster, in its folder.
 const RECORD: &str = "cluster.json";
 /// Limit until something that Kubernetes does is done.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// What another process needs to know about a cluster.
 #[derive(Debug, Serialize, Deserialize)]
