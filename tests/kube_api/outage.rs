@@ -115,3 +115,23 @@ fn an_agent_that_ends_leaves_its_node_known() -> TestResult {
     ping(&bed.pods[0], bed.pods[1].ip())?;
     Ok(())
 }
+
+#[test]
+fn an_agent_that_restarts_without_an_api_server_forwards_and_reconciles_later() -> TestResult {
+    let mut bed = Bed::start(2, BPF)?;
+    let streams = bed.streams()?;
+    let [gone, new] = [Peer::fictional(90), Peer::fictional(91)];
+    register(&bed.store, "gone", &gone)?;
+    bed.wait_joined(std::slice::from_ref(&gone))?;
+    bed.store.forwarder().cut();
+    bed.store.delete_node("gone")?;
+    register(&bed.store, "new", &new)?;
+    bed.agents[0].term()?;
+    bed.agents[0].restart()?;
+    ensure_pods_talk(&bed)?;
+    bed.wait_joined(std::slice::from_ref(&gone))?;
+    bed.store.forwarder().open();
+    bed.wait_joined(std::slice::from_ref(&new))?;
+    streams.ensure_whole()?;
+    Ok(())
+}
