@@ -21,6 +21,7 @@ use crate::config::NetworkConfig;
 use crate::lease::SubnetKey;
 use crate::metrics::{FailureKind, METRICS};
 use crate::netlink;
+use iptables::Variant;
 use nftables::Nftables;
 pub use rules::RuleOptions;
 use rules::{Chain, IpVersion};
@@ -53,7 +54,8 @@ pub struct Firewall {
 
 /// The tool that writes the rules.
 enum RuleWriter {
-    Iptables,
+    /// With the variant that the host uses, once that is known.
+    Iptables(Option<Variant>),
     Nftables(Nftables),
 }
 
@@ -71,7 +73,7 @@ impl Firewall {
             writer: if config.nftables {
                 RuleWriter::Nftables(Nftables::default())
             } else {
-                RuleWriter::Iptables
+                RuleWriter::Iptables(None)
             },
             netlink: netlink::open()?,
             subnet: None,
@@ -158,18 +160,37 @@ impl Firewall {
 impl RuleWriter {
     async fn apply(&mut self, version: IpVersion, chains: &[Chain]) -> Result<Vec<String>, ToolError> {
         match self {
-            Self::Iptables => iptables::apply(version, chains).await,
+            Self::Iptables(variant) => {
+                let variant = match variant {
+                    Some(variant) => *variant,
+                    None => *variant.insert(Variant::detect().await),
+                };
+                iptables::apply(variant, version, chains).await
+            }
             Self::Nftables(nftables) => nftables.apply(version, chains).await,
         }
     }
 
-    /// Removes the rules that an agent in the other mode left. Counts rules that cannot be listed as absent.
+    /// Removes the rules that an agent left in the other mode, or with the other variant of iptables. Counts rules that
+    /// cannot be listed as absent.
     async fn clear_other_mode(&self) {
+        let mut removed = Vec::new();
         for version in IpVersion::ALL {
-            let removed = match self {
-                Self::Iptables => nftables::remove(version).await,
-                Self::Nftables(_) => iptables::apply(version, &rules::none()).await,
-            };
+            match self {
+                Self::Iptables(variant) => {
+                    removed.push(nftables::remove(version).await);
+                    if let Some(other) = variant.and_then(Variant::other)
+                        && other.has_flannel_chains().await
+                    {
+                        removed.push(iptables::apply(other, version, &rules::none()).await);
+                    }
+                }
+                Self::Nftables(_) => {
+                    removed.push(iptables::apply(Variant::Unspecified, version, &rules::none()).await);
+                }
+            }
+        }
+        for removed in removed {
             match removed {
                 Ok(changes) => log(changes),
                 Err(error) => debug!("looking for rules of the other mode: {error}"),
@@ -183,14 +204,25 @@ impl RuleWriter {
 /// Returns a line of text for each removal and an error for each failure. Skips tools that are not installed: they
 /// have written nothing.
 pub async fn remove(subnets: &[IpNet]) -> Vec<Result<String>> {
-    let mut results = Vec::new();
+    let mut variants = vec![Variant::Unspecified];
+    for variant in Variant::NAMED {
+        if variant.has_flannel_chains().await {
+            variants.push(variant);
+        }
+    }
+    let mut removed = Vec::new();
     for version in IpVersion::ALL {
-        for removed in [iptables::apply(version, &rules::none()).await, nftables::remove(version).await] {
-            match removed {
-                Ok(changes) => results.extend(changes.into_iter().map(Ok)),
-                Err(error) if error.is_missing() => {}
-                Err(error) => results.push(Err(error).context("removing the firewall rules")),
-            }
+        for variant in &variants {
+            removed.push(iptables::apply(*variant, version, &rules::none()).await);
+        }
+        removed.push(nftables::remove(version).await);
+    }
+    let mut results = Vec::new();
+    for removed in removed {
+        match removed {
+            Ok(changes) => results.extend(changes.into_iter().map(Ok)),
+            Err(error) if error.is_missing() => {}
+            Err(error) => results.push(Err(error).context("removing the firewall rules")),
         }
     }
     results.extend(remove_blackholes(subnets).await.unwrap_or_else(|error| vec![Err(error)]));

@@ -6,27 +6,30 @@
 //! never empties a chain that is in use (flannel issue 2237).
 
 mod changes;
+mod variant;
 
 use super::rules::{Chain, IpVersion, Purpose, Rule};
 use super::tool::{ToolError, run};
 use changes::{Layout, Present};
+pub(super) use variant::Variant;
 
 /// Writes what is missing of these chains and removes what is not wanted. Returns a line of text for each change.
-pub(super) async fn apply(version: IpVersion, chains: &[Chain]) -> Result<Vec<String>, ToolError> {
+pub(super) async fn apply(
+    variant: Variant,
+    version: IpVersion,
+    chains: &[Chain],
+) -> Result<Vec<String>, ToolError> {
+    let command = variant.command(version);
     let mut changed = Vec::new();
     for Chain { purpose, rules } in chains {
-        changed.extend(apply_one(version, *purpose, rules).await?);
+        changed.extend(apply_one(command, *purpose, rules).await?);
     }
     Ok(changed)
 }
 
-async fn apply_one(
-    version: IpVersion,
-    purpose: Purpose,
-    rules: &[Rule],
-) -> Result<Option<String>, ToolError> {
+async fn apply_one(command: &str, purpose: Purpose, rules: &[Rule]) -> Result<Option<String>, ToolError> {
     let layout = Layout::of(purpose);
-    let present = match read(version, &layout).await {
+    let present = match read(command, &layout).await {
         Err(error) if rules.is_empty() && error.is_no_table() => return Ok(None),
         present => present?,
     };
@@ -35,13 +38,13 @@ async fn apply_one(
         return Ok(None);
     }
     let input = format!("*{}\n{}\nCOMMIT\n", layout.table, changes.join("\n"));
-    run(&format!("{}-restore --noflush --wait=5", command(version)), &input).await?;
+    run(&format!("{command}-restore --noflush --wait=5"), &input).await?;
     let verb = if rules.is_empty() { "removed" } else { "wrote" };
-    Ok(Some(format!("{verb} chain {} in table {} of {}", layout.chain, layout.table, command(version))))
+    Ok(Some(format!("{verb} chain {} in table {} of {command}", layout.chain, layout.table)))
 }
 
-async fn read(version: IpVersion, layout: &Layout) -> Result<Present, ToolError> {
-    let list = |chain| format!("{} --wait 5 -t {} -S {chain}", command(version), layout.table);
+async fn read(command: &str, layout: &Layout) -> Result<Present, ToolError> {
+    let list = |chain| format!("{command} --wait 5 -t {} -S {chain}", layout.table);
     let hook = run(&list(layout.hook), "").await?;
     let chain = match run(&list(layout.chain), "").await {
         Ok(listed) => Some(listed),
@@ -50,11 +53,4 @@ async fn read(version: IpVersion, layout: &Layout) -> Result<Present, ToolError>
         Err(error) => return Err(error),
     };
     Ok(layout.parse(&hook, chain.as_deref()))
-}
-
-const fn command(version: IpVersion) -> &'static str {
-    match version {
-        IpVersion::V4 => "iptables",
-        IpVersion::V6 => "ip6tables",
-    }
 }

@@ -79,3 +79,27 @@ fn legacy_iptables_writes_the_same_rules() -> TestResult {
     assert_eq!(lines_of(&agent.log(), "ERROR"), [""; 0]);
     Ok(())
 }
+
+#[test]
+fn rules_go_where_kubelet_has_left_its_mark_and_leave_the_other_variant() -> TestResult {
+    let bed = Bed::new(1, IPTABLES)?;
+    let node = bed.node(0);
+    let agent = || Agent::builder(node).store(&bed.store).arg("--dataplane=netlink").start();
+    let shown =
+        || anyhow::Ok(["nft", "legacy"].map(|variant| node.exec(&format!("iptables-{variant}-save"))));
+    for (mark, has_rules) in [("nft", [true, false]), ("legacy", [false, true])] {
+        node.exec("iptables-nft -t mangle -X")?;
+        node.exec(&format!("iptables-{mark} -t mangle -N KUBE-IPTABLES-HINT"))?;
+        let mut agent = agent()?;
+        agent.wait_ready()?;
+        eventually(mark, SOON, || {
+            let shown = shown()?.into_iter().collect::<Result<Vec<_>>>()?;
+            let found: Vec<_> = shown.iter().map(|saved| saved.contains("-A FLANNEL-FWD")).collect();
+            ensure!(found == has_rules, "{shown:?}");
+            Ok(())
+        })?;
+        assert_eq!(lines_of(&agent.log(), "ERROR"), [""; 0]);
+        agent.term()?;
+    }
+    Ok(())
+}
