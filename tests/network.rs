@@ -1,6 +1,7 @@
 //! Tests of the dataplanes with real packets between nodes that are network namespaces. Needs root.
 
 mod backends;
+mod capabilities;
 mod clsact;
 pub(crate) mod docker;
 mod ecn;

@@ -69,7 +69,17 @@ impl Overlay {
         pods: usize,
         change: impl Fn(AgentBuilder) -> AgentBuilder,
     ) -> Result<Self> {
-        let cluster = Cluster::build(topology)?;
+        Self::launch_on(network, Cluster::build(topology)?, flags, pods, change)
+    }
+
+    /// [`Overlay::launch`] on a cluster that exists.
+    pub(crate) fn launch_on(
+        network: &str,
+        cluster: Cluster,
+        flags: &[&str],
+        pods: usize,
+        change: impl Fn(AgentBuilder) -> AgentBuilder,
+    ) -> Result<Self> {
         let etcd = cluster.start_etcd()?;
         etcd.configure(network)?;
         let start = |(node, flag): (_, &&str)| change(Agent::builder(node).etcd(&etcd).arg(*flag)).start();

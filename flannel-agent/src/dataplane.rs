@@ -3,6 +3,7 @@
 
 pub mod accelerator;
 pub mod bpf;
+mod capabilities;
 pub mod desired;
 pub mod entry;
 pub mod kernel;

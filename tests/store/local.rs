@@ -1,6 +1,7 @@
 //! Leases as files (`--local-subnet-mgr`): in a shared folder, and in folders that other programs synchronize.
 
 mod asked;
+mod changed_config;
 mod distributed;
 mod files;
 mod folder;

@@ -17,6 +17,7 @@ use super::bpf::counters::PacketCounters;
 use super::bpf::events::Events;
 use super::bpf::pins::Pins;
 use super::bpf::{self, Bpf, logs};
+use super::capabilities;
 use super::kernel::{Device, DeviceSpec, Kernel};
 use super::shortcut::Shortcut;
 use super::xdp::XdpPlan;
@@ -102,7 +103,10 @@ impl Accelerator {
             DataplaneMode::Netlink => Err(Started::NotWanted),
             DataplaneMode::Bpf => Ok(load(settings, devices).context("--dataplane bpf was asked for")?),
             DataplaneMode::Auto => load(settings, devices).map_err(|error| {
-                let why = format!("BPF is not available, the kernel's vxlan device carries all: {error:#}");
+                let why = format!(
+                    "BPF is not available, the kernel's vxlan device carries all: {}",
+                    reason(&error)
+                );
                 warn!("{why}");
                 Started::Refused(why)
             }),
@@ -186,6 +190,18 @@ async fn detached(bpf: &Bpf, check: &mut Interval, kernel: &Kernel) {
         if !bpf.is_attached(kernel).await {
             return;
         }
+    }
+}
+
+/// Returns why the programs cannot be loaded. Without the capabilities for it these are the reason, and what the verifier
+/// says is not.
+fn reason(error: &anyhow::Error) -> String {
+    let error = format!("{error:#}");
+    match capabilities::missing_for_bpf() {
+        Some(missing) => {
+            format!("the agent does not have {missing}: {}", error.lines().next().unwrap_or_default())
+        }
+        None => error,
     }
 }
 

@@ -106,6 +106,23 @@ impl AgentBuilder {
         self
     }
 
+    /// Starts it with these of root's capabilities alone: `net_admin`, `bpf`.
+    pub fn with_capabilities(mut self, names: &[&str]) -> Self {
+        let kept: Vec<_> = names.iter().map(|name| format!("+{name}")).collect();
+        let set = format!("--bounding-set=-all,{}", kept.join(","));
+        self.start.wrapper.extend(["setpriv".to_owned(), set]);
+        self
+    }
+
+    /// Starts it with a read-only /proc/sys, as unprivileged containers have.
+    pub fn read_only_sysctls(mut self) -> Self {
+        const SCRIPT: &str =
+            "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec \"$@\"";
+        let outer = ["unshare", "--mount", "sh", "-c", SCRIPT, "sh"].map(str::to_owned);
+        self.start.wrapper.splice(0..0, outer);
+        self
+    }
+
     /// Starts it as on a kernel without tcx (before 6.6).
     pub fn without_tcx(mut self) -> Self {
         self.start.tcx = false;

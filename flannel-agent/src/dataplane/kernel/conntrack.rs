@@ -9,6 +9,9 @@ use tracing::info;
 /// A setting of the network namespace, since Linux 5.13. The file is absent where nothing tracks connections.
 const BE_LIBERAL: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
 
+/// Its name for `sysctl -w`.
+const SETTING: &str = "net.netfilter.nf_conntrack_tcp_be_liberal";
+
 /// Makes the connection tracker accept TCP packets outside the window. Of a flow that skips the host stack it
 /// sees few packets, and rules that drop INVALID ones (kube-proxy's) would end the connection.
 ///
@@ -22,7 +25,9 @@ pub fn be_liberal() -> Result<()> {
     if current.trim() != "0" {
         return Ok(());
     }
-    fs::write(BE_LIBERAL, "1").with_context(|| format!("writing 1 to {BE_LIBERAL}"))?;
-    info!("set net.netfilter.nf_conntrack_tcp_be_liberal, for the flow cache");
+    fs::write(BE_LIBERAL, "1").with_context(|| {
+        format!("writing 1 to {BE_LIBERAL} ({SETTING}=1 on the node, or `flannel-agent prepare-node` there, does it)")
+    })?;
+    info!("set {SETTING}, for the flow cache");
     Ok(())
 }

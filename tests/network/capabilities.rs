@@ -1,0 +1,130 @@
+//! Agents in containers without privileges: what they can do with each set of capabilities, and what they say.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use flannel_tests::traffic::ping;
+use flannel_tests::{AgentBuilder, Cluster, TestResult, Topology, eventually};
+
+use crate::inspect::{self, DEVICE, UPLINK};
+use crate::overlay::{NETWORK, Overlay, lines_of};
+
+const SOON: Duration = Duration::from_secs(10);
+/// The setting of the connection tracker that the flow cache needs.
+const LIBERAL: &str = "net.netfilter.nf_conntrack_tcp_be_liberal";
+/// What flannel's own manifest gives.
+const STOCK: [&str; 2] = ["net_admin", "net_raw"];
+/// What the agent needs for everything.
+const FULL: [&str; 4] = ["net_admin", "net_raw", "bpf", "perfmon"];
+
+/// A container, and what an agent does in it.
+struct Container {
+    description: &'static str,
+    capabilities: &'static [&'static str],
+    /// A BPF filesystem is mounted into it.
+    bpffs: bool,
+    /// The node's connection tracker is set for the flow cache.
+    liberal: bool,
+    /// Programs on the uplink and the vxlan device.
+    programs: usize,
+    /// Programs on the pod's port: the flow cache is on.
+    pod_programs: usize,
+    /// Parts of the only warning; none if there must be no warning.
+    warning: &'static [&'static str],
+}
+
+const CONTAINERS: [Container; 5] = [
+    Container {
+        description: "flannel's own manifest",
+        capabilities: &STOCK,
+        bpffs: false,
+        liberal: false,
+        programs: 0,
+        pod_programs: 0,
+        warning: &["BPF is not available", "CAP_BPF and CAP_PERFMON", "no BPF filesystem"],
+    },
+    Container {
+        description: "flannel's own capabilities and a BPF filesystem",
+        capabilities: &STOCK,
+        bpffs: true,
+        liberal: true,
+        programs: 0,
+        pod_programs: 0,
+        warning: &["BPF is not available", "CAP_BPF and CAP_PERFMON"],
+    },
+    Container {
+        description: "BPF without PERFMON",
+        capabilities: &["net_admin", "net_raw", "bpf"],
+        bpffs: true,
+        liberal: true,
+        programs: 0,
+        pod_programs: 0,
+        warning: &["BPF is not available", "CAP_PERFMON"],
+    },
+    Container {
+        description: "all capabilities that are needed",
+        capabilities: &FULL,
+        bpffs: true,
+        liberal: true,
+        programs: 3,
+        pod_programs: 2,
+        warning: &[],
+    },
+    Container {
+        description: "all capabilities on a node that was not prepared",
+        capabilities: &FULL,
+        bpffs: true,
+        liberal: false,
+        programs: 3,
+        pod_programs: 0,
+        warning: &["host stack", LIBERAL, "flannel-agent prepare-node"],
+    },
+];
+
+impl Container {
+    fn contain(&self, agent: AgentBuilder) -> AgentBuilder {
+        let agent = agent.with_capabilities(self.capabilities).read_only_sysctls().arg("--ip-masq");
+        if self.bpffs { agent } else { agent.without_bpffs().arg("--bpffs=/sys/kernel") }
+    }
+
+    /// Starts two nodes with such agents, prepared or not.
+    fn start(&self) -> Result<Overlay> {
+        let value = u8::from(self.liberal);
+        let cluster = Cluster::build(Topology::segment(2))?;
+        for node in cluster.nodes() {
+            // A rule that tracks connections makes the setting exist.
+            node.exec("iptables -A FORWARD -m conntrack --ctstate INVALID -j DROP")?;
+            node.exec(&format!("sysctl -qw {LIBERAL}={value}"))?;
+        }
+        Overlay::launch_on(NETWORK, cluster, &["--dataplane=auto"; 2], 1, |agent| self.contain(agent))
+    }
+}
+
+#[test]
+fn an_agent_without_privileges_does_what_its_capabilities_allow_and_says_what_is_missing_in_one_line()
+-> TestResult {
+    for container in CONTAINERS {
+        let description = container.description;
+        let overlay = container.start()?;
+        let (one, other) = overlay.two_pods();
+        eventually(description, SOON, || ping(one, other.ip()).and(ping(other, one.ip())))?;
+        for (node, agent) in overlay.nodes().iter().zip(&overlay.agents) {
+            let warnings = lines_of(&agent.log(), "WARN");
+            let expected = usize::from(!container.warning.is_empty());
+            assert_eq!(warnings.len(), expected, "{description}: {warnings:#?}");
+            for part in container.warning {
+                assert!(warnings[0].contains(part), "{description}: no {part:?} in {}", warnings[0]);
+            }
+            assert_eq!(lines_of(&agent.log(), "ERROR"), [""; 0], "{description}");
+            let programs = [UPLINK, DEVICE].map(|interface| inspect::programs(node, interface));
+            let programs = programs.into_iter().collect::<Result<Vec<_>>>()?.concat();
+            assert_eq!(programs.len(), container.programs, "{description}: {programs:?}");
+            if container.bpffs && container.programs > 0 {
+                let attached = inspect::attached(node)?;
+                let expected = container.programs + container.pod_programs;
+                assert_eq!(attached.len(), expected, "{description}: {:?}", attached.keys());
+            }
+        }
+    }
+    Ok(())
+}
