@@ -12,6 +12,9 @@ use flannel_tests::{Host, TestResult};
 
 use super::{node_of, web_pods};
 
+/// The VNI of the network: the default.
+const VNI: u32 = 1;
+
 /// Rules in the form in which kube-router writes them: a chain for a pod, with a chain for its policy, which marks what is
 /// allowed. Removed when dropped.
 struct Policy<'a>(&'a KubeNode);
@@ -53,6 +56,12 @@ impl Drop for Policy<'_> {
     }
 }
 
+/// Returns how many packets the node's programs have delivered to pods past the host stack.
+fn delivered(node: &KubeNode) -> Result<u64> {
+    let metrics = node.metrics(VNI)?;
+    Ok(metrics.iter().filter(|metric| metric.outcome == "Delivered").map(|metric| metric.packets).sum())
+}
+
 /// Fails if a pod is answered by the web server of another, which must refuse the connection at once.
 fn ensure_refused(from: &KubePod, to: &KubePod) -> Result<()> {
     let server: SocketAddr = (to.ip(), POD_PORT).into();
@@ -74,6 +83,7 @@ fn a_network_policy_holds_for_flows_that_skip_the_host_stack() -> TestResult {
     };
     let node = node_of(&cluster, target)?;
     let policy = Policy::apply(node, target.ip(), allowed.ip())?;
+    let before = delivered(node)?;
     let mut session = TcpSession::open(allowed, target)?;
     let mut datagrams = UdpSession::open(allowed, target)?;
     let mut refused = UdpSession::open(other, target)?;
@@ -83,6 +93,7 @@ fn a_network_policy_holds_for_flows_that_skip_the_host_stack() -> TestResult {
         web::ask(allowed, (target.ip(), POD_PORT).into())?;
         ensure_refused(other, target)
     })?;
+    assert!(delivered(node)? > before, "no packet has skipped the host stack");
     assert!(refused.request(64).is_err(), "a datagram of a pod that is not allowed has arrived");
     policy.forbid()?;
     throughout("new connections are refused and the old one goes on", Duration::from_secs(3), || {
