@@ -53,6 +53,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         if args.no_kube || !needs_kubernetes(&args.suite)? { None } else { Some(build_kubernetes()?) };
     run_suite(&args.suite, kubernetes.as_ref())?;
     phase::note("not run with a filter: lint, unit tests, tests on Debian's kernel, tests of the release");
+    if args.no_kube {
+        phase::note("not run, as was asked for: tests on Kubernetes");
+    }
     Ok(())
 }
 
