@@ -4,8 +4,10 @@
 //! as it was.
 
 mod changes;
+mod migration;
 mod nodes;
 mod policy;
+mod seeds;
 mod services;
 mod updates;
 
