@@ -10,7 +10,7 @@ use tracing::warn;
 
 use crate::lease::LastKnown;
 
-/// Shortest time from a change to its writing, so that a burst is written once.
+/// Shortest time from a change to its writing, so that a burst is written once. The first change is written at once.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// The pause is this many times as long as the last write, so that writing takes at most 1 % of a CPU.
@@ -46,7 +46,7 @@ impl Recorder {
     /// `datastore`: where the leases come from, see [`LastKnown::read`].
     pub(in crate::daemon) fn new(path: PathBuf, datastore: String) -> Self {
         let file = Arc::new(File { path, datastore, written: Mutex::default() });
-        Self { file, due: None, pause: PAUSE, running: None, writes: 0 }
+        Self { file, due: None, pause: Duration::ZERO, running: None, writes: 0 }
     }
 
     /// Something has changed.
