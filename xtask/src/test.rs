@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::{env, thread};
 
 use anyhow::{Context, Result, ensure};
+use flannel_tests::interrupt;
 use flannel_tests::kubernetes::{Binaries, CLUSTER, VARIABLE};
 use flannel_tests::tools::Part;
 
@@ -139,6 +140,8 @@ fn run_suite(arguments: &[String], kubernetes: Option<&Binaries>) -> Result<()> 
     let mut chosen = vec!["--test-threads=1".to_owned(), "--exact".to_owned()];
     chosen.extend(arguments.iter().filter(|argument| OUTPUT.contains(&argument.as_str())).cloned());
     chosen.extend(on_cluster);
+    // Ctrl-C ends the tests, and then the cluster is removed.
+    interrupt::catch()?;
     let cluster = kube::up::start(binaries, kube::up::NODES)?;
     run_tests(&chosen, &[], &[variable, (CLUSTER, cluster.folder())])
 }

@@ -3,8 +3,8 @@
 //! kube-controller-manager gives each node its podCIDR, so that there is nothing to choose, to renew or to lose to another
 //! node. Every agent writes the annotations of its own Node and reads those of all others (flannel's pkg/subnet/kube).
 //!
-//! [`node`] reads the little of a Node that matters. [`convert`] and [`nodes`] turn Nodes into leases (pure). [`watch`]
-//! follows the Nodes, [`store`] reads and writes the own one, and [`events`] writes what an operator must know.
+//! `node` reads the little of a Node that matters. `convert` and `nodes` turn Nodes into leases (pure). `watch`
+//! follows the Nodes, `store` reads and writes the own one, and `events` writes what an operator must know.
 
 mod access;
 mod annotations;

@@ -48,20 +48,29 @@ impl Access {
             (Some(file), _) => from_file(file)
                 .await
                 .with_context(|| format!("reading --kubeconfig-file {}", file.display()))?,
-            // A pod may have to reach the API server without the service's address, before kube-proxy works.
-            (None, Some(url)) => Config::incluster()
-                .or_else(|_| url.parse().map(Config::new))
-                .with_context(|| format!("--kube-api-url {url} is not a URL"))?,
+            (None, Some(url)) => for_url(url)?,
             (None, None) => Config::incluster().context(
                 "no access to Kubernetes: outside a pod give --kubeconfig-file or --kube-api-url; inside, the service \
                  account of the pod must be mounted",
             )?,
         };
         if let Some(url) = &self.api_url {
-            config.cluster_url = url.parse().with_context(|| format!("--kube-api-url {url} is not a URL"))?;
+            config.cluster_url = parse(url)?;
         }
         Ok(config)
     }
+}
+
+/// Returns how to reach the API server at `--kube-api-url` without a kubeconfig file. A pod may have to reach it without
+/// the service's address, before kube-proxy works. Its token is sent over TLS only.
+fn for_url(url: &str) -> Result<Config> {
+    let parsed = parse(url)?;
+    let service_account = if parsed.scheme_str() == Some("https") { Config::incluster().ok() } else { None };
+    Ok(service_account.unwrap_or_else(|| Config::new(parsed)))
+}
+
+fn parse(url: &str) -> Result<hyper::Uri> {
+    url.parse().with_context(|| format!("--kube-api-url {url} is not a URL"))
 }
 
 async fn from_file(file: &PathBuf) -> Result<Config> {
