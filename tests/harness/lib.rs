@@ -63,6 +63,7 @@ pub mod subnet_env;
 pub mod sweep;
 pub mod tools;
 pub mod traffic;
+pub mod tree;
 pub mod wait;
 
 mod cgroup;

@@ -5,7 +5,6 @@ mod archive;
 mod elf;
 mod source;
 mod system;
-mod tree;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -20,7 +19,6 @@ use archive::Layer;
 pub(crate) use archive::{Compression, gzip};
 use archive::{NAME, VERSION};
 use system::System;
-pub(crate) use tree::Tree;
 
 /// The parts of the work whose tools it needs.
 pub(crate) const NEEDS: [Part; 3] = dist::NEEDS;

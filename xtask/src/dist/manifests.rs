@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use flannel_tests::tree::Tree;
 
 use super::VERSION;
-use crate::image::{Tree, gzip};
+use crate::image::gzip;
 use crate::workspace::root;
 
 const MANIFEST: &str = "kube-flannel.yml";

@@ -4,8 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-
-use super::tree::Tree;
+use flannel_tests::tree::Tree;
 
 /// Where the agent is in the image.
 pub(super) const AGENT: &str = "opt/bin/flannel-agent";

@@ -6,13 +6,13 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use flannel_tests::tree::Tree;
 use flate2::{Compression as Level, GzBuilder};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::agent::AGENT;
 use super::source::Source;
-use super::tree::Tree;
 use crate::architecture::Architecture;
 
 /// The image's name, without its tag. The manifests have it, too.
@@ -204,5 +204,32 @@ mod tests {
     fn digests_are_those_of_sha256sum() {
         let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(digest(b""), empty);
+    }
+
+    fn sample(reversed: bool) -> Tree {
+        let mut tree = Tree::default();
+        let mut files = vec!["usr/bin/b", "usr/bin/a", "etc/c"];
+        if reversed {
+            files.reverse();
+        }
+        for file in files {
+            tree.file(file, file);
+        }
+        tree.link("bin", "usr/bin");
+        tree
+    }
+
+    #[test]
+    fn the_archive_does_not_depend_on_the_order_of_addition() {
+        assert_eq!(sample(false).archive().unwrap(), sample(true).archive().unwrap());
+    }
+
+    #[test]
+    fn folders_come_before_what_is_in_them() {
+        let archive = sample(false).archive().unwrap();
+        let mut archive = tar::Archive::new(archive.as_slice());
+        let paths = archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().into_owned());
+        let paths: Vec<_> = paths.map(|path| path.display().to_string()).collect();
+        assert_eq!(paths, ["bin", "etc", "etc/c", "usr", "usr/bin", "usr/bin/a", "usr/bin/b"]);
     }
 }

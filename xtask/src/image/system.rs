@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use flannel_tests::tree::Tree;
 
 use super::elf::Elf;
-use super::tree::Tree;
 use crate::architecture::Architecture;
 use crate::phase;
 use crate::setup::apt::unpack::Unpacker;
