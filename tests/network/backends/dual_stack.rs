@@ -140,7 +140,9 @@ fn a_peer_with_new_macs_is_followed() -> TestResult {
     bed.ensure_all_reach_all()?;
     let before = [DEVICE, DEVICE_V6].map(|device| mac(&bed.nodes()[1], device).unwrap());
     bed.agents[1].kill()?;
+    // A reboot takes away the devices and what the agent remembers of them.
     bed.nodes()[1].netns().ip(&[format!("link del {DEVICE}"), format!("link del {DEVICE_V6}")])?;
+    std::fs::remove_file(bed.nodes()[1].dir().join("subnet.last-known.json"))?;
     bed.agents[1].restart()?;
     let after = [DEVICE, DEVICE_V6].map(|device| mac(&bed.nodes()[1], device).unwrap());
     assert!(before[0] != after[0] && before[1] != after[1], "{before:?}, {after:?}");
