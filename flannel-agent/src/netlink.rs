@@ -3,6 +3,7 @@
 pub mod address;
 mod filter;
 pub mod link;
+pub mod message;
 pub mod notifications;
 pub mod route;
 

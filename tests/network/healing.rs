@@ -1,5 +1,7 @@
 //! Damage by other programs is repaired long before the next periodic check.
 
+mod nexthops;
+
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -61,7 +63,9 @@ fn removed_or_changed_entries_come_back() -> TestResult {
         format!("bridge fdb del {mac} dev {DEVICE}"),
         format!("bridge fdb replace {mac} dst 192.168.64.9 dev {DEVICE}"),
         format!("ip route flush dev {DEVICE}"),
+        "ip route flush root 10.5.0.0/16 proto boot".to_owned(),
         format!("ip neigh flush dev {DEVICE} nud permanent"),
+        format!("bridge fdb flush dev {DEVICE}"),
         // Both entries, as in tutorials that show how a ping restores them.
         format!("ip neigh del {base} dev {DEVICE}; bridge fdb del {mac} dev {DEVICE}"),
     ] {

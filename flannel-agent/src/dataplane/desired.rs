@@ -100,6 +100,10 @@ impl Floor {
             Observed::RouteGone(subnet, hop) => {
                 self.routes.get(subnet).is_some_and(|via| *hop == (device, *via))
             }
+            // Its routes are gone with it, without a report of their own.
+            Observed::Nexthop(gateway, through) => {
+                self.nexthops.contains_key(gateway) && *through != Some(device)
+            }
             Observed::Neighbour(index, gateway, mac) => {
                 *index == device && self.neighbours.get(gateway).is_some_and(|desired| *mac != Some(*desired))
             }

@@ -45,6 +45,9 @@ pub enum Observed {
     Route(IpNet, Option<(u32, Via)>),
     /// A removed route to this subnet that looked like the floor's.
     RouteGone(IpNet, (u32, Via)),
+    /// Gateway whose number a nexthop object has or had, and the device behind which it leads there as the
+    /// floor's do; `None` if it does not, or is gone.
+    Nexthop(Ipv4Addr, Option<u32>),
     /// Interface, gateway and its permanent MAC; `None` if there is no permanent entry any more.
     Neighbour(u32, IpAddr, Option<Mac>),
     /// Interface, VTEP MAC and the node of its permanent FDB entry; `None` if there is none any more.

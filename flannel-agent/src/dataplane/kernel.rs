@@ -17,7 +17,6 @@ pub mod lookup;
 mod neighbour;
 mod nexthop;
 mod pods;
-mod request;
 mod route;
 #[cfg(test)]
 mod tests;
@@ -35,8 +34,9 @@ use self::batch::BatchSocket;
 pub use self::device::{Device, DeviceSpec};
 use self::events::KernelEvents;
 use self::job::{Job, KernelEntry};
+pub use self::nexthop::removed as removed_nexthop;
 pub use self::pods::PodPort;
-pub use self::route::direct_message;
+pub use self::route::{direct_message, reported_direct};
 pub use self::ttl::default_ttl;
 pub use self::watch::LinkWatch;
 use super::desired::{Answer, Floor, FloorChanges};

@@ -1,28 +1,41 @@
 //! Subscriptions to the kernel's notifications.
 
-use std::io;
+use std::{fmt, io};
 
 use futures::StreamExt as _;
 use futures::channel::mpsc::UnboundedReceiver;
-use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::MulticastGroup;
+use rtnetlink::packet_core::{NetlinkDeserializable, NetlinkMessage, NetlinkPayload, NetlinkSerializable};
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::sys::{AsyncSocket as _, SocketAddr};
-use rtnetlink::{MulticastGroup, new_multicast_connection};
-use tracing::warn;
+use rtnetlink::proto::{self, Connection};
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use rtnetlink::sys::{AsyncSocket as _, SocketAddr, TokioSocket};
+use tracing::{debug, warn};
 
 use super::filter;
 
-/// A subscription to some multicast groups.
+/// A subscription to some multicast groups. Messages that `M` cannot read are left out.
 #[derive(Debug)]
-pub struct Notifications {
-    messages: Messages,
+pub struct Notifications<M = RouteNetlinkMessage> {
+    messages: Messages<M>,
     ended: bool,
 }
 
-type Messages = UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
+type Messages<M> = UnboundedReceiver<(NetlinkMessage<M>, SocketAddr)>;
 
-impl Notifications {
-    /// Subscribes to these groups.
+/// A message of the kernel.
+pub trait Readable:
+    NetlinkDeserializable + NetlinkSerializable + fmt::Debug + Unpin + Send + Sync + 'static
+{
+}
+
+impl<M: NetlinkDeserializable + NetlinkSerializable + fmt::Debug + Unpin + Send + Sync + 'static> Readable
+    for M
+{
+}
+
+impl<M: Readable> Notifications<M> {
+    /// Subscribes to these groups. A group of objects that the kernel does not have is left out.
     ///
     /// # Errors
     /// The netlink socket cannot be opened.
@@ -30,7 +43,8 @@ impl Notifications {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn subscribe(groups: &[MulticastGroup]) -> io::Result<Self> {
-        let (connection, _, messages) = new_multicast_connection(groups)?;
+        let (mut connection, messages) = open()?;
+        join(&mut connection, groups)?;
         tokio::spawn(connection);
         Ok(Self { messages, ended: false })
     }
@@ -43,14 +57,15 @@ impl Notifications {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn subscribe_to_others(groups: &[MulticastGroup], port: u32) -> io::Result<Self> {
-        let (mut connection, _, messages) = new_multicast_connection(groups)?;
+        let (mut connection, messages) = open()?;
         filter::ignore_requests_from(connection.socket_mut().socket_mut(), port)?;
+        join(&mut connection, groups)?;
         tokio::spawn(connection);
         Ok(Self { messages, ended: false })
     }
 
     /// Waits for the next notification, or for [`NetlinkPayload::Overrun`] if some were lost.
-    pub async fn next(&mut self) -> NetlinkPayload<RouteNetlinkMessage> {
+    pub async fn next(&mut self) -> NetlinkPayload<M> {
         if let Some((message, _)) = self.messages.next().await {
             return message.payload;
         }
@@ -64,4 +79,26 @@ impl Notifications {
     pub fn discard(&mut self) {
         while self.messages.try_recv().is_ok() {}
     }
+}
+
+fn open<M: Readable>() -> io::Result<(Connection<M, TokioSocket>, Messages<M>)> {
+    let (mut connection, _, messages) = proto::new_connection(NETLINK_ROUTE)?;
+    connection.socket_mut().socket_mut().bind_auto()?;
+    Ok((connection, messages))
+}
+
+fn join<M: Readable>(
+    connection: &mut Connection<M, TokioSocket>,
+    groups: &[MulticastGroup],
+) -> io::Result<()> {
+    for group in groups {
+        match connection.socket_mut().socket_mut().add_membership(*group as u32) {
+            // The kernel is older than the group, so it has no such objects.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                debug!(?group, "no such notifications")
+            }
+            joined => joined?,
+        }
+    }
+    Ok(())
 }

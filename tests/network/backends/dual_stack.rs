@@ -167,3 +167,25 @@ fn a_peer_with_another_ipv6_address_is_followed() -> TestResult {
     assert_eq!([DEVICE, DEVICE_V6].map(|device| mac(node, device).unwrap()), kept);
     Ok(())
 }
+
+#[test]
+fn ipv6_entries_that_others_removed_or_replaced_come_back() -> TestResult {
+    let bed = Bed::start(Topology::segment(2), DUAL)?;
+    ensure_joined(&bed)?;
+    let [node, peer] = bed.nodes() else { unreachable!("two nodes") };
+    let (base, mac) = (base_v6(peer)?, mac(peer, DEVICE_V6)?);
+    for damage in [
+        format!("ip -6 route del {base}/64"),
+        format!("ip -6 route replace {base}/64 via {} dev eth0", peer.ip6()),
+        "ip -6 route flush root fd44::/48 proto boot".to_owned(),
+        format!("ip -6 neigh replace {base} lladdr 02:00:00:00:00:99 dev {DEVICE_V6} nud permanent"),
+        format!("ip -6 neigh flush dev {DEVICE_V6} nud permanent"),
+        format!("bridge fdb replace {mac} dst fd00::99 dev {DEVICE_V6}"),
+        format!("bridge fdb flush dev {DEVICE_V6}"),
+    ] {
+        node.exec(&damage)?;
+        ensure_joined(&bed)?;
+    }
+    bed.ensure_all_reach_all()?;
+    Ok(())
+}

@@ -81,6 +81,25 @@ fn routes_lost_with_a_link_that_went_down_come_back() -> TestResult {
 }
 
 #[test]
+fn routes_that_others_removed_or_replaced_come_back() -> TestResult {
+    let bed = Bed::start(Topology::segment(2), V4)?;
+    let [node, peer] = bed.nodes() else { unreachable!("two nodes") };
+    ensure_routes(node, &[peer])?;
+    let base = base(peer)?;
+    for damage in [
+        format!("ip route del {base}/24"),
+        format!("ip route replace {base}/24 via 192.168.64.99 dev eth0"),
+        format!("ip route replace blackhole {base}/24"),
+        "ip route flush root 10.5.0.0/16 proto boot".to_owned(),
+    ] {
+        node.exec(&damage)?;
+        ensure_routes(node, &[peer])?;
+    }
+    bed.ensure_all_reach_all()?;
+    Ok(())
+}
+
+#[test]
 fn a_peer_behind_a_router_is_logged_until_it_is_on_the_link() -> TestResult {
     let bed = Bed::start(Topology::routed(&[2, 1]), V4)?;
     let [node, near, far] = bed.nodes() else { unreachable!("three nodes") };

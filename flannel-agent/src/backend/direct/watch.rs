@@ -1,7 +1,7 @@
 //! Changes of the kernel's routes that can change the way to a peer.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
@@ -10,15 +10,18 @@ use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use crate::dataplane::kernel::{removed_nexthop, reported_direct};
+use crate::netlink::message::Message;
 use crate::netlink::notifications::Notifications;
 use crate::netlink::route::{destination_of, is_through};
 
-/// An address comes and goes with its route. A link that goes down removes IPv4 routes without a message for each.
-const GROUPS: [MulticastGroup; 3] =
-    [MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route, MulticastGroup::Link];
+/// An address comes and goes with its route. A link that goes down, and a nexthop object that is removed, remove IPv4
+/// routes without a message for each.
+const GROUPS: [MulticastGroup; 4] =
+    [MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route, MulticastGroup::Link, MulticastGroup::Nexthop];
 
 /// A subscription to changes of the kernel's routes.
-pub(super) struct RouteWatch(Notifications);
+pub(super) struct RouteWatch(Notifications<Message>);
 
 /// Whether these addresses are on the link.
 type Answers = BTreeMap<IpAddr, bool>;
@@ -38,15 +41,19 @@ impl RouteWatch {
 }
 
 /// Returns whether a change can matter. What is not understood can, such as an overrun of the socket.
-fn matters(
-    change: &NetlinkPayload<RouteNetlinkMessage>,
-    uplink: u32,
-    answers: &Answers,
-    routes: &Routes,
-) -> bool {
-    let NetlinkPayload::InnerMessage(change) = change else { return true };
+fn matters(change: &NetlinkPayload<Message>, uplink: u32, answers: &Answers, routes: &Routes) -> bool {
+    let change = match change {
+        NetlinkPayload::InnerMessage(Message::Route(change)) => change,
+        NetlinkPayload::InnerMessage(object) => {
+            let is_gateway = |gateway: Ipv4Addr| routes.values().any(|via| *via == IpAddr::V4(gateway));
+            return removed_nexthop(object).is_some_and(is_gateway);
+        }
+        _ => return true,
+    };
     match change {
-        RouteNetlinkMessage::NewRoute(route) => leads_to(route, answers),
+        RouteNetlinkMessage::NewRoute(route) => {
+            leads_to(route, answers) || replaces_direct(route, uplink, routes)
+        }
         RouteNetlinkMessage::DelRoute(route) => {
             let is_direct = |to| routes.contains_key(&to) && is_through(route, uplink);
             leads_to(route, answers) || destination_of(route).is_some_and(is_direct)
@@ -56,6 +63,13 @@ fn matters(
         }
         _ => true,
     }
+}
+
+/// Returns whether the route has taken the place of one of the direct routes.
+fn replaces_direct(route: &RouteMessage, uplink: u32, routes: &Routes) -> bool {
+    let Some((to, hop)) = reported_direct(route) else { return false };
+    let now = hop.map(|(through, via)| (through, via.gateway()));
+    routes.get(&to).is_some_and(|gateway| now != Some((uplink, *gateway)))
 }
 
 /// Returns whether one of the addresses is in the route's destination.
@@ -97,6 +111,8 @@ mod tests {
         let routes = [("10.5.3.0/24".parse().unwrap(), "192.168.64.9".parse().unwrap())].into();
         let mut everywhere_v6 = route("::/0");
         everywhere_v6.attributes.remove(0);
+        let another = Via::Gateway("192.168.64.7".parse().unwrap());
+        let via_another_gateway = direct_message(UPLINK, "10.5.3.0/24".parse().unwrap(), another);
         for (change, expected) in [
             (NewRoute(route("192.168.65.0/24")), true),
             (DelRoute(route("192.168.65.0/24")), true),
@@ -107,6 +123,7 @@ mod tests {
             (NewRoute(route("fe80::/64")), false),
             (NewRoute(route("192.168.66.0/24")), false),
             (NewRoute(route("10.5.3.0/24")), false),
+            (NewRoute(via_another_gateway), true),
             (DelRoute(route("10.5.3.0/24")), true),
             (
                 DelRoute(direct_message(
@@ -120,7 +137,7 @@ mod tests {
             (NewLink(link(UPLINK)), true),
             (NewLink(link(7)), false),
         ] {
-            let payload = NetlinkPayload::InnerMessage(change);
+            let payload = NetlinkPayload::InnerMessage(Message::Route(change));
             assert_eq!(matters(&payload, UPLINK, &answers, &routes), expected, "{payload:?}");
         }
     }

@@ -10,7 +10,7 @@ use rtnetlink::proto::ConnectionHandle;
 use rtnetlink::sys::{AsyncSocket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::job::Job;
-use super::request::Request;
+use crate::netlink::message::Message;
 
 /// Jobs in one datagram. Their answers wait in the socket's receive buffer: 64 of them (under 1 KiB each as
 /// the kernel counts) fit into the default of 208 KiB. The runtime's thread waits too, up to 12 ms: with 10
@@ -23,7 +23,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A netlink socket for writing. It delivers acknowledgements, which `rtnetlink::Handle` would take for errors.
 #[derive(Debug)]
 pub(super) struct BatchSocket {
-    socket: ConnectionHandle<Request>,
+    socket: ConnectionHandle<Message>,
     port: u32,
 }
 
@@ -45,7 +45,7 @@ impl BatchSocket {
     }
 
     /// Returns the socket for other requests.
-    pub(super) const fn socket(&self) -> &ConnectionHandle<Request> {
+    pub(super) const fn socket(&self) -> &ConnectionHandle<Message> {
         &self.socket
     }
 
@@ -74,7 +74,7 @@ impl BatchSocket {
     }
 }
 
-fn refusal(job: Job, answer: &NetlinkMessage<Request>) -> Option<Error> {
+fn refusal(job: Job, answer: &NetlinkMessage<Message>) -> Option<Error> {
     let NetlinkPayload::Error(answer) = &answer.payload else {
         return Some(anyhow!("unexpected answer {:?}", answer.payload).context(job.to_string()));
     };

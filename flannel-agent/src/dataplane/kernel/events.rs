@@ -9,20 +9,22 @@ use rtnetlink::packet_route::neighbour::NeighbourMessage;
 use rtnetlink::packet_route::route::RouteFlags;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{fdb, neighbour, route};
+use super::{fdb, neighbour, nexthop, route};
 use crate::dataplane::entry::{LinkState, Miss, Observed};
 use crate::netlink::address::ip_of;
 use crate::netlink::link::Link;
+use crate::netlink::message::Message;
 use crate::netlink::notifications::Notifications;
 
 /// The groups for everything that the floor consists of.
-const GROUPS: [MulticastGroup; 6] = [
+const GROUPS: [MulticastGroup; 7] = [
     MulticastGroup::Link,
     MulticastGroup::Neigh,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
     MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Route,
+    MulticastGroup::Nexthop,
 ];
 
 /// An event.
@@ -42,7 +44,7 @@ pub enum KernelEvent {
 
 /// A subscription to these events.
 #[derive(Debug)]
-pub struct KernelEvents(Notifications);
+pub struct KernelEvents(Notifications<Message>);
 
 impl KernelEvents {
     /// Subscribes. Changes that the socket with this netlink port requested are left out.
@@ -67,12 +69,21 @@ impl KernelEvents {
     }
 }
 
-fn read(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<KernelEvent> {
-    let message = match payload {
-        NetlinkPayload::InnerMessage(message) => message,
-        NetlinkPayload::Overrun(_) => return Some(KernelEvent::Lost),
-        _ => return None,
+fn read(payload: &NetlinkPayload<Message>) -> Option<KernelEvent> {
+    let object = |message: &[u8], gone| {
+        let (gateway, device) = nexthop::reported(message, gone)?;
+        Some(KernelEvent::Entry(Observed::Nexthop(gateway, device)))
     };
+    match payload {
+        NetlinkPayload::InnerMessage(Message::Route(message)) => read_route_message(message),
+        NetlinkPayload::InnerMessage(Message::NewNexthop(message)) => object(message, false),
+        NetlinkPayload::InnerMessage(Message::DelNexthop(message)) => object(message, true),
+        NetlinkPayload::Overrun(_) => Some(KernelEvent::Lost),
+        _ => None,
+    }
+}
+
+fn read_route_message(message: &RouteNetlinkMessage) -> Option<KernelEvent> {
     match message {
         RouteNetlinkMessage::NewLink(link) => {
             let Link { index, up, mtu, mac, .. } = Link::read(link);
@@ -130,7 +141,7 @@ mod tests {
     const DEVICE: u32 = 7;
 
     fn event(message: RouteNetlinkMessage) -> Option<KernelEvent> {
-        read(&NetlinkPayload::InnerMessage(message))
+        read(&NetlinkPayload::InnerMessage(Message::Route(message)))
     }
 
     #[test]

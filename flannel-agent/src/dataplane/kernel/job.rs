@@ -10,10 +10,10 @@ use rtnetlink::packet_core::{
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
 use super::nexthop::Nexthop;
-use super::request::Request;
 use super::{fdb, neighbour, nexthop, route};
 use crate::dataplane::entry::Via;
 use crate::mac::Mac;
+use crate::netlink::message::Message;
 
 /// An entry that a peer needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,13 +65,13 @@ impl KernelEntry {
     }
 
     /// Returns the message that sets it.
-    fn set(self, device: u32) -> Request {
+    fn set(self, device: u32) -> Message {
         match self {
             Self::Route { subnet, via } => {
                 RouteNetlinkMessage::NewRoute(route::message(device, subnet, via)).into()
             }
             Self::Nexthop { gateway, onlink } => {
-                Request::NewNexthop(Nexthop { gateway, device, onlink }.message())
+                Message::NewNexthop(Nexthop { gateway, device, onlink }.message())
             }
             Self::Direct { subnet, via } => {
                 RouteNetlinkMessage::NewRoute(route::direct_message(device, subnet, via)).into()
@@ -90,12 +90,12 @@ impl KernelEntry {
 
     /// Returns the message that removes it. An FDB entry is named by its MAC alone, so that it is removed
     /// even if its destination was changed.
-    fn remove(self, device: u32) -> Request {
+    fn remove(self, device: u32) -> Message {
         match self {
             Self::Route { subnet, via } => {
                 RouteNetlinkMessage::DelRoute(route::message(device, subnet, via)).into()
             }
-            Self::Nexthop { gateway, .. } => Request::DelNexthop(nexthop::name(gateway)),
+            Self::Nexthop { gateway, .. } => Message::DelNexthop(nexthop::name(gateway)),
             Self::Direct { subnet, via } => {
                 RouteNetlinkMessage::DelRoute(route::direct_message(device, subnet, via)).into()
             }
@@ -112,7 +112,7 @@ impl KernelEntry {
 impl Job {
     /// Returns the request for this device. Setting replaces an existing entry, but not an existing nexthop
     /// object.
-    pub(super) fn message(self, device: u32) -> NetlinkMessage<Request> {
+    pub(super) fn message(self, device: u32) -> NetlinkMessage<Message> {
         let (payload, verb) = match self {
             Self::Set(entry @ KernelEntry::Nexthop { .. }) => (entry.set(device), NLM_F_CREATE | NLM_F_EXCL),
             Self::Set(entry) => (entry.set(device), NLM_F_CREATE | NLM_F_REPLACE),

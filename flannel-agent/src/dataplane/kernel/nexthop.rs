@@ -14,8 +14,8 @@ use rtnetlink::packet_route::route::RouteProtocol;
 use rtnetlink::proto::ConnectionHandle;
 use rtnetlink::sys::SocketAddr;
 
-use super::request::Request;
 use crate::dataplane::table::Table;
+use crate::netlink::message::Message;
 
 /// include/uapi/linux/nexthop.h
 const NHA_ID: u16 = 1;
@@ -69,17 +69,33 @@ impl Nexthop {
     }
 }
 
+/// Reads the report of an object that was made, changed or removed: the gateway whose number it has, and the
+/// device behind which it leads to that gateway as the floor's do.
+pub(super) fn reported(message: &[u8], gone: bool) -> Option<(Ipv4Addr, Option<u32>)> {
+    let (_, id) = attributes(message).find(|(kind, _)| *kind == NHA_ID)?;
+    let gateway = u32::from_ne_bytes(id.try_into().ok()?).into();
+    let now = Nexthop::read(message).filter(|nexthop| nexthop.onlink && !gone);
+    Some((gateway, now.map(|nexthop| nexthop.device)))
+}
+
+/// Returns the gateway whose number a removed object had.
+#[must_use]
+pub fn removed(message: &Message) -> Option<Ipv4Addr> {
+    let Message::DelNexthop(message) = message else { return None };
+    reported(message, true).map(|(gateway, _)| gateway)
+}
+
 /// Lists the gateways that have such an object on the device. There are none if the kernel has no nexthop
 /// objects.
-pub(super) async fn dump(socket: &ConnectionHandle<Request>, device: u32) -> Result<Table<Ipv4Addr, ()>> {
+pub(super) async fn dump(socket: &ConnectionHandle<Message>, device: u32) -> Result<Table<Ipv4Addr, ()>> {
     let mut filter = header(RouteProtocol::Unspec, 0);
     attribute(&mut filter, NHA_OIF, device.to_ne_bytes());
-    let mut request = NetlinkMessage::from(Request::GetNexthop(filter));
+    let mut request = NetlinkMessage::from(Message::GetNexthop(filter));
     request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let answers = socket.request(request, SocketAddr::new(0, 0))?;
-    let read = |answer: NetlinkMessage<Request>| {
+    let read = |answer: NetlinkMessage<Message>| {
         let nexthop = match answer.payload {
-            NetlinkPayload::InnerMessage(Request::NewNexthop(message)) => Nexthop::read(&message),
+            NetlinkPayload::InnerMessage(Message::NewNexthop(message)) => Nexthop::read(&message),
             _ => None,
         };
         future::ready(
@@ -92,9 +108,9 @@ pub(super) async fn dump(socket: &ConnectionHandle<Request>, device: u32) -> Res
 }
 
 /// Whether the kernel has nexthop objects. Asked for one that cannot exist, it answers ENOENT if it does.
-pub(super) async fn are_supported(socket: &ConnectionHandle<Request>) -> bool {
+pub(super) async fn are_supported(socket: &ConnectionHandle<Message>) -> bool {
     let name = name(Ipv4Addr::BROADCAST);
-    let mut request = NetlinkMessage::from(Request::GetNexthop(name));
+    let mut request = NetlinkMessage::from(Message::GetNexthop(name));
     request.header.flags = NLM_F_REQUEST;
     let Ok(mut answers) = socket.request(request, SocketAddr::new(0, 0)) else { return false };
     match answers.next().await.map(|answer| answer.payload) {
@@ -140,6 +156,16 @@ mod tests {
         let mut foreign = nexthop.message();
         foreign[12] ^= 1;
         assert_eq!(Nexthop::read(&foreign), None, "an object with another number");
+        for (message, gone, device) in [
+            (nexthop.message(), false, Some(7)),
+            (nexthop.message(), true, None),
+            (name(nexthop.gateway), true, None),
+        ] {
+            assert_eq!(reported(&message, gone), Some((nexthop.gateway, device)), "{message:?}");
+        }
+        let other_gateway = Nexthop { gateway: Ipv4Addr::new(10, 1, 15, 1), ..nexthop }.message();
+        let replaced = [&nexthop.message()[..16], &other_gateway[16..]].concat();
+        assert_eq!(reported(&replaced, false), Some((nexthop.gateway, None)), "our number, another gateway");
         for length in 0..nexthop.message().len() {
             assert_eq!(Nexthop::read(&nexthop.message()[..length]), None, "cut at {length}");
         }

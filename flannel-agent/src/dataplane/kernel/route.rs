@@ -95,6 +95,13 @@ pub(super) fn reported(route: &RouteMessage, flags: RouteFlags) -> Option<(IpNet
     Some((subnet, via.filter(|_| is_flannel_style(&route.header, flags)).map(|via| (through, via))))
 }
 
+/// Returns the subnet of a route that takes the place of a direct one, as [`reported`]. Device and next hop are there
+/// if it is a direct route.
+#[must_use]
+pub fn reported_direct(route: &RouteMessage) -> Option<(IpNet, Option<(u32, Via)>)> {
+    reported(route, RouteFlags::empty())
+}
+
 fn is_flannel_style(header: &RouteHeader, flags: RouteFlags) -> bool {
     header.protocol == RouteProtocol::Boot
         && header.kind == RouteType::Unicast

@@ -1,4 +1,4 @@
-//! Requests to the kernel: those of `rtnetlink`, and those of nexthop objects, which it does not have.
+//! Messages to and from the kernel: those of `rtnetlink`, and those of nexthop objects, which it does not have.
 
 use rtnetlink::packet_core::{
     DecodeError, NetlinkDeserializable, NetlinkHeader, NetlinkPayload, NetlinkSerializable,
@@ -10,16 +10,20 @@ const RTM_NEWNEXTHOP: u16 = 104;
 const RTM_DELNEXTHOP: u16 = 105;
 const RTM_GETNEXTHOP: u16 = 106;
 
-/// One request. Those of nexthop objects are bytes.
+/// One message. Those of nexthop objects are bytes: `struct nhmsg` and attributes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Request {
+pub enum Message {
+    /// About anything else.
     Route(RouteNetlinkMessage),
+    /// Makes a nexthop object, or says that there is one.
     NewNexthop(Vec<u8>),
+    /// Removes a nexthop object, or says that it is removed.
     DelNexthop(Vec<u8>),
+    /// Asks for nexthop objects.
     GetNexthop(Vec<u8>),
 }
 
-impl NetlinkSerializable for Request {
+impl NetlinkSerializable for Message {
     fn message_type(&self) -> u16 {
         match self {
             Self::Route(message) => message.message_type(),
@@ -46,7 +50,7 @@ impl NetlinkSerializable for Request {
     }
 }
 
-impl NetlinkDeserializable for Request {
+impl NetlinkDeserializable for Message {
     type Error = DecodeError;
 
     fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Self::Error> {
@@ -58,14 +62,14 @@ impl NetlinkDeserializable for Request {
     }
 }
 
-impl From<RouteNetlinkMessage> for Request {
+impl From<RouteNetlinkMessage> for Message {
     fn from(message: RouteNetlinkMessage) -> Self {
         Self::Route(message)
     }
 }
 
-impl From<Request> for NetlinkPayload<Request> {
-    fn from(request: Request) -> Self {
+impl From<Message> for NetlinkPayload<Message> {
+    fn from(request: Message) -> Self {
         Self::InnerMessage(request)
     }
 }
