@@ -92,12 +92,12 @@ fn join<M: Readable>(
     groups: &[MulticastGroup],
 ) -> io::Result<()> {
     for group in groups {
-        match connection.socket_mut().socket_mut().add_membership(*group as u32) {
-            // The kernel is older than the group, so it has no such objects.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                debug!(?group, "no such notifications")
-            }
-            joined => joined?,
+        let joined = connection.socket_mut().socket_mut().add_membership(*group as u32);
+        // The kernel is older than the group, so it has no such objects.
+        if matches!(&joined, Err(error) if error.raw_os_error() == Some(libc::EINVAL)) {
+            debug!(?group, "the kernel does not have these notifications");
+        } else {
+            joined?;
         }
     }
     Ok(())

@@ -95,7 +95,7 @@ pub(super) fn reported(route: &RouteMessage, flags: RouteFlags) -> Option<(IpNet
     Some((subnet, via.filter(|_| is_flannel_style(&route.header, flags)).map(|via| (through, via))))
 }
 
-/// Returns the subnet of a route that takes the place of a direct one, as [`reported`]. Device and next hop are there
+/// Returns the subnet of a route that takes the place of a direct one, by table and metric. Device and next hop are there
 /// if it is a direct route.
 #[must_use]
 pub fn reported_direct(route: &RouteMessage) -> Option<(IpNet, Option<(u32, Via)>)> {
