@@ -165,8 +165,8 @@ async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config
     let known_node = known_node.attrs.or(before.and_then(|before| before.attrs));
     let uplinks = UplinkWatch::open(uplink_options(&flags.uplink, network, given))?;
     let uplink = uplinks.choose().await?;
-    let firewall = Firewall::new(firewall_options(&flags.firewall), network)?;
-    let mut node = Node::<B>::start(plan, uplink, firewall, known_node.as_ref()).await?;
+    let mut firewall = Firewall::start(firewall_options(&flags.firewall), network)?;
+    let mut node = Node::<B>::start(plan, uplink, known_node.as_ref()).await?;
     let answers = is_fresh && in_use.is_fresh;
     let terms = Terms {
         network,
@@ -186,19 +186,17 @@ async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config
         tokio::select! {
             event = membership.changed() => match event {
                 LeaseEvent::Taken { subnet, previous } => {
+                    firewall.set_subnet(subnet, previous);
                     notices.warn("FlannelSubnetChanged", node.take_subnet(subnet, previous).await?);
                     notices.warn("FlannelSlowPath", node.shortcoming());
                     notices.subnet_taken();
-                    health.set_ready();
-                    notify::ready();
                 }
                 LeaseEvent::Lost { subnet, why } => error!(
                     "the lease of {subnet} is lost: {why}; forwarding goes on while it is taken again"
                 ),
                 LeaseEvent::LastKnown { subnet, peers } => {
+                    firewall.set_subnet(subnet, None);
                     node.go_on(subnet, peers).await?;
-                    health.set_ready();
-                    notify::ready();
                 }
                 LeaseEvent::Peers(mut peers) => {
                     notices.warn("FlannelLeasesVanished", peers.alarm.take());
@@ -213,6 +211,10 @@ async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config
                 next_uplink = self::next_uplink(uplinks, node.uplink());
             }
             work = node.work() => node.perform(work).await,
+            () = firewall.tried() => {
+                health.set_ready();
+                notify::ready();
+            }
             () = notices.deliver() => {}
             next = &mut next_network => return Ok(next),
         }

@@ -1,31 +1,41 @@
 //! Firewall rules for pod traffic. They masquerade packets that leave the overlay (`--ip-masq`) and accept packets
 //! forwarded to and from it. `--ip-blackhole-route` drops packets to addresses of the node's subnet without a pod.
 //!
-//! `rules` computes the wanted rules; `iptables` or, with `EnableNFTables`, `nftables` writes them.
+//! `rules` computes the wanted rules; `iptables` or, with `EnableNFTables`, `nftables` writes them. This is a task of its
+//! own: iptables can be slow or locked by another program, and nothing else waits for it.
 
 mod blackhole;
 mod iptables;
+mod keeper;
 mod nftables;
 mod rules;
 mod tool;
+mod writer;
 
+use std::collections::BTreeSet;
+use std::future::pending;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
-use rtnetlink::Handle;
-use tokio::time::{Interval, MissedTickBehavior};
-use tracing::{debug, error, info};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{info, warn};
 
 use crate::config::NetworkConfig;
 use crate::lease::SubnetKey;
-use crate::metrics::{FailureKind, METRICS};
 use crate::netlink;
 use iptables::Variant;
-use nftables::Nftables;
+use keeper::Keeper;
+use rules::IpVersion;
 pub use rules::RuleOptions;
-use rules::{Chain, IpVersion};
-use tool::ToolError;
+
+/// How long the node waits for its first rules before it is ready without them.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// After failures, the pause between attempts doubles up to this many times `--iptables-resync`.
+const LONGEST_PAUSE: u32 = 4;
 
 /// Settings of this node's firewall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,163 +48,93 @@ pub struct Options {
     pub resync: Duration,
 }
 
-/// The firewall rules and blackhole routes of this node.
+/// The task that keeps this node's firewall rules and blackhole routes. Dropping it ends the task, and the command that
+/// it runs; rules and routes stay.
 pub struct Firewall {
-    options: Options,
-    networks: Vec<IpNet>,
-    writer: RuleWriter,
-    netlink: Handle,
-    subnet: Option<SubnetKey>,
-    resync: Interval,
-    /// True until one pass without errors has removed what the other mode or other flags left behind.
-    must_clear: bool,
-    /// The last problem logged; empty if there is none.
-    logged_problem: String,
+    wanted: watch::Sender<Wanted>,
+    /// Number of the newest [`Wanted`] that was written, or could not be written.
+    tried: watch::Receiver<u64>,
+    /// Until when [`Self::tried`] waits; `None` if it has returned for the present subnet.
+    patience: Option<Instant>,
+    task: JoinHandle<()>,
 }
 
-/// The tool that writes the rules.
-enum RuleWriter {
-    /// With the variant that the host uses, once that is known.
-    Iptables(Option<Variant>),
-    Nftables(Nftables),
+/// What the rules are for.
+#[derive(Clone, Debug, Default)]
+struct Wanted {
+    /// Rises with every change.
+    number: u64,
+    subnet: Option<SubnetKey>,
+    /// Subnets that the node had before.
+    previous: BTreeSet<SubnetKey>,
 }
 
 impl Firewall {
-    /// Prepares the firewall; [`Self::set_subnet`] writes the first rules.
+    /// Starts the task. It writes the first rules after [`Self::set_subnet`].
     ///
     /// # Errors
     /// No netlink socket can be opened.
-    pub fn new(options: Options, config: &NetworkConfig) -> Result<Self> {
-        let mut resync = tokio::time::interval(options.resync);
-        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self {
-            options,
-            networks: config.networks().collect(),
-            writer: if config.nftables {
-                RuleWriter::Nftables(Nftables::default())
-            } else {
-                RuleWriter::Iptables(None)
-            },
-            netlink: netlink::open()?,
-            subnet: None,
-            resync,
-            must_clear: true,
-            logged_problem: String::new(),
-        })
-    }
-
-    /// Writes the rules for the node's `subnet` and removes the blackhole routes of its `previous` one.
     ///
-    /// Errors are logged and [`Self::resync`] tries again: a node without its rules is better than no node, as with
-    /// flanneld.
-    pub async fn set_subnet(&mut self, subnet: SubnetKey, previous: Option<SubnetKey>) {
-        self.subnet = Some(subnet);
-        let old: Vec<_> = previous.iter().flat_map(SubnetKey::nets).collect();
-        for stale in old.into_iter().filter(|stale| !subnet.nets().any(|net| net == *stale)) {
-            match blackhole::ensure(&self.netlink, stale, false).await {
-                Ok(change) => log(change),
-                Err(error) => error!("{error:#}"),
-            }
-        }
-        self.resync().await;
-        self.resync.reset();
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(options: Options, config: &NetworkConfig) -> Result<Self> {
+        let keeper = Keeper::new(options, config)?;
+        let (wanted, seen) = watch::channel(Wanted::default());
+        let (done, tried) = watch::channel(0);
+        let task = tokio::spawn(run(keeper, options.resync, seen, done));
+        Ok(Self { wanted, tried, patience: None, task })
     }
 
-    /// Waits until the next [`Self::resync`] is due.
-    pub async fn due(&mut self) {
-        self.resync.tick().await;
+    /// Has the rules for the node's `subnet` written, and the blackhole routes of its `previous` one removed. Returns at
+    /// once.
+    ///
+    /// Errors are logged and repaired later: a node without its rules is better than no node.
+    pub fn set_subnet(&mut self, subnet: SubnetKey, previous: Option<SubnetKey>) {
+        self.patience = Some(Instant::now() + PATIENCE);
+        self.wanted.send_modify(|wanted| {
+            wanted.number += 1;
+            wanted.previous.extend(previous.into_iter().chain(wanted.subnet));
+            wanted.subnet = Some(subnet);
+        });
     }
 
-    /// Compares rules and routes with the wanted ones and writes the difference.
-    pub async fn resync(&mut self) {
-        let Some(subnet) = self.subnet else { return };
-        let results = [self.keep_rules(subnet).await, self.keep_blackholes(subnet).await];
-        let problems: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
-        self.must_clear &= !problems.is_empty();
-        problems.iter().for_each(|_| METRICS.count_failure(FailureKind::Firewall));
-        self.log_problem(
-            problems.iter().map(|problem| format!("{problem:#}")).collect::<Vec<_>>().join("; "),
-        );
-    }
-
-    async fn keep_rules(&mut self, subnet: SubnetKey) -> Result<()> {
-        for net in subnet.nets() {
-            let network = self.networks.iter().copied().find(|network| network.contains(&net));
-            let network = network.with_context(|| format!("the subnet {net} is in none of the networks"))?;
-            let mut chains = rules::chains(self.options.rules, network, net);
-            // Unwanted chains are looked for once only: listing a table can load its kernel module (legacy nat).
-            chains.retain(|chain| self.must_clear || !chain.rules.is_empty());
-            if !chains.is_empty() {
-                let changes = self.writer.apply(IpVersion::of(net), &chains).await;
-                log(changes.context("writing the firewall rules")?);
-            }
+    /// Waits until the rules for the node's subnet are written, cannot be written, or take too long. Returns once for each
+    /// [`Self::set_subnet`]; may be dropped and called again.
+    pub async fn tried(&mut self) {
+        let Some(patience) = self.patience else { return pending().await };
+        let number = self.wanted.borrow().number;
+        if timeout_at(patience, self.tried.wait_for(|tried| *tried >= number)).await.is_err() {
+            warn!(
+                "the firewall rules are not written after {} s; this node goes on without them",
+                PATIENCE.as_secs()
+            );
         }
-        if self.must_clear {
-            self.writer.clear_other_mode().await;
-        }
-        Ok(())
-    }
-
-    async fn keep_blackholes(&self, subnet: SubnetKey) -> Result<()> {
-        let wanted = self.options.blackhole_route;
-        for net in subnet.nets().filter(|_| self.must_clear || wanted) {
-            log(blackhole::ensure(&self.netlink, net, wanted).await?);
-        }
-        Ok(())
-    }
-
-    /// Logs each problem once, and once that it is solved.
-    fn log_problem(&mut self, problem: String) {
-        if problem == self.logged_problem {
-            return;
-        }
-        if problem.is_empty() {
-            info!("the firewall rules are complete again");
-        } else {
-            error!("{problem}; trying again every {} s", self.resync.period().as_secs());
-        }
-        self.logged_problem = problem;
+        self.patience = None;
     }
 }
 
-impl RuleWriter {
-    async fn apply(&mut self, version: IpVersion, chains: &[Chain]) -> Result<Vec<String>, ToolError> {
-        match self {
-            Self::Iptables(variant) => {
-                let variant = match variant {
-                    Some(variant) => *variant,
-                    None => *variant.insert(Variant::detect().await),
-                };
-                iptables::apply(variant, version, chains).await
-            }
-            Self::Nftables(nftables) => nftables.apply(version, chains).await,
-        }
+impl Drop for Firewall {
+    fn drop(&mut self) {
+        self.task.abort();
     }
+}
 
-    /// Removes the rules that an agent left in the other mode, or with the other variant of iptables. Counts rules that
-    /// cannot be listed as absent.
-    async fn clear_other_mode(&self) {
-        let mut removed = Vec::new();
-        for version in IpVersion::ALL {
-            match self {
-                Self::Iptables(variant) => {
-                    removed.push(nftables::remove(version).await);
-                    if let Some(other) = variant.and_then(Variant::other)
-                        && other.has_flannel_chains().await
-                    {
-                        removed.push(iptables::apply(other, version, &rules::none()).await);
-                    }
-                }
-                Self::Nftables(_) => {
-                    removed.push(iptables::apply(Variant::Unspecified, version, &rules::none()).await);
-                }
-            }
-        }
-        for removed in removed {
-            match removed {
-                Ok(changes) => log(changes),
-                Err(error) => debug!("looking for rules of the other mode: {error}"),
-            }
+/// Writes rules when the wanted ones change, and repairs them every `period`.
+async fn run(
+    mut keeper: Keeper,
+    period: Duration,
+    mut wanted: watch::Receiver<Wanted>,
+    tried: watch::Sender<u64>,
+) {
+    let mut pause = period;
+    loop {
+        let now = wanted.borrow_and_update().clone();
+        let complete = keeper.keep(&now).await;
+        tried.send_replace(now.number);
+        pause = if complete { period } else { (pause * 2).min(period * LONGEST_PAUSE) };
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() { return },
+            () = sleep(pause), if now.subnet.is_some() => {}
         }
     }
 }

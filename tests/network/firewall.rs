@@ -2,6 +2,7 @@
 
 mod blackhole;
 mod cleanup;
+mod locked;
 mod nftables;
 mod repair;
 mod rules;

@@ -1,6 +1,7 @@
-//! The machine's side of the daemon: backend on the uplink, firewall and subnet file. Nothing here waits for the
+//! The machine's side of the daemon: backend on the uplink, and subnet file. Nothing here waits for the
 //! datastore.
 
+use std::future::pending;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,7 +13,6 @@ use super::RETRY;
 use super::membership::Peers;
 use crate::backend::{Backend, Options, Setup};
 use crate::config::NetworkConfig;
-use crate::firewall::Firewall;
 use crate::lease::{LeaseAttrs, SubnetKey};
 use crate::metrics::{FailureKind, METRICS};
 use crate::notify;
@@ -38,7 +38,6 @@ pub(super) struct Node<'a, B: Backend> {
     plan: NodePlan<'a, B::Config>,
     started: Started<B>,
     carried: Carried,
-    firewall: Firewall,
     resync: Interval,
 }
 
@@ -64,8 +63,6 @@ pub(super) enum Work {
     React,
     /// [`Backend::resync`].
     Resync,
-    /// [`Firewall::resync`].
-    Firewall,
 }
 
 impl<'a, B: Backend> Node<'a, B> {
@@ -73,14 +70,13 @@ impl<'a, B: Backend> Node<'a, B> {
     pub(super) async fn start(
         plan: NodePlan<'a, B::Config>,
         uplink: Uplink,
-        firewall: Firewall,
         known: Option<&LeaseAttrs>,
     ) -> Result<Self> {
         let carried = Carried::default();
         let started = start(&plan, &uplink, known, &carried).await?;
         let mut resync = interval_at(Instant::now() + RESYNC, RESYNC);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { plan, started, carried, firewall, resync })
+        Ok(Self { plan, started, carried, resync })
     }
 
     /// The lease has been taken: carries packets for its subnet, and writes the subnet file. Returns what an operator must
@@ -96,7 +92,6 @@ impl<'a, B: Backend> Node<'a, B> {
             )
         });
         alarm.iter().for_each(|alarm| error!("{alarm}"));
-        self.firewall.set_subnet(subnet, previous).await;
         let backend = &mut self.started.backend;
         backend.set_subnet(subnet).await?;
         publish(&self.plan, backend, subnet).await?;
@@ -118,7 +113,7 @@ impl<'a, B: Backend> Node<'a, B> {
     /// The uplink has changed: starts the backend on the new one, for the same subnet and peers. Repeats this until it
     /// succeeds, on the uplink that is right by then.
     pub(super) async fn move_to(self, mut uplink: Uplink, uplinks: &UplinkWatch) -> Self {
-        let Self { plan, started: Started { backend, attrs, .. }, carried, firewall, mut resync } = self;
+        let Self { plan, started: Started { backend, attrs, .. }, carried, mut resync } = self;
         // Two backends cannot have the same port.
         drop(backend);
         let started = loop {
@@ -132,7 +127,7 @@ impl<'a, B: Backend> Node<'a, B> {
             }
         };
         resync.reset_after(RETRY);
-        let node = Self { plan, started, carried, firewall, resync };
+        let node = Self { plan, started, carried, resync };
         node.show_status(None);
         node
     }
@@ -163,11 +158,12 @@ impl<'a, B: Backend> Node<'a, B> {
 
     /// Waits until something is to be done. It may be dropped and called again; no work gets lost.
     pub(super) async fn work(&mut self) -> Work {
-        let knows_peers = self.carried.peers.is_some();
+        if self.carried.peers.is_none() {
+            return pending().await;
+        }
         tokio::select! {
-            () = self.started.backend.changed(), if knows_peers => Work::React,
-            _ = self.resync.tick(), if knows_peers => Work::Resync,
-            () = self.firewall.due() => Work::Firewall,
+            () = self.started.backend.changed() => Work::React,
+            _ = self.resync.tick() => Work::Resync,
         }
     }
 
@@ -177,7 +173,6 @@ impl<'a, B: Backend> Node<'a, B> {
         let errors = match work {
             Work::React => self.started.backend.react(peers).await,
             Work::Resync => self.started.backend.resync(peers).await,
-            Work::Firewall => return self.firewall.resync().await,
         };
         self.report(errors);
     }

@@ -7,7 +7,7 @@
 use tracing::info;
 
 use super::super::rules::IpVersion;
-use super::super::tool::run;
+use super::super::tool::{ToolError, run};
 
 /// Chains by which kubelet marks its variant: the first since Kubernetes 1.24, the second since 1.17.
 const MARKS: [&str; 2] = [":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY "];
@@ -27,12 +27,15 @@ impl Variant {
     pub(in crate::firewall) const NAMED: [Self; 2] = [Self::Nft, Self::Legacy];
 
     /// Looks for the variant that the host uses.
-    pub(in crate::firewall) async fn detect() -> Self {
-        let variant = chosen(Self::Nft.saved().await.as_deref(), Self::Legacy.saved().await.as_deref());
+    ///
+    /// # Errors
+    /// One of them does not answer, which would look as if it were not installed.
+    pub(in crate::firewall) async fn detect() -> Result<Self, ToolError> {
+        let variant = chosen(Self::Nft.saved().await?.as_deref(), Self::Legacy.saved().await?.as_deref());
         if variant != Self::Unspecified {
             info!("the host's firewall rules are those of {}", variant.command(IpVersion::V4));
         }
-        variant
+        Ok(variant)
     }
 
     /// Returns the variant that the host does not use, if one is used.
@@ -58,15 +61,22 @@ impl Variant {
 
     /// Returns whether it has chains of flannel.
     pub(in crate::firewall) async fn has_flannel_chains(self) -> bool {
-        self.saved().await.is_some_and(|saved| saved.contains(":FLANNEL-"))
+        matches!(self.saved().await, Ok(Some(saved)) if saved.contains(":FLANNEL-"))
     }
 
-    /// Lists the rules of all tables that are loaded, IPv4's and IPv6's; `None` if it is not installed. To name a table
-    /// would load its module.
-    async fn saved(self) -> Option<String> {
-        let v4 = run(&format!("{}-save", self.command(IpVersion::V4)), "").await.ok()?;
-        let v6 = run(&format!("{}-save", self.command(IpVersion::V6)), "").await.unwrap_or_default();
-        Some(v4 + &v6)
+    /// Lists the rules of all tables that are loaded, IPv4's and IPv6's; `None` if it is not installed or cannot be used.
+    /// To name a table would load its module.
+    async fn saved(self) -> Result<Option<String>, ToolError> {
+        let mut all = String::new();
+        for version in IpVersion::ALL {
+            match run(&format!("{}-save", self.command(version)), "").await {
+                Ok(saved) => all += &saved,
+                Err(error) if error.is_late() => return Err(error),
+                Err(_) if version == IpVersion::V4 => return Ok(None),
+                Err(_) => {}
+            }
+        }
+        Ok(Some(all))
     }
 }
 

@@ -1,0 +1,67 @@
+//! Writes rules with iptables or nft, and removes those of the other tool.
+
+use tracing::debug;
+
+use super::iptables::{self, Variant};
+use super::log;
+use super::nftables::{self, Nftables};
+use super::rules::{self, Chain, IpVersion};
+use super::tool::ToolError;
+
+/// The tool that writes the rules.
+pub(super) enum Writer {
+    /// With the variant that the host uses, once that is known.
+    Iptables(Option<Variant>),
+    Nftables(Nftables),
+}
+
+impl Writer {
+    pub(super) fn new(nftables: bool) -> Self {
+        if nftables { Self::Nftables(Nftables::default()) } else { Self::Iptables(None) }
+    }
+
+    /// Writes what differs from these chains. Returns a line of text for each change.
+    pub(super) async fn apply(
+        &mut self,
+        version: IpVersion,
+        chains: &[Chain],
+    ) -> Result<Vec<String>, ToolError> {
+        match self {
+            Self::Iptables(variant) => {
+                let variant = match variant {
+                    Some(variant) => *variant,
+                    None => *variant.insert(Variant::detect().await?),
+                };
+                iptables::apply(variant, version, chains).await
+            }
+            Self::Nftables(nftables) => nftables.apply(version, chains).await,
+        }
+    }
+
+    /// Removes the rules that an agent left in the other mode, or with the other variant of iptables. Counts rules that
+    /// cannot be listed as absent.
+    pub(super) async fn clear_other_mode(&self) {
+        let mut removed = Vec::new();
+        for version in IpVersion::ALL {
+            match self {
+                Self::Iptables(variant) => {
+                    removed.push(nftables::remove(version).await);
+                    if let Some(other) = variant.and_then(Variant::other)
+                        && other.has_flannel_chains().await
+                    {
+                        removed.push(iptables::apply(other, version, &rules::none()).await);
+                    }
+                }
+                Self::Nftables(_) => {
+                    removed.push(iptables::apply(Variant::Unspecified, version, &rules::none()).await);
+                }
+            }
+        }
+        for removed in removed {
+            match removed {
+                Ok(changes) => log(changes),
+                Err(error) => debug!("looking for rules of the other mode: {error}"),
+            }
+        }
+    }
+}
