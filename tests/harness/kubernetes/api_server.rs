@@ -66,7 +66,11 @@ impl ApiServer {
 
     /// Starts one for a single test, and waits until it is ready.
     pub fn start() -> Result<Self> {
-        let binaries = Binaries::find()?;
+        Self::start_with(&Binaries::find()?)
+    }
+
+    /// [`ApiServer::start`] with these programs.
+    pub fn start_with(binaries: &Binaries) -> Result<Self> {
         let tag = new_tag()?;
         let workdir = Workdir::create(&tag)?;
         let folder = workdir.path().to_owned();
@@ -74,7 +78,7 @@ impl ApiServer {
         // Nothing of it has to survive the machine.
         let etcd = Etcd::builder().arg("--unsafe-no-fsync").start()?;
         let port = free_port()?.1;
-        let start = Start { binaries, tag, folder, etcd: etcd.endpoint(), port };
+        let start = Start { binaries: binaries.clone(), tag, folder, etcd: etcd.endpoint(), port };
         let (proxy, client) = start.proxy()?;
         let server = Mutex::new(start.server()?);
         let server = Self {

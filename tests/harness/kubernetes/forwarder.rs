@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
@@ -34,6 +35,15 @@ struct State {
     ends: Vec<TcpStream>,
     /// Connections accepted so far.
     accepted: usize,
+    /// When the first bytes from the server came, since this was forgotten.
+    answered: Option<Instant>,
+}
+
+/// Which way bytes go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    ToServer,
+    ToClient,
 }
 
 /// What happens to connections and bytes.
@@ -80,6 +90,16 @@ impl Forwarder {
         self.shared.changed.notify_all();
     }
 
+    /// Forgets when bytes came from the server: the next ones are the first.
+    pub fn forget_answer(&self) {
+        self.shared.lock().answered = None;
+    }
+
+    /// Returns when the first bytes came from the server since [`Forwarder::forget_answer`].
+    pub fn answered(&self) -> Option<Instant> {
+        self.shared.lock().answered
+    }
+
     /// Returns how many connections there have been.
     pub fn accepted(&self) -> usize {
         self.shared.lock().accepted
@@ -123,17 +143,20 @@ impl Shared {
         let server = TcpStream::connect(self.target)?;
         let (from_client, from_server) = (client.try_clone()?, server.try_clone()?);
         self.lock().ends.extend([client.try_clone()?, server.try_clone()?]);
-        for (from, to) in [(from_client, server), (from_server, client)] {
+        for (way, from, to) in [(Way::ToServer, from_client, server), (Way::ToClient, from_server, client)] {
             let shared = Arc::clone(self);
-            thread::spawn(move || shared.copy(from, to));
+            thread::spawn(move || shared.copy(way, from, to));
         }
         Ok(())
     }
 
     /// Copies until one side ends, then ends both.
-    fn copy(&self, mut from: TcpStream, mut to: TcpStream) {
+    fn copy(&self, way: Way, mut from: TcpStream, mut to: TcpStream) {
         let mut buffer = vec![0; BUFFER];
         while let Ok(length @ 1..) = from.read(&mut buffer) {
+            if way == Way::ToClient {
+                self.lock().answered.get_or_insert_with(Instant::now);
+            }
             self.wait_while_stalled();
             if to.write_all(&buffer[..length]).is_err() {
                 break;

@@ -2,11 +2,9 @@
 
 use std::path::PathBuf;
 
+use super::control::Store;
 use super::crowd::Backend;
 use super::variant::Variant;
-
-/// Numbers of leases in the datastore before the agent starts.
-const COUNTS: [u32; 6] = [0, 250, 1000, 5000, 10_000, 50_000];
 
 /// What to measure, and where the results go.
 #[derive(clap::Args)]
@@ -32,14 +30,17 @@ pub(crate) struct Args {
     /// Fail unless the agent reaches its targets: agent-bpf against kernel-vxlan, or those of --control-plane
     #[arg(long)]
     pub(super) check: bool,
-    /// Measure instead how soon a starting agent has written all leases to kernel and maps, and then a new lease
+    /// Measure instead how soon a starting agent has written all leases to kernel and maps, and then a change of one
     #[arg(long, conflicts_with_all = ["only", "before", "plot", "seconds"])]
     pub(super) control_plane: bool,
+    /// Datastore of the leases to start among
+    #[arg(long, requires = "control_plane", value_enum, default_value_t = Store::Etcd)]
+    pub(super) store: Store,
     /// Backend of the leases to start among; the targets of --check are vxlan's
     #[arg(long, requires = "control_plane", value_enum, default_value_t = Backend::Vxlan)]
     pub(super) backend: Backend,
-    /// Numbers of leases to start among
-    #[arg(long, value_name = "N", num_args = 1.., requires = "control_plane", default_values_t = COUNTS,
+    /// Numbers of leases to start among [default: several, up to 50000 in etcd and to 5000 in Kubernetes]
+    #[arg(long, value_name = "N", num_args = 1.., requires = "control_plane",
           value_parser = clap::value_parser!(u32).range(0..=60_000))]
     pub(super) leases: Vec<u32>,
 }

@@ -56,6 +56,20 @@ pub(super) fn median(samples: &[f64]) -> f64 {
     }
 }
 
+/// Returns the smallest sample that at least this part of all does not exceed: 0.99.
+#[allow(
+    clippy::cast_sign_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "a rank among them"
+)]
+pub(super) fn percentile(samples: &[f64], part: f64) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (part * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied().unwrap_or(f64::NAN)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +88,14 @@ mod tests {
         assert_eq!(series(&[9.0, 1.0, 5.0, 3.0]).median(METRIC), 4.0);
         assert!(series(&[]).median(METRIC).is_nan());
         assert_eq!(series(&[9.0, 1.0, 5.0]).range(METRIC), (1.0, 9.0));
+    }
+
+    #[test]
+    fn a_percentile_is_a_sample() {
+        let samples: Vec<f64> = (1..=200).rev().map(f64::from).collect();
+        assert_eq!([0.0, 0.5, 0.99, 1.0].map(|part| percentile(&samples, part)), [1.0, 100.0, 198.0, 200.0]);
+        assert_eq!(percentile(&[7.0], 0.99), 7.0);
+        assert!(percentile(&[], 0.5).is_nan());
     }
 
     #[test]

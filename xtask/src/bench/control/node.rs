@@ -1,4 +1,4 @@
-//! Measures one agent on one node, with one etcd full of leases.
+//! Measures one agent on one node, with one datastore full of leases.
 
 use std::fs;
 use std::path::Path;
@@ -6,39 +6,41 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use flannel_tests::{Agent, Cluster, Etcd, Node};
+use flannel_tests::{Agent, Cluster, Node};
 
+use super::changes;
 use super::sample::Sample;
-use crate::bench::crowd::{self, Backend, NETWORK};
-use crate::bench::series::median;
+use super::store::Programs;
+use crate::bench::crowd::{Backend, Lease};
 
-/// Number of leases that are added while the agent runs.
-pub(super) const NEWCOMERS: u32 = 20;
 /// Limit of every step, far above what any takes.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Interval of looking for a file.
 const INTERVAL: Duration = Duration::from_micros(200);
 
 /// Starts an agent among this many leases and measures it.
-pub(super) fn measure(program: &Path, backend: Backend, leases: u32) -> Result<Sample> {
+pub(super) fn measure(agent: &Path, datastore: &Programs, backend: Backend, leases: u32) -> Result<Sample> {
     let cluster = Cluster::segment(1)?;
     let node = cluster.nodes().first().context("no node")?;
-    let etcd = cluster.start_etcd()?;
-    etcd.configure(&format!(r#"{{"Network":"{NETWORK}","Backend":{{"Type":"{}"}}}}"#, backend.name()))?;
-    crowd::fill(&etcd, backend, leases)?;
+    let store = datastore.start(&cluster, backend, leases)?;
     // All peers are on the link.
     node.exec("ip address add 172.31.255.254/12 dev eth0")?;
 
     let start = Instant::now();
-    let mut agent = Agent::builder(node).etcd(&etcd).program(program).start()?;
+    let mut agent = Agent::builder(node).store(store.datastore()).program(agent).start()?;
     let subnet_file = appears(&node.subnet_file(), start)?;
-    agent.wait_status(|status| status.ends_with(&peers(leases)), PATIENCE)?;
+    wait_peers(&mut agent, leases)?;
     let all_leases = start.elapsed();
     let cpu = cpu(agent.pid())?;
     let [memory, peak] = [memory(agent.pid(), "VmRSS:")?, memory(agent.pid(), "VmHWM:")?];
-    let new_lease = newcomers(&mut agent, &etcd, backend, leases)?;
-    ensure_carries(node, backend, leases + NEWCOMERS)?;
-    Ok(Sample { subnet_file, all_leases, cpu, memory, peak, new_lease })
+    let changes = changes::measure(node, &mut agent, &*store, backend, leases)?;
+    // One more than at the start: what left must be gone, and what joined must be there.
+    let last = Lease::new(backend, leases);
+    store.prepare(&last)?;
+    store.join(&last)?;
+    wait_peers(&mut agent, leases + 1)?;
+    ensure_carries(node, backend, leases + 1)?;
+    Ok(Sample { subnet_file, all_leases, cpu, memory, peak, changes })
 }
 
 /// Returns how long after the start the file exists.
@@ -50,22 +52,10 @@ fn appears(file: &Path, start: Instant) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
-/// Returns the end of the status that the agent reports once kernel and maps have this many peers.
-fn peers(count: u32) -> String {
-    format!("peers: {count}")
-}
-
-/// Returns the median time of a new lease.
-fn newcomers(agent: &mut Agent, etcd: &Etcd, backend: Backend, leases: u32) -> Result<Duration> {
-    let mut times = Vec::new();
-    for number in leases..leases + NEWCOMERS {
-        let (key, value) = crowd::lease(backend, number);
-        let start = Instant::now();
-        etcd.put(&key, &value)?;
-        agent.wait_status(|status| status.ends_with(&peers(number + 1)), PATIENCE)?;
-        times.push(start.elapsed().as_secs_f64());
-    }
-    Ok(Duration::from_secs_f64(median(&times)))
+/// Waits until the agent reports that kernel and maps have this many peers.
+pub(super) fn wait_peers(agent: &mut Agent, count: u32) -> Result<()> {
+    let end = format!("peers: {count}");
+    agent.wait_status(|status| status.ends_with(&end), PATIENCE)
 }
 
 /// Fails unless routes, neighbours, FDB entries and the map have all leases, as the agent reports.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::changes::{Changes, Spread};
 use crate::bench::series::median;
 
 /// Figures of one agent, counted from its start.
@@ -20,8 +21,8 @@ pub(super) struct Sample {
     pub(super) memory: u64,
     /// Peak of resident memory until then, in bytes.
     pub(super) peak: u64,
-    /// Time from the start of a write to etcd until kernel and maps had the lease; median of several leases.
-    pub(super) new_lease: Duration,
+    /// What changes of one lease took after that.
+    pub(super) changes: Changes,
 }
 
 /// The samples of one number of leases.
@@ -42,25 +43,34 @@ impl Scale {
     }
 }
 
-/// A figure of a sample, and its heading.
+/// A figure of a sample, and its heading. NaN: the datastore does not show it.
 type Column = (&'static str, fn(&Sample) -> f64);
 
 impl Sample {
     /// All figures, in the table's order and units.
-    pub(super) const COLUMNS: [Column; 6] = [
+    pub(super) const COLUMNS: [Column; 9] = [
         ("subnet.env ms", |sample| millis(sample.subnet_file)),
         ("all leases ms", |sample| millis(sample.all_leases)),
         ("CPU ms", |sample| millis(sample.cpu)),
         ("memory MB", |sample| megabytes(sample.memory)),
         ("peak MB", |sample| megabytes(sample.peak)),
-        ("new lease ms", |sample| millis(sample.new_lease)),
+        ("join ms", |sample| millis(sample.changes.join)),
+        ("leave ms", |sample| millis(sample.changes.leave)),
+        ("event ms", |sample| sample.event(|event| event.median)),
+        ("event p99 ms", |sample| sample.event(|event| event.p99)),
     ];
+
+    /// Returns a time since the datastore's event, in milliseconds.
+    pub(super) fn event(&self, time: impl Fn(Spread) -> Duration) -> f64 {
+        self.changes.event.map_or(f64::NAN, |event| millis(time(event)))
+    }
 }
 
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = Self::COLUMNS.map(|(title, value)| format!("{title} {:.1}", value(self)));
-        f.write_str(&shown.join(", "))
+        let shown = Self::COLUMNS.map(|(title, value)| (title, value(self)));
+        let shown = shown.iter().filter(|(_, value)| !value.is_nan());
+        f.write_str(&shown.map(|(title, value)| format!("{title} {value:.1}")).collect::<Vec<_>>().join(", "))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::node::NEWCOMERS;
+use super::changes::TIMES;
 use super::sample::{Sample, Scale};
 
 /// Returns one line per number of leases, with one column per figure.
@@ -14,13 +14,16 @@ pub(super) fn text(scales: &[Scale], rounds: u32) -> String {
     for scale in scales {
         let _ = write!(text, "\n{:>8}", scale.leases);
         for (_, value) in Sample::COLUMNS {
-            let _ = write!(text, "{:>16.1}", scale.median(value));
+            let figure = scale.median(value);
+            let _ =
+                if figure.is_nan() { write!(text, "{:>16}", "-") } else { write!(text, "{figure:>16.1}") };
         }
     }
     let _ = writeln!(
         text,
-        "\n\nmedians of {rounds} agents each; all leases: from the agent's start until kernel and maps have them; new \
-         lease: from the\nstart of the write to etcd until they have it, median of {NEWCOMERS}"
+        "\n\nmedians of {rounds} agents each; all leases: from the agent's start until kernel and maps have them; join, \
+         leave: from the\nstart of a write to the datastore until they have it, median of {TIMES} each; event: of all \
+         these, from the arrival of the\nAPI server's event"
     );
     text
 }
