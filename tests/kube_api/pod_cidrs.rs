@@ -1,11 +1,12 @@
 //! PodCIDRs that are missing, outside the network, or given twice: one clear message, and no harm to other nodes.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use flannel_tests::kubernetes::{Event, KubeStore};
 use flannel_tests::{Agent, Cluster, Datastore as _, TestResult, eventually};
 
 use super::bed::{Bed, NETLINK, NETWORK, SOON, register, wait_logged};
 use crate::inspect::Peer;
+use crate::overlay::lines_of;
 
 /// Starts an agent on the node, which has these podCIDRs.
 fn start_with(pod_cidrs: &[&str]) -> Result<(Agent, KubeStore, Cluster)> {
@@ -31,11 +32,25 @@ fn a_node_without_pod_cidr_says_so_and_waits_for_one() -> TestResult {
     let (mut agent, store, _cluster) = start_with(&[])?;
     let name = store.name_of("node1");
     wait_logged(&agent, "ERROR", &[&name, "has no podCIDR", "--allocate-node-cidrs"])?;
-    let event = wait_event(&store, "node1", "has no podCIDR")?;
-    assert_eq!((event.reason.as_str(), event.kind.as_str()), ("FlannelPodCIDR", "Warning"));
     store.assign("node1", &["10.5.1.0/24"])?;
     let subnet = agent.wait_ready()?.subnet.map(|subnet| subnet.to_string());
     assert_eq!(subnet.as_deref(), Some("10.5.1.1/24"));
+    // The node is deleted and registers again. kube-controller-manager takes a moment each time.
+    store.delete_node("node1")?;
+    wait_logged(&agent, "ERROR", &["Kubernetes has no node", &name])?;
+    store.add_node("node1", &[])?;
+    eventually("the agent misses the podCIDR again", SOON, || {
+        let missed =
+            lines_of(&agent.log(), "ERROR").iter().filter(|line| line.contains("no podCIDR")).count();
+        ensure!(missed == 2, "it said so {missed} times");
+        Ok(())
+    })?;
+    store.assign("node1", &["10.5.1.0/24"])?;
+    eventually("the node is annotated", SOON, || {
+        ensure!(!store.annotations("node1")?.is_empty(), "not yet");
+        Ok(())
+    })?;
+    assert_eq!(store.events("node1")?, [], "nobody has to act");
     Ok(())
 }
 
@@ -44,7 +59,8 @@ fn a_pod_cidr_outside_the_network_is_refused_with_both_named() -> TestResult {
     let (mut agent, store, _cluster) = start_with(&["10.6.1.0/24"])?;
     let name = store.name_of("node1");
     wait_logged(&agent, "ERROR", &[&name, "10.6.1.0/24", "outside 10.5.0.0/16", "--cluster-cidr"])?;
-    wait_event(&store, "node1", "outside 10.5.0.0/16")?;
+    let event = wait_event(&store, "node1", "outside 10.5.0.0/16")?;
+    assert_eq!((event.reason.as_str(), event.kind.as_str()), ("FlannelPodCIDR", "Warning"));
     agent.ensure_running()?;
     Ok(())
 }

@@ -116,6 +116,10 @@ fn an_agent_without_privileges_does_what_its_capabilities_allow_and_says_what_is
                 assert!(warnings[0].contains(part), "{description}: no {part:?} in {}", warnings[0]);
             }
             assert_eq!(lines_of(&agent.log(), "ERROR"), [""; 0], "{description}");
+            let infos = lines_of(&agent.log(), "INFO");
+            assert!(!infos.iter().any(|line| line.contains("cannot")), "{description}: {infos:#?}");
+            let solicit = node.exec("cat /proc/sys/net/ipv4/neigh/flannel.1/app_solicit")?;
+            assert_eq!(solicit, "3\n", "{description}: the kernel asks for neighbours");
             let programs = [UPLINK, DEVICE].map(|interface| inspect::programs(node, interface));
             let programs = programs.into_iter().collect::<Result<Vec<_>>>()?.concat();
             assert_eq!(programs.len(), container.programs, "{description}: {programs:?}");

@@ -18,6 +18,7 @@ mod neighbour;
 mod nexthop;
 mod pods;
 mod route;
+mod solicit;
 #[cfg(test)]
 mod tests;
 mod ttl;

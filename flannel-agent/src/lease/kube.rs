@@ -21,10 +21,12 @@ mod stream;
 mod watch;
 
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::backoff::Backoff;
@@ -39,6 +41,7 @@ use crate::config::NetworkConfig;
 use access::Access;
 use annotations::{NODE_PUBLIC_IP, NODE_PUBLIC_IPV6, Prefix};
 use api::Api;
+use convert::CidrProblem;
 use events::Events;
 use nodes::OwnNode;
 use session::Session;
@@ -47,6 +50,10 @@ use watch::Follower;
 
 /// Pause after a failure of a write that must be done in the end, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// How long a node may have no podCIDR before an operator is told. kube-controller-manager gives a new node one within
+/// seconds.
+const ASSIGNMENT: Duration = Duration::from_secs(10);
 
 /// How to reach Kubernetes.
 #[derive(Clone, Debug)]
@@ -86,6 +93,8 @@ pub struct KubeManager {
     events: Events,
     net_config: ConfigFile,
     clear_network_unavailable: bool,
+    /// Since when the node has had no podCIDR.
+    waiting: Mutex<Option<Instant>>,
 }
 
 impl KubeManager {
@@ -106,7 +115,25 @@ impl KubeManager {
         let store = KubeStore::new(api, Prefix::new(&annotation_prefix)?, node);
         let (session, events) = (Session::default(), Events::default());
         let net_config = ConfigFile::new(net_config);
-        Ok(Self { store, session, events, net_config, clear_network_unavailable })
+        Ok(Self { store, session, events, net_config, clear_network_unavailable, waiting: Mutex::default() })
+    }
+
+    /// Tells an operator why this node takes no subnet. A podCIDR that is missing may still be on its way.
+    async fn report_cidr(&self, problem: &CidrProblem) {
+        let is_late = match problem {
+            CidrProblem::Missing(_) => {
+                self.waiting().get_or_insert_with(Instant::now).elapsed() >= ASSIGNMENT
+            }
+            _ => true,
+        };
+        if is_late {
+            let message = problem.to_string();
+            self.report(Notice { reason: "FlannelPodCIDR", message, severity: Severity::Warning }).await;
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads this node's Node.
@@ -174,11 +201,11 @@ impl SubnetManager for KubeManager {
         let subnet = match convert::own_subnet(&node.view, config) {
             Ok(subnet) => subnet,
             Err(problem) => {
-                let message = problem.to_string();
-                self.report(Notice { reason: "FlannelPodCIDR", message, severity: Severity::Warning }).await;
+                self.report_cidr(&problem).await;
                 return Err(problem.into());
             }
         };
+        *self.waiting() = None;
         let attrs = convert::with_overwrites(attrs.clone(), &node.view);
         let lease = self.write(subnet, node, attrs).await?;
         info!(lease = %subnet, "took the podCIDR of this node");

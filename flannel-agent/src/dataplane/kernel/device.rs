@@ -9,6 +9,7 @@ use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::{Handle, LinkUnspec, LinkVxlan};
 use tracing::{debug, info, warn};
 
+use super::solicit;
 use crate::mac::Mac;
 use crate::netlink::errno;
 use crate::netlink::link::{self, Link, VxlanOptions};
@@ -57,7 +58,7 @@ pub(super) async fn ensure(handle: &Handle, spec: &DeviceSpec) -> Result<Device>
         None => create(handle, spec, mac).await?,
     };
     ignore_router_advertisements(&spec.name);
-    ask_user_space_for_neighbours(&spec.name);
+    solicit::ask_user_space(handle, &spec.name, link.index).await;
     let link = bring_up(handle, spec, mac, link).await?;
     ensure!(
         link.mac == Some(mac),
@@ -196,28 +197,17 @@ fn not_up(spec: &DeviceSpec, error: rtnetlink::Error) -> anyhow::Error {
 /// Turns `accept_ra` off, since the overlay has no routers. Without IPv6, or with a read-only /proc/sys as in
 /// an unprivileged container, the kernel's default stays, as with flanneld.
 fn ignore_router_advertisements(device: &str) {
-    match fs::write(format!("/proc/sys/net/ipv6/conf/{device}/accept_ra"), "0") {
+    let setting = |name: &str| format!("/proc/sys/net/ipv6/conf/{device}/{name}");
+    let is = |name: &str, value: &str| fs::read_to_string(setting(name)).is_ok_and(|is| is.trim() == value);
+    // 1: unless the node forwards (net/ipv6/ndisc.c: `ipv6_accept_ra`).
+    if is("accept_ra", "0") || is("accept_ra", "1") && is("forwarding", "1") {
+        return;
+    }
+    match fs::write(setting("accept_ra"), "0") {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             info!(device, %error, "accept_ra cannot be set to 0 and stays as it is");
         }
         _ => {}
-    }
-}
-
-/// How often the kernel asks user space for a neighbour before it gives up. flannel before 0.8 used the same
-/// value.
-const QUESTIONS: &str = "3";
-
-/// Makes the kernel ask user space for unknown neighbours (`app_solicit`). The overlay has no broadcast to
-/// ask by.
-fn ask_user_space_for_neighbours(device: &str) {
-    for family in ["ipv4", "ipv6"] {
-        match fs::write(format!("/proc/sys/net/{family}/neigh/{device}/app_solicit"), QUESTIONS) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                info!(device, family, %error, "app_solicit cannot be set: the kernel will not ask for neighbours");
-            }
-            _ => {}
-        }
     }
 }
 

@@ -84,6 +84,12 @@ fn the_device_is_as_flanneld_makes_it_and_is_adopted() {
         assert!(shown.contains("UP,LOWER_UP") && shown.contains("mtu 1450"), "{shown}");
         assert!(shown.contains(&device.mac.to_string()), "{shown}");
         assert_eq!(run("cat /proc/sys/net/ipv6/conf/flannel.1/accept_ra"), "0\n");
+        for (family, device, solicit) in
+            [("ipv4", "flannel.1", "3\n"), ("ipv6", "flannel.1", "3\n"), ("ipv4", "eth1", "0\n")]
+        {
+            let setting = format!("cat /proc/sys/net/{family}/neigh/{device}/app_solicit");
+            assert_eq!(run(&setting), solicit, "{setting}");
+        }
         assert_eq!(kernel.ensure_device(&spec(&kernel).await).await.unwrap(), device);
         assert_eq!(Kernel::new().unwrap().ensure_device(&spec(&kernel).await).await.unwrap(), device);
     });

@@ -48,8 +48,8 @@ pub(super) struct Changes {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Problem {
     pub message: String,
-    /// This node is concerned.
-    pub own: bool,
+    /// An Event of this node is to say it. What keeps this node from taking a subnet is no such problem: taking one says it.
+    pub notify: bool,
 }
 
 impl Nodes {
@@ -191,7 +191,7 @@ impl Nodes {
             return None;
         }
         match convert::subnet(node) {
-            Err(problem) => Some(Problem { message: problem.to_string(), own }),
+            Err(problem) => Some(Problem { message: problem.to_string(), notify: false }),
             Ok(_) => self.duplicate(node),
         }
     }
@@ -208,7 +208,7 @@ impl Nodes {
              older one, and do not reach the pods of {loser}. Delete the node {loser} and let it register again; only \
              one controller may assign podCIDRs"
         );
-        (winner != loser).then(|| Problem { message, own: [winner, loser].contains(&&self.own.name) })
+        (winner != loser).then(|| Problem { message, notify: [winner, loser].contains(&&self.own.name) })
     }
 }
 

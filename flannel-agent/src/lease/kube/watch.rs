@@ -255,7 +255,7 @@ impl Follower<'_> {
     async fn publish(&self, changes: Changes, updates: &Updates) {
         for problem in changes.problems {
             warn!("{}", problem.message);
-            if problem.own {
+            if problem.notify {
                 let notice = Notice {
                     reason: "FlannelPodCIDR",
                     message: problem.message,

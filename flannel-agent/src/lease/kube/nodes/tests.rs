@@ -86,7 +86,7 @@ fn of_two_nodes_with_one_subnet_the_older_has_it_in_any_order() {
         for words in ["y-old and x-young have the same podCIDR 10.244.1.0/24", "Delete the node x-young"] {
             assert!(problem.message.contains(words), "{}", problem.message);
         }
-        assert!(!problem.own);
+        assert!(!problem.notify);
         // Once: not for each change of either node.
         assert_eq!(nodes.put(node("x-young", 9, A, "192.168.0.4")).problems, []);
         // The other one has it as soon as it is alone.
@@ -102,7 +102,7 @@ fn the_own_subnet_stays_the_own_one() {
     let changes = nodes.put(node("older", 1, OWN, "192.168.0.5"));
     assert_eq!(changes.updates, []);
     let [problem] = changes.problems.as_slice() else { panic!("{changes:?}") };
-    assert!(problem.own && problem.message.contains("older and own"), "{}", problem.message);
+    assert!(problem.notify && problem.message.contains("older and own"), "{}", problem.message);
 }
 
 #[test]

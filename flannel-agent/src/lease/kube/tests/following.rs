@@ -209,3 +209,24 @@ async fn windows_nodes_are_leases_once_they_have_a_mac() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_watch_writes_no_event_of_a_node_that_comes_again_without_pod_cidr() {
+    let bed = Bed::with_lease().await;
+    following(&bed, async |mut updates| {
+        assert_eq!(snapshot(&mut updates).await, ["own"]);
+        let mut without_cidr = node("own", 0);
+        without_cidr["spec"] = json!({});
+        bed.api.change(|state| {
+            state.delete("own");
+            state.put(without_cidr);
+            state.put(node("own", 0));
+            state.put(flannel_node("twice", 0));
+        });
+        // The first event of this kind is the one that is written.
+        until(|| !bed.api.requests("/events").is_empty()).await;
+        let events = bed.api.requests("/events");
+        assert!(events[0].contains("have the same podCIDR"), "{events:?}");
+    })
+    .await;
+}

@@ -68,15 +68,33 @@ async fn an_overwritten_address_is_announced_and_kept() {
     assert_eq!(data.get(), DATA, "the MAC of the last run is used again");
 }
 
-#[tokio::test]
-async fn a_missing_pod_cidr_is_an_error_and_one_event_at_a_time() {
+#[tokio::test(start_paused = true)]
+async fn a_missing_pod_cidr_is_an_error_and_after_a_while_one_event_at_a_time() {
     let bed = Bed::new().await;
-    let mut own = node("own", 0);
-    own["spec"] = json!({});
-    bed.api.state().put(own);
-    for _ in 0..3 {
-        let error = bed.acquire().await.unwrap_err().to_string();
-        assert!(error.contains("own has no podCIDR") && error.contains("--allocate-node-cidrs"), "{error}");
+    let without_cidr = || {
+        let mut own = node("own", 0);
+        own["spec"] = json!({});
+        own
+    };
+    // Twice it comes in time, and then it does not.
+    for seconds in [9, 9, 11] {
+        bed.api.state().put(without_cidr());
+        for _ in 0..2 {
+            let error = bed.acquire().await.unwrap_err().to_string();
+            assert!(
+                error.contains("own has no podCIDR") && error.contains("--allocate-node-cidrs"),
+                "{error}"
+            );
+        }
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        assert_eq!(bed.api.requests("/events"), [""; 0]);
+        for _ in 0..3 {
+            bed.acquire().await.unwrap_err();
+        }
+        if seconds < 10 {
+            bed.api.state().put(node("own", 0));
+            bed.acquire().await.unwrap();
+        }
     }
     let events = bed.api.requests("/events");
     let [event] = events.as_slice() else { panic!("{events:?}") };
