@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use crate::dataplane::bpf::{self, pins, pins::Pins};
 use crate::dataplane::kernel::Kernel;
 use crate::lease::SubnetKey;
-use crate::netlink::link::{self, Link, LinkKind};
+use crate::netlink::link::{self, Link};
 use crate::paths::Paths;
 use crate::{firewall, subnet_file};
 
@@ -118,7 +118,7 @@ fn remove_programs(bpffs: &Path) -> Results {
 async fn remove_devices(kernel: &Kernel) -> Result<Results> {
     let links = links(kernel).await?;
     let mut results = Vec::new();
-    for Link { index, name, .. } in links.iter().filter(|link| is_flannel_device(&link.name, &link.kind)) {
+    for Link { index, name, .. } in links.iter().filter(|link| link.is_flannel_device()) {
         let removed = kernel.handle().link().del(*index).execute().await;
         let removed = removed.with_context(|| format!("removing device {name}"));
         results.push(
@@ -132,46 +132,11 @@ async fn links(kernel: &Kernel) -> Result<Vec<Link>> {
     link::list(kernel.handle()).await.context("listing interfaces")
 }
 
-/// Whether an agent makes such devices: `flannel.<VNI>` or `flannel-v6.<VNI>` of kind vxlan, or `flannel0` of kind tun
-/// (udp backend).
-fn is_flannel_device(name: &str, kind: &LinkKind) -> bool {
-    let vni = name.strip_prefix("flannel.").or_else(|| name.strip_prefix("flannel-v6."));
-    match kind {
-        LinkKind::Vxlan(_) => vni.is_some_and(|vni| vni.parse::<u32>().is_ok()),
-        LinkKind::Tun => name == "flannel0",
-        _ => false,
-    }
-}
-
 fn remove_file(path: &Path) -> Result<Option<String>> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         removed => removed
             .map(|()| Some(format!("removed {}", path.display())))
             .with_context(|| format!("removing {}", path.display())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::netlink::link::VxlanOptions;
-
-    #[test]
-    fn only_devices_with_the_name_and_kind_that_agents_use_are_removed() {
-        for (name, kind, expected) in [
-            ("flannel.1", LinkKind::Vxlan(VxlanOptions::default()), true),
-            ("flannel.4096", LinkKind::Vxlan(VxlanOptions::default()), true),
-            ("flannel-v6.1", LinkKind::Vxlan(VxlanOptions::default()), true),
-            ("flannel0", LinkKind::Tun, true),
-            ("flannel.1", LinkKind::Other, false),
-            ("flannel0", LinkKind::Vxlan(VxlanOptions::default()), false),
-            ("flannel1", LinkKind::Tun, false),
-            ("flannel.", LinkKind::Vxlan(VxlanOptions::default()), false),
-            ("flannel.mine", LinkKind::Vxlan(VxlanOptions::default()), false),
-            ("vxlan.1", LinkKind::Vxlan(VxlanOptions::default()), false),
-        ] {
-            assert_eq!(is_flannel_device(name, &kind), expected, "{name} of kind {kind:?}");
-        }
     }
 }

@@ -31,12 +31,12 @@ use crate::health::Health;
 use crate::lease::etcd::EtcdManager;
 use crate::lease::kube::KubeManager;
 use crate::lease::local::LocalManager;
-use crate::lease::{LastKnown, SubnetManager};
+use crate::lease::{LastKnown, PublicIps, SubnetManager};
 use crate::notify;
 use crate::signals::Stop;
 use crate::subnet_file;
-use crate::uplink::Uplink;
 use crate::uplink::watch::UplinkWatch;
+use crate::uplink::{InUse, Uplink};
 use membership::{LeaseEvent, Membership, Recorder, Terms};
 use network::{Answer, PATIENCE, ask};
 use node::{Node, NodePlan};
@@ -164,7 +164,8 @@ async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config
     // A device that is gone comes back with its MAC.
     let known_node = known_node.attrs.or(before.and_then(|before| before.attrs));
     let uplinks = UplinkWatch::open(uplink_options(&flags.uplink, network, given))?;
-    let uplink = uplinks.choose().await?;
+    let announced = known_node.as_ref().map(PublicIps::from).unwrap_or_default();
+    let uplink = uplinks.choose(&InUse::from(announced)).await?;
     let mut firewall = Firewall::start(firewall_options(&flags.firewall), network)?;
     let mut node = Node::<B>::start(plan, uplink, known_node.as_ref()).await?;
     let answers = is_fresh && in_use.is_fresh;
@@ -173,6 +174,7 @@ async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config
         margin: flags.renew_margin(),
         hold: flags.lease_hold(),
         previous,
+        addresses: uplinks.node_addresses().await?,
         given,
         last_known,
         patience: if answers { PATIENCE } else { Duration::ZERO },

@@ -26,5 +26,5 @@ pub use key::SubnetKey;
 pub use last_known::LastKnown;
 pub use manager::{KnownNode, LeaseUpdate, OwnLease, SubnetManager};
 pub use notice::{Notice, Severity};
-pub use policy::{Loss, Standing};
+pub use policy::{Loss, Standing, Traces};
 pub use public_ips::PublicIps;

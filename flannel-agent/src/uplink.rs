@@ -14,14 +14,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use regex_lite::Regex;
 use rtnetlink::Handle;
+use rtnetlink::packet_route::AddressFamily;
+use tracing::warn;
 
 use self::host::list;
-pub use self::host::{DefaultRoute, Host, Interface};
+pub use self::host::{DefaultRoute, Host, InUse, Interface};
+use self::pick::Picked;
 use crate::mac::Mac;
 
 /// Which uplink to choose. As with flannel, names and addresses are tried first, then expressions, then the
-/// address to reach. Without any of them it is the interface that has the public IP, else the default
-/// route's.
+/// address to reach. Without any of them it is the interface that has the public IP, else the one in use, else the
+/// default route's.
 #[derive(Clone, Debug, Default)]
 pub struct UplinkOptions {
     /// `--iface`: names or addresses, tried in order.
@@ -36,7 +39,7 @@ pub struct UplinkOptions {
     pub public_ip: Option<Ipv4Addr>,
     /// `--public-ipv6`.
     pub public_ipv6: Option<Ipv6Addr>,
-    /// The pods' networks. Addresses in them belong to the overlay and are ignored.
+    /// The networks of pods. Addresses in them belong to the overlay and are ignored.
     pub pod_networks: Vec<IpNet>,
 }
 
@@ -95,6 +98,14 @@ impl Stack {
     }
 }
 
+impl Stack {
+    /// Returns the address families, IPv4 first.
+    fn families(self) -> impl Iterator<Item = AddressFamily> {
+        let v4 = self.has_v4().then_some(AddressFamily::Inet);
+        v4.into_iter().chain(self.has_v6().then_some(AddressFamily::Inet6))
+    }
+}
+
 impl fmt::Display for Uplink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let addresses =
@@ -134,14 +145,6 @@ pub enum UplinkError {
         /// The interfaces that there are.
         interfaces: Vec<Interface>,
     },
-    /// Several interfaces match.
-    #[error("several interfaces match {flag}: {}; choose one, for instance by --iface", list(candidates))]
-    Ambiguous {
-        /// The flag.
-        flag: String,
-        /// The interfaces that match.
-        candidates: Vec<Interface>,
-    },
     /// The interface has no address that peers can reach.
     #[error(
         "interface {name} has no usable {family} address; add one, or name another interface by --iface. \
@@ -166,19 +169,21 @@ pub enum UplinkError {
     },
 }
 
-/// Chooses the uplink. The addresses of `current` are kept as long as the interface has them.
+/// Chooses the uplink. What is in use is kept as long as it is up and has the node's address, unless a flag names another.
 ///
 /// # Errors
-/// No interface or several match. The message lists the interfaces and names a flag that helps.
-pub async fn choose(
-    handle: &Handle,
-    options: &UplinkOptions,
-    current: Option<&Uplink>,
-) -> Result<Uplink, UplinkError> {
+/// No interface matches, or it lacks an address. The message lists the interfaces and names a flag that helps.
+pub async fn choose(handle: &Handle, options: &UplinkOptions, in_use: &InUse) -> Result<Uplink, UplinkError> {
     let mut host = Host::read(handle, options).await?;
     host.ignore(&options.pod_networks);
-    if let Some(current) = current {
-        host.prefer(current);
+    host.prefer(in_use);
+    let Picked { uplink, passed_over } = pick::pick(&host, options, in_use)?;
+    if let Some((flag, others)) = passed_over.filter(|_| in_use.is_of_last_run()) {
+        warn!(
+            "several interfaces match {flag}: using {}, and not {}; name one by --iface",
+            uplink.name,
+            list(&others)
+        );
     }
-    pick::pick(&host, options)
+    Ok(uplink)
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use flannel_agent::config::NetworkConfig;
 use flannel_agent::lease::local::LocalManager;
-use flannel_agent::lease::{LeaseAttrs, Loss, PublicIps, SubnetManager};
+use flannel_agent::lease::{LeaseAttrs, Loss, PublicIps, SubnetManager, Traces};
 use flannel_tests::etcd::PREFIX;
 use flannel_tests::{Cluster, Datastore as _, Etcd, LocalStore, TestResult};
 
@@ -53,7 +53,7 @@ fn node(number: u8) -> Result<LeaseAttrs> {
 }
 
 async fn ensure_rules(manager: impl SubnetManager, entries: &impl Entries) -> Result<()> {
-    let lease = manager.acquire(&NetworkConfig::parse(V4)?, &node(1)?, None).await?;
+    let lease = manager.acquire(&NetworkConfig::parse(V4)?, &node(1)?, &Traces::default()).await?;
     let name = lease.subnet.to_string();
     for spoilt in SPOILT {
         for number in [1, 7] {

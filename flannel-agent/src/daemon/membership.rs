@@ -5,6 +5,7 @@ mod following;
 mod own;
 mod recorder;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -16,7 +17,7 @@ use crate::config::NetworkConfig;
 use crate::lease::set::LeaseSet;
 use crate::lease::{
     KnownNode, LastKnown, LeaseAttrs, LeaseUpdate, Loss, OwnLease, PublicIps, RawLease, Standing, SubnetKey,
-    SubnetManager,
+    SubnetManager, Traces,
 };
 use crate::metrics::METRICS;
 use crate::peer::Peer;
@@ -36,6 +37,8 @@ pub(super) struct Terms<'a> {
     pub(super) hold: Duration,
     /// The subnet of an earlier run. It is preferred.
     pub(super) previous: Option<SubnetKey>,
+    /// All addresses of this node.
+    pub(super) addresses: Vec<IpAddr>,
     /// The node's addresses that an administrator has entered in the datastore.
     pub(super) given: PublicIps,
     /// What an earlier run knew.
@@ -109,8 +112,11 @@ pub(super) struct Peers {
 impl<'a, S: SubnetManager> Membership<'a, S> {
     /// Begins to take a lease.
     pub(super) fn new(store: &'a S, terms: Terms<'a>, attrs: LeaseAttrs, recorder: Recorder) -> Self {
-        let Terms { network, margin, hold, previous, given, last_known, patience } = terms;
+        let Terms { network, margin, hold, previous, mut addresses, given, last_known, patience } = terms;
         let previous = previous.or(last_known.as_ref().map(|known| known.subnet));
+        let announced = last_known.as_ref().and_then(|known| known.node.attrs.as_ref());
+        addresses.extend(announced.into_iter().flat_map(|attrs| PublicIps::from(attrs).addresses()));
+        let traces = Traces { subnet: previous, addresses, macs: attrs.vtep_macs().collect() };
         let last_known = last_known.map(|known| Remembered::new(known, network, hold, patience));
         Self {
             store,
@@ -120,7 +126,7 @@ impl<'a, S: SubnetManager> Membership<'a, S> {
             given,
             moved: false,
             previous,
-            own: Own::take(store, network, attrs.clone(), previous),
+            own: Own::take(store, network, attrs.clone(), traces),
             attrs,
             following: None,
             last_known,
@@ -282,10 +288,12 @@ impl<'a, S: SubnetManager> Membership<'a, S> {
         }
     }
 
-    /// Takes a lease again. The watch goes on meanwhile.
+    /// Takes a lease again. The watch goes on meanwhile. Address and MAC do not count this time: another node that has
+    /// both would take the lease back in turn.
     fn lose(&mut self, subnet: SubnetKey, why: Loss) -> LeaseEvent {
         self.moved = false;
-        self.own = Own::take(self.store, self.network, self.attrs.clone(), self.previous);
+        let traces = Traces { subnet: self.previous, ..Traces::default() };
+        self.own = Own::take(self.store, self.network, self.attrs.clone(), traces);
         LeaseEvent::Lost { subnet, why }
     }
 }

@@ -18,8 +18,8 @@ use crate::metrics::{FailureKind, METRICS};
 use crate::notify;
 use crate::peer::Peer;
 use crate::subnet_file;
-use crate::uplink::Uplink;
 use crate::uplink::watch::UplinkWatch;
+use crate::uplink::{InUse, Uplink};
 
 /// Period of reading back and repairing the kernel's entries.
 const RESYNC: Duration = Duration::from_secs(60);
@@ -122,7 +122,7 @@ impl<'a, B: Backend> Node<'a, B> {
                 Err(error) => {
                     error!("moving to the uplink {}: {error:#}; trying again", uplink.name);
                     sleep(RETRY).await;
-                    uplink = uplinks.choose().await.unwrap_or(uplink);
+                    uplink = uplinks.choose(&InUse::from(&uplink)).await.unwrap_or(uplink);
                 }
             }
         };

@@ -58,7 +58,7 @@ mod tests {
 
     use super::*;
     use crate::config::NetworkConfig;
-    use crate::lease::{LeaseAttrs, LeaseUpdate, Loss, OwnLease, RawLease, SubnetKey};
+    use crate::lease::{LeaseAttrs, LeaseUpdate, Loss, OwnLease, RawLease, Traces};
 
     /// A datastore that writes down what it is told.
     #[derive(Default)]
@@ -75,7 +75,7 @@ mod tests {
             std::future::pending().await
         }
 
-        async fn acquire(&self, _: &NetworkConfig, _: &LeaseAttrs, _: Option<SubnetKey>) -> Result<OwnLease> {
+        async fn acquire(&self, _: &NetworkConfig, _: &LeaseAttrs, _: &Traces) -> Result<OwnLease> {
             std::future::pending().await
         }
 

@@ -34,6 +34,16 @@ pub struct LeaseAttrs {
     pub backend_v6_data: Option<Box<RawValue>>,
 }
 
+impl LeaseAttrs {
+    /// Returns the MACs of the node's vxlan devices, that for IPv4 first. Other backends have none.
+    pub fn vtep_macs(&self) -> impl Iterator<Item = Mac> + use<> {
+        let mac = |data: &Option<Box<RawValue>>| {
+            Some(serde_json::from_str::<VxlanData>(data.as_ref()?.get()).ok()?.vtep_mac)
+        };
+        [mac(&self.backend_data), mac(&self.backend_v6_data)].into_iter().flatten()
+    }
+}
+
 mod zero_is_none {
     use super::{Deserialize, Ipv4Addr};
 

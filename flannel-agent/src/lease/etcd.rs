@@ -10,9 +10,8 @@ mod watch;
 use tokio::sync::mpsc;
 
 use super::entry::{LeaseAttrs, RawLease};
-use super::key::SubnetKey;
 use super::manager::{LeaseUpdate, OwnLease, SubnetManager, parse_config};
-use super::policy::Loss;
+use super::policy::{Loss, Traces};
 use super::transaction::{acquire, renew};
 use super::watch::watch;
 use crate::config::NetworkConfig;
@@ -61,9 +60,9 @@ impl SubnetManager for EtcdManager {
         &self,
         config: &NetworkConfig,
         attrs: &LeaseAttrs,
-        previous: Option<SubnetKey>,
+        traces: &Traces,
     ) -> anyhow::Result<OwnLease> {
-        acquire(EtcdTransaction::new(&self.store), config, attrs, previous).await
+        acquire(EtcdTransaction::new(&self.store), config, attrs, traces).await
     }
 
     async fn renew(&self, lease: &OwnLease, attrs: &LeaseAttrs) -> anyhow::Result<Result<OwnLease, Loss>> {

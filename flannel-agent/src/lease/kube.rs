@@ -35,7 +35,7 @@ use super::entry::{LeaseAttrs, RawLease};
 use super::key::SubnetKey;
 use super::manager::{KnownNode, LeaseUpdate, OwnLease, SubnetManager, parse_config};
 use super::notice::{Notice, Severity};
-use super::policy::{self, Lifetime, Loss, StoredLease};
+use super::policy::{self, Lifetime, Loss, StoredLease, Traces};
 use super::public_ips::PublicIps;
 use crate::config::NetworkConfig;
 use access::Access;
@@ -195,7 +195,7 @@ impl SubnetManager for KubeManager {
         &self,
         config: &NetworkConfig,
         attrs: &LeaseAttrs,
-        _previous: Option<SubnetKey>,
+        _traces: &Traces,
     ) -> Result<OwnLease> {
         let node = self.own_node().await?;
         let subnet = match convert::own_subnet(&node.view, config) {

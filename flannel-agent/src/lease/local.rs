@@ -33,9 +33,8 @@ use std::path::PathBuf;
 use tokio::sync::mpsc;
 
 use super::entry::{LeaseAttrs, RawLease};
-use super::key::SubnetKey;
 use super::manager::{LeaseUpdate, OwnLease, SubnetManager, parse_config};
-use super::policy::Loss;
+use super::policy::{Loss, Traces};
 use super::transaction::{acquire, renew};
 use crate::config::NetworkConfig;
 use folder::LeaseFolder;
@@ -67,9 +66,9 @@ impl SubnetManager for LocalManager {
         &self,
         config: &NetworkConfig,
         attrs: &LeaseAttrs,
-        previous: Option<SubnetKey>,
+        traces: &Traces,
     ) -> anyhow::Result<OwnLease> {
-        acquire(LocalTransaction::begin(&self.folder).await?, config, attrs, previous).await
+        acquire(LocalTransaction::begin(&self.folder).await?, config, attrs, traces).await
     }
 
     async fn renew(&self, lease: &OwnLease, attrs: &LeaseAttrs) -> anyhow::Result<Result<OwnLease, Loss>> {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::entry::{LeaseAttrs, RawLease};
 use super::key::SubnetKey;
 use super::notice::Notice;
-use super::policy::Loss;
+use super::policy::{Loss, Traces};
 use super::public_ips::PublicIps;
 use crate::config::NetworkConfig;
 
@@ -83,8 +83,8 @@ pub trait SubnetManager {
         ready(Ok(KnownNode::default()))
     }
 
-    /// Takes a subnet. Where nodes choose their subnets, that is the lease with our public IP, or `previous` if it
-    /// fits, or a free one. Otherwise it is the subnet that the datastore has given to this node.
+    /// Takes a subnet. Where nodes choose their subnets, that is the lease that is ours, or the subnet of our last
+    /// run if it fits, or a free one. Otherwise it is the subnet that the datastore has given to this node.
     ///
     /// # Errors
     /// The datastore cannot be reached, or has no subnet for us.
@@ -92,7 +92,7 @@ pub trait SubnetManager {
         &self,
         config: &NetworkConfig,
         attrs: &LeaseAttrs,
-        previous: Option<SubnetKey>,
+        traces: &Traces,
     ) -> impl Future<Output = anyhow::Result<OwnLease>> + Send;
 
     /// Keeps our subnet: prolongs its lease and writes `attrs` where the datastore has something else.

@@ -3,11 +3,14 @@
 //! The datastores only read and write; [`super::transaction`] carries out what is decided here.
 //!
 //! **The holder of an entry** is the node whose public IP its value has. A value that names no node was spoilt; the
-//! subnet is still taken.
+//! subnet is still taken. An entry with another public IP is ours as well if two of three agree ([`Traces`]): the subnet is
+//! that of our last run, the public IP is or was an address of ours, and its VTEP MAC is our device's. One alone is not
+//! enough. An address may have come from another node together with a service, and a cloned machine has the MAC, or the
+//! files, of another one.
 //!
 //! **To take a subnet** ([`plan`]) a node uses the first of these, as flannel does (pkg/subnet/etcd:
 //! `tryAcquireLease`):
-//! 1. an entry that it holds and that fits the network config; of several the subnet of its last run, so that pods keep
+//! 1. an entry that is its own and fits the network config; of several the subnet of its last run, so that pods keep
 //!    their addresses,
 //! 2. the subnet of its last run, if that fits and is free,
 //! 3. a free subnet.
@@ -21,16 +24,18 @@
 //! **Reservations** are the administrator's. A node writes its value into a reservation with its public IP, but
 //! never renews or removes one.
 
+use std::net::IpAddr;
 use std::slice;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::entry::{RawLease, TTL};
+use super::entry::{LeaseAttrs, RawLease, TTL};
 use super::free;
 use super::key::SubnetKey;
 use super::public_ips::PublicIps;
 use crate::config::{NetworkConfig, SubnetRange};
+use crate::mac::Mac;
 
 /// An entry of a datastore. `V` is what the datastore needs to change it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,8 +62,18 @@ pub(super) struct SubnetRequest<'a> {
     pub us: PublicIps,
     /// The value of our lease.
     pub value: &'a str,
+    pub traces: &'a Traces,
+}
+
+/// What shows that an entry is ours although it has another public IP than ours.
+#[derive(Clone, Debug, Default)]
+pub struct Traces {
     /// The subnet of our last run.
-    pub previous: Option<SubnetKey>,
+    pub subnet: Option<SubnetKey>,
+    /// All addresses of this node, and those that it announced in its last run.
+    pub addresses: Vec<IpAddr>,
+    /// MACs of our vxlan devices.
+    pub macs: Vec<Mac>,
 }
 
 /// How to take a subnet, and what to do about our other entries afterwards.
@@ -119,11 +134,14 @@ pub(super) fn plan<'a, V>(
     entries: &'a [StoredLease<V>],
     random: u64,
 ) -> AcquirePlan<'a, V> {
-    let SubnetRequest { config, us, value, previous } = *request;
+    let SubnetRequest { config, us, value, traces } = *request;
+    let previous = traces.subnet;
     let subnets = entries.iter().filter_map(|entry| Some((entry.subnet()?, entry)));
     let subnets: Vec<(SubnetKey, &StoredLease<V>)> = subnets.collect();
     let ours = subnets.iter().filter(|(_, entry)| us.same_node(&entry.holder()));
-    let (fitting, unfit): (Vec<_>, Vec<_>) = ours.partition(|(subnet, _)| fits(config, subnet));
+    let (mut fitting, unfit): (Vec<_>, Vec<_>) = ours.partition(|(subnet, _)| fits(config, subnet));
+    let by_traces = subnets.iter().filter(|(subnet, entry)| traces.lead_to(*subnet, entry, us));
+    fitting.extend(by_traces.filter(|(subnet, _)| fits(config, subnet)));
 
     let taken: Vec<SubnetKey> = subnets.iter().map(|(subnet, _)| *subnet).collect();
     let is_free = |subnet: &SubnetKey| !taken.iter().any(|taken| taken.overlaps(subnet));
@@ -173,6 +191,25 @@ pub(super) fn standing(holder: Option<PublicIps>, us: PublicIps) -> Standing {
 /// not, and is to be replaced.
 pub(super) fn lasts_long_enough(remaining: Duration) -> bool {
     remaining >= TTL / 2
+}
+
+impl Traces {
+    /// Returns whether two of three show that the entry is ours.
+    fn lead_to<V>(&self, subnet: SubnetKey, entry: &StoredLease<V>, us: PublicIps) -> bool {
+        let holder = entry.holder();
+        let address = us.v4.and(holder.v4.map(IpAddr::V4)).or(holder.v6.map(IpAddr::V6));
+        let witnesses = [
+            self.subnet == Some(subnet),
+            address.is_some_and(|address| self.addresses.contains(&address)),
+            vtep_macs(&entry.lease).any(|mac| self.macs.contains(&mac)),
+        ];
+        witnesses.into_iter().filter(|witness| *witness).count() >= 2
+    }
+}
+
+/// Returns the MACs of the node's vxlan devices that a lease names.
+fn vtep_macs(lease: &RawLease) -> impl Iterator<Item = Mac> {
+    serde_json::from_slice::<LeaseAttrs>(&lease.value).into_iter().flat_map(|attrs| attrs.vtep_macs())
 }
 
 fn held_by(holder: PublicIps, ours: &[PublicIps]) -> Standing {

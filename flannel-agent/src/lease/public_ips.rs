@@ -1,7 +1,7 @@
 //! The addresses by which a node is recognised.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::entry::{LeaseAttrs, RawLease};
 
@@ -20,6 +20,11 @@ impl PublicIps {
     pub fn of_holder(lease: &RawLease) -> Self {
         let attrs = serde_json::from_slice::<LeaseAttrs>(&lease.value);
         attrs.map(|attrs| Self::from(&attrs)).unwrap_or_default()
+    }
+
+    /// Returns the addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
     }
 
     /// Returns true if both are the same node. The IPv4 address decides, or the IPv6 address if this node has no other.

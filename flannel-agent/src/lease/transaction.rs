@@ -10,7 +10,7 @@ use super::backoff::Backoff;
 use super::entry::LeaseAttrs;
 use super::key::SubnetKey;
 use super::manager::OwnLease;
-use super::policy::{self, Loss, StoredLease, SubnetRequest, Take, Upkeep};
+use super::policy::{self, Loss, StoredLease, SubnetRequest, Take, Traces, Upkeep};
 use super::public_ips::PublicIps;
 use crate::config::NetworkConfig;
 use crate::random;
@@ -71,10 +71,10 @@ pub(super) async fn acquire<T: Transaction>(
     mut transaction: T,
     config: &NetworkConfig,
     attrs: &LeaseAttrs,
-    previous: Option<SubnetKey>,
+    traces: &Traces,
 ) -> Result<OwnLease> {
     let value = text(attrs)?;
-    let request = SubnetRequest { config, us: PublicIps::from(attrs), value: &value, previous };
+    let request = SubnetRequest { config, us: PublicIps::from(attrs), value: &value, traces };
     let taken = take(&mut transaction, &request).await;
     transaction.finish().await;
     let (subnet, term) = taken?;
@@ -148,7 +148,8 @@ async fn write<T: Transaction>(
             let written = transaction.keep(*subnet, upkeep, value).await?;
             if let WriteResult::Done(term) = written {
                 let reservation = term.is_none();
-                info!(lease = %subnet, reservation, "reusing the lease that has our public IP");
+                let holder = PublicIps::of_holder(&upkeep.entry.lease);
+                info!(lease = %subnet, reservation, %holder, "reusing our lease, which had this holder");
             }
             Ok(written)
         }

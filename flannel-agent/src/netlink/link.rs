@@ -93,6 +93,18 @@ impl Link {
         link
     }
 
+    /// Whether flannel makes such devices: `flannel.<VNI>` or `flannel-v6.<VNI>` of kind vxlan, or `flannel0` of kind tun
+    /// (udp backend).
+    #[must_use]
+    pub fn is_flannel_device(&self) -> bool {
+        let vni = self.name.strip_prefix("flannel.").or_else(|| self.name.strip_prefix("flannel-v6."));
+        match self.kind {
+            LinkKind::Vxlan(_) => vni.is_some_and(|vni| vni.parse::<u32>().is_ok()),
+            LinkKind::Tun => self.name == "flannel0",
+            _ => false,
+        }
+    }
+
     /// Returns its options if it is a vxlan device.
     #[must_use]
     pub const fn vxlan(&self) -> Option<&VxlanOptions> {
@@ -167,5 +179,29 @@ async fn get(request: LinkGetRequest) -> Result<Option<Link>, Error> {
         Ok(link) => Ok(link.as_ref().map(Link::read)),
         Err(error) if errno(&error) == libc::ENODEV => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flannel_device_has_the_name_and_the_kind_that_flannel_uses() {
+        for (name, kind, expected) in [
+            ("flannel.1", LinkKind::Vxlan(VxlanOptions::default()), true),
+            ("flannel.4096", LinkKind::Vxlan(VxlanOptions::default()), true),
+            ("flannel-v6.1", LinkKind::Vxlan(VxlanOptions::default()), true),
+            ("flannel0", LinkKind::Tun, true),
+            ("flannel.1", LinkKind::Other, false),
+            ("flannel0", LinkKind::Vxlan(VxlanOptions::default()), false),
+            ("flannel1", LinkKind::Tun, false),
+            ("flannel.", LinkKind::Vxlan(VxlanOptions::default()), false),
+            ("flannel.mine", LinkKind::Vxlan(VxlanOptions::default()), false),
+            ("vxlan.1", LinkKind::Vxlan(VxlanOptions::default()), false),
+        ] {
+            let link = Link { name: name.to_owned(), kind, ..Link::default() };
+            assert_eq!(link.is_flannel_device(), expected, "{link:?}");
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! The choice of the uplink. Pure.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use regex_lite::Regex;
 
-use super::host::{Host, Interface};
+use super::host::{Host, InUse, Interface, is_announceable};
 use super::{NodeAddress, Stack, Uplink, UplinkError, UplinkOptions};
 
 /// An interface, and the address it was chosen by.
@@ -21,17 +21,28 @@ enum Criterion<'a> {
     CanReach(IpAddr),
 }
 
+/// The flag that several interfaces match, and the interfaces that were not chosen.
+type PassedOver = Option<(String, Vec<Interface>)>;
+
+/// The uplink, and what else there was to choose from.
+#[derive(Debug)]
+pub(super) struct Picked {
+    pub(super) uplink: Uplink,
+    pub(super) passed_over: PassedOver,
+}
+
 /// Chooses the uplink.
-pub(super) fn pick(host: &Host, options: &UplinkOptions) -> Result<Uplink, UplinkError> {
-    let (interface, named) = match &criteria(options)[..] {
-        [] => default_choice(host, options)?,
-        criteria => first_usable(host, options.stack, criteria)?,
+pub(super) fn pick(host: &Host, options: &UplinkOptions, in_use: &InUse) -> Result<Picked, UplinkError> {
+    let ((interface, named), passed_over) = match &criteria(options)[..] {
+        [] => (default_choice(host, options, in_use)?, None),
+        criteria => first_usable(host, options.stack, criteria, in_use)?,
     };
-    uplink(interface, named, options).map_err(|family| UplinkError::NoAddress {
+    let uplink = uplink(interface, named, options).map_err(|family| UplinkError::NoAddress {
         name: interface.link.name.clone(),
         family,
         interfaces: host.interfaces.clone(),
-    })
+    })?;
+    Ok(Picked { uplink, passed_over })
 }
 
 /// Returns the criteria in flannel's order. An empty name is ignored: a unit file may leave a variable empty.
@@ -41,8 +52,12 @@ fn criteria(options: &UplinkOptions) -> Vec<Criterion<'_>> {
     ifaces.chain(regexes).chain(options.can_reach.map(Criterion::CanReach)).collect()
 }
 
-/// Returns the interface that has the public IP, else the one of the best default route.
-fn default_choice<'a>(host: &'a Host, options: &UplinkOptions) -> Result<Choice<'a>, UplinkError> {
+/// Returns the interface that has the public IP, else the one that is in use, else the one of the best default route.
+fn default_choice<'a>(
+    host: &'a Host,
+    options: &UplinkOptions,
+    in_use: &InUse,
+) -> Result<Choice<'a>, UplinkError> {
     let public = [
         options.public_ip.filter(|_| options.stack.has_v4()).map(IpAddr::V4),
         options.public_ipv6.filter(|_| options.stack.has_v6()).map(IpAddr::V6),
@@ -50,42 +65,55 @@ fn default_choice<'a>(host: &'a Host, options: &UplinkOptions) -> Result<Choice<
     let mut with_public_ip = public.into_iter().flatten().filter_map(|address| {
         Some((host.interfaces.iter().find(|interface| interface.has(address))?, Some(address)))
     });
-    let by_default_route = || {
-        let route = host.default_routes.iter().min_by_key(|route| route.metric)?;
-        Some((host.interface(route.index)?, None))
+    // What the last run used may have lost what the network needs today, and need not be waited for.
+    let is_kept = |interface: &&Interface| {
+        !in_use.is_of_last_run() || (interface.serves(options.stack) && interface.is_candidate())
     };
+    let in_use = || Some((host.in_use(in_use).filter(is_kept)?, None));
+    let choice = with_public_ip.next().or_else(in_use).or_else(|| by_default_route(host, options.stack));
     let family = if options.stack.has_v4() { IPV4 } else { IPV6 };
-    let choice = with_public_ip.next().or_else(by_default_route);
     choice.ok_or_else(|| UplinkError::NoDefaultRoute { family, interfaces: host.interfaces.clone() })
 }
 
-/// Returns the first match that has all addresses. Like flanneld it tries the next criterion if a match lacks
-/// one. If all matches lack one, it returns the first match, so that the error can name it.
+fn by_default_route(host: &Host, stack: Stack) -> Option<Choice<'_>> {
+    let of_family = host.default_routes.iter().filter(|route| route.v6 != stack.has_v4());
+    let through = of_family.filter_map(|route| host.interface(route.index));
+    let mut possible = through.filter(|interface| interface.may_carry());
+    let candidate = possible.clone().find(|interface| interface.is_candidate());
+    candidate.or_else(|| possible.next()).map(|interface| (interface, None))
+}
+
+/// Returns the first match that has all addresses, and the others that the flag matches. Like flanneld it tries the next
+/// criterion if a match lacks one. If all matches lack one, it returns the first match, so that the error can name it.
 fn first_usable<'a>(
     host: &'a Host,
     stack: Stack,
     criteria: &[Criterion<'_>],
-) -> Result<Choice<'a>, UplinkError> {
-    let is_usable = |(interface, _): &Choice<'_>| {
-        (!stack.has_v4() || !interface.ipv4.is_empty())
-            && (!stack.has_v6() || interface.ipv6.iter().any(is_announceable))
-    };
+    in_use: &InUse,
+) -> Result<(Choice<'a>, PassedOver), UplinkError> {
+    let current = host.in_use(in_use);
     let mut unusable = None;
     for criterion in criteria {
-        let (usable, others): (Vec<_>, Vec<_>) = criterion.matches(host).into_iter().partition(is_usable);
+        let matches = criterion.matches(host).into_iter();
+        let (mut usable, others): (Vec<_>, Vec<_>) =
+            matches.partition(|(interface, _)| interface.serves(stack));
+        usable.sort_by_key(|(interface, _)| Some(*interface) != current);
         match usable[..] {
             [] => unusable = unusable.or(others.first().copied()),
-            [choice] => return Ok(choice),
-            _ => return Err(criterion.ambiguous(&usable)),
+            [choice] => return Ok((choice, None)),
+            [choice, ref others @ ..] => {
+                let others = others.iter().map(|(interface, _)| (*interface).clone()).collect();
+                return Ok((choice, Some((criterion.to_string(), others))));
+            }
         }
     }
+    // An interface that was renamed while it is in use is still the one that was meant.
+    let renamed = current.filter(|_| unusable.is_none() && !in_use.is_of_last_run());
+    let unusable = unusable.or(renamed.map(|interface| (interface, None)));
     let flags = || criteria.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
-    unusable.ok_or_else(|| UplinkError::NoMatch { flags: flags(), interfaces: host.interfaces.clone() })
-}
-
-/// Whether peers can use the address: a link-local one means nothing without an interface.
-fn is_announceable(address: &Ipv6Addr) -> bool {
-    !address.is_unicast_link_local()
+    let choice = unusable
+        .ok_or_else(|| UplinkError::NoMatch { flags: flags(), interfaces: host.interfaces.clone() })?;
+    Ok((choice, None))
 }
 
 impl Criterion<'_> {
@@ -106,24 +134,20 @@ impl Criterion<'_> {
             }
         }
     }
-
-    fn ambiguous(&self, matches: &[Choice<'_>]) -> UplinkError {
-        let candidates = matches.iter().map(|(interface, _)| (*interface).clone()).collect();
-        UplinkError::Ambiguous { flag: self.to_string(), candidates }
-    }
 }
 
-/// Matches addresses first, then names, as flannel does.
+/// Matches addresses first, then names, as flannel does. An expression does not mean the ports of a bridge.
 fn matching<'a>(host: &'a Host, regex: &Regex) -> Vec<Choice<'a>> {
+    let interfaces = || host.interfaces.iter().filter(|interface| interface.may_carry());
     let by_address = |interface: &'a Interface| {
         let address = interface.addresses().find(|address| regex.is_match(&address.to_string()))?;
         Some((interface, Some(address)))
     };
-    let found: Vec<_> = host.interfaces.iter().filter_map(by_address).collect();
+    let found: Vec<_> = interfaces().filter_map(by_address).collect();
     if !found.is_empty() {
         return found;
     }
-    let named = host.interfaces.iter().filter(|interface| regex.is_match(&interface.link.name));
+    let named = interfaces().filter(|interface| regex.is_match(&interface.link.name));
     named.map(|interface| (interface, None)).collect()
 }
 

@@ -4,13 +4,19 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 
-use super::pick::pick;
+use super::pick::{self, Picked};
 use super::*;
-use crate::netlink::link::Link;
+use crate::lease::PublicIps;
+use crate::netlink::link::{Link, LinkKind, VxlanOptions};
 use crate::netlink::route::Hop;
 
+/// Chooses as the first run of a node does.
+fn pick(host: &Host, options: &UplinkOptions) -> Result<Uplink, UplinkError> {
+    pick::pick(host, options, &InUse::default()).map(|picked| picked.uplink)
+}
+
 fn link(index: u32, name: &str) -> Link {
-    Link { index, name: name.to_owned(), mtu: 1500, ..Link::default() }
+    Link { index, name: name.to_owned(), mtu: 1500, up: true, ..Link::default() }
 }
 
 fn address(index: u32, ip: &str, scope: AddressScope, flags: AddressHeaderFlags) -> AddressMessage {
@@ -144,7 +150,7 @@ fn better_addresses_come_first() {
     ];
     let host = Host::of(vec![link(2, "eth0")], addresses, &[]);
     let order: Vec<_> = host.interfaces[0].ipv4.iter().map(ToString::to_string).collect();
-    assert_eq!(order, ["192.168.64.3", "192.168.64.5", "192.168.64.8", "169.254.7.7"]);
+    assert_eq!(order, ["192.168.64.3", "192.168.64.8", "192.168.64.5", "169.254.7.7"]);
 }
 
 #[test]
@@ -221,20 +227,139 @@ fn the_route_to_an_address_selects_the_uplink() {
 }
 
 #[test]
-fn several_matching_interfaces_are_an_error_that_names_them() {
-    let refused = |host: &Host, options: &UplinkOptions| pick(host, options).unwrap_err().to_string();
+fn of_several_matching_interfaces_the_one_in_use_is_taken_else_the_first() {
+    let ask = |host: &Host, options: &UplinkOptions, in_use: Option<&str>| {
+        let v4 = in_use.map(|ip| ip.parse().unwrap());
+        let in_use = InUse::from(PublicIps { v4, v6: None });
+        let Picked { uplink, passed_over } = pick::pick(host, options, &in_use).unwrap();
+        let others = passed_over.map(|(flag, others)| (flag, list(&others)));
+        (uplink.name, others)
+    };
+    let others = |flag: &str, others: &str| Some((flag.to_owned(), others.to_owned()));
+    let eth = asked(&[], &["eth"]);
+    assert_eq!(ask(&host(), &eth, None), ("eth0".to_owned(), others("--iface-regex eth", "eth1 (10.0.0.3)")));
     assert_eq!(
-        refused(&host(), &asked(&[], &["eth"])),
-        "several interfaces match --iface-regex eth: eth0 (192.168.64.3 192.168.64.4 fd00::3), eth1 (10.0.0.3); \
-         choose one, for instance by --iface"
+        ask(&host(), &eth, Some("10.0.0.3")),
+        ("eth1".to_owned(), others("--iface-regex eth", "eth0 (192.168.64.3 192.168.64.4 fd00::3)"))
     );
     let mut twins = host();
     twins.interfaces[3].ipv4 = twins.interfaces[2].ipv4.clone();
     assert_eq!(
-        refused(&twins, &options(&["10.0.0.3"], None)),
-        "several interfaces match --iface 10.0.0.3: eth1 (10.0.0.3), eth2 (10.0.0.3); choose one, for \
-         instance by --iface"
+        ask(&twins, &options(&["10.0.0.3"], None), None),
+        ("eth1".to_owned(), others("--iface 10.0.0.3", "eth2 (10.0.0.3)"))
     );
+}
+
+/// Chooses again while eth0 with 192.168.64.3 is in use.
+fn chosen_again(host: &mut Host, options: &UplinkOptions) -> Result<String, UplinkError> {
+    let current = Uplink { index: 2, ..pick(&self::host(), &self::options(&["eth0"], None)).unwrap() };
+    let in_use = InUse::from(&current);
+    host.prefer(&in_use);
+    pick::pick(host, options, &in_use).map(|picked| picked.uplink.to_string())
+}
+
+#[test]
+fn the_uplink_stays_as_long_as_it_is_up_and_has_its_address() {
+    let none = options(&[], None);
+    assert_eq!(chosen_again(&mut host(), &none).unwrap(), "eth0 (192.168.64.3)", "eth1 has a better route");
+    let mut changed = host();
+    changed.default_routes.retain(|route| route.index == 3);
+    assert_eq!(chosen_again(&mut changed, &none).unwrap(), "eth0 (192.168.64.3)", "without a route");
+    changed.interfaces[1].link.name = "uplink0".to_owned();
+    assert_eq!(chosen_again(&mut changed, &none).unwrap(), "uplink0 (192.168.64.3)", "renamed");
+    let by_name = options(&["eth0"], None);
+    assert_eq!(chosen_again(&mut changed, &by_name).unwrap(), "uplink0 (192.168.64.3)", "renamed");
+    assert!(pick(&changed, &by_name).is_err(), "after a restart");
+    changed.interfaces[3].link.name = "eth0".to_owned();
+    changed.interfaces[3].ipv4.push("10.1.0.3".parse().unwrap());
+    assert_eq!(chosen_again(&mut changed, &by_name).unwrap(), "eth0 (10.1.0.3)", "the flag names another");
+    changed.interfaces[1].ipv4.retain(|address| address.octets()[3] != 3);
+    assert_eq!(chosen_again(&mut changed, &none).unwrap(), "eth1 (10.0.0.3)", "without its address");
+    let mut changed = host();
+    changed.interfaces[1].link.up = false;
+    assert_eq!(chosen_again(&mut changed, &none).unwrap(), "eth1 (10.0.0.3)", "down");
+    for named in [options(&["eth1"], None), options(&[], Some("10.0.0.3")), asked(&["eth1", "eth0"], &[])] {
+        assert_eq!(chosen_again(&mut host(), &named).unwrap(), "eth1 (10.0.0.3)", "{named:?}");
+    }
+}
+
+#[test]
+fn a_restarted_agent_stays_with_the_uplink_that_it_announced() {
+    let ask = |host: &Host, options: &UplinkOptions, v4: &str, v6: Option<&str>| {
+        let in_use = InUse::from(PublicIps { v4: v4.parse().ok(), v6: v6.map(|ip| ip.parse().unwrap()) });
+        let mut host = host.clone();
+        host.prefer(&in_use);
+        pick::pick(&host, options, &in_use).map(|picked| picked.uplink.to_string())
+    };
+    let none = options(&[], None);
+    assert_eq!(ask(&host(), &none, "192.168.64.4", None).unwrap(), "eth0 (192.168.64.4)");
+    assert_eq!(ask(&host(), &none, "192.168.64.99", None).unwrap(), "eth1 (10.0.0.3)", "it is gone");
+    let mut down = host();
+    down.interfaces[1].link.up = false;
+    assert_eq!(ask(&down, &none, "192.168.64.4", None).unwrap(), "eth1 (10.0.0.3)");
+    let dual = v6(Stack::Dual, &[], None);
+    let mut host = host();
+    host.interfaces[2].ipv6.push("fd01::3".parse().unwrap());
+    host.interfaces[1].ipv6.clear();
+    let said = ask(&host, &dual, "192.168.64.3", Some("fd00::3")).unwrap();
+    assert_eq!(said, "eth1 (10.0.0.3, fd01::3)", "the network needs IPv6");
+}
+
+#[test]
+fn ports_of_bridges_and_devices_of_the_pods_network_are_not_chosen() {
+    let vxlan = LinkKind::Vxlan(VxlanOptions::default());
+    let links = vec![
+        Link { controller: Some(3), kind: LinkKind::Veth, ..link(2, "veth0") },
+        Link { kind: LinkKind::Bridge, ..link(3, "cni0") },
+        Link { kind: vxlan, ..link(4, "flannel.1") },
+        Link { kind: LinkKind::Veth, leads_to_other_namespace: true, ..link(5, "veth1") },
+        link(6, "eth0"),
+    ];
+    let names: Vec<_> = links.iter().map(|link| link.name.clone()).collect();
+    let own = |index: u32| match index {
+        5 => "169.254.7.5".to_owned(),
+        index => format!("172.20.0.{index}"),
+    };
+    let addresses: Vec<_> = (2..7).map(|index| permanent(index, &own(index))).collect();
+    let routes: Vec<_> = (2..7).map(|index| default_route(index, index)).collect();
+    let host = Host::of(links, addresses, &routes);
+    assert_eq!(pick(&host, &options(&[], None)).unwrap().to_string(), "eth0 (172.20.0.6)");
+    assert_eq!(pick(&host, &asked(&[], &["^172"])).unwrap().to_string(), "eth0 (172.20.0.6)");
+    let alone = Host { default_routes: host.default_routes[..1].to_vec(), ..host.clone() };
+    let said = pick(&alone, &options(&[], None)).unwrap_err().to_string();
+    assert!(said.starts_with("no IPv4 default route shows"), "{said}");
+    for (name, usable) in names.iter().zip([true, false, false, true, true]) {
+        assert_eq!(pick(&host, &options(&[name], None)).is_ok(), usable, "{name} is named");
+    }
+}
+
+#[test]
+fn the_source_of_the_default_route_comes_before_an_address_of_a_service() {
+    let addressed = |ip: &str, length: u8, permanent: bool| {
+        let flags = if permanent { AddressHeaderFlags::Permanent } else { AddressHeaderFlags::empty() };
+        let mut address = address(2, ip, AddressScope::Universe, flags);
+        address.header.prefix_len = length;
+        address
+    };
+    let first = |addresses: &[AddressMessage], source: Option<&str>| {
+        let mut route = default_route(2, 0);
+        route.attributes.extend(source.map(|ip: &str| {
+            let source: Ipv4Addr = ip.parse().unwrap();
+            RouteAttribute::PrefSource(rtnetlink::packet_route::route::RouteAddress::Inet(source))
+        }));
+        let host = Host::of(vec![link(2, "eth0")], addresses.to_vec(), &[route]);
+        host.interfaces[0].addresses().next().unwrap().to_string()
+    };
+    let dhcp = addressed("192.168.64.3", 24, false);
+    let other = addressed("192.168.65.9", 24, true);
+    assert_eq!(first(&[addressed("192.168.64.9", 32, true), dhcp.clone()], None), "192.168.64.3");
+    assert_eq!(first(&[other.clone(), dhcp.clone()], None), "192.168.65.9", "nothing shows which one");
+    assert_eq!(first(&[other, dhcp], Some("192.168.64.3")), "192.168.64.3");
+    // Google's cloud gives /32 by DHCP.
+    let cloud = addressed("10.128.0.3", 32, false);
+    assert_eq!(first(&[addressed("10.128.0.9", 32, true), cloud], None), "10.128.0.3");
+    let dhcp6 = addressed("fd00::3", 128, false);
+    assert_eq!(first(&[addressed("fd00::9", 128, true), dhcp6], None), "fd00::3");
 }
 
 #[test]
@@ -242,7 +367,8 @@ fn addresses_of_the_overlay_do_not_select_the_uplink() {
     let mut host = host();
     host.interfaces[3].ipv4.push("10.5.52.1".parse().unwrap());
     host.interfaces[3].ipv6.push("fd44:0:0:4b::1".parse().unwrap());
-    assert!(pick(&host, &asked(&[], &["^10\\."])).is_err(), "a bridge and an uplink");
+    let both = pick::pick(&host, &asked(&[], &["^10\\."]), &InUse::default()).unwrap();
+    assert!(both.passed_over.is_some(), "a bridge and an uplink");
     host.ignore(&["10.5.0.0/16".parse().unwrap(), "fd44::/48".parse().unwrap()]);
     assert_eq!(pick(&host, &asked(&[], &["^10\\."])).unwrap().name, "eth1");
     assert_eq!(host.interfaces[3].addresses().next(), None);
@@ -266,10 +392,10 @@ fn an_added_address_does_not_replace_the_current_one() {
         (&["192.168.64.9", "192.168.64.3", "fd00::9"], ("192.168.64.3", "fd00::9")),
     ] {
         let mut host = of(now);
-        host.prefer(&current);
+        host.prefer(&InUse::from(&current));
         assert_eq!(chosen(&host), (expected.0.to_owned(), expected.1.to_owned()), "{now:?}");
     }
     let mut host = of(&["192.168.64.3", "169.254.7.7", "fd00::3"]);
-    host.prefer(&pick(&of(&["169.254.7.7", "fd00::3"]), &options).unwrap());
+    host.prefer(&InUse::from(&pick(&of(&["169.254.7.7", "fd00::3"]), &options).unwrap()));
     assert_eq!(chosen(&host).0, "192.168.64.3", "a link-local address gives way");
 }

@@ -1,5 +1,6 @@
 //! Changes of the uplink: another address, another MTU, another interface.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -9,8 +10,9 @@ use rtnetlink::{Handle, MulticastGroup};
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::{Uplink, UplinkError, UplinkOptions, choose};
+use super::{Host, InUse, Interface, Uplink, UplinkError, UplinkOptions, choose};
 use crate::netlink;
+use crate::netlink::address::is_link_local;
 use crate::netlink::notifications::Notifications;
 
 /// The changes that can lead to another choice.
@@ -52,15 +54,26 @@ impl UplinkWatch {
     ///
     /// # Errors
     /// See [`choose`].
-    pub async fn choose(&self) -> Result<Uplink, UplinkError> {
-        choose(&self.handle, &self.options, None).await
+    pub async fn choose(&self, in_use: &InUse) -> Result<Uplink, UplinkError> {
+        choose(&self.handle, &self.options, in_use).await
+    }
+
+    /// Returns all addresses of the node, without those of the overlay.
+    ///
+    /// # Errors
+    /// The kernel does not list them.
+    pub async fn node_addresses(&self) -> Result<Vec<IpAddr>, UplinkError> {
+        let mut host = Host::read(&self.handle, &self.options).await?;
+        host.ignore(&self.options.pod_networks);
+        Ok(host.interfaces.iter().flat_map(Interface::addresses).filter(|ip| !is_link_local(*ip)).collect())
     }
 
     /// Waits until another uplink is to be used. While none can be chosen, the current one stays.
     pub async fn changed(&mut self, current: &Uplink) -> Uplink {
         let mut missing = false;
+        let in_use = InUse::from(current);
         loop {
-            match choose(&self.handle, &self.options, Some(current)).await {
+            match choose(&self.handle, &self.options, &in_use).await {
                 Ok(uplink) if uplink != *current => return uplink,
                 Ok(_) => missing = false,
                 Err(_) if missing => {}

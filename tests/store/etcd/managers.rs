@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use flannel_agent::config::NetworkConfig;
 use flannel_agent::lease::etcd::{EtcdManager, EtcdOptions, TlsFiles};
-use flannel_agent::lease::{LeaseAttrs, OwnLease, SubnetManager as _};
+use flannel_agent::lease::{LeaseAttrs, OwnLease, SubnetManager as _, Traces};
 use flannel_tests::etcd::{KeyValue, PREFIX};
 use flannel_tests::{Etcd, TestResult};
 
@@ -57,9 +57,9 @@ pub(in crate::store) fn acquire(
     value: &str,
     previous: Option<&str>,
 ) -> Result<OwnLease> {
-    let previous = previous.map(str::parse).transpose()?;
+    let traces = Traces { subnet: previous.map(str::parse).transpose()?, ..Traces::default() };
     let (config, attrs) = (NetworkConfig::parse(config)?, attrs(value)?);
-    run(async { manager(etcd).acquire(&config, &attrs, previous).await })
+    run(async { manager(etcd).acquire(&config, &attrs, &traces).await })
 }
 
 fn key(lease: &OwnLease) -> String {

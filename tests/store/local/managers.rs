@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, ensure};
 use flannel_agent::lease::local::LocalManager;
-use flannel_agent::lease::{LeaseAttrs, LeaseUpdate, OwnLease, SubnetManager as _};
+use flannel_agent::lease::{LeaseAttrs, LeaseUpdate, OwnLease, SubnetManager as _, Traces};
 use flannel_tests::wait::throughout;
 use flannel_tests::{Cluster, Datastore as _, LocalStore, TestResult};
 use tokio::sync::mpsc::{self, Receiver};
@@ -49,7 +49,7 @@ fn run<T>(future: impl Future<Output = T>) -> Result<T> {
 fn acquire(store: &LocalStore, node: u8) -> Result<OwnLease> {
     run(async {
         let manager = manager(store);
-        manager.acquire(&manager.network_config().await?, &attrs(node)?, None).await
+        manager.acquire(&manager.network_config().await?, &attrs(node)?, &Traces::default()).await
     })?
 }
 

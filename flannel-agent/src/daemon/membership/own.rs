@@ -10,7 +10,7 @@ use crate::config::NetworkConfig;
 use crate::daemon::RETRY;
 use crate::daemon::renewal::{due, renewed};
 use crate::daemon::retry::until_it_works;
-use crate::lease::{LeaseAttrs, Loss, OwnLease, SubnetKey, SubnetManager};
+use crate::lease::{LeaseAttrs, Loss, OwnLease, SubnetKey, SubnetManager, Traces};
 
 /// A state of the own lease.
 pub(super) enum Own<'a> {
@@ -39,10 +39,10 @@ impl<'a> Own<'a> {
         store: &'a impl SubnetManager,
         network: &'a NetworkConfig,
         attrs: LeaseAttrs,
-        previous: Option<SubnetKey>,
+        traces: Traces,
     ) -> Self {
         let request = async move {
-            until_it_works("taking a subnet", || store.acquire(network, &attrs, previous)).await
+            until_it_works("taking a subnet", || store.acquire(network, &attrs, &traces)).await
         };
         Self::Taking(request.boxed_local())
     }

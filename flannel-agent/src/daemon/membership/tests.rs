@@ -42,7 +42,7 @@ impl SubnetManager for Store {
         pending().await
     }
 
-    async fn acquire(&self, _: &NetworkConfig, attrs: &LeaseAttrs, _: Option<SubnetKey>) -> Result<OwnLease> {
+    async fn acquire(&self, _: &NetworkConfig, attrs: &LeaseAttrs, _: &Traces) -> Result<OwnLease> {
         Ok(self.lease("take", attrs).await)
     }
 
@@ -87,6 +87,7 @@ fn terms(network: &NetworkConfig) -> Terms<'_> {
         margin: Duration::ZERO,
         hold: Duration::from_secs(300),
         previous: None,
+        addresses: Vec::new(),
         given: PublicIps::default(),
         last_known: None,
         patience: Duration::from_secs(1),

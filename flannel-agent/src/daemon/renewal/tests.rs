@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::config::NetworkConfig;
-use crate::lease::{LeaseAttrs, LeaseUpdate, RawLease, SubnetKey, TTL};
+use crate::lease::{LeaseAttrs, LeaseUpdate, RawLease, TTL, Traces};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -26,7 +26,7 @@ impl SubnetManager for Store {
         pending().await
     }
 
-    async fn acquire(&self, _: &NetworkConfig, _: &LeaseAttrs, _: Option<SubnetKey>) -> Result<OwnLease> {
+    async fn acquire(&self, _: &NetworkConfig, _: &LeaseAttrs, _: &Traces) -> Result<OwnLease> {
         pending().await
     }
 

@@ -11,11 +11,11 @@ use super::*;
 use crate::dataplane::desired::NEXTHOPS_FROM;
 use crate::mac::Mac;
 use crate::peer::Peer;
-use crate::uplink::{self, UplinkOptions};
+use crate::uplink::{self, InUse, UplinkOptions};
 
 /// Returns the desired device in the namespace that [`with_uplink`] made.
 async fn spec(kernel: &Kernel) -> DeviceSpec {
-    let uplink = uplink::choose(kernel.handle(), &UplinkOptions::default(), None).await.unwrap();
+    let uplink = uplink::choose(kernel.handle(), &UplinkOptions::default(), &InUse::default()).await.unwrap();
     DeviceSpec {
         name: "flannel.1".to_owned(),
         vni: 1,
@@ -281,7 +281,7 @@ fn the_uplink_is_chosen() {
             let ifaces = ifaces.iter().map(|&iface| iface.to_owned()).collect();
             let public_ip = public.map(|ip: &str| ip.parse().unwrap());
             let options = UplinkOptions { ifaces, public_ip, ..UplinkOptions::default() };
-            let uplink = uplink::choose(kernel.handle(), &options, None).await.unwrap();
+            let uplink = uplink::choose(kernel.handle(), &options, &InUse::default()).await.unwrap();
             assert_eq!(
                 (uplink.name.as_str(), uplink.ipv4.unwrap().local.to_string().as_str()),
                 (name, local)
@@ -289,7 +289,8 @@ fn the_uplink_is_chosen() {
             assert_eq!(uplink.mtu, 1500);
         }
         run("ip route flush table main");
-        let error = uplink::choose(kernel.handle(), &UplinkOptions::default(), None).await.unwrap_err();
+        let error =
+            uplink::choose(kernel.handle(), &UplinkOptions::default(), &InUse::default()).await.unwrap_err();
         assert!(error.to_string().contains("eth1 (10.9.0.3 fe80::"), "{error}");
     });
 }
@@ -298,7 +299,8 @@ fn the_uplink_is_chosen() {
 fn an_empty_namespace_has_no_uplink() {
     in_namespace(async || {
         let kernel = Kernel::new().unwrap();
-        let error = uplink::choose(kernel.handle(), &UplinkOptions::default(), None).await.unwrap_err();
+        let error =
+            uplink::choose(kernel.handle(), &UplinkOptions::default(), &InUse::default()).await.unwrap_err();
         assert!(error.to_string().ends_with("Interfaces: lo (no address)"), "{error}");
     });
 }

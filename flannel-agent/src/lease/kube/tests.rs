@@ -40,7 +40,7 @@ impl Bed {
 
     async fn acquire(&self) -> Result<OwnLease> {
         let config = NetworkConfig::parse(NETWORK).unwrap();
-        self.manager.acquire(&config, &attrs("192.168.0.1"), None).await
+        self.manager.acquire(&config, &attrs("192.168.0.1"), &Traces::default()).await
     }
 }
 

@@ -64,7 +64,8 @@ fn take(
     random: u64,
 ) -> Option<(bool, SubnetKey)> {
     let entries: Vec<_> = leases.iter().map(|(key, holder)| entry(*key, *holder)).collect();
-    let take = plan(&SubnetRequest { config, us, value: "", previous }, &entries, random).take?;
+    let traces = Traces { subnet: previous, ..Traces::default() };
+    let take = plan(&SubnetRequest { config, us, value: "", traces: &traces }, &entries, random).take?;
     Some((matches!(take, Take::Reuse(..)), take.subnet()))
 }
 
@@ -111,6 +112,24 @@ proptest! {
             }
             None => prop_assert!(!has_fitting && !something_is_free(&config, &leases)),
         }
+    }
+
+    #[test]
+    fn one_trace_alone_changes_nothing(
+        config in configs(),
+        leases in leases(),
+        us in 1..8u8,
+        addresses in vec(1..8u8, 0..4),
+        random: u64,
+    ) {
+        let addresses = addresses.into_iter().flat_map(|n| node(n).addresses()).collect();
+        let traces = Traces { addresses, ..Traces::default() };
+        let entries: Vec<_> = leases.iter().map(|(key, holder)| entry(*key, *holder)).collect();
+        let of = |traces: &Traces| {
+            let request = SubnetRequest { config: &config, us: node(us), value: "", traces };
+            plan(&request, &entries, random).take.map(|take| take.subnet())
+        };
+        prop_assert_eq!(of(&traces), of(&Traces::default()));
     }
 
     #[test]

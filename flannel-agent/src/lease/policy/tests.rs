@@ -47,7 +47,11 @@ fn decide(
     previous: Option<&str>,
     random: u64,
 ) -> Decision {
-    let request = SubnetRequest { config: &config(net), us, value: OURS, previous: previous.map(key) };
+    decide_by(net, leases, us, &Traces { subnet: previous.map(key), ..Traces::default() }, random)
+}
+
+fn decide_by(net: &str, leases: &[StoredLease<()>], us: PublicIps, traces: &Traces, random: u64) -> Decision {
+    let request = SubnetRequest { config: &config(net), us, value: OURS, traces };
     match plan(&request, leases, random).take {
         Some(Take::Reuse(subnet, upkeep)) => {
             assert_eq!(upkeep.entry.lease.key, subnet.to_string());
@@ -214,7 +218,7 @@ fn our_entries_that_do_not_fit_are_removed_unless_they_are_reservations() {
         entry("10.9.60.0-24", "?", Lifetime::Lease),
         entry("no-subnet", ours, Lifetime::Lease),
     ];
-    let request = SubnetRequest { config: &config(V4), us: US, value: OURS, previous: None };
+    let request = SubnetRequest { config: &config(V4), us: US, value: OURS, traces: &Traces::default() };
     let plan = plan(&request, &entries, 0);
     let outdated: Vec<_> = plan.outdated.iter().map(|(subnet, _)| *subnet).collect();
     assert_eq!(outdated, ["10.9.20.0-24", "10.1.30.0-25", "10.9.50.0-24"].map(key));
@@ -252,7 +256,7 @@ fn a_lease_is_prolonged_a_reservation_is_not_and_another_value_is_overwritten() 
         let expected = Upkeep { entry: &entry, write, prolong };
         assert_eq!(renewal(Some(&entry), &[US], OURS), Ok(expected), "{value} {lifetime:?}");
         let entries = [entry.clone()];
-        let request = SubnetRequest { config: &config(V4), us: US, value: OURS, previous: None };
+        let request = SubnetRequest { config: &config(V4), us: US, value: OURS, traces: &Traces::default() };
         let expected = Upkeep { entry: &entries[0], write, prolong };
         let take = plan(&request, &entries, 0).take;
         assert_eq!(take, Some(Take::Reuse(key("10.1.20.0-24"), expected)), "{value} {lifetime:?}");
@@ -310,4 +314,47 @@ fn a_subnet_is_found_soon_among_fifty_thousand_leases() {
     let decision = decide(r#"{"Network": "10.0.0.0/8"}"#, &leases, US, None, 0);
     assert_eq!(decision, Decision::Create(key(50_001)));
     assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+}
+
+#[test]
+fn an_entry_with_another_address_is_ours_if_two_of_subnet_address_and_mac_are() {
+    const OUR_MAC: &str = "c6:d2:32:6f:8f:44";
+    let lease = |address: &str, mac: &str| {
+        let value = format!(
+            r#"{{"PublicIP":"{address}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
+        );
+        [stored("10.1.20.0-24", &value, Lifetime::Lease)]
+    };
+    let was = "192.168.0.7";
+    for (what, subnet, address, mac, ours) in [
+        ("a clone of the machine's disk", None, false, true, false),
+        ("a clone whose folder of subnet.env is on the disk", Some("10.1.20.0-24"), false, false, false),
+        ("an address of a service that came from another node", None, true, false, false),
+        ("such an address, and a subnet of its own", Some("10.1.30.0-24"), true, false, false),
+        ("the address went while the agent was away", Some("10.1.20.0-24"), true, false, true),
+        ("flanneld had chosen another address", Some("10.1.20.0-24"), false, true, true),
+        ("the files are gone, the device is not", None, true, true, true),
+    ] {
+        let traces = Traces {
+            subnet: subnet.map(key),
+            addresses: address.then(|| was.parse().unwrap()).into_iter().collect(),
+            macs: vec![OUR_MAC.parse().unwrap()],
+        };
+        let held = lease(was, if mac { OUR_MAC } else { "c6:d2:32:6f:8f:45" });
+        let decision = decide_by(V4, &held, US, &traces, 0);
+        assert_eq!(decision == Decision::Reuse(key("10.1.20.0-24")), ours, "{what}: {decision:?}");
+    }
+}
+
+#[test]
+fn the_subnet_of_the_last_run_comes_before_another_entry_with_our_address() {
+    let mut held = leases(&[("10.1.20.0-24", "192.168.0.1"), ("10.1.30.0-24", "192.168.0.7")]);
+    let traces = Traces {
+        subnet: Some(key("10.1.30.0-24")),
+        addresses: vec!["192.168.0.7".parse().unwrap()],
+        macs: Vec::new(),
+    };
+    assert_eq!(decide_by(V4, &held, US, &traces, 0), Decision::Reuse(key("10.1.30.0-24")));
+    held[1].lease.value = b"?".to_vec();
+    assert_eq!(decide_by(V4, &held, US, &traces, 0), Decision::Reuse(key("10.1.20.0-24")));
 }
