@@ -28,6 +28,7 @@ mod tcp;
 mod too_big;
 mod trace;
 mod truncated;
+mod two_networks;
 mod udp;
 mod uplink;
 mod wire;

@@ -1,5 +1,6 @@
 //! `flannel-agent cleanup`: removes from the node what the agent, or flanneld, has set up.
 
+mod others;
 mod routes;
 
 use std::fs;
@@ -16,9 +17,13 @@ use crate::lease::SubnetKey;
 use crate::netlink::link::{self, Link};
 use crate::paths::Paths;
 use crate::{firewall, subnet_file};
+use others::Others;
 
 /// Removes from this node what the agent, or flanneld, has set up: devices with their routes, neighbours and FDB
 /// entries, BPF programs and maps, firewall rules, blackhole routes, the subnet file and the file beside it with what the agent knew.
+///
+/// If the node belongs to another network too, whose daemon runs or whose device is there, then only things of the network in
+/// the subnet file are removed.
 ///
 /// Stop the agent first. The datastore is not changed; the lease of this node expires there after 24 h. It is safe to
 /// run this command again.
@@ -35,12 +40,12 @@ type Results = Vec<Result<String>>;
 /// Removes everything and prints what was removed.
 ///
 /// # Errors
-/// An agent is running, or something could not be removed. A failure does not stop the other removals.
+/// An agent of this network is running, or something could not be removed. A failure does not stop the other removals.
 pub async fn run(options: &Cleanup) -> Result<()> {
-    if let Some(pid) = running_agent()? {
-        bail!("a flannel daemon is running in this network namespace (pid {pid}): stop it first");
-    }
-    let results = remove_all(options).await;
+    let kernel = Kernel::new()?;
+    let links = links(&kernel).await?;
+    let others = Others::find(&options.paths, &kernel, &links).await?;
+    let results = remove_all(options, &kernel, &links, &others).await;
     let removed: Vec<_> = results.iter().filter_map(|result| result.as_ref().ok()).collect();
     removed.iter().for_each(|line| println!("{line}"));
     let problems: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
@@ -55,19 +60,22 @@ pub async fn run(options: &Cleanup) -> Result<()> {
 }
 
 /// Removes programs before the devices they are attached to. Deleting a device also deletes the routes through it.
-async fn remove_all(options: &Cleanup) -> Results {
-    let kernel = match Kernel::new() {
-        Ok(kernel) => kernel,
+async fn remove_all(options: &Cleanup, kernel: &Kernel, links: &[Link], others: &Others) -> Results {
+    let staying = match others.devices(kernel, links).await {
+        Ok(staying) => staying,
         Err(error) => return vec![Err(error)],
     };
+    for Link { name, .. } in &staying {
+        println!("left device {name}, which belongs to another network");
+    }
     let subnet = subnet_file::read_previous(&options.paths.subnet_file);
     let subnets: Vec<IpNet> = subnet.iter().flat_map(SubnetKey::nets).collect();
     let networks = subnet_file::read_networks(&options.paths.subnet_file);
-    let mut results = remove_programs(&options.paths.bpffs);
-    results.extend(flat(remove_devices(&kernel).await));
-    results.extend(flat(routes::remove_direct(&kernel, &networks, &subnets).await));
-    results.extend(flat(routes::remove_unreachable(&kernel).await));
-    results.extend(firewall::remove(&subnets).await);
+    let mut results = remove_programs(&options.paths.bpffs, &staying);
+    results.extend(remove_devices(kernel, links, &staying).await);
+    results.extend(flat(routes::remove_direct(kernel, &networks, &subnets).await));
+    results.extend(flat(routes::remove_unreachable(kernel, others).await));
+    results.extend(firewall::remove(others.own(), &subnets).await);
     // Last, and only without failures: the next attempt needs the subnet that this file has.
     if results.iter().all(Result::is_ok) {
         results.extend(remove_file(&options.paths.last_known()).transpose());
@@ -80,52 +88,40 @@ fn flat(results: Result<Results>) -> Results {
     results.unwrap_or_else(|error| vec![Err(error)])
 }
 
-/// Returns the pid of a process in this network namespace that has the name of the agent or of flanneld.
-fn running_agent() -> Result<Option<u32>> {
-    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net"));
-    let own = namespace("self").context("reading /proc/self/ns/net")?;
-    let is_daemon = |pid: &u32| {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        *pid != std::process::id()
-            && ["flannel-agent", "flanneld"].contains(&name.trim_end())
-            && namespace(&pid.to_string()).is_ok_and(|other| other == own)
-    };
-    let processes = fs::read_dir("/proc").context("listing /proc")?.flatten();
-    Ok(processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(is_daemon))
-}
-
-/// Detaches the programs of each VNI, and removes their pins, maps and links.
-fn remove_programs(bpffs: &Path) -> Results {
+/// Detaches the programs of each VNI without a device that stays, and removes their pins, maps and links.
+fn remove_programs(bpffs: &Path, staying: &[Link]) -> Results {
     let dir = bpffs.join(abi::PIN_DIR);
     if !dir.exists() {
         return Vec::new();
     }
-    let mut results: Results = pins::vnis(bpffs)
-        .unwrap_or_default()
+    let stays = |vni: &u32| staying.iter().any(|link| link.vxlan().is_some_and(|vxlan| vxlan.vni == *vni));
+    let (staying, removed): (Vec<_>, Vec<_>) =
+        pins::vnis(bpffs).unwrap_or_default().into_iter().partition(stays);
+    let mut results: Results = removed
         .into_iter()
         .map(|vni| {
             bpf::detach(&Pins::new(bpffs, vni))?;
             Ok(format!("removed BPF programs and maps of VNI {vni}"))
         })
         .collect();
-    if results.iter().all(Result::is_ok) {
+    if staying.is_empty() && results.iter().all(Result::is_ok) {
         let removed = fs::remove_dir(&dir).with_context(|| format!("removing {}", dir.display()));
         results.push(removed.map(|()| format!("removed {}", dir.display())));
     }
     results
 }
 
-async fn remove_devices(kernel: &Kernel) -> Result<Results> {
-    let links = links(kernel).await?;
+async fn remove_devices(kernel: &Kernel, links: &[Link], staying: &[Link]) -> Results {
     let mut results = Vec::new();
-    for Link { index, name, .. } in links.iter().filter(|link| link.is_flannel_device()) {
+    let removed = links.iter().filter(|link| link.is_flannel_device() && !staying.contains(link));
+    for Link { index, name, .. } in removed {
         let removed = kernel.handle().link().del(*index).execute().await;
         let removed = removed.with_context(|| format!("removing device {name}"));
         results.push(
             removed.map(|()| format!("removed device {name} with its routes, neighbours and FDB entries")),
         );
     }
-    Ok(results)
+    results
 }
 
 async fn links(kernel: &Kernel) -> Result<Vec<Link>> {

@@ -28,8 +28,8 @@ use crate::lease::SubnetKey;
 use crate::netlink;
 use iptables::Variant;
 use keeper::Keeper;
-use rules::IpVersion;
 pub use rules::RuleOptions;
+use rules::{IpVersion, Owner};
 
 /// How long the node waits for its first rules before it is ready without them.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -70,15 +70,16 @@ struct Wanted {
 }
 
 impl Firewall {
-    /// Starts the task. It writes the first rules after [`Self::set_subnet`].
+    /// Starts the task. It writes the first rules after [`Self::set_subnet`], and removes those of the `former` networks,
+    /// which the node had in the run before.
     ///
     /// # Errors
     /// No netlink socket can be opened.
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn start(options: Options, config: &NetworkConfig) -> Result<Self> {
-        let keeper = Keeper::new(options, config)?;
+    pub fn start(options: Options, config: &NetworkConfig, former: Vec<IpNet>) -> Result<Self> {
+        let keeper = Keeper::new(options, config, former)?;
         let (wanted, seen) = watch::channel(Wanted::default());
         let (done, tried) = watch::channel(0);
         let task = tokio::spawn(run(keeper, options.resync, seen, done));
@@ -139,11 +140,13 @@ async fn run(
     }
 }
 
-/// Removes the rules of both modes for IPv4 and IPv6, and the blackhole routes of these subnets.
+/// Removes the rules of both modes for IPv4 and IPv6, and the blackhole routes of these subnets. With `networks`, removes the
+/// rules of these networks alone.
 ///
 /// Returns a line of text for each removal and an error for each failure. Skips tools that are not installed: they
 /// have written nothing.
-pub async fn remove(subnets: &[IpNet]) -> Vec<Result<String>> {
+pub async fn remove(networks: Option<&[IpNet]>, subnets: &[IpNet]) -> Vec<Result<String>> {
+    let owner = networks.map_or(Owner::Everyone, Owner::Networks);
     let mut variants = vec![Variant::Unspecified];
     for variant in Variant::NAMED {
         if variant.has_flannel_chains().await {
@@ -153,9 +156,9 @@ pub async fn remove(subnets: &[IpNet]) -> Vec<Result<String>> {
     let mut removed = Vec::new();
     for version in IpVersion::ALL {
         for variant in &variants {
-            removed.push(iptables::apply(*variant, version, &rules::none()).await);
+            removed.push(iptables::apply(*variant, version, &rules::none(), owner).await);
         }
-        removed.push(nftables::remove(version).await);
+        removed.push(nftables::remove(version, owner).await);
     }
     let mut results = Vec::new();
     for removed in removed {

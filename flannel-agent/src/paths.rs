@@ -11,7 +11,7 @@ pub struct Paths {
         long,
         env = "FLANNELD_SUBNET_FILE",
         value_name = "FILE",
-        default_value = "/run/flannel/subnet.env"
+        default_value = Self::SUBNET_FILE
     )]
     pub subnet_file: PathBuf,
     /// BPF filesystem for programs and maps. The daemon mounts it if it is not mounted.
@@ -20,6 +20,9 @@ pub struct Paths {
 }
 
 impl Paths {
+    /// flannel's subnet file.
+    pub const SUBNET_FILE: &str = "/run/flannel/subnet.env";
+
     /// Returns the file in which the daemon keeps what it knows of the network, for its next start.
     #[must_use]
     pub fn last_known(&self) -> PathBuf {

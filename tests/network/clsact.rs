@@ -53,7 +53,7 @@ fn attach(node: &Node, peer: &inspect::Peer) -> Result<()> {
         HOOKS.iter().try_for_each(|(hook, interface, _)| {
             let program = bpf.ebpf().program_mut(hook.program()).context("a program")?;
             let program: &mut SchedClassifier = program.try_into()?;
-            attach::clsact(program, *hook, interface).map(drop)
+            attach::clsact(program, *hook, interface, 1).map(drop)
         })
     })
 }

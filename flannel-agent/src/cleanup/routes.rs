@@ -7,12 +7,13 @@ use futures::TryStreamExt as _;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 
+use super::others::Others;
 use super::{Results, links};
 use crate::dataplane::kernel::{Kernel, unreachable};
 use crate::netlink::route;
 
-/// Removes the agent's `unreachable` route of each network.
-pub(super) async fn remove_unreachable(kernel: &Kernel) -> Result<Results> {
+/// Removes the agent's `unreachable` route of each network that is not another one's.
+pub(super) async fn remove_unreachable(kernel: &Kernel, others: &Others) -> Result<Results> {
     let mut results = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let routes: Vec<_> =
@@ -20,6 +21,9 @@ pub(super) async fn remove_unreachable(kernel: &Kernel) -> Result<Results> {
         for route in routes.into_iter().filter(unreachable::is_own) {
             let network =
                 route::destination_of(&route).context("reading the destination of an unreachable route")?;
+            if others.has(network) {
+                continue;
+            }
             let removed = kernel.handle().route().del(route).execute().await;
             results.push(
                 removed

@@ -126,8 +126,8 @@ impl Bpf {
         for place in &self.places {
             let Ok(program) = loaded(&self.ebpf, place.hook) else { continue };
             let index = place.index(self.config.node());
-            let pin = self.pins.path(&place.link());
-            let attached = attach::is_attached(program, place.hook, index, &pin, kernel).await;
+            let attached =
+                attach::is_attached(program, place.hook, index, &place.link(), &self.pins, kernel).await;
             if matches!(attached, Ok(false)) {
                 return false;
             }
@@ -176,7 +176,7 @@ pub fn loader(debug: bool) -> EbpfLoader<'static> {
 /// A pin cannot be removed.
 pub fn detach(pins: &Pins) -> Result<()> {
     xdp::detach(pins)?;
-    attach::detach_clsact_everywhere()?;
+    attach::detach_clsact_everywhere(pins.vni())?;
     pins.remove_all()
 }
 

@@ -3,44 +3,56 @@
 //! Needs iptables 1.6.2 (2018) or newer for `iptables-restore --wait` and `--random-fully`.
 //!
 //! Rules that other programs add to these chains stay, as with a running flanneld. Unlike a starting flanneld, the agent
-//! never empties a chain that is in use (flannel issue 2237).
+//! never empties a chain that is in use (flannel issue 2237). So do rules of other networks of the node, which have an
+//! agent of their own.
 
 mod changes;
 mod variant;
 
-use super::rules::{Chain, IpVersion, Purpose, Rule};
+use super::rules::{Chain, IpVersion, Owner, Purpose, Rule};
 use super::tool::{ToolError, run};
 use changes::{Layout, Present};
 pub(super) use variant::Variant;
 
-/// Writes what is missing of these chains and removes what is not wanted. Returns a line of text for each change.
+/// Writes what is missing of these chains and removes what is not wanted of the owner's rules. Returns a line of text for
+/// each change.
 pub(super) async fn apply(
     variant: Variant,
     version: IpVersion,
     chains: &[Chain],
+    owner: Owner<'_>,
 ) -> Result<Vec<String>, ToolError> {
     let command = variant.command(version);
     let mut changed = Vec::new();
     for Chain { purpose, rules } in chains {
-        changed.extend(apply_one(command, *purpose, rules).await?);
+        changed.extend(apply_one(command, *purpose, rules, owner).await?);
     }
     Ok(changed)
 }
 
-async fn apply_one(command: &str, purpose: Purpose, rules: &[Rule]) -> Result<Option<String>, ToolError> {
+async fn apply_one(
+    command: &str,
+    purpose: Purpose,
+    rules: &[Rule],
+    owner: Owner<'_>,
+) -> Result<Option<String>, ToolError> {
     let layout = Layout::of(purpose);
     let present = match read(command, &layout).await {
         Err(error) if rules.is_empty() && error.is_no_table() => return Ok(None),
         present => present?,
     };
-    let changes = layout.changes(&present, rules);
+    let changes = layout.changes(&present, rules, owner);
     if changes.is_empty() {
         return Ok(None);
     }
     let input = format!("*{}\n{}\nCOMMIT\n", layout.table, changes.join("\n"));
     run(&format!("{command}-restore --noflush --wait=5"), &input).await?;
-    let verb = if rules.is_empty() { "removed" } else { "wrote" };
-    Ok(Some(format!("{verb} chain {} in table {} of {command}", layout.chain, layout.table)))
+    let what = match (rules.is_empty(), changes.iter().any(|change| change.starts_with("-X "))) {
+        (true, true) => "removed",
+        (true, false) => "removed this network's rules from",
+        (false, _) => "wrote",
+    };
+    Ok(Some(format!("{what} chain {} in table {} of {command}", layout.chain, layout.table)))
 }
 
 async fn read(command: &str, layout: &Layout) -> Result<Present, ToolError> {

@@ -8,7 +8,7 @@ use rtnetlink::Handle;
 use tokio::time::Instant;
 use tracing::{error, info};
 
-use super::rules::{self, IpVersion};
+use super::rules::{self, IpVersion, Owner};
 use super::writer::Writer;
 use super::{Options, Wanted, blackhole, log};
 use crate::config::NetworkConfig;
@@ -20,6 +20,8 @@ use crate::netlink;
 pub(super) struct Keeper {
     options: Options,
     networks: Vec<IpNet>,
+    /// The networks of the run before.
+    former: Vec<IpNet>,
     writer: Writer,
     netlink: Handle,
     /// True until one pass without errors has removed what the other mode or other flags left behind.
@@ -34,10 +36,11 @@ struct Failing {
 }
 
 impl Keeper {
-    pub(super) fn new(options: Options, config: &NetworkConfig) -> Result<Self> {
+    pub(super) fn new(options: Options, config: &NetworkConfig, former: Vec<IpNet>) -> Result<Self> {
         Ok(Self {
             options,
             networks: config.networks().collect(),
+            former,
             writer: Writer::new(config.nftables),
             netlink: netlink::open()?,
             must_clear: true,
@@ -79,6 +82,10 @@ impl Keeper {
     }
 
     async fn keep_rules(&mut self, subnet: SubnetKey) -> Result<()> {
+        // Only once: another agent of the node may get what was this one's network.
+        let former = self.former.iter().filter(|_| self.must_clear);
+        let own: Vec<_> = self.networks.iter().chain(former).copied().collect();
+        let owner = Owner::Networks(&own);
         for net in subnet.nets() {
             let network = self.networks.iter().copied().find(|network| network.contains(&net));
             let network = network.with_context(|| format!("the subnet {net} is in none of the networks"))?;
@@ -86,12 +93,12 @@ impl Keeper {
             // Unwanted chains are looked for once only: listing a table can load its kernel module (legacy nat).
             chains.retain(|chain| self.must_clear || !chain.rules.is_empty());
             if !chains.is_empty() {
-                let changes = self.writer.apply(IpVersion::of(net), &chains).await;
+                let changes = self.writer.apply(IpVersion::of(net), &chains, network, owner).await;
                 log(changes.context("writing the firewall rules")?);
             }
         }
         if self.must_clear {
-            self.writer.clear_other_mode().await;
+            self.writer.clear_other_mode(owner).await;
         }
         Ok(())
     }

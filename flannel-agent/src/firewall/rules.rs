@@ -35,6 +35,10 @@ pub(super) enum Purpose {
     Forward,
 }
 
+impl Purpose {
+    pub(super) const ALL: [Self; 2] = [Self::Masquerade, Self::Forward];
+}
+
 /// A chain of flannel's. Without rules, it is removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Chain {
@@ -88,6 +92,27 @@ impl IpVersion {
     }
 }
 
+/// Whose rules are meant. A node can belong to several networks, with an agent for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner<'a> {
+    /// All networks of the node.
+    Everyone,
+    /// These networks. Rules of the others stay.
+    Networks(&'a [IpNet]),
+}
+
+impl Owner<'_> {
+    /// Returns whether a rule that names one of these words (`10.5.0.0/16`) belongs to the owner.
+    pub(super) fn owns<'t>(self, mut words: impl Iterator<Item = &'t str>) -> bool {
+        match self {
+            Self::Everyone => true,
+            Self::Networks(own) => {
+                words.any(|word| word.parse::<IpNet>().is_ok_and(|named| own.contains(&named)))
+            }
+        }
+    }
+}
+
 /// Returns all chains for a node that holds `subnet` of `network`.
 pub(super) fn chains(options: RuleOptions, network: IpNet, subnet: IpNet) -> Vec<Chain> {
     let masquerade =
@@ -101,7 +126,7 @@ pub(super) fn chains(options: RuleOptions, network: IpNet, subnet: IpNet) -> Vec
 
 /// Returns all chains without rules, so that they are removed.
 pub(super) fn none() -> Vec<Chain> {
-    [Purpose::Masquerade, Purpose::Forward].map(|purpose| Chain { purpose, rules: Vec::new() }).into()
+    Purpose::ALL.map(|purpose| Chain { purpose, rules: Vec::new() }).into()
 }
 
 fn masquerade(fully_random: bool, network: IpNet, subnet: IpNet) -> Vec<Rule> {

@@ -1,11 +1,12 @@
 //! Writes rules with iptables or nft, and removes those of the other tool.
 
+use ipnet::IpNet;
 use tracing::debug;
 
 use super::iptables::{self, Variant};
 use super::log;
 use super::nftables::{self, Nftables};
-use super::rules::{self, Chain, IpVersion};
+use super::rules::{self, Chain, IpVersion, Owner};
 use super::tool::ToolError;
 
 /// The tool that writes the rules.
@@ -20,11 +21,13 @@ impl Writer {
         if nftables { Self::Nftables(Nftables::default()) } else { Self::Iptables(None) }
     }
 
-    /// Writes what differs from these chains. Returns a line of text for each change.
+    /// Writes what differs from these chains of `network`. Returns a line of text for each change.
     pub(super) async fn apply(
         &mut self,
         version: IpVersion,
         chains: &[Chain],
+        network: IpNet,
+        owner: Owner<'_>,
     ) -> Result<Vec<String>, ToolError> {
         match self {
             Self::Iptables(variant) => {
@@ -32,28 +35,28 @@ impl Writer {
                     Some(variant) => *variant,
                     None => *variant.insert(Variant::detect().await?),
                 };
-                iptables::apply(variant, version, chains).await
+                iptables::apply(variant, version, chains, owner).await
             }
-            Self::Nftables(nftables) => nftables.apply(version, chains).await,
+            Self::Nftables(nftables) => nftables.apply(version, chains, network, owner).await,
         }
     }
 
     /// Removes the rules that an agent left in the other mode, or with the other variant of iptables. Counts rules that
     /// cannot be listed as absent.
-    pub(super) async fn clear_other_mode(&self) {
+    pub(super) async fn clear_other_mode(&self, owner: Owner<'_>) {
         let mut removed = Vec::new();
         for version in IpVersion::ALL {
             match self {
                 Self::Iptables(variant) => {
-                    removed.push(nftables::remove(version).await);
+                    removed.push(nftables::remove(version, owner).await);
                     if let Some(other) = variant.and_then(Variant::other)
                         && other.has_flannel_chains().await
                     {
-                        removed.push(iptables::apply(other, version, &rules::none()).await);
+                        removed.push(iptables::apply(other, version, &rules::none(), owner).await);
                     }
                 }
                 Self::Nftables(_) => {
-                    removed.push(iptables::apply(Variant::Unspecified, version, &rules::none()).await);
+                    removed.push(iptables::apply(Variant::Unspecified, version, &rules::none(), owner).await);
                 }
             }
         }

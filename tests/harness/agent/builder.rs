@@ -75,6 +75,17 @@ impl AgentBuilder {
         environment.into_iter().fold(builder, |builder, (key, value)| builder.env(key, value))
     }
 
+    /// Gives it a subnet file and a log by this name, for one of several networks of the node.
+    pub fn for_network(mut self, name: &str) -> Self {
+        let file = |kind| self.start.subnet_file.with_file_name(format!("{name}.{kind}"));
+        let (subnet_file, log, socket) = (file("env"), file("log"), file("notify"));
+        self.start.name = format!("{} in the network {name}", self.start.name);
+        self.start.args.retain(|arg| !arg.starts_with("--subnet-file="));
+        self.start.args.push(format!("--subnet-file={}", subnet_file.display()));
+        self.start = Start { subnet_file, log, socket, ..self.start };
+        self
+    }
+
     /// Adds a flag: `--ip-masq`, `--dataplane=netlink`.
     pub fn arg(mut self, arg: impl Into<String>) -> Self {
         self.start.args.push(arg.into());

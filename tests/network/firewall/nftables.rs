@@ -6,24 +6,25 @@ use flannel_tests::{Datastore as _, Node, TestResult, eventually};
 
 use super::{Bed, IPTABLES, LOOKS, NFTABLES, SOON, rules, wait_for_rules};
 
+/// The comments are the rules' network.
 const TABLE: &str = r#"table ip flannel-ipv4 {
 	comment "rules for flannel-ipv4"
 	chain postrtg {
 		comment "chain to manage traffic masquerading by flannel"
 		type nat hook postrouting priority srcnat; policy accept;
-		meta mark & 0x00004000 == 0x00004000 return
-		ip saddr 10.5.1.0/24 ip daddr 10.5.0.0/16 return
-		ip saddr 10.5.0.0/16 ip daddr 10.5.1.0/24 return
-		ip saddr != 10.5.0.0/16 ip daddr 10.5.1.0/24 return
-		ip saddr 10.5.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random
-		ip saddr != 10.5.0.0/16 ip daddr 10.5.0.0/16 masquerade fully-random
+		meta mark & 0x00004000 == 0x00004000 return comment "10.5.0.0/16"
+		ip saddr 10.5.1.0/24 ip daddr 10.5.0.0/16 return comment "10.5.0.0/16"
+		ip saddr 10.5.0.0/16 ip daddr 10.5.1.0/24 return comment "10.5.0.0/16"
+		ip saddr != 10.5.0.0/16 ip daddr 10.5.1.0/24 return comment "10.5.0.0/16"
+		ip saddr 10.5.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random comment "10.5.0.0/16"
+		ip saddr != 10.5.0.0/16 ip daddr 10.5.0.0/16 masquerade fully-random comment "10.5.0.0/16"
 	}
 
 	chain forward {
 		comment "chain to accept flannel traffic"
 		type filter hook forward priority filter; policy accept;
-		ip saddr 10.5.0.0/16 accept
-		ip daddr 10.5.0.0/16 accept
+		ip saddr 10.5.0.0/16 accept comment "10.5.0.0/16"
+		ip daddr 10.5.0.0/16 accept comment "10.5.0.0/16"
 	}
 }
 "#;

@@ -1,7 +1,6 @@
 //! Attaches programs to TC hooks: by tcx where the kernel has it (Linux 6.6), else by a filter on the clsact qdisc (Linux
 //! 4.5). Attaching is the probe: an old kernel answers a tcx link with EINVAL.
 
-use std::path::Path;
 use std::{fmt, io};
 
 use anyhow::{Context as _, Result};
@@ -16,10 +15,9 @@ use super::link::Link;
 use super::pins::{Pins, link_name};
 use crate::dataplane::kernel::{Kernel, classifier};
 
-/// Priority and handle of the filter on the clsact qdisc. They are fixed, so that the next agent finds it. The priority is
-/// the overlay's port, easy to recognise in `tc filter show`.
+/// Priority of the filter on the clsact qdisc. It is fixed, so that the next agent finds it. It is the overlay's port, easy
+/// to recognise in `tc filter show`.
 const PRIORITY: u16 = 8472;
-const HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// How a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +53,7 @@ pub(super) fn attach(
     match tcx(program, hook, interface, link, pins) {
         Err(error) if lacks_tcx(&error) => {
             debug!(interface, "the kernel has no tcx; using clsact");
-            clsact(program, hook, interface)
+            clsact(program, hook, interface, pins.vni())
         }
         attached => attached,
     }
@@ -99,23 +97,23 @@ fn lacks_tcx(error: &anyhow::Error) -> bool {
     }
 }
 
-/// Attaches the program by clsact, even if the kernel has tcx.
+/// Attaches the program of the overlay `vni` by clsact, even if the kernel has tcx.
 ///
 /// # Errors
 /// The qdisc or the filter is refused.
-pub fn clsact(program: &mut SchedClassifier, hook: Hook, interface: &str) -> Result<Mechanism> {
+pub fn clsact(program: &mut SchedClassifier, hook: Hook, interface: &str, vni: u32) -> Result<Mechanism> {
     match tc::qdisc_add_clsact(interface) {
         // EEXIST is only a text by now. Any other error shows in the next step.
         Err(error) => debug!(interface, %error, "clsact not added"),
         Ok(()) => debug!(interface, "clsact added"),
     }
-    let existing = filter(hook, interface)?;
+    let existing = filter(hook, interface, vni)?;
     let id = match program.attach_to_link(existing) {
         Ok(id) => id,
         Err(_) => program.attach_with_options(
             interface,
             direction(hook),
-            TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: HANDLE, classid: None }),
+            TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: handle(vni), classid: None }),
         )?,
     };
     // Dropping the link would detach the program, which is to outlive the agent.
@@ -129,12 +127,15 @@ pub(super) async fn is_attached(
     program: &SchedClassifier,
     hook: Hook,
     index: u32,
-    pin: &Path,
+    pin: &str,
+    pins: &Pins,
     kernel: &Kernel,
 ) -> Result<bool> {
-    match Link::pinned(pin).and_then(|link| link.attachment()) {
+    match Link::pinned(&pins.path(pin)).and_then(|link| link.attachment()) {
         Ok(attachment) => Ok(attachment == (index, program.info()?.id())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => has_filter(hook, index, kernel).await,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            has_filter(hook, index, pins.vni(), kernel).await
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -155,22 +156,22 @@ pub(super) async fn is_some_attached(hook: Hook, index: u32, pins: &Pins, kernel
             _ => {}
         }
     }
-    has_filter(hook, index, kernel).await
+    has_filter(hook, index, pins.vni(), kernel).await
 }
 
-async fn has_filter(hook: Hook, index: u32, kernel: &Kernel) -> Result<bool> {
+async fn has_filter(hook: Hook, index: u32, vni: u32, kernel: &Kernel) -> Result<bool> {
     let direction = match direction(hook) {
         TcAttachType::Egress => classifier::Direction::Egress,
         _ => classifier::Direction::Ingress,
     };
-    kernel.has_filter(index, direction, PRIORITY).await
+    kernel.has_filter(index, direction, PRIORITY, handle(vni).into()).await
 }
 
-/// Removes the agent's filters from all interfaces: a new agent does not know the names of the pods' ports.
-pub(super) fn detach_clsact_everywhere() -> Result<()> {
+/// Removes the overlay's filters from all interfaces: a new agent does not know the names of the pods' ports.
+pub(super) fn detach_clsact_everywhere(vni: u32) -> Result<()> {
     for interface in &if_nameindex().context("listing interfaces")? {
         for hook in [Hook::UnderlayIngress, Hook::OverlayEgress] {
-            detach_clsact(hook, &interface.name().to_string_lossy());
+            detach_clsact(hook, &interface.name().to_string_lossy(), vni);
         }
     }
     Ok(())
@@ -182,17 +183,23 @@ pub(super) fn interfaces_beside(these: &[u32]) -> Result<Vec<u32>> {
     Ok(interfaces.iter().map(Interface::index).filter(|index| !these.contains(index)).collect())
 }
 
-/// Removes the agent's filter in this hook's direction, if there is one. A tcx link ends with its pin instead.
-pub(super) fn detach_clsact(hook: Hook, interface: &str) {
-    if let Ok(filter) = filter(hook, interface)
+/// Removes the overlay's filter in this hook's direction, if there is one. A tcx link ends with its pin instead.
+pub(super) fn detach_clsact(hook: Hook, interface: &str, vni: u32) {
+    if let Ok(filter) = filter(hook, interface, vni)
         && filter.detach().is_ok()
     {
         debug!(interface, program = hook.program(), "removed the filter of an earlier agent");
     }
 }
 
-fn filter(hook: Hook, interface: &str) -> io::Result<SchedClassifierLink> {
-    SchedClassifierLink::attached(interface, direction(hook), PRIORITY, HANDLE, None)
+fn filter(hook: Hook, interface: &str, vni: u32) -> io::Result<SchedClassifierLink> {
+    SchedClassifierLink::attached(interface, direction(hook), PRIORITY, handle(vni), None)
+}
+
+/// Returns the handle of an overlay's filter. The overlays of a node share an uplink, and each has its own filter there. Bit
+/// 24 is set because the kernel takes handle 0 for a wish to choose one, and 0 is a VNI.
+fn handle(vni: u32) -> TcHandle {
+    TcHandle::from(1 << 24 | vni)
 }
 
 const fn direction(hook: Hook) -> TcAttachType {

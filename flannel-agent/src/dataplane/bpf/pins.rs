@@ -34,6 +34,7 @@ pub fn vnis(bpffs: &Path) -> io::Result<Vec<u32>> {
 pub struct Pins {
     bpffs: PathBuf,
     dir: PathBuf,
+    vni: u32,
 }
 
 impl Pins {
@@ -41,7 +42,12 @@ impl Pins {
     #[must_use]
     pub fn new(bpffs: &Path, vni: u32) -> Self {
         let dir = bpffs.join(abi::PIN_DIR).join(vni.to_string());
-        Self { bpffs: bpffs.to_owned(), dir }
+        Self { bpffs: bpffs.to_owned(), dir, vni }
+    }
+
+    /// Returns the overlay's VNI.
+    pub(super) const fn vni(&self) -> u32 {
+        self.vni
     }
 
     /// Returns the path of the pin with this name.

@@ -60,7 +60,7 @@ impl Bpf {
             if let Ok(name) = if_indextoname(index)
                 && let Ok(name) = name.into_string()
             {
-                attach::detach_clsact(hook, &name);
+                attach::detach_clsact(hook, &name, self.pins.vni());
             }
         }
         self.flows.keep(open)

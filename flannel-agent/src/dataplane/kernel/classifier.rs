@@ -16,11 +16,17 @@ pub enum Direction {
 }
 
 impl Kernel {
-    /// Whether the interface has a filter of this priority in this direction.
+    /// Whether the interface has a filter of this priority and handle in this direction.
     ///
     /// # Errors
     /// The dump fails.
-    pub async fn has_filter(&self, interface: u32, direction: Direction, priority: u16) -> Result<bool> {
+    pub async fn has_filter(
+        &self,
+        interface: u32,
+        direction: Direction,
+        priority: u16,
+        handle: u32,
+    ) -> Result<bool> {
         let _dumping = self.dumping.lock().await;
         let filters = self.handle.traffic_filter(interface.try_into()?).get();
         let filters = match direction {
@@ -32,7 +38,10 @@ impl Kernel {
             .try_collect()
             .await
             .with_context(|| format!("listing filters of interface {interface}"))?;
-        Ok(filters.iter().any(|filter| priority_of(filter) == u32::from(priority)))
+        let is_meant = |filter: &TcMessage| {
+            priority_of(filter) == u32::from(priority) && u32::from(filter.header.handle) == handle
+        };
+        Ok(filters.iter().any(is_meant))
     }
 }
 

@@ -1,4 +1,4 @@
-use super::super::super::rules::{RuleOptions, chains};
+use super::super::super::rules::{Owner, RuleOptions, chains};
 use super::*;
 
 const ALL: RuleOptions = RuleOptions { masquerade: true, fully_random: true, forward: true };
@@ -12,6 +12,7 @@ const MASQ: [&str; 6] = [
     "-s 10.5.0.0/16 ! -d 224.0.0.0/4 -m comment --comment \"flanneld masq\" -j MASQUERADE --random-fully",
     "! -s 10.5.0.0/16 -d 10.5.0.0/16 -m comment --comment \"flanneld masq\" -j MASQUERADE --random-fully",
 ];
+const NETWORK: &str = "10.5.0.0/16";
 const MASQ_JUMP: &str = "-m comment --comment \"flanneld masq\" -j FLANNEL-POSTRTG";
 const FOREIGN: &str = "-s 172.17.0.0/16 ! -o docker0 -j MASQUERADE";
 
@@ -57,6 +58,10 @@ fn ipv6_has_the_same_rules() {
     );
 }
 
+fn own(network: &str) -> Owner<'static> {
+    Owner::Networks(vec![network.parse().unwrap()].leak())
+}
+
 fn owned(rules: &[&str]) -> Vec<String> {
     rules.iter().map(|rule| (*rule).to_owned()).collect()
 }
@@ -70,7 +75,7 @@ fn masq() -> (Layout, Vec<Rule>) {
 fn a_node_without_rules_gets_all_of_them_at_once() {
     let (layout, rules) = masq();
     let present = Present { hook: owned(&[FOREIGN]), chain: None };
-    let lines = layout.changes(&present, &rules);
+    let lines = layout.changes(&present, &rules, own(NETWORK));
     assert_eq!(lines.first().unwrap(), ":FLANNEL-POSTRTG - [0:0]");
     assert_eq!(lines.last().unwrap(), &format!("-A POSTROUTING {MASQ_JUMP}"));
     assert_eq!(
@@ -87,8 +92,8 @@ fn right_rules_are_not_rewritten() {
     };
     let hook = format!("-P POSTROUTING ACCEPT\n{}", listed("POSTROUTING", &[FOREIGN, MASQ_JUMP, FOREIGN]));
     let chain = format!("-N FLANNEL-POSTRTG\n{}", listed("FLANNEL-POSTRTG", &MASQ));
-    assert_eq!(layout.changes(&layout.parse(&hook, Some(&chain)), &rules), [""; 0]);
-    assert_eq!(layout.changes(&layout.parse("-P POSTROUTING ACCEPT\n", None), &[]), [""; 0]);
+    assert_eq!(layout.changes(&layout.parse(&hook, Some(&chain)), &rules, own(NETWORK)), [""; 0]);
+    assert_eq!(layout.changes(&layout.parse("-P POSTROUTING ACCEPT\n", None), &[], own(NETWORK)), [""; 0]);
 }
 
 #[test]
@@ -98,7 +103,7 @@ fn a_missing_rule_is_added_by_one_line() {
         let mut chain = owned(&MASQ);
         chain.remove(missing);
         let present = Present { hook: owned(&[MASQ_JUMP]), chain: Some(chain) };
-        let lines = layout.changes(&present, &rules);
+        let lines = layout.changes(&present, &rules, own(NETWORK));
         assert_eq!(lines.len(), 1, "{rule}: {lines:?}");
         assert_eq!(after(&present, &lines).chain, Some(owned(&MASQ)), "{rule}");
     }
@@ -119,10 +124,10 @@ fn wrong_rules_are_repaired_and_other_programs_rules_stay() {
         ("foreign rules alone", vec![FOREIGN, FOREIGN], vec![FOREIGN, FOREIGN, a, b, c, d, e, f]),
     ] {
         let present = Present { hook: owned(&[MASQ_JUMP, FOREIGN, MASQ_JUMP]), chain: Some(owned(&chain)) };
-        let made = after(&present, &layout.changes(&present, &rules));
+        let made = after(&present, &layout.changes(&present, &rules, own(NETWORK)));
         assert_eq!(made.chain, Some(owned(&expected)), "{name}");
         assert_eq!(made.hook, [FOREIGN, MASQ_JUMP], "{name}");
-        assert_eq!(layout.changes(&made, &rules), [""; 0], "{name}");
+        assert_eq!(layout.changes(&made, &rules, own(NETWORK)), [""; 0], "{name}");
     }
 }
 
@@ -133,8 +138,51 @@ fn without_rules_the_chain_and_the_jumps_to_it_are_removed() {
         hook: owned(&["-j FLANNEL-POSTRTG", FOREIGN, MASQ_JUMP]),
         chain: Some(owned(&[MASQ[0], FOREIGN])),
     };
-    let made = after(&present, &layout.changes(&present, &[]));
+    let made = after(&present, &layout.changes(&present, &[], own(NETWORK)));
     assert_eq!(made, Present { hook: owned(&[FOREIGN]), chain: None });
+}
+
+#[test]
+fn networks_share_the_chain_and_the_rule_for_kube_proxy_s_mark() {
+    let layout = Layout::of(Purpose::Masquerade);
+    let first = rules(ALL, "10.5.0.0/16", "10.5.1.0/24", Purpose::Masquerade);
+    let second = rules(ALL, "10.6.0.0/16", "10.6.1.0/24", Purpose::Masquerade);
+    let (of_first, of_second) = (own("10.5.0.0/16"), own("10.6.0.0/16"));
+    let alone = after(&Present::default(), &layout.changes(&Present::default(), &first, of_first));
+    let both = after(&alone, &layout.changes(&alone, &second, of_second));
+    let text = |rules: &[Rule]| rules.iter().map(|rule| layout.text(rule)).collect::<Vec<_>>();
+    let expected = [text(&first), text(&second)[1..].to_vec()].concat();
+    assert_eq!(both, Present { hook: owned(&[MASQ_JUMP]), chain: Some(expected.clone()) });
+    for (rules, owner) in [(&first, of_first), (&second, of_second)] {
+        assert_eq!(layout.changes(&both, rules, owner), [""; 0], "{owner:?} is not content");
+    }
+    // Whichever agent sees the damage first, the other one has nothing to do then.
+    for damage in 0..expected.len() {
+        for (one, other) in
+            [((&first, of_first), (&second, of_second)), ((&second, of_second), (&first, of_first))]
+        {
+            let mut present = both.clone();
+            present.chain.as_mut().unwrap().remove(damage);
+            for (rules, owner) in [one, other] {
+                present = after(&present, &layout.changes(&present, rules, owner));
+            }
+            for (rules, owner) in [one, other] {
+                assert_eq!(
+                    layout.changes(&present, rules, owner),
+                    [""; 0],
+                    "{damage}: {owner:?} is not content"
+                );
+            }
+            let mark = &present.chain.as_ref().unwrap()[0];
+            assert_eq!(mark, MASQ[0], "{damage}");
+        }
+    }
+    // One leaves, and then the other.
+    let left = after(&both, &layout.changes(&both, &[], of_first));
+    assert_eq!(left, Present { hook: owned(&[MASQ_JUMP]), chain: Some(text(&second)) });
+    let empty = after(&left, &layout.changes(&left, &[], of_second));
+    assert_eq!(empty, Present { hook: Vec::new(), chain: None });
+    assert_eq!(after(&both, &layout.changes(&both, &[], Owner::Everyone)), empty);
 }
 
 /// Applies the lines as iptables-restore does.

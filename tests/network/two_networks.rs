@@ -1,0 +1,185 @@
+//! Two networks on the same nodes, each with an agent of its own, as flannel documents: they leave each other alone.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::Output;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use flannel_agent::dataplane::bpf::{counters, pins::Pins};
+use flannel_common::outcome::Outcome;
+use flannel_tests::agent::agent_binary;
+use flannel_tests::traffic::{At, ping};
+use flannel_tests::wait::throughout;
+use flannel_tests::{
+    Agent, AgentBuilder, Cluster, Datastore as _, LocalStore, NetNs, Node, SubnetEnv, TestResult, eventually,
+};
+
+use crate::overlay::{Streams, lines_of};
+
+/// Time limit until pods of a new network reach each other.
+const JOINING: Duration = Duration::from_secs(10);
+/// Time in which each agent, with `--iptables-resync=1`, checks its rules several times.
+const SEVERAL_CHECKS: Duration = Duration::from_millis(3500);
+
+/// One of the networks: 10.`N`.0.0/16 with VNI `N`, an agent and a pod on each node.
+struct Network {
+    number: u8,
+    pods: Vec<NetNs>,
+    agents: Vec<Agent>,
+    _store: LocalStore,
+}
+
+impl Network {
+    fn start(
+        cluster: &Cluster,
+        number: u8,
+        nftables: bool,
+        change: impl Fn(AgentBuilder) -> AgentBuilder,
+    ) -> Result<Self> {
+        let name = format!("net{number}");
+        let store = cluster.local_store(&name)?;
+        store.configure(&format!(
+            r#"{{"Network":"10.{number}.0.0/16","EnableNFTables":{nftables},"Backend":{{"Type":"vxlan","VNI":{number}}}}}"#
+        ))?;
+        for (node, subnet) in cluster.nodes().iter().zip(1..) {
+            store
+                .put(&format!("10.{number}.{subnet}.0-24"), &format!(r#"{{"PublicIP":"{}"}}"#, node.ip()))?;
+        }
+        let agents = cluster.start_agents_with(&store, |agent| {
+            change(agent.for_network(&name).arg("--iptables-resync=1").arg("--ip-masq"))
+        })?;
+        let pods = cluster.nodes().iter().zip(1..).map(|(node, subnet)| plug(node, number, subnet));
+        Ok(Self { number, pods: pods.collect::<Result<_>>()?, agents, _store: store })
+    }
+
+    fn pod(&self, node: usize) -> At<'_> {
+        let subnet = u8::try_from(node + 1).unwrap();
+        At { netns: &self.pods[node], ip: IpAddr::from([10, self.number, subnet, 2]) }
+    }
+
+    fn streams(&self) -> Result<Streams> {
+        let (one, other) = (self.pod(0), self.pod(1));
+        eventually("pods reach each other", JOINING, || ping(&one, other.ip).and(ping(&other, one.ip)))?;
+        Streams::between(&one, &other)
+    }
+
+    /// Returns how many packets of this network the programs of a node have carried.
+    fn carried(&self, node: &Node) -> Result<u64> {
+        let counted = counters::read(&Pins::new(node.bpffs()?, self.number.into()))?;
+        let ours = counted.iter().filter(|(key, _)| {
+            matches!(key.outcome, Outcome::Encapsulated | Outcome::Decapsulated | Outcome::Delivered)
+        });
+        Ok(ours.map(|(_, traffic)| traffic.packets).sum())
+    }
+}
+
+/// Adds a pod behind a bridge of its network.
+fn plug(node: &Node, network: u8, subnet: u8) -> Result<NetNs> {
+    let pod = NetNs::new(&format!("pod{network}-{subnet}"))?;
+    let gateway = Ipv4Addr::new(10, network, subnet, 1);
+    node.netns().ip(&[
+        format!("link add br{network} mtu 1450 type bridge"),
+        format!("addr add {gateway}/24 dev br{network}"),
+        format!("link set br{network} up"),
+        format!("link add veth{network} mtu 1450 type veth peer name eth0 netns {}", pod.name()),
+        format!("link set veth{network} master br{network} up"),
+    ])?;
+    pod.ip(&[
+        "link set lo up".to_owned(),
+        "link set eth0 mtu 1450 up".to_owned(),
+        format!("addr add 10.{network}.{subnet}.2/24 dev eth0"),
+        format!("route add default via {gateway}"),
+    ])?;
+    Ok(pod)
+}
+
+/// Returns all rules with their handles, which a rule that is written again does not keep. So does iptables, by its variant nft.
+fn rules(node: &Node) -> Result<String> {
+    node.exec("nft -a -s list ruleset")
+}
+
+fn cleanup(node: &Node, network: &str) -> Result<Output> {
+    let mut command = node.netns().command(agent_binary()?);
+    let file = node.dir().join(format!("{network}.env"));
+    command.arg("cleanup").arg("--subnet-file").arg(file).arg("--bpffs").arg(node.bpffs()?);
+    Ok(command.output()?)
+}
+
+fn live_side_by_side(nftables: bool, change: impl Fn(AgentBuilder) -> AgentBuilder) -> Result<()> {
+    let cluster = Cluster::segment(2)?;
+    let first = Network::start(&cluster, 5, nftables, &change)?;
+    let node = &cluster.nodes()[0];
+    let streams = first.streams()?;
+    let alone = rules(node)?;
+    // The second network comes, lives, starts again, and goes.
+    let mut second = Network::start(&cluster, 6, nftables, &change)?;
+    let own = second.streams()?;
+    let both = rules(node)?;
+    for number in [5, 6] {
+        ensure!(both.contains(&format!("10.{number}.0.0/16")), "no rules of network {number}: {both}");
+    }
+    throughout("no agent changes a rule", SEVERAL_CHECKS, || {
+        let now = rules(node)?;
+        ensure!(now == both, "{now}\ninstead of\n{both}");
+        Ok(())
+    })?;
+    own.ensure_whole()?;
+    for network in [&first, &second] {
+        ensure!(network.carried(node)? > 100, "the floor carries network {}", network.number);
+    }
+    second.agents[0].restart()?;
+    let own = second.streams()?;
+    own.ensure_whole()?;
+    let refused = cleanup(node, "net6")?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(
+        !refused.status.success() && said.contains(&format!("(pid {})", second.agents[0].pid())),
+        "{said}"
+    );
+    let unknown = cleanup(node, "net7")?;
+    let said = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    ensure!(!unknown.status.success() && said.contains("does not say which network to remove"), "{said}");
+    second.agents[0].term()?;
+    let removed = cleanup(node, "net6")?;
+    ensure!(removed.status.success(), "{removed:?}");
+    let left = node.exec("ip link")? + &node.exec("ip route show table all")? + &rules(node)?;
+    ensure!(!left.contains("flannel.6") && !left.contains("10.6.0.0/16"), "{left}");
+    ensure!(left.contains("unreachable 10.5.0.0/16"), "{left}");
+    let now = rules(node)?;
+    ensure!(now == alone, "{now}\ninstead of\n{alone}");
+    streams.ensure_whole()?;
+    for agent in &first.agents {
+        let problems = lines_of(&agent.log(), "ERROR");
+        ensure!(problems.is_empty(), "{problems:#?}");
+    }
+    // No agent runs on the first node, and yet only the network of the file goes.
+    let mut first = first;
+    first.agents[0].term()?;
+    let removed = cleanup(node, "net5")?;
+    ensure!(removed.status.success(), "{removed:?}");
+    ensure!(
+        !node.exec("ip link")?.contains("flannel.") && !rules(node)?.contains("10.5.0.0"),
+        "{}",
+        rules(node)?
+    );
+    SubnetEnv::read(&cluster.nodes()[1].dir().join("net5.env"))?;
+    Ok(())
+}
+
+#[test]
+fn two_networks_of_a_node_leave_each_other_alone() -> TestResult {
+    live_side_by_side(false, |agent| agent.arg("--dataplane=bpf"))?;
+    Ok(())
+}
+
+#[test]
+fn two_networks_share_the_tables_of_nftables() -> TestResult {
+    live_side_by_side(true, |agent| agent.arg("--dataplane=bpf"))?;
+    Ok(())
+}
+
+#[test]
+fn two_networks_share_an_uplink_without_tcx() -> TestResult {
+    live_side_by_side(false, |agent| agent.arg("--dataplane=bpf").without_tcx())?;
+    Ok(())
+}
