@@ -12,11 +12,10 @@ use flannel_tests::traffic::{Steady, ping};
 use flannel_tests::{Host as _, TestResult, eventually};
 use serde_json::{Value, json};
 
-use super::{AGENT, AGENT_PODS, web_pods};
+use super::{AGENT, AGENT_PODS, ROLLOUT, replace_agents, web_pods};
 use crate::overlay::ensure_whole;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const ROLLOUT: Duration = Duration::from_secs(300);
 const PACE: Duration = Duration::from_millis(2);
 /// The edits of the manifest for nodes that change when their pod is deleted.
 const ON_DELETE: [&str; 2] = ["s/type: RollingUpdate/type: OnDelete/", "/rollingUpdate:/,/maxUnavailable/d"];
@@ -25,11 +24,6 @@ const WITHOUT_BPF: &str = r#"s/"Type": "vxlan"/"Dataplane": "netlink", &/"#;
 
 fn manifest() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("deploy").join("kube-flannel.yml")
-}
-
-/// Waits until the agents of all nodes are new ones. Nodes change one after another, and kubelet takes its time for each.
-fn wait_rolled_out(cluster: &KubeCluster) -> Result<()> {
-    eventually("the agents are rolled out", ROLLOUT, || cluster.wait_rolled_out(AGENT))
 }
 
 /// A cluster that gets the agent's manifest again when dropped.
@@ -46,7 +40,7 @@ impl Migration {
 
     fn apply_manifest(&self) -> Result<()> {
         self.cluster.kubectl().run(&format!("apply --filename {}", manifest().display()))?;
-        wait_rolled_out(&self.cluster)
+        eventually("the agents are rolled out", ROLLOUT, || self.cluster.wait_rolled_out(AGENT))
     }
 
     /// `kubectl get configmap ... -o yaml | sed ... | kubectl apply -f -`, and a restart of the agents.
@@ -57,7 +51,7 @@ impl Migration {
         ensure!(changed != map, "nothing was replaced in {map}");
         kubectl.apply(&changed)?;
         kubectl.run(&format!("rollout restart {AGENT}"))?;
-        wait_rolled_out(&self.cluster)
+        replace_agents(&self.cluster)
     }
 
     /// Waits until exactly these nodes have programs.
@@ -180,7 +174,7 @@ fn nodes_change_to_flannels_manifest_and_back_without_loss() -> TestResult {
     migration.take_bpf_away()?;
     migration.ensure_bpf_on(&[])?;
     cluster.kubectl().apply(&flannels_objects(image).to_string())?;
-    wait_rolled_out(cluster)?;
+    replace_agents(cluster)?;
     migration.ensure_bpf_on(&[])?;
     migration.ensure_connected()?;
     cluster.wait_nodes_ready()?;

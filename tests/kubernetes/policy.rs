@@ -10,10 +10,7 @@ use flannel_tests::traffic::{TcpSession, UdpSession};
 use flannel_tests::wait::throughout;
 use flannel_tests::{Host, TestResult};
 
-use super::{node_of, web_pods};
-
-/// The VNI of the network: the default.
-const VNI: u32 = 1;
+use super::{delivered, node_of, web_pods};
 
 /// Rules in the form in which kube-router writes them: a chain for a pod, with a chain for its policy, which marks what is
 /// allowed. Removed when dropped.
@@ -54,12 +51,6 @@ impl Drop for Policy<'_> {
             eprintln!("{error:#}");
         }
     }
-}
-
-/// Returns how many packets the node's programs have delivered to pods past the host stack.
-fn delivered(node: &KubeNode) -> Result<u64> {
-    let metrics = node.metrics(VNI)?;
-    Ok(metrics.iter().filter(|metric| metric.outcome == "Delivered").map(|metric| metric.packets).sum())
 }
 
 /// Fails if a pod is answered by the web server of another, which must refuse the connection at once.

@@ -8,11 +8,10 @@ use flannel_tests::kubernetes::{KubeCluster, KubeNode, KubePod};
 use flannel_tests::{Host as _, TestResult, eventually};
 use serde_json::{Value, json};
 
-use super::{AGENT, node_of, pod_cidr, web_pods};
+use super::{AGENT, node_of, pod_cidr, replace_agents, web_pods};
 use crate::seeds::{Pings, REPLY};
 
 const UPLINK: &str = "eth0";
-const ROLLOUT: Duration = Duration::from_secs(300);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Fails unless the command prints each of these parts on the node.
@@ -128,7 +127,7 @@ impl<'a> NetConf<'a> {
             ["patch", "configmap", "kube-flannel-cfg", "--namespace", "kube-flannel", "--patch", &patch];
         self.cluster.kubectl().run_with(&words, "")?;
         self.cluster.kubectl().run(&format!("rollout restart {AGENT}"))?;
-        eventually("the agents are rolled out", ROLLOUT, || self.cluster.wait_rolled_out(AGENT))
+        replace_agents(self.cluster)
     }
 }
 
