@@ -3,12 +3,14 @@
 mod files;
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use flannel_tests::package::image;
 use flannel_tests::process::{LIMIT, finish};
 use flannel_tests::{Cluster, Docker, TestResult, require_commands};
+use serde_json::json;
 
 use files::Files;
 
@@ -32,30 +34,63 @@ impl Bed {
         docker.load(&image(std::env::consts::ARCH)?)?;
         Ok(Self { docker, cluster })
     }
+}
 
-    fn run(&self, line: &str) -> Result<String> {
-        self.docker.run_program(NAME, &line.split(' ').collect::<Vec<_>>(), &[])
+/// Commands in the image, and parts of what they print.
+const PROGRAMS: [(&str, &str); 9] = [
+    ("/opt/bin/flannel-agent --version", concat!("flannel-agent ", env!("CARGO_PKG_VERSION"))),
+    ("/opt/bin/flanneld --version", concat!("flannel-agent ", env!("CARGO_PKG_VERSION"))),
+    ("flannel-agent --version", concat!("flannel-agent ", env!("CARGO_PKG_VERSION"))),
+    ("iptables --version", "(nf_tables)"),
+    ("iptables-nft-restore --version", "(nf_tables)"),
+    ("ip6tables-legacy-save --version", "(legacy)"),
+    // Loads the extension, and asks nothing of the kernel.
+    ("iptables -j MASQUERADE --help", "--random-fully"),
+    ("iptables-legacy -m comment --help", "--comment"),
+    ("nft --version", "nftables"),
+];
+
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("deploy")
+}
+
+/// Runs every program of an image.
+fn ensure_runs(docker: &Docker, image: &str) -> Result<()> {
+    for (line, printed) in PROGRAMS {
+        let output = docker.run_program(image, &line.split(' ').collect::<Vec<_>>(), &[])?;
+        ensure!(output.contains(printed), "{line}: {output}");
     }
+    Ok(())
 }
 
 #[test]
 #[ignore = "needs the image that `cargo xtask dist` makes; `cargo xtask test` runs it"]
 fn docker_runs_every_program_of_the_image() -> TestResult {
+    ensure_runs(&Bed::new()?.docker, NAME)?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs the image that `cargo xtask dist` makes; `cargo xtask test` runs it"]
+fn docker_builds_the_same_image_by_the_dockerfile() -> TestResult {
+    const BUILT: &str = "localhost/built-by-docker:1";
     let bed = Bed::new()?;
-    for (line, printed) in [
-        ("/opt/bin/flannel-agent --version", concat!("flannel-agent ", env!("CARGO_PKG_VERSION"))),
-        ("/opt/bin/flanneld --version", concat!("flannel-agent ", env!("CARGO_PKG_VERSION"))),
-        ("flannel-agent --version", concat!("flannel-agent ", env!("CARGO_PKG_VERSION"))),
-        ("iptables --version", "(nf_tables)"),
-        ("iptables-nft-restore --version", "(nf_tables)"),
-        ("ip6tables-legacy-save --version", "(legacy)"),
-        // Loads the extension, and asks nothing of the kernel.
-        ("iptables -j MASQUERADE --help", "--random-fully"),
-        ("iptables-legacy -m comment --help", "--comment"),
-        ("nft --version", "nftables"),
-    ] {
-        let output = bed.run(line)?;
-        assert!(output.contains(printed), "{line}: {output}");
+    // The layers, one over the other, are what `cargo xtask image --root` writes.
+    let files = Files::unpack(&image(std::env::consts::ARCH)?)?;
+    let context = bed.cluster.nodes()[0].dir().join("context.tar");
+    let mut tar = Command::new("tar");
+    tar.arg("--create").arg("--file").arg(&context).arg("--directory").arg(files.path(""));
+    tar.args(["--transform", "s:^[.]:here:S", ".", "--directory"]);
+    finish(tar.arg(deploy()).arg("Dockerfile"), "", LIMIT)?;
+    bed.docker.build(BUILT, &context, &json!({"TARGETARCH": "here"}))?;
+    ensure_runs(&bed.docker, BUILT)?;
+    let [mut released, built] = [bed.docker.image_config(NAME)?, bed.docker.image_config(BUILT)?];
+    // The Dockerfile does not know the commit.
+    if let Some(labels) = released["Labels"].as_object_mut() {
+        labels.retain(|key, _| !key.ends_with(".revision") && !key.ends_with(".created"));
+    }
+    for key in ["Entrypoint", "Cmd", "Env", "Labels", "WorkingDir", "User"] {
+        assert_eq!(built[key], released[key], "{key}");
     }
     Ok(())
 }

@@ -106,6 +106,18 @@ impl Docker {
         self.api.load(&bytes)
     }
 
+    /// Builds an image, as `docker build` does without BuildKit: from the archive of a context that has the Dockerfile, and
+    /// arguments as an object of texts.
+    pub fn build(&self, image: &str, context: &Path, arguments: &Value) -> Result<()> {
+        let bytes = fs::read(context).with_context(|| format!("read {}", context.display()))?;
+        self.api.build(image, &bytes, arguments).with_context(|| format!("{image} of {}", context.display()))
+    }
+
+    /// Returns the configuration of an image: its field `Config`, as `docker inspect` shows it.
+    pub fn image_config(&self, image: &str) -> Result<Value> {
+        Ok(self.api.get(&format!("/images/{image}/json"))?["Config"].take())
+    }
+
     /// Runs a program of a loaded image in a new container, waits for its end and returns its output. `folders` are those of
     /// this machine that it sees, as `/on/the/machine:/in/the/container`.
     pub fn run_program(&self, image: &str, command: &[&str], folders: &[String]) -> Result<String> {

@@ -32,7 +32,7 @@ pub(crate) struct Args {
     /// Take the debug build of the agent, as tests do. It is built faster, and only for this machine's architecture
     #[arg(long, conflicts_with = "arch")]
     debug: bool,
-    /// Write the image's files to this new folder, instead of an image to dist/. deploy/Dockerfile does that
+    /// Write the image's files to this new folder, instead of an image to dist/, for deploy/Dockerfile
     #[arg(long, value_name = "FOLDER")]
     root: Option<PathBuf>,
 }

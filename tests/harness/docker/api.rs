@@ -39,6 +39,18 @@ impl Api {
         Ok(())
     }
 
+    /// Builds an image with this name from the archive of a context, and arguments as an object of texts. The
+    /// Dockerfile has its usual name in the archive.
+    pub(super) fn build(&self, image: &str, context: &[u8], arguments: &Value) -> Result<()> {
+        // What JSON has and a URL has not.
+        let arguments = arguments.to_string().replace('{', "%7B").replace('}', "%7D").replace('"', "%22");
+        let path = format!("/build?q=1&t={image}&buildargs={arguments}");
+        let answer = self.request("POST", &path, "application/x-tar", context)?;
+        // As above.
+        ensure!(!answer.contains("errorDetail"), "build an image: {answer}");
+        Ok(())
+    }
+
     pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value> {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         parsed(&self.request("POST", path, "application/json", body.as_bytes())?)
