@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 
 /// Files by their paths in the image, without the leading slash. Sorted, so that the archive is always the same.
@@ -62,6 +63,11 @@ impl Tree {
         }
         archive.into_inner().context("cannot end the layer")
     }
+}
+
+/// Returns the SHA-256 of data in hexadecimal digits, by which images name their parts.
+pub fn sha256(data: &[u8]) -> String {
+    Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn append(archive: &mut Builder<Vec<u8>>, path: &Path, entry: &Entry) -> std::io::Result<()> {

@@ -19,6 +19,18 @@ fn ensure_pods_talk(bed: &Bed) -> Result<()> {
     throughout("pods reach each other", AWAY, || ping(&bed.pods[0], bed.pods[1].ip()).map(drop))
 }
 
+/// Registers a node, cuts the agents' way to the API server, and registers another node in the place of the first. Returns
+/// both.
+fn replace_behind_a_cut(bed: &Bed) -> Result<[Peer; 2]> {
+    let [gone, new] = [Peer::fictional(90), Peer::fictional(91)];
+    register(&bed.store, "gone", &gone)?;
+    bed.wait_joined(std::slice::from_ref(&gone))?;
+    bed.store.forwarder().cut();
+    bed.store.delete_node("gone")?;
+    register(&bed.store, "new", &new)?;
+    Ok([gone, new])
+}
+
 #[test]
 fn nodes_are_followed_after_the_api_server_has_restarted() -> TestResult {
     let server = Arc::new(ApiServer::start()?);
@@ -41,12 +53,7 @@ fn nodes_are_followed_after_the_api_server_has_restarted() -> TestResult {
 fn changes_while_the_way_was_cut_are_followed_afterwards() -> TestResult {
     let bed = Bed::start(2, BPF)?;
     let streams = bed.streams()?;
-    let [gone, new] = [Peer::fictional(90), Peer::fictional(91)];
-    register(&bed.store, "gone", &gone)?;
-    bed.wait_joined(std::slice::from_ref(&gone))?;
-    bed.store.forwarder().cut();
-    bed.store.delete_node("gone")?;
-    register(&bed.store, "new", &new)?;
+    let [gone, new] = replace_behind_a_cut(&bed)?;
     ensure_pods_talk(&bed)?;
     bed.wait_joined(std::slice::from_ref(&gone))?;
     bed.store.forwarder().open();
@@ -120,12 +127,7 @@ fn an_agent_that_ends_leaves_its_node_known() -> TestResult {
 fn an_agent_that_restarts_without_an_api_server_forwards_and_reconciles_later() -> TestResult {
     let mut bed = Bed::start(2, BPF)?;
     let streams = bed.streams()?;
-    let [gone, new] = [Peer::fictional(90), Peer::fictional(91)];
-    register(&bed.store, "gone", &gone)?;
-    bed.wait_joined(std::slice::from_ref(&gone))?;
-    bed.store.forwarder().cut();
-    bed.store.delete_node("gone")?;
-    register(&bed.store, "new", &new)?;
+    let [gone, new] = replace_behind_a_cut(&bed)?;
     bed.agents[0].term()?;
     bed.agents[0].restart()?;
     ensure_pods_talk(&bed)?;

@@ -1,6 +1,5 @@
 //! The containers' image. It has busybox from this machine only, so that no registry is needed.
 
-use std::env;
 use std::path::Path;
 use std::process::Command;
 use std::{fs, str};
@@ -8,6 +7,7 @@ use std::{fs, str};
 use anyhow::{Context as _, Result};
 
 use crate::process::{LIMIT, finish};
+use crate::tools::find_program;
 
 /// Name of the image.
 pub(super) const IMAGE: &str = "busybox";
@@ -21,7 +21,8 @@ pub(super) struct Image {
 impl Image {
     /// Packs busybox, and its libraries if it is not static, under the paths that they have here.
     pub(super) fn make(dir: &Path) -> Result<Self> {
-        let busybox = find("busybox")?;
+        let busybox = find_program("busybox").context("busybox is not installed")?;
+        let busybox = busybox.to_str().context("the path of busybox is not UTF-8")?.to_owned();
         // ldd fails for a static program, which needs no libraries.
         let needed = finish(Command::new("ldd").arg(&busybox), "", LIMIT).unwrap_or_default();
         let libraries = needed.split_whitespace().filter(|word| word.starts_with('/'));
@@ -41,12 +42,4 @@ impl Image {
     pub(super) fn archive(&self) -> &[u8] {
         &self.archive
     }
-}
-
-fn find(program: &str) -> Result<String> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file());
-    found
-        .and_then(|file| file.to_str().map(str::to_owned))
-        .with_context(|| format!("{program} is not in PATH"))
 }

@@ -6,12 +6,11 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 use super::binaries::Binaries;
 use crate::process::{LIMIT, finish};
 use crate::tools::find_program;
-use crate::tree::Tree;
+use crate::tree::{Tree, sha256};
 
 /// The image of the process that holds a pod's namespaces.
 const PAUSE: &str = "test-bed/pause:1";
@@ -25,7 +24,7 @@ const WHO: &[u8] =
 /// `docker save` writes.
 fn pack(files: &Tree, name: &str, config: &Value) -> Result<Vec<u8>> {
     let layer = files.archive()?;
-    let digest = hex(&layer);
+    let digest = sha256(&layer);
     let config = json!({
         "architecture": architecture(),
         "os": "linux",
@@ -33,17 +32,13 @@ fn pack(files: &Tree, name: &str, config: &Value) -> Result<Vec<u8>> {
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
     });
     let config = serde_json::to_vec(&config)?;
-    let (config_file, layer_file) = (format!("{}.json", hex(&config)), format!("{digest}/layer.tar"));
+    let (config_file, layer_file) = (format!("{}.json", sha256(&config)), format!("{digest}/layer.tar"));
     let manifest = json!([{"Config": config_file, "RepoTags": [name], "Layers": [layer_file]}]);
     let mut archive = Tree::default();
     archive.file(&config_file, config);
     archive.file(&layer_file, layer);
     archive.file("manifest.json", serde_json::to_vec(&manifest)?);
     archive.archive()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Returns this machine's architecture, as images name it.

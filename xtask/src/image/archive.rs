@@ -6,10 +6,9 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use flannel_tests::tree::Tree;
+use flannel_tests::tree::{Tree, sha256};
 use flate2::{Compression as Level, GzBuilder};
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 use super::agent::AGENT;
 use super::source::Source;
@@ -160,8 +159,7 @@ impl Blobs {
 }
 
 fn digest(data: &[u8]) -> String {
-    let hash: String = Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hash}")
+    format!("sha256:{}", sha256(data))
 }
 
 /// Compresses, without a time or a name in the header.
