@@ -11,6 +11,8 @@ use crate::overlay::{Overlay, lines_of};
 
 const FOLLOW: Duration = Duration::from_secs(5);
 const RENAMED: &str = "uplink0";
+/// What the agent logs once it has attached its programs.
+const ATTACHED: &str = "BPF programs attached";
 
 #[test]
 fn a_renamed_uplink_stays_the_uplink_and_is_repaired() -> TestResult {
@@ -23,6 +25,7 @@ fn a_renamed_uplink_stays_the_uplink_and_is_repaired() -> TestResult {
     eventually("the agent goes on with the new name", FOLLOW, || {
         let log = overlay.agents[0].log();
         ensure!(log.contains("the uplink is uplink0 (192.168.64.1)"), "{log}");
+        ensure!(log.matches(ATTACHED).count() == 2, "not attached by its new name: {log}");
         Ok(())
     })?;
     overlay.wait_joined()?;
@@ -32,11 +35,10 @@ fn a_renamed_uplink_stays_the_uplink_and_is_repaired() -> TestResult {
     eventually("the program is attached again", FOLLOW, || {
         let programs = inspect::programs(&overlay.nodes()[0], RENAMED)?;
         ensure!(programs.len() == 1, "{programs:?}");
+        ensure!(overlay.agents[0].log().matches(ATTACHED).count() == 3, "not at the start and twice after");
         let (one, other) = overlay.two_pods();
         ping(one, other.ip()).map(drop)
     })?;
-    let log = overlay.agents[0].log();
-    assert_eq!(lines_of(&log, "ERROR"), [""; 0]);
-    assert_eq!(log.matches("BPF programs attached").count(), 3, "at the start and twice after: {log}");
+    assert_eq!(lines_of(&overlay.agents[0].log(), "ERROR"), [""; 0]);
     Ok(())
 }
