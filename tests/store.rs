@@ -14,3 +14,4 @@ mod outage;
 mod own_lease;
 mod policy;
 mod race;
+mod rivals;

@@ -197,6 +197,7 @@ async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config
                 LeaseEvent::Lost { subnet, why } => error!(
                     "the lease of {subnet} is lost: {why}; forwarding goes on while it is taken again"
                 ),
+                LeaseEvent::GivenWay => health.set_unready(),
                 LeaseEvent::LastKnown { subnet, peers } => {
                     firewall.set_subnet(subnet, None);
                     node.go_on(subnet, peers).await?;
@@ -215,7 +216,10 @@ async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config
             }
             work = node.work() => node.perform(work).await,
             () = firewall.tried() => {
-                health.set_ready();
+                if !membership.has_given_way() {
+                    health.set_ready();
+                }
+                // Said in any case: a unit that never starts is restarted, and would take the lease from the other node again.
                 notify::ready();
             }
             () = notices.deliver() => {}

@@ -38,6 +38,11 @@ impl Health {
         self.ready.store(true, Ordering::Relaxed);
     }
 
+    /// Makes `/readyz` fail again.
+    pub fn set_unready(&self) {
+        self.ready.store(false, Ordering::Relaxed);
+    }
+
     /// Listens on this address and port, and answers in the background until the process ends.
     ///
     /// # Errors

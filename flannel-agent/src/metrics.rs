@@ -67,6 +67,8 @@ pub enum FailureKind {
     Refused,
     /// Renewing the node's own lease.
     Renewal,
+    /// Another node with this node's address has written the node's own lease.
+    Contested,
     /// Writing an entry to the kernel or a map.
     Dataplane,
     /// Reading or writing firewall rules.
@@ -79,6 +81,7 @@ impl EncodeLabelValue for FailureKind {
             Self::Datastore => "datastore",
             Self::Refused => "refused-lease",
             Self::Renewal => "renewal",
+            Self::Contested => "contested-lease",
             Self::Dataplane => "dataplane",
             Self::Firewall => "firewall",
         };

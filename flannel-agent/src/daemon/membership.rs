@@ -4,6 +4,7 @@
 mod following;
 mod own;
 mod recorder;
+mod rivalry;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -13,17 +14,19 @@ use futures::future::{LocalBoxFuture, OptionFuture};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
+use super::RETRY;
 use crate::config::NetworkConfig;
 use crate::lease::set::LeaseSet;
 use crate::lease::{
-    KnownNode, LastKnown, LeaseAttrs, LeaseUpdate, Loss, OwnLease, PublicIps, RawLease, Standing, SubnetKey,
-    SubnetManager, Traces,
+    KnownNode, LastKnown, LeaseAttrs, LeaseUpdate, Loss, OwnLease, PublicIps, RawLease, Rival, Standing,
+    SubnetKey, SubnetManager, Traces,
 };
 use crate::metrics::METRICS;
 use crate::peer::Peer;
 use following::{Following, peers, warn_of};
 use own::{End, Own};
 pub(super) use recorder::Recorder;
+use rivalry::{Rivalry, Verdict};
 
 /// How long packets may wait for an answer of the datastore.
 const ANSWER: Duration = Duration::from_millis(500);
@@ -63,6 +66,7 @@ pub(super) struct Membership<'a, S: SubnetManager> {
     /// The subnet of the lease before, or of an earlier run. It is preferred.
     previous: Option<SubnetKey>,
     own: Own<'a>,
+    rivalry: Rivalry,
     /// From the first own lease on.
     following: Option<Following<'a>>,
     /// What an earlier run knew, until the datastore's first answer.
@@ -90,6 +94,8 @@ pub(super) enum LeaseEvent {
     Taken { subnet: SubnetKey, previous: Option<SubnetKey> },
     /// The lease is lost. It is being taken again, or another one.
     Lost { subnet: SubnetKey, why: Loss },
+    /// Another node with this node's address was first: the lease is left to it.
+    GivenWay,
     /// The datastore has not answered yet: this is what an earlier run knew.
     LastKnown { subnet: SubnetKey, peers: Peers },
     /// The leases of the other nodes.
@@ -128,6 +134,7 @@ impl<'a, S: SubnetManager> Membership<'a, S> {
             previous,
             own: Own::take(store, network, attrs.clone(), traces),
             attrs,
+            rivalry: Rivalry::default(),
             following: None,
             last_known,
             unjudged: false,
@@ -179,6 +186,8 @@ impl<'a, S: SubnetManager> Membership<'a, S> {
                 self.own = Own::readdress(self.store, lease.clone(), self.attrs.clone());
             }
             Own::Taking(_) | Own::Readdressing(..) => self.moved = true,
+            // The other node has not moved.
+            Own::GivenWay(..) => self.take_again(),
         }
     }
 
@@ -273,28 +282,64 @@ impl<'a, S: SubnetManager> Membership<'a, S> {
     /// the request's end shows who holds it.
     fn judge(&mut self) -> Option<LeaseEvent> {
         let following = self.following.as_ref()?;
-        match &self.own {
-            Own::Taking(_) | Own::Readdressing(..) => None,
-            Own::Held(lease, _) | Own::Repairing(lease, _) => match following.standing(lease) {
-                Standing::Held => None,
-                Standing::Spoilt if matches!(self.own, Own::Repairing(..)) => None,
-                Standing::Spoilt => {
-                    warn!(subnet = %lease, "the value of the node's own lease is damaged; writing it again");
-                    self.own = Own::repair(self.store, lease.clone());
-                    None
+        let (lease, given_way_to) = match &self.own {
+            Own::Taking(_) | Own::Readdressing(..) => return None,
+            Own::Held(lease, _) | Own::Repairing(lease, _) => (lease.clone(), None),
+            Own::GivenWay(lease, mac) => (lease.clone(), Some(*mac)),
+        };
+        let is_repairing = matches!(self.own, Own::Repairing(..));
+        let rival = following.rival(&lease);
+        match following.standing(&lease) {
+            Standing::Lost(loss) => return Some(self.lose(lease.subnet, loss)),
+            Standing::Held if given_way_to.is_some() => {
+                if rival.map(|rival| rival.mac) != given_way_to {
+                    self.take_again();
                 }
-                Standing::Lost(loss) => Some(self.lose(lease.subnet, loss)),
-            },
+            }
+            Standing::Held => {
+                return rival.filter(|_| !is_repairing).and_then(|rival| self.meet(lease, rival));
+            }
+            Standing::Spoilt if is_repairing => {}
+            Standing::Spoilt if given_way_to.is_some() => self.take_again(),
+            Standing::Spoilt => {
+                warn!(subnet = %lease, "the value of the node's own lease is damaged; writing it again");
+                // Another process may still be writing the file of the lease.
+                self.own = Own::repair(self.store, lease, RETRY);
+            }
+        }
+        None
+    }
+
+    /// Another node with this node's address has written the lease: writes it again, or leaves it to the other one.
+    fn meet(&mut self, lease: OwnLease, rival: Rival) -> Option<LeaseEvent> {
+        match self.rivalry.judge(&lease, rival) {
+            Verdict::Write(pause) => {
+                self.own = Own::repair(self.store, lease, pause);
+                None
+            }
+            Verdict::GiveWay => {
+                self.own = Own::GivenWay(lease, rival.mac);
+                Some(LeaseEvent::GivenWay)
+            }
         }
     }
 
-    /// Takes a lease again. The watch goes on meanwhile. Address and MAC do not count this time: another node that has
-    /// both would take the lease back in turn.
+    /// Returns whether the lease is left to another node with this node's address.
+    pub(super) const fn has_given_way(&self) -> bool {
+        matches!(self.own, Own::GivenWay(..))
+    }
+
+    /// Takes a lease again. The watch goes on meanwhile.
     fn lose(&mut self, subnet: SubnetKey, why: Loss) -> LeaseEvent {
+        self.take_again();
+        LeaseEvent::Lost { subnet, why }
+    }
+
+    /// Takes a lease. Address and MAC do not count this time: another node that has both would take the lease back in turn.
+    fn take_again(&mut self) {
         self.moved = false;
         let traces = Traces { subnet: self.previous, ..Traces::default() };
         self.own = Own::take(self.store, self.network, self.attrs.clone(), traces);
-        LeaseEvent::Lost { subnet, why }
     }
 }
 

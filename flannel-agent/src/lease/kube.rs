@@ -154,7 +154,7 @@ impl KubeManager {
         let node = self.store.annotate(node, &attrs).await?;
         let own = OwnNode { name: node.view.name.clone(), subnet, attrs: attrs.clone() };
         self.session.hold(own, node.view, &node.version);
-        Ok(OwnLease { subnet, attrs, term: None })
+        Ok(OwnLease { subnet, attrs, term: None, replaced: Vec::new() })
     }
 }
 

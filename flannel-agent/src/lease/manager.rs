@@ -13,6 +13,7 @@ use super::notice::Notice;
 use super::policy::{Loss, Traces};
 use super::public_ips::PublicIps;
 use crate::config::NetworkConfig;
+use crate::mac::Mac;
 
 /// A change that a watch reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub struct OwnLease {
     pub attrs: LeaseAttrs,
     /// The end of the lease unless it is renewed. A reservation has none and is never renewed.
     pub term: Option<Instant>,
+    /// The VTEP MACs, other than ours, that its entry had before we took it.
+    pub replaced: Vec<Mac>,
 }
 
 impl fmt::Display for OwnLease {

@@ -243,6 +243,14 @@ impl<V> Take<'_, V> {
             Self::Reuse(subnet, _) | Self::Create(subnet) => *subnet,
         }
     }
+
+    /// Returns the VTEP MACs that the entry has before.
+    pub(super) fn replaced(&self) -> Vec<Mac> {
+        match self {
+            Self::Reuse(_, upkeep) => vtep_macs(&upkeep.entry.lease).collect(),
+            Self::Create(_) => Vec::new(),
+        }
+    }
 }
 
 impl<V> StoredLease<V> {

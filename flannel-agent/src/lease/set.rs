@@ -20,10 +20,11 @@ use super::manager::LeaseUpdate;
 use super::policy::{self, Standing};
 use super::public_ips::PublicIps;
 use crate::config::NetworkConfig;
+use crate::mac::Mac;
 use crate::peer::Peer;
 
 pub use check::RefusalReason;
-use check::{AcceptedLease, LeaseChecker};
+use check::{AcceptedLease, LeaseChecker, OwnEntry};
 use hold::Hold;
 use subnet_index::SubnetIndex;
 
@@ -34,7 +35,7 @@ pub struct LeaseSet {
     nodes: BTreeMap<SubnetKey, Node>,
     subnets: SubnetIndex,
     /// The holder of our own subnet, from the last value that could be read. `None` if there is no entry.
-    own: Option<PublicIps>,
+    own: Option<OwnEntry>,
     /// The refused values, so that each is reported once.
     refused: BTreeMap<String, RawLease>,
     hold: Hold,
@@ -198,7 +199,14 @@ impl LeaseSet {
     #[must_use]
     pub fn standing(&self, us: PublicIps) -> Standing {
         let spoilt = self.refused.contains_key(&self.checker.own.to_string());
-        policy::standing(if spoilt { Some(PublicIps::default()) } else { self.own }, us)
+        let holder = self.own.as_ref().map(|own| own.holder);
+        policy::standing(if spoilt { Some(PublicIps::default()) } else { holder }, us)
+    }
+
+    /// Returns the VTEP MACs in the datastore's entry of our own subnet. None are known where no other node can write it.
+    #[must_use]
+    pub fn own_macs(&self) -> &[Mac] {
+        self.own.as_ref().map_or(&[], |own| &own.macs)
     }
 
     fn keep_only(&mut self, leases: &[RawLease]) {
@@ -232,7 +240,7 @@ impl LeaseSet {
 
     fn add(&mut self, accepted: AcceptedLease, lease: &RawLease) -> Result<(), RefusalReason> {
         match accepted {
-            AcceptedLease::Own(holder) => self.own = Some(holder),
+            AcceptedLease::Own(own) => self.own = Some(own),
             AcceptedLease::Peer(key, peers) => {
                 while let Some(other) = self.subnets.overlapping(&key) {
                     // A lease that the datastore has takes precedence over one that is only held.

@@ -13,6 +13,7 @@ use super::manager::OwnLease;
 use super::policy::{self, Loss, StoredLease, SubnetRequest, Take, Traces, Upkeep};
 use super::public_ips::PublicIps;
 use crate::config::NetworkConfig;
+use crate::mac::Mac;
 use crate::random;
 
 /// Pause after another node was faster, at first and at most.
@@ -77,8 +78,9 @@ pub(super) async fn acquire<T: Transaction>(
     let request = SubnetRequest { config, us: PublicIps::from(attrs), value: &value, traces };
     let taken = take(&mut transaction, &request).await;
     transaction.finish().await;
-    let (subnet, term) = taken?;
-    Ok(OwnLease { subnet, attrs: attrs.clone(), term })
+    let Taken { subnet, term, mut replaced } = taken?;
+    replaced.retain(|mac| attrs.vtep_macs().all(|own| own != *mac));
+    Ok(OwnLease { subnet, attrs: attrs.clone(), term, replaced })
 }
 
 /// See [`SubnetManager::renew`](super::SubnetManager::renew).
@@ -102,14 +104,20 @@ pub(super) async fn renew<T: Transaction>(
     if upkeep.write {
         info!(lease = %subnet, "wrote our value into our lease");
     }
-    Ok(Ok(OwnLease { subnet, attrs: attrs.clone(), term }))
+    Ok(Ok(OwnLease { subnet, attrs: attrs.clone(), term, replaced: lease.replaced.clone() }))
 }
 
-/// Tries until a subnet is taken or none is free. Returns the subnet and the end of its lease.
-async fn take<T: Transaction>(
-    transaction: &mut T,
-    request: &SubnetRequest<'_>,
-) -> Result<(SubnetKey, Option<Instant>)> {
+/// A subnet that was taken.
+struct Taken {
+    subnet: SubnetKey,
+    /// The end of its lease.
+    term: Option<Instant>,
+    /// The VTEP MACs that its entry had before.
+    replaced: Vec<Mac>,
+}
+
+/// Tries until a subnet is taken or none is free.
+async fn take<T: Transaction>(transaction: &mut T, request: &SubnetRequest<'_>) -> Result<Taken> {
     let mut pause = Backoff::new(CONFLICT_PAUSE.0, CONFLICT_PAUSE.1);
     loop {
         let entries = transaction.entries().await?;
@@ -131,7 +139,7 @@ async fn take<T: Transaction>(
             for (subnet, entry) in plan.outdated {
                 remove(transaction, subnet, entry, "it is ours and no longer fits the network config").await;
             }
-            return Ok((subnet, term));
+            return Ok(Taken { subnet, term, replaced: take.replaced() });
         }
         debug!("another node was faster, choosing again");
         pause.wait().await;

@@ -8,7 +8,7 @@ use tracing::{error, info, warn};
 
 use super::Peers;
 use crate::lease::set::{LeaseSet, Refusal, Settled};
-use crate::lease::{LeaseUpdate, OwnLease, PublicIps, RawLease, Standing, SubnetManager};
+use crate::lease::{LeaseUpdate, OwnLease, PublicIps, RawLease, Rival, Standing, SubnetManager, rival};
 use crate::metrics::{FailureKind, METRICS};
 
 /// Lease updates in flight between datastore and backend (flanneld's EVENT_QUEUE_DEPTH).
@@ -76,6 +76,12 @@ impl<'a> Following<'a> {
     /// Returns what the datastore's entry of the own subnet means to the node with this lease.
     pub(super) fn standing(&self, lease: &OwnLease) -> Standing {
         self.leases.standing(PublicIps::from(&lease.attrs))
+    }
+
+    /// Returns the other node that has written this lease, with this node's address.
+    pub(super) fn rival(&self, lease: &OwnLease) -> Option<Rival> {
+        let own: Vec<_> = lease.attrs.vtep_macs().collect();
+        rival(self.leases.own_macs(), &own, &lease.replaced)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The node's own lease: its states, each with the request to the datastore that ends it.
 
+use std::future::pending;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -7,10 +8,10 @@ use futures::future::LocalBoxFuture;
 use tokio::time::Instant;
 
 use crate::config::NetworkConfig;
-use crate::daemon::RETRY;
 use crate::daemon::renewal::{due, renewed};
 use crate::daemon::retry::until_it_works;
 use crate::lease::{LeaseAttrs, Loss, OwnLease, SubnetKey, SubnetManager, Traces};
+use crate::mac::Mac;
 
 /// A state of the own lease.
 pub(super) enum Own<'a> {
@@ -22,6 +23,8 @@ pub(super) enum Own<'a> {
     Held(OwnLease, Renewal<'a>),
     /// It is held, and its value is about to be written again.
     Repairing(OwnLease, Renewal<'a>),
+    /// Another node with this node's address was first, and has this MAC. The lease is left to it.
+    GivenWay(OwnLease, Mac),
 }
 
 type Renewal<'a> = LocalBoxFuture<'a, Result<OwnLease, Loss>>;
@@ -61,9 +64,9 @@ impl<'a> Own<'a> {
         Self::Held(lease.clone(), renewed(store, lease, due).boxed_local())
     }
 
-    pub(super) fn repair(store: &'a impl SubnetManager, lease: OwnLease) -> Self {
-        // Another process may still be writing the file of the lease.
-        let due = Some(Instant::now() + RETRY);
+    /// Writes the lease's value again, after a pause.
+    pub(super) fn repair(store: &'a impl SubnetManager, lease: OwnLease, pause: Duration) -> Self {
+        let due = Some(Instant::now() + pause);
         Self::Repairing(lease.clone(), renewed(store, lease, due).boxed_local())
     }
 
@@ -79,6 +82,7 @@ impl<'a> Own<'a> {
                 Ok(lease) => End::Renewed(lease),
                 Err(loss) => End::Lost(lease.subnet, loss),
             },
+            Self::GivenWay(..) => pending().await,
         }
     }
 }

@@ -8,6 +8,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::*;
 use crate::lease::LeaseUpdate;
+use crate::mac::Mac;
 
 /// A datastore that gives one lease per permit, logs the requests, and hangs when asked for all leases.
 struct Store {
@@ -24,7 +25,7 @@ impl Store {
     async fn lease(&self, request: &str, attrs: &LeaseAttrs) -> OwnLease {
         self.permits.acquire().await.unwrap().forget();
         self.requests.lock().unwrap().push(format!("{request} {}", attrs.public_ip.unwrap()));
-        OwnLease { subnet: OWN.parse().unwrap(), attrs: attrs.clone(), term: None }
+        OwnLease { subnet: OWN.parse().unwrap(), attrs: attrs.clone(), term: None, replaced: vec![FORMER] }
     }
 
     /// Sends an update through the newest watch.
@@ -62,6 +63,9 @@ impl SubnetManager for Store {
 
 const OWN: &str = "10.5.1.0-24";
 const OTHER: &str = "10.5.2.0-24";
+
+/// The MAC that the lease had before this node took it.
+const FORMER: Mac = Mac([2, 0, 0, 0, 0, 1]);
 
 fn network() -> NetworkConfig {
     NetworkConfig::parse(r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#).unwrap()
@@ -194,6 +198,68 @@ async fn a_damaged_value_of_the_own_lease_is_written_again_once() {
         assert!(is_quiet(&mut membership).await);
     }
     store.permits.add_permits(2);
-    assert!(timeout(3 * crate::daemon::RETRY, membership.changed()).await.is_err());
+    assert!(timeout(3 * RETRY, membership.changed()).await.is_err());
     assert_eq!(store.requests(), ["renew 192.168.64.1"]);
+}
+
+/// Returns the own lease as another node with the same address writes it.
+fn of_rival(mac: Mac) -> LeaseUpdate {
+    let value = value(1).replace("c6:d2:32:6f:8f:44", &mac.to_string());
+    LeaseUpdate::Put(RawLease { key: OWN.to_owned(), value: value.into_bytes(), node: None })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_a_newer_node_with_the_same_address_writes_is_written_again_ever_later() {
+    let (store, network) = (Store::new(1), network());
+    let mut membership = taken(&store, &network).await;
+    store.permits.add_permits(10);
+    for (round, pause) in [1, 2, 4, 8, 16, 32, 60, 60].map(Duration::from_secs).into_iter().enumerate() {
+        store.send(of_rival(Mac([2, 0, 0, 0, 0, 7])));
+        assert!(matches!(membership.changed().await, LeaseEvent::Peers(_)));
+        let early = timeout(pause - Duration::from_millis(10), membership.changed()).await;
+        assert!(early.is_err() && store.requests().is_empty(), "round {round}");
+        assert!(timeout(Duration::from_millis(20), membership.changed()).await.is_err());
+        assert_eq!(store.requests(), ["renew 192.168.64.1"], "round {round}");
+    }
+    // The other node has been quiet for long, and is started again.
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    store.send(of_rival(Mac([2, 0, 0, 0, 0, 7])));
+    assert!(matches!(membership.changed().await, LeaseEvent::Peers(_)));
+    assert!(timeout(Duration::from_millis(1010), membership.changed()).await.is_err());
+    assert_eq!(store.requests(), ["renew 192.168.64.1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_left_to_the_node_that_was_first_until_it_has_another_value() {
+    let (store, network) = (Store::new(1), network());
+    let mut membership = taken(&store, &network).await;
+    store.permits.add_permits(10);
+    store.send(of_rival(FORMER));
+    assert!(matches!(membership.changed().await, LeaseEvent::Peers(_)));
+    assert!(matches!(membership.changed().await, LeaseEvent::GivenWay));
+    assert!(membership.has_given_way());
+    // The other node goes on with its lease.
+    store.send(of_rival(FORMER));
+    assert!(matches!(membership.changed().await, LeaseEvent::Peers(_)));
+    assert!(timeout(Duration::from_secs(1000), membership.changed()).await.is_err());
+    assert_eq!(store.requests(), [""; 0]);
+    // It is gone.
+    store.send(LeaseUpdate::Delete(OWN.to_owned()));
+    assert!(matches!(membership.changed().await, LeaseEvent::Peers(_)));
+    assert!(matches!(membership.changed().await, LeaseEvent::Lost { .. }));
+    assert!(matches!(membership.changed().await, LeaseEvent::Taken { .. }));
+    assert_eq!(store.requests(), ["take 192.168.64.1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_has_given_way_takes_a_lease_when_its_address_changes() {
+    let (store, network) = (Store::new(1), network());
+    let mut membership = taken(&store, &network).await;
+    store.permits.add_permits(10);
+    store.send(of_rival(FORMER));
+    assert!(matches!(membership.changed().await, LeaseEvent::Peers(_)));
+    assert!(matches!(membership.changed().await, LeaseEvent::GivenWay));
+    membership.readdress(attrs(9));
+    assert!(matches!(membership.changed().await, LeaseEvent::Taken { .. }));
+    assert_eq!(store.requests(), ["take 192.168.64.9"]);
 }

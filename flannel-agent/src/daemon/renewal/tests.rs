@@ -52,6 +52,7 @@ fn lease(left: Option<Duration>) -> OwnLease {
         subnet: "10.5.1.0-24".parse().unwrap(),
         attrs: serde_json::from_str(r#"{"PublicIP":"192.168.0.1"}"#).unwrap(),
         term: left.map(|left| Instant::now() + left),
+        replaced: Vec::new(),
     }
 }
 

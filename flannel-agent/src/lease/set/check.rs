@@ -96,10 +96,19 @@ impl RefusalReason {
     }
 }
 
+/// The entry of our own subnet.
+#[derive(Debug)]
+pub(super) struct OwnEntry {
+    /// Its public IPs.
+    pub holder: PublicIps,
+    /// Its VTEP MACs.
+    pub macs: Vec<Mac>,
+}
+
 /// An entry that this node can use.
 pub(super) enum AcceptedLease {
-    /// The entry of our own subnet, with its holder.
-    Own(PublicIps),
+    /// The entry of our own subnet.
+    Own(OwnEntry),
     /// The lease of another node.
     Peer(SubnetKey, Vec<Peer>),
 }
@@ -135,7 +144,10 @@ impl LeaseChecker {
     pub(super) fn check(&self, lease: &RawLease) -> Result<AcceptedLease, RefusalReason> {
         let key: SubnetKey = lease.key.parse()?;
         if key == self.own {
-            return Ok(AcceptedLease::Own(PublicIps::from(&attrs(lease)?)));
+            let attrs = attrs(lease)?;
+            // A Node of Kubernetes has its own entry, which nodes with the same address leave alone.
+            let macs = attrs.vtep_macs().filter(|_| lease.node.is_none()).collect();
+            return Ok(AcceptedLease::Own(OwnEntry { holder: PublicIps::from(&attrs), macs }));
         }
         let subnets = self.subnets(&key)?;
         let attrs = attrs(lease)?;

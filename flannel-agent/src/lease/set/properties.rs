@@ -89,7 +89,7 @@ fn set() -> LeaseSet {
 }
 
 fn state(set: &LeaseSet) -> (Vec<Peer>, Option<PublicIps>) {
-    (set.peers(), set.own)
+    (set.peers(), set.own.as_ref().map(|own| own.holder))
 }
 
 proptest! {

@@ -49,7 +49,7 @@ fn peers(set: &LeaseSet) -> Vec<String> {
 }
 
 fn own_ip(set: &LeaseSet) -> Option<String> {
-    set.own.and_then(|holder| holder.v4).map(|ip| ip.to_string())
+    set.own.as_ref().and_then(|own| own.holder.v4).map(|ip| ip.to_string())
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn what_a_snapshot_lacks_is_gone() {
     assert_eq!(peers(&set), once);
     set.apply(LeaseUpdate::Snapshot(vec![lease("10.5.3.0-24", &value("192.168.0.3", MAC))]));
     assert_eq!(peers(&set), [format!("10.5.3.0/24 192.168.0.3 {MAC}")]);
-    assert_eq!(set.own, None);
+    assert!(set.own.is_none());
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn of_leases_that_overlap_the_first_counts_until_it_is_gone() {
 #[test]
 fn the_own_lease_is_watched_and_is_no_peer() {
     let mut set = set();
-    assert_eq!(set.own, None);
+    assert!(set.own.is_none());
     set.apply(put(OWN, &value("192.168.0.1", MAC)));
     assert_eq!((own_ip(&set).as_deref(), set.peers().len()), (Some("192.168.0.1"), 0));
     assert_eq!(set.apply(put(OWN, "{")).len(), 1);
@@ -257,7 +257,7 @@ fn the_own_lease_is_watched_and_is_no_peer() {
     set.apply(put(OWN, &value("192.168.0.7", MAC)));
     assert_eq!(own_ip(&set).as_deref(), Some("192.168.0.7"));
     set.apply(LeaseUpdate::Delete(OWN.into()));
-    assert_eq!(set.own, None);
+    assert!(set.own.is_none());
 }
 
 #[test]

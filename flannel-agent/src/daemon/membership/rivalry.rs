@@ -1,0 +1,73 @@
+//! What to do about another node that has this node's address: said once, and settled.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{error, warn};
+
+use crate::daemon::RETRY;
+use crate::lease::{OwnLease, PublicIps, Rival};
+use crate::mac::Mac;
+use crate::metrics::{FailureKind, METRICS};
+
+/// The longest pause before the lease is written again.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// A node that has not written the lease for so long has given way, or is gone. If it writes again, it was started again.
+const QUIET: Duration = Duration::from_secs(180);
+
+/// What has happened with other nodes of this node's address.
+#[derive(Default)]
+pub(super) struct Rivalry {
+    /// When the lease is or was written again, and after which pause.
+    last: Option<(Instant, Duration)>,
+    said: Option<Rival>,
+}
+
+/// What to do.
+pub(super) enum Verdict {
+    /// To write the lease again after a pause.
+    Write(Duration),
+    /// To leave it to the other node.
+    GiveWay,
+}
+
+impl Rivalry {
+    /// Decides who keeps the lease, and says so once. Pauses grow, since the other node may be one that never gives way.
+    pub(super) fn judge(&mut self, lease: &OwnLease, rival: Rival) -> Verdict {
+        METRICS.count_failure(FailureKind::Contested);
+        if self.said.replace(rival) != Some(rival) {
+            let text = text(lease, rival);
+            if rival.was_first { error!("{text}") } else { warn!("{text}") }
+        }
+        if rival.was_first {
+            return Verdict::GiveWay;
+        }
+        let now = Instant::now();
+        let pause = match self.last {
+            Some((written, pause)) if now.saturating_duration_since(written) < QUIET => {
+                (pause * 2).min(LONGEST)
+            }
+            _ => RETRY,
+        };
+        self.last = Some((now + pause, pause));
+        Verdict::Write(pause)
+    }
+}
+
+fn text(lease: &OwnLease, Rival { mac, was_first }: Rival) -> String {
+    let addresses: Vec<_> =
+        PublicIps::from(&lease.attrs).addresses().map(|address| address.to_string()).collect();
+    let own: Vec<_> = lease.attrs.vtep_macs().map(|mac: Mac| mac.to_string()).collect();
+    let what = if was_first {
+        "it was first, so this node leaves the lease to it and is not ready until that has changed"
+    } else {
+        "this node was first and writes its lease again"
+    };
+    format!(
+        "two nodes have the address {}: another one, with the VTEP MAC {mac}, has written the lease {lease} of this node, which \
+         has {}; {what}. Give each node an address of its own, by its interface (cloned machines have one) or by --public-ip",
+        addresses.join(" and "),
+        own.join(" and ")
+    )
+}
