@@ -32,7 +32,8 @@ pub fn run(options: &PrepareNode) {
 /// may load it when the agent has begun to run.
 fn prepare_conntrack() -> Result<()> {
     load_conntrack().context("loading the connection tracker")?;
-    conntrack::be_liberal()
+    conntrack::be_liberal()?;
+    Ok(())
 }
 
 /// Makes the kernel load the connection tracker, by a question for its statistics: a message to a subsystem of nfnetlink

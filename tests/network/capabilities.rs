@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use flannel_tests::traffic::ping;
-use flannel_tests::{AgentBuilder, Cluster, TestResult, Topology, eventually};
+use flannel_tests::{AgentBuilder, Cluster, Node, TestResult, Topology, eventually};
 
 use crate::inspect::{self, DEVICE, UPLINK};
 use crate::overlay::{NETWORK, Overlay, lines_of};
@@ -89,15 +89,20 @@ impl Container {
 
     /// Starts two nodes with such agents, prepared or not.
     fn start(&self) -> Result<Overlay> {
-        let value = u8::from(self.liberal);
         let cluster = Cluster::build(Topology::segment(2))?;
         for node in cluster.nodes() {
             // A rule that tracks connections makes the setting exist.
             node.exec("iptables -A FORWARD -m conntrack --ctstate INVALID -j DROP")?;
-            node.exec(&format!("sysctl -qw {LIBERAL}={value}"))?;
+            set_liberal(node, self.liberal)?;
         }
         Overlay::launch_on(NETWORK, cluster, &["--dataplane=auto"; 2], 1, |agent| self.contain(agent))
     }
+}
+
+/// Sets the connection tracker from outside of the container.
+fn set_liberal(node: &Node, liberal: bool) -> Result<()> {
+    node.exec(&format!("sysctl -qw {LIBERAL}={}", u8::from(liberal)))?;
+    Ok(())
 }
 
 #[test]
@@ -129,6 +134,23 @@ fn an_agent_without_privileges_does_what_its_capabilities_allow_and_says_what_is
                 assert_eq!(attached.len(), expected, "{description}: {:?}", attached.keys());
             }
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_agent_without_privileges_follows_the_connection_trackers_setting() -> TestResult {
+    let overlay = CONTAINERS[4].start()?;
+    let (node, agent) = (&overlay.nodes()[0], &overlay.agents[0]);
+    for (liberal, programs, warnings) in [(false, 3, 1), (true, 5, 1), (false, 3, 2), (true, 5, 2)] {
+        set_liberal(node, liberal)?;
+        eventually("the programs are at pods' ports while the setting is 1", SOON, || {
+            let attached = inspect::attached(node)?;
+            ensure!(attached.len() == programs, "liberal {liberal}: {:?}", attached.keys());
+            let warned = lines_of(&agent.log(), "WARN");
+            ensure!(warned.len() == warnings, "liberal {liberal}: {warned:#?}");
+            Ok(())
+        })?;
     }
     Ok(())
 }

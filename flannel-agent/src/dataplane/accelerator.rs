@@ -63,7 +63,7 @@ pub struct Accelerator {
     bpf: Bpf,
     events: Events,
     shortcut: Option<Shortcut>,
-    /// When to look whether the programs are still attached.
+    /// When to look whether the programs are still attached, and the connection tracker is still set for flows.
     check: Interval,
     _counters: Registration,
 }
@@ -81,7 +81,7 @@ pub enum Started {
 /// What the accelerator reports.
 #[derive(Clone, Copy, Debug)]
 pub enum AcceleratorEvent {
-    /// Pods may have come or gone.
+    /// Pods may have come or gone, or the shortcut may be open or closed to all of them.
     Pods,
     /// The programs were detached by another program.
     Detached,
@@ -89,7 +89,7 @@ pub enum AcceleratorEvent {
     Packet(Event),
 }
 
-/// Period of looking whether the programs are still attached: the kernel does not report that.
+/// Period of looking for what the kernel does not report: programs that were detached, and settings that were changed.
 const CHECK: Duration = Duration::from_secs(1);
 
 impl Accelerator {
@@ -160,16 +160,24 @@ impl Accelerator {
     /// Waits for the next change. It may be dropped and called again; no change gets lost.
     pub async fn changed(&mut self, kernel: &Kernel) -> AcceleratorEvent {
         let Self { bpf, events, shortcut, check, .. } = self;
-        let pods_changed = async {
-            match shortcut {
-                Some(shortcut) => shortcut.pods_changed().await,
-                None => pending().await,
+        loop {
+            let pods_changed = async {
+                match shortcut {
+                    Some(shortcut) => shortcut.pods_changed().await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                () = pods_changed => return AcceleratorEvent::Pods,
+                event = events.next() => return AcceleratorEvent::Packet(event),
+                _ = check.tick() => {}
             }
-        };
-        tokio::select! {
-            () = pods_changed => AcceleratorEvent::Pods,
-            () = detached(bpf, check, kernel) => AcceleratorEvent::Detached,
-            event = events.next() => AcceleratorEvent::Packet(event),
+            if shortcut.as_mut().is_some_and(Shortcut::keep_tracker_liberal) {
+                return AcceleratorEvent::Pods;
+            }
+            if !bpf.is_attached(kernel).await {
+                return AcceleratorEvent::Detached;
+            }
         }
     }
 
@@ -179,16 +187,6 @@ impl Accelerator {
         match &mut self.shortcut {
             Some(shortcut) => shortcut.follow_pods(kernel, &mut self.bpf).await,
             None => self.bpf.follow(&[]),
-        }
-    }
-}
-
-/// Waits until a program is not attached any more.
-async fn detached(bpf: &Bpf, check: &mut Interval, kernel: &Kernel) {
-    loop {
-        check.tick().await;
-        if !bpf.is_attached(kernel).await {
-            return;
         }
     }
 }

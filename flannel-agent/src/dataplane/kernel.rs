@@ -209,14 +209,6 @@ impl Kernel {
         pods::dump(&self.handle, subnets).await
     }
 
-    /// Prepares the connection tracker, if there is one, for flows that skip the host stack.
-    ///
-    /// # Errors
-    /// Its setting cannot be read or written.
-    pub fn let_flows_skip_conntrack(&self) -> Result<()> {
-        conntrack::be_liberal()
-    }
-
     /// Whether the kernel has nexthop objects: Linux 5.3 or newer.
     pub async fn has_nexthops(&self) -> bool {
         nexthop::are_supported(self.batch.socket()).await
