@@ -209,8 +209,8 @@ async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config
                 }
                 LeaseEvent::Answer(peers) => node.settle_questions(peers).await,
             },
-            (uplinks, uplink) = &mut next_uplink => {
-                node = node.move_to(uplink, &uplinks).await;
+            (mut uplinks, uplink) = &mut next_uplink => {
+                node = node.move_to(uplink, &mut uplinks).await;
                 membership.readdress(node.attributes());
                 next_uplink = self::next_uplink(uplinks, node.uplink());
             }

@@ -20,7 +20,7 @@ use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
 use crate::config::NetworkConfig;
@@ -82,7 +82,7 @@ impl Firewall {
         let keeper = Keeper::new(options, config, former)?;
         let (wanted, seen) = watch::channel(Wanted::default());
         let (done, tried) = watch::channel(0);
-        let task = tokio::spawn(run(keeper, options.resync, seen, done));
+        let task = tokio::spawn(run(keeper, seen, done));
         Ok(Self { wanted, tried, patience: None, task })
     }
 
@@ -120,22 +120,15 @@ impl Drop for Firewall {
     }
 }
 
-/// Writes rules when the wanted ones change, and repairs them every `period`.
-async fn run(
-    mut keeper: Keeper,
-    period: Duration,
-    mut wanted: watch::Receiver<Wanted>,
-    tried: watch::Sender<u64>,
-) {
-    let mut pause = period;
+/// Writes rules when the wanted ones change, and repairs them every `--iptables-resync` seconds.
+async fn run(mut keeper: Keeper, mut wanted: watch::Receiver<Wanted>, tried: watch::Sender<u64>) {
     loop {
         let now = wanted.borrow_and_update().clone();
-        let complete = keeper.keep(&now).await;
+        keeper.keep(&now).await;
         tried.send_replace(now.number);
-        pause = if complete { period } else { (pause * 2).min(period * LONGEST_PAUSE) };
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return },
-            () = sleep(pause), if now.subnet.is_some() => {}
+            () = sleep_until(keeper.next()), if now.subnet.is_some() => {}
         }
     }
 }

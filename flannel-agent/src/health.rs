@@ -14,14 +14,13 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
-use crate::metrics::METRICS;
+use crate::metrics::{FailureKind, METRICS};
+use crate::problem::{Pace, Problem};
 
 /// A connection is closed if its request has not arrived by then.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause after a connection could not be accepted, for instance for lack of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Content type of the text format of [`crate::metrics`].
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -79,12 +78,17 @@ impl Health {
 }
 
 async fn accept(listener: TcpListener, health: Health) {
+    let mut problem = Problem::new(FailureKind::Health, "the health endpoint answers again", Pace::STEADY);
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(answer_one(stream, health.clone()))),
+            Ok((stream, _)) => {
+                problem.solved();
+                drop(tokio::spawn(answer_one(stream, health.clone())));
+            }
+            // For instance for lack of file descriptors.
             Err(error) => {
-                warn!("health endpoint: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                problem.failed([format!("the health endpoint cannot answer: {error}")]);
+                problem.wait().await;
             }
         }
     }

@@ -24,6 +24,7 @@ pub mod notify;
 pub mod paths;
 pub mod peer;
 pub mod prepare_node;
+pub mod problem;
 mod random;
 pub mod signals;
 pub mod subnet_file;

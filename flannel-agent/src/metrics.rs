@@ -32,6 +32,8 @@ pub struct Metrics {
     pub reconcile_actions: Family<Action, Counter>,
     /// Failures by kind.
     pub errors: Family<Failure, Counter>,
+    /// Problems that last, by kind.
+    pub problems: Family<Failure, Gauge>,
     /// Answered questions of the kernel and the programs.
     pub misses: Family<MissLabels, Counter>,
     /// Events reported by the programs.
@@ -73,6 +75,10 @@ pub enum FailureKind {
     Dataplane,
     /// Reading or writing firewall rules.
     Firewall,
+    /// Attaching the BPF programs again.
+    Programs,
+    /// Answering at the health endpoint.
+    Health,
 }
 
 impl EncodeLabelValue for FailureKind {
@@ -84,6 +90,8 @@ impl EncodeLabelValue for FailureKind {
             Self::Contested => "contested-lease",
             Self::Dataplane => "dataplane",
             Self::Firewall => "firewall",
+            Self::Programs => "programs",
+            Self::Health => "health",
         };
         EncodeLabelValue::encode(&name, encoder)
     }
@@ -113,6 +121,17 @@ pub struct Dataplane {
     pub name: &'static str,
 }
 
+/// A problem that lasts.
+#[derive(Debug)]
+#[must_use = "the problem is over when this is dropped"]
+pub struct Lasting(Gauge);
+
+impl Drop for Lasting {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// Keeps a registered collector registered.
 #[derive(Debug)]
 #[must_use = "the collector is removed when this is dropped"]
@@ -122,6 +141,13 @@ impl Metrics {
     /// Counts a failure.
     pub fn count_failure(&self, kind: FailureKind) {
         self.errors.get_or_create(&Failure { kind }).inc();
+    }
+
+    /// Counts a problem for as long as the returned value exists.
+    pub fn lasting(&self, kind: FailureKind) -> Lasting {
+        let gauge = self.problems.get_or_create_owned(&Failure { kind });
+        gauge.inc();
+        Lasting(gauge)
     }
 
     /// Counts entries that are set and removed.
@@ -172,7 +198,7 @@ impl Metrics {
     pub fn text(&self) -> Result<String, fmt::Error> {
         let mut registry = Registry::with_prefix("flannel");
         let Self { leases, held_leases, datastore_up, reconcile_actions, .. } = self;
-        let Self { errors, misses, events, dataplane, .. } = self;
+        let Self { errors, problems, misses, events, dataplane, .. } = self;
         registry.register("leases", "Other nodes' leases in kernel and maps", leases.clone());
         registry.register(
             "held_leases",
@@ -190,6 +216,7 @@ impl Metrics {
             reconcile_actions.clone(),
         );
         registry.register("errors", "Failures, by kind", errors.clone());
+        registry.register("problems", "Problems that last, by kind: 0 once they are over", problems.clone());
         registry.register(
             "misses",
             "Questions for a neighbour or an FDB entry (kernel), or for a lease (BPF programs)",
@@ -258,6 +285,8 @@ mod tests {
         metrics.count_changes("route", 2, 0);
         metrics.set_dataplane("bpf");
         metrics.set_dataplane("netlink");
+        let lasting = metrics.lasting(FailureKind::Firewall);
+        drop(metrics.lasting(FailureKind::Programs));
         metrics.set_lease_end(Some(Instant::now() + Duration::from_secs(60)));
         let text = metrics.text().unwrap();
         for line in [
@@ -265,9 +294,12 @@ mod tests {
             "flannel_errors_total{kind=\"renewal\"} 1",
             "flannel_reconcile_actions_total{object=\"route\",action=\"set\"} 2",
             "flannel_dataplane{name=\"netlink\"} 1",
+            "flannel_problems{kind=\"firewall\"} 1",
+            "flannel_problems{kind=\"programs\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "no {line} in {text}");
         }
+        drop(lasting);
         let left = text.lines().find_map(|line| line.strip_prefix("flannel_lease_left_seconds ")).unwrap();
         assert!((50.0..=60.0).contains(&left.parse().unwrap()), "{left}");
         assert!(!text.contains("name=\"bpf\"") && !text.contains("action=\"remove\""), "{text}");

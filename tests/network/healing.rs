@@ -1,5 +1,6 @@
 //! Damage by other programs is repaired long before the next periodic check.
 
+mod lasting;
 mod nexthops;
 
 use std::time::Duration;

@@ -124,11 +124,9 @@ impl Backend for Vxlan {
         let detached = mem::take(&mut self.due) == Due::Attach;
         self.applied = None;
         let (mut errors, recreated) = self.floor.repair(&self.kernel).await;
-        if detached {
-            warn!("the BPF programs were detached by another program; attaching them again");
-        }
         if detached || recreated {
-            errors.extend(self.load_programs().await.err());
+            errors.extend(self.acceleration.heal(self.floor.overlays(), &self.uplink, detached).err());
+            errors.extend(self.programs_loaded().await);
         }
         errors.extend(self.apply(peers).await);
         errors.extend(self.acceleration.follow_pods(&self.kernel).await);
@@ -197,9 +195,14 @@ impl Vxlan {
     /// Loads and attaches the programs, or detaches an earlier agent's.
     async fn load_programs(&mut self) -> Result<()> {
         self.acceleration.load(self.floor.overlays(), &self.uplink)?;
-        self.applied = None;
-        self.accelerate_own_subnets().await.iter().for_each(|error| warn!("{error:#}"));
+        self.programs_loaded().await.iter().for_each(|error| warn!("{error:#}"));
         Ok(())
+    }
+
+    /// The programs may be new ones, which know nothing.
+    async fn programs_loaded(&mut self) -> Vec<anyhow::Error> {
+        self.applied = None;
+        self.accelerate_own_subnets().await
     }
 
     /// Tells the programs of the own subnets, once there are any, and attaches them to the ports of the pods there.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tracing::{error, info};
 
 use super::RETRY;
@@ -17,6 +17,7 @@ use crate::lease::{LeaseAttrs, SubnetKey};
 use crate::metrics::{FailureKind, METRICS};
 use crate::notify;
 use crate::peer::Peer;
+use crate::problem::{Pace, Problem};
 use crate::subnet_file;
 use crate::uplink::watch::UplinkWatch;
 use crate::uplink::{InUse, Uplink};
@@ -39,6 +40,8 @@ pub(super) struct Node<'a, B: Backend> {
     started: Started<B>,
     carried: Carried,
     resync: Interval,
+    /// What [`Backend::resync`] has to repeat.
+    problem: Problem,
 }
 
 /// A backend on its uplink.
@@ -55,6 +58,8 @@ struct Carried {
     subnet: Option<SubnetKey>,
     /// The other nodes, from the first snapshot on. Nothing is removed from the kernel before.
     peers: Option<Vec<Peer>>,
+    /// How many nodes they are.
+    nodes: Option<usize>,
 }
 
 /// What is to be done on the machine.
@@ -76,7 +81,12 @@ impl<'a, B: Backend> Node<'a, B> {
         let started = start(&plan, &uplink, known, &carried).await?;
         let mut resync = interval_at(Instant::now() + RESYNC, RESYNC);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { plan, started, carried, resync })
+        let problem = Problem::new(
+            FailureKind::Dataplane,
+            "the kernel's entries and the maps are complete again",
+            Pace::SLOWING,
+        );
+        Ok(Self { plan, started, carried, resync, problem })
     }
 
     /// The lease has been taken: carries packets for its subnet, and writes the subnet file. Returns what an operator must
@@ -97,7 +107,7 @@ impl<'a, B: Backend> Node<'a, B> {
         publish(&self.plan, backend, subnet).await?;
         self.carried.subnet = Some(subnet);
         info!(%subnet, dataplane = self.started.backend.name(), "this node has its subnet");
-        self.show_status(None);
+        self.show_status();
         Ok(alarm)
     }
 
@@ -112,23 +122,31 @@ impl<'a, B: Backend> Node<'a, B> {
 
     /// The uplink has changed: starts the backend on the new one, for the same subnet and peers. Repeats this until it
     /// succeeds, on the uplink that is right by then.
-    pub(super) async fn move_to(self, mut uplink: Uplink, uplinks: &UplinkWatch) -> Self {
-        let Self { plan, started: Started { backend, attrs, .. }, carried, mut resync } = self;
+    pub(super) async fn move_to(self, mut uplink: Uplink, uplinks: &mut UplinkWatch) -> Self {
+        let Self { plan, started: Started { backend, attrs, .. }, carried, mut resync, problem } = self;
         // Two backends cannot have the same port.
         drop(backend);
+        let mut moving = Problem::new(FailureKind::Dataplane, "the node has moved", Pace::SLOWING);
         let started = loop {
             match start(&plan, &uplink, Some(&attrs), &carried).await {
                 Ok(started) => break started,
                 Err(error) => {
-                    error!("moving to the uplink {}: {error:#}; trying again", uplink.name);
-                    sleep(RETRY).await;
+                    moving.failed([format!("moving to the uplink {}: {error:#}", uplink.name)]);
+                    tokio::select! {
+                        () = moving.wait() => {}
+                        changed = uplinks.changed(&uplink) => {
+                            uplink = changed;
+                            continue;
+                        }
+                    }
                     uplink = uplinks.choose(&InUse::from(&uplink)).await.unwrap_or(uplink);
                 }
             }
         };
+        moving.solved();
         resync.reset_after(RETRY);
-        let node = Self { plan, started, carried, resync };
-        node.show_status(None);
+        let node = Self { plan, started, carried, resync, problem };
+        node.show_status();
         node
     }
 
@@ -136,9 +154,10 @@ impl<'a, B: Backend> Node<'a, B> {
     pub(super) async fn apply(&mut self, Peers { peers, nodes, .. }: Peers) {
         let errors = self.started.backend.apply(&peers).await;
         self.carried.peers = Some(peers);
+        self.carried.nodes = Some(nodes);
         self.report(errors);
         METRICS.leases.set(nodes.try_into().unwrap_or(i64::MAX));
-        self.show_status(Some(nodes));
+        self.show_status();
     }
 
     /// The datastore has been asked for peers that packets wait for, and these are all that it has; `None` if it did not
@@ -170,11 +189,20 @@ impl<'a, B: Backend> Node<'a, B> {
     /// Does what [`Self::work`] has returned.
     pub(super) async fn perform(&mut self, work: Work) {
         let peers = self.carried.peers.as_deref().unwrap_or_default();
+        let backend = &mut self.started.backend;
+        let name = backend.name();
         let errors = match work {
-            Work::React => self.started.backend.react(peers).await,
-            Work::Resync => self.started.backend.resync(peers).await,
+            Work::React => backend.react(peers).await,
+            Work::Resync => backend.resync(peers).await,
         };
+        let is_changed = backend.name() != name;
+        if matches!(work, Work::Resync) && errors.is_empty() {
+            self.problem.solved();
+        }
         self.report(errors);
+        if is_changed {
+            self.show_status();
+        }
     }
 
     /// Returns why packets are not carried as fast as was asked for.
@@ -191,21 +219,22 @@ impl<'a, B: Backend> Node<'a, B> {
         self.started.attrs.clone()
     }
 
-    /// Logs what failed, and has it tried again soon.
+    /// Logs what failed, and has it tried again.
     fn report(&mut self, errors: Vec<anyhow::Error>) {
-        if !errors.is_empty() {
-            self.resync.reset_after(RETRY);
+        if errors.is_empty() {
+            return;
         }
-        log(errors);
+        self.problem.failed(errors.into_iter().map(|error| format!("{error:#}")));
+        self.problem.next_try().into_iter().for_each(|next| self.resync.reset_at(next));
     }
 
     /// Shows subnet, dataplane and number of peers in `systemctl status` and `/metrics`.
-    fn show_status(&self, nodes: Option<usize>) {
+    fn show_status(&self) {
         let name = self.started.backend.name();
         METRICS.set_dataplane(name);
         let Some(subnet) = self.carried.subnet else { return };
         let subnets: Vec<_> = subnet.nets().map(|subnet| subnet.to_string()).collect();
-        let peers = nodes.map_or_else(String::new, |nodes| format!(", peers: {nodes}"));
+        let peers = self.carried.nodes.map_or_else(String::new, |nodes| format!(", peers: {nodes}"));
         notify::status(&format!("{} on {name}{peers}", subnets.join(" and ")));
     }
 }
@@ -215,7 +244,7 @@ async fn start<B: Backend>(
     plan: &NodePlan<'_, B::Config>,
     uplink: &Uplink,
     known: Option<&LeaseAttrs>,
-    Carried { subnet, peers }: &Carried,
+    Carried { subnet, peers, .. }: &Carried,
 ) -> Result<Started<B>> {
     info!("the uplink is {uplink}");
     let NodePlan { network, config, options, .. } = *plan;

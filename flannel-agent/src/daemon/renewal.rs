@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, info, warn};
+use tokio::time::{Instant, sleep_until};
+use tracing::info;
 
-use super::RETRY;
 use crate::lease::{Loss, OwnLease, SubnetManager};
-use crate::metrics::{FailureKind, METRICS};
+use crate::metrics::FailureKind;
+use crate::problem::{Pace, Problem};
 
 /// The shortest time between renewals.
 const SHORTEST: Duration = Duration::from_secs(60);
@@ -22,20 +22,19 @@ pub(super) async fn renewed(
         Some(due) => sleep_until(due).await,
         None => std::future::pending().await,
     }
-    let mut logged = false;
+    let over = format!("renewing the lease of {lease} works again");
+    let mut problem = Problem::new(FailureKind::Renewal, over, Pace::STEADY);
     loop {
         match store.renew(&lease, &lease.attrs).await {
             Ok(renewed) => {
+                problem.solved();
                 let kept = if renewed.is_ok() { "renewed" } else { "lost" };
                 info!(subnet = %lease, "lease {kept}");
                 return renewed;
             }
-            Err(error) if logged => debug!("still not renewed, {lease}: {error:#}"),
-            Err(error) => warn!("renewing the lease of {lease}: {error:#}; trying again"),
+            Err(error) => _ = problem.failed([format!("renewing the lease of {lease}: {error:#}")]),
         }
-        METRICS.count_failure(FailureKind::Renewal);
-        logged = true;
-        sleep(RETRY).await;
+        problem.wait().await;
     }
 }
 

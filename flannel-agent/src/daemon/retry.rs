@@ -1,30 +1,28 @@
 //! Requests to the datastore that are repeated until they succeed.
 
 use anyhow::Result;
-use tracing::error;
 
-use super::RETRY;
-use crate::metrics::{FailureKind, METRICS};
+use crate::metrics::FailureKind;
 use crate::notify;
+use crate::problem::{Pace, Problem};
 
-/// Repeats the attempt until it succeeds. Each problem is logged once.
+/// Repeats the attempt until it succeeds.
 pub(super) async fn until_it_works<T, F: Future<Output = Result<T>>>(
     what: &str,
     attempt: impl Fn() -> F,
 ) -> T {
-    let mut logged = String::new();
+    let mut problem = Problem::new(FailureKind::Datastore, format!("{what} works again"), Pace::STEADY);
     loop {
         match attempt().await {
-            Ok(value) => return value,
+            Ok(value) => {
+                problem.solved();
+                return value;
+            }
             Err(error) => {
-                METRICS.count_failure(FailureKind::Datastore);
-                let problem = format!("{error:#}");
-                if problem != logged {
-                    notify::status(&format!("{what}: {problem}"));
-                    error!("{what}: {problem}; trying again every {} s", RETRY.as_secs());
-                    logged = problem;
+                for text in problem.failed([format!("{what}: {error:#}")]) {
+                    notify::status(&text);
                 }
-                tokio::time::sleep(RETRY).await;
+                problem.wait().await;
             }
         }
     }

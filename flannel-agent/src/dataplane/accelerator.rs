@@ -7,11 +7,11 @@ use std::future::pending;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, anyhow, bail};
 use flannel_common::event::Event;
 use ipnet::IpNet;
 use tokio::time::{Interval, interval};
-use tracing::{info, warn};
+use tracing::info;
 
 use super::bpf::counters::PacketCounters;
 use super::bpf::events::Events;
@@ -68,16 +68,6 @@ pub struct Accelerator {
     _counters: Registration,
 }
 
-/// The end of [`Accelerator::start`].
-pub enum Started {
-    /// The programs are loaded and attached.
-    Present(Box<Accelerator>),
-    /// They are not wanted.
-    NotWanted,
-    /// They cannot be loaded, and need not be: why, logged already.
-    Refused(String),
-}
-
 /// What the accelerator reports.
 #[derive(Clone, Copy, Debug)]
 pub enum AcceleratorEvent {
@@ -93,36 +83,25 @@ pub enum AcceleratorEvent {
 const CHECK: Duration = Duration::from_secs(1);
 
 impl Accelerator {
-    /// Loads and attaches the programs, where they are wanted. In mode `auto` a warning is logged if they cannot be loaded.
-    /// Without them an earlier agent's programs are removed.
+    /// Loads and attaches the programs, on the maps and in place of the programs of an earlier agent.
     ///
     /// # Errors
-    /// The programs cannot be loaded in mode `bpf`, or an earlier agent's cannot be removed.
-    pub fn start(settings: &Settings, devices: &[AcceleratedDevice<'_>]) -> Result<Started> {
-        let loaded = match settings.mode {
-            DataplaneMode::Netlink => Err(Started::NotWanted),
-            DataplaneMode::Bpf => Ok(load(settings, devices).context("--dataplane bpf was asked for")?),
-            DataplaneMode::Auto => load(settings, devices).map_err(|error| {
-                let why = format!(
-                    "BPF is not available, the kernel's vxlan device carries all: {}",
-                    reason(&error)
-                );
-                warn!("{why}");
-                Started::Refused(why)
-            }),
-        };
-        let mut bpf = match loaded {
-            Ok(bpf) => bpf,
-            Err(absent) => {
-                bpf::detach(&settings.pins)?;
-                return Ok(absent);
-            }
-        };
+    /// No privilege, no BPF filesystem, or the kernel refuses. What is attached by then stays.
+    pub fn start(settings: &Settings, devices: &[AcceleratedDevice<'_>]) -> Result<Box<Self>> {
+        let mut bpf = load(settings, devices).map_err(explain)?;
         let shortcut = if settings.flow_cache { Some(Shortcut::open()?) } else { None };
         let events = Events::open(bpf.ebpf())?;
         let counters = METRICS.register(PacketCounters(settings.pins.clone()));
         let check = interval(CHECK);
-        Ok(Started::Present(Box::new(Self { bpf, events, shortcut, check, _counters: counters })))
+        Ok(Box::new(Self { bpf, events, shortcut, check, _counters: counters }))
+    }
+
+    /// Detaches the programs of this agent and of earlier ones, and removes their pins.
+    ///
+    /// # Errors
+    /// They cannot be removed.
+    pub fn detach(settings: &Settings) -> Result<()> {
+        bpf::detach(&settings.pins)
     }
 
     /// Returns why no flow takes the shortcut although flows are wanted to, as logged already.
@@ -191,13 +170,12 @@ impl Accelerator {
     }
 }
 
-/// Returns why the programs cannot be loaded. Without the capabilities for it these are the reason, and what the verifier
-/// says is not.
-fn reason(error: &anyhow::Error) -> String {
-    let error = format!("{error:#}");
+/// Without the capabilities for BPF these are the reason, and what the verifier says is not.
+fn explain(error: anyhow::Error) -> anyhow::Error {
     match capabilities::missing_for_bpf() {
         Some(missing) => {
-            format!("the agent does not have {missing}: {}", error.lines().next().unwrap_or_default())
+            let error = format!("{error:#}");
+            anyhow!("the agent does not have {missing}: {}", error.lines().next().unwrap_or_default())
         }
         None => error,
     }

@@ -6,15 +6,15 @@ use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use rtnetlink::Handle;
 use tokio::time::Instant;
-use tracing::{error, info};
 
 use super::rules::{self, IpVersion, Owner};
 use super::writer::Writer;
-use super::{Options, Wanted, blackhole, log};
+use super::{LONGEST_PAUSE, Options, Wanted, blackhole, log};
 use crate::config::NetworkConfig;
 use crate::lease::SubnetKey;
-use crate::metrics::{FailureKind, METRICS};
+use crate::metrics::FailureKind;
 use crate::netlink;
+use crate::problem::{Pace, Problem};
 
 /// The rules and routes of this node.
 pub(super) struct Keeper {
@@ -26,17 +26,12 @@ pub(super) struct Keeper {
     netlink: Handle,
     /// True until one pass without errors has removed what the other mode or other flags left behind.
     must_clear: bool,
-    failing: Option<Failing>,
-}
-
-/// What has failed since the rules were last complete.
-struct Failing {
-    since: Instant,
-    logged: BTreeSet<String>,
+    problem: Problem,
 }
 
 impl Keeper {
     pub(super) fn new(options: Options, config: &NetworkConfig, former: Vec<IpNet>) -> Result<Self> {
+        let pace = Pace { first: options.resync * 2, longest: options.resync * LONGEST_PAUSE };
         Ok(Self {
             options,
             networks: config.networks().collect(),
@@ -44,13 +39,13 @@ impl Keeper {
             writer: Writer::new(config.nftables),
             netlink: netlink::open()?,
             must_clear: true,
-            failing: None,
+            problem: Problem::new(FailureKind::Firewall, "the firewall rules are complete again", pace),
         })
     }
 
-    /// Writes the difference. Logs what fails, and returns whether nothing did.
-    pub(super) async fn keep(&mut self, wanted: &Wanted) -> bool {
-        let Some(subnet) = wanted.subnet else { return true };
+    /// Writes the difference. Logs what fails.
+    pub(super) async fn keep(&mut self, wanted: &Wanted) {
+        let Some(subnet) = wanted.subnet else { return };
         let results = [
             self.remove_stale(subnet, &wanted.previous).await,
             self.keep_blackholes(subnet).await,
@@ -59,9 +54,16 @@ impl Keeper {
         let problems = results.into_iter().filter_map(Result::err).map(|problem| format!("{problem:#}"));
         let problems: Vec<_> = problems.collect();
         self.must_clear &= !problems.is_empty();
-        problems.iter().for_each(|_| METRICS.count_failure(FailureKind::Firewall));
-        self.log_problems(&problems);
-        problems.is_empty()
+        if problems.is_empty() {
+            self.problem.solved();
+        } else {
+            self.problem.failed(problems);
+        }
+    }
+
+    /// Returns when to look again.
+    pub(super) fn next(&self) -> Instant {
+        self.problem.next_try().unwrap_or_else(|| Instant::now() + self.options.resync)
     }
 
     /// Removes the blackhole routes of earlier subnets.
@@ -101,22 +103,5 @@ impl Keeper {
             self.writer.clear_other_mode(owner).await;
         }
         Ok(())
-    }
-
-    /// Logs each problem once, and once that all are solved.
-    fn log_problems(&mut self, problems: &[String]) {
-        if problems.is_empty() {
-            if let Some(Failing { since, .. }) = self.failing.take() {
-                info!("the firewall rules are complete again, after {} s", since.elapsed().as_secs());
-            }
-            return;
-        }
-        let failing =
-            self.failing.get_or_insert_with(|| Failing { since: Instant::now(), logged: BTreeSet::new() });
-        for problem in problems {
-            if failing.logged.insert(problem.clone()) {
-                error!("{problem}; trying again until it works");
-            }
-        }
     }
 }

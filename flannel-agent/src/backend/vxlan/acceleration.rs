@@ -1,19 +1,23 @@
 //! BPF on the floor: wanted or not, loaded or not.
 
+mod failed;
+
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::net::IpAddr;
 
-use anyhow::{Error, Result};
+use anyhow::{Context as _, Error, Result};
 use ipnet::IpNet;
+use tracing::warn;
 
 use super::overlay::Overlay;
 use crate::config::DataplaneMode;
-use crate::dataplane::accelerator::{AcceleratedDevice, Accelerator, AcceleratorEvent, Settings, Started};
+use crate::dataplane::accelerator::{AcceleratedDevice, Accelerator, AcceleratorEvent, Settings};
 use crate::dataplane::kernel::Kernel;
 use crate::lease::SubnetKey;
 use crate::peer::Peer;
 use crate::uplink::Uplink;
+use failed::Failed;
 
 /// The accelerator of this node, if there is one. Without one everything here does nothing, and succeeds.
 pub(super) struct Acceleration {
@@ -27,6 +31,8 @@ enum State {
     /// BPF is not wanted, or the kernel cannot load the programs: why.
     Absent(Option<String>),
     Present(Box<Accelerator>),
+    /// They were attached, and could not be attached again.
+    Failed(Box<Failed>),
 }
 
 impl Acceleration {
@@ -47,14 +53,66 @@ impl Acceleration {
         matches!(self.state, State::Present(_))
     }
 
-    /// Loads and attaches the programs for these overlays, or detaches an earlier agent's.
+    /// Loads and attaches the programs for these overlays, where they are wanted, or detaches an earlier agent's. In mode
+    /// `auto` a warning is logged if they cannot be loaded.
+    ///
+    /// # Errors
+    /// The programs cannot be loaded in mode `bpf`, or an earlier agent's cannot be removed.
     pub(super) fn load(&mut self, overlays: &[Overlay], uplink: &Uplink) -> Result<()> {
-        let devices: Vec<_> = overlays.iter().map(|overlay| accelerated(overlay, uplink)).collect();
-        self.state = match Accelerator::start(&self.settings, &devices)? {
-            Started::Present(accelerator) => State::Present(accelerator),
-            Started::NotWanted => State::Absent(None),
-            Started::Refused(why) => State::Absent(Some(why)),
+        let start = || Accelerator::start(&self.settings, &accelerated(overlays, uplink));
+        let why = match self.settings.mode {
+            DataplaneMode::Netlink => None,
+            DataplaneMode::Bpf => {
+                self.state = State::Present(start().context("--dataplane bpf was asked for")?);
+                return Ok(());
+            }
+            DataplaneMode::Auto => match start() {
+                Ok(accelerator) => {
+                    self.state = State::Present(accelerator);
+                    return Ok(());
+                }
+                Err(error) => {
+                    Some(format!("BPF is not available, the kernel's vxlan device carries all: {error:#}"))
+                }
+            },
         };
+        why.iter().for_each(|why| warn!("{why}"));
+        Accelerator::detach(&self.settings)?;
+        self.state = State::Absent(why);
+        Ok(())
+    }
+
+    /// Attaches the programs again: other programs have detached them, or have removed a device. If that fails, detaches the
+    /// rest, so that the floor carries all: what XDP has stripped only `underlay_ingress` can deliver. It is then tried
+    /// again, as [`Self::changed`] reports.
+    ///
+    /// # Errors
+    /// See [`Self::load`], which this is as long as they were never attached.
+    pub(super) fn heal(&mut self, overlays: &[Overlay], uplink: &Uplink, detached: bool) -> Result<()> {
+        match &self.state {
+            State::NotProbed | State::Absent(_) => return self.load(overlays, uplink),
+            State::Present(_) if detached => {
+                warn!("the BPF programs were detached by another program; attaching them again");
+            }
+            State::Present(_) | State::Failed(_) => {}
+        }
+        match Accelerator::start(&self.settings, &accelerated(overlays, uplink)) {
+            Ok(accelerator) => {
+                if let State::Failed(failed) = &mut self.state {
+                    failed.solved();
+                }
+                self.state = State::Present(accelerator);
+            }
+            Err(error) => {
+                let rest = Accelerator::detach(&self.settings);
+                if !matches!(self.state, State::Failed(_)) {
+                    self.state = State::Failed(Box::default());
+                }
+                if let State::Failed(failed) = &mut self.state {
+                    failed.again(&self.settings.pins, [Some(error), rest.err()].into_iter().flatten());
+                }
+            }
+        }
         Ok(())
     }
 
@@ -63,6 +121,7 @@ impl Acceleration {
         match &self.state {
             State::Present(accelerator) => accelerator.shortcoming(),
             State::Absent(why) => why.clone(),
+            State::Failed(failed) => Some(failed.why().to_owned()),
             State::NotProbed => None,
         }
     }
@@ -77,7 +136,7 @@ impl Acceleration {
     pub(super) fn apply(&mut self, peers: &[Peer], direct: &BTreeMap<IpNet, IpAddr>) -> Result<()> {
         match &mut self.state {
             State::Present(accelerator) => accelerator.apply(peers, direct),
-            State::NotProbed | State::Absent(_) => Ok(()),
+            State::NotProbed | State::Absent(_) | State::Failed(_) => Ok(()),
         }
     }
 
@@ -85,7 +144,7 @@ impl Acceleration {
     pub(super) fn add_peers(&mut self, joined: &[Peer]) -> Result<bool> {
         match &mut self.state {
             State::Present(accelerator) => accelerator.add_peers(joined),
-            State::NotProbed | State::Absent(_) => Ok(true),
+            State::NotProbed | State::Absent(_) | State::Failed(_) => Ok(true),
         }
     }
 
@@ -93,19 +152,26 @@ impl Acceleration {
     pub(super) async fn follow_pods(&mut self, kernel: &Kernel) -> Vec<Error> {
         match &mut self.state {
             State::Present(accelerator) => accelerator.follow_pods(kernel).await,
-            State::NotProbed | State::Absent(_) => Vec::new(),
+            State::NotProbed | State::Absent(_) | State::Failed(_) => Vec::new(),
         }
     }
 
-    /// See [`Accelerator::changed`].
+    /// See [`Accelerator::changed`]. Programs that could not be attached again are reported as detached when it is time to
+    /// try that again.
     pub(super) async fn changed(&mut self, kernel: &Kernel) -> AcceleratorEvent {
         match &mut self.state {
             State::Present(accelerator) => accelerator.changed(kernel).await,
+            State::Failed(failed) => {
+                failed.due(&self.settings.pins).await;
+                AcceleratorEvent::Detached
+            }
             State::NotProbed | State::Absent(_) => pending().await,
         }
     }
 }
 
-fn accelerated<'a>(overlay: &'a Overlay, uplink: &'a Uplink) -> AcceleratedDevice<'a> {
-    AcceleratedDevice { spec: overlay.spec(), actual: overlay.device(), uplink }
+fn accelerated<'a>(overlays: &'a [Overlay], uplink: &'a Uplink) -> Vec<AcceleratedDevice<'a>> {
+    let device =
+        |overlay: &'a Overlay| AcceleratedDevice { spec: overlay.spec(), actual: overlay.device(), uplink };
+    overlays.iter().map(device).collect()
 }

@@ -11,7 +11,7 @@ use flannel_common::outcome::Hook;
 use nix::net::if_::{Interface, if_nameindex};
 use tracing::debug;
 
-use super::link::Link;
+use super::link::{self, Link};
 use super::pins::{Pins, link_name};
 use crate::dataplane::kernel::{Kernel, classifier};
 
@@ -133,9 +133,7 @@ pub(super) async fn is_attached(
 ) -> Result<bool> {
     match Link::pinned(&pins.path(pin)).and_then(|link| link.attachment()) {
         Ok(attachment) => Ok(attachment == (index, program.info()?.id())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            has_filter(hook, index, pins.vni(), kernel).await
-        }
+        Err(error) if link::is_missing(&error) => has_filter(hook, index, pins.vni(), kernel).await,
         Err(error) => Err(error.into()),
     }
 }
@@ -150,7 +148,7 @@ pub(super) async fn is_some_attached(hook: Hook, index: u32, pins: &Pins, kernel
     for name in pins.names().iter().filter(|name| name.starts_with(&start)) {
         match Link::pinned(&pins.path(name)).and_then(|link| link.attachment()) {
             Ok((attached, _)) if attached == index => return Ok(true),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error) if !link::is_missing(&error) => {
                 return Err(error).with_context(|| format!("asking {name} where it is attached"));
             }
             _ => {}

@@ -102,3 +102,9 @@ impl Link {
         self.0.as_raw_fd().cast_unsigned()
     }
 }
+
+/// Returns whether there is no pin at a path: the error of [`Link::pinned`]. Its folder may be gone with the whole BPF
+/// filesystem.
+pub(super) fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}

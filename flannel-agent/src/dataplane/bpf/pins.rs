@@ -56,6 +56,12 @@ impl Pins {
         self.dir.join(name)
     }
 
+    /// Returns whether the BPF filesystem's folder exists, and whether it is mounted there.
+    #[must_use]
+    pub fn place(&self) -> (bool, bool) {
+        (self.bpffs.is_dir(), is_bpffs(&self.bpffs))
+    }
+
     /// Returns whether an earlier agent has left pins.
     #[must_use]
     pub fn exist(&self) -> bool {
@@ -104,12 +110,11 @@ impl Pins {
     /// Removes all pins. What only pinned links attach is detached.
     ///
     /// # Errors
-    /// A pin cannot be removed.
+    /// A pin cannot be removed. The others are.
     pub fn remove_all(&self) -> Result<()> {
         let Ok(pins) = fs::read_dir(&self.dir) else { return Ok(()) };
-        for pin in pins {
-            remove(&pin?.path())?;
-        }
+        let removed: Vec<_> = pins.map(|pin| remove(&pin?.path())).collect();
+        removed.into_iter().collect::<Result<()>>()?;
         fs::remove_dir(&self.dir).with_context(|| format!("removing {}", self.dir.display()))
     }
 
@@ -140,7 +145,7 @@ impl Pins {
 /// # Errors
 /// It cannot be mounted.
 pub fn mount_bpffs(path: &Path) -> Result<()> {
-    if statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC) {
+    if is_bpffs(path) {
         return Ok(());
     }
     fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
@@ -150,6 +155,10 @@ pub fn mount_bpffs(path: &Path) -> Result<()> {
     })?;
     warn!(path = %path.display(), "mounted a BPF filesystem; it was missing");
     Ok(())
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC)
 }
 
 /// Returns the name of the pin of a hook's link. `suffix` tells links of one hook apart.

@@ -4,10 +4,10 @@
 //! VTEP on the wrong interface. So it is attached last and detached first, and `underlay_ingress` stays until all such
 //! packets have arrived.
 
+use std::fmt;
 use std::os::fd::AsFd as _;
 use std::thread::sleep;
 use std::time::Duration;
-use std::{fmt, io};
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
@@ -17,7 +17,7 @@ use flannel_common::outcome::Hook;
 use tracing::debug;
 
 use super::Bpf;
-use super::link::Link;
+use super::link::{self, Link};
 use super::pins::{Pins, link_name};
 use crate::random;
 
@@ -130,7 +130,7 @@ impl Bpf {
             Ok((interface, program)) => {
                 interface == ifindex(self.config.node()) && self.xdp_program().is_none_or(|id| id == program)
             }
-            Err(error) => error.kind() != io::ErrorKind::NotFound,
+            Err(error) => !link::is_missing(&error),
         }
     }
 
