@@ -135,6 +135,14 @@ fn install(bed: &Bed, package: &Path) -> Result<()> {
         let page = format!("flannel-agent{subcommand}");
         assert!(files.contains(&format!("/usr/share/man/man8/{page}.8.gz")), "{page}: {files}");
     }
+    // They keep other programs from the agent's devices.
+    for settings in [
+        "/usr/lib/systemd/network/10-flannel.link",
+        "/usr/lib/systemd/network/10-flannel.network",
+        "/usr/lib/NetworkManager/conf.d/flannel.conf",
+    ] {
+        assert!(files.lines().any(|file| file == settings), "{settings}: {files}");
+    }
     Ok(())
 }
 
