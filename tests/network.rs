@@ -23,6 +23,7 @@ mod prepare_node;
 mod reachability;
 mod restart;
 mod routed;
+mod shared_mac;
 mod takeover;
 mod tcp;
 mod too_big;

@@ -2,6 +2,7 @@
 //! holds. Pure.
 
 mod added;
+mod shared;
 #[cfg(test)]
 mod tests;
 

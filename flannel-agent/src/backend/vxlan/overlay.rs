@@ -1,14 +1,18 @@
 //! One vxlan device, and the kernel's entries for it.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
-use tracing::debug;
+use tracing::{debug, error, info};
 
 use crate::dataplane::desired::{Floor, FloorChanges};
 use crate::dataplane::entry::{LinkState, Miss};
 use crate::dataplane::kernel::events::KernelEvent;
 use crate::dataplane::kernel::{Device, DeviceSpec, Kernel};
 use crate::lease::SubnetKey;
+use crate::mac::Mac;
 use crate::peer::Peer;
 
 /// The floor of one address family.
@@ -19,6 +23,8 @@ pub(super) struct Overlay {
     floor: Floor,
     nexthops: bool,
     own: Option<SubnetKey>,
+    /// The MACs of several nodes, with the gateways of those, as far as they were logged.
+    shared_macs: BTreeMap<Mac, Vec<IpAddr>>,
 }
 
 impl Overlay {
@@ -27,7 +33,7 @@ impl Overlay {
         let device = kernel.ensure_device(&spec).await?;
         let floor = kernel.actual(&device).await?;
         let nexthops = kernel.has_nexthops().await;
-        Ok(Self { spec, device, floor, nexthops, own: None })
+        Ok(Self { spec, device, floor, nexthops, own: None, shared_macs: BTreeMap::new() })
     }
 
     pub(super) const fn spec(&self) -> &DeviceSpec {
@@ -57,6 +63,7 @@ impl Overlay {
         let desired = Floor::of(of_family, self.nexthops);
         let changes = self.floor.changes_to(&desired);
         self.floor = desired;
+        self.report_shared_macs();
         self.write(kernel, changes).await
     }
 
@@ -65,6 +72,7 @@ impl Overlay {
         let v6 = self.is_v6();
         let of_family = joined.iter().filter(|peer| v6 == peer.subnet.addr().is_ipv6());
         let changes = self.floor.add_peers(of_family, self.nexthops)?;
+        self.report_shared_macs();
         Some(self.write(kernel, changes).await)
     }
 
@@ -75,6 +83,29 @@ impl Overlay {
         let errors = kernel.apply(&self.device, changes).await;
         debug!(routes = self.floor.routes.len(), errors = errors.len(), "kernel entries brought up to date");
         errors
+    }
+
+    /// Logs each MAC that several nodes have, once, and the end of it.
+    fn report_shared_macs(&mut self) {
+        let shared = self.floor.shared_macs(self.device.mac);
+        if shared == self.shared_macs {
+            return;
+        }
+        let device = &self.spec.name;
+        for (mac, gateways) in
+            shared.iter().filter(|(mac, gateways)| self.shared_macs.get(mac) != Some(gateways))
+        {
+            let and_we = if *mac == self.device.mac { "this node and " } else { "" };
+            error!(
+                "{and_we}the nodes with the pod subnets at {gateways:?} have one VTEP MAC, {mac}, as cloned machines have: \
+                 packets that the kernel wraps or unwraps are lost between them; on all but one of them, \
+                 run `flannel-agent cleanup` (with flanneld: `ip link delete {device}`) and start flannel again"
+            );
+        }
+        for mac in self.shared_macs.keys().filter(|mac| !shared.contains_key(mac)) {
+            info!("each node has a VTEP MAC of its own again instead of {mac}");
+        }
+        self.shared_macs = shared;
     }
 
     /// Repairs the device or makes it again, and reads what the kernel holds for it. Returns whether it was made again.
