@@ -24,6 +24,7 @@ mod reachability;
 mod restart;
 mod routed;
 mod shared_mac;
+mod sole;
 mod takeover;
 mod tcp;
 mod too_big;

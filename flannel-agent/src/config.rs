@@ -78,6 +78,21 @@ impl NetworkConfig {
         self.ranges().map(|range| range.network)
     }
 
+    /// Returns what tells the network from others on a node: their devices or routes are apart if this differs. `None` if it
+    /// has neither.
+    #[must_use]
+    pub fn name_on_node(&self) -> Option<String> {
+        let kind = self.backend.kind().name();
+        match &self.backend {
+            Backend::Vxlan(vxlan) => Some(format!("{kind} {}", vxlan.vni)),
+            Backend::HostGw | Backend::Udp(_) => {
+                let networks: Vec<_> = self.networks().map(|network| network.to_string()).collect();
+                Some(format!("{kind} {}", networks.join(" ")))
+            }
+            Backend::Alloc => None,
+        }
+    }
+
     /// Reads and checks a configuration. Keys may be in any case; unknown keys are ignored.
     ///
     /// ```

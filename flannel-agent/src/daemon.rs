@@ -34,6 +34,7 @@ use crate::lease::local::LocalManager;
 use crate::lease::{LastKnown, PublicIps, SubnetManager};
 use crate::notify;
 use crate::signals::Stop;
+use crate::sole::Sole;
 use crate::subnet_file;
 use crate::uplink::watch::UplinkWatch;
 use crate::uplink::{InUse, Uplink};
@@ -54,18 +55,22 @@ const RETRY: Duration = Duration::from_secs(1);
 pub async fn run(flags: Flags) -> Result<()> {
     let mut stop = Stop::on_signals()?;
     let health = Health::default();
-    if flags.health.healthz_port != 0 {
-        health.listen(&flags.health.healthz_ip, flags.health.healthz_port).await?;
-    }
     let finished = tokio::select! {
         () = stop.wait() => Ok(()),
-        end = run_with_datastore(&flags, &health) => end,
+        end = run_with_health(&flags, &health) => end,
     };
     if finished.is_ok() {
         notify::stopping();
         info!("stopping; device, routes, programs and lease stay");
     }
     finished
+}
+
+async fn run_with_health(flags: &Flags, health: &Health) -> Result<()> {
+    if flags.health.healthz_port != 0 {
+        health.listen(&flags.health.healthz_ip, flags.health.healthz_port).await?;
+    }
+    run_with_datastore(flags, health).await
 }
 
 async fn run_with_datastore(flags: &Flags, health: &Health) -> Result<()> {
@@ -84,6 +89,11 @@ async fn run_with_config(store: &impl SubnetManager, flags: &Flags, health: &Hea
     let mut last_known = last_known(flags);
     let known_network = last_known.as_ref().map(|known| known.network.clone());
     let mut network = network::read(store, known_network).await;
+    // Changes at run time leave its name as it is.
+    let _sole = match network.value.name_on_node() {
+        Some(name) => Some(Sole::take(&name).await?),
+        None => None,
+    };
     loop {
         let next = run_with_backend(store, flags, health, &network, last_known).await?;
         network = Answer { value: next, is_fresh: true };

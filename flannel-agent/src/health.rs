@@ -18,6 +18,7 @@ use tracing::{debug, info};
 
 use crate::metrics::{FailureKind, METRICS};
 use crate::problem::{Pace, Problem};
+use crate::sole::once_free;
 
 /// A connection is closed if its request has not arrived by then.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,12 +43,15 @@ impl Health {
         self.ready.store(false, Ordering::Relaxed);
     }
 
-    /// Listens on this address and port, and answers in the background until the process ends.
+    /// Listens on this address and port, and answers in the background until the process ends. Waits some seconds for an
+    /// earlier agent to end that has the port.
     ///
     /// # Errors
     /// The address does not belong to this machine, or the port is taken.
     pub async fn listen(&self, ip: &str, port: u16) -> Result<()> {
-        let listener = TcpListener::bind((ip, port)).await.with_context(|| {
+        let used = format!("{ip} port {port}, the health endpoint's, is in use");
+        let bound = once_free(&used, || TcpListener::bind((ip, port))).await;
+        let listener = bound.with_context(|| {
             format!("the health endpoint cannot listen on {ip} port {port}; see --healthz-ip, --healthz-port")
         })?;
         info!(ip, port, "health endpoint");

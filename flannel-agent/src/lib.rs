@@ -27,6 +27,7 @@ pub mod prepare_node;
 pub mod problem;
 mod random;
 pub mod signals;
+pub mod sole;
 pub mod subnet_file;
 pub mod trace;
 pub mod uplink;
