@@ -4,6 +4,7 @@
 mod annotations;
 mod bad_nodes;
 mod bed;
+mod bridged;
 mod config_map;
 mod heartbeats;
 mod outage;

@@ -177,7 +177,7 @@ async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config
     let announced = known_node.as_ref().map(PublicIps::from).unwrap_or_default();
     let uplink = uplinks.choose(&InUse::from(announced)).await?;
     let former = subnet_file::read_networks(plan.subnet_file);
-    let mut firewall = Firewall::start(firewall_options(&flags.firewall), network, former)?;
+    let mut firewall = Firewall::start(firewall_options(flags), network, former)?;
     let mut node = Node::<B>::start(plan, uplink, known_node.as_ref()).await?;
     let answers = is_fresh && in_use.is_fresh;
     let terms = Terms {

@@ -8,6 +8,7 @@ mod blackhole;
 mod iptables;
 mod keeper;
 mod nftables;
+mod obstacles;
 mod rules;
 mod tool;
 mod writer;
@@ -44,6 +45,8 @@ pub struct Options {
     pub rules: RuleOptions,
     /// Whether to add a blackhole route for the node's subnet (`--ip-blackhole-route`).
     pub blackhole_route: bool,
+    /// Whether pods reach Services of Kubernetes, for which iptables must see bridged packets.
+    pub has_services: bool,
     /// Interval between checks of the rules (`--iptables-resync`).
     pub resync: Duration,
 }
@@ -126,6 +129,7 @@ async fn run(mut keeper: Keeper, mut wanted: watch::Receiver<Wanted>, tried: wat
         let now = wanted.borrow_and_update().clone();
         keeper.keep(&now).await;
         tried.send_replace(now.number);
+        keeper.look_for_obstacles(&now).await;
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return },
             () = sleep_until(keeper.next()), if now.subnet.is_some() => {}

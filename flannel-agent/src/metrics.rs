@@ -75,6 +75,8 @@ pub enum FailureKind {
     Dataplane,
     /// Reading or writing firewall rules.
     Firewall,
+    /// What others have set up on the node and drops pods' packets.
+    NodeSetup,
     /// Attaching the BPF programs again.
     Programs,
     /// Answering at the health endpoint.
@@ -90,6 +92,7 @@ impl EncodeLabelValue for FailureKind {
             Self::Contested => "contested-lease",
             Self::Dataplane => "dataplane",
             Self::Firewall => "firewall",
+            Self::NodeSetup => "node-setup",
             Self::Programs => "programs",
             Self::Health => "health",
         };

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use crate::metrics::{FailureKind, Lasting, METRICS};
 
@@ -58,12 +58,7 @@ impl Problem {
         let mut new = Vec::new();
         for text in texts {
             METRICS.count_failure(self.kind);
-            let open = self.open.get_or_insert_with(|| Open {
-                tries: Tries::new(now),
-                said: BTreeSet::new(),
-                _counted: METRICS.lasting(self.kind),
-            });
-            if open.said.len() < TEXTS && open.said.insert(text.clone()) {
+            if self.is_new(&text) {
                 error!("{text}; trying again until it works");
                 new.push(text);
             } else {
@@ -74,6 +69,30 @@ impl Problem {
             tries.failed(now, self.pace);
         }
         new
+    }
+
+    /// It exists, in these words, and is not for the agent to solve. Without words it is over. Logs those that are new, and the
+    /// end.
+    pub fn observed(&mut self, texts: Vec<String>) {
+        if texts.is_empty() {
+            self.solved();
+        }
+        for text in texts {
+            if self.is_new(&text) {
+                METRICS.count_failure(self.kind);
+                warn!("{text}");
+            }
+        }
+    }
+
+    /// Opens it, and returns whether this is to be logged.
+    fn is_new(&mut self, text: &str) -> bool {
+        let open = self.open.get_or_insert_with(|| Open {
+            tries: Tries::new(Instant::now()),
+            said: BTreeSet::new(),
+            _counted: METRICS.lasting(self.kind),
+        });
+        open.said.len() < TEXTS && open.said.insert(text.to_owned())
     }
 
     /// It is over, or has never occurred. Logs the end.
@@ -163,5 +182,21 @@ mod tests {
         assert_eq!(problem.next_try(), None);
         let numbers = problem.failed((0..100).map(|number| number.to_string()));
         assert_eq!(numbers.len(), TEXTS);
+    }
+
+    #[test]
+    fn what_is_observed_lasts_until_nothing_is() {
+        let mut problem = Problem::new(FailureKind::NodeSetup, "over", Pace::SLOWING);
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        problem.observed(Vec::new());
+        assert_eq!(problem.next_try(), None);
+        for _ in 0..3 {
+            problem.observed(texts(&["a", "b"]));
+            assert_eq!(problem.open.as_ref().unwrap().said.len(), 2);
+        }
+        problem.observed(texts(&["b"]));
+        assert!(problem.next_try().is_some());
+        problem.observed(Vec::new());
+        assert_eq!(problem.next_try(), None);
     }
 }

@@ -4,6 +4,7 @@ mod blackhole;
 mod cleanup;
 mod locked;
 mod nftables;
+mod obstacles;
 mod repair;
 mod rules;
 mod tools;

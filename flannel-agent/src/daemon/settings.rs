@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::backend;
-use crate::cli::{EtcdFlags, FirewallFlags, Flags, KubeFlags, UplinkFlags};
+use crate::cli::{EtcdFlags, Flags, KubeFlags, UplinkFlags};
 use crate::config::NetworkConfig;
 use crate::firewall::{self, RuleOptions};
 use crate::lease::PublicIps;
@@ -81,7 +81,7 @@ pub(super) fn uplink_options(flags: &UplinkFlags, config: &NetworkConfig, given:
     }
 }
 
-pub(super) fn firewall_options(flags: &FirewallFlags) -> firewall::Options {
+pub(super) fn firewall_options(Flags { firewall: flags, kube, .. }: &Flags) -> firewall::Options {
     firewall::Options {
         rules: RuleOptions {
             masquerade: flags.ip_masq,
@@ -89,6 +89,7 @@ pub(super) fn firewall_options(flags: &FirewallFlags) -> firewall::Options {
             forward: flags.iptables_forward_rules,
         },
         blackhole_route: flags.ip_blackhole_route,
+        has_services: kube.kube_subnet_mgr,
         resync: Duration::from_secs(flags.iptables_resync.max(1)),
     }
 }

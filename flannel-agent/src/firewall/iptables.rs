@@ -56,13 +56,33 @@ async fn apply_one(
 }
 
 async fn read(command: &str, layout: &Layout) -> Result<Present, ToolError> {
-    let list = |chain| format!("{command} --wait 5 -t {} -S {chain}", layout.table);
-    let hook = run(&list(layout.hook), "").await?;
-    let chain = match run(&list(layout.chain), "").await {
-        Ok(listed) => Some(listed),
-        // The table could be read a moment ago, so the chain does not exist.
-        Err(ToolError::Failed { code: Some(1), .. }) => None,
-        Err(error) => return Err(error),
-    };
+    let hook = run(&listing(command, layout.table, layout.hook), "").await?;
+    // The table can be read, so the chain does not exist if listing it fails.
+    let chain = list_one(command, layout.table, layout.chain).await?;
     Ok(layout.parse(&hook, chain.as_deref()))
+}
+
+/// Lists a chain; `None` if it does not exist, or iptables does not.
+pub(super) async fn list(
+    variant: Variant,
+    version: IpVersion,
+    table: &str,
+    chain: &str,
+) -> Result<Option<String>, ToolError> {
+    match list_one(variant.command(version), table, chain).await {
+        Err(error) if error.is_missing() || error.is_no_table() => Ok(None),
+        listed => listed,
+    }
+}
+
+async fn list_one(command: &str, table: &str, chain: &str) -> Result<Option<String>, ToolError> {
+    match run(&listing(command, table, chain), "").await {
+        Ok(listed) => Ok(Some(listed)),
+        Err(ToolError::Failed { code: Some(1), .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn listing(command: &str, table: &str, chain: &str) -> String {
+    format!("{command} --wait 5 -t {table} -S {chain}")
 }

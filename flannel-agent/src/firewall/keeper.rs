@@ -6,7 +6,9 @@ use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use rtnetlink::Handle;
 use tokio::time::Instant;
+use tracing::debug;
 
+use super::obstacles::{self, Place};
 use super::rules::{self, IpVersion, Owner};
 use super::writer::Writer;
 use super::{LONGEST_PAUSE, Options, Wanted, blackhole, log};
@@ -27,6 +29,8 @@ pub(super) struct Keeper {
     /// True until one pass without errors has removed what the other mode or other flags left behind.
     must_clear: bool,
     problem: Problem,
+    /// What is in the way of pods' packets.
+    obstacles: Problem,
 }
 
 impl Keeper {
@@ -40,6 +44,11 @@ impl Keeper {
             netlink: netlink::open()?,
             must_clear: true,
             problem: Problem::new(FailureKind::Firewall, "the firewall rules are complete again", pace),
+            obstacles: Problem::new(
+                FailureKind::NodeSetup,
+                "nothing on this node is in pods' way any more",
+                pace,
+            ),
         })
     }
 
@@ -64,6 +73,29 @@ impl Keeper {
     /// Returns when to look again.
     pub(super) fn next(&self) -> Instant {
         self.problem.next_try().unwrap_or_else(|| Instant::now() + self.options.resync)
+    }
+
+    /// Says what stands in the way of pods' packets, once the agent's own rules are complete.
+    pub(super) async fn look_for_obstacles(&mut self, wanted: &Wanted) {
+        let Some(subnet) = wanted.subnet.filter(|_| self.problem.next_try().is_none()) else { return };
+        let mut found = Vec::new();
+        for (network, subnet) in self.parts(subnet) {
+            let place = Place { network, subnet, has_services: self.options.has_services };
+            match obstacles::find(&self.netlink, &self.writer, place).await {
+                Ok(obstacles) => found.extend(obstacles),
+                // What is in the way remains unknown.
+                Err(error) => {
+                    return debug!("looking for what stands in the way of pods' packets: {error:#}");
+                }
+            }
+        }
+        self.obstacles.observed(found);
+    }
+
+    /// Returns the subnet of each address family, after its network.
+    fn parts(&self, subnet: SubnetKey) -> Vec<(IpNet, IpNet)> {
+        let network_of = |net: IpNet| self.networks.iter().copied().find(|network| network.contains(&net));
+        subnet.nets().filter_map(|net| Some((network_of(net)?, net))).collect()
     }
 
     /// Removes the blackhole routes of earlier subnets.

@@ -41,6 +41,20 @@ impl Writer {
         }
     }
 
+    /// Lists a chain of iptables, also where nft writes the agent's rules; `None` if there is none.
+    pub(super) async fn list(
+        &self,
+        version: IpVersion,
+        table: &str,
+        chain: &str,
+    ) -> Result<Option<String>, ToolError> {
+        let variant = match self {
+            Self::Iptables(variant) => variant.unwrap_or_default(),
+            Self::Nftables(_) => Variant::Unspecified,
+        };
+        iptables::list(variant, version, table, chain).await
+    }
+
     /// Removes the rules that an agent left in the other mode, or with the other variant of iptables. Counts rules that
     /// cannot be listed as absent.
     pub(super) async fn clear_other_mode(&self, owner: Owner<'_>) {

@@ -5,6 +5,12 @@ use flannel_tests::traffic::ping;
 use flannel_tests::{Node, TestResult, eventually};
 
 use super::{Bed, FOREIGN, IPTABLES, SOON, rules, wait_for_rules};
+use crate::inspect;
+use crate::overlay::Streams;
+
+/// What firewalld's reload does to the rules of others with `FirewallBackend=iptables`: it flushes every table, removes all
+/// chains that are not built in, and drops what is forwarded until its own rules are written.
+const RELOAD: &str = "*raw\nCOMMIT\n*mangle\nCOMMIT\n*nat\nCOMMIT\n*filter\n:FORWARD DROP [0:0]\nCOMMIT\n";
 
 fn bed() -> Result<(Bed, String)> {
     let mut bed = Bed::new(1, IPTABLES)?;
@@ -80,5 +86,34 @@ fn a_repair_keeps_the_counters_of_the_other_rules() -> TestResult {
     assert!(after[0] >= before[0], "{before:?} then {after:?}");
     bed.restart(&[])?;
     assert!(counters(bed.node(0))?[0] >= before[0], "a restart reset {before:?}");
+    Ok(())
+}
+
+#[test]
+fn a_flush_of_all_rules_interrupts_no_stream_and_is_repaired() -> TestResult {
+    let mut bed = Bed::started(2, IPTABLES, &["--ip-masq", "--dataplane=bpf"])?;
+    bed.add_pods()?;
+    let (node, [one, other]) = (bed.node(0), &bed.pods[..]) else { panic!("not two pods") };
+    let streams = Streams::between(one, other)?;
+    eventually("the streams skip the host stack", SOON, || {
+        let (sent, delivered) = inspect::shortcut(node)?;
+        ensure!(sent > 0 && delivered > 0, "{sent} sent, {delivered} delivered");
+        Ok(())
+    })?;
+    let flannels = || {
+        let rules = rules(node)?;
+        Ok::<_, anyhow::Error>(
+            rules.lines().filter(|line| line.contains("FLANNEL")).collect::<Vec<_>>().join("\n"),
+        )
+    };
+    let whole = flannels()?;
+    node.netns().exec_with("iptables-restore", RELOAD)?;
+    eventually("the rules are back", SOON, || {
+        let now = flannels()?;
+        ensure!(now == whole, "{now}\ninstead of\n{whole}");
+        Ok(())
+    })?;
+    ping(one, other.ip())?;
+    streams.ensure_whole()?;
     Ok(())
 }

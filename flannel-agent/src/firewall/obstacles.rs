@@ -1,0 +1,123 @@
+//! What stands in the way of pods' packets on this node, and is not the agent's to change: rules of Docker, and bridged packets
+//! that iptables does not see. An operator is told, with the remedy.
+
+mod docker;
+
+use std::{fs, io};
+
+use anyhow::{Context as _, Result};
+use futures::TryStreamExt as _;
+use ipnet::IpNet;
+use rtnetlink::Handle;
+use rtnetlink::packet_route::route::{RouteAttribute, RouteProtocol};
+
+use super::rules::IpVersion;
+use super::writer::Writer;
+use crate::netlink::link::{self, LinkKind};
+use crate::netlink::{family_of, route};
+use docker::Listings;
+
+/// What is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// The pods' network.
+    pub(super) network: IpNet,
+    /// The part of it that is this node's.
+    pub(super) subnet: IpNet,
+    /// Whether pods reach Services of Kubernetes.
+    pub(super) has_services: bool,
+}
+
+/// Returns a text for each obstacle. There is none until a bridge has the subnet, and thereby pods.
+pub(super) async fn find(netlink: &Handle, writer: &Writer, place: Place) -> Result<Vec<String>> {
+    let Some(bridge) = bridge_of(netlink, place.subnet).await? else { return Ok(Vec::new()) };
+    let version = IpVersion::of(place.subnet);
+    let mut found = Vec::new();
+    if place.has_services {
+        found.extend(unfiltered(version));
+    }
+    if let Some(listings) = listings(writer, version, &bridge).await? {
+        found.extend(docker::obstacles(&listings, &bridge, place));
+    }
+    Ok(found)
+}
+
+/// Returns the name of the bridge that has an address of the subnet.
+async fn bridge_of(netlink: &Handle, subnet: IpNet) -> Result<Option<String>> {
+    let routes: Vec<_> = route::list(netlink, family_of(subnet.addr()), None).try_collect().await?;
+    let is_its = |route: &&_| {
+        route::destination_of(route) == Some(subnet) && route.header.protocol == RouteProtocol::Kernel
+    };
+    let index = routes.iter().find(is_its).and_then(|route| {
+        route.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        })
+    });
+    let Some(index) = index else { return Ok(None) };
+    let link = link::by_index(netlink, index).await.context("looking up the pods' bridge")?;
+    Ok(link.filter(|link| link.kind == LinkKind::Bridge).map(|link| link.name))
+}
+
+/// Returns Docker's rules; `None` without a Docker that closes this bridge. Asks for little where there is none.
+async fn listings(writer: &Writer, version: IpVersion, bridge: &str) -> Result<Option<Listings>> {
+    let list = async |table, chain| {
+        Ok::<_, anyhow::Error>(writer.list(version, table, chain).await?.unwrap_or_default())
+    };
+    let docker = list("filter", "DOCKER").await?;
+    if !docker::is_closed(&docker, bridge) {
+        return Ok(None);
+    }
+    Ok(Some(Listings {
+        raw: list("raw", "PREROUTING").await?,
+        forward: list("filter", "FORWARD").await?,
+        user: list("filter", "DOCKER-USER").await?,
+        docker_forward: list("filter", "DOCKER-FORWARD").await?,
+    }))
+}
+
+/// Returns a text if packets between two pods of the node do not pass iptables. kube-proxy then translates what a pod sends
+/// to a Service, and not the answer of an endpoint on the same bridge.
+fn unfiltered(version: IpVersion) -> Option<String> {
+    let key = match version {
+        IpVersion::V4 => "bridge-nf-call-iptables",
+        IpVersion::V6 => "bridge-nf-call-ip6tables",
+    };
+    let value = fs::read_to_string(format!("/proc/sys/net/bridge/{key}"));
+    missing_filter(key, value)
+}
+
+fn missing_filter(key: &str, value: io::Result<String>) -> Option<String> {
+    let (what, remedy) = match value {
+        Ok(value) if value.trim() == "0" => (format!("net.bridge.{key} is 0"), String::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (
+            "the module br_netfilter is not loaded".to_owned(),
+            "`modprobe br_netfilter` (at each boot: a line in /etc/modules-load.d) and ".to_owned(),
+        ),
+        _ => return None,
+    };
+    Some(format!(
+        "{what}: a pod that connects to a Service gets no answer from an endpoint on this same node. The remedy is \
+         {remedy}`sysctl -w net.bridge.{key}=1` (at each boot: a line in /etc/sysctl.d)"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_remedy_is_for_what_is_missing() {
+        let text = |value| missing_filter("bridge-nf-call-iptables", value);
+        assert_eq!(text(Ok("1\n".into())), None);
+        // A setting that cannot be read shows nothing.
+        assert_eq!(text(Err(io::ErrorKind::PermissionDenied.into())), None);
+        let off = text(Ok("0\n".into())).unwrap();
+        assert!(
+            off.starts_with("net.bridge.bridge-nf-call-iptables is 0") && !off.contains("modprobe"),
+            "{off}"
+        );
+        let missing = text(Err(io::ErrorKind::NotFound.into())).unwrap();
+        assert!(missing.contains("`modprobe br_netfilter`") && missing.contains("`sysctl -w"), "{missing}");
+    }
+}
