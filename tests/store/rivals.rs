@@ -41,7 +41,7 @@ fn first_one_keeps_its_lease<S: Datastore>(
     };
     eventually("the first node keeps its lease", SETTLING, settled)?;
     throughout("nobody writes it again", PEACE, settled)?;
-    let said = [lines_of(&first.log(), "WARN"), lines_of(&clone.log(), "ERROR")].map(|lines| {
+    let said = [&first, &clone].map(|agent| lines_of(&agent.log(), "WARN")).map(|lines| {
         lines
             .into_iter()
             .filter(|line| line.contains("two nodes have the address 192.168.64.1"))
@@ -54,14 +54,18 @@ fn first_one_keeps_its_lease<S: Datastore>(
             "{line}"
         );
     }
-    let metrics = get(other, LOCALHOST, "/metrics")?.1;
-    ensure!(metrics.contains(r#"flannel_errors_total{kind="contested-lease"} 1"#), "{metrics}");
+    let metrics = || Ok::<_, anyhow::Error>(get(other, LOCALHOST, "/metrics")?.1);
+    let (errors, lasting) =
+        (r#"flannel_errors_total{kind="contested-lease"} 1"#, r#"flannel_problems{kind="contested-lease"}"#);
+    let now = metrics()?;
+    ensure!(now.contains(errors) && now.contains(&format!("{lasting} 1")), "{now}");
     // The first node is gone for good.
     first.term()?;
     remove(store)?;
     eventually("the other one has a lease", SETTLING, || {
         let lease = lease(store)?;
         ensure!(lease.contains(&mac(other)?) && status(other)? == 200, "{lease}");
+        ensure!(metrics()?.contains(&format!("{lasting} 0")), "{}", metrics()?);
         Ok(())
     })
 }

@@ -134,7 +134,7 @@ impl<'a, S: SubnetManager> Membership<'a, S> {
             previous,
             own: Own::take(store, network, attrs.clone(), traces),
             attrs,
-            rivalry: Rivalry::default(),
+            rivalry: Rivalry::new(),
             following: None,
             last_known,
             unjudged: false,
@@ -337,6 +337,7 @@ impl<'a, S: SubnetManager> Membership<'a, S> {
 
     /// Takes a lease. Address and MAC do not count this time: another node that has both would take the lease back in turn.
     fn take_again(&mut self) {
+        self.rivalry.ended();
         self.moved = false;
         let traces = Traces { subnet: self.previous, ..Traces::default() };
         self.own = Own::take(self.store, self.network, self.attrs.clone(), traces);

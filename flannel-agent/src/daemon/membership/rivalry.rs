@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{error, warn};
+use tracing::warn;
 
 use crate::daemon::RETRY;
 use crate::lease::{OwnLease, PublicIps, Rival};
 use crate::mac::Mac;
 use crate::metrics::{FailureKind, METRICS};
+use crate::problem::{Pace, Problem};
 
 /// The longest pause before the lease is written again.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -17,11 +18,13 @@ const LONGEST: Duration = Duration::from_secs(60);
 const QUIET: Duration = Duration::from_secs(180);
 
 /// What has happened with other nodes of this node's address.
-#[derive(Default)]
 pub(super) struct Rivalry {
     /// When the lease is or was written again, and after which pause.
     last: Option<(Instant, Duration)>,
+    /// The newer node that was named last.
     said: Option<Rival>,
+    /// As long as the lease is left to another node.
+    given_way: Problem,
 }
 
 /// What to do.
@@ -33,15 +36,25 @@ pub(super) enum Verdict {
 }
 
 impl Rivalry {
+    pub(super) fn new() -> Self {
+        let over = "the lease is not left to another node with this node's address any more";
+        Self { last: None, said: None, given_way: Problem::new(FailureKind::Contested, over, Pace::STEADY) }
+    }
+
+    /// The lease is no longer left to another node.
+    pub(super) fn ended(&mut self) {
+        self.given_way.solved();
+    }
+
     /// Decides who keeps the lease, and says so once. Pauses grow, since the other node may be one that never gives way.
     pub(super) fn judge(&mut self, lease: &OwnLease, rival: Rival) -> Verdict {
+        if rival.was_first {
+            self.given_way.observed(vec![text(lease, rival)]);
+            return Verdict::GiveWay;
+        }
         METRICS.count_failure(FailureKind::Contested);
         if self.said.replace(rival) != Some(rival) {
-            let text = text(lease, rival);
-            if rival.was_first { error!("{text}") } else { warn!("{text}") }
-        }
-        if rival.was_first {
-            return Verdict::GiveWay;
+            warn!("{}", text(lease, rival));
         }
         let now = Instant::now();
         let pause = match self.last {
