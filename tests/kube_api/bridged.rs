@@ -1,22 +1,16 @@
 //! A node without br_netfilter: what a Service answers is bridged between pods, and does not pass iptables.
 
-use std::net::SocketAddr;
+use std::net::Ipv4Addr;
 
-use anyhow::{Context as _, Result};
-use flannel_tests::{Cluster, Datastore as _, Pod, TestResult};
+use anyhow::Context as _;
+use flannel_tests::traffic::ping;
+use flannel_tests::{Cluster, Datastore as _, TestResult};
 
 use super::bed::{NETWORK, wait_logged};
 use crate::overlay::lines_of;
 
-const SERVICE: &str = "10.96.0.10:80";
+const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 const SETTING: &str = "net.bridge.bridge-nf-call-iptables";
-
-/// Connects a pod to the Service, whose endpoint is another pod of its node.
-fn connect(pod: &Pod, endpoint: &Pod) -> Result<()> {
-    let _listener = endpoint.netns().tcp_listen(endpoint.ip(), 80)?;
-    pod.netns().tcp_connect(SERVICE.parse::<SocketAddr>()?)?;
-    Ok(())
-}
 
 #[test]
 fn a_node_that_does_not_filter_bridged_packets_says_what_to_do() -> TestResult {
@@ -29,18 +23,18 @@ fn a_node_that_does_not_filter_bridged_packets_says_what_to_do() -> TestResult {
     let agents = cluster.start_agents_with(&store, |agent| agent.arg("--iptables-resync=1"))?;
     let pods = cluster.pods_each(2)?;
     let [pod, endpoint] = &pods[0][..] else { panic!("not two pods") };
-    // As kube-proxy translates it.
-    let to = format!("{}:80", endpoint.ip());
+    // As kube-proxy translates it. Its rules are for TCP and UDP; an echo takes the same way, and its loss shows at once.
     node.exec(&format!(
-        "iptables -t nat -A PREROUTING -d 10.96.0.10/32 -p tcp --dport 80 -j DNAT --to-destination {to}"
+        "iptables -t nat -A PREROUTING -d {SERVICE}/32 -j DNAT --to-destination {}",
+        endpoint.ip()
     ))?;
 
-    assert!(connect(pod, endpoint).is_err(), "the setting makes no difference");
+    assert!(ping(pod, SERVICE.into()).is_err(), "the setting makes no difference");
     let line = wait_logged(&agents[0], "WARN", &["net.bridge.bridge-nf-call-iptables is 0"])?;
     let remedy = line.split('`').nth(1).with_context(|| format!("no remedy in {line}"))?;
     assert_eq!(remedy, format!("sysctl -w {SETTING}=1"));
     node.exec(remedy)?;
-    connect(pod, endpoint)?;
+    ping(pod, SERVICE.into())?;
     wait_logged(&agents[0], "INFO", &["nothing on this node"])?;
     let said = lines_of(&agents[0].log(), "WARN").into_iter().filter(|line| line.contains(SETTING));
     assert_eq!(said.count(), 1, "it is not said once");
