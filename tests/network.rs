@@ -11,6 +11,7 @@ mod flood;
 mod flow_cache;
 mod flow_changes;
 mod flow_refused;
+mod flow_rewritten;
 mod forged;
 mod group;
 mod healing;

@@ -2,6 +2,7 @@
 
 use std::iter;
 use std::net::Ipv6Addr;
+use std::os::fd::AsFd as _;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, PerCpuHashMap, RingBuf};
@@ -11,6 +12,7 @@ use flannel_agent::dataplane::bpf::{OBJECT, counters};
 use flannel_common::abi;
 use flannel_common::address::{Address, V4, V6};
 use flannel_common::event::Event;
+use flannel_common::fingerprint::Token;
 use flannel_common::lease::{self, Lease};
 use flannel_common::node::{NodeConfig, OverlayEnd, XDP_OFF};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
@@ -29,8 +31,11 @@ mod overlay_ingress;
 mod pod_egress;
 mod pod_ingress;
 mod sender;
+mod token;
 mod underlay_ingress;
 pub(crate) mod underlay_xdp;
+
+use token::Carrier;
 
 /// This node's address on the underlay, and the MAC of its vxlan device.
 pub(crate) const OUR_IP: [u8; 4] = [192, 168, 64, 1];
@@ -100,6 +105,8 @@ pub(crate) struct SkbMeta {
     pub(crate) mark: u32,
     /// Index of the interface that last received it.
     pub(crate) ingress_ifindex: u32,
+    /// Token that it got where it entered the host stack; 0: none.
+    pub(crate) token: u32,
 }
 
 /// Result of one run.
@@ -205,16 +212,22 @@ impl Programs {
             context[at..][..4].copy_from_slice(&value.to_ne_bytes());
         }
         let (mut out, mut context_out) = (vec![0; frame.len() + 100], [0; SKB_SIZE]);
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(frame);
-        options.data_out = Some(&mut out);
-        options.ctx_in = Some(&context);
-        options.ctx_out = Some(&mut context_out);
-        let result = self
-            .test_run(hook, options)
-            .unwrap_or_else(|error| panic!("a frame of {} bytes: {error}", frame.len()));
-        out.truncate(result.data_size_out as usize);
-        let action = i32::from_ne_bytes(result.return_value.to_ne_bytes());
+        let (action, length) = if meta.token == 0 {
+            let mut options = TestRunOptions::new();
+            options.data_in = Some(frame);
+            options.data_out = Some(&mut out);
+            options.ctx_in = Some(&context);
+            options.ctx_out = Some(&mut context_out);
+            let result = self
+                .test_run(hook, options)
+                .unwrap_or_else(|error| panic!("a frame of {} bytes: {error}", frame.len()));
+            (i32::from_ne_bytes(result.return_value.to_ne_bytes()), result.data_size_out as usize)
+        } else {
+            let carrier = Carrier::load(self.loaded(hook).fd().unwrap().as_fd(), Token(meta.token)).unwrap();
+            let ran = carrier.run(frame, &context, &mut out, &mut context_out).unwrap();
+            (ran.action, ran.length)
+        };
+        out.truncate(length);
         let mark = context_out[SKB_MARK..][..4].try_into().map(u32::from_ne_bytes).unwrap();
         RunResult { action, packet: out, mark, outcome: self.counted_since(&before, hook, frame.len()) }
     }
@@ -227,13 +240,18 @@ impl Programs {
         self.test_run(hook, options).unwrap();
     }
 
-    /// Runs a program. It is loaded at its first run, so that no test loads programs that it does not run.
-    fn test_run(&mut self, hook: Hook, options: TestRunOptions<'_>) -> Result<TestRunResult, ProgramError> {
+    /// Returns a program. It is loaded at its first run, so that no test loads programs that it does not run.
+    fn loaded(&mut self, hook: Hook) -> &Program {
         let program = self.0.program_mut(hook.program()).unwrap();
         if program.fd().is_err() {
             load(hook.program(), program);
         }
-        match program {
+        program
+    }
+
+    /// Runs a program.
+    fn test_run(&mut self, hook: Hook, options: TestRunOptions<'_>) -> Result<TestRunResult, ProgramError> {
+        match self.loaded(hook) {
             Program::SchedClassifier(program) => program.test_run(options),
             Program::Xdp(program) => program.test_run(options),
             _ => unreachable!("loaded above"),

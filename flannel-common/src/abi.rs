@@ -3,7 +3,7 @@
 /// Version of all map layouts. It rises with any change to a key or value.
 ///
 /// An agent that finds pinned maps of another version makes new ones.
-pub const LAYOUT: u32 = 11;
+pub const LAYOUT: u32 = 12;
 
 /// Folder of the pins of all overlays: `<bpffs>/flannel/<VNI>/`.
 pub const PIN_DIR: &str = "flannel";
@@ -27,6 +27,8 @@ pub const FLOWS: &str = "FLOWS";
 pub const FLOWS6: &str = "FLOWS6";
 /// Ring buffer: [`crate::event::Event`]s.
 pub const EVENTS: &str = "EVENTS";
+/// Global variable, a byte: 1 in programs that are only run on single frames, to see what they do with them.
+pub const DRY_RUN: &str = "DRY_RUN";
 /// Maps that are pinned under their own names.
 pub const PINNED_MAPS: [&str; 9] =
     [LEASES, LEASES6, SUBNETS, SUBNETS6, CONFIG, METRICS, FLOWS, FLOWS6, EVENTS];

@@ -9,6 +9,7 @@ pub mod abi;
 pub mod address;
 pub mod checksum;
 pub mod event;
+pub mod fingerprint;
 pub mod flow;
 pub mod handover;
 pub mod lease;

@@ -90,7 +90,7 @@ outcomes! {
     19 InnerIpv6 "inner-ipv6" Floor "IPv6 to a peer; the kernel's IPv6 vxlan device wraps it, since the outer checksum covers the payload.",
     20 WriteFailed "write-failed" Dropped "Headers could not be written after the packet had been resized.",
     21 Delivered "delivered" Carried "A proven flow: sent to its pod past the host stack.",
-    22 FlowNew "flow-new" Floor "No packet of the flow has passed the host stack unchanged yet (TCP: in both directions). If a long-running flow still shows this, a firewall rule or NAT is rewriting its packets.",
+    22 FlowNew "flow-new" Floor "No packet of the flow has passed the host stack unchanged yet (TCP: in both directions). If a long-running flow still shows this, a firewall rule or NAT translates its addresses.",
     23 FlowStale "flow-stale" Floor "The proof of the flow has expired; the packet goes through the host stack to renew it.",
     24 TcpControl "tcp-control" Floor "TCP with SYN, FIN or RST. It goes through the host stack, which tracks connections, and the flow is removed from the cache.",
     25 NotCacheable "not-cacheable" Floor "No flow to cache: neither TCP nor UDP, a fragment, IP options or extension headers, or a mark from before the host stack.",
@@ -112,6 +112,7 @@ outcomes! {
     41 NotOnLink "not-on-link" Foreign "Other traffic that leaves the uplink: not to a pod of a peer on its link.",
     42 HandedOver "handed-over" Carried "Unwrapped in the driver; `underlay_ingress` continues with it.",
     43 MaybeAggregate "maybe-aggregate" Floor "XDP in generic mode cannot tell whether this is an aggregate; TC unwraps it.",
+    44 FlowChanged "flow-changed" Floor "The host stack changes packets of the flow or answers in its place (a rule that sets DSCP or TTL, SYNPROXY, a transparent proxy): all of them stay in the stack.",
 }
 
 /// A place where a program runs.

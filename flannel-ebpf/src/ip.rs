@@ -73,6 +73,11 @@ pub trait Ip: Header + Copy + 'static {
     #[must_use]
     fn hop(&self) -> Option<Self>;
 
+    /// Returns the bytes without the addresses as they are after this number of routers. A checksum over the header is not
+    /// among them, nor are options.
+    #[must_use]
+    fn after_hops(&self, hops: u8) -> [u8; 12];
+
     /// Returns the header with this ECN code point.
     #[must_use]
     fn with_ecn(&self, code_point: u8) -> Self;

@@ -159,11 +159,15 @@ pub fn flow<F: IpFamily>(key: &FlowKey<F::Address>) -> Option<FlowRef> {
     F::flows().get_ptr_mut(key).map(|entry| unsafe { FlowRef::new(entry) })
 }
 
-/// Adds or replaces a flow.
+/// Adds or replaces a flow, and returns its entry. Nothing is known of it yet. `None`: there is no memory for it.
 #[inline(always)]
-pub fn insert_flow<F: IpFamily>(key: &FlowKey<F::Address>, flow: &Flow) {
-    // If this fails for lack of memory, the flow's packets go on through the host stack.
-    let _ = F::flows().insert(key, flow, 0);
+pub fn insert_flow<F: IpFamily>(key: &FlowKey<F::Address>) -> Option<FlowRef> {
+    /// Not on the stack, which has 512 bytes.
+    // SAFETY: it consists of numbers and bytes.
+    static EMPTY: Flow = unsafe { core::mem::zeroed() };
+    let empty: &Flow = &EMPTY;
+    F::flows().insert(key, empty, 0).ok()?;
+    flow::<F>(key)
 }
 
 /// Removes a flow, if it is there.

@@ -7,6 +7,7 @@ use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::generated::{bpf_check_mtu, bpf_csum_update};
 use aya_ebpf::programs::TcContext;
 use flannel_common::address::Address;
+use flannel_common::fingerprint::Token;
 use flannel_common::handover::Handover;
 use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
@@ -48,6 +49,8 @@ unsafe impl Header for UdpHdr {}
 unsafe impl Header for VxlanHdr {}
 // SAFETY: a byte.
 unsafe impl Header for u8 {}
+// SAFETY: bytes.
+unsafe impl<const LEN: usize> Header for [u8; LEN] {}
 // SAFETY: bytes, the address as well.
 unsafe impl<A: Address> Header for Handover<A> {}
 
@@ -189,6 +192,23 @@ impl<'a> Packet<'a> {
     #[inline(always)]
     pub fn set_mark(&self, mark: u32) {
         self.ctx.set_mark(mark);
+    }
+
+    /// Removes the token that the packet got where it entered the host stack, and returns it. (Queues may read `tc_index`, and
+    /// a packet keeps it on its way to another namespace.)
+    #[inline(always)]
+    pub fn take_token(&self) -> Token {
+        let token = Token(self.skb().tc_index);
+        self.set_token(Token::NONE);
+        token
+    }
+
+    /// Gives the packet a token. (`tc_index`: Linux keeps it from hook to hook, unless another program there decides about
+    /// the packet. New packets have 0.)
+    #[inline(always)]
+    pub fn set_token(&self, token: Token) {
+        // SAFETY: the kernel passes a valid context to every program run, and lets TC programs write this field.
+        unsafe { (*self.ctx.skb.skb).tc_index = token.0 };
     }
 
     /// Returns the ifindex of the interface that the program runs on.

@@ -7,8 +7,8 @@ use flannel_common::outcome::{Hook, Outcome};
 
 use super::flow::sample::{GATEWAY_MAC, POD, POD_MAC, PodSide, controls, hop, no_flows};
 use super::flow::{
-    FRESH, LOST, NEVER, NOW, OLD, PROVEN, Row, STALE, UNKNOWN, check, check_off, flow, moved, none, of_tcp,
-    of_udp, row,
+    FRESH, LOST, NEVER, NOW, OLD, PROVEN, Row, STALE, UNKNOWN, changed, check, check_off, flow, moved, none,
+    of_tcp, of_udp, row,
 };
 use super::{OUR_IP, OUR_MAC, OUR_SUBNET, PEER_IP, PEER_MAC, Programs};
 use crate::packets::{Ipv4, frame, ipv4, udp};
@@ -91,6 +91,14 @@ fn a_packet_that_leaves_the_stack_at_the_uplink_proves_its_flow() {
         proof("the first one", entered, left),
         proof("after a long time", flow([FRESH, STALE], PROVEN), flow([FRESH, NOW], PROVEN)),
         row("TCP", segment, of_tcp(entered), Outcome::FlowProven, of_tcp(left)),
+        row(
+            "a packet that the stack has changed",
+            packet(),
+            of_udp(flow(PROVEN, PROVEN)),
+            Outcome::NoFlow,
+            of_udp(changed(flow([FRESH, NOW], PROVEN), [true, false])),
+        )
+        .token(0x1234),
         row("an unknown flow", packet(), none(), Outcome::NoFlow, none()),
         same("no packet has entered in this direction", flow(UNKNOWN, PROVEN)),
         same("the last one entered too long ago", flow([LOST, FRESH], PROVEN)),

@@ -6,19 +6,22 @@ use aya::Pod;
 use aya::maps::HashMap;
 use etherparse::IpNumber;
 use flannel_common::abi;
-use flannel_common::address::{Address, V4};
+use flannel_common::address::{Address, V4, V6};
+use flannel_common::fingerprint::Fingerprint;
 use flannel_common::flow::{Flow, FlowKey, PROOF_NS, Passage, Port, TRANSIT_NS};
 use flannel_common::outcome::{Hook, Outcome, Verdict};
 
 use flannel_tests::NetNs;
 
-use super::{Programs, RunResult, SkbMeta, TC_ACT_REDIRECT, TC_ACT_UNSPEC, of_family};
+use super::{Programs, RunResult, SkbMeta, TC_ACT_REDIRECT, TC_ACT_UNSPEC, fuzz, of_family};
 use sample::{GATEWAY_MAC, POD_MAC, key};
 
 pub(super) mod sample;
 
 /// Times in the tables are ages in nanoseconds at the start of the run. This stands for a time that the run wrote.
 pub(super) const NOW: u64 = u64::MAX;
+/// Stands for a time in the future: no packet becomes the sample until then.
+pub(super) const LATER: u64 = u64::MAX - 1;
 pub(super) const NEVER: u64 = 0;
 const MOMENT: u64 = 10_000_000;
 /// Age of a proof that holds, and of a packet that may still be in the stack.
@@ -59,6 +62,18 @@ pub(super) fn grouped(mut flow: Flow, [egress, ingress]: [u32; 2]) -> Flow {
     flow
 }
 
+/// Sets that the stack has changed a packet, from the pod and to it.
+pub(super) fn changed(mut flow: Flow, [egress, ingress]: [bool; 2]) -> Flow {
+    (flow.egress.changed, flow.ingress.changed) = (egress.into(), ingress.into());
+    flow
+}
+
+/// Sets the fingerprint of the samples that are in the stack.
+pub(super) fn sampled(mut flow: Flow, sample: u64) -> Flow {
+    (flow.egress.sample, flow.ingress.sample) = (sample, sample);
+    flow
+}
+
 /// Contents of `FLOWS`.
 pub(super) type Flows<A = V4> = BTreeMap<FlowKey<A>, Flow>;
 
@@ -79,6 +94,8 @@ pub(super) struct Row<A: Address = V4> {
     description: &'static str,
     frame: Vec<u8>,
     meta: SkbMeta,
+    /// Its token. `None`: where packets leave the stack, that of a packet that has not been changed.
+    token: Option<u32>,
     before: Flows<A>,
     outcome: Outcome,
     after: Flows<A>,
@@ -92,7 +109,7 @@ pub(super) fn row<A: Address>(
     outcome: Outcome,
     after: Flows<A>,
 ) -> Row<A> {
-    Row { description, frame, meta: SkbMeta::default(), before, outcome, after }
+    Row { description, frame, meta: SkbMeta::default(), token: None, before, outcome, after }
 }
 
 /// Makes two rows for a frame that changes no flow, proven or unknown.
@@ -111,6 +128,12 @@ impl<A: Address> Row<A> {
     /// Sets the frame's mark.
     pub(super) fn marked(mut self, mark: u32) -> Self {
         self.meta.mark = mark;
+        self
+    }
+
+    /// Sets the frame's token.
+    pub(super) fn token(mut self, token: u32) -> Self {
+        self.token = Some(token);
         self
     }
 
@@ -144,8 +167,18 @@ fn check_here<A: Address + Pod>(
     table: Vec<Row<A>>,
     carried: impl Fn(&RunResult, &[u8]),
 ) {
-    for Row { description, frame, meta, before, outcome, after } in table {
+    for Row { description, frame, mut meta, token, mut before, outcome, after } in table {
         let start = now();
+        let own = fingerprint(&frame, meta.gso_size, hook);
+        if is_after_stack(hook)
+            && let Some(own) = own
+        {
+            meta.token = token.unwrap_or(own.token().0);
+            // The packet is the sample, unless the row says otherwise.
+            passages(&mut before)
+                .filter(|passage| passage.entered != NEVER && passage.sample == 0)
+                .for_each(|passage| passage.sample = own.0);
+        }
         programs.set_flows(&at_times(before, |age| start - age));
         let run = programs.run_with(hook, &frame, meta);
         assert_eq!(run.outcome, outcome, "{description}");
@@ -156,8 +189,23 @@ fn check_here<A: Address + Pod>(
             let untouched = (TC_ACT_UNSPEC, &frame, meta.mark);
             assert_eq!((run.action, &run.packet, run.mark), untouched, "{description}");
         }
-        let age = |time| if time >= start { NOW } else { start - time };
-        assert_eq!(at_times(programs.flows(), age), after, "{description}");
+        let end = now();
+        let age = |time| match time {
+            later if later > end => LATER,
+            time if time >= start => NOW,
+            time => start - time,
+        };
+        let mut flows = at_times(programs.flows(), age);
+        for passage in passages(&mut flows) {
+            if passage.entered == NOW {
+                assert_eq!(Some(Fingerprint(passage.sample)), own, "{description}: the sample");
+            }
+            if passage.left == NOW && passage.changed == 0 {
+                assert_eq!(passage.sample, 0, "{description}: the sample has left");
+            }
+            passage.sample = 0;
+        }
+        assert_eq!(flows, after, "{description}");
     }
 }
 
@@ -181,6 +229,35 @@ pub(super) fn at_times<A: Address>(mut flows: Flows<A>, change: impl Fn(u64) -> 
         }
     }
     flows
+}
+
+fn passages<A: Address>(flows: &mut Flows<A>) -> impl Iterator<Item = &mut Passage> {
+    flows.values_mut().flat_map(|flow| [&mut flow.egress, &mut flow.ingress])
+}
+
+/// Returns whether packets at this hook leave the host stack.
+pub(super) const fn is_after_stack(hook: Hook) -> bool {
+    matches!(hook, Hook::OverlayEgress | Hook::PodIngress | Hook::UnderlayEgress)
+}
+
+/// Computes the fingerprint of a packet of a flow, as it is behind the stack.
+pub(super) fn fingerprint(frame: &[u8], gso_size: u32, hook: Hook) -> Option<Fingerprint> {
+    let flow = fuzz::frame::flow::<V4>(frame, 14, hook).map(|key| key.digest());
+    let digest = flow.or_else(|| fuzz::frame::flow::<V6>(frame, 14, hook).map(|key| key.digest()))?;
+    let hops = u8::from(!is_after_stack(hook));
+    let (ip, transport, protocol) = match &frame[14..] {
+        ip if ip[0] >> 4 == 4 => {
+            let fixed = [&ip[..8], &[ip[8].wrapping_sub(hops), ip[9], 0, 0]].concat();
+            (fixed, ip.get(24..)?, ip[9])
+        }
+        ip => {
+            let fixed = [&ip[..7], &[ip[7].wrapping_sub(hops), 0, 0, 0, 0]].concat();
+            (fixed, ip.get(44..)?, ip[6])
+        }
+    };
+    // Of TCP: sequence and acknowledgement numbers, flags, window.
+    let length = if IpNumber(protocol) == IpNumber::TCP { 12 } else { 0 };
+    Some(digest.with_bytes(&ip).with_bytes(transport.get(..length)?).finish(gso_size != 0))
 }
 
 /// Reads the programs' clock, in nanoseconds.

@@ -1,7 +1,7 @@
 //! Fuzz test: good packets of every kind are mutated, and what comes out must be well-formed.
 
 mod driver;
-mod frame;
+pub(super) mod frame;
 mod judge;
 mod mutation;
 mod seed;
@@ -15,6 +15,7 @@ use aya::maps::PerCpuHashMap;
 use etherparse::IpNumber;
 use flannel_common::abi;
 use flannel_common::address::{Address, V4, V6};
+use flannel_common::fingerprint::Fingerprint;
 use flannel_common::flow::FlowKey;
 use flannel_common::lease::{DIRECT, Lease};
 use flannel_common::outcome::{Hook, Outcome, Traffic};
@@ -25,7 +26,9 @@ use proptest::test_runner::{Config, FileFailurePersistence, RngSeed, TestRunner}
 
 use frame::ETHERNET;
 
-use super::flow::{Flows, POD_MTU, PROVEN, at_times, flow, grouped, now};
+use super::flow::{
+    Flows, POD_MTU, PROVEN, at_times, fingerprint, flow, grouped, is_after_stack, now, sampled,
+};
 use super::{PEER_IP, PEER_MAC, Programs, SkbMeta, flow, ipv6};
 
 /// File of failures, which later runs try first.
@@ -100,6 +103,8 @@ struct Case {
     /// Whether the flows of good packets are proven in both directions, and for which group.
     proven: bool,
     group: u32,
+    /// Whether a packet that leaves the stack is as it entered.
+    unchanged: bool,
 }
 
 fn cases() -> impl Strategy<Value = Case> {
@@ -107,12 +112,22 @@ fn cases() -> impl Strategy<Value = Case> {
         let hook = prop_oneof![8 => Just(hook), 1 => select(Hook::classifiers().collect::<Vec<_>>())];
         (hook, mutation::mutations().prop_map(move |mutations| mutations.of(&good)))
     });
-    let switches = [0.8, 0.8, 0.3, 0.5, 0.8].map(prop::bool::weighted);
-    (packet, meta(), switches, select(&[0, GROUP][..])).prop_map(
-        |((hook, frame), meta, [flow_cache, source_check, group_policy, direct_routing, proven], group)| {
-            Case { hook, frame, meta, flow_cache, source_check, group_policy, direct_routing, proven, group }
-        },
-    )
+    let switches = [0.8, 0.8, 0.3, 0.5, 0.8, 0.8].map(prop::bool::weighted);
+    (packet, meta(), switches, select(&[0, GROUP][..])).prop_map(|((hook, frame), meta, switches, group)| {
+        let [flow_cache, source_check, group_policy, direct_routing, proven, unchanged] = switches;
+        Case {
+            hook,
+            frame,
+            meta,
+            flow_cache,
+            source_check,
+            group_policy,
+            direct_routing,
+            proven,
+            group,
+            unchanged,
+        }
+    })
 }
 
 fn meta() -> impl Strategy<Value = SkbMeta> {
@@ -122,14 +137,27 @@ fn meta() -> impl Strategy<Value = SkbMeta> {
         gso_size,
         mark,
         ingress_ifindex,
+        token: 0,
     })
 }
 
 impl Case {
     /// Returns the content of a map of flows before the run, with ages instead of times.
     fn known<A: Address>(&self, flows: [FlowKey<A>; 4]) -> Flows<A> {
-        let proven = grouped(flow(PROVEN, PROVEN), [self.group; 2]);
+        let sample = self.fingerprint().map_or(0, |packet| packet.0);
+        let proven = sampled(grouped(flow(PROVEN, PROVEN), [self.group; 2]), sample);
         flows.into_iter().filter(|_| self.proven).map(|key| (key, proven)).collect()
+    }
+
+    /// Returns the fingerprint of a packet that leaves the stack.
+    fn fingerprint(&self) -> Option<Fingerprint> {
+        fingerprint(&self.frame, self.meta.gso_size, self.hook).filter(|_| is_after_stack(self.hook))
+    }
+
+    /// Returns the token that the packet carries.
+    fn token(&self) -> u32 {
+        let own = self.fingerprint().map_or(0, |packet| packet.token().0);
+        if self.unchanged { own } else { own & !1 }
     }
 
     /// Returns whether flows to and from peers on the link may skip the stack. Without the flow cache the agent never sets this.
@@ -152,7 +180,7 @@ impl Case {
         let v6 = at_times(self.known(v6), |age| start - age);
         programs.set_flows(&v4);
         programs.set_flows(&v6);
-        let run = programs.run_with(self.hook, &self.frame, self.meta);
+        let run = programs.run_with(self.hook, &self.frame, SkbMeta { token: self.token(), ..self.meta });
         judge::check_packet(self, &run)?;
         judge::check_flows(self, &run, &v4, &programs.flows())?;
         judge::check_flows(self, &run, &v6, &programs.flows())?;
@@ -199,6 +227,7 @@ fn good() -> impl Iterator<Item = Case> {
             direct_routing: true,
             proven,
             group: if group_policy { GROUP } else { 0 },
+            unchanged: true,
         })
     })
 }

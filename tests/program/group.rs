@@ -5,7 +5,9 @@ use flannel_common::flow::Flow;
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::flow::sample::{GATEWAY_MAC, POD_MAC, PodSide, hop};
-use super::flow::{FRESH, Flows, NEVER, NOW, PROVEN, Row, UNKNOWN, check, flow, grouped, none, of_udp, row};
+use super::flow::{
+    FRESH, Flows, LATER, NEVER, NOW, PROVEN, Row, UNKNOWN, check, flow, grouped, none, of_udp, row,
+};
 use super::{OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Programs, SkbMeta, VNI, all_untouched, carried, untouched};
 use crate::packets::{PORT, frame, ipv4, udp, vxlan};
 
@@ -142,7 +144,7 @@ fn without_group_policy_marks_are_not_read_or_written() {
 fn without_group_policy_marks_in_the_flow_cache_do_not_count() {
     let proven = || known(PROVEN, PROVEN, [42, 42]);
     let row = |hook, frame, outcome, after| (hook, row("a group", frame, proven(), outcome, after));
-    let entered = known(PROVEN, [NOW, NEVER], [42, 0]);
+    let entered = known(PROVEN, [LATER, NEVER], [42, 0]);
     for (hook, row) in [
         row(Hook::PodEgress, sent(), Outcome::Encapsulated, proven()),
         row(Hook::OverlayEgress, routed(), Outcome::Encapsulated, known([FRESH, NOW], PROVEN, [0, 42])),
@@ -217,9 +219,9 @@ fn only_the_proven_group_skips_the_stack() {
     });
     check_unwrapped(vec![
         row("the group", received(), proven(), Outcome::Delivered, proven()).marked(42),
-        row("another", received(), proven(), Outcome::FlowNew, known(PROVEN, [NOW, NEVER], [7, 43]))
+        row("another", received(), proven(), Outcome::FlowNew, known(PROVEN, [LATER, NEVER], [7, 43]))
             .marked(43),
-        row("none", received(), proven(), Outcome::FlowNew, known(PROVEN, [NOW, NEVER], [7, 0])),
+        row("none", received(), proven(), Outcome::FlowNew, known(PROVEN, [LATER, NEVER], [7, 0])),
         row("a new flow", received(), none(), Outcome::FlowNew, first(42)).marked(42),
     ]);
 }

@@ -7,7 +7,7 @@ use flannel_common::outcome::{Hook, Outcome};
 
 use super::flow::sample::{PodSide, controls};
 use super::flow::{
-    FRESH, Flows, LOST, NEVER, NOW, PROVEN, STALE, UNKNOWN, check, flow, none, of_tcp, of_udp, row,
+    FRESH, Flows, LOST, NEVER, NOW, PROVEN, STALE, UNKNOWN, changed, check, flow, none, of_tcp, of_udp, row,
 };
 use super::{
     INNER_PEER_IP, INNER_PEER_MAC, OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Programs, Untouched, VNI,
@@ -180,6 +180,12 @@ fn a_packet_that_entered_the_stack_just_before_proves_its_flow() {
         proof("the first one", entered, left),
         proof("after a long time", flow([FRESH, STALE], PROVEN), flow([FRESH, NOW], PROVEN)),
         row("TCP", segment, of_tcp(entered), Outcome::Encapsulated, of_tcp(left)),
+        proof(
+            "a packet that the stack has changed",
+            flow(PROVEN, PROVEN),
+            changed(flow([FRESH, NOW], PROVEN), [true, false]),
+        )
+        .token(0x1234),
         // A packet that is too big for the uplink has left the stack unchanged as well.
         row(
             "too long",

@@ -6,8 +6,8 @@ use flannel_common::outcome::{Hook, Outcome};
 
 use super::flow::sample::{GATEWAY_MAC, POD_MAC, PodSide, controls, hop, no_flows};
 use super::flow::{
-    FRESH, Flows, NEVER, NOW, OLD, POD_MTU, PROVEN, Row, STALE, UNKNOWN, check, check_off, flow, moved, none,
-    of_tcp, of_udp, row,
+    FRESH, Flows, NEVER, NOW, OLD, POD_MTU, PROVEN, Row, STALE, UNKNOWN, changed, check, check_off, flow,
+    moved, none, of_tcp, of_udp, row,
 };
 use super::{OUR_MAC, PEER_MAC, Programs};
 use crate::packets::{Ipv4, frame};
@@ -64,6 +64,38 @@ fn a_segment_goes_to_its_pod_while_both_directions_are_known() {
         one("proven both ways", known(PROVEN, PROVEN), Outcome::Delivered, known(PROVEN, PROVEN)),
         one("no answer for long", known(OLD, PROVEN), Outcome::Delivered, known(OLD, PROVEN)),
         one("proven too long ago", known(PROVEN, OLD), Outcome::FlowStale, known(PROVEN, [NOW, STALE])),
+    ]);
+}
+
+#[test]
+fn a_flow_whose_packets_the_stack_changes_stays_there() {
+    let one = |description, before, outcome, after| {
+        row(description, datagram(), of_udp(before), outcome, of_udp(after))
+    };
+    let segment = received(&PodSide::Ingress.tcp(|_| {}, b"payload"));
+    let tcp = |description, before, outcome, after| {
+        row(description, segment.clone(), of_tcp(before), outcome, of_tcp(after))
+    };
+    let (this, other) = ([false, true], [true, false]);
+    check_all(vec![
+        one(
+            "not long ago",
+            changed(flow(PROVEN, PROVEN), this),
+            Outcome::FlowChanged,
+            changed(flow(PROVEN, [NOW, FRESH]), this),
+        ),
+        one(
+            "long ago",
+            changed(flow(PROVEN, OLD), this),
+            Outcome::FlowNew,
+            changed(flow(PROVEN, [NOW, STALE]), this),
+        ),
+        tcp(
+            "TCP, the answers",
+            changed(flow(PROVEN, PROVEN), other),
+            Outcome::FlowChanged,
+            changed(flow(PROVEN, [NOW, FRESH]), other),
+        ),
     ]);
 }
 

@@ -6,8 +6,8 @@ use flannel_common::outcome::{Hook, Outcome};
 
 use super::flow::sample::{GATEWAY_MAC, POD, POD_MAC, PodSide, controls, elsewhere, hop, no_flows};
 use super::flow::{
-    FRESH, Flows, LOST, NEVER, NOW, OLD, PROVEN, Row, STALE, UNKNOWN, check, check_off, flow, moved, none,
-    of_tcp, of_udp, row,
+    FRESH, Flows, LOST, NEVER, NOW, OLD, PROVEN, Row, STALE, UNKNOWN, changed, check, check_off, flow, moved,
+    none, of_tcp, of_udp, row,
 };
 use super::overlay_egress::unwrapped;
 use super::{OUR_MAC, PEER_IP, PEER_MAC, Programs};
@@ -82,6 +82,38 @@ fn a_segment_skips_the_stack_while_both_directions_are_known() {
         one("proven both ways", known(PROVEN, PROVEN), Outcome::Encapsulated, known(PROVEN, PROVEN)),
         one("no answer for long", known(PROVEN, OLD), Outcome::Encapsulated, known(PROVEN, OLD)),
         one("proven too long ago", known(OLD, PROVEN), Outcome::FlowStale, known([NOW, STALE], PROVEN)),
+    ]);
+}
+
+#[test]
+fn a_flow_whose_packets_the_stack_changes_stays_there() {
+    let one = |description, before, outcome, after| {
+        row(description, datagram(), of_udp(before), outcome, of_udp(after))
+    };
+    let segment = segment();
+    let tcp = |description, before, outcome, after| {
+        row(description, segment.clone(), of_tcp(before), outcome, of_tcp(after))
+    };
+    let (this, other) = ([true, false], [false, true]);
+    check_all(vec![
+        one(
+            "not long ago",
+            changed(flow(PROVEN, PROVEN), this),
+            Outcome::FlowChanged,
+            changed(flow([NOW, FRESH], PROVEN), this),
+        ),
+        one(
+            "long ago",
+            changed(flow(OLD, PROVEN), this),
+            Outcome::FlowNew,
+            changed(flow([NOW, STALE], PROVEN), this),
+        ),
+        tcp(
+            "TCP, the answers",
+            changed(flow(PROVEN, PROVEN), other),
+            Outcome::FlowChanged,
+            changed(flow([NOW, FRESH], PROVEN), other),
+        ),
     ]);
 }
 

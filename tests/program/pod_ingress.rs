@@ -7,8 +7,8 @@ use flannel_common::outcome::{Hook, Outcome};
 use super::Programs;
 use super::flow::sample::{GATEWAY_MAC, POD_MAC, PodSide, controls, elsewhere, no_flows};
 use super::flow::{
-    FRESH, LOST, NEVER, NOW, PROVEN, Row, STALE, UNKNOWN, check, check_off, flow, moved, none, of_tcp,
-    of_udp, row,
+    FRESH, LOST, NEVER, NOW, PROVEN, Row, STALE, UNKNOWN, changed, check, check_off, flow, moved, none,
+    of_tcp, of_udp, row, sampled,
 };
 use crate::packets::{Ipv4, frame};
 
@@ -50,6 +50,40 @@ fn any_other_packet_proves_nothing() {
         row("an unknown flow", datagram(), none(), Outcome::NoFlow, none()),
         same("no packet has entered in this direction", flow(PROVEN, UNKNOWN)),
         same("the last one entered too long ago", flow(PROVEN, [LOST, FRESH])),
+    ]);
+}
+
+#[test]
+fn a_packet_that_the_stack_changed_or_made_ends_the_proof() {
+    let left = |times, is_changed| changed(flow(PROVEN, times), [false, is_changed]);
+    let one = |description, before, outcome, after| {
+        row(description, datagram(), of_udp(before), outcome, of_udp(after))
+    };
+    let ended = |description, before| one(description, before, Outcome::NoFlow, left([FRESH, NOW], true));
+    let same = |description, flow| one(description, flow, Outcome::NoFlow, flow);
+    let another = 0x1234;
+    check_all(vec![
+        ended("another packet entered", flow(PROVEN, PROVEN)).token(another),
+        ended("and the flow was not proven yet", flow(PROVEN, [FRESH, NEVER])).token(another),
+        ended("a proxy made it", flow(PROVEN, PROVEN)).token(0),
+        same("made here, and none has entered", flow(PROVEN, UNKNOWN)).token(0),
+        same("it entered without a fingerprint", flow(PROVEN, PROVEN)).token(1),
+        row(
+            "a segment of an aggregate that entered",
+            datagram(),
+            of_udp(flow(PROVEN, PROVEN)),
+            Outcome::NoFlow,
+            of_udp(flow(PROVEN, PROVEN)),
+        )
+        .token(0x8000 | another),
+        one("it is not the sample", sampled(flow(PROVEN, PROVEN), 1), Outcome::NoFlow, flow(PROVEN, PROVEN)),
+        same("another was changed not long ago", left([FRESH, FRESH], true)),
+        one(
+            "others were changed, long ago",
+            left([FRESH, STALE], true),
+            Outcome::FlowProven,
+            left([FRESH, NOW], false),
+        ),
     ]);
 }
 

@@ -76,7 +76,7 @@ impl Bpf {
             xdp::detach(&pins)?;
         }
         let node = xdp::inherit(node, previous.as_ref())?;
-        let mut ebpf = load_programs(&pins, &abi::PINNED_MAPS, &node, debug)?;
+        let mut ebpf = load_programs(loader(debug), &pins, &abi::PINNED_MAPS, &node)?;
         Ok(Self {
             leases: LeaseMaps::open(&mut ebpf, &node)?,
             flows: Flows::open(&mut ebpf)?,
@@ -142,8 +142,12 @@ impl Bpf {
 }
 
 /// Loads the programs on the pinned maps of these names, and on new maps otherwise.
-fn load_programs(pins: &Pins, maps: &[&'static str], node: &NodeConfig, debug: bool) -> Result<Ebpf> {
-    let mut loader = loader(debug);
+fn load_programs(
+    mut loader: EbpfLoader<'_>,
+    pins: &Pins,
+    maps: &[&'static str],
+    node: &NodeConfig,
+) -> Result<Ebpf> {
     for (name, entries) in sizes::sizes(node) {
         loader.map_max_entries(name, entries);
     }

@@ -88,6 +88,12 @@ impl Ip for Ipv4Hdr {
     }
 
     #[inline(always)]
+    fn after_hops(&self, hops: u8) -> [u8; 12] {
+        let Self { vihl, tos, tot_len: [a, b], id: [c, d], frags: [e, f], ttl, proto, .. } = *self;
+        [vihl, tos, a, b, c, d, e, f, ttl.wrapping_sub(hops), proto, 0, 0]
+    }
+
+    #[inline(always)]
     fn with_ecn(&self, code_point: u8) -> Self {
         ecn::with_code_point(*self, code_point)
     }

@@ -90,6 +90,12 @@ impl Ip for Ipv6Hdr {
     }
 
     #[inline(always)]
+    fn after_hops(&self, hops: u8) -> [u8; 12] {
+        let Self { vcf: [a, b, c, d], payload_len: [e, f], next_hdr, hop_limit, .. } = *self;
+        [a, b, c, d, e, f, next_hdr, hop_limit.wrapping_sub(hops), 0, 0, 0, 0]
+    }
+
+    #[inline(always)]
     fn with_ecn(&self, code_point: u8) -> Self {
         let [first, second, ..] = self.vcf;
         let mut ip = *self;

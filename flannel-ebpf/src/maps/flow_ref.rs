@@ -19,14 +19,20 @@ impl FlowRef {
         Self(entry)
     }
 
-    /// Copies the entry.
+    /// Copies what a proof consists of. The rest is as if no packet had ever entered.
     #[inline(always)]
     #[must_use]
-    pub fn load(self) -> Flow {
-        Flow {
-            egress: load_passage(self.passage(Direction::Egress)),
-            ingress: load_passage(self.passage(Direction::Ingress)),
-            port: self.port(),
+    pub fn proof(self, direction: Direction) -> Passage {
+        let passage = self.passage(direction);
+        // SAFETY: within the entry, and aligned as the type is.
+        unsafe {
+            Passage {
+                entered: 0,
+                left: load::<u64, _>(&raw const (*passage).left),
+                sample: 0,
+                mark: load::<u32, _>(&raw const (*passage).mark),
+                changed: load::<u32, _>(&raw const (*passage).changed),
+            }
         }
     }
 
@@ -54,15 +60,22 @@ impl FlowRef {
         let result = change(&mut after);
         // SAFETY: within the entry, and aligned as the type is.
         unsafe {
-            // A proof is revoked before its mark changes, and stored after its mark.
+            // A proof is revoked before its mark changes, and stored after its mark. `changed` comes before `left`: it makes
+            // a proof of the time, or takes the proof away.
             if after.left < before.left {
                 store::<u64, _>(&raw mut (*passage).left, after.left);
+            }
+            if after.changed != before.changed {
+                store::<u32, _>(&raw mut (*passage).changed, after.changed);
             }
             if after.mark != before.mark {
                 store::<u32, _>(&raw mut (*passage).mark, after.mark);
             }
             if after.entered != before.entered {
                 store::<u64, _>(&raw mut (*passage).entered, after.entered);
+            }
+            if after.sample != before.sample {
+                store::<u64, _>(&raw mut (*passage).sample, after.sample);
             }
             if after.left > before.left {
                 store::<u64, _>(&raw mut (*passage).left, after.left);
@@ -92,8 +105,9 @@ fn load_passage(from: *const Passage) -> Passage {
         Passage {
             entered: load::<u64, _>(&raw const (*from).entered),
             left: load::<u64, _>(&raw const (*from).left),
+            sample: load::<u64, _>(&raw const (*from).sample),
             mark: load::<u32, _>(&raw const (*from).mark),
-            reserved: 0,
+            changed: load::<u32, _>(&raw const (*from).changed),
         }
     }
 }
@@ -110,18 +124,21 @@ mod tests {
         // SAFETY: valid, and accessed by `entry` only until it is read below.
         let entry = unsafe { FlowRef::new(&raw mut flow) };
         entry.set_port(PORT);
+        let expected = |entered, left, mark| Passage { entered, left, sample: left, mark, changed: mark & 1 };
         for (direction, mark) in [(Direction::Egress, 1), (Direction::Ingress, 2)] {
             let known = entry.update(direction, |passage| {
-                *passage = Passage { entered: 10 * u64::from(mark), left: 100, mark, reserved: 0 };
+                *passage = expected(10 * u64::from(mark), 100, mark);
                 passage.is_known()
             });
-            assert!(known);
+            assert_eq!(known, mark == 2);
         }
-        let expected = |entered, left, mark| Passage { entered, left, mark, reserved: 0 };
-        assert_eq!((entry.load().egress, entry.load().ingress), (expected(10, 100, 1), expected(20, 100, 2)));
-        entry.update(Direction::Egress, |passage| *passage = expected(5, 50, 3));
-        let copy = entry.load();
-        assert_eq!((copy.egress, copy.ingress, copy.port), (expected(5, 50, 3), expected(20, 100, 2), PORT));
-        assert_eq!(copy, flow);
+        entry.update(Direction::Egress, |passage| *passage = expected(5, 50, 4));
+        let proof = |left, mark| Passage { entered: 0, sample: 0, ..expected(0, left, mark) };
+        assert_eq!(
+            [Direction::Egress, Direction::Ingress].map(|direction| entry.proof(direction)),
+            [proof(50, 4), proof(100, 2)]
+        );
+        assert_eq!(entry.port(), PORT);
+        assert_eq!(flow, Flow { egress: expected(5, 50, 4), ingress: expected(20, 100, 2), port: PORT });
     }
 }

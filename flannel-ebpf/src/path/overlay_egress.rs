@@ -1,12 +1,11 @@
 //! Egress of a vxlan device: wraps a packet that the host has routed into the overlay, and sends it to its node.
 
-use flannel_common::flow::Direction;
 use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 
 use crate::maps;
 use crate::packet::Packet;
-use crate::stage::flow::FlowPacket;
+use crate::stage::flow::FromPod;
 use crate::stage::outgoing::Outgoing;
 use crate::stage::parse::{self, Inner, with_inner};
 use crate::stage::report;
@@ -33,12 +32,12 @@ fn wrap<H: Transmit>(
     }
     let mark = parse::mark(packet, node);
     if node.flow_cache != 0
-        && let Ok(flow) = FlowPacket::read(packet, inner, Direction::Egress, mark)
+        && let Ok(flow) = FromPod::read(packet, inner, mark)
     {
         if H::WRAPPED_BY_DEVICE && flow.has_skipped_stack(packet) {
             return Err(Outcome::AfterShortcut);
         }
-        flow.note_exit(None);
+        flow.note_exit(packet, inner, None);
     }
     H::transmit(&Outgoing { packet, inner, node, lease, mark }, None)
 }

@@ -1,12 +1,13 @@
 //! Ingress of a pod's bridge port: a packet from the pod, before the host stack.
 
-use flannel_common::flow::{Direction, Port};
+use flannel_common::fingerprint::Token;
+use flannel_common::flow::Port;
 use flannel_common::lease::DIRECT;
 use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 
 use crate::packet::Packet;
-use crate::stage::flow::{self, FlowPacket};
+use crate::stage::flow::{self, FromPod};
 use crate::stage::outgoing::Outgoing;
 use crate::stage::parse::{self, Inner, with_inner};
 use crate::stage::transmit::Transmit;
@@ -31,21 +32,30 @@ fn send<H: Transmit>(
         // Another program marks packets before this one, by rules of its own: one proves nothing for the next.
         return Err(Outcome::NotCacheable);
     }
-    let flow = FlowPacket::read(packet, inner, Direction::Egress, 0)?;
+    let flow = FromPod::read(packet, inner, 0)?;
     let here =
         Port { ifindex: packet.ifindex(), pod_mac: inner.frame.src_addr, gateway_mac: inner.frame.dst_addr };
-    let known = flow.shortcut(Some(&here)).inspect_err(|_| flow.note_entry(Some(&here)))?;
+    let known = flow.shortcut(Some(&here)).inspect_err(|_| flow.note_entry(packet, inner, Some(&here)))?;
     // The entry may still have a mark from an agent with group policy.
-    let mark = if node.group_policy != 0 { known.egress.mark } else { 0 };
-    let routed = route::hop(inner, H::overlay_end(node).vtep_mac, lease.vtep_mac)?;
-    let is_direct = lease.flags & DIRECT != 0;
+    let mark = if node.group_policy != 0 { known.mark } else { 0 };
     let outgoing = Outgoing { packet, inner, node, lease, mark };
-    let sent =
-        if is_direct { outgoing.transmit_on_link(routed)? } else { H::transmit(&outgoing, Some(routed))? };
+    // If it is too big, say, the stack gets it after all.
+    let sent = skip_stack(&outgoing).inspect_err(|_| packet.set_token(Token::UNKNOWN))?;
     if node.group_policy != 0 {
         // As the stack would send it: routes and queues of the underlay may depend on the mark, and the vxlan device reads
         // the group from it.
         packet.set_mark(mark);
     }
     Ok(sent)
+}
+
+#[inline(always)]
+fn skip_stack<H: Transmit>(outgoing: &Outgoing<'_, H>) -> Result<Carried, Outcome> {
+    let Outgoing { inner, node, lease, .. } = outgoing;
+    let routed = route::hop(inner, H::overlay_end(node).vtep_mac, lease.vtep_mac)?;
+    if lease.flags & DIRECT != 0 {
+        outgoing.transmit_on_link(routed)
+    } else {
+        H::transmit(outgoing, Some(routed))
+    }
 }

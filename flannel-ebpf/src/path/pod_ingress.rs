@@ -1,11 +1,11 @@
 //! Egress of a pod's bridge port: a packet to the pod, after the host stack.
 
-use flannel_common::flow::{Direction, Port};
+use flannel_common::flow::Port;
 use flannel_common::outcome::Outcome;
 
 use crate::maps::IpFamily;
 use crate::packet::Packet;
-use crate::stage::flow::{self, FlowPacket};
+use crate::stage::flow::{self, ToPod};
 use crate::stage::parse::{self, Inner, with_inner};
 
 /// Handles one packet to a pod. It always goes on; the proof that it gives is noted.
@@ -22,8 +22,8 @@ fn note(packet: &Packet<'_>) -> Result<Outcome, Outcome> {
 
 #[inline(always)]
 fn note_proof<H: IpFamily>(packet: &Packet<'_>, inner: &Inner<'_, H>) -> Result<Outcome, Outcome> {
-    let flow = FlowPacket::read(packet, inner, Direction::Ingress, 0)?;
+    let flow = ToPod::read(packet, inner, 0)?;
     let here =
         Port { ifindex: packet.ifindex(), pod_mac: inner.frame.dst_addr, gateway_mac: inner.frame.src_addr };
-    Ok(if flow.note_exit(Some(&here)) { Outcome::FlowProven } else { Outcome::NoFlow })
+    Ok(if flow.note_exit(packet, inner, Some(&here)) { Outcome::FlowProven } else { Outcome::NoFlow })
 }

@@ -1,13 +1,12 @@
 //! Egress of the uplink, with DirectRouting: packets to peers on the link, after the host stack.
 
-use flannel_common::flow::Direction;
 use flannel_common::lease::DIRECT;
 use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 
 use crate::maps::{self, IpFamily};
 use crate::packet::Packet;
-use crate::stage::flow::{self, FlowPacket};
+use crate::stage::flow::{self, FromPod};
 use crate::stage::parse::{self, Inner, with_inner};
 
 /// Handles one packet to the underlay. It always goes on; the proof that it gives is noted.
@@ -32,9 +31,9 @@ fn note_proof<H: IpFamily>(
     if lease.is_none_or(|lease| lease.flags != DIRECT) {
         return Err(Outcome::NotOnLink);
     }
-    let flow = FlowPacket::read(packet, inner, Direction::Egress, parse::mark(packet, node))?;
+    let flow = FromPod::read(packet, inner, parse::mark(packet, node))?;
     if flow.has_skipped_stack(packet) {
         return Err(Outcome::AfterShortcut);
     }
-    Ok(if flow.note_exit(None) { Outcome::FlowProven } else { Outcome::NoFlow })
+    Ok(if flow.note_exit(packet, inner, None) { Outcome::FlowProven } else { Outcome::NoFlow })
 }

@@ -1,7 +1,6 @@
 //! Ingress of the uplink: unwraps packets of peers, drops forged ones, and passes all others. With DirectRouting, packets
 //! without a tunnel from peers on the link may skip the host stack as well.
 
-use flannel_common::flow::Direction;
 use flannel_common::lease::{DIRECT, OWN};
 use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
@@ -12,7 +11,7 @@ use crate::maps::{self, IpFamily};
 use crate::packet::{Packet, PacketAccess as _};
 use crate::stage::decap::OuterHeaders;
 use crate::stage::find_udp::FindUdp;
-use crate::stage::flow::FlowPacket;
+use crate::stage::flow::ToPod;
 use crate::stage::parse::{self, Inner, OuterFields, Underlay};
 use crate::stage::route::Routed;
 use crate::stage::{decap, deliver, ecn, handover, sender};
@@ -63,7 +62,7 @@ fn receive_tunnelled<H: IpFamily + FindUdp>(
     let code_point = ecn::decapsulated(fields.tos, inner.ip.traffic_class())?;
     let mark = group::mark(fields.group).unwrap_or_else(|| parse::mark(packet, node));
     if node.flow_cache != 0
-        && let Ok(flow) = FlowPacket::read(packet, &inner, Direction::Ingress, mark)
+        && let Ok(flow) = ToPod::read(packet, &inner, mark)
         && let Ok((routed, port)) = deliver::shortcut(packet, &inner, &flow)
     {
         unwrap(packet, outer, &inner, routed.with_ecn(code_point))?;

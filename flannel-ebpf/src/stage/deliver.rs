@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use flannel_common::address::Address;
-use flannel_common::flow::{Direction, Port};
+use flannel_common::flow::Port;
 use flannel_common::node::{NodeConfig, OverlayEnd};
 use flannel_common::outcome::Outcome;
 
@@ -11,7 +11,7 @@ use crate::ip::Ip;
 use crate::maps::IpFamily;
 use crate::packet::Packet;
 use crate::stage::fit;
-use crate::stage::flow::FlowPacket;
+use crate::stage::flow::ToPod;
 use crate::stage::parse::{self, Inner};
 use crate::stage::route::{self, Routed};
 use crate::verdict::Carried;
@@ -69,7 +69,7 @@ pub fn through_overlay_device(local: &OverlayEnd<impl Address>) -> Carried {
 pub fn shortcut<F: IpFamily>(
     packet: &Packet<'_>,
     inner: &Inner<'_, F>,
-    flow: &FlowPacket<F>,
+    flow: &ToPod<F>,
 ) -> Result<(Routed<F>, Port), Outcome> {
     let port = flow.shortcut(None)?.port;
     // A packet to a port that is gone would be lost. Its flows are still known if no agent is running.
@@ -88,8 +88,9 @@ pub fn past_stack<F: IpFamily>(
     inner: &Inner<'_, F>,
     node: &NodeConfig,
 ) -> Result<Carried, Outcome> {
-    let flow = FlowPacket::read(packet, inner, Direction::Ingress, parse::mark(packet, node))?;
-    let (routed, port) = shortcut(packet, inner, &flow).inspect_err(|_| flow.note_entry(None))?;
+    let flow = ToPod::read(packet, inner, parse::mark(packet, node))?;
+    let (routed, port) =
+        shortcut(packet, inner, &flow).inspect_err(|_| flow.note_entry(packet, inner, None))?;
     let change = inner.ip.checksum_change(&routed.ip);
     packet.write(0, &routed)?;
     packet.update_checksum(change);

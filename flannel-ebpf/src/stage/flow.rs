@@ -1,7 +1,8 @@
 //! The flow cache: decides which packets may skip the host stack, and notes what passes it.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
-use flannel_common::flow::{Direction, Flow, FlowKey, Passage, Port};
+use flannel_common::fingerprint::Fingerprint;
+use flannel_common::flow::{Direction, FlowKey, Passed, Port};
 use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 
@@ -20,10 +21,34 @@ pub fn node_config() -> Result<NodeConfig, Outcome> {
     if node.flow_cache == 0 { Err(Outcome::FlowCacheOff) } else { Ok(node) }
 }
 
-/// What the flow cache needs to know of a packet.
-pub struct FlowPacket<F: IpFamily> {
+/// [`flannel_common::abi::DRY_RUN`]
+#[unsafe(no_mangle)]
+static DRY_RUN: u8 = 0;
+
+/// Returns whether the program only shows what it does with a packet. (Costs nothing: the verifier knows the value.)
+#[inline(always)]
+fn is_dry_run() -> bool {
+    // SAFETY: a byte that lives as long as the program. The loader sets it, which the compiler must not know.
+    unsafe { (&raw const DRY_RUN).read_volatile() != 0 }
+}
+
+/// How a packet skips the host stack.
+pub struct Shortcut {
+    /// Mark with which the flow's packets leave the stack, if they go to a peer.
+    pub mark: u32,
+    /// Where the pod is.
+    pub port: Port,
+}
+
+/// A packet from a pod of this node.
+pub type FromPod<F> = FlowPacket<F, true>;
+/// A packet to a pod of this node.
+pub type ToPod<F> = FlowPacket<F, false>;
+
+/// What the flow cache needs to know of a packet. Its direction is known where programs are compiled, so that the verifier
+/// knows which part of an entry they change.
+pub struct FlowPacket<F: IpFamily, const EGRESS: bool> {
     key: FlowKey<F::Address>,
-    direction: Direction,
     /// Whether it begins or ends a TCP connection.
     control: bool,
     /// Group policy's mark ([`flannel_common::flow::Passage::mark`]).
@@ -31,90 +56,118 @@ pub struct FlowPacket<F: IpFamily> {
     now: u64,
 }
 
-impl<F: IpFamily> FlowPacket<F> {
+impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
+    const DIRECTION: Direction = if EGRESS { Direction::Egress } else { Direction::Ingress };
+
     /// Reads which flow a packet belongs to. `mark`: the mark that stands for its group.
     ///
     /// # Errors
     /// [`Outcome::NotCacheable`], [`Outcome::Truncated`].
     #[inline(always)]
-    pub fn read(
-        packet: &Packet<'_>,
-        inner: &Inner<'_, F>,
-        direction: Direction,
-        mark: u32,
-    ) -> Result<Self, Outcome> {
+    pub fn read(packet: &Packet<'_>, inner: &Inner<'_, F>, mark: u32) -> Result<Self, Outcome> {
         let parse::Transport { source, destination, control } = parse::transport(packet, inner)?;
         let from = (inner.ip.source(), source);
         let to = (inner.ip.destination(), destination);
-        let ((pod, pod_port), (remote, remote_port)) =
-            if direction == Direction::Egress { (from, to) } else { (to, from) };
+        let ((pod, pod_port), (remote, remote_port)) = if EGRESS { (from, to) } else { (to, from) };
         let protocol = inner.ip.protocol();
         let key = FlowKey { pod, remote, pod_port, remote_port, protocol, reserved: [0; 3] };
-        Ok(Self { key, direction, control, mark, now: now() })
+        Ok(Self { key, control, mark, now: now() })
     }
 
-    /// Returns the flow's entry if this packet may skip the host stack. `port`: where it comes from, if from a pod.
+    /// Returns how the packet may skip the host stack, if it may. `port`: where it comes from, if from a pod.
     ///
     /// # Errors
-    /// [`Outcome::TcpControl`], [`Outcome::FlowNew`], [`Outcome::FlowStale`].
+    /// [`Outcome::TcpControl`], [`Outcome::FlowNew`], [`Outcome::FlowChanged`], [`Outcome::FlowStale`].
     #[inline(always)]
-    pub fn shortcut(&self, port: Option<&Port>) -> Result<Flow, Outcome> {
+    pub fn shortcut(&self, port: Option<&Port>) -> Result<Shortcut, Outcome> {
         if self.control {
             return Err(Outcome::TcpControl);
         }
-        let flow = maps::flow::<F>(&self.key).ok_or(Outcome::FlowNew)?.load();
-        let (passage, reverse) = match self.direction {
-            Direction::Egress => (&flow.egress, &flow.ingress),
-            Direction::Ingress => (&flow.ingress, &flow.egress),
-        };
+        let flow = maps::flow::<F>(&self.key).ok_or(Outcome::FlowNew)?;
+        let (passage, known_port) = (flow.proof(Self::DIRECTION), flow.port());
+        if passage.is_changed(self.now) {
+            return Err(Outcome::FlowChanged);
+        }
         // A connection tracker that sees only one direction of TCP takes its packets for invalid.
-        let known = passage.is_known() && (self.key.protocol != TCP || reverse.is_known());
+        if self.key.protocol == TCP {
+            let reverse = flow.proof(Self::DIRECTION.reverse());
+            if reverse.is_changed(self.now) {
+                return Err(Outcome::FlowChanged);
+            }
+            if !reverse.is_known() {
+                return Err(Outcome::FlowNew);
+            }
+        }
         // Rules may pass one group and not another. (Egress: the stack sets the group.)
-        let other_group = self.direction == Direction::Ingress && passage.mark != self.mark;
-        if !known || other_group || port.is_some_and(|port| flow.port != *port) {
+        let other_group = !EGRESS && passage.mark != self.mark;
+        if !passage.is_known() || other_group || port.is_some_and(|port| known_port != *port) {
             return Err(Outcome::FlowNew);
         }
-        if passage.is_proven(self.now) { Ok(flow) } else { Err(Outcome::FlowStale) }
+        let shortcut = Shortcut { mark: passage.mark, port: known_port };
+        if passage.is_proven(self.now) { Ok(shortcut) } else { Err(Outcome::FlowStale) }
     }
 
-    /// Notes that the packet enters the host stack. If it begins or ends a TCP connection, the flow is removed.
-    /// `port`: where the pod is, if that is known here.
+    /// Notes that the packet enters the host stack, and gives it a token. If it begins or ends a TCP connection, the flow is
+    /// removed instead. `port`: where the pod is, if that is known here.
     #[inline(always)]
-    pub fn note_entry(&self, port: Option<&Port>) {
+    pub fn note_entry(&self, packet: &Packet<'_>, inner: &Inner<'_, F>, port: Option<&Port>) {
         if self.control {
             maps::remove_flow::<F>(&self.key);
-        } else if let Some(flow) = self.entry_at(port) {
-            flow.update(self.direction, |passage| self.enter(passage));
-        } else {
-            let mut flow = Flow { port: port.copied().unwrap_or_default(), ..Flow::default() };
-            self.enter(match self.direction {
-                Direction::Egress => &mut flow.egress,
-                Direction::Ingress => &mut flow.ingress,
-            });
-            maps::insert_flow::<F>(&self.key, &flow);
+            return;
         }
+        // The stack routes it once.
+        let Ok(fingerprint) = self.fingerprint(packet, inner, 1) else { return };
+        packet.set_token(fingerprint.token());
+        let Some(flow) = self.entry_at(port).or_else(|| self.new_entry(port)) else { return };
+        flow.update(Self::DIRECTION, |passage| {
+            if !EGRESS {
+                passage.expect(self.mark, self.now);
+            }
+            passage.enter(fingerprint, self.now);
+        });
     }
 
+    /// Notes that the packet has left the host stack. Returns whether this proves its flow.
     #[inline(always)]
-    fn enter(&self, passage: &mut Passage) {
-        if self.direction == Direction::Ingress {
-            passage.expect(self.mark, self.now);
+    pub fn note_exit(&self, packet: &Packet<'_>, inner: &Inner<'_, F>, port: Option<&Port>) -> bool {
+        let carried = packet.take_token();
+        if self.control {
+            return false;
         }
-        passage.enter(self.now);
+        let Some(flow) = self.entry_at(port) else { return false };
+        let Ok(fingerprint) = self.fingerprint(packet, inner, 0) else { return false };
+        // Test runs cannot set `tc_index`. They show what becomes of a packet that the stack does not change.
+        let token = if is_dry_run() { fingerprint.token() } else { carried };
+        flow.update(Self::DIRECTION, |passage| {
+            if EGRESS {
+                passage.mark = self.mark;
+            }
+            passage.leave(fingerprint, token, self.now) == Passed::Proven
+        })
     }
 
-    /// Notes that the packet has left the host stack. Returns false if it is not known to have entered it.
+    /// Adds the flow's entry.
     #[inline(always)]
-    pub fn note_exit(&self, port: Option<&Port>) -> bool {
-        !self.control
-            && self.entry_at(port).is_some_and(|flow| {
-                flow.update(self.direction, |passage| {
-                    if self.direction == Direction::Egress {
-                        passage.mark = self.mark;
-                    }
-                    passage.leave(self.now)
-                })
-            })
+    fn new_entry(&self, port: Option<&Port>) -> Option<FlowRef> {
+        let flow = maps::insert_flow::<F>(&self.key)?;
+        if let Some(port) = port {
+            flow.set_port(*port);
+        }
+        Some(flow)
+    }
+
+    /// Returns the packet's fingerprint after this number of routers.
+    ///
+    /// # Errors
+    /// [`Outcome::Truncated`]
+    #[inline(always)]
+    fn fingerprint(
+        &self,
+        packet: &Packet<'_>,
+        inner: &Inner<'_, F>,
+        hops: u8,
+    ) -> Result<Fingerprint, Outcome> {
+        parse::digest(self.key.digest(), packet, inner, hops)
     }
 
     /// Returns whether the packet has come from its pod's port to this device without passing bridge and stack.

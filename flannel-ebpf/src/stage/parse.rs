@@ -1,5 +1,6 @@
 //! Reads headers: what kind of packet it is, and whether it is for this node.
 
+use flannel_common::fingerprint::{Digest, Fingerprint};
 use flannel_common::node::{NodeConfig, OverlayEnd};
 use flannel_common::outcome::Outcome;
 use network_types::eth::{EthHdr, EtherType};
@@ -16,8 +17,8 @@ const IPV6: u16 = EtherType::Ipv6 as u16;
 /// VXLAN flag: the header has a VNI (RFC 7348 section 5).
 pub const HAS_VNI: u8 = 0x08;
 
-/// Bytes of a transport header that are read: ports and TCP's flags.
-const TRANSPORT: usize = 14;
+/// Bytes of a transport header that are read: those of TCP without options.
+const TRANSPORT: usize = 20;
 /// Offset of TCP's flags, and the flags that begin or end a connection (RFC 9293 section 3.1).
 const TCP_FLAGS: usize = 13;
 const FIN_SYN_RST: u8 = 0b111;
@@ -111,6 +112,29 @@ pub fn transport<H: Ip>(packet: &impl PacketAccess, inner: &Inner<'_, H>) -> Res
     let ports: &UdpHdr = packet.header(offset)?;
     let control = ip.protocol() == TCP && packet.header::<u8>(offset + TCP_FLAGS)? & FIN_SYN_RST != 0;
     Ok(Transport { source: ports.src, destination: ports.dst, control })
+}
+
+/// Returns the digest after what a stack may change of this packet, as it is after this number of routers: type of service
+/// or traffic class, lengths, identification, TTL; and of TCP the sequence and acknowledgement numbers, flags and window.
+///
+/// Not the transport checksum: the kernel completes it on the way if the sender is on the same machine, as a container or
+/// virtual machine may be (`CHECKSUM_PARTIAL`).
+///
+/// # Errors
+/// [`Outcome::Truncated`]
+#[inline(always)]
+pub fn digest<H: Ip>(
+    digest: Digest,
+    packet: &Packet<'_>,
+    inner: &Inner<'_, H>,
+    hops: u8,
+) -> Result<Fingerprint, Outcome> {
+    let mut digest = digest.with_bytes(&inner.ip.after_hops(hops));
+    if inner.ip.protocol() == TCP {
+        let after_ports = inner.offset + EthHdr::LEN + size_of::<H>() + 4;
+        digest = digest.with_bytes(packet.header::<[u8; 12]>(after_ports)?);
+    }
+    Ok(digest.finish(packet.gso_size() != 0))
 }
 
 /// Family of a packet that the uplink received. Outer and inner packet are of the same family.

@@ -98,7 +98,7 @@ fn ipv6(header: &[u8]) -> Option<Ip<'_>> {
 }
 
 /// Reads the flow of the IP packet at this place, if it is of this family and has its ports and TCP's flags in the frame.
-pub(super) fn flow<A>(frame: &[u8], at: usize, hook: Hook) -> Option<FlowKey<A>>
+pub(in crate::program) fn flow<A>(frame: &[u8], at: usize, hook: Hook) -> Option<FlowKey<A>>
 where
     A: Address + for<'a> TryFrom<&'a [u8]>,
 {

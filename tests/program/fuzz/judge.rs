@@ -50,6 +50,10 @@ pub(super) fn check_packet(case: &Case, run: &RunResult) -> Checked {
         Outcome::Decapsulated => decapsulated(case, run)?,
         Outcome::Delivered => delivered(case, run)?,
         outcome => {
+            if outcome == Outcome::FlowProven {
+                let own = case.fingerprint().map(|packet| packet.token().0);
+                prop_assert_eq!(Some(case.token()), own, "a changed packet proves its flow");
+            }
             prop_assert!(outcome.verdict() != Verdict::Carried, "{}", outcome.name());
             prop_assert_eq!(&run.packet, &case.frame);
             case.meta.mark

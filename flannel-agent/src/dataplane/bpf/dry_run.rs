@@ -79,7 +79,9 @@ impl DryRun {
         let node = node(pins)?;
         // Loading would make a map that is missing, and pin it.
         SHARED.iter().try_for_each(|name| pinned(&pins.path(name)).map(drop))?;
-        let mut ebpf = super::load_programs(pins, &SHARED, &node, false)?;
+        let mut loader = super::loader(false);
+        loader.override_global(abi::DRY_RUN, &1_u8, true);
+        let mut ebpf = super::load_programs(loader, pins, &SHARED, &node)?;
         let mut leases = known::leases::<V4>(&mut ebpf)?;
         leases.append(&mut known::leases::<V6>(&mut ebpf)?);
         Ok(Self { ebpf, pins: pins.clone(), node, leases, flow: None, counted: Counters::new() })
@@ -121,7 +123,7 @@ impl DryRun {
         attach::is_some_attached(hook, index, &self.pins, kernel).await
     }
 
-    /// Copies what the node knows of a flow.
+    /// Copies what the node knows of a flow, without its samples: they are packets of the node.
     ///
     /// # Errors
     /// A map cannot be read or written.
@@ -137,10 +139,11 @@ impl DryRun {
 
     fn copy<A: MapFamily>(&mut self, key: &FlowKey<A>) -> Result<()> {
         let live = HashMap::<_, FlowKey<A>, Flow>::try_from(pinned(&self.pins.path(A::FLOWS))?)?;
-        let flow = match live.get(key, 0) {
+        let mut flow = match live.get(key, 0) {
             Err(MapError::KeyNotFound) => return Ok(()),
             found => found.with_context(|| format!("reading {}", A::FLOWS))?,
         };
+        (flow.egress.sample, flow.ingress.sample) = (0, 0);
         let map =
             self.ebpf.map_mut(A::FLOWS).with_context(|| format!("no map {} in the object", A::FLOWS))?;
         HashMap::<_, FlowKey<A>, Flow>::try_from(map)?.insert(key, flow, 0).context("copying a flow")?;

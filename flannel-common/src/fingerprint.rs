@@ -1,0 +1,151 @@
+//! Fingerprints: what of a packet must be the same where it leaves the host stack as where it entered.
+//!
+//! A packet gets a [`Token`] of its fingerprint where it enters the stack, and carries it in `skb->tc_index`, which Linux
+//! keeps from hook to hook. Where it leaves, the token says whether this packet was changed. The whole fingerprint, which
+//! the flow cache keeps of one packet at a time, proves that it was not.
+//!
+//! ```
+//! use flannel_common::fingerprint::{Digest, Token};
+//!
+//! let sent = Digest::START.with(0x4500_0054).with(0x1234_4000).finish(false);
+//! let marked = Digest::START.with(0x45b8_0054).with(0x1234_4000).finish(false);
+//! assert_eq!(sent.compare(sent.token()), Some(true));
+//! assert_eq!(marked.compare(sent.token()), Some(false), "a rule has changed DSCP");
+//! assert_eq!(sent.compare(Token::NONE), None, "this packet did not enter");
+//! ```
+
+/// Bit of fingerprints and tokens: the packet is an aggregate, which the stack may cut into segments.
+const AGGREGATE: u32 = 1 << 15;
+
+/// A fingerprint in the making.
+#[derive(Clone, Copy, Debug)]
+pub struct Digest(u64);
+
+/// A digest of a packet: its flow, and what a stack may change. Different packets have the same one by chance, once in
+/// 2^63.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint(pub u64);
+
+/// The part of a [`Fingerprint`] that fits into `skb->tc_index`. Different packets have the same one by chance, once in
+/// 2^15.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token(pub u32);
+
+impl Digest {
+    /// The digest of nothing.
+    pub const START: Self = Self(0x9e37_79b9_7f4a_7c15);
+
+    /// Adds a word of the packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with(self, word: u32) -> Self {
+        // Each step can be undone, so that no difference gets lost. The last one brings it to the lower half.
+        let mixed = (self.0 ^ word as u64).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        Self(mixed ^ mixed >> 32)
+    }
+
+    /// Adds whole words of bytes in wire order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_bytes(mut self, bytes: &[u8]) -> Self {
+        let (words, _) = bytes.as_chunks();
+        let mut at = 0;
+        while at < words.len() {
+            self = self.with(u32::from_ne_bytes(words[at]));
+            at += 1;
+        }
+        self
+    }
+
+    /// Returns the fingerprint. `is_aggregate`: whether the packet is an aggregate (GSO, GRO).
+    #[inline(always)]
+    #[must_use]
+    pub const fn finish(self, is_aggregate: bool) -> Fingerprint {
+        let single = self.0 & !(AGGREGATE as u64);
+        Fingerprint(if is_aggregate { single | AGGREGATE as u64 } else { single })
+    }
+}
+
+impl Fingerprint {
+    /// Returns the token that the packet carries.
+    #[inline(always)]
+    #[must_use]
+    pub const fn token(self) -> Token {
+        let token = self.0 as u32 & 0xffff;
+        Token(if token <= Token::UNKNOWN.0 { Token::UNKNOWN.0 + 1 } else { token })
+    }
+
+    /// Returns whether a packet with this token had this fingerprint when it entered the stack. `None`: that cannot be said,
+    /// since it did not enter, or entered as part of an aggregate or without a fingerprint.
+    #[inline(always)]
+    #[must_use]
+    pub const fn compare(self, token: Token) -> Option<bool> {
+        let was_cut = token.0 & AGGREGATE != 0 && self.token().0 & AGGREGATE == 0;
+        if token.0 <= Token::UNKNOWN.0 || was_cut { None } else { Some(self.token().0 == token.0) }
+    }
+}
+
+impl Token {
+    /// Of a packet that did not enter the stack.
+    pub const NONE: Self = Self(0);
+    /// Of a packet that entered the stack without a fingerprint.
+    pub const UNKNOWN: Self = Self(1);
+
+    /// Returns whether the packet did not enter the stack.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_in_any_word_shows_in_token_and_fingerprint() {
+        const WORDS: [u32; 13] = [7; 13];
+        let of = |words: [u32; 13]| words.into_iter().fold(Digest::START, Digest::with).finish(false);
+        for (at, bit) in (0..WORDS.len()).flat_map(|at| (0..32).map(move |bit| (at, bit))) {
+            let mut changed = WORDS;
+            changed[at] ^= 1 << bit;
+            assert_ne!(of(changed), of(WORDS), "bit {bit} of word {at}");
+            assert_eq!(of(changed).compare(of(WORDS).token()), Some(false), "bit {bit} of word {at}");
+        }
+        let mut swapped = WORDS;
+        (swapped[0], swapped[1]) = (1, 2);
+        let one = of(swapped);
+        swapped.swap(0, 1);
+        assert_ne!(of(swapped), one, "the order counts");
+    }
+
+    #[test]
+    fn bytes_are_words_in_the_order_of_the_machine() {
+        let word = u32::from_ne_bytes([1, 2, 3, 4]);
+        let (bytes, words) = (Digest::START.with_bytes(&[1, 2, 3, 4]), Digest::START.with(word));
+        assert_eq!(bytes.finish(false), words.finish(false));
+    }
+
+    #[test]
+    fn the_token_of_a_fingerprint_is_none_of_the_others() {
+        for low in [0, 1, 2, AGGREGATE.into(), 1 << 16, u64::MAX << 16] {
+            let packet = Fingerprint(low);
+            assert!(![Token::NONE, Token::UNKNOWN].contains(&packet.token()), "{low:x}");
+            assert_eq!(packet.compare(packet.token()), Some(true), "{low:x}");
+            assert_eq!(
+                [Token::NONE, Token::UNKNOWN].map(|token| packet.compare(token)),
+                [None; 2],
+                "{low:x}"
+            );
+        }
+    }
+
+    #[test]
+    fn segments_of_an_aggregate_cannot_be_compared_with_it() {
+        let (aggregate, single) = (Digest::START.finish(true), Digest::START.with(1).finish(false));
+        assert_eq!(single.compare(aggregate.token()), None);
+        assert_eq!(aggregate.compare(aggregate.token()), Some(true));
+        assert_eq!(aggregate.compare(single.token()), Some(false));
+    }
+}
