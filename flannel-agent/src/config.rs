@@ -93,6 +93,11 @@ impl NetworkConfig {
         }
     }
 
+    /// Returns the prefixes from which nodes lease subnets, IPv4 first. See [`SubnetRange::prefixes`].
+    pub fn leasable(&self) -> impl Iterator<Item = IpNet> {
+        self.ranges().flat_map(|range| range.prefixes())
+    }
+
     /// Reads and checks a configuration. Keys may be in any case; unknown keys are ignored.
     ///
     /// ```

@@ -39,7 +39,7 @@ pub struct UplinkOptions {
     pub public_ip: Option<Ipv4Addr>,
     /// `--public-ipv6`.
     pub public_ipv6: Option<Ipv6Addr>,
-    /// The networks of pods. Addresses in them belong to the overlay and are ignored.
+    /// The prefixes that nodes lease pods' subnets from. Addresses in them belong to the overlay and are ignored.
     pub pod_networks: Vec<IpNet>,
 }
 

@@ -15,19 +15,23 @@ use crate::overlay::Overlay;
 
 const FLOOD: Duration = Duration::from_secs(4);
 const SOON: Duration = Duration::from_secs(10);
-/// Number of subnets without a lease.
-const SUBNETS: u32 = 100;
+/// Number of subnets, from 10.5.0.0 on, of which two have a lease.
+const SUBNETS: u32 = 64;
 
 /// Sends to addresses in subnets without a lease until `stop` returns true.
 fn flood(overlay: &Overlay, stop: impl Fn() -> bool) -> Result<()> {
     let pod = &overlay.pods[0][0];
     let socket = pod.netns().udp_bind(pod.ip(), 0)?;
+    let leased = [overlay.base(0)?, overlay.base(1)?].map(Ipv4Addr::to_bits);
     for n in 0.. {
         if stop() {
             break;
         }
-        let unleased =
-            Ipv4Addr::from(u32::from_be_bytes([10, 5, 100, 1]) + (n % SUBNETS) * 256 + n / SUBNETS % 200);
+        let subnet = u32::from_be_bytes([10, 5, 0, 0]) + (n % SUBNETS) * 256;
+        if leased.contains(&subnet) {
+            continue;
+        }
+        let unleased = Ipv4Addr::from(subnet + 1 + n / SUBNETS % 200);
         // The host answers "unreachable", which the socket may report as an error.
         let _ = socket.send_to(b"anybody?", (IpAddr::from(unleased), 9));
     }

@@ -244,12 +244,12 @@ fn the_kernels_question_for_the_mac_of_an_address_is_answered() -> TestResult {
 fn unleased_subnets_are_unreachable() -> TestResult {
     let overlay = floor()?;
     let (node, (pod, _)) = (&overlay.nodes()[0], overlay.two_pods());
-    let said = node.exec("ip route get 10.5.77.7").unwrap_err();
+    let said = node.exec("ip route get 10.5.0.7").unwrap_err();
     assert!(format!("{said:#}").contains("No route to host"), "{said:#}");
-    let said = format!("{:#}", pod.exec("ping -c 1 -W 5 10.5.77.7").unwrap_err());
+    let said = format!("{:#}", pod.exec("ping -c 1 -W 5 10.5.0.7").unwrap_err());
     assert!(said.contains("Unreachable"), "{said}");
     // A foreign route has priority.
-    node.exec("ip route add 10.5.0.0/16 via 192.168.64.254 dev eth0 onlink")?;
-    assert!(node.exec("ip route get 10.5.77.7")?.contains("via 192.168.64.254"));
+    node.exec("ip route add 10.5.0.0/18 via 192.168.64.254 dev eth0 onlink")?;
+    assert!(node.exec("ip route get 10.5.0.7")?.contains("via 192.168.64.254"));
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod names;
+mod range;
 mod stays;
 
 use anyhow::{Context as _, Result};

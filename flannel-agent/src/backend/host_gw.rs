@@ -9,7 +9,7 @@ use tracing::warn;
 
 use super::direct::Direct;
 use super::{Backend, Setup};
-use crate::config::BackendType;
+use crate::config::{BackendType, SubnetRange};
 use crate::dataplane::kernel::Kernel;
 use crate::lease::{LeaseAttrs, SubnetKey};
 use crate::peer::Peer;
@@ -18,7 +18,7 @@ use crate::uplink::{NodeAddress, Uplink};
 /// The host-gw backend of this node.
 pub struct HostGw {
     kernel: Kernel,
-    networks: Vec<IpNet>,
+    ranges: Vec<SubnetRange>,
     direct: Direct,
     uplink: Uplink,
     /// Subnets of the peers that were unreachable at the last check, so that each is logged once.
@@ -35,7 +35,7 @@ impl Backend for HostGw {
         let direct = Direct::start(&kernel, uplink, network, true).await?;
         Ok(Self {
             kernel,
-            networks: network.networks().collect(),
+            ranges: network.ranges().collect(),
             direct,
             uplink: uplink.clone(),
             unreachable: BTreeSet::new(),
@@ -55,8 +55,8 @@ impl Backend for HostGw {
     }
 
     async fn set_subnet(&mut self, _own: SubnetKey) -> Result<()> {
-        for network in &self.networks {
-            self.kernel.ensure_unreachable(*network).await?;
+        for range in &self.ranges {
+            self.kernel.ensure_unreachable(range).await?;
         }
         Ok(())
     }

@@ -9,8 +9,8 @@ mod tun;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
-use ipnet::{IpNet, Ipv4Net};
+use anyhow::{Context as _, Result};
+use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
 use tokio::sync::Notify;
 
@@ -33,7 +33,8 @@ pub struct Udp {
     /// Source address of the datagrams.
     local: Ipv4Addr,
     port: u16,
-    network: Ipv4Net,
+    /// The prefixes that nodes lease subnets from.
+    leasable: Vec<IpNet>,
     tunnel: Option<Tunnel>,
     /// Base address of the node's subnet, once it has one.
     own: Option<Ipv4Addr>,
@@ -51,17 +52,14 @@ impl Backend for Udp {
 
     async fn start(Setup { network, config, uplink, .. }: Setup<'_, UdpConfig>) -> Result<Self> {
         let local = uplink.ipv4.context("the udp backend carries IPv4 only")?.local;
-        let network = match network.ipv4.map(|range| range.network) {
-            Some(IpNet::V4(network)) => network,
-            _ => bail!("the udp backend carries IPv4 only, and the network has none"),
-        };
+        let range = network.ipv4.context("the udp backend carries IPv4 only, and the network has none")?;
         let (kernel, failed) = (Kernel::new()?, Arc::new(Notify::new()));
         let mut udp = Self {
             kernel,
             uplink: uplink.clone(),
             local,
             port: config.port,
-            network,
+            leasable: range.prefixes(),
             tunnel: None,
             own: None,
             failed,
@@ -89,10 +87,15 @@ impl Backend for Udp {
     }
 
     async fn apply(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
-        if let Some(tunnel) = &self.tunnel {
-            tunnel.proxy.set_nodes(Nodes::new(peers, self.port));
+        let Some(tunnel) = &self.tunnel else { return Vec::new() };
+        tunnel.proxy.set_nodes(Nodes::new(peers, self.port));
+        let mut errors = Vec::new();
+        // A reserved subnet may lie outside.
+        let is_outside = |subnet: &IpNet| !self.leasable.iter().any(|prefix| prefix.contains(subnet));
+        for subnet in peers.iter().map(|peer| peer.subnet).filter(is_outside) {
+            errors.extend(self.kernel.ensure_route(tunnel.index, subnet).await.err());
         }
-        Vec::new()
+        errors
     }
 
     async fn resync(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
@@ -143,6 +146,9 @@ impl Udp {
         let (tunnel, own) = self.tunnel.as_ref().zip(self.own).context("there is no tunnel")?;
         self.kernel.set_up(tunnel.index, self.mtu()).await?;
         self.kernel.ensure_address(tunnel.index, IpNet::from(IpAddr::V4(own))).await?;
-        self.kernel.ensure_network_route(tunnel.index, self.network).await
+        for prefix in &self.leasable {
+            self.kernel.ensure_route(tunnel.index, *prefix).await?;
+        }
+        Ok(())
     }
 }

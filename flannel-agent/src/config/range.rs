@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
 use super::ConfigError;
 
@@ -50,6 +50,25 @@ impl SubnetRange {
     #[must_use]
     pub fn can_hold(&self, subnet: IpNet) -> bool {
         subnet.prefix_len() == self.subnet_len && self.network.contains(&subnet)
+    }
+
+    /// Returns the fewest prefixes that cover what nodes can lease, and nothing else. Without `SubnetMin` and `SubnetMax` that
+    /// is the whole network, with the first subnet, although it is not leased.
+    #[must_use]
+    pub fn prefixes(&self) -> Vec<IpNet> {
+        let before_min = number(self.min).checked_sub(self.subnet_size());
+        let is_second = before_min == Some(number(self.network.network()));
+        let first = if is_second { self.network.network() } else { self.min };
+        let last = IpNet::new_assert(self.max, self.subnet_len).broadcast();
+        match (first, last) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => {
+                Ipv4Subnets::new(first, last, 0).map(IpNet::V4).collect()
+            }
+            (IpAddr::V6(first), IpAddr::V6(last)) => {
+                Ipv6Subnets::new(first, last, 0).map(IpNet::V6).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// Returns the subnet whose base address has this number; `None` if there is no such address.

@@ -138,6 +138,36 @@ fn a_leased_subnet_fits_the_guide_s_range() {
 }
 
 #[test]
+fn prefixes_cover_what_can_be_leased_and_nothing_else() {
+    for (keys, expected) in [
+        (r#""Network": "10.5.0.0/16""#, "10.5.0.0/16"),
+        (r#""Network": "10.0.0.0/8", "SubnetMin": "10.0.1.0""#, "10.0.0.0/8"),
+        (
+            r#""Network": "10.0.0.0/8", "SubnetLen": 20, "SubnetMin": "10.10.0.0", "SubnetMax": "10.99.0.0""#,
+            "10.10.0.0/15 10.12.0.0/14 10.16.0.0/12 10.32.0.0/11 10.64.0.0/11 10.96.0.0/15 10.98.0.0/16 10.99.0.0/20",
+        ),
+        (r#""Network": "10.0.0.0/8", "SubnetMin": "10.7.7.0", "SubnetMax": "10.7.7.0""#, "10.7.7.0/24"),
+        (r#""Network": "10.5.0.0/16", "SubnetMin": "10.5.0.0", "SubnetMax": "10.5.1.0""#, "10.5.0.0/23"),
+        (r#""Network": "255.255.0.0/16", "SubnetMin": "255.255.254.0""#, "255.255.254.0/23"),
+    ] {
+        let config = parse(&format!("{{{keys}}}"));
+        let prefixes: Vec<_> = config.leasable().map(|prefix| prefix.to_string()).collect();
+        assert_eq!(prefixes.join(" "), expected, "{keys}");
+    }
+    for (keys, expected) in [
+        (r#""IPv6Network": "fd44::/48""#, "10.5.0.0/16 fd44::/48"),
+        (
+            r#""IPv6Network": "fd44::/32", "IPv6SubnetMin": "fd44:0:10::", "IPv6SubnetMax": "fd44:0:2f:ffff::""#,
+            "10.5.0.0/16 fd44:0:10::/44 fd44:0:20::/44",
+        ),
+    ] {
+        let config = parse(&format!(r#"{{"Network": "10.5.0.0/16", "EnableIPv6": true, {keys}}}"#));
+        let prefixes: Vec<_> = config.leasable().map(|prefix| prefix.to_string()).collect();
+        assert_eq!(prefixes.join(" "), expected, "{keys}");
+    }
+}
+
+#[test]
 fn keys_are_read_in_any_case() {
     let config = parse(
         r#"{ "network": "10.5.7.9/16", "ENABLEIPV6": true, "ipv6network": "fd44:0:0:40::/56", "enableNFTables": true,

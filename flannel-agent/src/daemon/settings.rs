@@ -77,7 +77,7 @@ pub(super) fn uplink_options(flags: &UplinkFlags, config: &NetworkConfig, given:
         stack: stack(config),
         public_ip: given.v4.or(flags.public_ip),
         public_ipv6: given.v6.or(flags.public_ipv6),
-        pod_networks: config.networks().collect(),
+        pod_networks: config.leasable().collect(),
     }
 }
 

@@ -63,6 +63,8 @@ pub struct Accelerator {
     bpf: Bpf,
     events: Events,
     shortcut: Option<Shortcut>,
+    /// The prefixes that nodes lease subnets from.
+    leasable: Vec<IpNet>,
     /// When to look whether the programs are still attached, and the connection tracker is still set for flows.
     check: Interval,
     _counters: Registration,
@@ -93,7 +95,8 @@ impl Accelerator {
         let events = Events::open(bpf.ebpf())?;
         let counters = METRICS.register(PacketCounters(settings.pins.clone()));
         let check = interval(CHECK);
-        Ok(Box::new(Self { bpf, events, shortcut, check, _counters: counters }))
+        let leasable = settings.ranges.iter().flat_map(SubnetRange::prefixes).collect();
+        Ok(Box::new(Self { bpf, events, shortcut, leasable, check, _counters: counters }))
     }
 
     /// Detaches the programs of this agent and of earlier ones, and removes their pins.
@@ -112,7 +115,7 @@ impl Accelerator {
     /// Sets the node's own subnets, with the next [`Self::apply`]: the node's pods are in them, and no other node may send
     /// from them.
     pub fn set_own_subnets(&mut self, subnets: &[IpNet]) {
-        subnets.iter().for_each(|subnet| self.bpf.leases.set_own(*subnet));
+        subnets.iter().for_each(|subnet| self.bpf.leases.set_own(*subnet, &self.leasable));
         if let Some(shortcut) = &mut self.shortcut {
             shortcut.set_subnets(subnets);
         }

@@ -26,7 +26,7 @@ pub mod unreachable;
 mod watch;
 
 use anyhow::{Context, Result};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteType};
 use rtnetlink::{Handle, LinkUnspec};
 use tokio::sync::Mutex;
@@ -42,6 +42,7 @@ pub use self::ttl::default_ttl;
 pub use self::watch::LinkWatch;
 use super::desired::{Answer, Floor, FloorChanges};
 use super::entry::Via;
+use crate::config::SubnetRange;
 use crate::metrics::METRICS;
 use crate::netlink;
 
@@ -111,26 +112,25 @@ impl Kernel {
         changed.with_context(|| format!("setting interface {interface} up with MTU {mtu}"))
     }
 
-    /// Routes the whole network through an interface: `10.5.0.0/16 dev flannel0`.
+    /// Routes a prefix of pods through an interface: `10.5.0.0/16 dev flannel0`.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub async fn ensure_network_route(&self, interface: u32, network: Ipv4Net) -> Result<()> {
-        let mut route = netlink::route::message(network.into(), RouteType::Unicast);
+    pub async fn ensure_route(&self, interface: u32, prefix: IpNet) -> Result<()> {
+        let mut route = netlink::route::message(prefix, RouteType::Unicast);
         route.attributes.push(RouteAttribute::Oif(interface));
         let added = self.handle.route().add(route).replace().execute().await;
-        added.with_context(|| format!("setting the route to {network} by interface {interface}"))
+        added.with_context(|| format!("setting the route to {prefix} by interface {interface}"))
     }
 
-    /// Makes the kernel answer packets to unleased subnets of this network with "unreachable", instead of
-    /// sending them by the default route.
+    /// Makes the kernel answer packets to unleased subnets of this range with "unreachable", instead of sending them by the
+    /// default route. Removes the routes of that kind that an earlier range needed.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub async fn ensure_unreachable(&self, network: IpNet) -> Result<()> {
-        let request = unreachable::message(network);
-        let added = self.handle.route().add(request).replace().execute().await;
-        added.with_context(|| format!("setting route unreachable {network}"))
+    pub async fn ensure_unreachable(&self, range: &SubnetRange) -> Result<()> {
+        let _dumping = self.dumping.lock().await;
+        unreachable::ensure(&self.handle, range).await
     }
 
     /// Reads the device's entries of the kinds that flanneld writes. Others are left out.

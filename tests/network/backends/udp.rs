@@ -14,7 +14,7 @@ use crate::overlay::{lines_of, refusal};
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","Backend":{"Type":"udp"}}"#;
 const TUN: &str = "flannel0";
 /// An address in a subnet without a lease.
-const UNLEASED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 5, 200, 5));
+const UNLEASED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 5, 0, 5));
 
 /// Fails unless the device has flanneld's properties.
 fn ensure_device(node: &Node) -> Result<()> {
@@ -25,7 +25,7 @@ fn ensure_device(node: &Node) -> Result<()> {
     let address = node.exec(&format!("ip -4 addr show dev {TUN}"))?;
     ensure!(address.contains(&format!("inet {}/32 scope global", base(node)?)), "{address}");
     let routes = lines(node, &format!("ip -4 route show dev {TUN}"))?;
-    ensure!(routes == ["10.5.0.0/16"], "{routes:?}");
+    ensure!(routes == ["10.5.0.0/18"], "{routes:?}");
     Ok(())
 }
 

@@ -54,7 +54,7 @@ fn missing_entries_of_the_kernel_are_named() -> TestResult {
         netns.ip(&[&line])?;
         lost(reason)?;
     }
-    netns.ip(&["route del unreachable 10.5.0.0/16"])?;
+    netns.ip(&["route del unreachable 10.5.0.0/18"])?;
     assert_eq!(ask(&overlay, &there(&overlay))?.end(), ("leaves", UPLINK, "kernel"));
     netns.ip(&["route del default"])?;
     lost("there is no route")?;
@@ -66,7 +66,7 @@ fn unleased_and_too_long_packets_go_no_further() -> TestResult {
     let overlay = acquainted()?;
     let (one, other) = overlay.two_pods();
     for (question, outcome, known, reason) in [
-        (TraceCommand::new(one.ip(), "10.5.70.7".parse()?), "unleased", "note", "the route says unreachable"),
+        (TraceCommand::new(one.ip(), "10.5.0.7".parse()?), "unleased", "note", "the route says unreachable"),
         (
             TraceCommand::new(one.ip(), other.ip()).arg("--size=1451"),
             "not-cacheable",

@@ -24,7 +24,7 @@ fn contradictory_options_are_refused_with_a_reason() -> TestResult {
             TraceCommand::new("10.9.0.1".parse()?, "10.9.0.2".parse()?),
             "is on this node, which has 10.5.".to_owned(),
         ),
-        (TraceCommand::new("10.5.70.7".parse()?, one.ip()), "Name its public address by --sender".to_owned()),
+        (TraceCommand::new("10.5.0.7".parse()?, one.ip()), "Name its public address by --sender".to_owned()),
         (there(&overlay).arg("--sender=192.168.64.77"), format!("{} is not on this node", other.ip())),
         (TraceCommand::new(one.ip(), "fd44::1".parse()?), "different address families".to_owned()),
         (there(&overlay).arg("--proto=tcp"), "need --dport".to_owned()),

@@ -1,13 +1,12 @@
 //! The floor: what the kernel itself needs to carry packets to the peers.
 
 use anyhow::{Error, Result};
-use ipnet::IpNet;
 
 use super::overlay::Overlay;
 use super::settings;
 use crate::backend::Setup;
 use crate::backend::direct::Direct;
-use crate::config::VxlanConfig;
+use crate::config::{SubnetRange, VxlanConfig};
 use crate::dataplane::desired::Ways;
 use crate::dataplane::entry::Miss;
 use crate::dataplane::kernel::Kernel;
@@ -21,7 +20,7 @@ pub(super) struct NodeFloor {
     overlays: Vec<Overlay>,
     /// Routes to peers on the uplink's link, with DirectRouting. They need no overlay.
     direct: Direct,
-    networks: Vec<IpNet>,
+    ranges: Vec<SubnetRange>,
     events: KernelEvents,
 }
 
@@ -42,7 +41,7 @@ impl NodeFloor {
         }
         let Setup { network, config, uplink, .. } = setup;
         let direct = Direct::start(kernel, uplink, network, config.direct_routing).await?;
-        Ok(Self { overlays, direct, networks: network.networks().collect(), events: kernel.events()? })
+        Ok(Self { overlays, direct, ranges: network.ranges().collect(), events: kernel.events()? })
     }
 
     pub(super) fn overlays(&self) -> &[Overlay] {
@@ -54,8 +53,8 @@ impl NodeFloor {
         for overlay in &mut self.overlays {
             overlay.set_subnet(kernel, own).await?;
         }
-        for network in &self.networks {
-            kernel.ensure_unreachable(*network).await?;
+        for range in &self.ranges {
+            kernel.ensure_unreachable(range).await?;
         }
         Ok(())
     }
@@ -72,8 +71,8 @@ impl NodeFloor {
                 Err(error) => errors.push(error),
             }
         }
-        for network in &self.networks {
-            errors.extend(kernel.ensure_unreachable(*network).await.err());
+        for range in &self.ranges {
+            errors.extend(kernel.ensure_unreachable(range).await.err());
         }
         errors.extend(self.direct.read(kernel).await.err());
         (errors, recreated)

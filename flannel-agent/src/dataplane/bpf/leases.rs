@@ -32,10 +32,10 @@ impl LeaseMaps {
         Ok(Self { v4: Leases::open(ebpf, node)?, v6: Leases::open(ebpf, node)? })
     }
 
-    /// Adds the node's own subnet, with the next [`Self::apply`].
-    pub fn set_own(&mut self, subnet: IpNet) {
-        self.v4.set_own(subnet);
-        self.v6.set_own(subnet);
+    /// Adds the node's own subnet, with the next [`Self::apply`]. `leasable`: the prefixes that nodes lease subnets from.
+    pub fn set_own(&mut self, subnet: IpNet, leasable: &[IpNet]) {
+        self.v4.set_own(subnet, leasable);
+        self.v6.set_own(subnet, leasable);
     }
 
     /// Makes the maps hold exactly these peers and the node itself. `direct`: the subnets that are routed without a
@@ -86,14 +86,15 @@ impl<A: MapFamily> Leases<A> {
     }
 
     /// Sets the node's own subnet, if it is of this family.
-    fn set_own(&mut self, subnet: IpNet) {
-        let OverlayEnd { local_ip, vtep_mac, network_len, .. } = self.ours;
-        let network = IpNet::new(subnet.network(), network_len).ok().and_then(Prefix::of);
-        let (Some(subnet), Some(network)) = (Prefix::of(subnet), network) else { return };
+    fn set_own(&mut self, subnet: IpNet, leasable: &[IpNet]) {
+        let OverlayEnd { local_ip, vtep_mac, .. } = self.ours;
+        let Some(subnet) = Prefix::of(subnet) else { return };
         let own = Lease { public_ip: local_ip, vtep_mac, flags: OWN };
         let node = Lease { flags: OWN | NODE, ..own };
         let no_node = Lease { public_ip: A::default(), vtep_mac: [0; 6], flags: NETWORK };
-        self.own = Table::from([(network, no_node), (subnet, own), (Prefix::host(local_ip), node)]);
+        let leasable = leasable.iter().filter_map(|prefix| Some((Prefix::of(*prefix)?, no_node)));
+        // A range of one subnet has one entry for both: the later one stays.
+        self.own = leasable.chain([(subnet, own), (Prefix::host(local_ip), node)]).collect();
     }
 
     fn apply(&mut self, peers: &[Peer], direct: &BTreeMap<IpNet, IpAddr>) -> Result<()> {
