@@ -7,6 +7,7 @@ mod flow;
 mod forged;
 mod path;
 mod stay;
+mod switched_off;
 mod xdp;
 
 use std::time::Duration;

@@ -12,6 +12,7 @@ mod direct;
 pub mod driver;
 pub mod events;
 mod fdb;
+mod ipv6;
 mod job;
 pub mod lookup;
 mod neighbour;

@@ -1,7 +1,5 @@
 //! The vxlan device: created, adopted, or replaced by a new one with the same MAC.
 
-use std::fs;
-use std::io::ErrorKind;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -9,7 +7,7 @@ use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::{Handle, LinkUnspec, LinkVxlan};
 use tracing::{debug, info, warn};
 
-use super::solicit;
+use super::{ipv6, solicit};
 use crate::mac::Mac;
 use crate::netlink::errno;
 use crate::netlink::link::{self, Link, VxlanOptions};
@@ -57,7 +55,10 @@ pub(super) async fn ensure(handle: &Handle, spec: &DeviceSpec) -> Result<Device>
         Some(link) => adopt_or_replace(handle, spec, mac, link).await?,
         None => create(handle, spec, mac).await?,
     };
-    ignore_router_advertisements(&spec.name);
+    if spec.local.is_ipv6() {
+        ipv6::enable(&spec.name)?;
+    }
+    ipv6::ignore_router_advertisements(&spec.name);
     solicit::ask_user_space(handle, &spec.name, link.index).await;
     let link = bring_up(handle, spec, mac, link).await?;
     ensure!(
@@ -192,23 +193,6 @@ fn not_up(spec: &DeviceSpec, error: rtnetlink::Error) -> anyhow::Error {
         _ => format!("setting {name} up with MTU {mtu}"),
     };
     anyhow::Error::new(error).context(context)
-}
-
-/// Turns `accept_ra` off, since the overlay has no routers. Without IPv6, or with a read-only /proc/sys as in
-/// an unprivileged container, the kernel's default stays, as with flanneld.
-fn ignore_router_advertisements(device: &str) {
-    let setting = |name: &str| format!("/proc/sys/net/ipv6/conf/{device}/{name}");
-    let is = |name: &str, value: &str| fs::read_to_string(setting(name)).is_ok_and(|is| is.trim() == value);
-    // 1: unless the node forwards (net/ipv6/ndisc.c: `ipv6_accept_ra`).
-    if is("accept_ra", "0") || is("accept_ra", "1") && is("forwarding", "1") {
-        return;
-    }
-    match fs::write(setting("accept_ra"), "0") {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            info!(device, %error, "accept_ra cannot be set to 0 and stays as it is");
-        }
-        _ => {}
-    }
 }
 
 /// Returns a random MAC, locally administered and unicast.
