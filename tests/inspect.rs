@@ -117,7 +117,7 @@ fn floor(node: &Node) -> Result<BTreeSet<String>> {
 fn shown(entries: impl Iterator<Item = Result<(Key<V4>, Lease<V4>), MapError>>) -> Result<BTreeSet<String>> {
     let mut lines = BTreeSet::new();
     for entry in entries {
-        let (key, Lease { public_ip, vtep_mac, flags }) = entry?;
+        let (key, Lease { public_ip, vtep_mac, flags, .. }) = entry?;
         let (subnet, public_ip) = (Ipv4Addr::from(key.data()), Ipv4Addr::from(public_ip));
         if flags == 0 {
             lines.insert(format!("{subnet}/{} is {} at {public_ip}", key.prefix_len(), Mac(vtep_mac)));

@@ -19,6 +19,7 @@ mod ipv6;
 mod leases;
 mod mixed;
 mod moving;
+mod narrow_path;
 mod offloads;
 mod prepare_node;
 mod reachability;

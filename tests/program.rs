@@ -135,16 +135,29 @@ impl Programs {
     pub(crate) fn configured(change: impl FnOnce(&mut NodeConfig)) -> Self {
         let mut programs = Self::unconfigured();
         programs.set_node(change);
-        let not_leased = Lease { public_ip: [0; 4], vtep_mac: [0; 6], flags: lease::NETWORK };
+        let not_leased = Lease { public_ip: [0; 4], vtep_mac: [0; 6], flags: lease::NETWORK, route_mtu: 0 };
         programs.lease(16, [10, 1, 0, 0], not_leased);
-        programs.lease(24, [10, 1, 15, 0], Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: 0 });
-        let inner_peer = Lease { public_ip: INNER_PEER_IP, vtep_mac: INNER_PEER_MAC, flags: 0 };
+        programs.lease(
+            24,
+            [10, 1, 15, 0],
+            Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: 0, route_mtu: 0 },
+        );
+        let inner_peer = Lease { public_ip: INNER_PEER_IP, vtep_mac: INNER_PEER_MAC, flags: 0, route_mtu: 0 };
         programs.lease(25, [10, 1, 15, 128], inner_peer);
-        programs.lease(32, PEER_IP, Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: lease::NODE });
-        let gone = Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: lease::ENDED };
+        programs.lease(
+            32,
+            PEER_IP,
+            Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: lease::NODE, route_mtu: 0 },
+        );
+        let gone = Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: lease::ENDED, route_mtu: 0 };
         programs.lease(24, ENDED_SUBNET, gone);
-        programs.lease(24, OUR_SUBNET, Lease { public_ip: OUR_IP, vtep_mac: OUR_MAC, flags: lease::OWN });
-        let ourselves = Lease { public_ip: OUR_IP, vtep_mac: OUR_MAC, flags: lease::OWN | lease::NODE };
+        programs.lease(
+            24,
+            OUR_SUBNET,
+            Lease { public_ip: OUR_IP, vtep_mac: OUR_MAC, flags: lease::OWN, route_mtu: 0 },
+        );
+        let ourselves =
+            Lease { public_ip: OUR_IP, vtep_mac: OUR_MAC, flags: lease::OWN | lease::NODE, route_mtu: 0 };
         programs.lease(32, OUR_IP, ourselves);
         ipv6::leases().into_iter().for_each(|(length, prefix, lease)| programs.lease(length, prefix, lease));
         programs

@@ -23,12 +23,14 @@ pub struct Lease<A: Address> {
     pub vtep_mac: [u8; 6],
     /// [`OWN`], [`NODE`], [`ENDED`], [`DIRECT`], [`NETWORK`]; 0 for a peer's subnet behind a tunnel.
     pub flags: u16,
+    /// MTU of the route to the node in bytes, which outer packets must fit; 0: the route has none of its own.
+    pub route_mtu: u32,
 }
 
-const _: () = assert!(size_of::<Lease<V4>>() == 12 && align_of::<Lease<V4>>() == 2);
-const _: () = assert!(size_of::<Lease<V6>>() == 24 && align_of::<Lease<V6>>() == 2);
+const _: () = assert!(size_of::<Lease<V4>>() == 16 && align_of::<Lease<V4>>() == 4);
+const _: () = assert!(size_of::<Lease<V6>>() == 28 && align_of::<Lease<V6>>() == 4);
 
 #[cfg(feature = "user")]
-// SAFETY: repr(C), no padding for either of the types that can be `A` (asserted above: 4 or 16, + 6 + 2), every bit
+// SAFETY: repr(C), no padding for either of the types that can be `A` (asserted above: 4 or 16, + 6 + 2 + 4), every bit
 // pattern is valid.
 unsafe impl<A: Address> aya::Pod for Lease<A> {}

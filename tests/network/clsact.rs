@@ -47,7 +47,7 @@ fn attach(node: &Node, peer: &inspect::Peer) -> Result<()> {
     let mut bpf = Bpf::load(inspect::pins(node)?, &facts(node)?, false)?;
     let subnet = format!("{}/24", peer.base).parse()?;
     let peer = Peer { subnet, public_ip: peer.public_ip.into(), vtep_mac: Some(peer.mac.parse()?) };
-    bpf.leases.apply(&[peer], &BTreeMap::new())?;
+    bpf.leases.apply(&[peer], &BTreeMap::new(), &BTreeMap::new())?;
     bpf.config.enable_sender_check()?;
     node.netns().run(|| {
         HOOKS.iter().try_for_each(|(hook, interface, _)| {

@@ -33,7 +33,11 @@ fn arriving(packet: &Ipv4) -> Vec<u8> {
 fn programs(direct_routing: u32) -> Programs {
     let mut programs =
         Programs::configured(|node| (node.flow_cache, node.direct_routing) = (1, direct_routing));
-    programs.lease(24, [10, 1, 15, 0], Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: DIRECT });
+    programs.lease(
+        24,
+        [10, 1, 15, 0],
+        Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: DIRECT, route_mtu: 0 },
+    );
     programs
 }
 

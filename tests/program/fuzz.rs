@@ -275,7 +275,11 @@ fn nothing_malformed_comes_out() {
     let place = NetNs::new("fuzz").unwrap();
     place.ip(&[format!("link set lo mtu {POD_MTU}")]).unwrap();
     let mut programs = Programs::with_flow_cache();
-    programs.lease(24, ON_LINK, Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: DIRECT });
+    programs.lease(
+        24,
+        ON_LINK,
+        Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: DIRECT, route_mtu: 0 },
+    );
     let subnets = ipv6::leases().into_iter().filter(|(length, ..)| *length == 64);
     subnets.for_each(|(length, subnet, lease)| programs.subnet(length, subnet, lease));
     let tried = place.run(|| {

@@ -30,14 +30,19 @@ pub(super) fn framed_back() -> Vec<u8> {
 
 /// Returns the content of `LEASES6`: length, prefix, lease.
 pub(super) fn leases() -> [(u32, V6, Lease<V6>); 6] {
-    let peer = |flags| Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags };
-    let not_leased = Lease { public_ip: V6::default(), vtep_mac: [0; 6], flags: lease::NETWORK };
+    let peer = |flags| Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags, route_mtu: 0 };
+    let not_leased =
+        Lease { public_ip: V6::default(), vtep_mac: [0; 6], flags: lease::NETWORK, route_mtu: 0 };
     [
         (48, v6([0xfd44, 0, 0, 0, 0, 0, 0, 0]), not_leased),
         (64, PEER_SUBNET, peer(0)),
         (128, PEER_IP, peer(lease::NODE)),
         (64, ENDED_SUBNET, peer(lease::ENDED)),
-        (64, DIRECT_SUBNET, Lease { public_ip: DIRECT_IP, vtep_mac: [6; 6], flags: lease::DIRECT }),
-        (64, OUR_SUBNET, Lease { public_ip: OUR_IP6, vtep_mac: OUR_MAC6, flags: lease::OWN }),
+        (
+            64,
+            DIRECT_SUBNET,
+            Lease { public_ip: DIRECT_IP, vtep_mac: [6; 6], flags: lease::DIRECT, route_mtu: 0 },
+        ),
+        (64, OUR_SUBNET, Lease { public_ip: OUR_IP6, vtep_mac: OUR_MAC6, flags: lease::OWN, route_mtu: 0 }),
     ]
 }

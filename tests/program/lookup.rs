@@ -18,9 +18,17 @@ fn outcome(programs: &mut Programs, destination: [u8; 4]) -> Outcome {
 #[test]
 fn a_subnet_is_found_by_exact_match() {
     let mut programs = Programs::load();
-    programs.subnet(24, [10, 1, 40, 0], Lease { public_ip: [192, 168, 64, 4], vtep_mac: PEER_MAC, flags: 0 });
+    programs.subnet(
+        24,
+        [10, 1, 40, 0],
+        Lease { public_ip: [192, 168, 64, 4], vtep_mac: PEER_MAC, flags: 0, route_mtu: 0 },
+    );
     // The network has subnets of 24 bits. Other lengths are not tried here.
-    programs.subnet(25, [10, 1, 41, 0], Lease { public_ip: [192, 168, 64, 4], vtep_mac: PEER_MAC, flags: 0 });
+    programs.subnet(
+        25,
+        [10, 1, 41, 0],
+        Lease { public_ip: [192, 168, 64, 4], vtep_mac: PEER_MAC, flags: 0, route_mtu: 0 },
+    );
     for (destination, expected) in [
         ([10, 1, 40, 0], Outcome::Encapsulated),
         ([10, 1, 40, 255], Outcome::Encapsulated),
@@ -37,7 +45,7 @@ fn a_subnet_is_found_by_exact_match() {
 fn an_ipv6_subnet_is_found_by_exact_match() {
     let mut programs = Programs::load();
     let (pod, node) = (v6([0xfd44, 0, 0, 0x90, 0, 0, 0, 2]), v6([0xfd00, 0, 0, 0, 0, 0, 0, 4]));
-    let lease = Lease { public_ip: node, vtep_mac: PEER_MAC, flags: 0 };
+    let lease = Lease { public_ip: node, vtep_mac: PEER_MAC, flags: 0, route_mtu: 0 };
     programs.subnet(64, v6([0xfd44, 0, 0, 0x40, 0, 0, 0, 0]), lease);
     for (destination, expected) in [
         (v6([0xfd44, 0, 0, 0x40, 1, 2, 3, 4]), Outcome::InnerIpv6),

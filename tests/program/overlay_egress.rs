@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use etherparse::{EtherType, IpNumber, Ipv4Header, SlicedPacket};
+use flannel_common::lease::Lease;
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::flow::sample::{PodSide, controls};
@@ -220,4 +221,17 @@ fn nothing_is_proven_without_the_flow_cache() {
     check(&mut Programs::load(), Hook::OverlayEgress, table, |run, sent| {
         assert_eq!(unwrapped(&run.packet, PEER_IP, 0), sent);
     });
+}
+
+#[test]
+fn outer_packets_fit_the_route_to_the_peer() {
+    let mut programs = Programs::load();
+    for (route_mtu, longest) in [(0, 1464), (1400, 1364), (300, 264), (9000, 1464)] {
+        let lease = Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: 0, route_mtu };
+        programs.lease(24, [10, 1, 15, 0], lease);
+        for (length, expected) in [(longest, Outcome::Encapsulated), (longest + 1, Outcome::TooBig)] {
+            let outcome = programs.run(Hook::OverlayEgress, &of_length(length), 0).outcome;
+            assert_eq!(outcome, expected, "{length} bytes to a route with MTU {route_mtu}");
+        }
+    }
 }

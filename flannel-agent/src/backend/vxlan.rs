@@ -4,8 +4,10 @@ mod acceleration;
 mod floor;
 mod overlay;
 mod questions;
+mod route_mtus;
 mod settings;
 
+use std::collections::BTreeMap;
 use std::mem;
 use std::time::Instant;
 
@@ -24,6 +26,7 @@ use crate::uplink::Uplink;
 use acceleration::Acceleration;
 use floor::{FloorEvent, NodeFloor};
 use questions::{Question, Questions};
+use route_mtus::RouteMtus;
 
 /// The overlay of this node.
 pub struct Vxlan {
@@ -31,6 +34,7 @@ pub struct Vxlan {
     uplink: Uplink,
     floor: NodeFloor,
     acceleration: Acceleration,
+    route_mtus: RouteMtus,
     own: Option<SubnetKey>,
     /// The peers that kernel and maps hold; `None` if that is not known.
     applied: Option<Vec<Peer>>,
@@ -45,6 +49,8 @@ enum Due {
     Nothing,
     /// Pods have come or gone.
     Pods,
+    /// The MTU of a route to a peer has changed.
+    Peers,
     /// Devices, entries or direct routes were changed by another program.
     Repair,
     /// The programs were detached by another program.
@@ -62,6 +68,7 @@ impl Backend for Vxlan {
             kernel,
             uplink: setup.uplink.clone(),
             acceleration,
+            route_mtus: RouteMtus::open(setup.uplink.index)?,
             own: None,
             applied: None,
             questions: Questions::new(setup.network),
@@ -134,7 +141,7 @@ impl Backend for Vxlan {
     }
 
     async fn changed(&mut self) {
-        let Self { kernel, floor, acceleration, questions, due, .. } = self;
+        let Self { kernel, floor, acceleration, route_mtus, questions, due, .. } = self;
         loop {
             let work = tokio::select! {
                 event = floor.changed() => match event {
@@ -146,6 +153,7 @@ impl Backend for Vxlan {
                     AcceleratorEvent::Detached => Some(Due::Attach),
                     AcceleratorEvent::Packet(packet) => questions.add_event(&packet).then_some(Due::Nothing),
                 },
+                () = route_mtus.changed() => Some(Due::Peers),
             };
             if let Some(work) = work {
                 *due = work.max(*due);
@@ -157,9 +165,11 @@ impl Backend for Vxlan {
     async fn react(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
         let mut errors = match self.due {
             Due::Attach | Due::Repair => self.resync(peers).await,
-            Due::Pods => {
+            due @ (Due::Pods | Due::Peers) => {
                 self.due = Due::Nothing;
-                self.acceleration.follow_pods(&self.kernel).await
+                let mut errors = if due == Due::Peers { self.apply_all(peers).await } else { Vec::new() };
+                errors.extend(self.acceleration.follow_pods(&self.kernel).await);
+                errors
             }
             Due::Nothing => Vec::new(),
         };
@@ -215,16 +225,24 @@ impl Vxlan {
     /// Computes and writes everything for these peers. The maps come before kernel entries are removed: what the programs
     /// send over IPv6 depends on both.
     async fn apply_all(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
-        let Self { kernel, floor, acceleration, .. } = self;
+        let Self { kernel, floor, acceleration, route_mtus, .. } = self;
         let (ways, mut errors) = floor.prepare(kernel, peers).await;
+        let mtus = route_mtus.read(kernel, peers).await.unwrap_or_else(|error| {
+            errors.push(error);
+            const { &BTreeMap::new() }
+        });
         // All peers: one on the link may still send through the overlay.
-        errors.extend(acceleration.apply(peers, &ways.direct).err());
+        errors.extend(acceleration.apply(peers, &ways.direct, mtus).err());
         errors.extend(floor.apply(kernel, &ways).await);
         errors
     }
 
     /// Adds these peers to what is there. Returns `None` if that is not possible, and [`Self::apply_all`] is needed.
     async fn add_peers(&mut self, joined: &[Peer]) -> Option<Vec<anyhow::Error>> {
+        if !self.route_mtus.is_empty() {
+            return None;
+        }
+        self.route_mtus.add(joined);
         let mut errors = self.floor.add_peers(&self.kernel, joined).await?;
         match self.acceleration.add_peers(joined) {
             Ok(true) => {}

@@ -122,12 +122,17 @@ impl Accelerator {
     }
 
     /// Makes the maps hold exactly these peers, and then lets the programs check senders. `direct`: the subnets that are
-    /// routed without a tunnel.
+    /// routed without a tunnel. `route_mtus`: the MTUs in bytes that routes to public addresses have of their own.
     ///
     /// # Errors
     /// A map cannot be written. The floor carries what is missing.
-    pub fn apply(&mut self, peers: &[Peer], direct: &BTreeMap<IpNet, IpAddr>) -> Result<()> {
-        self.bpf.leases.apply(peers, direct)?;
+    pub fn apply(
+        &mut self,
+        peers: &[Peer],
+        direct: &BTreeMap<IpNet, IpAddr>,
+        route_mtus: &BTreeMap<IpAddr, u32>,
+    ) -> Result<()> {
+        self.bpf.leases.apply(peers, direct, route_mtus)?;
         self.bpf.config.enable_sender_check()
     }
 

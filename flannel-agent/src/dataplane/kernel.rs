@@ -19,6 +19,7 @@ mod neighbour;
 mod nexthop;
 mod pods;
 mod route;
+mod route_mtu;
 mod solicit;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,8 @@ use futures::{TryStream, TryStreamExt as _};
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
+    RouteType, RouteVia,
 };
 use rtnetlink::{Error, Handle};
 
@@ -119,6 +120,44 @@ fn hop(message: &RouteMessage) -> Option<Hop> {
         }
     }
     interface.map(|interface| Hop { interface, gateway, source })
+}
+
+/// Looks up the MTU in bytes that the route to an address through this interface has of its own, or has learnt.
+///
+/// # Errors
+/// The kernel does not answer.
+pub async fn look_up_mtu(handle: &Handle, destination: IpAddr, interface: u32) -> Result<Option<u32>, Error> {
+    let mut request = request(RouteQuery { destination, forwarded: None });
+    request.attributes.push(RouteAttribute::Oif(interface));
+    match pin!(handle.route().get(request).execute()).try_next().await {
+        Ok(route) => Ok(route.as_ref().and_then(mtu_of)),
+        Err(error) if refusal(errno(&error)).is_some() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns the MTU in bytes that a route has of its own (`ip route add ... mtu 1400`).
+#[must_use]
+pub fn mtu_of(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Metrics(metrics) => metrics.iter().find_map(|metric| match metric {
+            RouteMetric::Mtu(mtu) if *mtu != 0 => Some(*mtu),
+            _ => None,
+        }),
+        _ => None,
+    })
+}
+
+/// Lists the routes of all tables through this interface.
+pub fn list_all(
+    handle: &Handle,
+    family: AddressFamily,
+    interface: u32,
+) -> impl TryStream<Ok = RouteMessage, Error = Error> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = family;
+    request.attributes.push(RouteAttribute::Oif(interface));
+    handle.route().get(request).execute()
 }
 
 /// Lists the routes of the main table, through one interface or all.

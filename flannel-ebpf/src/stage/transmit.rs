@@ -36,8 +36,9 @@ pub trait Transmit: IpFamily {
 impl Transmit for Ipv4Hdr {
     #[inline(always)]
     fn transmit(outgoing: &Outgoing<'_, Self>, routed: Option<Routed<Self>>) -> Result<Carried, Outcome> {
-        let Outgoing { packet, inner, node, .. } = *outgoing;
-        fit::uplink(packet, inner, &node.v4)?;
+        let Outgoing { packet, inner, node, ref lease, .. } = *outgoing;
+        let outer_len = fit::uplink(packet, inner, &node.v4)?;
+        path_mtu::check::<Self>(packet, outer_len, &node.v4, lease)?;
         match routed {
             Some(routed) => encap::push(outgoing, routed)?,
             None => encap::push(outgoing, *inner.frame)?,
@@ -53,7 +54,7 @@ impl Transmit for Ipv6Hdr {
         let Outgoing { packet, inner, node, lease, .. } = outgoing;
         let routed = routed.ok_or(Outcome::InnerIpv6)?;
         let outer_len = fit::uplink(packet, inner, &node.v6)?;
-        path_mtu::check(packet, outer_len, &node.v6, lease)?;
+        path_mtu::check::<Self>(packet, outer_len, &node.v6, lease)?;
         packet.write(0, &routed)?;
         Ok(deliver::through_overlay_device(&node.v6))
     }

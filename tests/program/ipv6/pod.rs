@@ -116,7 +116,7 @@ fn a_packet_to_no_peer_is_passed_on() {
 #[test]
 fn a_proven_flow_to_a_peer_on_the_link_leaves_without_a_tunnel() {
     let mut programs = Programs::with_flow_cache();
-    let on_link = Lease { public_ip: DIRECT_IP, vtep_mac: PEER_MAC, flags: DIRECT };
+    let on_link = Lease { public_ip: DIRECT_IP, vtep_mac: PEER_MAC, flags: DIRECT, route_mtu: 0 };
     programs.lease(64, PEER_SUBNET, on_link);
     let (known, entered) = (of_udp(flow(PROVEN, UNKNOWN)), of_udp(flow([NOW, NEVER], UNKNOWN)));
     let table = vec![

@@ -133,9 +133,14 @@ impl Acceleration {
     }
 
     /// See [`Accelerator::apply`].
-    pub(super) fn apply(&mut self, peers: &[Peer], direct: &BTreeMap<IpNet, IpAddr>) -> Result<()> {
+    pub(super) fn apply(
+        &mut self,
+        peers: &[Peer],
+        direct: &BTreeMap<IpNet, IpAddr>,
+        route_mtus: &BTreeMap<IpAddr, u32>,
+    ) -> Result<()> {
         match &mut self.state {
-            State::Present(accelerator) => accelerator.apply(peers, direct),
+            State::Present(accelerator) => accelerator.apply(peers, direct, route_mtus),
             State::NotProbed | State::Absent(_) | State::Failed(_) => Ok(()),
         }
     }

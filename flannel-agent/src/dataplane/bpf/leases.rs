@@ -39,13 +39,19 @@ impl LeaseMaps {
     }
 
     /// Makes the maps hold exactly these peers and the node itself. `direct`: the subnets that are routed without a
-    /// tunnel.
+    /// tunnel. `route_mtus`: the MTUs in bytes that routes to public addresses have of their own.
     ///
     /// # Errors
     /// A map cannot be written. What was written stays, and the floor carries the rest.
-    pub fn apply(&mut self, peers: &[Peer], direct: &BTreeMap<IpNet, IpAddr>) -> Result<()> {
-        self.v4.apply(peers, direct)?;
-        self.v6.apply(peers, direct)
+    pub fn apply(
+        &mut self,
+        peers: &[Peer],
+        direct: &BTreeMap<IpNet, IpAddr>,
+        route_mtus: &BTreeMap<IpAddr, u32>,
+    ) -> Result<()> {
+        let routes = Routes { direct, mtus: route_mtus };
+        self.v4.apply(peers, routes)?;
+        self.v6.apply(peers, routes)
     }
 
     /// Adds these peers, none of which is routed without a tunnel. Returns false if that is not possible, and all peers
@@ -56,6 +62,20 @@ impl LeaseMaps {
     pub fn add_peers(&mut self, joined: &[Peer]) -> Result<bool> {
         Ok(self.v4.add_peers(joined)? && self.v6.add_peers(joined)?)
     }
+}
+
+/// What routes say of peers.
+#[derive(Clone, Copy)]
+struct Routes<'a> {
+    /// Subnets that are routed without a tunnel.
+    direct: &'a BTreeMap<IpNet, IpAddr>,
+    /// MTUs of routes to public addresses.
+    mtus: &'a BTreeMap<IpAddr, u32>,
+}
+
+impl Routes<'_> {
+    /// Nothing.
+    const NONE: Self = Self { direct: const { &BTreeMap::new() }, mtus: const { &BTreeMap::new() } };
 }
 
 /// The maps of one address family.
@@ -89,16 +109,16 @@ impl<A: MapFamily> Leases<A> {
     fn set_own(&mut self, subnet: IpNet, leasable: &[IpNet]) {
         let OverlayEnd { local_ip, vtep_mac, .. } = self.ours;
         let Some(subnet) = Prefix::of(subnet) else { return };
-        let own = Lease { public_ip: local_ip, vtep_mac, flags: OWN };
+        let own = Lease { public_ip: local_ip, vtep_mac, flags: OWN, route_mtu: 0 };
         let node = Lease { flags: OWN | NODE, ..own };
-        let no_node = Lease { public_ip: A::default(), vtep_mac: [0; 6], flags: NETWORK };
+        let no_node = Lease { public_ip: A::default(), vtep_mac: [0; 6], flags: NETWORK, route_mtu: 0 };
         let leasable = leasable.iter().filter_map(|prefix| Some((Prefix::of(*prefix)?, no_node)));
         // A range of one subnet has one entry for both: the later one stays.
         self.own = leasable.chain([(subnet, own), (Prefix::host(local_ip), node)]).collect();
     }
 
-    fn apply(&mut self, peers: &[Peer], direct: &BTreeMap<IpNet, IpAddr>) -> Result<()> {
-        let wanted = leases_of(peers, direct, &self.own);
+    fn apply(&mut self, peers: &[Peer], routes: Routes<'_>) -> Result<()> {
+        let wanted = leases_of(peers, routes, &self.own);
         remember(&mut self.ended, self.leases.content(), &wanted, Instant::now());
         let ended = self.ended.iter().map(|(subnet, (lease, _))| (*subnet, *lease));
         let desired = if self.ended.is_empty() { wanted } else { wanted.into_iter().chain(ended).collect() };
@@ -108,7 +128,7 @@ impl<A: MapFamily> Leases<A> {
 
     /// Returns false, with nothing done, if that is not possible.
     fn add_peers(&mut self, joined: &[Peer]) -> Result<bool> {
-        let more = leases_of(joined, &BTreeMap::new(), &Table::default());
+        let more = leases_of(joined, Routes::NONE, &Table::default());
         if !self.ended.is_empty() || !self.leases.content().is_disjoint(&more) {
             return Ok(false);
         }
@@ -146,10 +166,11 @@ fn remember<A: MapFamily>(ended: &mut Ended<A>, current: &Table<A>, wanted: &Tab
 
 /// Returns the entries of the peers whose subnet and public address are of this family, one for each subnet and one for
 /// each address, and those of the node itself.
-fn leases_of<A: MapFamily>(peers: &[Peer], direct: &BTreeMap<IpNet, IpAddr>, own: &Table<A>) -> Table<A> {
+fn leases_of<A: MapFamily>(peers: &[Peer], routes: Routes<'_>, own: &Table<A>) -> Table<A> {
     let lease = |peer: &Peer| {
-        let flags = if direct.contains_key(&peer.subnet) { DIRECT } else { 0 };
-        let lease = Lease { public_ip: A::of(peer.public_ip)?, vtep_mac: peer.vtep_mac?.0, flags };
+        let flags = if routes.direct.contains_key(&peer.subnet) { DIRECT } else { 0 };
+        let route_mtu = routes.mtus.get(&peer.public_ip).copied().unwrap_or_default();
+        let lease = Lease { public_ip: A::of(peer.public_ip)?, vtep_mac: peer.vtep_mac?.0, flags, route_mtu };
         Some((Prefix::of(peer.subnet)?, lease))
     };
     let leases = peers.iter().filter_map(lease);
@@ -180,11 +201,13 @@ mod tests {
             peer("fd44:0:0:16::/64", "fd00::3"),
         ];
         let direct = BTreeMap::from([(peers[2].subnet, peers[2].public_ip)]);
+        let mtus = BTreeMap::from([(peers[0].public_ip, 1400)]);
+        let routes = Routes { direct: &direct, mtus: &mtus };
         let shown = |(subnet, lease): (&Prefix<V6>, &Lease<V6>)| {
             format!("{subnet} {} {}", lease.public_ip.ip(), lease.flags)
         };
         assert_eq!(
-            leases_of::<V6>(&peers, &direct, &Table::default()).iter().map(shown).collect::<Vec<_>>(),
+            leases_of::<V6>(&peers, routes, &Table::default()).iter().map(shown).collect::<Vec<_>>(),
             [
                 "fd00::2/128 fd00::2 2",
                 "fd00::3/128 fd00::3 2",
@@ -192,14 +215,14 @@ mod tests {
                 "fd44:0:0:16::/64 fd00::3 8"
             ]
         );
-        let v4 = leases_of::<V4>(&peers, &direct, &Table::default());
+        let v4 = leases_of::<V4>(&peers, routes, &Table::default());
         assert_eq!(
-            v4.iter().map(|(subnet, _)| subnet.to_string()).collect::<Vec<_>>(),
-            ["10.1.15.0/24", "192.168.64.2/32"]
+            v4.iter().map(|(subnet, lease)| format!("{subnet} {}", lease.route_mtu)).collect::<Vec<_>>(),
+            ["10.1.15.0/24 1400", "192.168.64.2/32 1400"]
         );
     }
 
-    const LEASE: Lease<V4> = Lease { public_ip: [192, 168, 64, 2], vtep_mac: [2; 6], flags: 0 };
+    const LEASE: Lease<V4> = Lease { public_ip: [192, 168, 64, 2], vtep_mac: [2; 6], flags: 0, route_mtu: 0 };
 
     #[test]
     fn a_lease_that_has_ended_stays_for_a_while() {

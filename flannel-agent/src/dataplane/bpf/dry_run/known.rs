@@ -92,7 +92,7 @@ pub(super) fn leases<A: MapFamily>(ebpf: &mut Ebpf) -> Result<BTreeMap<IpNet, He
     let map = LpmTrie::<_, A, Lease<A>>::try_from(take(ebpf, A::LEASES)?)?;
     let mut leases = BTreeMap::new();
     for entry in map.iter() {
-        let (key, Lease { public_ip, vtep_mac, flags }) =
+        let (key, Lease { public_ip, vtep_mac, flags, .. }) =
             entry.with_context(|| format!("reading {}", A::LEASES))?;
         if flags & NETWORK == 0 {
             let subnet = IpNet::new(key.data().ip(), u8::try_from(key.prefix_len())?)?;
