@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use flannel_agent::dataplane::bpf::{counters, pins::Pins};
-use flannel_common::outcome::Outcome;
+use flannel_common::outcome::{Hook, MetricsKey, Outcome};
 use flannel_tests::agent::agent_binary;
 use flannel_tests::traffic::{At, ping};
 use flannel_tests::wait::throughout;
@@ -57,19 +57,33 @@ impl Network {
         At { netns: &self.pods[node], ip: IpAddr::from([10, self.number, subnet, 2]) }
     }
 
-    fn streams(&self) -> Result<Streams> {
+    /// Starts a stream in each direction between the pods, once they reach each other and the programs are at their ports. The
+    /// kernel drops packets at a port while it gets the clsact queue.
+    fn streams(&self, nodes: &[Node]) -> Result<Streams> {
         let (one, other) = (self.pod(0), self.pod(1));
         eventually("pods reach each other", JOINING, || ping(&one, other.ip).and(ping(&other, one.ip)))?;
+        eventually("programs see the pods' packets", JOINING, || {
+            ping(&one, other.ip)?;
+            nodes.iter().try_for_each(|node| {
+                let seen = self.counted(node, |key| key.hook == Hook::PodEgress)?;
+                ensure!(seen > 0, "none at the ports of {}", node.netns().name());
+                Ok(())
+            })
+        })?;
         Streams::between(&one, &other)
     }
 
     /// Returns how many packets of this network the programs of a node have carried.
     fn carried(&self, node: &Node) -> Result<u64> {
-        let counted = counters::read(&Pins::new(node.bpffs()?, self.number.into()))?;
-        let ours = counted.iter().filter(|(key, _)| {
+        self.counted(node, |key| {
             matches!(key.outcome, Outcome::Encapsulated | Outcome::Decapsulated | Outcome::Delivered)
-        });
-        Ok(ours.map(|(_, traffic)| traffic.packets).sum())
+        })
+    }
+
+    /// Returns how many packets of this network the programs of a node have counted by these keys.
+    fn counted(&self, node: &Node, keys: impl Fn(&MetricsKey) -> bool) -> Result<u64> {
+        let counted = counters::read(&Pins::new(node.bpffs()?, self.number.into()))?;
+        Ok(counted.iter().filter(|(key, _)| keys(key)).map(|(_, traffic)| traffic.packets).sum())
     }
 }
 
@@ -109,11 +123,11 @@ fn live_side_by_side(nftables: bool, change: impl Fn(AgentBuilder) -> AgentBuild
     let cluster = Cluster::segment(2)?;
     let first = Network::start(&cluster, 5, nftables, &change)?;
     let node = &cluster.nodes()[0];
-    let streams = first.streams()?;
+    let streams = first.streams(cluster.nodes())?;
     let alone = rules(node)?;
     // The second network comes, lives, starts again, and goes.
     let mut second = Network::start(&cluster, 6, nftables, &change)?;
-    let own = second.streams()?;
+    let own = second.streams(cluster.nodes())?;
     let both = rules(node)?;
     for number in [5, 6] {
         ensure!(both.contains(&format!("10.{number}.0.0/16")), "no rules of network {number}: {both}");
@@ -128,7 +142,7 @@ fn live_side_by_side(nftables: bool, change: impl Fn(AgentBuilder) -> AgentBuild
         ensure!(network.carried(node)? > 100, "the floor carries network {}", network.number);
     }
     second.agents[0].restart()?;
-    let own = second.streams()?;
+    let own = second.streams(cluster.nodes())?;
     own.ensure_whole()?;
     let refused = cleanup(node, "net6")?;
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();

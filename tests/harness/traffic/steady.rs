@@ -42,7 +42,7 @@ pub struct Steady {
 }
 
 impl Steady {
-    /// Sends a datagram every `pace`, or later, until the stream is stopped.
+    /// Sends a datagram every `pace`, or later, until the stream is stopped; at least one.
     pub fn start(from: &dyn Host, to: &dyn Host, pace: Duration) -> Result<Self> {
         let sink = to.netns().udp_bind(to.ip(), 0)?;
         setsockopt(&sink, sockopt::RcvBufForce, &BUFFER).context("enlarge a socket's buffer")?;
@@ -77,15 +77,17 @@ fn join<T>(thread: Option<JoinHandle<T>>) -> Result<T> {
 
 fn send(socket: &UdpSocket, pace: Duration, stop: &AtomicBool) -> u64 {
     let (mut due, mut number) = (Instant::now(), 0u64);
-    while !stop.load(Ordering::Relaxed) {
+    loop {
         // A datagram that cannot be sent, for instance without a route, counts as lost.
         let _ = socket.send(&number.to_be_bytes());
         number += 1;
         // A sender that was delayed does not catch up: a burst would overflow queues.
         due = (due + pace).max(Instant::now());
         thread::sleep(due.saturating_duration_since(Instant::now()));
+        if stop.load(Ordering::Relaxed) {
+            return number;
+        }
     }
-    number
 }
 
 fn receive(socket: &UdpSocket, stop: &AtomicBool) -> Vec<(u64, Instant)> {
