@@ -20,6 +20,7 @@ mod leases;
 mod mixed;
 mod moving;
 mod narrow_path;
+mod obstacles;
 mod offloads;
 mod prepare_node;
 mod reachability;

@@ -26,6 +26,7 @@ mod fuzz;
 mod group;
 mod ipv6;
 mod lookup;
+mod obstructed;
 mod overlay_egress;
 mod overlay_ingress;
 mod pod_egress;
@@ -185,6 +186,8 @@ impl Programs {
             port: crate::packets::PORT.to_be_bytes(),
             uplink_mac: [0; 6],
             xdp: XDP_OFF,
+            floor: 0,
+            reserved: 0,
             handover_key: [0; 4],
             v4: overlay(7, OUR_IP, OUR_MAC, (16, 24, [255, 255, 255, 0])),
             v6: overlay(8, OUR_IP6, OUR_MAC6, (48, 64, v6([!0, !0, !0, !0, 0, 0, 0, 0]))),

@@ -201,8 +201,8 @@ async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config
                 LeaseEvent::Taken { subnet, previous } => {
                     firewall.set_subnet(subnet, previous);
                     notices.warn("FlannelSubnetChanged", node.take_subnet(subnet, previous).await?);
-                    notices.warn("FlannelSlowPath", node.shortcoming());
                     notices.subnet_taken();
+                    notices.slow_path(node.shortcoming());
                 }
                 LeaseEvent::Lost { subnet, why } => error!(
                     "the lease of {subnet} is lost: {why}; forwarding goes on while it is taken again"
@@ -224,7 +224,10 @@ async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config
                 membership.readdress(node.attributes());
                 next_uplink = self::next_uplink(uplinks, node.uplink());
             }
-            work = node.work() => node.perform(work).await,
+            work = node.work() => {
+                node.perform(work).await;
+                notices.slow_path(node.shortcoming());
+            }
             () = firewall.tried() => {
                 if !membership.has_given_way() {
                     health.set_ready();

@@ -7,6 +7,7 @@ mod capabilities;
 pub mod desired;
 pub mod entry;
 pub mod kernel;
-mod shortcut;
+pub mod obstacle;
 pub mod table;
+mod watcher;
 mod xdp;

@@ -9,6 +9,11 @@ pub const XDP_NATIVE: u32 = 1;
 /// [`NodeConfig::xdp`]: it runs in the stack, after GRO.
 pub const XDP_GENERIC: u32 = 2;
 
+/// [`NodeConfig::floor`]: the kernel's vxlan device wraps packets, since others see what leaves it.
+pub const FLOOR_WRAPS: u32 = 1;
+/// [`NodeConfig::floor`]: the kernel's vxlan device unwraps packets, since others see what the uplink receives.
+pub const FLOOR_UNWRAPS: u32 = 1 << 1;
+
 /// The single value of `CONFIG`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +36,10 @@ pub struct NodeConfig {
     pub uplink_mac: [u8; 6],
     /// How `underlay_xdp` is attached: [`XDP_OFF`], [`XDP_NATIVE`], [`XDP_GENERIC`].
     pub xdp: u32,
+    /// What is left to the floor: [`FLOOR_WRAPS`], [`FLOOR_UNWRAPS`].
+    pub floor: u32,
+    /// Zero: programs copy the value in words of eight bytes.
+    pub reserved: u32,
     /// Key by which `underlay_ingress` recognises metadata of `underlay_xdp`; random, made with the maps.
     pub handover_key: [u8; 4],
     /// IPv4 over IPv4: `flannel.<VNI>`.
@@ -74,9 +83,9 @@ impl<A: Address> OverlayEnd<A> {
 
 const _: () = assert!(size_of::<OverlayEnd<V4>>() == 32 && align_of::<OverlayEnd<V4>>() == 4);
 const _: () = assert!(size_of::<OverlayEnd<V6>>() == 56 && align_of::<OverlayEnd<V6>>() == 4);
-const _: () = assert!(size_of::<NodeConfig>() == 128 && align_of::<NodeConfig>() == 4);
+const _: () = assert!(size_of::<NodeConfig>() == 136 && align_of::<NodeConfig>() == 4);
 
 #[cfg(feature = "user")]
-// SAFETY: repr(C), no padding (asserted above: 6 * 4 + 2 + 6 + 2 * 4 + 32 + 56, and 4 * 4 + 8 + twice 4 or 16 within), every bit
+// SAFETY: repr(C), no padding (asserted above: 6 * 4 + 2 + 6 + 4 * 4 + 32 + 56, and 4 * 4 + 8 + twice 4 or 16 within), every bit
 // pattern is valid.
 unsafe impl aya::Pod for NodeConfig {}

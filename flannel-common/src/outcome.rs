@@ -113,6 +113,7 @@ outcomes! {
     42 HandedOver "handed-over" Carried "Unwrapped in the driver; `underlay_ingress` continues with it.",
     43 MaybeAggregate "maybe-aggregate" Floor "XDP in generic mode cannot tell whether this is an aggregate; TC unwraps it.",
     44 FlowChanged "flow-changed" Floor "The host stack changes packets of the flow or answers in its place (a rule that sets DSCP or TTL, SYNPROXY, a transparent proxy): all of them stay in the stack.",
+    45 Obstructed "obstructed" Floor "A program or queue of others, which BPF would pass by, is on the way: the kernel carries the packet. The agent's log names it.",
 }
 
 /// A place where a program runs.

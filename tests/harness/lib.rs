@@ -47,6 +47,7 @@ pub mod etcd;
 pub mod failure;
 pub mod firewall;
 pub mod flanneld;
+pub mod foreign;
 pub mod helm;
 pub mod interrupt;
 pub mod kernel_vxlan;

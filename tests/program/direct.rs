@@ -3,6 +3,7 @@
 use etherparse::{EtherType, IpNumber};
 use flannel_common::flow::{Flow, Port};
 use flannel_common::lease::{DIRECT, Lease};
+use flannel_common::node::FLOOR_UNWRAPS;
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::flow::sample::{GATEWAY_MAC, POD, POD_MAC, PodSide, controls, hop, no_flows};
@@ -186,4 +187,14 @@ fn a_packet_that_is_not_from_a_pod_on_the_link_is_passed_on() {
     let good: Row =
         row("no direct routing", arriving(&PodSide::Ingress.udp(b"x")), none(), Outcome::NotVxlan, none());
     check(&mut programs(0), Hook::UnderlayIngress, vec![good], |_, _| unreachable!("nothing is carried"));
+}
+
+#[test]
+fn a_packet_without_a_tunnel_is_left_to_the_stack_where_others_must_see_it() {
+    let mut programs = programs(1);
+    programs.set_node(|node| (node.flow_cache, node.direct_routing, node.floor) = (1, 1, FLOOR_UNWRAPS));
+    let known = of_udp(flow(UNKNOWN, PROVEN));
+    let packet = arriving(&PodSide::Ingress.udp(b"payload"));
+    let rows = vec![row("a proven flow", packet, known.clone(), Outcome::Obstructed, known)];
+    check(&mut programs, Hook::UnderlayIngress, rows, |_, _| unreachable!("nothing is carried"));
 }

@@ -18,6 +18,7 @@ use flannel_common::address::{Address, V4, V6};
 use flannel_common::fingerprint::Fingerprint;
 use flannel_common::flow::FlowKey;
 use flannel_common::lease::{DIRECT, Lease};
+use flannel_common::node::{FLOOR_UNWRAPS, FLOOR_WRAPS};
 use flannel_common::outcome::{Hook, Outcome, Traffic};
 use flannel_tests::NetNs;
 use proptest::prelude::*;
@@ -47,7 +48,7 @@ const ON_LINK_PODS: (V4, V6) = ([10, 1, 18, 7], ipv6::DIRECT_SUBNET);
 const RECEIVED_ON: [u32; 3] = [0, 1, 5];
 
 /// Outcomes that must occur. A fuzz test in which every packet fails the first check would prove nothing.
-const REACHED: [(Hook, Outcome); 40] = [
+const REACHED: [(Hook, Outcome); 44] = [
     (Hook::OverlayEgress, Outcome::Encapsulated),
     (Hook::OverlayEgress, Outcome::NotIp),
     (Hook::OverlayEgress, Outcome::NoLease),
@@ -88,6 +89,10 @@ const REACHED: [(Hook, Outcome); 40] = [
     (Hook::UnderlayXdp, Outcome::NotVxlan),
     (Hook::UnderlayXdp, Outcome::OuterOptions),
     (Hook::UnderlayXdp, Outcome::ForeignVtep),
+    (Hook::OverlayEgress, Outcome::Obstructed),
+    (Hook::PodEgress, Outcome::Obstructed),
+    (Hook::UnderlayIngress, Outcome::Obstructed),
+    (Hook::UnderlayXdp, Outcome::Obstructed),
 ];
 
 /// A packet, and the state of the programs.
@@ -100,6 +105,8 @@ struct Case {
     source_check: bool,
     group_policy: bool,
     direct_routing: bool,
+    /// What is left to the floor, as of `NodeConfig::floor`.
+    floor: u32,
     /// Whether the flows of good packets are proven in both directions, and for which group.
     proven: bool,
     group: u32,
@@ -113,21 +120,25 @@ fn cases() -> impl Strategy<Value = Case> {
         (hook, mutation::mutations().prop_map(move |mutations| mutations.of(&good)))
     });
     let switches = [0.8, 0.8, 0.3, 0.5, 0.8, 0.8].map(prop::bool::weighted);
-    (packet, meta(), switches, select(&[0, GROUP][..])).prop_map(|((hook, frame), meta, switches, group)| {
-        let [flow_cache, source_check, group_policy, direct_routing, proven, unchanged] = switches;
-        Case {
-            hook,
-            frame,
-            meta,
-            flow_cache,
-            source_check,
-            group_policy,
-            direct_routing,
-            proven,
-            group,
-            unchanged,
-        }
-    })
+    let floor = prop_oneof![8 => Just(0), 1 => select(&[FLOOR_WRAPS, FLOOR_UNWRAPS][..])];
+    (packet, meta(), switches, floor, select(&[0, GROUP][..])).prop_map(
+        |((hook, frame), meta, switches, floor, group)| {
+            let [flow_cache, source_check, group_policy, direct_routing, proven, unchanged] = switches;
+            Case {
+                hook,
+                frame,
+                meta,
+                flow_cache,
+                source_check,
+                group_policy,
+                direct_routing,
+                floor,
+                proven,
+                group,
+                unchanged,
+            }
+        },
+    )
 }
 
 fn meta() -> impl Strategy<Value = SkbMeta> {
@@ -169,7 +180,7 @@ impl Case {
     fn check(&self, programs: &mut Programs) -> Result<Vec<(Hook, Outcome)>, TestCaseError> {
         programs.set_node(|node| {
             (node.flow_cache, node.group_policy) = (self.flow_cache.into(), self.group_policy.into());
-            node.direct_routing = self.has_direct_flows().into();
+            (node.direct_routing, node.floor) = (self.has_direct_flows().into(), self.floor);
             (node.v4.source_check, node.v6.source_check) =
                 (self.source_check.into(), self.source_check.into());
         });
@@ -186,7 +197,7 @@ impl Case {
         judge::check_flows(self, &run, &v6, &programs.flows())?;
         let mut ends = vec![(self.hook, run.outcome)];
         if self.hook == Hook::UnderlayIngress && self.meta.gso_size == 0 && self.frame.len() >= ETHERNET {
-            ends.push((Hook::UnderlayXdp, driver::check(programs, &self.frame, &run)?));
+            ends.push((Hook::UnderlayXdp, driver::check(programs, self, &run)?));
         }
         Ok(ends)
     }
@@ -212,11 +223,14 @@ impl Programs {
     }
 }
 
-/// Returns the good packets unchanged, with proven and unknown flows, with group policy and without.
+/// Returns the good packets unchanged, with proven and unknown flows, with group policy and without, and left
+/// to the floor.
 fn good() -> impl Iterator<Item = Case> {
-    let switches = [(true, false), (false, false), (true, true), (false, true)];
+    let switches = [(true, false), (false, false), (true, true), (false, true)].map(|switches| (switches, 0));
+    let obstructed = [((true, false), FLOOR_WRAPS | FLOOR_UNWRAPS)];
+    let switches: Vec<_> = switches.into_iter().chain(obstructed).collect();
     seed::all().into_iter().flat_map(move |(hook, frame)| {
-        switches.map(|(proven, group_policy)| Case {
+        let case = |((proven, group_policy), floor)| Case {
             hook,
             frame: frame.clone(),
             // With group policy through the bridge, without it directly from the pod.
@@ -225,10 +239,12 @@ fn good() -> impl Iterator<Item = Case> {
             source_check: true,
             group_policy,
             direct_routing: true,
+            floor,
             proven,
             group: if group_policy { GROUP } else { 0 },
             unchanged: true,
-        })
+        };
+        switches.clone().into_iter().map(case).collect::<Vec<_>>()
     })
 }
 

@@ -11,11 +11,13 @@ pub(super) struct Notices<'a, S> {
     running: FuturesUnordered<LocalBoxFuture<'a, ()>>,
     /// The own subnet has been taken, and packets do not flow in all directions yet.
     is_coming_up: bool,
+    /// Why packets take the slow path, as told last.
+    slow_path: Option<String>,
 }
 
 impl<'a, S: SubnetManager> Notices<'a, S> {
     pub(super) fn new(store: &'a S) -> Self {
-        Self { store, running: FuturesUnordered::new(), is_coming_up: false }
+        Self { store, running: FuturesUnordered::new(), is_coming_up: false, slow_path: None }
     }
 
     /// An operator must act on this.
@@ -26,9 +28,18 @@ impl<'a, S: SubnetManager> Notices<'a, S> {
         }
     }
 
+    /// Says why packets take the slow path, if that has changed.
+    pub(super) fn slow_path(&mut self, why: Option<String>) {
+        if self.slow_path != why {
+            self.slow_path.clone_from(&why);
+            self.warn("FlannelSlowPath", why);
+        }
+    }
+
     /// The node has taken a subnet. Its node may be new in the datastore.
-    pub(super) const fn subnet_taken(&mut self) {
+    pub(super) fn subnet_taken(&mut self) {
         self.is_coming_up = true;
+        self.slow_path = None;
     }
 
     /// The node carries packets for its subnet to all other nodes.
@@ -126,5 +137,25 @@ mod tests {
         notices.warn("Nothing", None);
         notices.warn("FlannelOnFloor", Some("no BPF".to_owned()));
         assert_eq!(told(notices, &store).await, ["FlannelOnFloor no BPF"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_slow_path_is_said_when_its_reason_changes_and_after_each_new_subnet() {
+        let store = Told::default();
+        let mut notices = Notices::new(&store);
+        let (filter, queue) = (Some("a filter".to_owned()), Some("a queue".to_owned()));
+        for (why, expected) in [
+            (&filter, &["FlannelSlowPath a filter"][..]),
+            (&filter, &[]),
+            (&queue, &["FlannelSlowPath a queue"]),
+            (&None, &[]),
+            (&queue, &["FlannelSlowPath a queue"]),
+        ] {
+            notices.slow_path(why.clone());
+            assert_eq!(told(&mut notices, &store).await, expected);
+        }
+        notices.subnet_taken();
+        notices.slow_path(queue);
+        assert_eq!(told(&mut notices, &store).await, ["FlannelSlowPath a queue"]);
     }
 }

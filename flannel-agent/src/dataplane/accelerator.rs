@@ -3,7 +3,6 @@
 mod facts;
 
 use std::collections::BTreeMap;
-use std::future::pending;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use super::bpf::pins::Pins;
 use super::bpf::{self, Bpf, logs};
 use super::capabilities;
 use super::kernel::{Device, DeviceSpec, Kernel};
-use super::shortcut::Shortcut;
+use super::watcher::Watcher;
 use super::xdp::XdpPlan;
 use crate::config::{DataplaneMode, SubnetRange, XdpMode};
 use crate::metrics::{METRICS, Registration};
@@ -62,10 +61,10 @@ pub struct AcceleratedDevice<'a> {
 pub struct Accelerator {
     bpf: Bpf,
     events: Events,
-    shortcut: Option<Shortcut>,
+    watcher: Watcher,
     /// The prefixes that nodes lease subnets from.
     leasable: Vec<IpNet>,
-    /// When to look whether the programs are still attached, and the connection tracker is still set for flows.
+    /// When to look for what the kernel does not report.
     check: Interval,
     _counters: Registration,
 }
@@ -73,7 +72,8 @@ pub struct Accelerator {
 /// What the accelerator reports.
 #[derive(Clone, Copy, Debug)]
 pub enum AcceleratorEvent {
-    /// Pods may have come or gone, or the shortcut may be open or closed to all of them.
+    /// Pods may have come or gone, or the shortcut may be open or closed to all of them: others may have put something on the
+    /// way of packets.
     Pods,
     /// The programs were detached by another program.
     Detached,
@@ -81,7 +81,8 @@ pub enum AcceleratorEvent {
     Packet(Event),
 }
 
-/// Period of looking for what the kernel does not report: programs that were detached, and settings that were changed.
+/// Period of looking for what the kernel does not report: programs that were detached or attached, and settings that
+/// were changed.
 const CHECK: Duration = Duration::from_secs(1);
 
 impl Accelerator {
@@ -91,12 +92,12 @@ impl Accelerator {
     /// No privilege, no BPF filesystem, or the kernel refuses. What is attached by then stays.
     pub fn start(settings: &Settings, devices: &[AcceleratedDevice<'_>]) -> Result<Box<Self>> {
         let mut bpf = load(settings, devices).map_err(explain)?;
-        let shortcut = if settings.flow_cache { Some(Shortcut::open()?) } else { None };
+        let watcher = Watcher::open(settings.flow_cache)?;
         let events = Events::open(bpf.ebpf())?;
         let counters = METRICS.register(PacketCounters(settings.pins.clone()));
         let check = interval(CHECK);
         let leasable = settings.ranges.iter().flat_map(SubnetRange::prefixes).collect();
-        Ok(Box::new(Self { bpf, events, shortcut, leasable, check, _counters: counters }))
+        Ok(Box::new(Self { bpf, events, watcher, leasable, check, _counters: counters }))
     }
 
     /// Detaches the programs of this agent and of earlier ones, and removes their pins.
@@ -107,18 +108,16 @@ impl Accelerator {
         bpf::detach(&settings.pins)
     }
 
-    /// Returns why no flow takes the shortcut although flows are wanted to, as logged already.
+    /// Returns why packets of the whole node are left to the kernel, as logged already.
     pub fn shortcoming(&self) -> Option<String> {
-        self.shortcut.as_ref()?.obstacle().map(str::to_owned)
+        self.watcher.shortcoming()
     }
 
     /// Sets the node's own subnets, with the next [`Self::apply`]: the node's pods are in them, and no other node may send
     /// from them.
     pub fn set_own_subnets(&mut self, subnets: &[IpNet]) {
         subnets.iter().for_each(|subnet| self.bpf.leases.set_own(*subnet, &self.leasable));
-        if let Some(shortcut) = &mut self.shortcut {
-            shortcut.set_subnets(subnets);
-        }
+        self.watcher.set_subnets(subnets);
     }
 
     /// Makes the maps hold exactly these peers, and then lets the programs check senders. `direct`: the subnets that are
@@ -146,35 +145,29 @@ impl Accelerator {
 
     /// Waits for the next change. It may be dropped and called again; no change gets lost.
     pub async fn changed(&mut self, kernel: &Kernel) -> AcceleratorEvent {
-        let Self { bpf, events, shortcut, check, .. } = self;
+        let Self { bpf, events, watcher, check, .. } = self;
         loop {
-            let pods_changed = async {
-                match shortcut {
-                    Some(shortcut) => shortcut.pods_changed().await,
-                    None => pending().await,
-                }
-            };
             tokio::select! {
-                () = pods_changed => return AcceleratorEvent::Pods,
+                () = watcher.changed() => return AcceleratorEvent::Pods,
                 event = events.next() => return AcceleratorEvent::Packet(event),
                 _ = check.tick() => {}
             }
-            if shortcut.as_mut().is_some_and(Shortcut::keep_tracker_liberal) {
+            if watcher.keep_tracker_liberal() {
                 return AcceleratorEvent::Pods;
             }
             if !bpf.is_attached(kernel).await {
                 return AcceleratorEvent::Detached;
             }
+            if watcher.has_silently_changed(kernel, bpf).await {
+                return AcceleratorEvent::Pods;
+            }
         }
     }
 
     /// Attaches the programs to the ports of the pods that are there, so that these take the shortcut. The packets of other
-    /// pods pass the host stack.
+    /// pods pass the host stack. Leaves to the kernel what programs and queues of others must see.
     pub async fn follow_pods(&mut self, kernel: &Kernel) -> Vec<anyhow::Error> {
-        match &mut self.shortcut {
-            Some(shortcut) => shortcut.follow_pods(kernel, &mut self.bpf).await,
-            None => self.bpf.follow(&[]),
-        }
+        self.watcher.follow_pods(kernel, &mut self.bpf).await
     }
 }
 

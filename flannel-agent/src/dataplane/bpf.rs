@@ -32,6 +32,7 @@ mod ports;
 mod prefix;
 mod sizes;
 mod syscall;
+pub mod tcx;
 pub mod xdp;
 
 use attach::Mechanism;
@@ -52,6 +53,8 @@ pub struct Bpf {
     pub leases: LeaseMaps,
     ebpf: Ebpf,
     pins: Pins,
+    /// The kernel's IDs of the programs of TC.
+    ids: BTreeSet<u32>,
     flows: Flows,
     /// The node's own hooks that the programs are attached to.
     places: Vec<Place>,
@@ -77,6 +80,8 @@ impl Bpf {
         }
         let node = xdp::inherit(node, previous.as_ref())?;
         let mut ebpf = load_programs(loader(debug), &pins, &abi::PINNED_MAPS, &node)?;
+        let ids = Hook::classifiers().map(|hook| Ok(loaded(&ebpf, hook)?.info()?.id()));
+        let ids = ids.collect::<Result<_>>().context("reading the IDs of the programs")?;
         Ok(Self {
             leases: LeaseMaps::open(&mut ebpf, &node)?,
             flows: Flows::open(&mut ebpf)?,
@@ -87,6 +92,7 @@ impl Bpf {
             previous,
             ebpf,
             pins,
+            ids,
         })
     }
 

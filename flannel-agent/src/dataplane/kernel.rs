@@ -5,7 +5,7 @@
 
 mod address;
 mod batch;
-pub mod classifier;
+mod classifier;
 pub mod conntrack;
 pub mod device;
 mod direct;
@@ -38,12 +38,12 @@ pub use self::device::{Device, DeviceSpec};
 use self::events::KernelEvents;
 use self::job::{Job, KernelEntry};
 pub use self::nexthop::removed as removed_nexthop;
-pub use self::pods::PodPort;
 pub use self::route::{direct_message, reported_direct};
 pub use self::ttl::default_ttl;
 pub use self::watch::LinkWatch;
 use super::desired::{Answer, Floor, FloorChanges};
 use super::entry::Via;
+use super::obstacle::{Interface, Role};
 use crate::config::SubnetRange;
 use crate::metrics::METRICS;
 use crate::netlink;
@@ -202,13 +202,23 @@ impl Kernel {
         }
     }
 
-    /// Lists the ports of the bridges that have an address in one of these subnets: pods are plugged in there.
+    /// Lists the interfaces of the pods in these subnets, and those in `own`, which are devices and uplinks by index, with
+    /// what others have put there. Filters of the priority `ours` are the agent's. What tcx runs is left out.
     ///
     /// # Errors
     /// A dump fails.
-    pub async fn pod_ports(&self, subnets: &[IpNet]) -> Result<Vec<PodPort>> {
+    pub async fn survey(&self, subnets: &[IpNet], own: &[(u32, Role)], ours: u16) -> Result<Vec<Interface>> {
         let _dumping = self.dumping.lock().await;
-        pods::dump(&self.handle, subnets).await
+        pods::survey(&self.handle, subnets, own, ours).await
+    }
+
+    /// Whether an XDP program sees what the interface receives.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub async fn has_xdp(&self, interface: u32) -> Result<bool> {
+        let link = netlink::link::by_index(&self.handle, interface).await?;
+        Ok(link.is_some_and(|link| link.xdp.is_some()))
     }
 
     /// Whether the kernel has nexthop objects: Linux 5.3 or newer.

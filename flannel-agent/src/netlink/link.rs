@@ -5,7 +5,8 @@ use std::pin::pin;
 
 use futures::TryStreamExt as _;
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+    XdpAttached,
 };
 use rtnetlink::{Error, Handle, LinkGetRequest};
 
@@ -31,8 +32,21 @@ pub struct Link {
     pub kind: LinkKind,
     /// The index of the bridge, or other controller, that it is a port of.
     pub controller: Option<u32>,
-    /// Whether its other end is in another network namespace.
-    pub leads_to_other_namespace: bool,
+    /// The number of the network namespace of its other end, if that is another one.
+    pub peer_namespace: Option<i32>,
+    /// The index of its other end, or of the interface that it is made on.
+    pub peer: Option<u32>,
+    /// Where an XDP program sees what it receives.
+    pub xdp: Option<Xdp>,
+}
+
+/// Where an XDP program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Xdp {
+    /// In the driver or the hardware, and perhaps in the stack as well.
+    Driver,
+    /// In the stack only.
+    Stack,
 }
 
 /// The kind of an interface.
@@ -85,7 +99,9 @@ impl Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok().map(Mac),
                 LinkAttribute::Controller(index) => link.controller = Some(*index),
-                LinkAttribute::LinkNetNsId(_) => link.leads_to_other_namespace = true,
+                LinkAttribute::LinkNetNsId(namespace) => link.peer_namespace = Some(*namespace),
+                LinkAttribute::Link(index) => link.peer = Some(*index),
+                LinkAttribute::Xdp(options) => link.xdp = xdp(options),
                 LinkAttribute::LinkInfo(infos) => link.kind = kind(infos),
                 _ => {}
             }
@@ -126,6 +142,18 @@ fn kind(infos: &[LinkInfo]) -> LinkKind {
         Some(InfoKind::Veth) => LinkKind::Veth,
         Some(InfoKind::Tun) => LinkKind::Tun,
         _ => LinkKind::Other,
+    }
+}
+
+fn xdp(options: &[LinkXdp]) -> Option<Xdp> {
+    let attached = options.iter().find_map(|option| match option {
+        LinkXdp::Attached(attached) => Some(attached),
+        _ => None,
+    })?;
+    match attached {
+        XdpAttached::None => None,
+        XdpAttached::SocketBuffer => Some(Xdp::Stack),
+        _ => Some(Xdp::Driver),
     }
 }
 
@@ -172,6 +200,16 @@ pub async fn by_name(handle: &Handle, name: &str) -> Result<Option<Link>, Error>
 /// The kernel does not answer.
 pub async fn by_index(handle: &Handle, index: u32) -> Result<Option<Link>, Error> {
     get(handle.link().get().match_index(index)).await
+}
+
+/// Returns the interface with this index in the namespace with this number; `None` if there is none (Linux 4.17).
+///
+/// # Errors
+/// The kernel does not answer, or the process lacks `CAP_NET_ADMIN` there.
+pub async fn by_index_in(handle: &Handle, namespace: i32, index: u32) -> Result<Option<Link>, Error> {
+    let mut request = handle.link().get().match_index(index);
+    request.message_mut().attributes.push(LinkAttribute::IfNetnsId(namespace));
+    get(request).await
 }
 
 async fn get(request: LinkGetRequest) -> Result<Option<Link>, Error> {

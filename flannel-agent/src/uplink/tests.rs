@@ -312,7 +312,7 @@ fn ports_of_bridges_and_devices_of_the_pods_network_are_not_chosen() {
         Link { controller: Some(3), kind: LinkKind::Veth, ..link(2, "veth0") },
         Link { kind: LinkKind::Bridge, ..link(3, "cni0") },
         Link { kind: vxlan, ..link(4, "flannel.1") },
-        Link { kind: LinkKind::Veth, leads_to_other_namespace: true, ..link(5, "veth1") },
+        Link { kind: LinkKind::Veth, peer_namespace: Some(0), ..link(5, "veth1") },
         link(6, "eth0"),
     ];
     let names: Vec<_> = links.iter().map(|link| link.name.clone()).collect();

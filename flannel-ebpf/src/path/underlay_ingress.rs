@@ -2,7 +2,7 @@
 //! without a tunnel from peers on the link may skip the host stack as well.
 
 use flannel_common::lease::{DIRECT, OWN};
-use flannel_common::node::NodeConfig;
+use flannel_common::node::{FLOOR_UNWRAPS, NodeConfig};
 use flannel_common::outcome::Outcome;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
@@ -44,6 +44,9 @@ fn receive_direct<H: IpFamily>(packet: &Packet<'_>, node: &NodeConfig) -> Result
     if !packet.is_for_host(node) || !is(inner.ip.destination(), OWN) || !is(inner.ip.source(), DIRECT) {
         return Err(Outcome::NotVxlan);
     }
+    if node.floor & FLOOR_UNWRAPS != 0 {
+        return Err(Outcome::Obstructed);
+    }
     deliver::past_stack(packet, &inner, node)
 }
 
@@ -56,6 +59,9 @@ fn receive_tunnelled<H: IpFamily + FindUdp>(
     let local = H::overlay_end(node);
     let Arrival { fields, outer, inner } =
         read::<H>(packet, node).map_err(|reason| sender::check_for_floor::<H>(packet, node, reason))?;
+    if node.floor & FLOOR_UNWRAPS != 0 && matches!(outer, OuterHeaders::Present) {
+        return Err(Outcome::Obstructed);
+    }
     if inner.frame.dst_addr != local.vtep_mac {
         return Err(Outcome::ForeignVtep);
     }

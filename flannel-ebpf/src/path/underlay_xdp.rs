@@ -1,7 +1,7 @@
 //! XDP of the uplink: removes outer headers before the kernel makes aggregates, and leaves the rest to `underlay_ingress`.
 
 use flannel_common::handover::Handover;
-use flannel_common::node::{NodeConfig, XDP_GENERIC};
+use flannel_common::node::{FLOOR_UNWRAPS, NodeConfig, XDP_GENERIC};
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
@@ -30,6 +30,9 @@ fn unwrap<H: IpFamily>(packet: &DriverPacket<'_>, node: &NodeConfig) -> Result<C
     let inner: Inner<'_, H> = parse::inner_at(packet, EthHdr::LEN + H::OUTER_LEN)?;
     if inner.frame.dst_addr != local.vtep_mac {
         return Err(Outcome::ForeignVtep);
+    }
+    if node.floor & FLOOR_UNWRAPS != 0 {
+        return Err(Outcome::Obstructed);
     }
     if H::stays_on_link(&inner.ip.source()) {
         // The sender check leaves it to the floor, and the floor does not accept unwrapped packets.

@@ -1,5 +1,6 @@
 //! How packets leave for their node: BPF wraps IPv4, and the kernel's vxlan device wraps IPv6.
 
+use flannel_common::node::FLOOR_WRAPS;
 use flannel_common::outcome::Outcome;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
@@ -37,6 +38,9 @@ impl Transmit for Ipv4Hdr {
     #[inline(always)]
     fn transmit(outgoing: &Outgoing<'_, Self>, routed: Option<Routed<Self>>) -> Result<Carried, Outcome> {
         let Outgoing { packet, inner, node, ref lease, .. } = *outgoing;
+        if node.floor & FLOOR_WRAPS != 0 {
+            return Err(Outcome::Obstructed);
+        }
         let outer_len = fit::uplink(packet, inner, &node.v4)?;
         path_mtu::check::<Self>(packet, outer_len, &node.v4, lease)?;
         match routed {

@@ -50,6 +50,11 @@ impl UdpSession {
         Ok(self.server.local_addr()?)
     }
 
+    /// Returns the client's and the server's socket, for datagrams that need not arrive.
+    pub fn sockets(&self) -> Result<[UdpSocket; 2]> {
+        Ok([self.client.try_clone()?, self.server.try_clone()?])
+    }
+
     /// Sends one datagram to the server and one back.
     pub fn echo(&mut self, size: usize) -> Result<()> {
         self.request(size)?;

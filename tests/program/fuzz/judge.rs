@@ -5,6 +5,7 @@ mod sender;
 
 use flannel_agent::trace::outer::OuterHeaders;
 use flannel_common::address::Address;
+use flannel_common::node::{FLOOR_UNWRAPS, FLOOR_WRAPS};
 use flannel_common::outcome::{Hook, Outcome, Verdict};
 use proptest::prelude::*;
 
@@ -34,6 +35,7 @@ pub(super) fn check_packet(case: &Case, run: &RunResult) -> Checked {
         Verdict::Dropped => TC_ACT_SHOT,
     };
     prop_assert_eq!(run.action, expected);
+    check_floor(case, case.hook, run.outcome)?;
     let refused = case.hook == Hook::UnderlayIngress && case.source_check && is_forged(&case.frame);
     let is_congested = run.outcome == Outcome::NotEcnCapable;
     prop_assert_eq!(
@@ -60,6 +62,18 @@ pub(super) fn check_packet(case: &Case, run: &RunResult) -> Checked {
         }
     };
     prop_assert_eq!(run.mark, mark, "{}", run.outcome.name());
+    Ok(())
+}
+
+/// Checks that a program leaves to the floor what it was told to, and nothing else for that reason.
+pub(super) fn check_floor(case: &Case, hook: Hook, outcome: Outcome) -> Checked {
+    let wraps = outcome == Outcome::Encapsulated;
+    let is_received = matches!(hook, Hook::UnderlayIngress | Hook::UnderlayXdp);
+    let unwraps = is_received && outcome.verdict() == Verdict::Carried;
+    prop_assert!(case.floor & FLOOR_WRAPS == 0 || !wraps);
+    prop_assert!(case.floor & FLOOR_UNWRAPS == 0 || !unwraps);
+    let bit = if is_received { FLOOR_UNWRAPS } else { FLOOR_WRAPS };
+    prop_assert!(outcome != Outcome::Obstructed || case.floor & bit != 0);
     Ok(())
 }
 

@@ -13,11 +13,12 @@ use tracing::debug;
 
 use super::link::{self, Link};
 use super::pins::{Pins, link_name};
-use crate::dataplane::kernel::{Kernel, classifier};
+use crate::dataplane::kernel::Kernel;
+use crate::dataplane::obstacle::Direction;
 
 /// Priority of the filter on the clsact qdisc. It is fixed, so that the next agent finds it. It is the overlay's port, easy
 /// to recognise in `tc filter show`.
-const PRIORITY: u16 = 8472;
+pub const PRIORITY: u16 = 8472;
 
 /// How a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,8 +160,8 @@ pub(super) async fn is_some_attached(hook: Hook, index: u32, pins: &Pins, kernel
 
 async fn has_filter(hook: Hook, index: u32, vni: u32, kernel: &Kernel) -> Result<bool> {
     let direction = match direction(hook) {
-        TcAttachType::Egress => classifier::Direction::Egress,
-        _ => classifier::Direction::Ingress,
+        TcAttachType::Egress => Direction::Egress,
+        _ => Direction::Ingress,
     };
     kernel.has_filter(index, direction, PRIORITY, handle(vni).into()).await
 }

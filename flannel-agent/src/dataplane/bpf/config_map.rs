@@ -45,6 +45,18 @@ impl ConfigMap {
         self.write(NodeConfig { xdp, ..self.written })
     }
 
+    /// Sets what is left to the floor, as of [`NodeConfig::floor`].
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn set_floor(&mut self, floor: u32) -> Result<()> {
+        if self.written.floor == floor {
+            return Ok(());
+        }
+        self.node.floor = floor;
+        self.write(NodeConfig { floor, ..self.written })
+    }
+
     fn write(&mut self, node: NodeConfig) -> Result<()> {
         self.map.set(0, node, 0).context("writing the node's facts to the BPF map CONFIG")?;
         self.written = node;

@@ -62,6 +62,12 @@ impl Pins {
         (self.bpffs.is_dir(), is_bpffs(&self.bpffs))
     }
 
+    /// Returns the pins of all overlays in this BPF filesystem.
+    pub(super) fn all_overlays(&self) -> impl Iterator<Item = Self> {
+        let vnis = vnis(&self.bpffs).unwrap_or_default();
+        vnis.into_iter().map(|vni| Self::new(&self.bpffs, vni))
+    }
+
     /// Returns whether an earlier agent has left pins.
     #[must_use]
     pub fn exist(&self) -> bool {

@@ -7,9 +7,10 @@ use flannel_common::outcome::Hook;
 use nix::net::if_::if_indextoname;
 use tracing::debug;
 
+use super::link::Link;
 use super::pins::{Pins, link_name};
 use super::{Bpf, attach, program};
-use crate::dataplane::kernel::PodPort;
+use crate::dataplane::obstacle::PodPort;
 
 /// What a pod sends, and what it receives.
 const HOOKS: [Hook; 2] = [Hook::PodEgress, Hook::PodIngress];
@@ -50,13 +51,21 @@ impl Bpf {
     }
 
     /// Detaches the programs from these ports, some of which may be gone. Keeps only flows that are delivered to `open`
-    /// ports.
+    /// ports. What proves flows is detached at once, so that it proves none while they are removed: removing its pin would end
+    /// the link some time later.
     fn detach_ports(&mut self, ports: &BTreeSet<u32>, open: &BTreeSet<u32>) -> Result<()> {
         if ports.is_empty() {
             return Ok(());
         }
         for (index, hook) in ports.iter().flat_map(|index| HOOKS.map(|hook| (*index, hook))) {
-            self.pins.remove(&port_link(hook, index))?;
+            let pin = port_link(hook, index);
+            if hook == Hook::PodIngress
+                && let Ok(link) = Link::pinned(&self.pins.path(&pin))
+                && let Err(error) = link.detach()
+            {
+                debug!(%error, index, "the program of a pod's port is not detached at once");
+            }
+            self.pins.remove(&pin)?;
             if let Ok(name) = if_indextoname(index)
                 && let Ok(name) = name.into_string()
             {

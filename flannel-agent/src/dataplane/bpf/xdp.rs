@@ -156,7 +156,8 @@ pub(super) fn inherit(node: &NodeConfig, previous: Option<&NodeConfig>) -> Resul
         Some(previous) => previous.handover_key,
         None => random::bytes().context("making a key for the handover from XDP to TC")?,
     };
-    Ok(NodeConfig { handover_key, xdp: previous.map_or(XDP_OFF, |previous| previous.xdp), ..*node })
+    let (xdp, floor) = previous.map_or((XDP_OFF, 0), |previous| (previous.xdp, previous.floor));
+    Ok(NodeConfig { handover_key, xdp, floor, ..*node })
 }
 
 /// Returns the index of the uplink, which both families share.

@@ -2,18 +2,11 @@
 
 use anyhow::{Context as _, Result};
 use futures::TryStreamExt as _;
+use rtnetlink::Handle;
 use rtnetlink::packet_route::tc::TcMessage;
 
 use super::Kernel;
-
-/// A direction of packets at an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// Received packets.
-    Ingress,
-    /// Sent packets.
-    Egress,
-}
+use crate::dataplane::obstacle::Direction;
 
 impl Kernel {
     /// Whether the interface has a filter of this priority and handle in this direction.
@@ -28,24 +21,32 @@ impl Kernel {
         handle: u32,
     ) -> Result<bool> {
         let _dumping = self.dumping.lock().await;
-        let filters = self.handle.traffic_filter(interface.try_into()?).get();
-        let filters = match direction {
-            Direction::Ingress => filters.ingress(),
-            Direction::Egress => filters.egress(),
-        };
-        let filters: Vec<_> = filters
-            .execute()
-            .try_collect()
-            .await
-            .with_context(|| format!("listing filters of interface {interface}"))?;
-        let is_meant = |filter: &TcMessage| {
-            priority_of(filter) == u32::from(priority) && u32::from(filter.header.handle) == handle
-        };
-        Ok(filters.iter().any(is_meant))
+        let is_meant =
+            |filter: &TcMessage| priority_of(filter) == priority && u32::from(filter.header.handle) == handle;
+        Ok(filters(&self.handle, interface, direction).await?.iter().any(is_meant))
     }
 }
 
+/// Returns the priorities of the interface's filters in this direction, in the order in which they see packets.
+pub(super) async fn priorities(handle: &Handle, interface: u32, direction: Direction) -> Result<Vec<u16>> {
+    let filters = filters(handle, interface, direction).await?;
+    let mut priorities: Vec<_> = filters.iter().map(priority_of).collect();
+    priorities.sort_unstable();
+    priorities.dedup();
+    Ok(priorities)
+}
+
+async fn filters(handle: &Handle, interface: u32, direction: Direction) -> Result<Vec<TcMessage>> {
+    let filters = handle.traffic_filter(interface.try_into()?).get();
+    let filters = match direction {
+        Direction::Ingress => filters.ingress(),
+        Direction::Egress => filters.egress(),
+    };
+    let filters = filters.execute().try_collect().await;
+    filters.with_context(|| format!("listing filters of interface {interface}"))
+}
+
 /// Returns the upper half of `tcm_info`. The lower half is the EtherType.
-const fn priority_of(filter: &TcMessage) -> u32 {
-    filter.header.info >> 16
+const fn priority_of(filter: &TcMessage) -> u16 {
+    (filter.header.info >> 16) as u16
 }

@@ -1,68 +1,63 @@
-//! The ports of the pods' bridge, which is the one that has the subnet's gateway address.
+//! The interfaces on the way of pods' packets, and what others have put there. The pods' bridge is the one that has the
+//! subnet's gateway address.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::net::IpAddr;
 
-use anyhow::{Context, Result};
-use futures::TryStreamExt;
+use anyhow::{Context as _, Result};
+use futures::TryStreamExt as _;
 use ipnet::IpNet;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::tc::{TcAttribute, TcMessage};
-use tracing::debug;
 
+use super::classifier;
+use crate::dataplane::obstacle::{Direction, Interface, Peer, Program, Role};
 use crate::netlink::address::ip_of;
-use crate::netlink::link::{self, Link, LinkKind};
+use crate::netlink::link::{self, Link, LinkKind, Xdp};
 
-/// A port of the pods' bridge.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PodPort {
-    /// Interface index.
-    pub index: u32,
-    /// Interface name.
-    pub name: String,
-    /// Whether flows may skip the host stack here, or why not.
-    pub shortcut: Result<(), Obstacle>,
-}
-
-impl PodPort {
-    /// Whether flows may skip the host stack here.
-    #[must_use]
-    pub const fn is_open(&self) -> bool {
-        self.shortcut.is_ok()
-    }
-}
-
-/// Why flows cannot skip the host stack at a port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Obstacle {
-    /// It is not a veth into another network namespace: BPF cannot deliver to its other end.
-    NoPeer,
-    /// A qdisc of this kind shapes or filters its traffic (the bandwidth CNI plugin, for example).
-    Qdisc(String),
-}
-
-impl fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoPeer => f.write_str("it is not a veth into another network namespace"),
-            Self::Qdisc(kind) => write!(f, "it has a {kind} qdisc"),
-        }
-    }
-}
-
-/// Lists the ports of the bridges that have an address in one of these subnets.
-pub(super) async fn dump(handle: &Handle, subnets: &[IpNet]) -> Result<Vec<PodPort>> {
+/// Lists the interfaces of the pods in these subnets, and those in `own`, which are devices and uplinks by index. Filters of
+/// the priority `ours` are the agent's. What tcx runs is left out.
+pub(super) async fn survey(
+    handle: &Handle,
+    subnets: &[IpNet],
+    own: &[(u32, Role)],
+    ours: u16,
+) -> Result<Vec<Interface>> {
     // One dump after the other: the kernel refuses a second one on the same socket with EBUSY.
     let links = link::list(handle).await.context("listing interfaces")?;
     let addresses: Vec<_> =
         handle.address().get().execute().try_collect().await.context("listing addresses")?;
     let qdiscs: Vec<_> = handle.qdisc().get().execute().try_collect().await.context("listing qdiscs")?;
-    Ok(of(&links, &addresses, &qdiscs, subnets))
+    let mut interfaces = Vec::new();
+    for (link, role) in roles(&links, &addresses, subnets, own) {
+        let qdiscs = qdiscs_of(link, &qdiscs);
+        let has_filters = qdiscs.iter().any(|kind| matches!(kind.as_str(), "clsact" | "ingress"));
+        let mut interface = Interface {
+            role,
+            index: link.index,
+            name: link.name.clone(),
+            qdiscs,
+            ingress: Vec::new(),
+            egress: Vec::new(),
+            xdp: link.xdp.is_some(),
+            peer: if role == Role::Port { peer(handle, link).await } else { Peer::None },
+        };
+        if has_filters {
+            interface.ingress = filters(handle, link.index, Direction::Ingress, ours).await?;
+            interface.egress = filters(handle, link.index, Direction::Egress, ours).await?;
+        }
+        interfaces.push(interface);
+    }
+    Ok(interfaces)
 }
 
-fn of(links: &[Link], addresses: &[AddressMessage], qdiscs: &[TcMessage], subnets: &[IpNet]) -> Vec<PodPort> {
+fn roles<'a>(
+    links: &'a [Link],
+    addresses: &[AddressMessage],
+    subnets: &[IpNet],
+    own: &[(u32, Role)],
+) -> Vec<(&'a Link, Role)> {
     let is_gateway = |ip: &IpAddr| subnets.iter().any(|subnet| subnet.contains(ip));
     let gateways: BTreeSet<u32> = addresses
         .iter()
@@ -74,37 +69,42 @@ fn of(links: &[Link], addresses: &[AddressMessage], qdiscs: &[TcMessage], subnet
         .filter(|link| link.kind == LinkKind::Bridge && gateways.contains(&link.index))
         .map(|link| link.index)
         .collect();
-    links
-        .iter()
-        .filter(|link| link.controller.is_some_and(|bridge| bridges.contains(&bridge)))
-        .map(|link| port(link, qdiscs))
-        .collect()
+    let role = |link: &Link| match own.iter().find(|(index, _)| *index == link.index) {
+        Some((_, role)) => Some(*role),
+        None if bridges.contains(&link.index) => Some(Role::Bridge),
+        None => link.controller.filter(|bridge| bridges.contains(bridge)).map(|_| Role::Port),
+    };
+    links.iter().filter_map(|link| Some((link, role(link)?))).collect()
 }
 
-fn port(link: &Link, qdiscs: &[TcMessage]) -> PodPort {
-    let port = PodPort { index: link.index, name: link.name.clone(), shortcut: shortcut(link, qdiscs) };
-    if let Err(obstacle) = &port.shortcut {
-        debug!(port = port.name, "left to the host stack: {obstacle}");
+/// Reads the other end of a port, which is in the pod.
+async fn peer(handle: &Handle, link: &Link) -> Peer {
+    let (LinkKind::Veth, Some(namespace), Some(index)) = (&link.kind, link.peer_namespace, link.peer) else {
+        return Peer::None;
+    };
+    match link::by_index_in(handle, namespace, index).await {
+        Ok(None) => Peer::None,
+        Ok(Some(Link { xdp: Some(Xdp::Driver), .. })) => Peer::Xdp,
+        Ok(Some(_)) => Peer::Plain,
+        Err(error) => Peer::Unknown(error.to_string()),
     }
-    port
 }
 
-fn shortcut(link: &Link, qdiscs: &[TcMessage]) -> Result<(), Obstacle> {
-    if link.kind != LinkKind::Veth || !link.leads_to_other_namespace {
-        return Err(Obstacle::NoPeer);
-    }
+async fn filters(handle: &Handle, interface: u32, direction: Direction, ours: u16) -> Result<Vec<Program>> {
+    let priorities = classifier::priorities(handle, interface, direction).await?;
+    let program = |priority| if priority == ours { Program::Ours } else { Program::Filter };
+    Ok(priorities.into_iter().map(program).collect())
+}
+
+fn qdiscs_of(link: &Link, qdiscs: &[TcMessage]) -> Vec<String> {
     let here = |qdisc: &&TcMessage| u32::try_from(qdisc.header.index) == Ok(link.index);
     let kinds = qdiscs.iter().filter(here).filter_map(|qdisc| {
         qdisc.attributes.iter().find_map(|attribute| match attribute {
-            TcAttribute::Kind(kind) => Some(kind.as_str()),
+            TcAttribute::Kind(kind) => Some(kind.clone()),
             _ => None,
         })
     });
-    // clsact holds programs and shapes nothing.
-    match kinds.into_iter().find(|kind| !matches!(*kind, "noqueue" | "clsact")) {
-        Some(kind) => Err(Obstacle::Qdisc(kind.to_owned())),
-        None => Ok(()),
-    }
+    kinds.collect()
 }
 
 #[cfg(test)]
@@ -124,10 +124,8 @@ mod tests {
         Link { index, kind, name: format!("if{index}"), ..Link::default() }
     }
 
-    /// Returns a veth on the bridge. `elsewhere`: its other end is in another namespace.
-    fn port(index: u32, bridge: u32, elsewhere: bool) -> Link {
-        let veth = link(index, LinkKind::Veth);
-        Link { controller: Some(bridge), leads_to_other_namespace: elsewhere, ..veth }
+    fn port(index: u32, bridge: u32) -> Link {
+        Link { controller: Some(bridge), ..link(index, LinkKind::Veth) }
     }
 
     fn gateway(index: u32, address: &str) -> AddressMessage {
@@ -137,50 +135,40 @@ mod tests {
         message
     }
 
-    fn qdisc(index: i32, kind: &str) -> TcMessage {
-        let mut message = TcMessage::default();
-        message.header.index = index;
-        message.attributes = vec![TcAttribute::Kind(kind.to_owned())];
-        message
-    }
-
-    /// Returns the ports found among these links and the pods' bridge: index, and whether flows may skip the
-    /// host stack.
-    fn found(links: &[Link], qdiscs: &[TcMessage]) -> Vec<(u32, Result<(), Obstacle>)> {
-        let links = [&[link(BRIDGE, LinkKind::Bridge)], links].concat();
-        let addresses = [gateway(1, "10.9.0.1"), gateway(BRIDGE, "10.5.7.1")];
-        let ports = of(&links, &addresses, qdiscs, &subnets());
-        ports.into_iter().map(|port| (port.index, port.shortcut)).collect()
+    fn found(links: &[Link], addresses: &[AddressMessage]) -> Vec<(u32, Role)> {
+        let own = [(10, Role::Overlay), (11, Role::Uplink { xdp: false })];
+        roles(links, addresses, &subnets(), &own).into_iter().map(|(link, role)| (link.index, role)).collect()
     }
 
     #[test]
     fn ports_are_those_of_the_bridge_with_the_gateway_address() {
-        let other_bridge = link(3, LinkKind::Bridge);
-        let beside = [link(4, LinkKind::Veth), port(5, 3, true), port(6, 99, true), other_bridge];
-        assert_eq!(found(&beside, &[]), []);
-        assert_eq!(found(&[port(7, BRIDGE, true), port(8, BRIDGE, true)], &[]), [(7, Ok(())), (8, Ok(()))]);
-        let no_bridge = [link(1, LinkKind::Other), port(7, 1, true)];
-        let addresses = [gateway(1, "10.5.7.1")];
-        assert_eq!(of(&no_bridge, &addresses, &[], &subnets()), [], "the device is not a bridge");
+        let addresses = [gateway(1, "10.9.0.1"), gateway(BRIDGE, "10.5.7.1")];
+        let bridge = link(BRIDGE, LinkKind::Bridge);
+        let beside = [link(3, LinkKind::Bridge), link(4, LinkKind::Veth), port(5, 3), port(6, 99)];
+        let with_bridge = [std::slice::from_ref(&bridge), &beside[..]].concat();
+        assert_eq!(found(&with_bridge, &addresses), [(BRIDGE, Role::Bridge)]);
+        let ports = [bridge, port(7, BRIDGE), Link { kind: LinkKind::Other, ..port(8, BRIDGE) }];
+        let expected = [(BRIDGE, Role::Bridge), (7, Role::Port), (8, Role::Port)];
+        assert_eq!(found(&ports, &addresses), expected);
+        let no_bridge = [link(1, LinkKind::Other), port(7, 1)];
+        assert_eq!(found(&no_bridge, &[gateway(1, "10.5.7.1")]), [], "the device is not a bridge");
     }
 
     #[test]
-    fn flows_do_not_skip_the_stack_at_ports_without_a_peer_or_with_a_qdisc() {
-        let shaped = |kind: &str| Err(Obstacle::Qdisc(kind.to_owned()));
-        let on = |kinds: &[&str]| kinds.iter().map(|kind| qdisc(7, kind)).collect::<Vec<_>>();
-        for (description, qdiscs, expected) in [
-            ("no qdisc", on(&[]), Ok(())),
-            ("a qdisc without a queue", on(&["noqueue"]), Ok(())),
-            ("programs", on(&["noqueue", "clsact"]), Ok(())),
-            ("the bandwidth plugin, to the pod", on(&["tbf"]), shaped("tbf")),
-            ("the bandwidth plugin, from the pod", on(&["noqueue", "ingress"]), shaped("ingress")),
-            ("a qdisc of another port", vec![qdisc(8, "tbf")], Ok(())),
-        ] {
-            assert_eq!(found(&[port(7, BRIDGE, true)], &qdiscs), [(7, expected)], "{description}");
-        }
-        let dummy = Link { controller: Some(BRIDGE), ..link(7, LinkKind::Other) };
-        for closed in [port(7, BRIDGE, false), dummy] {
-            assert_eq!(found(&[closed], &[]), [(7, Err(Obstacle::NoPeer))]);
-        }
+    fn devices_and_uplinks_are_found_by_index() {
+        let links = [link(10, LinkKind::Other), link(11, LinkKind::Bridge), link(12, LinkKind::Other)];
+        let expected = [(10, Role::Overlay), (11, Role::Uplink { xdp: false })];
+        assert_eq!(found(&links, &[gateway(11, "10.5.7.1")]), expected);
+    }
+
+    #[test]
+    fn qdiscs_are_those_of_the_interface() {
+        let qdiscs = [(7, "noqueue"), (8, "tbf"), (7, "clsact")].map(|(index, kind)| {
+            let mut message = TcMessage::default();
+            message.header.index = index;
+            message.attributes = vec![TcAttribute::Kind(kind.to_owned())];
+            message
+        });
+        assert_eq!(qdiscs_of(&port(7, BRIDGE), &qdiscs), ["noqueue", "clsact"]);
     }
 }

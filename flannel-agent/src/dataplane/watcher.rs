@@ -1,0 +1,155 @@
+//! Follows pods, and what others put on the way of their packets: decides what the programs carry, and what the kernel.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use ipnet::IpNet;
+use tracing::{info, warn};
+
+use super::bpf::Bpf;
+use super::bpf::attach::PRIORITY;
+use super::bpf::tcx::TcxPrograms;
+use super::kernel::conntrack::LiberalTracker;
+use super::kernel::{Kernel, LinkWatch};
+use super::obstacle::{self, Closes, Direction, Interface, Obstacle, PodPort, Role};
+
+/// Keeps the programs attached to the ports of the pods that are there, and leaves to the kernel what others must see.
+pub(super) struct Watcher {
+    links: LinkWatch,
+    /// Whether flows may take the shortcut.
+    flow_cache: bool,
+    subnets: Vec<IpNet>,
+    tracker: LiberalTracker,
+    /// Why packets of the whole node are left to the kernel, as logged last.
+    obstacles: Vec<Obstacle>,
+    /// Why ports do not take the shortcut, by name, as logged last.
+    closed_ports: BTreeMap<String, String>,
+    /// The interfaces on the way of packets.
+    interfaces: Vec<u32>,
+    /// What tcx ran there when they were looked at.
+    tcx: TcxPrograms,
+    /// Whether XDP ran there, by index. Left out are ports: for their other ends the kernel reports it.
+    xdp: BTreeMap<u32, bool>,
+}
+
+impl Watcher {
+    /// Begins to listen for pods that come and go. `flow_cache`: flows may take the shortcut.
+    pub(super) fn open(flow_cache: bool) -> Result<Self> {
+        Ok(Self {
+            links: LinkWatch::open()?,
+            flow_cache,
+            subnets: Vec::new(),
+            tracker: LiberalTracker::default(),
+            obstacles: Vec::new(),
+            closed_ports: BTreeMap::new(),
+            interfaces: Vec::new(),
+            tcx: TcxPrograms::new(),
+            xdp: BTreeMap::new(),
+        })
+    }
+
+    /// Returns why packets of the whole node are left to the kernel.
+    pub(super) fn shortcoming(&self) -> Option<String> {
+        let reasons: Vec<_> = self.obstacles.iter().map(Obstacle::to_string).collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
+    }
+
+    /// Sets the subnets of this node's pods.
+    pub(super) fn set_subnets(&mut self, subnets: &[IpNet]) {
+        self.subnets = subnets.to_vec();
+    }
+
+    /// Waits until pods may have come or gone, or others may have put something on an interface.
+    pub(super) async fn changed(&mut self) {
+        self.links.changed().await;
+    }
+
+    /// Sets the connection tracker again if another program has set it back, which the kernel does not report. Returns whether
+    /// that changes which flows may skip the host stack.
+    pub(super) fn keep_tracker_liberal(&mut self) -> bool {
+        self.flow_cache && self.tracker.keep()
+    }
+
+    /// Returns whether others have attached or detached programs by links of tcx or XDP, which the kernel does not report.
+    pub(super) async fn has_silently_changed(&self, kernel: &Kernel, bpf: &Bpf) -> bool {
+        if bpf.tcx_programs(self.interfaces.iter().copied()).is_ok_and(|now| now != self.tcx) {
+            return true;
+        }
+        for (interface, before) in &self.xdp {
+            if kernel.has_xdp(*interface).await.is_ok_and(|now| now != *before) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Attaches the programs to the ports of the pods that are there, and tells them what is left to the kernel.
+    pub(super) async fn follow_pods(&mut self, kernel: &Kernel, bpf: &mut Bpf) -> Vec<anyhow::Error> {
+        let interfaces = match self.survey(kernel, bpf).await {
+            Ok(interfaces) => interfaces,
+            Err(error) => return vec![error],
+        };
+        let mut obstacles = obstacle::obstacles(&interfaces);
+        if self.flow_cache {
+            self.tracker.keep();
+            obstacles.extend(self.tracker.strict().map(strict_conntrack));
+        }
+        self.log(&obstacles);
+        self.obstacles = obstacles;
+        let closes = self.obstacles.iter().fold(Closes::default(), |all, one| all.and(one.closes));
+        let mut errors: Vec<_> = bpf.config.set_floor(closes.floor()).err().into_iter().collect();
+        let ports = obstacle::ports(&interfaces);
+        self.log_ports(&ports);
+        errors.extend(bpf.follow(if closes.shortcut { &[] } else { &ports }));
+        errors
+    }
+
+    /// Returns the interfaces on the way of pods' packets. Without the shortcut nothing passes by what pods have.
+    async fn survey(&mut self, kernel: &Kernel, bpf: &Bpf) -> Result<Vec<Interface>> {
+        let subnets = if self.flow_cache { &self.subnets[..] } else { &[] };
+        let mut interfaces = kernel.survey(subnets, &bpf.interfaces(), PRIORITY).await?;
+        self.interfaces = interfaces.iter().map(|interface| interface.index).collect();
+        let without_ports = interfaces.iter().filter(|interface| interface.role != Role::Port);
+        self.xdp = without_ports.map(|interface| (interface.index, interface.xdp)).collect();
+        self.tcx = bpf.tcx_programs(self.interfaces.iter().copied()).context("asking what tcx runs")?;
+        for interface in &mut interfaces {
+            // tcx runs before filters.
+            let of = |direction| self.tcx.get(&(interface.index, direction)).into_iter().flatten().copied();
+            interface.ingress.splice(0..0, of(Direction::Ingress));
+            interface.egress.splice(0..0, of(Direction::Egress));
+        }
+        Ok(interfaces)
+    }
+
+    /// Logs each reason once when it comes, and once when it has gone.
+    fn log(&self, now: &[Obstacle]) {
+        for come in now.iter().filter(|obstacle| !self.obstacles.contains(obstacle)) {
+            warn!("{come}");
+        }
+        for gone in self.obstacles.iter().filter(|obstacle| !now.contains(obstacle)) {
+            info!("no longer so: {gone}");
+        }
+    }
+
+    fn log_ports(&mut self, ports: &[PodPort]) {
+        let before = std::mem::take(&mut self.closed_ports);
+        for PodPort { name: port, shortcut, .. } in ports {
+            match (shortcut, before.get(port)) {
+                (Ok(()), Some(_)) => info!(port, "flows of this pod may skip the host stack again"),
+                (Ok(()), None) => {}
+                (Err(thing), known) => {
+                    let thing = thing.to_string();
+                    if known != Some(&thing) {
+                        info!(port, "packets of this pod go through the host stack: {thing}");
+                    }
+                    self.closed_ports.insert(port.clone(), thing);
+                }
+            }
+        }
+    }
+}
+
+/// Returns the reason that the connection tracker is, if it does not accept flows that skip it.
+fn strict_conntrack(why: &str) -> Obstacle {
+    Obstacle { what: format!("connection tracking is strict: {why}"), closes: Closes::SHORTCUT }
+}
