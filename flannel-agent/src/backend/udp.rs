@@ -15,7 +15,7 @@ use nix::net::if_::if_nametoindex;
 use tokio::sync::Notify;
 
 use super::{Backend, Setup};
-use crate::config::{BackendType, UdpConfig};
+use crate::config::{BackendType, SubnetRange, UdpConfig};
 use crate::dataplane::kernel::Kernel;
 use crate::lease::{LeaseAttrs, SubnetKey};
 use crate::peer::Peer;
@@ -33,8 +33,8 @@ pub struct Udp {
     /// Source address of the datagrams.
     local: Ipv4Addr,
     port: u16,
-    /// The prefixes that nodes lease subnets from.
-    leasable: Vec<IpNet>,
+    /// What is routed into the tunnel, whether it is leased or not.
+    routes: Vec<IpNet>,
     tunnel: Option<Tunnel>,
     /// Base address of the node's subnet, once it has one.
     own: Option<Ipv4Addr>,
@@ -59,7 +59,7 @@ impl Backend for Udp {
             uplink: uplink.clone(),
             local,
             port: config.port,
-            leasable: range.prefixes(),
+            routes: routes(&range, local),
             tunnel: None,
             own: None,
             failed,
@@ -91,7 +91,7 @@ impl Backend for Udp {
         tunnel.proxy.set_nodes(Nodes::new(peers, self.port));
         let mut errors = Vec::new();
         // A reserved subnet may lie outside.
-        let is_outside = |subnet: &IpNet| !self.leasable.iter().any(|prefix| prefix.contains(subnet));
+        let is_outside = |subnet: &IpNet| !self.routes.iter().any(|prefix| prefix.contains(subnet));
         for subnet in peers.iter().map(|peer| peer.subnet).filter(is_outside) {
             errors.extend(self.kernel.ensure_route(tunnel.index, subnet).await.err());
         }
@@ -146,9 +146,15 @@ impl Udp {
         let (tunnel, own) = self.tunnel.as_ref().zip(self.own).context("there is no tunnel")?;
         self.kernel.set_up(tunnel.index, self.mtu()).await?;
         self.kernel.ensure_address(tunnel.index, IpNet::from(IpAddr::V4(own))).await?;
-        for prefix in &self.leasable {
-            self.kernel.ensure_route(tunnel.index, *prefix).await?;
+        for route in &self.routes {
+            self.kernel.ensure_route(tunnel.index, *route).await?;
         }
         Ok(())
     }
+}
+
+/// Returns what is routed into the tunnel: the network, as with flanneld. A node with an address in it, outside the subnets, reaches
+/// other nodes there only if the tunnel has no more than the subnets.
+fn routes(range: &SubnetRange, node: Ipv4Addr) -> Vec<IpNet> {
+    if range.network.contains(&IpAddr::V4(node)) { range.prefixes() } else { vec![range.network] }
 }

@@ -25,7 +25,7 @@ fn ensure_device(node: &Node) -> Result<()> {
     let address = node.exec(&format!("ip -4 addr show dev {TUN}"))?;
     ensure!(address.contains(&format!("inet {}/32 scope global", base(node)?)), "{address}");
     let routes = lines(node, &format!("ip -4 route show dev {TUN}"))?;
-    ensure!(routes == ["10.5.0.0/18"], "{routes:?}");
+    ensure!(routes == ["10.5.0.0/16"], "{routes:?}");
     Ok(())
 }
 

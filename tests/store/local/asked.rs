@@ -4,12 +4,14 @@ use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::time::Duration;
 
-use flannel_tests::{Cluster, TestResult, eventually};
+use flannel_tests::{Cluster, Datastore as _, TestResult, eventually};
 
 use super::Bed;
 use crate::endpoint::Figures;
 use crate::inspect::{self, Peer};
 
+/// Any subnet can be leased, the peer's too: only of such a one do the programs ask.
+const NETWORK: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
 /// Shorter than the interval in which the folder is read anyway (10 s).
 const BEFORE_THE_NEXT_READ: Duration = Duration::from_secs(4);
 
@@ -17,6 +19,7 @@ const BEFORE_THE_NEXT_READ: Duration = Duration::from_secs(4);
 fn a_packet_to_an_unknown_subnet_makes_the_agent_read_the_folder() -> TestResult {
     let peer = Peer::fictional(70);
     let bed = Bed::start(Cluster::segment(1)?, 1, |store, _| {
+        store.configure(NETWORK)?;
         fs::create_dir_all(store.subnets())?;
         store.put(&peer.name(), "yet to be written")
     })?;
