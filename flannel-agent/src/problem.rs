@@ -26,6 +26,12 @@ impl Pace {
     pub const STEADY: Self = Self { first: Duration::from_secs(1), longest: Duration::from_secs(1) };
     /// From one second to one minute: work that costs something each time.
     pub const SLOWING: Self = Self { longest: Duration::from_secs(60), ..Self::STEADY };
+
+    /// Returns the pause that follows this one; the first one after zero.
+    #[must_use]
+    pub fn after(self, pause: Duration) -> Duration {
+        (pause * 2).clamp(self.first, self.longest)
+    }
 }
 
 /// Something that may fail, again and again. Counted in `flannel_problems` from the first failure until it is solved or
@@ -131,9 +137,9 @@ impl Tries {
     }
 
     /// A try has failed. One that came early, for another reason, delays the next one no further.
-    fn failed(&mut self, now: Instant, Pace { first, longest }: Pace) {
+    fn failed(&mut self, now: Instant, pace: Pace) {
         if now >= self.next {
-            self.pause = (self.pause * 2).clamp(first, longest);
+            self.pause = pace.after(self.pause);
             self.next = now + self.pause;
         }
     }

@@ -5,14 +5,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::daemon::RETRY;
 use crate::lease::{OwnLease, PublicIps, Rival};
 use crate::mac::Mac;
 use crate::metrics::{FailureKind, METRICS};
 use crate::problem::{Pace, Problem};
-
-/// The longest pause before the lease is written again.
-const LONGEST: Duration = Duration::from_secs(60);
 
 /// A node that has not written the lease for so long has given way, or is gone. If it writes again, it was started again.
 const QUIET: Duration = Duration::from_secs(180);
@@ -57,12 +53,8 @@ impl Rivalry {
             warn!("{}", text(lease, rival));
         }
         let now = Instant::now();
-        let pause = match self.last {
-            Some((written, pause)) if now.saturating_duration_since(written) < QUIET => {
-                (pause * 2).min(LONGEST)
-            }
-            _ => RETRY,
-        };
+        let recent = self.last.filter(|(written, _)| now.saturating_duration_since(*written) < QUIET);
+        let pause = Pace::SLOWING.after(recent.map_or(Duration::ZERO, |(_, pause)| pause));
         self.last = Some((now + pause, pause));
         Verdict::Write(pause)
     }

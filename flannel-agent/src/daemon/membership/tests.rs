@@ -229,14 +229,20 @@ async fn a_lease_that_a_newer_node_with_the_same_address_writes_is_written_again
     assert_eq!(store.requests(), ["renew 192.168.64.1"]);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_lease_is_left_to_the_node_that_was_first_until_it_has_another_value() {
-    let (store, network) = (Store::new(1), network());
-    let mut membership = taken(&store, &network).await;
+/// Returns a membership whose lease is left to the node that was first.
+async fn given_way<'a>(store: &'a Store, network: &'a NetworkConfig) -> Membership<'a, Store> {
+    let mut membership = taken(store, network).await;
     store.permits.add_permits(10);
     store.send(of_rival(FORMER));
     assert!(matches!(membership.changed().await, LeaseEvent::Peers(_)));
     assert!(matches!(membership.changed().await, LeaseEvent::GivenWay));
+    membership
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_left_to_the_node_that_was_first_until_it_has_another_value() {
+    let (store, network) = (Store::new(1), network());
+    let mut membership = given_way(&store, &network).await;
     assert!(membership.has_given_way());
     // The other node goes on with its lease.
     store.send(of_rival(FORMER));
@@ -254,11 +260,7 @@ async fn a_lease_is_left_to_the_node_that_was_first_until_it_has_another_value()
 #[tokio::test(start_paused = true)]
 async fn a_node_that_has_given_way_takes_a_lease_when_its_address_changes() {
     let (store, network) = (Store::new(1), network());
-    let mut membership = taken(&store, &network).await;
-    store.permits.add_permits(10);
-    store.send(of_rival(FORMER));
-    assert!(matches!(membership.changed().await, LeaseEvent::Peers(_)));
-    assert!(matches!(membership.changed().await, LeaseEvent::GivenWay));
+    let mut membership = given_way(&store, &network).await;
     membership.readdress(attrs(9));
     assert!(matches!(membership.changed().await, LeaseEvent::Taken { .. }));
     assert_eq!(store.requests(), ["take 192.168.64.9"]);
