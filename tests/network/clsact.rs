@@ -1,9 +1,8 @@
 //! Kernels without tcx: the programs are attached as filters of the clsact qdisc.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::SchedClassifier;
+use flannel_agent::dataplane::bpf::leases::Routes;
 use flannel_agent::dataplane::bpf::{Bpf, attach};
 use flannel_agent::mac::Mac;
 use flannel_agent::peer::Peer;
@@ -47,7 +46,7 @@ fn attach(node: &Node, peer: &inspect::Peer) -> Result<()> {
     let mut bpf = Bpf::load(inspect::pins(node)?, &facts(node)?, false)?;
     let subnet = format!("{}/24", peer.base).parse()?;
     let peer = Peer { subnet, public_ip: peer.public_ip.into(), vtep_mac: Some(peer.mac.parse()?) };
-    bpf.leases.apply(&[peer], &BTreeMap::new(), &BTreeMap::new())?;
+    bpf.leases.apply(&[peer], Routes::NONE)?;
     bpf.config.enable_sender_check()?;
     node.netns().run(|| {
         HOOKS.iter().try_for_each(|(hook, interface, _)| {

@@ -153,8 +153,8 @@ impl Udp {
     }
 }
 
-/// Returns what is routed into the tunnel: the network, as with flanneld. A node with an address in it, outside the subnets, reaches
-/// other nodes there only if the tunnel has no more than the subnets.
+/// Returns what is routed into the tunnel: the network, as with flanneld. A node with an address in it, outside the subnets,
+/// reaches other nodes there only if the tunnel has no more than the subnets.
 fn routes(range: &SubnetRange, node: Ipv4Addr) -> Vec<IpNet> {
     if range.network.contains(&IpAddr::V4(node)) { range.prefixes() } else { vec![range.network] }
 }

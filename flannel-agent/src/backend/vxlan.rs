@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use super::{Backend, Setup};
 use crate::config::{BackendType, VxlanConfig};
 use crate::dataplane::accelerator::AcceleratorEvent;
+use crate::dataplane::bpf::leases::Routes;
 use crate::dataplane::desired;
 use crate::dataplane::kernel::Kernel;
 use crate::lease::{LeaseAttrs, SubnetKey, VxlanData};
@@ -232,7 +233,7 @@ impl Vxlan {
             const { &BTreeMap::new() }
         });
         // All peers: one on the link may still send through the overlay.
-        errors.extend(acceleration.apply(peers, &ways.direct, mtus).err());
+        errors.extend(acceleration.apply(peers, Routes { direct: &ways.direct, mtus }).err());
         errors.extend(floor.apply(kernel, &ways).await);
         errors
     }

@@ -2,8 +2,6 @@
 
 mod facts;
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
@@ -14,6 +12,7 @@ use tracing::info;
 
 use super::bpf::counters::PacketCounters;
 use super::bpf::events::Events;
+use super::bpf::leases::Routes;
 use super::bpf::pins::Pins;
 use super::bpf::{self, Bpf, logs};
 use super::capabilities;
@@ -120,18 +119,12 @@ impl Accelerator {
         self.watcher.set_subnets(subnets);
     }
 
-    /// Makes the maps hold exactly these peers, and then lets the programs check senders. `direct`: the subnets that are
-    /// routed without a tunnel. `route_mtus`: the MTUs in bytes that routes to public addresses have of their own.
+    /// Makes the maps hold exactly these peers, and then lets the programs check senders.
     ///
     /// # Errors
     /// A map cannot be written. The floor carries what is missing.
-    pub fn apply(
-        &mut self,
-        peers: &[Peer],
-        direct: &BTreeMap<IpNet, IpAddr>,
-        route_mtus: &BTreeMap<IpAddr, u32>,
-    ) -> Result<()> {
-        self.bpf.leases.apply(peers, direct, route_mtus)?;
+    pub fn apply(&mut self, peers: &[Peer], routes: Routes<'_>) -> Result<()> {
+        self.bpf.leases.apply(peers, routes)?;
         self.bpf.config.enable_sender_check()
     }
 

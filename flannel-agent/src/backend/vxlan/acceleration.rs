@@ -2,17 +2,15 @@
 
 mod failed;
 
-use std::collections::BTreeMap;
 use std::future::pending;
-use std::net::IpAddr;
 
 use anyhow::{Context as _, Error, Result};
-use ipnet::IpNet;
 use tracing::warn;
 
 use super::overlay::Overlay;
 use crate::config::DataplaneMode;
 use crate::dataplane::accelerator::{AcceleratedDevice, Accelerator, AcceleratorEvent, Settings};
+use crate::dataplane::bpf::leases::Routes;
 use crate::dataplane::kernel::Kernel;
 use crate::lease::SubnetKey;
 use crate::peer::Peer;
@@ -133,14 +131,9 @@ impl Acceleration {
     }
 
     /// See [`Accelerator::apply`].
-    pub(super) fn apply(
-        &mut self,
-        peers: &[Peer],
-        direct: &BTreeMap<IpNet, IpAddr>,
-        route_mtus: &BTreeMap<IpAddr, u32>,
-    ) -> Result<()> {
+    pub(super) fn apply(&mut self, peers: &[Peer], routes: Routes<'_>) -> Result<()> {
         match &mut self.state {
-            State::Present(accelerator) => accelerator.apply(peers, direct, route_mtus),
+            State::Present(accelerator) => accelerator.apply(peers, routes),
             State::NotProbed | State::Absent(_) | State::Failed(_) => Ok(()),
         }
     }

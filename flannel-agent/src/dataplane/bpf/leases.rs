@@ -38,18 +38,11 @@ impl LeaseMaps {
         self.v6.set_own(subnet, leasable);
     }
 
-    /// Makes the maps hold exactly these peers and the node itself. `direct`: the subnets that are routed without a
-    /// tunnel. `route_mtus`: the MTUs in bytes that routes to public addresses have of their own.
+    /// Makes the maps hold exactly these peers and the node itself.
     ///
     /// # Errors
     /// A map cannot be written. What was written stays, and the floor carries the rest.
-    pub fn apply(
-        &mut self,
-        peers: &[Peer],
-        direct: &BTreeMap<IpNet, IpAddr>,
-        route_mtus: &BTreeMap<IpAddr, u32>,
-    ) -> Result<()> {
-        let routes = Routes { direct, mtus: route_mtus };
+    pub fn apply(&mut self, peers: &[Peer], routes: Routes<'_>) -> Result<()> {
         self.v4.apply(peers, routes)?;
         self.v6.apply(peers, routes)
     }
@@ -65,17 +58,17 @@ impl LeaseMaps {
 }
 
 /// What routes say of peers.
-#[derive(Clone, Copy)]
-struct Routes<'a> {
-    /// Subnets that are routed without a tunnel.
-    direct: &'a BTreeMap<IpNet, IpAddr>,
-    /// MTUs of routes to public addresses.
-    mtus: &'a BTreeMap<IpAddr, u32>,
+#[derive(Clone, Copy, Debug)]
+pub struct Routes<'a> {
+    /// The subnets that are routed without a tunnel.
+    pub direct: &'a BTreeMap<IpNet, IpAddr>,
+    /// The MTUs in bytes that routes to public addresses have of their own.
+    pub mtus: &'a BTreeMap<IpAddr, u32>,
 }
 
 impl Routes<'_> {
     /// Nothing.
-    const NONE: Self = Self { direct: const { &BTreeMap::new() }, mtus: const { &BTreeMap::new() } };
+    pub const NONE: Self = Self { direct: const { &BTreeMap::new() }, mtus: const { &BTreeMap::new() } };
 }
 
 /// The maps of one address family.
