@@ -2,6 +2,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -23,6 +27,7 @@ const TRIES: f64 = 3.0;
 /// Three times what an agent without optimisation needs for these tries.
 const TICKS: u64 = 100;
 const FAILED: &str = "the BPF programs cannot be attached again";
+const LASTING: &str = r#"flannel_problems{kind="programs"}"#;
 const SOLVED: &str = "the BPF programs are attached again";
 
 fn programs(node: &Node) -> Result<Vec<String>> {
@@ -57,8 +62,7 @@ fn lasts(
     })?;
     eventually("the floor carries", SOON, || ping(one, other.ip()).and(ping(other, one.ip())))?;
     let figures = Figures::of(node)?;
-    let lasting = r#"flannel_problems{kind="programs"}"#;
-    for name in [lasting, r#"flannel_dataplane{name="netlink"}"#] {
+    for name in [LASTING, r#"flannel_dataplane{name="netlink"}"#] {
         assert!(figures.get(name)? > 0.0, "{}", figures.text());
     }
     let tries = || Figures::of(node)?.get(r#"flannel_errors_total{kind="programs"}"#);
@@ -75,7 +79,7 @@ fn lasts(
     eventually("the programs are back", 3 * SOON, || {
         ensure!(said(SOLVED) == solved + 1, "{}", agent.log());
         ensure!(programs(node)?.len() == before.len(), "{:?}", programs(node)?);
-        ensure!(Figures::of(node)?.get(lasting)? < 1.0, "{lasting} is not 0");
+        ensure!(Figures::of(node)?.get(LASTING)? < 1.0, "{LASTING} is not 0");
         Ok(())
     })?;
     let carried = inspect::carried(node)?;
@@ -128,5 +132,86 @@ fn what_cannot_be_healed_is_said_once_and_tried_again_at_growing_intervals() -> 
     assert!(Path::new(bpffs).join(abi::PIN_DIR).is_dir());
     let errors = lines_of(&overlay.agents[0].log(), "ERROR");
     assert!(errors.len() == 2 && errors.iter().all(|line| line.contains(FAILED)), "{errors:#?}");
+    Ok(())
+}
+
+/// Damages a node every second, as long as it lives.
+struct Rival {
+    stopped: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Rival {
+    fn start(node: &Node, command: String) -> Self {
+        let (stopped, netns) = (Arc::new(AtomicBool::new(false)), Arc::clone(node.netns()));
+        let running = Arc::clone(&stopped);
+        let thread = thread::spawn(move || {
+            while !running.load(Relaxed) {
+                // Between two tries of the agent there may be nothing to damage.
+                _ = netns.exec(&command);
+                thread::sleep(Duration::from_secs(1));
+            }
+        });
+        Self { stopped, thread: Some(thread) }
+    }
+}
+
+impl Drop for Rival {
+    fn drop(&mut self) {
+        self.stopped.store(true, Relaxed);
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+#[test]
+fn programs_that_others_detach_again_and_again_are_left_to_the_floor_at_growing_intervals() -> TestResult {
+    const CONTESTED: &str = "the BPF programs do not stay attached";
+    const DETACHED: &str = "the BPF programs were detached by another program";
+    let flags = ["--dataplane=auto", "--dataplane=bpf"];
+    let overlay = Overlay::start_with(Topology::segment(2), &flags, 1, with_endpoint)?;
+    let (node, agent) = (&overlay.nodes()[0], &overlay.agents[0]);
+    let (one, other) = overlay.two_pods();
+    let said = |text: &str| agent.log().lines().filter(|line| line.contains(text)).count();
+    let link = inspect::pins(node)?.path("underlay_ingress_link");
+    let detach = format!("bpftool link detach pinned {}", link.display());
+    let rival = Rival::start(node, detach.clone());
+    eventually("it is said", 2 * SOON, || {
+        ensure!(said(CONTESTED) == 1 && Figures::of(node)?.get(LASTING)? > 0.0, "{}", agent.log());
+        Ok(())
+    })?;
+    assert_eq!(said(DETACHED), 4, "{}", agent.log());
+    // The next tries are after 1, 2, 4 and 8 s, and each is noticed to be in vain a second later.
+    let tries = || Figures::of(node)?.get(r#"flannel_errors_total{kind="programs"}"#);
+    let first = tries()?;
+    throughout("the floor carries, and nothing more is said", 2 * WINDOW, || {
+        ping(one, other.ip())?;
+        ensure!(said(CONTESTED) == 1 && said(DETACHED) == 4, "{}", agent.log());
+        Ok(())
+    })?;
+    let tries = tries()? - first;
+    assert!((1.0..=TRIES).contains(&tries), "{tries} tries in {:?}", 2 * WINDOW);
+    drop(rival);
+    eventually("the programs are back and stay", 4 * SOON, || {
+        ensure!(said(SOLVED) == 1 && Figures::of(node)?.get(LASTING)? < 1.0, "{}", agent.log());
+        Ok(())
+    })?;
+    let carried = inspect::carried(node)?;
+    ping(one, other.ip()).and(ping(other, one.ip()))?;
+    let now = inspect::carried(node)?;
+    assert!(now.0 > carried.0 && now.1 > carried.1, "{carried:?}, {now:?}");
+    // A single accident is healed at once again.
+    node.exec(&detach)?;
+    eventually("it is healed", SOON, || {
+        ensure!(said(DETACHED) == 5, "{}", agent.log());
+        ensure!(programs(node)?.len() == 3, "{:?}", programs(node)?);
+        Ok(())
+    })?;
+    // With the device, its programs are removed.
+    let _rival = Rival::start(node, format!("ip link del {DEVICE}"));
+    eventually("it is said", 2 * SOON, || {
+        ensure!(said(CONTESTED) == 2 && Figures::of(node)?.get(LASTING)? > 0.0, "{}", agent.log());
+        Ok(())
+    })?;
+    assert_eq!(lines_of(&agent.log(), "ERROR").len(), 2, "{}", agent.log());
     Ok(())
 }

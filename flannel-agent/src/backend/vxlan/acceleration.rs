@@ -1,10 +1,11 @@
 //! BPF on the floor: wanted or not, loaded or not.
 
+mod detached;
 mod failed;
 
 use std::future::pending;
 
-use anyhow::{Context as _, Error, Result};
+use anyhow::{Context as _, Error, Result, anyhow};
 use tracing::warn;
 
 use super::overlay::Overlay;
@@ -21,6 +22,7 @@ use failed::Failed;
 pub(super) struct Acceleration {
     settings: Settings,
     state: State,
+    failed: Failed,
 }
 
 enum State {
@@ -29,13 +31,13 @@ enum State {
     /// BPF is not wanted, or the kernel cannot load the programs: why.
     Absent(Option<String>),
     Present(Box<Accelerator>),
-    /// They were attached, and could not be attached again.
-    Failed(Box<Failed>),
+    /// They were attached, and could not be attached again or do not stay attached.
+    Failed,
 }
 
 impl Acceleration {
-    pub(super) const fn new(settings: Settings) -> Self {
-        Self { settings, state: State::NotProbed }
+    pub(super) fn new(settings: Settings) -> Self {
+        Self { settings, state: State::NotProbed, failed: Failed::default() }
     }
 
     /// Returns whether to [`Self::load`] before a subnet is taken.
@@ -80,38 +82,43 @@ impl Acceleration {
         Ok(())
     }
 
-    /// Attaches the programs again: other programs have detached them, or have removed a device. If that fails, detaches the
-    /// rest, so that the floor carries all: what XDP has stripped only `underlay_ingress` can deliver. It is then tried
-    /// again, as [`Self::changed`] reports.
+    /// Attaches the programs again: other programs have detached them, or have removed a device. If that fails, or happens
+    /// again and again, detaches the rest, so that the floor carries all: what XDP has stripped only `underlay_ingress` can
+    /// deliver. It is then tried again, as [`Self::changed`] reports.
     ///
     /// # Errors
     /// See [`Self::load`], which this is as long as they were never attached.
     pub(super) fn heal(&mut self, overlays: &[Overlay], uplink: &Uplink, detached: bool) -> Result<()> {
-        match &self.state {
+        match self.state {
             State::NotProbed | State::Absent(_) => return self.load(overlays, uplink),
+            State::Present(_) if self.failed.lost() => {
+                self.give_up(anyhow!(
+                    "another program detaches them or removes their device again and again; stop it, or choose --dataplane \
+                     netlink"
+                ));
+                return Ok(());
+            }
             State::Present(_) if detached => {
                 warn!("the BPF programs were detached by another program; attaching them again");
             }
-            State::Present(_) | State::Failed(_) => {}
+            State::Failed if !detached && self.failed.has_to_wait() => return Ok(()),
+            State::Present(_) | State::Failed => {}
         }
         match Accelerator::start(&self.settings, &accelerated(overlays, uplink)) {
             Ok(accelerator) => {
-                if let State::Failed(failed) = &mut self.state {
-                    failed.solved();
-                }
+                self.failed.attached();
                 self.state = State::Present(accelerator);
             }
-            Err(error) => {
-                let rest = Accelerator::detach(&self.settings);
-                if !matches!(self.state, State::Failed(_)) {
-                    self.state = State::Failed(Box::default());
-                }
-                if let State::Failed(failed) = &mut self.state {
-                    failed.again(&self.settings.pins, [Some(error), rest.err()].into_iter().flatten());
-                }
-            }
+            Err(error) => self.give_up(error),
         }
         Ok(())
+    }
+
+    /// Leaves all to the floor until the next try.
+    fn give_up(&mut self, why: Error) {
+        let rest = Accelerator::detach(&self.settings);
+        self.state = State::Failed;
+        self.failed.again(&self.settings.pins, [Some(why), rest.err()].into_iter().flatten());
     }
 
     /// Returns why packets do not take the way that was asked for.
@@ -119,7 +126,7 @@ impl Acceleration {
         match &self.state {
             State::Present(accelerator) => accelerator.shortcoming(),
             State::Absent(why) => why.clone(),
-            State::Failed(failed) => Some(failed.why().to_owned()),
+            State::Failed => Some(self.failed.why().to_owned()),
             State::NotProbed => None,
         }
     }
@@ -134,7 +141,7 @@ impl Acceleration {
     pub(super) fn apply(&mut self, peers: &[Peer], routes: Routes<'_>) -> Result<()> {
         match &mut self.state {
             State::Present(accelerator) => accelerator.apply(peers, routes),
-            State::NotProbed | State::Absent(_) | State::Failed(_) => Ok(()),
+            State::NotProbed | State::Absent(_) | State::Failed => Ok(()),
         }
     }
 
@@ -142,7 +149,7 @@ impl Acceleration {
     pub(super) fn add_peers(&mut self, joined: &[Peer]) -> Result<bool> {
         match &mut self.state {
             State::Present(accelerator) => accelerator.add_peers(joined),
-            State::NotProbed | State::Absent(_) | State::Failed(_) => Ok(true),
+            State::NotProbed | State::Absent(_) | State::Failed => Ok(true),
         }
     }
 
@@ -150,17 +157,23 @@ impl Acceleration {
     pub(super) async fn follow_pods(&mut self, kernel: &Kernel) -> Vec<Error> {
         match &mut self.state {
             State::Present(accelerator) => accelerator.follow_pods(kernel).await,
-            State::NotProbed | State::Absent(_) | State::Failed(_) => Vec::new(),
+            State::NotProbed | State::Absent(_) | State::Failed => Vec::new(),
         }
     }
 
-    /// See [`Accelerator::changed`]. Programs that could not be attached again are reported as detached when it is time to
-    /// try that again.
+    /// See [`Accelerator::changed`]. Programs that were left detached are reported as detached when it is time to attach them
+    /// again.
     pub(super) async fn changed(&mut self, kernel: &Kernel) -> AcceleratorEvent {
-        match &mut self.state {
-            State::Present(accelerator) => accelerator.changed(kernel).await,
-            State::Failed(failed) => {
-                failed.due(&self.settings.pins).await;
+        let Self { settings, state, failed } = self;
+        match state {
+            State::Present(accelerator) => loop {
+                tokio::select! {
+                    event = accelerator.changed(kernel) => return event,
+                    () = failed.stays() => failed.settled(),
+                }
+            },
+            State::Failed => {
+                failed.due(&settings.pins).await;
                 AcceleratorEvent::Detached
             }
             State::NotProbed | State::Absent(_) => pending().await,
