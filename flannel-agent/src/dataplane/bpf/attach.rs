@@ -84,10 +84,15 @@ fn tcx(
     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
     let id = program.attach_with_options(interface, direction(hook), options)?;
     let link: FdLink = program.take_link(id)?.try_into()?;
+    let old = Link::pinned(&pins.path(pin));
     pins.replace(pin, |path| {
         link.pin(path)?;
         Ok(())
     })?;
+    // Without its pin it would run on for a while (an RCU grace period).
+    if let Ok(old) = old {
+        old.detach()?;
+    }
     Ok(Mechanism::Tcx)
 }
 
