@@ -203,10 +203,11 @@ pub(crate) struct Attached {
 }
 
 /// Lists the agent's programs on hooks: those of pinned links by the pin's name, those of filters by interface and direction.
+/// Links of `side_ingress` are left out: which other interfaces there are depends on the machine.
 pub(crate) fn attached(node: &Node) -> Result<BTreeMap<String, Attached>> {
     let names = std::fs::read_dir(pins(node)?.path(""))?.map(|pin| Ok(pin?.file_name().into_string()));
-    let names =
-        names.collect::<Result<Vec<_>>>()?.into_iter().flatten().filter(|name| name.contains("_link"));
+    let names = names.collect::<Result<Vec<_>>>()?.into_iter().flatten();
+    let names = names.filter(|name| name.contains("_link") && !name.starts_with(Hook::SideIngress.program()));
     let links = names.map(|name| Ok((name.clone(), attached_by(node, &name)?)));
     let mut attached: BTreeMap<_, _> = links.collect::<Result<_>>()?;
     let shown = node.netns().exec_json("ip -j link show")?;

@@ -14,7 +14,7 @@ use flannel_common::address::{Address, V4, V6};
 use flannel_common::event::Event;
 use flannel_common::fingerprint::Token;
 use flannel_common::lease::{self, Lease};
-use flannel_common::node::{NodeConfig, OverlayEnd, XDP_OFF};
+use flannel_common::node::{NodeConfig, OverlayEnd, SOURCE_CHECK_STRICT, XDP_OFF};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 
 mod complexity;
@@ -61,11 +61,15 @@ const fn v6([a, b, c, d, e, f, g, h]: [u16; 8]) -> V6 {
 const TC_ACT_UNSPEC: i32 = -1;
 pub(crate) const TC_ACT_SHOT: i32 = 2;
 const TC_ACT_REDIRECT: i32 = 7;
-/// `struct __sk_buff` (linux/bpf.h): its size, and where `mark`, `ingress_ifindex` and `gso_size` are.
+/// `struct __sk_buff` (linux/bpf.h): its size, and where `mark`, `priority`, `ingress_ifindex` and `gso_size` are.
 const SKB_SIZE: usize = 192;
 const SKB_MARK: usize = 8;
+const SKB_PRIORITY: usize = 32;
 const SKB_INGRESS_IFINDEX: usize = 36;
 const SKB_GSO_SIZE: usize = 176;
+/// The note that a packet's sender was checked, in the upper half of `priority`, above a priority.
+const CHECKED: u32 = 3 << 16 | PRIORITY;
+const PRIORITY: u32 = 6;
 
 /// A network's prefix length, that of its subnets, and their mask.
 type NetworkLengths<A> = (u8, u8, A);
@@ -79,7 +83,7 @@ fn overlay<A: Address>(
 ) -> OverlayEnd<A> {
     let (network_len, subnet_len, subnet_mask) = lengths;
     let (uplink_ifindex, uplink_mtu) = (2, 1500);
-    let source_check = 1;
+    let source_check = SOURCE_CHECK_STRICT;
     OverlayEnd {
         overlay_ifindex,
         uplink_ifindex,
@@ -108,6 +112,10 @@ pub(crate) struct SkbMeta {
     pub(crate) ingress_ifindex: u32,
     /// Token that it got where it entered the host stack; 0: none.
     pub(crate) token: u32,
+    /// True if it has left its tunnel without a note that its sender was checked.
+    pub(crate) unchecked: bool,
+    /// True if it comes in with the note, as a pod may have forged it.
+    pub(crate) noted: bool,
 }
 
 /// Result of one run.
@@ -115,6 +123,8 @@ pub(crate) struct RunResult {
     pub(crate) action: i32,
     pub(crate) packet: Vec<u8>,
     pub(crate) mark: u32,
+    /// Whether the packet has the note that its sender was checked.
+    pub(crate) checked: bool,
     pub(crate) outcome: Outcome,
 }
 
@@ -187,8 +197,8 @@ impl Programs {
             uplink_mac: [0; 6],
             xdp: XDP_OFF,
             floor: 0,
-            reserved: 0,
             handover_key: [0; 4],
+            only_checked: 1,
             v4: overlay(7, OUR_IP, OUR_MAC, (16, 24, [255, 255, 255, 0])),
             v6: overlay(8, OUR_IP6, OUR_MAC6, (48, 64, v6([!0, !0, !0, !0, 0, 0, 0, 0]))),
         };
@@ -220,8 +230,10 @@ impl Programs {
     pub(crate) fn run_with(&mut self, hook: Hook, frame: &[u8], meta: SkbMeta) -> RunResult {
         let before = self.counters();
         let mut context = [0; SKB_SIZE];
+        let is_checked = meta.noted || hook == Hook::OverlayIngress && !meta.unchecked;
         for (at, value) in [
             (SKB_MARK, meta.mark),
+            (SKB_PRIORITY, if is_checked { CHECKED } else { PRIORITY }),
             (SKB_INGRESS_IFINDEX, meta.ingress_ifindex),
             (SKB_GSO_SIZE, meta.gso_size),
         ] {
@@ -244,8 +256,17 @@ impl Programs {
             (ran.action, ran.length)
         };
         out.truncate(length);
-        let mark = context_out[SKB_MARK..][..4].try_into().map(u32::from_ne_bytes).unwrap();
-        RunResult { action, packet: out, mark, outcome: self.counted_since(&before, hook, frame.len()) }
+        let number = |at: usize| context_out[at..][..4].try_into().map(u32::from_ne_bytes).unwrap();
+        let (mark, priority) = (number(SKB_MARK), number(SKB_PRIORITY));
+        assert_eq!(priority & 0xffff, PRIORITY, "what others know of the packet stays");
+        let checked = priority == CHECKED;
+        RunResult {
+            action,
+            packet: out,
+            mark,
+            checked,
+            outcome: self.counted_since(&before, hook, frame.len()),
+        }
     }
 
     /// Runs one frame many times, whatever its outcome.

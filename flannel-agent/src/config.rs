@@ -14,7 +14,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use self::backend::{Backend, BackendType, UdpConfig, VxlanConfig};
 use self::keys::Keys;
-pub use self::mode::{DataplaneMode, XdpMode};
+pub use self::mode::{DataplaneMode, SourceCheck, XdpMode};
 use self::range::RangeKeys;
 pub use self::range::{SubnetRange, number};
 pub use self::settings::Change;

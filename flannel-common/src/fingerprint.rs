@@ -26,8 +26,8 @@ pub struct Digest(u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(pub u64);
 
-/// The part of a [`Fingerprint`] that fits into `skb->tc_index`. Different packets have the same one by chance, once in
-/// 2^15.
+/// The part of a [`Fingerprint`] that fits into `skb->tc_index`. It is even: there an odd number above 1 says that a packet's
+/// sender was checked (`NodeConfig::checked_note`). Different packets have the same one by chance, once in 2^14.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Token(pub u32);
 
@@ -71,8 +71,8 @@ impl Fingerprint {
     #[inline(always)]
     #[must_use]
     pub const fn token(self) -> Token {
-        let token = self.0 as u32 & 0xffff;
-        Token(if token <= Token::UNKNOWN.0 { Token::UNKNOWN.0 + 1 } else { token })
+        let token = self.0 as u32 & 0xfffe;
+        Token(if token == Token::NONE.0 { 2 } else { token })
     }
 
     /// Returns whether a packet with this token had this fingerprint when it entered the stack. `None`: that cannot be said,
@@ -128,10 +128,14 @@ mod tests {
     }
 
     #[test]
-    fn the_token_of_a_fingerprint_is_none_of_the_others() {
+    fn the_token_of_a_fingerprint_is_none_of_the_others_and_no_note() {
+        use crate::node::NodeConfig;
+        let note = |key| NodeConfig { handover_key: [key; 4], ..NodeConfig::default() }.checked_note();
+        assert!((0..=u8::MAX).map(note).all(|note| note > 1 && note % 2 == 1));
         for low in [0, 1, 2, AGGREGATE.into(), 1 << 16, u64::MAX << 16] {
             let packet = Fingerprint(low);
             assert!(![Token::NONE, Token::UNKNOWN].contains(&packet.token()), "{low:x}");
+            assert_eq!(packet.token().0 % 2, 0, "{low:x}");
             assert_eq!(packet.compare(packet.token()), Some(true), "{low:x}");
             assert_eq!(
                 [Token::NONE, Token::UNKNOWN].map(|token| packet.compare(token)),

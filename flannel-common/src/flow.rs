@@ -44,10 +44,8 @@ pub struct FlowKey<A: Address> {
     pub pod_port: [u8; 2],
     /// TCP or UDP port of the remote pod.
     pub remote_port: [u8; 2],
-    /// IP protocol number.
-    pub protocol: u8,
-    /// 0.
-    pub reserved: [u8; 3],
+    /// IP protocol number, and three zeroes. (In a field of their own, a program would call a function to clear them.)
+    pub protocol: [u8; 4],
 }
 
 /// Direction of a packet, seen from the pod on this node.
@@ -69,7 +67,7 @@ impl<A: Address> FlowKey<A> {
             .with_bytes(self.pod.as_ref())
             .with_bytes(self.remote.as_ref())
             .with_bytes(&[a, b, c, d])
-            .with_bytes(&[self.protocol, 0, 0, 0])
+            .with_bytes(&self.protocol)
     }
 }
 

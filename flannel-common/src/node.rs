@@ -14,6 +14,13 @@ pub const FLOOR_WRAPS: u32 = 1;
 /// [`NodeConfig::floor`]: the kernel's vxlan device unwraps packets, since others see what the uplink receives.
 pub const FLOOR_UNWRAPS: u32 = 1 << 1;
 
+/// [`OverlayEnd::source_check`]: every sender is accepted, as flannel does.
+pub const SOURCE_CHECK_OFF: u32 = 0;
+/// [`OverlayEnd::source_check`]: the pods' network is checked. Other inner sources are accepted from every node.
+pub const SOURCE_CHECK_PODS: u32 = 1;
+/// [`OverlayEnd::source_check`]: inner sources outside the pods' network are refused, but for a node's own address.
+pub const SOURCE_CHECK_STRICT: u32 = 2;
+
 /// The single value of `CONFIG`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,14 +45,26 @@ pub struct NodeConfig {
     pub xdp: u32,
     /// What is left to the floor: [`FLOOR_WRAPS`], [`FLOOR_UNWRAPS`].
     pub floor: u32,
-    /// Zero: programs copy the value in words of eight bytes.
-    pub reserved: u32,
-    /// Key by which `underlay_ingress` recognises metadata of `underlay_xdp`; random, made with the maps.
+    /// Key by which `underlay_ingress` recognises metadata of `underlay_xdp`, and `overlay_ingress` packets whose sender was
+    /// checked; random, made with the maps.
     pub handover_key: [u8; 4],
+    /// 1: where senders are checked, IP packets that no program has checked are dropped at the vxlan device; 0: they pass,
+    /// since programs of others may take packets before the agent's see them.
+    pub only_checked: u32,
     /// IPv4 over IPv4: `flannel.<VNI>`.
     pub v4: OverlayEnd<V4>,
     /// IPv6 over IPv6: `flannel-v6.<VNI>`.
     pub v6: OverlayEnd<V6>,
+}
+
+impl NodeConfig {
+    /// Returns the note on packets whose sender was checked. It is odd and above 1, as no [`crate::fingerprint::Token`] is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn checked_note(&self) -> u16 {
+        let [first, second, ..] = self.handover_key;
+        u16::from_ne_bytes([first, second]) | 3
+    }
 }
 
 /// This node's end of one family's overlay. All zeroes if the network does not have the family.
@@ -58,7 +77,7 @@ pub struct OverlayEnd<A: Address> {
     pub uplink_ifindex: u32,
     /// MTU of the uplink in bytes, which the outer IP packet must fit.
     pub uplink_mtu: u32,
-    /// 1: a VXLAN packet is dropped unless its sender holds the inner source; 0: all are accepted, as flannel does.
+    /// Which senders are accepted: [`SOURCE_CHECK_OFF`], [`SOURCE_CHECK_PODS`], [`SOURCE_CHECK_STRICT`].
     pub source_check: u32,
     /// The node's address on the uplink: outer source of what it sends, outer destination of what it accepts.
     pub local_ip: A,

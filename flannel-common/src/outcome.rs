@@ -70,7 +70,7 @@ macro_rules! outcomes {
 outcomes! {
     0 Encapsulated "encapsulated" Carried "Wrapped in VXLAN and sent to the peer's public address.",
     1 Decapsulated "decapsulated" Carried "Unwrapped, and received on the vxlan device.",
-    2 NotVxlan "not-vxlan" Foreign "Other traffic of the uplink: not UDP to this node's address and VXLAN port.",
+    2 NotVxlan "not-vxlan" Foreign "Other traffic, or VXLAN that is not for the uplink's address and whose sender is not accepted. Should the host take it for its own, `overlay_ingress` drops it.",
     3 NotIp "not-ip" Floor "The inner frame is neither IPv4 nor IPv6.",
     4 Truncated "truncated" Floor "The packet ends before its headers do.",
     5 NoConfig "no-config" Floor "The agent has not written CONFIG yet.",
@@ -98,8 +98,8 @@ outcomes! {
     27 FlowProven "flow-proven" Foreign "Left the host stack unchanged, to a pod or to a peer on the uplink's link. The flow's next packets may skip the host stack.",
     28 NoFlow "no-flow" Foreign "Left the host stack to a pod or to a peer on the uplink's link, but is of no flow between pods of two nodes, or was changed.",
     29 FlowCacheOff "flow-cache-off" Foreign "The agent runs without the flow cache.",
-    30 UnknownSender "unknown-sender" Dropped "Sender check: no lease covers the inner source.",
-    31 ForgedSender "forged-sender" Dropped "Sender check: the inner source belongs to another node than the outer source.",
+    30 UnknownSender "unknown-sender" Dropped "Sender check: no lease covers the inner source, or the outer source is no node's public address.",
+    31 ForgedSender "forged-sender" Dropped "Sender check: the inner source is of another node than the one whose public address is the outer source.",
     32 LoopedSender "looped-sender" Dropped "Sender check: the inner source is in this node's own subnet.",
     33 NotEcnCapable "not-ecn-capable" Dropped "Outer ECN reports congestion, and the inner packet does not support ECN: dropped, as RFC 6040 requires.",
     34 Forwarded "forwarded" Carried "A proven flow over IPv6: sent past the host stack to the vxlan device, where the kernel wraps it.",
@@ -114,6 +114,8 @@ outcomes! {
     43 MaybeAggregate "maybe-aggregate" Floor "XDP in generic mode cannot tell whether this is an aggregate; TC unwraps it.",
     44 FlowChanged "flow-changed" Floor "The host stack changes packets of the flow or answers in its place (a rule that sets DSCP or TTL, SYNPROXY, a transparent proxy): all of them stay in the stack.",
     45 Obstructed "obstructed" Floor "A program or queue of others, which BPF would pass by, is on the way: the kernel carries the packet. The agent's log names it.",
+    46 OtherAddress "other-address" Floor "VXLAN from an accepted sender that is not for the uplink's address or comes in elsewhere, or IPsec. The host unwraps it.",
+    47 UncheckedSender "unchecked-sender" Dropped "Sender check: it came in where no program has accepted its sender: from this node itself, from an unknown node to another address, in fragments that hide the inner source, or while the agent's program was detached.",
 }
 
 /// A place where a program runs.
@@ -134,6 +136,8 @@ pub enum Hook {
     UnderlayEgress = 5,
     /// Program `underlay_xdp`: XDP of the uplink.
     UnderlayXdp = 6,
+    /// Program `side_ingress`: ingress of other interfaces by which outer packets may come in.
+    SideIngress = 7,
 }
 
 impl Hook {
@@ -146,6 +150,7 @@ impl Hook {
         Self::PodIngress,
         Self::UnderlayEgress,
         Self::UnderlayXdp,
+        Self::SideIngress,
     ];
 
     /// Returns the hook with this number, if this version knows it.
@@ -163,7 +168,8 @@ impl Hook {
             | Self::OverlayIngress
             | Self::PodEgress
             | Self::PodIngress
-            | Self::UnderlayEgress => true,
+            | Self::UnderlayEgress
+            | Self::SideIngress => true,
             Self::UnderlayXdp => false,
         }
     }
@@ -184,6 +190,7 @@ impl Hook {
             Self::PodIngress => "pod_ingress",
             Self::UnderlayEgress => "underlay_egress",
             Self::UnderlayXdp => "underlay_xdp",
+            Self::SideIngress => "side_ingress",
         }
     }
 }

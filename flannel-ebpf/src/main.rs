@@ -17,9 +17,7 @@ mod entry {
     }
 
     /// Ingress of the uplink: VXLAN from peers, and other traffic.
-    // A call of it would cost 32 bytes of stack (Linux 6.1).
     #[classifier]
-    #[inline(always)]
     pub(crate) fn underlay_ingress(ctx: TcContext) -> i32 {
         let packet = Packet::new(&ctx);
         verdict::conclude(Hook::UnderlayIngress, &packet, path::underlay_ingress::run(&packet))
@@ -51,6 +49,13 @@ mod entry {
     pub(crate) fn underlay_egress(ctx: TcContext) -> i32 {
         let packet = Packet::new(&ctx);
         verdict::conclude(Hook::UnderlayEgress, &packet, Err(path::underlay_egress::run(&packet)))
+    }
+
+    /// Ingress of other interfaces: VXLAN that does not come in by the uplink, and other traffic.
+    #[classifier]
+    pub(crate) fn side_ingress(ctx: TcContext) -> i32 {
+        let packet = Packet::new(&ctx);
+        verdict::conclude(Hook::SideIngress, &packet, Err(path::side_ingress::run(&packet)))
     }
 
     /// XDP of the uplink: VXLAN from peers, and other traffic, before the kernel reads it.

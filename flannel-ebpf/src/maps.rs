@@ -123,6 +123,15 @@ pub fn node_config() -> Result<NodeConfig, Outcome> {
     if config.layout != 0 { Ok(config) } else { Err(Outcome::NoConfig) }
 }
 
+/// Reads the overlay's UDP port, wire order, and nothing else of the configuration.
+#[inline(always)]
+pub fn overlay_port() -> Option<[u8; 2]> {
+    let config = CONFIG.get_ptr(0)?;
+    // SAFETY: as in `node_config`. The port is at the start of a word.
+    let [first, second, ..] = unsafe { shared::load::<u32, [u8; 4]>((&raw const (*config).port).cast()) };
+    Some([first, second])
+}
+
 /// Looks up the entry that covers an address, of any kind.
 #[inline(always)]
 pub fn lease<F: IpFamily>(node: &NodeConfig, address: F::Address) -> Option<Lease<F::Address>> {

@@ -1,10 +1,11 @@
 //! Access to packet memory. Every read is bounds-checked here, and nowhere else.
 
+use core::mem::MaybeUninit;
 use core::{ptr, slice};
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::generated::{bpf_check_mtu, bpf_csum_update};
+use aya_ebpf::helpers::generated::{bpf_check_mtu, bpf_csum_update, bpf_skb_load_bytes_relative};
 use aya_ebpf::programs::TcContext;
 use flannel_common::address::Address;
 use flannel_common::fingerprint::Token;
@@ -16,6 +17,7 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use network_types::udp::UdpHdr;
 use network_types::vxlan::VxlanHdr;
 
+mod checked;
 mod driver;
 mod handed_over;
 
@@ -131,6 +133,18 @@ macro_rules! frame_accessors {
 }
 use frame_accessors;
 
+/// A [`Packet`] on its way to a function that is not inlined. A reference to the packet would take 32 bytes of the caller's
+/// stack.
+#[derive(Clone, Copy)]
+pub struct Context(*mut __sk_buff);
+
+impl From<Context> for TcContext {
+    #[inline(always)]
+    fn from(Context(skb): Context) -> Self {
+        Self::new(skb)
+    }
+}
+
 /// A frame in a TC program, from its Ethernet header on.
 pub struct Packet<'a> {
     ctx: &'a TcContext,
@@ -174,6 +188,12 @@ impl<'a> Packet<'a> {
     #[inline(always)]
     pub fn new(ctx: &'a TcContext) -> Self {
         Self { ctx, len: ctx.len() }
+    }
+
+    /// Returns what a function needs that is not inlined.
+    #[inline(always)]
+    pub fn context(&self) -> Context {
+        Context(self.ctx.skb.skb)
     }
 
     #[inline(always)]
@@ -232,13 +252,39 @@ impl<'a> Packet<'a> {
         (checked >= 0).then_some(mtu)
     }
 
-    /// Copies the header at any `offset`. It costs a helper call, but the verifier next to nothing: for rare packets.
+    /// Returns the EtherType of what follows the link-layer header, in wire order. A VLAN tag does not count.
+    #[inline(always)]
+    pub fn protocol(&self) -> u16 {
+        self.skb().protocol as u16
+    }
+
+    /// Copies the header at any `offset` from the end of the link-layer header, whatever that is
+    /// (`bpf_skb_load_bytes_relative`: Linux 4.18). It costs a helper call, but the verifier next to nothing: for rare
+    /// packets. Only bytes that were made readable in place are found ([`PacketAccess::pull`]).
     ///
     /// # Errors
     /// [`Outcome::Truncated`] if the frame ends before the header does.
     #[inline(always)]
-    pub fn copy<T: Header>(&self, offset: usize) -> Result<T, Outcome> {
-        self.ctx.load(offset).map_err(|_| Outcome::Truncated)
+    pub fn copy_after_link<T: Header>(&self, offset: usize) -> Result<T, Outcome> {
+        /// linux/bpf.h: `BPF_HDR_START_NET`.
+        const NETWORK: u32 = 1;
+        let mut header = MaybeUninit::<T>::uninit();
+        let (skb, length) = (self.ctx.skb.skb, size_of::<T>() as u32);
+        // SAFETY: the context is valid for the whole run, and the helper writes `length` bytes even if it fails.
+        let copied = unsafe {
+            bpf_skb_load_bytes_relative(
+                skb.cast(),
+                offset as u32,
+                header.as_mut_ptr().cast(),
+                length,
+                NETWORK,
+            )
+        };
+        if copied != 0 {
+            return Err(Outcome::Truncated);
+        }
+        // SAFETY: every byte is written, and every bit pattern is valid (`Header`).
+        Ok(unsafe { header.assume_init() })
     }
 
     /// Grows (positive) or shrinks (negative) the frame after its Ethernet header.

@@ -5,13 +5,16 @@ use flannel_common::outcome::{Hook, MetricsKey, Outcome, Verdict};
 use crate::maps;
 use crate::packet::PacketAccess;
 
-/// A packet that a program has taken over.
+/// A packet that a program has taken over. With an outcome as error it fits into one register: the result of a function that
+/// is not inlined needs no stack.
 pub struct Carried {
     /// What the program has done.
     pub outcome: Outcome,
     /// The action that sends it on.
     pub action: i32,
 }
+
+const _: () = assert!(size_of::<Result<Carried, Outcome>>() == 8);
 
 /// Counts the run and returns the action for the kernel.
 #[inline(always)]
@@ -21,11 +24,20 @@ pub fn conclude<P: PacketAccess>(hook: Hook, packet: &P, result: Result<Carried,
         Ok(carried) => (carried.outcome, carried.action),
         Err(outcome) => (outcome, action_of::<P>(outcome)),
     };
+    record(hook, outcome, bytes);
+    action
+}
+
+/// Counts the run.
+///
+/// Not inlined: called at the end, it takes its 32 bytes of stack beside those of the program, not within the longest chain of
+/// calls.
+#[inline(never)]
+fn record(hook: Hook, outcome: Outcome, bytes: u32) {
     maps::count(MetricsKey { outcome, hook }, bytes.into());
     // Numbers instead of names: the verifier would walk through the logging code once for each name. The agent adds them.
     // The loader sets the log level. If debug messages are off, the verifier removes this code (frozen maps: Linux 5.2).
-    aya_log_ebpf::debug!(packet.ctx(), "{} {} {}", hook as u32, outcome as u32, bytes);
-    action
+    aya_log_ebpf::debug!((), "{} {} {}", hook as u32, outcome as u32, bytes);
 }
 
 #[inline(always)]

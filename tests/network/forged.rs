@@ -1,8 +1,11 @@
 //! Forged VXLAN packets, which any host on the underlay can send.
 
+mod order;
+mod ways;
+
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use etherparse::{EtherType, IpNumber};
 use flannel_agent::mac::Mac;
 use flannel_common::outcome::{Hook, Outcome};
@@ -15,8 +18,8 @@ use crate::packets::{PORT, frame, ipv4, udp, vxlan};
 
 /// An address on the underlay that no lease has.
 const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 168, 64, 77);
-/// An address of the network without a lease.
-const UNLEASED: Ipv4Addr = Ipv4Addr::new(10, 5, 70, 7);
+/// An address outside the network that no node is known by.
+const ROUTED: Ipv4Addr = Ipv4Addr::new(172, 31, 9, 1);
 const ATTACKER: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const SERVICE: u16 = 4789;
 
@@ -30,9 +33,16 @@ fn forgeries(overlay: &Overlay) -> Result<Vec<Forgery>> {
     Ok(vec![
         (STRANGER, host(theirs), Outcome::ForgedSender),
         (STRANGER, STRANGER, Outcome::UnknownSender),
-        (sender, UNLEASED, Outcome::UnknownSender),
+        (sender, unleased(overlay)?, Outcome::UnknownSender),
         (sender, host(ours), Outcome::LoopedSender),
     ])
+}
+
+/// Returns an address that a node could lease, and neither of the two nodes has leased.
+pub(super) fn unleased(overlay: &Overlay) -> Result<Ipv4Addr> {
+    let taken = [overlay.base(0)?, overlay.base(1)?];
+    let free = (1..).map(|subnet| Ipv4Addr::new(10, 5, subnet, 0)).find(|base| !taken.contains(base));
+    Ok(Ipv4Addr::from(free.context("a free subnet")?.to_bits() + 7))
 }
 
 /// Sends a VXLAN packet from the second node to the first node's pod, with these outer and inner sources.
@@ -77,7 +87,7 @@ fn forged_packets_do_not_reach_a_pod() -> TestResult {
     ensure_dropped(&Overlay::start(Topology::segment(2), &["--dataplane=bpf"; 2], 1)?)
 }
 
-/// Fails if a forged packet reaches the first node's pod, or is dropped with the wrong outcome.
+/// Fails if a forged packet reaches the first node's pod, or is dropped with the wrong outcome, or a peer's does not arrive.
 pub(super) fn ensure_dropped(overlay: &Overlay) -> TestResult {
     let socket = listen(overlay)?;
     let victim = &overlay.nodes()[0];
@@ -90,6 +100,9 @@ pub(super) fn ensure_dropped(overlay: &Overlay) -> TestResult {
         let counted = inspect::packets(victim, Hook::UnderlayIngress, outcome)? - before;
         assert_eq!(counted, 1, "{}", outcome.name());
     }
+    // Another address of the node, or one of a network that is routed through it.
+    send(overlay, overlay.nodes()[1].ip(), ROUTED, b"routed")?;
+    assert_eq!(receive(&socket)?, b"routed");
     Ok(())
 }
 

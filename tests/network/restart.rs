@@ -7,7 +7,7 @@ use flannel_common::abi;
 use flannel_common::outcome::Hook;
 use flannel_tests::traffic::ping;
 use flannel_tests::wait::{scaled, throughout};
-use flannel_tests::{Agent, Node, SubnetEnv, TestResult};
+use flannel_tests::{Agent, Node, SubnetEnv, TestResult, eventually};
 
 use crate::inspect::{self, DEVICE, Link, UPLINK};
 use crate::overlay::{Overlay, lines_of};
@@ -16,6 +16,9 @@ use crate::overlay::{Overlay, lines_of};
 const AWAY: Duration = Duration::from_millis(300);
 /// Time limit for an agent to end. flanneld needs 10 ms.
 const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// Time limit for a restarted agent to be at work.
+const SOON: Duration = Duration::from_secs(15);
 
 /// State that a restart must not change.
 #[derive(Debug, PartialEq, Eq)]
@@ -126,5 +129,27 @@ fn the_dataplane_can_be_changed_under_traffic() -> TestResult {
     );
     assert!(inspect::carried(&overlay.nodes()[0])?.0 > 0, "BPF carries nothing afterwards");
     assert_eq!(lines_of(&overlay.agents[0].log(), "ERROR"), [""; 0]);
+    Ok(())
+}
+
+/// A BPF filesystem that is mounted over the first hides the pins, but not the programs. Of two sets of programs each would
+/// drop what the other has checked.
+#[test]
+fn programs_whose_pins_are_out_of_sight_are_replaced() -> TestResult {
+    let mut overlay = Overlay::bpf(2)?;
+    let attached = |overlay: &Overlay| -> Result<Vec<String>> {
+        let of = |interface| inspect::tcx_programs(&overlay.nodes()[0], interface);
+        Ok([of(UPLINK)?, of(DEVICE)?].concat())
+    };
+    let before = attached(&overlay)?;
+    let elsewhere = overlay.nodes()[0].bpffs()?.join("elsewhere");
+    std::fs::create_dir(&elsewhere)?;
+    overlay.agents[0].restart_with(|args| {
+        args.retain(|arg| !arg.starts_with("--bpffs="));
+        args.push(format!("--bpffs={}", elsewhere.display()));
+    })?;
+    let (one, other) = overlay.two_pods();
+    eventually("pods talk", SOON, || ping(one, other.ip()).map(drop))?;
+    assert_eq!(attached(&overlay)?, before);
     Ok(())
 }

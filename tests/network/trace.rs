@@ -12,7 +12,7 @@ use flannel_tests::traffic::{UdpSession, ping};
 use flannel_tests::{AgentBuilder, Host, TestResult, Topology, eventually};
 
 use super::flow_cache::{SOON, overlay_of};
-use super::group;
+use super::{forged, group};
 use crate::inspect::{self, DEVICE, UPLINK};
 use crate::overlay::Overlay;
 use command::{TraceCommand, TraceReport};
@@ -153,8 +153,8 @@ fn a_forged_packet_is_dropped() -> TestResult {
     let sender = overlay.nodes()[1].ip();
     for (source, sender, reason) in [
         (overlay.two_pods().1.ip(), "192.168.64.77".parse()?, "forged-sender"),
-        ("10.5.70.7".parse()?, sender, "unknown-sender"),
-        ("192.168.64.77".parse()?, sender, "unknown-sender"),
+        (forged::unleased(&overlay)?.into(), sender, "unknown-sender"),
+        ("192.168.64.77".parse()?, "192.168.64.77".parse()?, "unknown-sender"),
         (one.ip(), sender, "looped-sender"),
     ] {
         let question = TraceCommand::new(source, one.ip()).arg(format!("--sender={sender}"));

@@ -119,14 +119,34 @@ fn cleanup(node: &Node, network: &str) -> Result<Output> {
     Ok(command.output()?)
 }
 
-fn live_side_by_side(nftables: bool, change: impl Fn(AgentBuilder) -> AgentBuilder) -> Result<()> {
+/// Waits until the agents of all networks have seen the interfaces of this one. Without tcx they add a qdisc to each, and
+/// meanwhile the kernel drops what leaves by it (`qdisc_graft`).
+fn wait_seen(cluster: &Cluster, number: u8) -> Result<()> {
+    let devices = [format!("br{number}"), format!("veth{number}"), format!("flannel.{number}")];
+    eventually("interfaces have a clsact qdisc", JOINING, || {
+        for (node, device) in cluster.nodes().iter().flat_map(|node| devices.iter().map(move |it| (node, it)))
+        {
+            let qdiscs = node.exec(&format!("tc qdisc show dev {device}"))?;
+            ensure!(qdiscs.contains("clsact"), "{} of {}: {qdiscs}", device, node.name());
+        }
+        Ok(())
+    })
+}
+
+fn live_side_by_side(
+    nftables: bool,
+    wait_seen: impl Fn(&Cluster, u8) -> Result<()>,
+    change: impl Fn(AgentBuilder) -> AgentBuilder,
+) -> Result<()> {
     let cluster = Cluster::segment(2)?;
     let first = Network::start(&cluster, 5, nftables, &change)?;
+    wait_seen(&cluster, 5)?;
     let node = &cluster.nodes()[0];
     let streams = first.streams(cluster.nodes())?;
     let alone = rules(node)?;
     // The second network comes, lives, starts again, and goes.
     let mut second = Network::start(&cluster, 6, nftables, &change)?;
+    wait_seen(&cluster, 6)?;
     let own = second.streams(cluster.nodes())?;
     let both = rules(node)?;
     for number in [5, 6] {
@@ -182,18 +202,18 @@ fn live_side_by_side(nftables: bool, change: impl Fn(AgentBuilder) -> AgentBuild
 
 #[test]
 fn two_networks_of_a_node_leave_each_other_alone() -> TestResult {
-    live_side_by_side(false, |agent| agent.arg("--dataplane=bpf"))?;
+    live_side_by_side(false, |_, _| Ok(()), |agent| agent.arg("--dataplane=bpf"))?;
     Ok(())
 }
 
 #[test]
 fn two_networks_share_the_tables_of_nftables() -> TestResult {
-    live_side_by_side(true, |agent| agent.arg("--dataplane=bpf"))?;
+    live_side_by_side(true, |_, _| Ok(()), |agent| agent.arg("--dataplane=bpf"))?;
     Ok(())
 }
 
 #[test]
 fn two_networks_share_an_uplink_without_tcx() -> TestResult {
-    live_side_by_side(false, |agent| agent.arg("--dataplane=bpf").without_tcx())?;
+    live_side_by_side(false, wait_seen, |agent| agent.arg("--dataplane=bpf").without_tcx())?;
     Ok(())
 }

@@ -11,8 +11,8 @@ use super::flow::{
     FRESH, LOST, NEVER, NOW, OLD, PROVEN, Row, STALE, UNKNOWN, changed, check, check_off, flow, moved, none,
     of_tcp, of_udp, row,
 };
-use super::{OUR_IP, OUR_MAC, OUR_SUBNET, PEER_IP, PEER_MAC, Programs};
-use crate::packets::{Ipv4, frame, ipv4, udp};
+use super::{OUR_IP, OUR_MAC, OUR_SUBNET, PEER_IP, PEER_MAC, Programs, TC_ACT_UNSPEC, VNI};
+use crate::packets::{Ipv4, PORT, frame, ipv4, udp, vxlan};
 
 /// MACs of this node's uplink and of the peer's.
 const HOST_MAC: [u8; 6] = [0; 6];
@@ -197,4 +197,14 @@ fn a_packet_without_a_tunnel_is_left_to_the_stack_where_others_must_see_it() {
     let packet = arriving(&PodSide::Ingress.udp(b"payload"));
     let rows = vec![row("a proven flow", packet, known.clone(), Outcome::Obstructed, known)];
     check(&mut programs, Hook::UnderlayIngress, rows, |_, _| unreachable!("nothing is carried"));
+}
+
+#[test]
+fn vxlan_between_pods_is_not_checked() {
+    let forged = ipv4([203, 0, 113, 1].into(), POD, IpNumber::UDP, udp(53, 40000, b"x"));
+    let forged = vxlan(8, VNI, &frame(OUR_MAC, PEER_MAC, EtherType::IPV4, &forged.bytes()));
+    let packet = arriving(&PodSide::Ingress.packet(IpNumber::UDP, udp(40001, PORT, &forged)));
+    let mut programs = programs(1);
+    let run = programs.run(Hook::UnderlayIngress, &packet, 0);
+    assert_eq!((run.outcome, run.action, run.packet), (Outcome::FlowNew, TC_ACT_UNSPEC, packet));
 }

@@ -7,7 +7,7 @@ use flannel_common::address::Address as _;
 use flannel_common::event::{self, Event};
 use flannel_common::outcome::{Hook, Outcome};
 
-use super::{OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Programs, VNI};
+use super::{OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Programs, SkbMeta, VNI};
 use crate::packets::{PORT, frame, ipv4, ipv6, udp, vxlan};
 
 const POD: [u8; 4] = [10, 1, 90, 2];
@@ -60,6 +60,11 @@ fn a_packet_that_the_sender_check_drops_makes_an_event() {
         assert_eq!(events_of(Hook::UnderlayIngress, &from(node, pod)), [event]);
     }
     assert_eq!(events_of(Hook::UnderlayIngress, &from(PEER_IP, [10, 1, 15, 7])), []);
+    let mut programs = Programs::load();
+    let meta = SkbMeta { unchecked: true, ..SkbMeta::default() };
+    programs.run_with(Hook::OverlayIngress, &to(NOT_LEASED), meta);
+    let event = Event { outcome: Outcome::UncheckedSender, pod: POD.mapped(), node: [0; 16] };
+    assert_eq!(programs.events(), [event]);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Tables for the flow cache: a packet, what `FLOWS` holds before the run, and what it holds afterwards.
 
 use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
 
 use aya::Pod;
 use aya::maps::HashMap;
@@ -168,7 +170,7 @@ fn check_here<A: Address + Pod>(
     carried: impl Fn(&RunResult, &[u8]),
 ) {
     for Row { description, frame, mut meta, token, mut before, outcome, after } in table {
-        let start = now();
+        let start = now_with_a_past();
         let own = fingerprint(&frame, meta.gso_size, hook);
         if is_after_stack(hook)
             && let Some(own) = own
@@ -258,6 +260,14 @@ pub(super) fn fingerprint(frame: &[u8], gso_size: u32, hook: Hook) -> Option<Fin
     // Of TCP: sequence and acknowledgement numbers, flags, window.
     let length = if IpNumber(protocol) == IpNumber::TCP { 12 } else { 0 };
     Some(digest.with_bytes(&ip).with_bytes(transport.get(..length)?).finish(gso_size != 0))
+}
+
+/// Reads the clock once it shows more than the greatest age. A virtual machine has just booted.
+fn now_with_a_past() -> u64 {
+    while now() <= STALE {
+        thread::sleep(Duration::from_millis(100));
+    }
+    now()
 }
 
 /// Reads the programs' clock, in nanoseconds.

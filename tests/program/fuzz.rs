@@ -18,7 +18,9 @@ use flannel_common::address::{Address, V4, V6};
 use flannel_common::fingerprint::Fingerprint;
 use flannel_common::flow::FlowKey;
 use flannel_common::lease::{DIRECT, Lease};
-use flannel_common::node::{FLOOR_UNWRAPS, FLOOR_WRAPS};
+use flannel_common::node::{
+    FLOOR_UNWRAPS, FLOOR_WRAPS, SOURCE_CHECK_OFF, SOURCE_CHECK_PODS, SOURCE_CHECK_STRICT,
+};
 use flannel_common::outcome::{Hook, Outcome, Traffic};
 use flannel_tests::NetNs;
 use proptest::prelude::*;
@@ -48,7 +50,7 @@ const ON_LINK_PODS: (V4, V6) = ([10, 1, 18, 7], ipv6::DIRECT_SUBNET);
 const RECEIVED_ON: [u32; 3] = [0, 1, 5];
 
 /// Outcomes that must occur. A fuzz test in which every packet fails the first check would prove nothing.
-const REACHED: [(Hook, Outcome); 44] = [
+const REACHED: [(Hook, Outcome); 48] = [
     (Hook::OverlayEgress, Outcome::Encapsulated),
     (Hook::OverlayEgress, Outcome::NotIp),
     (Hook::OverlayEgress, Outcome::NoLease),
@@ -85,6 +87,10 @@ const REACHED: [(Hook, Outcome); 44] = [
     (Hook::UnderlayEgress, Outcome::NotOnLink),
     (Hook::UnderlayIngress, Outcome::FlowNew),
     (Hook::PodIngress, Outcome::NoFlow),
+    (Hook::UnderlayIngress, Outcome::OtherAddress),
+    (Hook::SideIngress, Outcome::OtherAddress),
+    (Hook::SideIngress, Outcome::NotVxlan),
+    (Hook::OverlayIngress, Outcome::UncheckedSender),
     (Hook::UnderlayXdp, Outcome::HandedOver),
     (Hook::UnderlayXdp, Outcome::NotVxlan),
     (Hook::UnderlayXdp, Outcome::OuterOptions),
@@ -102,7 +108,7 @@ struct Case {
     frame: Vec<u8>,
     meta: SkbMeta,
     flow_cache: bool,
-    source_check: bool,
+    source_check: u32,
     group_policy: bool,
     direct_routing: bool,
     /// What is left to the floor, as of `NodeConfig::floor`.
@@ -119,11 +125,12 @@ fn cases() -> impl Strategy<Value = Case> {
         let hook = prop_oneof![8 => Just(hook), 1 => select(Hook::classifiers().collect::<Vec<_>>())];
         (hook, mutation::mutations().prop_map(move |mutations| mutations.of(&good)))
     });
-    let switches = [0.8, 0.8, 0.3, 0.5, 0.8, 0.8].map(prop::bool::weighted);
+    let switches = [0.8, 0.3, 0.5, 0.8, 0.8].map(prop::bool::weighted);
+    let modes = select(&[SOURCE_CHECK_OFF, SOURCE_CHECK_PODS, SOURCE_CHECK_PODS, SOURCE_CHECK_STRICT][..]);
     let floor = prop_oneof![8 => Just(0), 1 => select(&[FLOOR_WRAPS, FLOOR_UNWRAPS][..])];
-    (packet, meta(), switches, floor, select(&[0, GROUP][..])).prop_map(
-        |((hook, frame), meta, switches, floor, group)| {
-            let [flow_cache, source_check, group_policy, direct_routing, proven, unchanged] = switches;
+    (packet, meta(), switches, modes, floor, select(&[0, GROUP][..])).prop_map(
+        |((hook, frame), meta, switches, source_check, floor, group)| {
+            let [flow_cache, group_policy, direct_routing, proven, unchanged] = switches;
             Case {
                 hook,
                 frame,
@@ -144,12 +151,17 @@ fn cases() -> impl Strategy<Value = Case> {
 fn meta() -> impl Strategy<Value = SkbMeta> {
     let gso_size = prop_oneof![8 => Just(0), 1 => 1..1600u32];
     let mark = prop_oneof![4 => Just(0), 1 => Just(GROUP), 1 => any::<u32>()];
-    (gso_size, mark, select(&RECEIVED_ON[..])).prop_map(|(gso_size, mark, ingress_ifindex)| SkbMeta {
-        gso_size,
-        mark,
-        ingress_ifindex,
-        token: 0,
-    })
+    let unchecked = prop::bool::weighted(0.1);
+    (gso_size, mark, select(&RECEIVED_ON[..]), unchecked).prop_map(
+        |(gso_size, mark, ingress_ifindex, unchecked)| SkbMeta {
+            gso_size,
+            mark,
+            ingress_ifindex,
+            unchecked,
+            noted: false,
+            token: 0,
+        },
+    )
 }
 
 impl Case {
@@ -181,8 +193,7 @@ impl Case {
         programs.set_node(|node| {
             (node.flow_cache, node.group_policy) = (self.flow_cache.into(), self.group_policy.into());
             (node.direct_routing, node.floor) = (self.has_direct_flows().into(), self.floor);
-            (node.v4.source_check, node.v6.source_check) =
-                (self.source_check.into(), self.source_check.into());
+            (node.v4.source_check, node.v6.source_check) = (self.source_check, self.source_check);
         });
         programs.reset_counters();
         let start = now();
@@ -236,7 +247,7 @@ fn good() -> impl Iterator<Item = Case> {
             // With group policy through the bridge, without it directly from the pod.
             meta: SkbMeta { ingress_ifindex: if group_policy { 5 } else { 1 }, ..SkbMeta::default() },
             flow_cache: true,
-            source_check: true,
+            source_check: SOURCE_CHECK_PODS,
             group_policy,
             direct_routing: true,
             floor,

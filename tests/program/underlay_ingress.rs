@@ -100,11 +100,11 @@ pub(super) fn other_traffic() -> Vec<Untouched> {
         ),
         untouched("TCP", arrives(&tcp), Outcome::NotVxlan),
         untouched("another UDP port", with(37, 0x19), Outcome::NotVxlan),
-        untouched("VXLAN to another address", arrives(&to_other), Outcome::NotVxlan),
+        untouched("VXLAN to another address", arrives(&to_other), Outcome::OtherAddress),
         untouched(
             "a frame for another host",
             frame(ROUTER_MAC, OUR_MAC, EtherType::IPV4, &good.bytes()),
-            Outcome::NotVxlan,
+            Outcome::OtherAddress,
         ),
     ]
 }

@@ -93,6 +93,8 @@ pub(super) fn handed_over(run: &XdpResult, expected: &ExpectedMetadata<'_>, inne
 pub(super) fn all_passed_on(programs: &mut Programs, table: Vec<Untouched>) {
     for Untouched { description, frame, outcome, .. } in table {
         let run = run(programs, &frame);
+        // TC looks at what is not for the uplink's address.
+        let outcome = if outcome == Outcome::OtherAddress { Outcome::NotVxlan } else { outcome };
         assert_eq!((run.outcome, run.metadata.len()), (outcome, 0), "{description}");
         assert_eq!(run.frame, frame, "{description}");
     }

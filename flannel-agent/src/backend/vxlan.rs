@@ -48,8 +48,8 @@ pub struct Vxlan {
 enum Due {
     #[default]
     Nothing,
-    /// Pods have come or gone.
-    Pods,
+    /// Pods or other interfaces have come or gone.
+    Interfaces,
     /// The MTU of a route to a peer has changed.
     Peers,
     /// Devices, entries or direct routes were changed by another program.
@@ -137,7 +137,7 @@ impl Backend for Vxlan {
             errors.extend(self.programs_loaded().await);
         }
         errors.extend(self.apply(peers).await);
-        errors.extend(self.acceleration.follow_pods(&self.kernel).await);
+        errors.extend(self.acceleration.follow_interfaces(&self.kernel).await);
         errors
     }
 
@@ -150,7 +150,7 @@ impl Backend for Vxlan {
                     FloorEvent::Miss(device, miss) => questions.add_miss(device, miss).then_some(Due::Nothing),
                 },
                 event = acceleration.changed(kernel) => match event {
-                    AcceleratorEvent::Pods => Some(Due::Pods),
+                    AcceleratorEvent::Interfaces => Some(Due::Interfaces),
                     AcceleratorEvent::Detached => Some(Due::Attach),
                     AcceleratorEvent::Packet(packet) => questions.add_event(&packet).then_some(Due::Nothing),
                 },
@@ -166,10 +166,10 @@ impl Backend for Vxlan {
     async fn react(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
         let mut errors = match self.due {
             Due::Attach | Due::Repair => self.resync(peers).await,
-            due @ (Due::Pods | Due::Peers) => {
+            due @ (Due::Interfaces | Due::Peers) => {
                 self.due = Due::Nothing;
                 let mut errors = if due == Due::Peers { self.apply_all(peers).await } else { Vec::new() };
-                errors.extend(self.acceleration.follow_pods(&self.kernel).await);
+                errors.extend(self.acceleration.follow_interfaces(&self.kernel).await);
                 errors
             }
             Due::Nothing => Vec::new(),
@@ -220,7 +220,7 @@ impl Vxlan {
     async fn accelerate_own_subnets(&mut self) -> Vec<anyhow::Error> {
         let Some(own) = self.own else { return Vec::new() };
         self.acceleration.set_own_subnets(own);
-        self.acceleration.follow_pods(&self.kernel).await
+        self.acceleration.follow_interfaces(&self.kernel).await
     }
 
     /// Computes and writes everything for these peers. The maps come before kernel entries are removed: what the programs

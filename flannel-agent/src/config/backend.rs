@@ -133,8 +133,8 @@ pub struct VxlanConfig {
     pub flow_cache: bool,
     /// `XDP`: where outer headers are stripped. flanneld ignores this key.
     pub xdp: XdpMode,
-    /// `SourceCheck`: whether VXLAN packets are dropped whose sender does not hold their inner source.
-    pub source_check: bool,
+    /// `SourceCheck`: which VXLAN packets are dropped because of their sender. flanneld ignores this key.
+    pub source_check: SourceCheck,
 }
 
 impl Default for VxlanConfig {
@@ -149,7 +149,7 @@ impl Default for VxlanConfig {
             dataplane: DataplaneMode::Auto,
             flow_cache: true,
             xdp: XdpMode::Auto,
-            source_check: true,
+            source_check: SourceCheck::default(),
         }
     }
 }
@@ -173,7 +173,7 @@ impl VxlanConfig {
             dataplane: keys.choice("Dataplane")?.unwrap_or(default.dataplane),
             flow_cache: keys.flag("FlowCache", default.flow_cache)?,
             xdp: keys.choice("XDP")?.unwrap_or(default.xdp),
-            source_check: keys.choice("SourceCheck")? != Some(SourceCheck::Off),
+            source_check: keys.choice("SourceCheck")?.unwrap_or(default.source_check),
         })
     }
 }

@@ -28,9 +28,15 @@ pub enum XdpMode {
     Off,
 }
 
-/// Whether packets are dropped whose sender does not hold their source: `Backend.SourceCheck`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum SourceCheck {
+/// Which VXLAN packets are dropped because of their sender: `Backend.SourceCheck`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SourceCheck {
+    /// Those of strangers, and those from a pod or a node that is not the sender's. A node may send from addresses outside
+    /// the pods' network.
+    #[default]
+    Pods,
+    /// All but those from the sender's own pods and its public address.
     Strict,
+    /// None, as with flannel.
     Off,
 }

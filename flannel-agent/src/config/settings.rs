@@ -5,7 +5,6 @@ use std::fmt;
 use clap::ValueEnum;
 use serde_json::{Map, Value};
 
-use super::mode::SourceCheck;
 use super::{Backend, ConfigError, NetworkConfig, SubnetRange, VxlanConfig};
 
 /// What stands before the keys of the object `Backend`.
@@ -107,7 +106,6 @@ impl VxlanConfig {
     fn settings(&self, mut set: impl FnMut(&str, Value) -> Option<Value>) {
         let Self { vni, port, mtu, gbp, learning, direct_routing, dataplane, flow_cache, xdp, source_check } =
             self;
-        let source_check = if *source_check { SourceCheck::Strict } else { SourceCheck::Off };
         set("VNI", (*vni).into());
         set("Port", port.unwrap_or_default().into());
         set("MTU", mtu.unwrap_or_default().into());
@@ -117,7 +115,7 @@ impl VxlanConfig {
         set("Dataplane", name(dataplane));
         set("FlowCache", (*flow_cache).into());
         set("XDP", name(xdp));
-        set("SourceCheck", name(&source_check));
+        set("SourceCheck", name(source_check));
     }
 }
 
@@ -184,7 +182,7 @@ mod tests {
             (
                 r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan", "SourceCheck": "off", "XDP": "off"}}"#,
                 &[
-                    (r#"Backend.SourceCheck from "strict" to "off""#, true),
+                    (r#"Backend.SourceCheck from "pods" to "off""#, true),
                     (r#"Backend.XDP from "auto" to "off""#, true),
                 ],
             ),
@@ -210,7 +208,7 @@ mod tests {
                     ("Backend.Learning from false to none", false),
                     ("Backend.MTU from 0 to none", false),
                     ("Backend.Port from 0 to none", false),
-                    (r#"Backend.SourceCheck from "strict" to none"#, false),
+                    (r#"Backend.SourceCheck from "pods" to none"#, false),
                     (r#"Backend.Type from "vxlan" to "host-gw""#, false),
                     ("Backend.VNI from 1 to none", false),
                     (r#"Backend.XDP from "auto" to none"#, false),

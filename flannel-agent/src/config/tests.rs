@@ -190,7 +190,7 @@ fn keys_are_read_in_any_case() {
         dataplane: DataplaneMode::Netlink,
         flow_cache: false,
         xdp: XdpMode::Generic,
-        source_check: false,
+        source_check: SourceCheck::Off,
     };
     assert_eq!(config.backend, Backend::Vxlan(vxlan));
 }
@@ -319,7 +319,7 @@ fn errors_name_key_value_and_what_is_allowed() {
         ),
         (
             r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan", "SourceCheck": "on"}}"#,
-            "Backend.SourceCheck is \"on\"; allowed: strict or off",
+            "Backend.SourceCheck is \"on\"; allowed: pods, strict or off",
         ),
     ] {
         let said = error_of(text);

@@ -8,7 +8,7 @@ use anyhow::{Result, anyhow, bail};
 use flannel_common::event::Event;
 use ipnet::IpNet;
 use tokio::time::{Interval, interval};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::bpf::counters::PacketCounters;
 use super::bpf::events::Events;
@@ -16,10 +16,10 @@ use super::bpf::leases::Routes;
 use super::bpf::pins::Pins;
 use super::bpf::{self, Bpf, logs};
 use super::capabilities;
-use super::kernel::{Device, DeviceSpec, Kernel};
+use super::kernel::{Device, DeviceSpec, Kernel, Side};
 use super::watcher::Watcher;
 use super::xdp::XdpPlan;
-use crate::config::{DataplaneMode, SubnetRange, XdpMode};
+use crate::config::{DataplaneMode, SourceCheck, SubnetRange, XdpMode};
 use crate::metrics::{METRICS, Registration};
 use crate::peer::Peer;
 use crate::uplink::Uplink;
@@ -35,8 +35,8 @@ pub struct Settings {
     pub direct_routing: bool,
     /// Where outer headers are stripped.
     pub xdp: XdpMode,
-    /// Whether packets are dropped whose sender does not lease their source.
-    pub source_check: bool,
+    /// Which packets are dropped because of their sender.
+    pub source_check: SourceCheck,
     /// The networks of all pods, and how they are divided into nodes' subnets.
     pub ranges: Vec<SubnetRange>,
     /// The pins of the programs, maps and links.
@@ -63,6 +63,8 @@ pub struct Accelerator {
     watcher: Watcher,
     /// The prefixes that nodes lease subnets from.
     leasable: Vec<IpNet>,
+    /// The uplink where programs of others may pass packets on unchecked, as logged last.
+    preceded: Option<String>,
     /// When to look for what the kernel does not report.
     check: Interval,
     _counters: Registration,
@@ -71,9 +73,9 @@ pub struct Accelerator {
 /// What the accelerator reports.
 #[derive(Clone, Copy, Debug)]
 pub enum AcceleratorEvent {
-    /// Pods may have come or gone, or the shortcut may be open or closed to all of them: others may have put something on the
-    /// way of packets.
-    Pods,
+    /// Pods or other interfaces may have come or gone, or the shortcut may be open or closed to all pods: others may have put
+    /// something on the way of packets.
+    Interfaces,
     /// The programs were detached by another program.
     Detached,
     /// A program reports a packet.
@@ -96,7 +98,7 @@ impl Accelerator {
         let counters = METRICS.register(PacketCounters(settings.pins.clone()));
         let check = interval(CHECK);
         let leasable = settings.ranges.iter().flat_map(SubnetRange::prefixes).collect();
-        Ok(Box::new(Self { bpf, events, watcher, leasable, check, _counters: counters }))
+        Ok(Box::new(Self { bpf, events, watcher, leasable, preceded: None, check, _counters: counters }))
     }
 
     /// Detaches the programs of this agent and of earlier ones, and removes their pins.
@@ -141,26 +143,67 @@ impl Accelerator {
         let Self { bpf, events, watcher, check, .. } = self;
         loop {
             tokio::select! {
-                () = watcher.changed() => return AcceleratorEvent::Pods,
+                () = watcher.changed() => return AcceleratorEvent::Interfaces,
                 event = events.next() => return AcceleratorEvent::Packet(event),
                 _ = check.tick() => {}
             }
             if watcher.keep_tracker_liberal() {
-                return AcceleratorEvent::Pods;
+                return AcceleratorEvent::Interfaces;
             }
             if !bpf.is_attached(kernel).await {
                 return AcceleratorEvent::Detached;
             }
             if watcher.has_silently_changed(kernel, bpf).await {
-                return AcceleratorEvent::Pods;
+                return AcceleratorEvent::Interfaces;
             }
         }
     }
 
-    /// Attaches the programs to the ports of the pods that are there, so that these take the shortcut. The packets of other
-    /// pods pass the host stack. Leaves to the kernel what programs and queues of others must see.
-    pub async fn follow_pods(&mut self, kernel: &Kernel) -> Vec<anyhow::Error> {
-        self.watcher.follow_pods(kernel, &mut self.bpf).await
+    /// Attaches the programs to the ports of the pods that are there, so that these take the shortcut, and to all other
+    /// interfaces where senders are to be checked. The packets of other pods pass the host stack. Leaves to the kernel what
+    /// programs and queues of others must see.
+    pub async fn follow_interfaces(&mut self, kernel: &Kernel) -> Vec<anyhow::Error> {
+        let sides = match self.sides(kernel).await {
+            Ok(sides) => sides,
+            Err(error) => return vec![error],
+        };
+        let left = self.bpf.leave_sides(&sides);
+        let mut errors = self.watcher.follow_pods(kernel, &mut self.bpf).await;
+        errors.extend(left.err());
+        errors.extend(self.bpf.follow_sides(&sides, kernel).await);
+        errors.extend(self.follow_order(kernel).await.err());
+        errors
+    }
+
+    /// Lists the interfaces beside the uplink where senders are to be checked.
+    async fn sides(&self, kernel: &Kernel) -> Result<Vec<Side>> {
+        if self.bpf.checks_senders() {
+            kernel.sides(&self.bpf.own_interfaces()).await
+        } else {
+            Ok(Vec::new())
+        }
+    }
+
+    /// Drops what no program has checked, unless programs of others may take packets before the agent's see them. Says once
+    /// if that is so.
+    async fn follow_order(&mut self, kernel: &Kernel) -> Result<()> {
+        let preceded = self.bpf.preceded(kernel).await;
+        self.bpf.config.set_only_checked(preceded.is_none())?;
+        if preceded != self.preceded {
+            match &preceded {
+                Some(interface) => warn!(
+                    interface,
+                    "a TC program or filter of others comes before the agent's (bpftool net, tc filter show dev {interface} \
+                     ingress): packets to addresses other than the public one reach pods without a check of their sender. \
+                     Attach it after the agent's; filters need a priority above 8472"
+                ),
+                None => {
+                    info!("no program of others comes before the agent's any more: all senders are checked");
+                }
+            }
+            self.preceded = preceded;
+        }
+        Ok(())
     }
 }
 
@@ -181,7 +224,12 @@ fn load(settings: &Settings, devices: &[AcceleratedDevice<'_>]) -> Result<Bpf> {
     let mut bpf = Bpf::load(settings.pins.clone(), &node, settings.log_packets)?;
     let xdp = devices.first().map(|device| XdpPlan::of(settings.xdp, &device.uplink.name));
     bpf.release_xdp(xdp.as_ref().and_then(XdpPlan::attach_mode))?;
-    let mechanism = bpf.attach(&facts::places(devices, node.direct_routing != 0))?;
+    let attached = bpf.attach(&facts::places(devices, node.direct_routing != 0));
+    if attached.is_err() {
+        // Programs of an earlier agent may be left at the vxlan device alone, where nothing has a note any more.
+        bpf.config.set_only_checked(false)?;
+    }
+    let mechanism = attached?;
     for AcceleratedDevice { spec, uplink, .. } in devices {
         info!(%mechanism, overlay = spec.name, uplink = uplink.name, "BPF programs attached");
     }

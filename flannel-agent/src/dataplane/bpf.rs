@@ -11,7 +11,9 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use flannel_common::abi;
 use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Hook;
+use tracing::debug;
 
+use self::link::Link;
 use crate::dataplane::kernel::Kernel;
 
 pub mod attach;
@@ -26,10 +28,12 @@ mod lease_map;
 pub mod leases;
 mod link;
 pub mod logs;
+mod order;
 pub mod pins;
 pub mod place;
 mod ports;
 mod prefix;
+mod sides;
 mod sizes;
 mod syscall;
 pub mod tcx;
@@ -62,6 +66,10 @@ pub struct Bpf {
     ports: BTreeSet<u32>,
     /// Ports with programs of the previous agent, until [`Bpf::follow`] takes them over.
     inherited: BTreeSet<u32>,
+    /// Other interfaces where senders are checked.
+    sides: BTreeSet<u32>,
+    /// How programs are attached.
+    mechanism: Mechanism,
     /// The node as the previous agent's programs know it.
     previous: Option<NodeConfig>,
 }
@@ -89,6 +97,8 @@ impl Bpf {
             places: Vec::new(),
             ports: BTreeSet::new(),
             inherited: ports::pinned(&pins),
+            sides: BTreeSet::new(),
+            mechanism: Mechanism::Tcx,
             previous,
             ebpf,
             pins,
@@ -103,6 +113,16 @@ impl Bpf {
     pub fn attach(&mut self, places: &[Place]) -> Result<Mechanism> {
         let node = *self.config.node();
         let mut mechanism = Mechanism::Tcx;
+        if self.previous.is_none() {
+            // An earlier agent's program would not know the note of the new ones, and drop what they have accepted.
+            for place in places.iter().filter(|place| place.hook == Hook::OverlayIngress) {
+                // Without its pin alone it would run on for a while (an RCU grace period).
+                if let Ok(link) = Link::pinned(&self.pins.path(&place.link())) {
+                    link.detach()?;
+                }
+                attach::detach_clsact(place.hook, &place.interface, self.pins.vni());
+            }
+        }
         for place in places {
             let adopt = self.previous.is_some_and(|previous| place.index(&previous) == place.index(&node));
             let (hook, interface) = (place.hook, place.interface.as_str());
@@ -111,17 +131,21 @@ impl Bpf {
                 .with_context(|| format!("attaching {} to {interface}", hook.program()))?;
         }
         self.places = places.to_vec();
+        self.mechanism = mechanism;
         // Links of a family that the network no longer has.
         place::other_links(places).try_for_each(|link| self.pins.remove(&link))?;
         if mechanism == Mechanism::Clsact {
             // Pins do not show which ports have filters of the previous agent.
-            let NodeConfig { v4, v6, .. } = node;
-            let own = [v4.overlay_ifindex, v4.uplink_ifindex, v6.overlay_ifindex, v6.uplink_ifindex];
-            self.inherited.extend(attach::interfaces_beside(&own)?);
+            self.inherited.extend(attach::interfaces_beside(&self.own_interfaces())?);
         }
         for hook in Hook::classifiers() {
             let program = program(&mut self.ebpf, hook)?;
             self.pins.replace(hook.program(), |path| Ok(program.pin(path)?))?;
+        }
+        if mechanism == Mechanism::Tcx
+            && let Err(error) = self.detach_strays()
+        {
+            debug!(error = format!("{error:#}"), "cannot tell whether programs of an earlier agent are left");
         }
         Ok(mechanism)
     }
@@ -186,6 +210,7 @@ pub fn loader(debug: bool) -> EbpfLoader<'static> {
 /// A pin cannot be removed.
 pub fn detach(pins: &Pins) -> Result<()> {
     xdp::detach(pins)?;
+    pins.accept_unchecked();
     attach::detach_clsact_everywhere(pins.vni())?;
     pins.remove_all()
 }

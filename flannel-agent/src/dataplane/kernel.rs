@@ -20,6 +20,7 @@ mod nexthop;
 mod pods;
 mod route;
 mod route_mtu;
+mod sides;
 mod solicit;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ use self::events::KernelEvents;
 use self::job::{Job, KernelEntry};
 pub use self::nexthop::removed as removed_nexthop;
 pub use self::route::{direct_message, reported_direct};
+pub use self::sides::Side;
 pub use self::ttl::default_ttl;
 pub use self::watch::LinkWatch;
 use super::desired::{Answer, Floor, FloorChanges};
@@ -82,6 +84,16 @@ impl Kernel {
     #[must_use]
     pub fn handle(&self) -> &Handle {
         &self.handle
+    }
+
+    /// Lists the interfaces by which outer packets may come in, except those with these indexes.
+    ///
+    /// # Errors
+    /// The dump fails.
+    pub async fn sides(&self, own: &[u32]) -> Result<Vec<Side>> {
+        let _dumping = self.dumping.lock().await;
+        let links = netlink::link::list(&self.handle).await.context("listing interfaces")?;
+        Ok(sides::of(&links, own))
     }
 
     /// Makes sure that the vxlan device exists, is up, and has the properties in `spec`.

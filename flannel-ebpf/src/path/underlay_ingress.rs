@@ -3,37 +3,85 @@
 
 use flannel_common::lease::{DIRECT, OWN};
 use flannel_common::node::{FLOOR_UNWRAPS, NodeConfig};
-use flannel_common::outcome::Outcome;
+use flannel_common::outcome::{Outcome, Verdict};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::group;
+use crate::ip::Ip;
 use crate::maps::{self, IpFamily};
-use crate::packet::{Packet, PacketAccess as _};
+use crate::packet::{Context, Packet, PacketAccess as _};
 use crate::stage::decap::OuterHeaders;
 use crate::stage::find_udp::FindUdp;
 use crate::stage::flow::ToPod;
 use crate::stage::parse::{self, Inner, OuterFields, Underlay};
 use crate::stage::route::Routed;
-use crate::stage::{decap, deliver, ecn, handover, sender};
+use crate::stage::{decap, deliver, ecn, handover, report, sender};
 use crate::verdict::Carried;
 
 /// Handles one packet from the underlay: to its pod if its flow is proven, else into the host stack, as received on the
 /// vxlan device.
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
-    let node = &maps::node_config()?;
+    sender::refuse_note(packet);
     match parse::underlay(packet)? {
-        Underlay::V4 => receive::<Ipv4Hdr>(packet, node),
-        Underlay::V6 => receive::<Ipv6Hdr>(packet, node),
+        Underlay::V4 => receive::<Ipv4Hdr>(packet),
+        Underlay::V6 => receive::<Ipv6Hdr>(packet),
     }
 }
 
+/// Handles a packet of one family. What [`receive_usual`] has not finished is judged by [`sender`] before it goes on.
 #[inline(always)]
-fn receive<H: IpFamily + FindUdp>(packet: &Packet<'_>, node: &NodeConfig) -> Result<Carried, Outcome> {
-    match receive_tunnelled::<H>(packet, node) {
-        Err(Outcome::NotVxlan) if node.direct_routing != 0 => receive_direct::<H>(packet, node),
-        result => result,
+fn receive<H: IpFamily + FindUdp>(packet: &Packet<'_>) -> Result<Carried, Outcome> {
+    receive_usual::<H>(packet.context()).map_err(|outcome| match outcome {
+        Outcome::NotVxlan if sender::may_be_tunnel::<H>(packet) => sender::note_stray::<H>(packet),
+        Outcome::UnknownSender | Outcome::ForgedSender | Outcome::LoopedSender => {
+            report_again::<H>(packet.context(), outcome)
+        }
+        _ if outcome.verdict() == Verdict::Floor => sender::check_for_floor::<H>(packet, outcome),
+        _ => outcome,
+    })
+}
+
+/// Handles VXLAN that programs can unwrap, and packets without a tunnel.
+///
+/// Not inlined: each family, and the check of the other packets, needs the program's 512 bytes of stack for itself. What it
+/// takes and returns fits into registers.
+#[inline(never)]
+fn receive_usual<H: IpFamily>(context: Context) -> Result<Carried, Outcome> {
+    let context = context.into();
+    let packet = &Packet::new(&context);
+    let node = &maps::node_config()?;
+    match read_checked::<H>(packet, node) {
+        Ok(arrival) => receive_tunnelled(packet, node, arrival).or_else(|outcome| {
+            packet.note_checked_for_device(node);
+            pass(outcome)
+        }),
+        Err(Outcome::NotVxlan) if node.direct_routing != 0 => receive_direct::<H>(packet, node).or_else(pass),
+        Err(outcome) => Err(outcome),
     }
+}
+
+/// Lets a packet pass whose sender is checked or needs no check, unless its outcome drops it, or it is other traffic.
+#[inline(always)]
+fn pass(outcome: Outcome) -> Result<Carried, Outcome> {
+    match outcome {
+        Outcome::NotVxlan | Outcome::NotEcnCapable | Outcome::WriteFailed => Err(outcome),
+        _ => Ok(Carried { outcome, action: Packet::PASS }),
+    }
+}
+
+/// Reads a packet again whose sender is refused, and reports it: an event would not fit onto the first reader's stack.
+/// Returns the outcome.
+#[inline(never)]
+fn report_again<H: IpFamily>(context: Context, refused: Outcome) -> Outcome {
+    let context = context.into();
+    let packet = &Packet::new(&context);
+    if let Ok(node) = &maps::node_config()
+        && let Ok((fields, _, inner)) = read::<H>(packet, node)
+    {
+        report::refused(refused, inner.ip.source(), fields.sender);
+    }
+    refused
 }
 
 /// Handles a packet without a tunnel, if it is from a pod of a peer on the link to a pod of this node.
@@ -50,17 +98,23 @@ fn receive_direct<H: IpFamily>(packet: &Packet<'_>, node: &NodeConfig) -> Result
     deliver::past_stack(packet, &inner, node)
 }
 
-/// Handles a VXLAN packet to this node.
+/// Handles a VXLAN packet to this node, whose sender is accepted.
 #[inline(always)]
-fn receive_tunnelled<H: IpFamily + FindUdp>(
+fn receive_tunnelled<H: IpFamily>(
     packet: &Packet<'_>,
     node: &NodeConfig,
+    arrival: Arrival<'_, H>,
 ) -> Result<Carried, Outcome> {
+    let (fields, outer, inner) = arrival;
     let local = H::overlay_end(node);
-    let Arrival { fields, outer, inner } =
-        read::<H>(packet, node).map_err(|reason| sender::check_for_floor::<H>(packet, node, reason))?;
-    if node.floor & FLOOR_UNWRAPS != 0 && matches!(outer, OuterHeaders::Present) {
-        return Err(Outcome::Obstructed);
+    if matches!(outer, OuterHeaders::Present) {
+        if node.floor & FLOOR_UNWRAPS != 0 {
+            return Err(Outcome::Obstructed);
+        }
+        if packet.gso_size() != 0 {
+            // Before Linux 7.x, a GSO packet that is decapsulated here is segmented wrongly later.
+            return Err(Outcome::GsoAggregate);
+        }
     }
     if inner.frame.dst_addr != local.vtep_mac {
         return Err(Outcome::ForeignVtep);
@@ -76,6 +130,7 @@ fn receive_tunnelled<H: IpFamily + FindUdp>(
     }
     // `overlay_ingress` sees the packet next, and counts why it takes no shortcut.
     unwrap(packet, outer, &inner, Routed::unchanged(&inner).with_ecn(code_point))?;
+    packet.note_checked(node);
     if node.group_policy != 0 {
         packet.set_mark(mark);
     }
@@ -96,14 +151,10 @@ fn unwrap<H: IpFamily>(
     Ok(())
 }
 
-/// A packet from a peer.
-struct Arrival<'a, H: IpFamily> {
-    fields: OuterFields<H::Address>,
-    outer: OuterHeaders,
-    inner: Inner<'a, H>,
-}
+/// A packet from a peer: its outer fields, whether the outer headers are there, and the inner frame.
+type Arrival<'a, H> = (OuterFields<<H as Ip>::Address>, OuterHeaders, Inner<'a, H>);
 
-/// Reads a plain VXLAN packet, or one that XDP has unwrapped, and checks its sender.
+/// Reads a plain VXLAN packet, or one that XDP has unwrapped.
 #[inline(always)]
 fn read<'a, H: IpFamily>(packet: &'a Packet<'_>, node: &NodeConfig) -> Result<Arrival<'a, H>, Outcome> {
     let (fields, outer) = match handover::take::<H>(packet, node) {
@@ -111,6 +162,16 @@ fn read<'a, H: IpFamily>(packet: &'a Packet<'_>, node: &NodeConfig) -> Result<Ar
         None => (parse::outer::<H>(packet, node, H::overlay_end(node))?, OuterHeaders::Present),
     };
     let inner: Inner<'_, H> = parse::inner_at(packet, outer.inner_offset::<H>())?;
-    sender::check::<H>(node, fields.sender, inner.ip.source())?;
-    Ok(Arrival { fields, outer, inner })
+    Ok((fields, outer, inner))
+}
+
+/// [`read`], and checks the sender.
+#[inline(always)]
+fn read_checked<'a, H: IpFamily>(
+    packet: &'a Packet<'_>,
+    node: &NodeConfig,
+) -> Result<Arrival<'a, H>, Outcome> {
+    let arrival = read::<H>(packet, node)?;
+    sender::check::<H, H>(node, arrival.0.sender, arrival.2.ip.source())?;
+    Ok(arrival)
 }

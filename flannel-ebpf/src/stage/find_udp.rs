@@ -1,6 +1,5 @@
 //! Finds UDP in outer packets with options, extension headers or fragmentation.
 
-use network_types::eth::EthHdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::ip::{Ip, UDP, v4, v6};
@@ -11,14 +10,14 @@ const EXTENSIONS: usize = 7;
 
 /// Finds UDP after options and extension headers.
 pub trait FindUdp: Ip {
-    /// Returns the offset of the UDP header after this outer header, if it is in this packet.
+    /// Returns where the UDP header begins after the start of this outer header, if it is in this packet.
     fn udp_at(&self, packet: &Packet<'_>) -> Option<usize>;
 }
 
 impl FindUdp for Ipv4Hdr {
     #[inline(always)]
     fn udp_at(&self, _: &Packet<'_>) -> Option<usize> {
-        (!v4::is_later_fragment(self)).then(|| EthHdr::LEN + self.header_len())
+        (self.proto == UDP && !v4::is_later_fragment(self)).then(|| self.header_len())
     }
 }
 
@@ -38,7 +37,7 @@ unsafe impl Header for Extension {}
 impl FindUdp for Ipv6Hdr {
     #[inline(always)]
     fn udp_at(&self, packet: &Packet<'_>) -> Option<usize> {
-        let (mut protocol, mut at) = (self.next_hdr, EthHdr::LEN + Self::LEN);
+        let (mut protocol, mut at) = (self.next_hdr, Self::LEN);
         for _ in 0..EXTENSIONS {
             if protocol == UDP {
                 return Some(at);
@@ -52,7 +51,7 @@ impl FindUdp for Ipv6Hdr {
 /// Returns which header follows the extension header at `at`, and its offset.
 #[inline(always)]
 fn next_header(packet: &Packet<'_>, protocol: u8, at: usize) -> Option<(u8, usize)> {
-    let Extension { next, len, offset } = packet.copy(at).ok()?;
+    let Extension { next, len, offset } = packet.copy_after_link(at).ok()?;
     match protocol {
         v6::HOP_BY_HOP | v6::ROUTING | v6::DESTINATION => Some((next, at + (usize::from(len) + 1) * 8)),
         v6::FRAGMENT if u16::from_be_bytes(offset) >> 3 == 0 => Some((next, at + 8)),

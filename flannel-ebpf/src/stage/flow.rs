@@ -69,8 +69,8 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
         let from = (inner.ip.source(), source);
         let to = (inner.ip.destination(), destination);
         let ((pod, pod_port), (remote, remote_port)) = if EGRESS { (from, to) } else { (to, from) };
-        let protocol = inner.ip.protocol();
-        let key = FlowKey { pod, remote, pod_port, remote_port, protocol, reserved: [0; 3] };
+        let protocol = [inner.ip.protocol(), 0, 0, 0];
+        let key = FlowKey { pod, remote, pod_port, remote_port, protocol };
         Ok(Self { key, control, mark, now: now() })
     }
 
@@ -89,7 +89,7 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
             return Err(Outcome::FlowChanged);
         }
         // A connection tracker that sees only one direction of TCP takes its packets for invalid.
-        if self.key.protocol == TCP {
+        if self.key.protocol[0] == TCP {
             let reverse = flow.proof(Self::DIRECTION.reverse());
             if reverse.is_changed(self.now) {
                 return Err(Outcome::FlowChanged);

@@ -186,10 +186,6 @@ pub fn outer<H: Ip>(
     if udp.dst != node.port {
         return Err(Outcome::NotVxlan);
     }
-    if packet.gso_size() != 0 {
-        // Before Linux 7.x, a GSO packet that is decapsulated here is segmented wrongly later.
-        return Err(Outcome::GsoAggregate);
-    }
     check_lengths(packet, ip, udp)?;
     if !ip.are_checksums_plain(udp) {
         return Err(Outcome::OuterChecksum);

@@ -81,6 +81,10 @@ fn send(socket: &UdpSocket, pace: Duration, stop: &AtomicBool) -> u64 {
         // A datagram that cannot be sent, for instance without a route, counts as lost.
         let _ = socket.send(&number.to_be_bytes());
         number += 1;
+        // At least one is sent, even if the stream is stopped before this thread has run.
+        if stop.load(Ordering::Relaxed) {
+            return number;
+        }
         // A sender that was delayed does not catch up: a burst would overflow queues.
         due = (due + pace).max(Instant::now());
         thread::sleep(due.saturating_duration_since(Instant::now()));

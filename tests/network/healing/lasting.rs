@@ -16,7 +16,7 @@ use flannel_tests::wait::throughout;
 use flannel_tests::{Node, TestResult, Topology, eventually};
 use nix::mount::umount;
 
-use super::SOON;
+use super::{SOON, UNCHECKED};
 use crate::endpoint::{Figures, with_endpoint};
 use crate::inspect::{self, DEVICE, UPLINK};
 use crate::overlay::{NETWORK, Overlay, lines_of, with_xdp};
@@ -168,7 +168,7 @@ fn programs_that_others_detach_again_and_again_are_left_to_the_floor_at_growing_
     const CONTESTED: &str = "the BPF programs do not stay attached";
     const DETACHED: &str = "the BPF programs were detached by another program";
     let flags = ["--dataplane=auto", "--dataplane=bpf"];
-    let overlay = Overlay::start_with(Topology::segment(2), &flags, 1, with_endpoint)?;
+    let overlay = Overlay::start_in(UNCHECKED, Topology::segment(2), &flags, 1, with_endpoint)?;
     let (node, agent) = (&overlay.nodes()[0], &overlay.agents[0]);
     let (one, other) = overlay.two_pods();
     let said = |text: &str| agent.log().lines().filter(|line| line.contains(text)).count();

@@ -14,8 +14,8 @@ use crate::packets::{PORT, frame, ipv6, udp_over_ipv6, vxlan};
 
 /// The underlay's router, which has no lease.
 const STRANGER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x192, 0x168, 0x40, 0, 0, 0, 0xfe);
-/// An address of the network without a lease.
-const UNLEASED: Ipv6Addr = Ipv6Addr::new(0xfd44, 0, 0, 0x7777, 0, 0, 0, 7);
+/// An address that a node could lease. It is most unlikely that one of the nodes has.
+const UNLEASED: Ipv6Addr = Ipv6Addr::new(0xfd44, 0, 0, 0x777, 0, 0, 0, 7);
 const SERVICE: u16 = 4789;
 
 /// Sends a VXLAN packet from the second node, or the router, to the first node's pod.

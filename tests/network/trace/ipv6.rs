@@ -109,7 +109,7 @@ fn a_forged_packet_is_dropped() -> TestResult {
     let peer: IpAddr = overlay.nodes()[1].ip6().into();
     for (source, sender, reason) in [
         (other.ip, "fd00:192:168:64::77".parse()?, "forged-sender"),
-        ("fd45::7".parse()?, peer, "unknown-sender"),
+        ("fd45::7".parse()?, "fd00:192:168:64::77".parse()?, "unknown-sender"),
         (one.ip, peer, "looped-sender"),
     ] {
         let answer = ask(&overlay, &TraceCommand::new(source, one.ip).arg(format!("--sender={sender}")))?;

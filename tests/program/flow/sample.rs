@@ -21,7 +21,8 @@ const REMOTE_PORT: u16 = 53;
 /// Returns the flow's key in `FLOWS`.
 pub(in crate::program) fn key(IpNumber(protocol): IpNumber) -> FlowKey<V4> {
     let (pod_port, remote_port) = (POD_PORT.to_be_bytes(), REMOTE_PORT.to_be_bytes());
-    FlowKey { pod: POD.octets(), remote: REMOTE.octets(), pod_port, remote_port, protocol, reserved: [0; 3] }
+    let protocol = [protocol, 0, 0, 0];
+    FlowKey { pod: POD.octets(), remote: REMOTE.octets(), pod_port, remote_port, protocol }
 }
 
 /// Whether the pod of this node sends or receives a packet.

@@ -115,13 +115,17 @@ where
     let from = (A::try_from(ip.source).ok()?, [transport[0], transport[1]]);
     let to = (A::try_from(ip.destination).ok()?, [transport[2], transport[3]]);
     let ((pod, pod_port), (remote, remote_port)) = if is_from_pod(hook) { (from, to) } else { (to, from) };
-    Some(FlowKey { pod, remote, pod_port, remote_port, protocol: ip.protocol, reserved: [0; 3] })
+    Some(FlowKey { pod, remote, pod_port, remote_port, protocol: [ip.protocol, 0, 0, 0] })
 }
 
 /// Returns whether packets at this hook come from pods of this node. If not, they go to them.
 const fn is_from_pod(hook: Hook) -> bool {
     match hook {
         Hook::OverlayEgress | Hook::PodEgress | Hook::UnderlayEgress => true,
-        Hook::UnderlayIngress | Hook::OverlayIngress | Hook::PodIngress | Hook::UnderlayXdp => false,
+        Hook::UnderlayIngress
+        | Hook::OverlayIngress
+        | Hook::PodIngress
+        | Hook::UnderlayXdp
+        | Hook::SideIngress => false,
     }
 }

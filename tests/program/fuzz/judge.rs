@@ -5,7 +5,7 @@ mod sender;
 
 use flannel_agent::trace::outer::OuterHeaders;
 use flannel_common::address::Address;
-use flannel_common::node::{FLOOR_UNWRAPS, FLOOR_WRAPS};
+use flannel_common::node::{FLOOR_UNWRAPS, FLOOR_WRAPS, SOURCE_CHECK_OFF};
 use flannel_common::outcome::{Hook, Outcome, Verdict};
 use proptest::prelude::*;
 
@@ -19,7 +19,7 @@ use crate::program::{
     OUR_IP, OUR_IP6, OUR_MAC, OUR_MAC6, RunResult, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, VNI,
 };
 use expected::{group_of, mark_in, marked, merged, routed, unchanged};
-use sender::{Holder, PeerPath, holder, is_direct, is_forged};
+use sender::{Holder, PeerPath, holder, is_accepted, is_direct, is_forged};
 
 const UPLINK_MTU: usize = 1500;
 /// Smallest MTU of an IPv6 link. The namespace of the runs has no route to the peer.
@@ -36,7 +36,14 @@ pub(super) fn check_packet(case: &Case, run: &RunResult) -> Checked {
     };
     prop_assert_eq!(run.action, expected);
     check_floor(case, case.hook, run.outcome)?;
-    let refused = case.hook == Hook::UnderlayIngress && case.source_check && is_forged(&case.frame);
+    let is_unchecked = case.meta.unchecked
+        && case.source_check != SOURCE_CHECK_OFF
+        && matches!(word(&case.frame, 12), Some(0x0800 | 0x86dd));
+    let refused = match case.hook {
+        Hook::UnderlayIngress => is_forged(&case.frame, case.source_check),
+        Hook::OverlayIngress => is_unchecked,
+        _ => false,
+    };
     let is_congested = run.outcome == Outcome::NotEcnCapable;
     prop_assert_eq!(
         run.outcome.verdict() == Verdict::Dropped && !is_congested,
@@ -62,6 +69,20 @@ pub(super) fn check_packet(case: &Case, run: &RunResult) -> Checked {
         }
     };
     prop_assert_eq!(run.mark, mark, "{}", run.outcome.name());
+    check_note(case, run)
+}
+
+/// Checks that exactly those packets have the note of a checked sender that the vxlan device may unwrap or receive.
+fn check_note(case: &Case, run: &RunResult) -> Checked {
+    let passed = !matches!(run.outcome, Outcome::Delivered) && run.outcome.verdict() != Verdict::Dropped;
+    let expected = match case.hook {
+        Hook::UnderlayIngress | Hook::SideIngress => {
+            is_accepted(&case.frame, case.source_check) || run.outcome == Outcome::Decapsulated
+        }
+        _ => false,
+    };
+    // A packet that skips the stack or is dropped needs no note, and may have one.
+    prop_assert!(!passed || run.checked == expected, "{}: {}", run.outcome.name(), run.checked);
     Ok(())
 }
 

@@ -14,6 +14,8 @@ use crate::program::{INNER_PEER_IP, OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, VNI};
 
 /// MAC of the interface that test runs receive on, which is loopback.
 const HOST_MAC: [u8; 6] = [0; 6];
+/// Another address of this node, as far as programs know.
+const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(172, 31, 9, 1);
 const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 /// Addresses in a part of the peer's subnet that another peer holds, in no lease, and in a lease that has just ended.
 const OTHERS: [Ipv4Addr; 3] =
@@ -38,6 +40,7 @@ pub(super) fn all() -> Vec<(Hook, Vec<u8>)> {
         received,
         unusual(&received_udp),
         forged(),
+        strays(&received_udp),
         ipv6::all(),
         vec![(Hook::UnderlayIngress, frame(HOST_MAC, ROUTER_MAC, EtherType::ARP, &[0; 28]))],
     ]
@@ -120,6 +123,22 @@ fn unusual(inner: &[u8]) -> Vec<(Hook, Vec<u8>)> {
     let mut checked = plain.clone();
     checked[40..42].copy_from_slice(&[0xab, 0xcd]);
     vec![(hook, [&plain[..], &[0; 4]].concat()), (hook, checked)]
+}
+
+/// Makes VXLAN that is not for the uplink's address, and IPsec.
+fn strays(inner: &[u8]) -> Vec<(Hook, Vec<u8>)> {
+    let elsewhere = |sender: [u8; 4], protocol, content| {
+        let packet = ipv4(sender.into(), ELSEWHERE, protocol, content);
+        frame(HOST_MAC, ROUTER_MAC, EtherType::IPV4, &packet.bytes())
+    };
+    let by = |sender| elsewhere(sender, IpNumber::UDP, udp(41000, PORT, &vxlan(8, VNI, inner)));
+    let ipsec = elsewhere(PEER_IP, IpNumber(50), vec![0; 64]);
+    let mut strays: Vec<_> = [by(PEER_IP), by(INNER_PEER_IP), ipsec]
+        .into_iter()
+        .flat_map(|frame| [Hook::UnderlayIngress, Hook::SideIngress].map(|hook| (hook, frame.clone())))
+        .collect();
+    strays.extend(wrapped(inner).into_iter().map(|(_, frame)| (Hook::SideIngress, frame)));
+    strays
 }
 
 /// Makes packets from this node's own subnet, and from an address without a lease.

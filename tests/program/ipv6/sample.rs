@@ -19,7 +19,8 @@ const REMOTE_PORT: u16 = 53;
 /// Returns the flow's key in `FLOWS6`.
 pub(in crate::program) fn key(IpNumber(protocol): IpNumber) -> FlowKey<V6> {
     let (pod_port, remote_port) = (POD_PORT.to_be_bytes(), REMOTE_PORT.to_be_bytes());
-    FlowKey { pod: POD.octets(), remote: REMOTE.octets(), pod_port, remote_port, protocol, reserved: [0; 3] }
+    let protocol = [protocol, 0, 0, 0];
+    FlowKey { pod: POD.octets(), remote: REMOTE.octets(), pod_port, remote_port, protocol }
 }
 
 pub(super) fn of_udp(flow: Flow) -> Flows<V6> {

@@ -84,12 +84,12 @@ pub(super) fn other_traffic() -> Vec<Untouched> {
         untouched("neighbour discovery", to_us(IpNumber::IPV6_ICMP, &[135; 24]), Outcome::NotVxlan),
         untouched("TCP", to_us(IpNumber::TCP, &[0x21; 40]), Outcome::NotVxlan),
         untouched("another UDP port", to_us(IpNumber::UDP, &udp(1, 53, &good)), Outcome::NotVxlan),
-        untouched("VXLAN to another address", arrives(&to_other), Outcome::NotVxlan),
+        untouched("VXLAN to another address", arrives(&to_other), Outcome::OtherAddress),
         untouched("version 4 under IPv6's EtherType", of_version_4, Outcome::NotVxlan),
         untouched(
             "a frame for another host",
             frame(ROUTER_MAC, [4; 6], EtherType::IPV6, &from_peer(&good).bytes()),
-            Outcome::NotVxlan,
+            Outcome::OtherAddress,
         ),
     ]
 }

@@ -153,10 +153,10 @@ impl Acceleration {
         }
     }
 
-    /// See [`Accelerator::follow_pods`].
-    pub(super) async fn follow_pods(&mut self, kernel: &Kernel) -> Vec<Error> {
+    /// See [`Accelerator::follow_interfaces`].
+    pub(super) async fn follow_interfaces(&mut self, kernel: &Kernel) -> Vec<Error> {
         match &mut self.state {
-            State::Present(accelerator) => accelerator.follow_pods(kernel).await,
+            State::Present(accelerator) => accelerator.follow_interfaces(kernel).await,
             State::NotProbed | State::Absent(_) | State::Failed => Vec::new(),
         }
     }

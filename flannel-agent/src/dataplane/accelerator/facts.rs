@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result};
 use flannel_common::abi;
 use flannel_common::address::Address;
-use flannel_common::node::{NodeConfig, OverlayEnd};
+use flannel_common::node::{
+    NodeConfig, OverlayEnd, SOURCE_CHECK_OFF, SOURCE_CHECK_PODS, SOURCE_CHECK_STRICT,
+};
 
 use super::{AcceleratedDevice, Settings};
-use crate::config::SubnetRange;
+use crate::config::{SourceCheck, SubnetRange};
 use crate::dataplane::bpf::place::Place;
 use crate::dataplane::kernel::default_ttl;
 
@@ -52,7 +54,11 @@ fn end<A: Address>(
         overlay_ifindex: device.actual.index,
         uplink_ifindex: device.uplink.index,
         uplink_mtu: device.uplink.mtu,
-        source_check: settings.source_check.into(),
+        source_check: match settings.source_check {
+            SourceCheck::Pods => SOURCE_CHECK_PODS,
+            SourceCheck::Strict => SOURCE_CHECK_STRICT,
+            SourceCheck::Off => SOURCE_CHECK_OFF,
+        },
         local_ip,
         vtep_mac: device.actual.mac.0,
         network_len: range.network.prefix_len(),

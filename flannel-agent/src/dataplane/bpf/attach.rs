@@ -8,7 +8,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{Link as _, LinkOrder, ProgramError, SchedClassifier, TcAttachType, tc};
 use flannel_common::outcome::Hook;
-use nix::net::if_::{Interface, if_nameindex};
+use nix::net::if_::{Interface, if_nameindex, if_nametoindex};
 use tracing::debug;
 
 use super::link::{self, Link};
@@ -81,7 +81,7 @@ fn tcx(
     pin: &str,
     pins: &Pins,
 ) -> Result<Mechanism> {
-    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let options = TcAttachOptions::TcxOrder(order(hook));
     let id = program.attach_with_options(interface, direction(hook), options)?;
     let link: FdLink = program.take_link(id)?.try_into()?;
     let old = Link::pinned(&pins.path(pin));
@@ -163,7 +163,8 @@ pub(super) async fn is_some_attached(hook: Hook, index: u32, pins: &Pins, kernel
     has_filter(hook, index, pins.vni(), kernel).await
 }
 
-async fn has_filter(hook: Hook, index: u32, vni: u32, kernel: &Kernel) -> Result<bool> {
+/// Returns whether the interface with this index has a filter of the overlay `vni` in this hook's direction.
+pub(super) async fn has_filter(hook: Hook, index: u32, vni: u32, kernel: &Kernel) -> Result<bool> {
     let direction = match direction(hook) {
         TcAttachType::Egress => Direction::Egress,
         _ => Direction::Ingress,
@@ -179,6 +180,12 @@ pub(super) fn detach_clsact_everywhere(vni: u32) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Returns whether the interface with this index still has this name. While one is removed, the kernel may know it by one
+/// of them alone.
+pub(super) fn is_there(index: u32, name: &str) -> bool {
+    if_nametoindex(name) == Ok(index)
 }
 
 /// Returns the indexes of all interfaces but these.
@@ -206,12 +213,22 @@ fn handle(vni: u32) -> TcHandle {
     TcHandle::from(1 << 24 | vni)
 }
 
+/// Where senders are checked, no program of others comes first: it might pass packets on unchecked.
+fn order(hook: Hook) -> LinkOrder {
+    match hook {
+        Hook::UnderlayIngress | Hook::SideIngress | Hook::OverlayIngress => LinkOrder::first(),
+        _ => LinkOrder::default(),
+    }
+}
+
 const fn direction(hook: Hook) -> TcAttachType {
     match hook {
         // At the host's end of the veth pair, what a pod sends comes in.
         Hook::OverlayEgress | Hook::PodIngress | Hook::UnderlayEgress => TcAttachType::Egress,
-        Hook::UnderlayIngress | Hook::OverlayIngress | Hook::PodEgress | Hook::UnderlayXdp => {
-            TcAttachType::Ingress
-        }
+        Hook::UnderlayIngress
+        | Hook::OverlayIngress
+        | Hook::PodEgress
+        | Hook::UnderlayXdp
+        | Hook::SideIngress => TcAttachType::Ingress,
     }
 }

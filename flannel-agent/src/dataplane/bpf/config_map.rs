@@ -17,10 +17,12 @@ pub struct ConfigMap {
 
 impl ConfigMap {
     /// Writes the node. Senders are not checked yet, unless those of the `previous` node were: with an empty map of leases,
-    /// every sender is unknown.
+    /// every sender is unknown. [`NodeConfig::only_checked`] stays as it was: [`Self::set_only_checked`] sets it.
     pub(super) fn open(ebpf: &mut Ebpf, node: NodeConfig, previous: Option<&NodeConfig>) -> Result<Self> {
         let map = Array::try_from(take(ebpf, abi::CONFIG)?)?;
-        let first = without_new_checks(&node, previous.unwrap_or(&NodeConfig::default()));
+        let previous = previous.copied().unwrap_or_default();
+        let node = NodeConfig { only_checked: previous.only_checked, ..node };
+        let first = without_new_checks(&node, &previous);
         let mut config = Self { map, node, written: first };
         config.write(first)?;
         Ok(config)
@@ -37,6 +39,17 @@ impl ConfigMap {
     /// The map cannot be written.
     pub fn enable_sender_check(&mut self) -> Result<()> {
         if self.written == self.node { Ok(()) } else { self.write(self.node) }
+    }
+
+    /// Sets whether packets that no program has checked are dropped, where senders are checked.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn set_only_checked(&mut self, only_checked: bool) -> Result<()> {
+        let only_checked = only_checked.into();
+        self.node.only_checked = only_checked;
+        let written = NodeConfig { only_checked, ..self.written };
+        if self.written == written { Ok(()) } else { self.write(written) }
     }
 
     /// Sets where XDP is attached, as of [`NodeConfig::xdp`].

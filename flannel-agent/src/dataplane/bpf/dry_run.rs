@@ -28,9 +28,10 @@ use known::{Ends, Held, OurEnd};
 
 /// The maps that the copy shares with the node's programs. Programs do not write them.
 const SHARED: [&str; 5] = [abi::LEASES, abi::LEASES6, abi::SUBNETS, abi::SUBNETS6, abi::CONFIG];
-/// `struct __sk_buff` (linux/bpf.h): its size, and the offsets of `ingress_ifindex` and `ifindex`. Test runs use the latter
-/// since Linux 5.9.
+/// `struct __sk_buff` (linux/bpf.h): its size, and the offsets of `priority`, `ingress_ifindex` and `ifindex`. Test runs use
+/// the latter since Linux 5.9.
 const CONTEXT: usize = 192;
+const PRIORITY: usize = 32;
 const INGRESS_IFINDEX: usize = 36;
 const IFINDEX: usize = 40;
 /// The number of bytes that a program may add to a frame.
@@ -47,6 +48,8 @@ pub struct DryRun {
     node: NodeConfig,
     leases: BTreeMap<IpNet, Held>,
     flow: Option<Flow>,
+    /// What the last program has left on the packet. It has the note that the packet's sender was checked.
+    priority: [u8; 4],
     counted: Counters,
 }
 
@@ -84,7 +87,15 @@ impl DryRun {
         let mut ebpf = super::load_programs(loader, pins, &SHARED, &node)?;
         let mut leases = known::leases::<V4>(&mut ebpf)?;
         leases.append(&mut known::leases::<V6>(&mut ebpf)?);
-        Ok(Self { ebpf, pins: pins.clone(), node, leases, flow: None, counted: Counters::new() })
+        Ok(Self {
+            ebpf,
+            pins: pins.clone(),
+            node,
+            leases,
+            flow: None,
+            priority: [0; 4],
+            counted: Counters::new(),
+        })
     }
 
     /// Returns what `CONFIG` says of the node.
@@ -157,12 +168,14 @@ impl DryRun {
         self.flow.as_ref()
     }
 
-    /// Runs one frame through the program at a hook.
+    /// Runs one frame through the program at a hook. It is taken for the packet of the run before, further on its way.
     ///
     /// # Errors
     /// The kernel refuses the frame, or there is no such interface.
     pub fn run(&mut self, Spot { hook, interface, received_on }: Spot, frame: &[u8]) -> Result<Run> {
         let mut context = [0; CONTEXT];
+        let mut context_out = [0; CONTEXT];
+        context[PRIORITY..][..4].copy_from_slice(&self.priority);
         context[INGRESS_IFINDEX..][..4].copy_from_slice(&received_on.to_ne_bytes());
         context[IFINDEX..][..4].copy_from_slice(&interface.to_ne_bytes());
         let mut out = vec![0; frame.len() + HEADROOM];
@@ -170,9 +183,11 @@ impl DryRun {
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
         options.ctx_in = Some(&context);
+        options.ctx_out = Some(&mut context_out);
         let result = loaded(&self.ebpf, hook)?.test_run(options).with_context(|| {
             format!("running {} on a frame of {} bytes at interface {interface}", hook.program(), frame.len())
         })?;
+        self.priority.copy_from_slice(&context_out[PRIORITY..][..4]);
         out.truncate(result.data_size_out as usize);
         Ok(Run { outcome: self.outcome(hook)?, frame: out })
     }

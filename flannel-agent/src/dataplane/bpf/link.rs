@@ -14,6 +14,7 @@ const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_LINK_GET_FD_BY_ID: libc::c_int = 30;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
 /// `enum bpf_attach_type`.
@@ -64,6 +65,12 @@ impl Link {
         let mut attributes = PinAttributes { path: path.as_ptr() as u64, fd: 0, flags: 0 };
         // SAFETY: the command opens what is pinned at the path, a string that ends with NUL and lives through the call.
         unsafe { bpf_open(BPF_OBJ_GET, &mut attributes) }.map(Self)
+    }
+
+    /// Opens the link with this ID, which takes `CAP_SYS_ADMIN`.
+    pub(super) fn by_id(id: u32) -> io::Result<Self> {
+        // SAFETY: the command opens a link, and reads its ID from one number.
+        unsafe { bpf_open(BPF_LINK_GET_FD_BY_ID, &mut [id]) }.map(Self)
     }
 
     /// Pins the link, so that it outlives the agent.

@@ -1,5 +1,6 @@
 //! Pins: programs, maps and links in the BPF filesystem, where they outlive the agent.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::fs;
 use std::io;
@@ -12,7 +13,7 @@ use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Hook;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::sizes::resized;
 
@@ -113,6 +114,12 @@ impl Pins {
         pins.filter_map(|pin| pin.file_name().into_string().ok()).collect()
     }
 
+    /// Returns the indexes of the interfaces in the names of this hook's links: `<program>_link_<index>`.
+    pub(super) fn indexes(&self, hook: Hook) -> BTreeSet<u32> {
+        let start = link_name(hook, "_");
+        self.names().iter().filter_map(|name| name.strip_prefix(&start)?.parse().ok()).collect()
+    }
+
     /// Removes all pins. What only pinned links attach is detached.
     ///
     /// # Errors
@@ -122,6 +129,16 @@ impl Pins {
         let removed: Vec<_> = pins.map(|pin| remove(&pin?.path())).collect();
         removed.into_iter().collect::<Result<()>>()?;
         fs::remove_dir(&self.dir).with_context(|| format!("removing {}", self.dir.display()))
+    }
+
+    /// Lets the vxlan device accept packets that no program has checked, until its program is detached as well. An unreadable
+    /// map is of an earlier version, which the caller detaches all the same.
+    pub(super) fn accept_unchecked(&self) {
+        if let (Some(node), Ok(mut config)) = (self.pinned_node(), self.config())
+            && let Err(error) = config.set(0, NodeConfig { only_checked: 0, ..node }, 0)
+        {
+            debug!(%error, "packets may be dropped until all programs are detached");
+        }
     }
 
     fn pinned_node(&self) -> Option<NodeConfig> {

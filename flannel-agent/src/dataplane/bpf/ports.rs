@@ -28,7 +28,7 @@ impl Bpf {
             match self.attach_port(port) {
                 Ok(()) => _ = self.ports.insert(port.index),
                 // The port has just gone. The next event is about that.
-                Err(_) if if_indextoname(port.index).is_err() => {}
+                Err(_) if !attach::is_there(port.index, &port.name) => {}
                 Err(error) => errors.push(error),
             }
         }
@@ -78,11 +78,7 @@ impl Bpf {
 
 /// Returns the indexes of the ports with pinned links.
 pub(super) fn pinned(pins: &Pins) -> BTreeSet<u32> {
-    let index_in = |name: &str, hook| name.strip_prefix(&link_name(hook, "_"))?.parse().ok();
-    pins.names()
-        .iter()
-        .flat_map(|name| HOOKS.into_iter().filter_map(move |hook| index_in(name, hook)))
-        .collect()
+    HOOKS.into_iter().flat_map(|hook| pins.indexes(hook)).collect()
 }
 
 fn port_link(hook: Hook, index: u32) -> String {

@@ -5,7 +5,13 @@ use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use aya::maps::loaded_maps;
+use aya::programs::loaded_programs;
+use flannel_common::abi;
 use flannel_common::node::XDP_OFF;
+use flannel_common::outcome::Hook;
+use nix::net::if_::if_nameindex;
+use tracing::warn;
 
 use super::Bpf;
 use super::link::Link;
@@ -20,6 +26,9 @@ const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
 /// The kernel runs no more than these on one hook (linux/bpf_mprog.h: `BPF_MPROG_MAX`).
 const MAX_PROGRAMS: usize = 64;
+
+/// Bytes of a program's name that the kernel keeps.
+const NAME: usize = 15;
 
 /// Programs by the index of the interface and direction, in the order in which they run.
 pub type TcxPrograms = BTreeMap<(u32, Direction), Vec<Program>>;
@@ -40,24 +49,25 @@ struct QueryAttributes {
     revision: u64,
 }
 
-/// Returns the IDs of the programs on a hook; `None` if the kernel has no tcx.
-fn query(interface: u32, direction: Direction) -> io::Result<Option<Vec<u32>>> {
+/// Returns the IDs of the programs on a hook, each with that of its link; `None` if the kernel has no tcx.
+fn query(interface: u32, direction: Direction) -> io::Result<Option<Vec<(u32, u32)>>> {
     let kind = match direction {
         Direction::Ingress => BPF_TCX_INGRESS,
         Direction::Egress => BPF_TCX_EGRESS,
     };
-    let mut programs = [0_u32; MAX_PROGRAMS];
+    let (mut programs, mut links) = ([0_u32; MAX_PROGRAMS], [0_u32; MAX_PROGRAMS]);
     let mut attributes = QueryAttributes {
         interface,
         kind,
         programs: programs.as_mut_ptr() as u64,
+        links: links.as_mut_ptr() as u64,
         count: MAX_PROGRAMS as u32,
         ..QueryAttributes::default()
     };
-    // SAFETY: the command writes at most `count` numbers to `programs`, which lives through the call, and the rest within
-    // the attributes.
+    // SAFETY: the command writes at most `count` numbers to each of `programs` and `links`, which live through the call, and
+    // the rest within the attributes.
     match unsafe { bpf(BPF_PROG_QUERY, &mut attributes) } {
-        Ok(_) => Ok(Some(programs.into_iter().take(attributes.count as usize).collect())),
+        Ok(_) => Ok(Some(programs.into_iter().zip(links).take(attributes.count as usize).collect())),
         Err(error) => match error.raw_os_error() {
             Some(libc::EINVAL) => Ok(None),
             // The interface has just gone.
@@ -73,10 +83,7 @@ impl Bpf {
     /// # Errors
     /// The kernel does not tell.
     pub fn tcx_programs(&self, interfaces: impl IntoIterator<Item = u32>) -> io::Result<TcxPrograms> {
-        // An agent that has just been replaced, and those of other networks.
-        let pinned = LazyCell::new(|| {
-            self.pins.all_overlays().flat_map(|pins| linked(&pins)).collect::<BTreeSet<_>>()
-        });
+        let pinned = LazyCell::new(|| self.pinned_programs());
         let program = |id: u32| {
             if self.ids.contains(&id) || pinned.contains(&id) { Program::Ours } else { Program::Tcx }
         };
@@ -85,11 +92,39 @@ impl Bpf {
             for direction in [Direction::Ingress, Direction::Egress] {
                 let Some(ids) = query(interface, direction)? else { return Ok(found) };
                 if !ids.is_empty() {
-                    found.insert((interface, direction), ids.into_iter().map(program).collect());
+                    found
+                        .insert((interface, direction), ids.into_iter().map(|(id, _)| program(id)).collect());
                 }
             }
         }
         Ok(found)
+    }
+
+    /// Detaches programs of earlier agents whose pins are out of sight, such as beneath a BPF filesystem that was mounted over
+    /// theirs. Nobody keeps their maps up to date, and they drop what does not have their note.
+    ///
+    /// # Errors
+    /// Programs cannot be identified: that takes `CAP_SYS_ADMIN`.
+    pub(super) fn detach_strays(&self) -> anyhow::Result<()> {
+        let pinned = self.pinned_programs();
+        for interface in &if_nameindex()? {
+            for direction in [Direction::Ingress, Direction::Egress] {
+                let attached = query(interface.index(), direction)?.unwrap_or_default();
+                for (program, link) in attached.into_iter().filter(|(program, _)| !pinned.contains(program)) {
+                    if let Some(hook) = hook_of(program)? {
+                        Link::by_id(link)?.detach()?;
+                        let interface = interface.name().to_string_lossy();
+                        warn!(%interface, program = hook.program(), "detached a program of an earlier agent, whose pin is out of sight");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the programs of an agent that has just been replaced, and of those of other networks.
+    fn pinned_programs(&self) -> BTreeSet<u32> {
+        self.pins.all_overlays().flat_map(|pins| linked(&pins)).collect()
     }
 
     /// Returns the vxlan devices and uplinks of this node, by index.
@@ -114,4 +149,21 @@ fn linked(pins: &Pins) -> Vec<u32> {
     links
         .filter_map(|name| Some(Link::pinned(&pins.path(&name)).and_then(|link| link.attachment()).ok()?.1))
         .collect()
+}
+
+/// Returns the hook that a program is for, if it is one of the agent's: by its name and the map in which it counts.
+fn hook_of(program: u32) -> anyhow::Result<Option<Hook>> {
+    for info in loaded_programs() {
+        let info = info?;
+        if info.id() != program {
+            continue;
+        }
+        let is_of = |hook: &Hook| info.name() == &hook.program().as_bytes()[..hook.program().len().min(NAME)];
+        let maps = info.map_ids()?.unwrap_or_default();
+        let counts = loaded_maps()
+            .flatten()
+            .any(|map| map.name_as_str() == Some(abi::METRICS) && maps.contains(&map.id()));
+        return Ok(Hook::classifiers().find(is_of).filter(|_| counts));
+    }
+    Ok(None)
 }

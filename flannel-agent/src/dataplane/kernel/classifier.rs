@@ -25,6 +25,15 @@ impl Kernel {
             |filter: &TcMessage| priority_of(filter) == priority && u32::from(filter.header.handle) == handle;
         Ok(filters(&self.handle, interface, direction).await?.iter().any(is_meant))
     }
+
+    /// Returns the priority of the filter of the interface that is tried first in this direction, if there is one.
+    ///
+    /// # Errors
+    /// The dump fails.
+    pub async fn first_filter(&self, interface: u32, direction: Direction) -> Result<Option<u16>> {
+        let _dumping = self.dumping.lock().await;
+        Ok(priorities(&self.handle, interface, direction).await?.first().copied())
+    }
 }
 
 /// Returns the priorities of the interface's filters in this direction, in the order in which they see packets.

@@ -2,6 +2,8 @@
 
 use super::super::ON_LINK;
 use super::super::frame::{ETHERNET, Ip, UDP_AND_VXLAN, ip, word};
+use flannel_common::node::{SOURCE_CHECK_OFF, SOURCE_CHECK_PODS};
+
 use crate::packets::PORT;
 use crate::program::{
     ENDED_SUBNET, INNER_PEER_IP, INNER_PEER_MAC, OUR_IP, OUR_IP6, OUR_SUBNET, PEER_IP, PEER_MAC, VNI, ipv6,
@@ -53,13 +55,43 @@ fn is_in(address: &[u8], subnet: &[u8], bytes: usize) -> bool {
     address.len() == subnet.len() && address[..bytes] == subnet[..bytes]
 }
 
-/// Returns whether a packet is VXLAN to this node, of any form, from a node that does not hold the inner source.
-pub(super) fn is_forged(frame: &[u8]) -> bool {
-    sources(frame).is_some_and(|(outer, inner)| match holder(inner) {
-        Some(Holder::Peer { node, .. }) => node != outer,
-        Some(Holder::ThisNode) => true,
-        None => !stays_on_link(inner),
-    })
+/// Returns whether a packet is VXLAN to this node, of any form, from a node that may not send from the inner source.
+pub(super) fn is_forged(frame: &[u8], mode: u32) -> bool {
+    frame[..6] == [0; 6]
+        && sources(frame).is_some_and(|Sources { outer, inner, to }| {
+            (to == OUR_IP || to == OUR_IP6) && !may_send(outer, inner, mode)
+        })
+}
+
+/// Returns whether a packet may go to the vxlan device: VXLAN to any address from a node that may send it, or IPsec.
+pub(super) fn is_accepted(frame: &[u8], mode: u32) -> bool {
+    is_ipsec(frame) || sources(frame).is_some_and(|Sources { outer, inner, .. }| may_send(outer, inner, mode))
+}
+
+fn may_send(outer: &[u8], inner: &[u8], mode: u32) -> bool {
+    let is_node = outer == PEER_IP || outer == ipv6::PEER_IP;
+    match holder(inner) {
+        _ if mode == SOURCE_CHECK_OFF => true,
+        Some(Holder::Peer { node, .. }) => node == outer,
+        Some(Holder::ThisNode) => false,
+        None if stays_on_link(inner) => true,
+        None => {
+            let is_pod = is_in(inner, &[10, 1, 0, 0], 2) || is_in(inner, &ipv6::PEER_SUBNET, 6);
+            mode == SOURCE_CHECK_PODS && is_node && !is_pod && outer.len() == inner.len()
+        }
+    }
+}
+
+/// Returns whether a packet is IPsec: ESP, AH, or ESP over UDP port 4500.
+fn is_ipsec(frame: &[u8]) -> bool {
+    let (protocol, whole, udp) = match (word(frame, 12), frame.get(14).map(|byte| byte >> 4)) {
+        (Some(0x0800), Some(4)) => (frame.get(23), frame.get(33), udp_over_ipv4(frame)),
+        (Some(0x86dd), Some(6)) => (frame.get(20), frame.get(53), udp_over_ipv6(frame)),
+        _ => return false,
+    };
+    let behind_nat =
+        udp.is_some_and(|(_, _, udp)| frame.len() >= udp + 8 && word(frame, udp + 2) == Some(4500));
+    whole.is_some() && matches!(protocol, Some(50 | 51)) || behind_nat
 }
 
 /// Returns whether a packet comes without a tunnel from a pod of a peer on the link to a pod of this node.
@@ -75,12 +107,17 @@ fn stays_on_link(address: &[u8]) -> bool {
     address.len() == 16 && (address[0] == 0xfe && address[1] >> 6 == 2 || address == [0; 16])
 }
 
+/// Addresses of a VXLAN packet.
+struct Sources<'a> {
+    outer: &'a [u8],
+    inner: &'a [u8],
+    /// Outer destination.
+    to: &'a [u8],
+}
+
 /// Returns outer and inner source of a packet that the kernel's vxlan device would unwrap.
-fn sources(frame: &[u8]) -> Option<(&[u8], &[u8])> {
-    if frame[..6] != [0; 6] {
-        return None;
-    }
-    let (outer, udp) = match word(frame, 12)? {
+fn sources(frame: &[u8]) -> Option<Sources<'_>> {
+    let (outer, to, udp) = match word(frame, 12)? {
         0x0800 => udp_over_ipv4(frame)?,
         0x86dd => udp_over_ipv6(frame)?,
         _ => return None,
@@ -95,21 +132,19 @@ fn sources(frame: &[u8]) -> Option<(&[u8], &[u8])> {
         (0x86dd, 6) => frame.get(ip..ip + 40)?.get(8..24)?,
         _ => return None,
     };
-    is_ours.then_some((outer, source))
+    is_ours.then_some(Sources { outer, inner: source, to })
 }
 
-/// Returns source and offset of UDP in an IPv4 packet to this node, if it is whole or the first fragment.
-fn udp_over_ipv4(frame: &[u8]) -> Option<(&[u8], usize)> {
+/// Returns source, destination and offset of UDP in an IPv4 packet, if it is whole or the first fragment.
+fn udp_over_ipv4(frame: &[u8]) -> Option<(&[u8], &[u8], usize)> {
     let is_later_fragment = word(frame, 20)? & 0x1fff != 0;
-    let is_ours = *frame.get(23)? == 17 && frame.get(30..34)? == OUR_IP && !is_later_fragment;
-    is_ours.then_some((&frame[26..30], ETHERNET + usize::from(frame[14] & 0xf) * 4))
+    let is_udp = frame.get(14)? >> 4 == 4 && *frame.get(23)? == 17 && !is_later_fragment;
+    is_udp.then_some((&frame[26..30], frame.get(30..34)?, ETHERNET + usize::from(frame[14] & 0xf) * 4))
 }
 
 /// Does the same for IPv6, after at most the seven extension headers that RFC 8200 lists.
-fn udp_over_ipv6(frame: &[u8]) -> Option<(&[u8], usize)> {
-    if frame.get(14)? >> 4 != 6 || frame.get(38..54)? != OUR_IP6 {
-        return None;
-    }
+fn udp_over_ipv6(frame: &[u8]) -> Option<(&[u8], &[u8], usize)> {
+    let to = frame.get(38..54).filter(|_| frame[14] >> 4 == 6)?;
     let (mut next, mut at) = (frame[20], ETHERNET + 40);
     for _ in 0..7 {
         if next == 17 {
@@ -123,5 +158,5 @@ fn udp_over_ipv6(frame: &[u8]) -> Option<(&[u8], usize)> {
         };
         next = extension[0];
     }
-    (next == 17).then_some((&frame[22..38], at))
+    (next == 17).then_some((&frame[22..38], to, at))
 }

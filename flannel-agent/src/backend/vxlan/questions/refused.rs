@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use flannel_common::outcome::Outcome;
+use tracing::field::display;
 use tracing::warn;
 
 /// Pause before the same node is logged again for the same reason.
@@ -17,12 +18,21 @@ const MAX: usize = 64;
 pub(super) struct RefusedSenders(BTreeMap<(IpAddr, Outcome), Instant>);
 
 impl RefusedSenders {
-    /// Logs that a packet of this node was dropped, whose inner source is this pod.
+    /// Logs that a packet of this node was dropped, whose inner source is this pod. An unspecified address: the node is not
+    /// known any more.
     pub(super) fn log(&mut self, node: IpAddr, pod: IpAddr, why: Outcome, now: Instant) {
-        if self.is_due(node, why, now) {
-            let (reason, help) = (why.name(), why.help());
-            warn!(%node, %pod, reason, "packets of this node with this pod as source are dropped. {help}");
+        if !self.is_due(node, why, now) {
+            return;
         }
+        let (reason, help) = (why.name(), why.help());
+        let node = (!node.is_unspecified()).then(|| display(node));
+        warn!(
+            node,
+            %pod,
+            reason,
+            "VXLAN with this inner source is dropped. {help} Backend.SourceCheck says what is checked; \"off\" accepts all, as \
+             flannel does"
+        );
     }
 
     fn is_due(&mut self, node: IpAddr, why: Outcome, now: Instant) -> bool {

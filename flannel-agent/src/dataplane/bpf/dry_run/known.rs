@@ -60,8 +60,7 @@ impl Ends {
             remote: A::of(remote.ip())?,
             pod_port: pod.port().to_be_bytes(),
             remote_port: remote.port().to_be_bytes(),
-            protocol,
-            reserved: [0; 3],
+            protocol: [protocol, 0, 0, 0],
         })
     }
 }

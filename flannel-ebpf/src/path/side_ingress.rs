@@ -1,0 +1,20 @@
+//! Ingress of other interfaces than the uplink. VXLAN may come in there as well, since the kernel's socket listens
+//! everywhere. The kernel's vxlan device unwraps it.
+
+use flannel_common::outcome::Outcome;
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+
+use crate::ip::Ip as _;
+use crate::packet::Packet;
+use crate::stage::sender;
+
+/// Handles one packet. It always goes on; if its sender is accepted, that is noted.
+#[inline(always)]
+pub fn run(packet: &Packet<'_>) -> Outcome {
+    sender::refuse_note(packet);
+    match packet.protocol() {
+        Ipv4Hdr::ETHER_TYPE => sender::note_stray::<Ipv4Hdr>(packet),
+        Ipv6Hdr::ETHER_TYPE => sender::note_stray::<Ipv6Hdr>(packet),
+        _ => Outcome::NotVxlan,
+    }
+}
