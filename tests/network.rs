@@ -35,6 +35,7 @@ mod trace;
 mod truncated;
 mod two_networks;
 mod udp;
+mod underlay;
 mod uplink;
 mod wire;
 mod xdp;

@@ -10,7 +10,6 @@ mod keeper;
 mod nftables;
 mod obstacles;
 mod rules;
-mod tool;
 mod writer;
 
 use std::collections::BTreeSet;

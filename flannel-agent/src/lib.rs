@@ -19,6 +19,7 @@ pub mod health;
 pub mod lease;
 pub mod mac;
 pub mod metrics;
+pub mod netfilter;
 pub mod netlink;
 pub mod notify;
 pub mod paths;

@@ -6,8 +6,10 @@ pub mod link;
 pub mod message;
 pub mod notifications;
 pub mod route;
+pub mod xfrm;
 
 use std::net::IpAddr;
+use std::{fs, io};
 
 use anyhow::{Context as _, Result};
 use rtnetlink::packet_route::AddressFamily;
@@ -26,6 +28,16 @@ pub fn open() -> Result<Handle> {
         .context("opening a netlink socket (Linux 4.20 or newer is needed)")?;
     tokio::spawn(connection);
     Ok(handle)
+}
+
+/// Returns whether the kernel's part of a netlink protocol is loaded: then it has a socket. Opening one would load it.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn is_loaded(protocol: isize) -> io::Result<bool> {
+    let sockets = fs::read_to_string("/proc/self/net/netlink")?;
+    let protocol = protocol.to_string();
+    Ok(sockets.lines().skip(1).any(|line| line.split_whitespace().nth(1) == Some(protocol.as_str())))
 }
 
 /// Returns the errno of a refused request, 0 for any other failure.

@@ -17,6 +17,7 @@ use super::bpf::pins::Pins;
 use super::bpf::{self, Bpf, logs};
 use super::capabilities;
 use super::kernel::{Device, DeviceSpec, Kernel, Side};
+use super::obstacle::Outer;
 use super::watcher::Watcher;
 use super::xdp::XdpPlan;
 use crate::config::{DataplaneMode, SourceCheck, SubnetRange, XdpMode};
@@ -93,7 +94,7 @@ impl Accelerator {
     /// No privilege, no BPF filesystem, or the kernel refuses. What is attached by then stays.
     pub fn start(settings: &Settings, devices: &[AcceleratedDevice<'_>]) -> Result<Box<Self>> {
         let mut bpf = load(settings, devices).map_err(explain)?;
-        let watcher = Watcher::open(settings.flow_cache)?;
+        let watcher = Watcher::open(settings.flow_cache, devices.iter().map(outer).collect())?;
         let events = Events::open(bpf.ebpf())?;
         let counters = METRICS.register(PacketCounters(settings.pins.clone()));
         let check = interval(CHECK);
@@ -126,6 +127,7 @@ impl Accelerator {
     /// # Errors
     /// A map cannot be written. The floor carries what is missing.
     pub fn apply(&mut self, peers: &[Peer], routes: Routes<'_>) -> Result<()> {
+        self.watcher.set_peers(peers);
         self.bpf.leases.apply(peers, routes)?;
         self.bpf.config.enable_sender_check()
     }
@@ -135,6 +137,7 @@ impl Accelerator {
     /// # Errors
     /// As of [`Self::apply`].
     pub fn add_peers(&mut self, joined: &[Peer]) -> Result<bool> {
+        self.watcher.add_peers(joined);
         self.bpf.leases.add_peers(joined)
     }
 
@@ -205,6 +208,11 @@ impl Accelerator {
         }
         Ok(())
     }
+}
+
+fn outer(device: &AcceleratedDevice<'_>) -> Outer {
+    let AcceleratedDevice { spec, uplink, .. } = device;
+    Outer { local: spec.local, port: spec.port, uplink: uplink.index, uplink_name: uplink.name.clone() }
 }
 
 /// Without the capabilities for BPF these are the reason, and what the verifier says is not.

@@ -25,6 +25,7 @@ mod solicit;
 #[cfg(test)]
 mod tests;
 mod ttl;
+mod underlay;
 pub mod unreachable;
 mod watch;
 

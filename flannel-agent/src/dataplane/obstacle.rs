@@ -4,9 +4,13 @@
 //! bridge and the vxlan device. The programs that wrap and unwrap packets come before other programs of the same hook, and
 //! before the queue of the vxlan device.
 
+mod underlay;
+
 use std::fmt;
 
 use flannel_common::node::{FLOOR_UNWRAPS, FLOOR_WRAPS};
+
+pub use underlay::{MarkedWay, Outer, Underlay};
 
 /// What an interface is for the packets of pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! Follows pods, and what others put on the way of their packets: decides what the programs carry, and what the kernel.
 
+mod underlay;
+
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
@@ -11,7 +13,9 @@ use super::bpf::attach::PRIORITY;
 use super::bpf::tcx::TcxPrograms;
 use super::kernel::conntrack::LiberalTracker;
 use super::kernel::{Kernel, LinkWatch};
-use super::obstacle::{self, Closes, Direction, Interface, Obstacle, PodPort, Role};
+use super::obstacle::{self, Closes, Direction, Interface, Obstacle, Outer, PodPort, Role};
+use crate::peer::Peer;
+use underlay::UnderlayWatch;
 
 /// Keeps the programs attached to the ports of the pods that are there, and leaves to the kernel what others must see.
 pub(super) struct Watcher {
@@ -30,11 +34,13 @@ pub(super) struct Watcher {
     tcx: TcxPrograms,
     /// Whether XDP ran there, by index. Left out are ports: for their other ends the kernel reports it.
     xdp: BTreeMap<u32, bool>,
+    underlay: UnderlayWatch,
 }
 
 impl Watcher {
-    /// Begins to listen for pods that come and go. `flow_cache`: flows may take the shortcut.
-    pub(super) fn open(flow_cache: bool) -> Result<Self> {
+    /// Begins to listen for pods that come and go. `flow_cache`: flows may take the shortcut. `outer`: the outer packets of
+    /// each vxlan device.
+    pub(super) fn open(flow_cache: bool, outer: Vec<Outer>) -> Result<Self> {
         Ok(Self {
             links: LinkWatch::open()?,
             flow_cache,
@@ -45,7 +51,18 @@ impl Watcher {
             interfaces: Vec::new(),
             tcx: TcxPrograms::new(),
             xdp: BTreeMap::new(),
+            underlay: UnderlayWatch::new(outer),
         })
+    }
+
+    /// Sets the other nodes.
+    pub(super) fn set_peers(&mut self, peers: &[Peer]) {
+        self.underlay.set_peers(peers);
+    }
+
+    /// Adds other nodes.
+    pub(super) fn add_peers(&mut self, joined: &[Peer]) {
+        self.underlay.add_peers(joined);
     }
 
     /// Returns why packets of the whole node are left to the kernel.
@@ -61,7 +78,10 @@ impl Watcher {
 
     /// Waits until pods may have come or gone, or others may have put something on an interface.
     pub(super) async fn changed(&mut self) {
-        self.links.changed().await;
+        tokio::select! {
+            () = self.links.changed() => {}
+            () = self.underlay.changed() => {}
+        }
     }
 
     /// Sets the connection tracker again if another program has set it back, which the kernel does not report. Returns whether
@@ -70,8 +90,9 @@ impl Watcher {
         self.flow_cache && self.tracker.keep()
     }
 
-    /// Returns whether others have attached or detached programs by links of tcx or XDP, which the kernel does not report.
-    pub(super) async fn has_silently_changed(&self, kernel: &Kernel, bpf: &Bpf) -> bool {
+    /// Returns whether others have attached or detached programs by links of tcx or XDP, which the kernel does not report, or
+    /// have changed what the host's own packets meet.
+    pub(super) async fn has_silently_changed(&mut self, kernel: &Kernel, bpf: &Bpf) -> bool {
         if bpf.tcx_programs(self.interfaces.iter().copied()).is_ok_and(|now| now != self.tcx) {
             return true;
         }
@@ -80,7 +101,7 @@ impl Watcher {
                 return true;
             }
         }
-        false
+        self.underlay.has_silently_changed(kernel).await
     }
 
     /// Attaches the programs to the ports of the pods that are there, and tells them what is left to the kernel.
@@ -89,7 +110,10 @@ impl Watcher {
             Ok(interfaces) => interfaces,
             Err(error) => return vec![error],
         };
+        let mut errors = Vec::new();
+        errors.extend(self.underlay.look(kernel).await.err());
         let mut obstacles = obstacle::obstacles(&interfaces);
+        obstacles.extend_from_slice(self.underlay.obstacles());
         if self.flow_cache {
             self.tracker.keep();
             obstacles.extend(self.tracker.strict().map(strict_conntrack));
@@ -97,7 +121,7 @@ impl Watcher {
         self.log(&obstacles);
         self.obstacles = obstacles;
         let closes = self.obstacles.iter().fold(Closes::default(), |all, one| all.and(one.closes));
-        let mut errors: Vec<_> = bpf.config.set_floor(closes.floor()).err().into_iter().collect();
+        errors.extend(bpf.config.set_floor(closes.floor()).err());
         let ports = obstacle::ports(&interfaces);
         self.log_ports(&ports);
         errors.extend(bpf.follow(if closes.shortcut { &[] } else { &ports }));

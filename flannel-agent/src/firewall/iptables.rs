@@ -10,7 +10,7 @@ mod changes;
 mod variant;
 
 use super::rules::{Chain, IpVersion, Owner, Purpose, Rule};
-use super::tool::{ToolError, run};
+use crate::netfilter::tool::{ToolError, run};
 use changes::{Layout, Present};
 pub(super) use variant::Variant;
 

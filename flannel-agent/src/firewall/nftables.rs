@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 
 use super::rules::{AddressMatch, Chain, IpVersion, KUBE_PROXY_MARK, Owner, Purpose, Rule, Target};
-use super::tool::{ToolError, run};
+use crate::netfilter::tool::{ToolError, run};
 use listing::Listing;
 
 /// The rules written last.

@@ -7,7 +7,7 @@ use super::iptables::{self, Variant};
 use super::log;
 use super::nftables::{self, Nftables};
 use super::rules::{self, Chain, IpVersion, Owner};
-use super::tool::ToolError;
+use crate::netfilter::tool::ToolError;
 
 /// The tool that writes the rules.
 pub(super) enum Writer {

@@ -24,6 +24,19 @@ pub struct RouteQuery {
     pub forwarded: Option<(IpAddr, u32)>,
 }
 
+/// An outer packet of the host itself to route.
+#[derive(Clone, Copy, Debug)]
+pub struct HostQuery {
+    /// Its destination.
+    pub destination: IpAddr,
+    /// Its source, an address of the host.
+    pub source: IpAddr,
+    /// Its mark; 0 for none.
+    pub mark: u32,
+    /// Its UDP destination port.
+    pub port: u16,
+}
+
 /// What the host does with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteAnswer {
@@ -46,6 +59,7 @@ pub struct Hop {
     pub source: Option<IpAddr>,
 }
 
+const IPPROTO_UDP: u8 = 17;
 const NO_ROUTE: &str = "there is no route";
 /// Forwarding has one errno for both.
 const NOT_FORWARDED: &str = "forwarding is off, or no route leads there";
@@ -55,10 +69,31 @@ const NOT_FORWARDED: &str = "forwarding is off, or no route leads there";
 /// # Errors
 /// The kernel does not answer.
 pub async fn look_up(handle: &Handle, query: RouteQuery) -> Result<RouteAnswer, Error> {
-    match pin!(handle.route().get(request(query)).execute()).try_next().await {
+    ask(handle, request(query), query.forwarded.is_some()).await
+}
+
+/// Looks up the route of a UDP packet of the host itself (`ip route get ADDRESS mark MARK ipproto udp dport PORT`).
+///
+/// # Errors
+/// The kernel does not answer.
+pub async fn look_up_host(handle: &Handle, query: HostQuery) -> Result<RouteAnswer, Error> {
+    let HostQuery { destination, source, mark, port } = query;
+    let mut request = request(RouteQuery { destination, forwarded: None });
+    request.header.source_prefix_length = request.header.destination_prefix_length;
+    request.attributes.extend([
+        RouteAttribute::Source(source.into()),
+        RouteAttribute::Mark(mark),
+        RouteAttribute::IpProto(IPPROTO_UDP),
+        RouteAttribute::Dport(port),
+    ]);
+    ask(handle, request, false).await
+}
+
+async fn ask(handle: &Handle, request: RouteMessage, is_forwarded: bool) -> Result<RouteAnswer, Error> {
+    match pin!(handle.route().get(request).execute()).try_next().await {
         Ok(route) => Ok(route.as_ref().map_or(RouteAnswer::Refused(NO_ROUTE), answer)),
         Err(error) => match errno(&error) {
-            libc::EHOSTUNREACH if query.forwarded.is_some() => Ok(RouteAnswer::Refused(NOT_FORWARDED)),
+            libc::EHOSTUNREACH if is_forwarded => Ok(RouteAnswer::Refused(NOT_FORWARDED)),
             errno => refusal(errno).map(RouteAnswer::Refused).ok_or(error),
         },
     }

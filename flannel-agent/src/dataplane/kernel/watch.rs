@@ -1,11 +1,13 @@
-//! Changes of interfaces, IPv4 addresses and qdiscs: a reason to read the pods' ports again.
+//! Changes of interfaces, IPv4 addresses, qdiscs and routing rules: a reason to read the pods' ports again, and what others
+//! have put on the way of packets.
 
 use anyhow::{Context, Result};
 use rtnetlink::MulticastGroup;
 
 use crate::netlink::notifications::Notifications;
 
-const GROUPS: [MulticastGroup; 3] = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Tc];
+const GROUPS: [MulticastGroup; 4] =
+    [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Tc, MulticastGroup::Ipv4Rule];
 
 /// A subscription to such changes.
 #[derive(Debug)]

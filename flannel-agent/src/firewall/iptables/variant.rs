@@ -7,7 +7,7 @@
 use tracing::info;
 
 use super::super::rules::IpVersion;
-use super::super::tool::{ToolError, run};
+use crate::netfilter::tool::{ToolError, run};
 
 /// Chains by which kubelet marks its variant: the first since Kubernetes 1.24, the second since 1.17.
 const MARKS: [&str; 2] = [":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY "];

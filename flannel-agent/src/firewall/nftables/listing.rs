@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::super::rules::{Owner, Purpose};
-use super::super::tool::ToolError;
 use super::layout;
+use crate::netfilter::tool::ToolError;
 
 /// Chains and rules of a table. Versions of nft print rules differently, so a listing is compared with what the same nft
 /// has echoed.

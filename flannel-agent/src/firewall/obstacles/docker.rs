@@ -7,6 +7,7 @@
 use ipnet::IpNet;
 
 use super::Place;
+use crate::netfilter::words;
 
 /// Chains, as `iptables -S` lists them.
 #[derive(Debug, Default)]
@@ -52,9 +53,10 @@ pub(super) fn obstacles(
 fn drops_direct(raw: &str, bridge: &str, subnet: IpNet) -> bool {
     let mut trusted = Vec::new();
     rules(raw).any(|rule| {
-        let Some(to) = rule.value("-d") else { return false };
+        let Some(to) = rule.value("-d").map(str::to_owned) else { return false };
         if rule.target() == Some("ACCEPT") && rule.value("-i").is_some() {
             trusted.push(to);
+            return false;
         }
         let is_ours = to.parse::<IpNet>().is_ok_and(|to| subnet.contains(&to));
         is_ours && rule.drops_unless_from(bridge) && !trusted.contains(&to)
@@ -77,31 +79,35 @@ fn is_opened(Listings { forward, user, docker_forward, .. }: &Listings) -> bool 
 }
 
 /// A line that appends a rule, in words.
-struct Rule<'a>(Vec<&'a str>);
+struct Rule(Vec<String>);
 
-fn rules(listing: &str) -> impl Iterator<Item = Rule<'_>> {
-    listing.lines().filter(|line| line.starts_with("-A ")).map(|line| Rule(line.split(' ').collect()))
+fn rules(listing: &str) -> impl Iterator<Item = Rule> {
+    listing.lines().filter(|line| line.starts_with("-A ")).map(|line| Rule(words(line)))
 }
 
-impl<'a> Rule<'a> {
+impl Rule {
     /// Returns the value of an option that is not negated.
-    fn value(&self, option: &str) -> Option<&'a str> {
+    fn value(&self, option: &str) -> Option<&str> {
         let at = self.0.iter().position(|word| *word == option)?;
-        (self.0[at - 1] != "!").then(|| self.0.get(at + 1).copied())?
+        (self.0[at - 1] != "!").then(|| self.0.get(at + 1).map(String::as_str))?
     }
 
-    fn target(&self) -> Option<&'a str> {
+    fn has(&self, option: &str) -> bool {
+        self.0.iter().any(|word| word == option)
+    }
+
+    fn target(&self) -> Option<&str> {
         self.value("-j")
     }
 
     /// Whether it drops packets that come by another interface, of all protocols.
     fn drops_unless_from(&self, bridge: &str) -> bool {
         let negated = self.0.windows(3).any(|words| words == ["!", "-i", bridge]);
-        negated && self.target() == Some("DROP") && !self.0.contains(&"-p")
+        negated && self.target() == Some("DROP") && !self.has("-p")
     }
 
     fn accepts_all_ports(&self) -> bool {
-        self.target() == Some("ACCEPT") && !self.0.iter().any(|word| ["-p", "-m"].contains(word))
+        self.target() == Some("ACCEPT") && !self.has("-p") && !self.has("-m")
     }
 }
 

@@ -20,7 +20,7 @@ const LOCKED: i32 = 4;
 
 /// Why running a tool failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ToolError {
+pub(crate) enum ToolError {
     #[error(
         "`{0}` is not installed, so firewall rules cannot be written: install it, or choose between iptables and \
          nftables by EnableNFTables in the network's configuration"
@@ -39,24 +39,24 @@ pub(super) enum ToolError {
 }
 
 impl ToolError {
-    pub(super) const fn is_missing(&self) -> bool {
+    pub(crate) const fn is_missing(&self) -> bool {
         matches!(self, Self::Missing(_))
     }
 
     /// Returns true if the same command may succeed later, as it is.
-    pub(super) const fn is_late(&self) -> bool {
+    pub(crate) const fn is_late(&self) -> bool {
         matches!(self, Self::TimedOut(_) | Self::Locked(_))
     }
 
     /// Returns true if the kernel has no such table, for instance ip6tables on a host without IPv6. Legacy iptables uses
     /// the same exit status for a missing permission, so the text decides.
-    pub(super) fn is_no_table(&self) -> bool {
+    pub(crate) fn is_no_table(&self) -> bool {
         matches!(self, Self::Failed { code: Some(3), stderr, .. } if stderr.contains("Table does not exist"))
     }
 }
 
 /// Runs a command line, split at spaces, and returns its output.
-pub(super) async fn run(line: &str, input: &str) -> Result<String, ToolError> {
+pub(crate) async fn run(line: &str, input: &str) -> Result<String, ToolError> {
     let program = || line.split(' ').next().unwrap_or(line).to_owned();
     let output = match timeout(TIMEOUT, output(line, input)).await {
         Err(_) => return Err(ToolError::TimedOut(program())),

@@ -1,0 +1,14 @@
+//! The packet filters of the host: runs iptables and nft, and reads which rules packets of the host itself meet.
+
+mod generation;
+mod iptables;
+pub mod judge;
+mod nft;
+mod reader;
+pub mod rules;
+pub(crate) mod tool;
+mod watch;
+mod words;
+
+pub use watch::{RuleWatch, Rules};
+pub use words::words;

@@ -1,0 +1,204 @@
+//! What iptables-save prints, as rules. Pure.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::rules::{Action, Base, Chain, Field, Hook, Mark, Rule, Step, Table, Test, Value};
+use super::words;
+
+/// Matches whose options are read below, or that have none which matter.
+const READ: [&str; 10] =
+    ["udp", "comment", "mark", "conntrack", "state", "addrtype", "owner", "cgroup", "multiport", "iprange"];
+
+/// Targets after which a packet is what it was.
+const HARMLESS: [&str; 16] = [
+    "AUDIT",
+    "CHECKSUM",
+    "CONNSECMARK",
+    "CT",
+    "IDLETIMER",
+    "LED",
+    "LOG",
+    "NFLOG",
+    "NOTRACK",
+    "RATEEST",
+    "SECMARK",
+    "SET",
+    "TCPMSS",
+    "TCPOPTSTRIP",
+    "TRACE",
+    "ULOG",
+];
+
+/// Returns the tables of this text. `command` is the program that lists them.
+pub(super) fn parse(saved: &str, command: &str) -> Vec<Table> {
+    let mut tables = Vec::new();
+    for line in saved.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            tables.push(Table { name: format!("{command} -t {name}"), ..Table::default() });
+        } else if let Some(table) = tables.last_mut() {
+            read_line(line, table);
+        }
+    }
+    tables
+}
+
+fn read_line(line: &str, table: &mut Table) {
+    if let Some(chain) = line.strip_prefix(':') {
+        let mut words = chain.split(' ');
+        let name = words.next().unwrap_or_default();
+        let base = base(&table.name, name, words.next());
+        table.chains.insert(name.to_owned(), Chain { base, rules: Vec::new() });
+    } else if let Some(rule) = line.strip_prefix("-A ") {
+        let words = words(rule);
+        let Some((chain, words)) = words.split_first() else { return };
+        let rule = Rule { text: format!("{} -A {rule}", table.name), steps: steps(words, table) };
+        table.chains.entry(chain.clone()).or_default().rules.push(rule);
+    }
+}
+
+fn base(table: &str, chain: &str, policy: Option<&str>) -> Option<Base> {
+    let priority = match table.rsplit(' ').next()? {
+        "raw" => -300,
+        "mangle" => -150,
+        _ => 0,
+    };
+    let hook = Hook::of(chain)?;
+    let reroutes = priority == -150 && hook == Hook::Output;
+    Some(Base { hook, priority, drops: policy == Some("DROP"), reroutes })
+}
+
+/// Reads the matches of a rule, and its target.
+fn steps(words: &[String], table: &Table) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut words = words.iter().map(String::as_str).peekable();
+    let (mut negated, mut module) = (false, "");
+    while let Some(word) = words.next() {
+        match word {
+            "!" => {
+                negated = true;
+                continue;
+            }
+            "-j" => {
+                let target = words.next().unwrap_or_default();
+                steps.extend(action(target, &words.collect::<Vec<_>>(), table).map(Step::Act));
+                break;
+            }
+            "-g" => {
+                steps.push(Step::Act(Action::Goto(words.next().unwrap_or_default().to_owned())));
+                break;
+            }
+            "-m" => {
+                module = words.next().unwrap_or_default();
+                if !READ.contains(&module) {
+                    steps.push(Step::Test(Test::unknown()));
+                }
+            }
+            "--comment" => _ = words.next(),
+            option if option.starts_with('-') => {
+                // An option may have no value.
+                let value = words.next_if(|word| !word.starts_with('-') && *word != "!");
+                let field = field(option, module);
+                steps.extend(field.and_then(|field| test(field, value, negated)).map(Step::Test));
+            }
+            // More values of an option that is not known.
+            _ => {}
+        }
+        negated = false;
+    }
+    steps
+}
+
+/// Returns what an option of a match tests; `None` if nothing that could fail.
+fn field(option: &str, module: &str) -> Option<Field> {
+    Some(match option {
+        "-p" => Field::Protocol,
+        "-s" | "--src-range" => Field::Source,
+        "-d" | "--dst-range" => Field::Destination,
+        "-o" => Field::Out,
+        "-i" => Field::In,
+        "--dport" | "--dports" => Field::Port,
+        "--ctstate" | "--state" => Field::State,
+        "--dst-type" => Field::Kind,
+        "--uid-owner" | "--gid-owner" | "--socket-exists" | "--path" | "--cgroup" => Field::Sender,
+        "--mark" if module == "mark" => Field::Mark(u32::MAX),
+        // Of a match that is not known.
+        _ if !READ.contains(&module) => return None,
+        _ => Field::Other,
+    })
+}
+
+fn test(field: Field, value: Option<&str>, negated: bool) -> Option<Test> {
+    let text = value.unwrap_or_default();
+    let each = |parse: fn(&str) -> Option<Value>| text.split(',').map(parse).collect::<Option<Vec<_>>>();
+    let (field, values) = match field {
+        Field::Mark(_) => {
+            let (mark, mask) = masked(text)?;
+            (Field::Mark(mask), Some(vec![Value::Numbers(mark.into(), mark.into())]))
+        }
+        Field::Protocol if text == "all" => return None,
+        Field::Protocol => (field, each(|name| Some(number(name).unwrap_or_else(|| Value::name(name))))),
+        Field::Source | Field::Destination => (field, each(addresses)),
+        Field::Port => (field, each(|ports| number(&ports.replace(':', "-")))),
+        Field::Out | Field::In => (field, Some(vec![Value::Name(text.replace('+', "*"))])),
+        Field::State | Field::Kind => {
+            (field, Some(text.split(',').map(|name| Value::Name(name.to_lowercase())).collect()))
+        }
+        _ => (field, Some(Vec::new())),
+    };
+    Some(values.map_or_else(Test::unknown, |values| Test { negated, ..Test::new(field, values) }))
+}
+
+fn action(target: &str, options: &[&str], table: &Table) -> Option<Action> {
+    let value = |option| {
+        let at = options.iter().position(|word| *word == option)?;
+        options.get(at + 1).copied()
+    };
+    Some(match target {
+        "ACCEPT" => Action::Accept,
+        "RETURN" => Action::Return,
+        "DROP" | "REJECT" | "NFQUEUE" | "QUEUE" => Action::Stop,
+        // The new mark is what is left of the old one, with these bits flipped.
+        "MARK" => Action::Mark(match value("--set-xmark").and_then(masked) {
+            Some((flip, mask)) => Mark::Bits { keep: !mask, flip },
+            None => Mark::Unknown,
+        }),
+        "CONNMARK" if options.contains(&"--restore-mark") => Action::Mark(Mark::Unknown),
+        "CONNMARK" => return None,
+        _ if HARMLESS.contains(&target) => return None,
+        chain if table.chains.contains_key(chain) => Action::Jump(chain.to_owned()),
+        _ => Action::Change,
+    })
+}
+
+/// Parses `0x1/0xff` and `0x1`.
+fn masked(text: &str) -> Option<(u32, u32)> {
+    let number = |text: &str| match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    };
+    match text.split_once('/') {
+        Some((value, mask)) => Some((number(value)?, number(mask)?)),
+        None => Some((number(text)?, u32::MAX)),
+    }
+}
+
+/// Parses `5` and `5-7`.
+fn number(text: &str) -> Option<Value> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    Some(Value::Numbers(first.parse().ok()?, last.parse().ok()?))
+}
+
+/// Parses `10.0.0.1`, `10.0.0.0/8` and `10.0.0.1-10.0.0.5`.
+fn addresses(text: &str) -> Option<Value> {
+    let (first, last): (Ipv4Addr, Ipv4Addr) = match (text.split_once('-'), text.parse::<Ipv4Net>()) {
+        (Some((first, last)), _) => (first.parse().ok()?, last.parse().ok()?),
+        (None, Ok(net)) => (net.network(), net.broadcast()),
+        (None, Err(_)) => {
+            let address = text.parse().ok()?;
+            (address, address)
+        }
+    };
+    Some(Value::Numbers(u32::from(first).into(), u32::from(last).into()))
+}

@@ -1,0 +1,110 @@
+//! Reads the rules that packets of the host itself meet, over IPv4. Tables that translate addresses are left out: of what the
+//! host sends itself they change nothing, as a rule.
+
+use std::fs;
+
+use serde_json::Value as Json;
+
+use super::rules::Table;
+use super::tool::{ToolError, run};
+use super::{iptables, nft};
+
+/// The tables of iptables that count.
+const TABLES: [&str; 3] = ["raw", "mangle", "filter"];
+
+/// Returns the tables of legacy iptables that are loaded. To list another one would load its module.
+pub(super) fn legacy_tables() -> Vec<&'static str> {
+    let loaded = fs::read_to_string("/proc/self/net/ip_tables_names").unwrap_or_default();
+    TABLES.into_iter().filter(|table| loaded.lines().any(|name| name == *table)).collect()
+}
+
+/// Returns the rules of iptables, legacy and nft, and of nftables; `None` without a tool to list them.
+///
+/// # Errors
+/// A tool does not end in time, or prints what cannot be read.
+pub(super) async fn read() -> Result<Option<Vec<Table>>, ToolError> {
+    let mut tables = Vec::new();
+    let mut is_complete = true;
+    for table in legacy_tables() {
+        is_complete &= saved("iptables-legacy", table).await?.add_to(&mut tables);
+    }
+    let chains = list("chains").await?;
+    let listed = match &chains {
+        Listed::Known(chains) => nft::tables(chains),
+        // Without nft there may be iptables.
+        _ => TABLES.map(|table| ("ip".to_owned(), table.to_owned())).into(),
+    };
+    for (family, name) in listed {
+        // nft cannot read all rules of iptables, nor iptables those of nft.
+        let is_of_iptables = family == "ip" && TABLES.contains(&name.as_str());
+        if is_of_iptables {
+            match saved("iptables-nft", &name).await? {
+                Listed::Known(saved) => {
+                    tables.extend(saved);
+                    continue;
+                }
+                // Neither of both.
+                Listed::Missing => is_complete &= chains != Listed::Missing,
+                Listed::Refused => {}
+            }
+        }
+        if let Listed::Known(listing) = list(&format!("table {family} {name}")).await? {
+            tables.push(nft::parse(&listing, &family, &name));
+        }
+    }
+    Ok(is_complete.then_some(tables))
+}
+
+/// What a tool has listed.
+#[derive(PartialEq, Eq)]
+enum Listed<T> {
+    Known(T),
+    /// The tool is not installed.
+    Missing,
+    /// It cannot list this: there is nothing of the kind, or it is of another tool.
+    Refused,
+}
+
+impl Listed<Vec<Table>> {
+    /// Adds what is listed. Returns false if the tool is missing.
+    fn add_to(self, tables: &mut Vec<Table>) -> bool {
+        let is_missing = self == Self::Missing;
+        if let Self::Known(listed) = self {
+            tables.extend(listed);
+        }
+        !is_missing
+    }
+}
+
+/// Lists a table by iptables-save of this variant, or by the only one that is installed.
+async fn saved(command: &str, table: &str) -> Result<Listed<Vec<Table>>, ToolError> {
+    for command in [command, "iptables"] {
+        match output(&format!("{command}-save -t {table}")).await? {
+            Listed::Known(saved) if saved.contains("is incompatible, use 'nft' tool") => {
+                return Ok(Listed::Refused);
+            }
+            Listed::Known(saved) => return Ok(Listed::Known(iptables::parse(&saved, command))),
+            Listed::Refused => return Ok(Listed::Refused),
+            Listed::Missing => {}
+        }
+    }
+    Ok(Listed::Missing)
+}
+
+/// Lists by nft.
+async fn list(what: &str) -> Result<Listed<Json>, ToolError> {
+    Ok(match output(&format!("nft -j list {what}")).await? {
+        Listed::Known(listing) => Listed::Known(serde_json::from_str(&listing).map_err(ToolError::Output)?),
+        Listed::Missing => Listed::Missing,
+        Listed::Refused => Listed::Refused,
+    })
+}
+
+async fn output(line: &str) -> Result<Listed<String>, ToolError> {
+    match run(line, "").await {
+        Ok(output) => Ok(Listed::Known(output)),
+        Err(error) if error.is_missing() => Ok(Listed::Missing),
+        Err(error) if error.is_late() => Err(error),
+        Err(_) => Ok(Listed::Refused),
+    }
+}

@@ -1,0 +1,184 @@
+//! Rules of iptables and nftables in one form, as far as they decide about packets. Pure.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A table with its chains, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// How an operator names it: `iptables -t mangle`, `nft table inet firewalld`.
+    pub name: String,
+    /// Its chains.
+    pub chains: BTreeMap<String, Chain>,
+}
+
+/// A chain.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// Where packets enter it, if not by another chain.
+    pub base: Option<Base>,
+    /// Its rules in their order.
+    pub rules: Vec<Rule>,
+}
+
+/// The place of a chain in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// The hook.
+    pub hook: Hook,
+    /// Chains of lower priority see packets before.
+    pub priority: i64,
+    /// Whether packets that no rule decides about are dropped.
+    pub drops: bool,
+    /// Whether packets whose mark it changes are routed again.
+    pub reroutes: bool,
+}
+
+/// A hook for the host's own packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    /// They were routed.
+    Output,
+    /// They leave.
+    Postrouting,
+}
+
+impl Hook {
+    /// Returns the hook of this name, in the letters of iptables or nft.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        match name {
+            "OUTPUT" | "output" => Some(Self::Output),
+            "POSTROUTING" | "postrouting" => Some(Self::Postrouting),
+            _ => None,
+        }
+    }
+}
+
+/// A rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// How an operator finds it.
+    pub text: String,
+    /// Its parts in their order. The first test that fails ends it.
+    pub steps: Vec<Step>,
+}
+
+/// A part of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A test.
+    Test(Test),
+    /// What it does.
+    Act(Action),
+    /// What it does for each value of a field (a verdict map).
+    Choose(Field, Vec<(Value, Action)>),
+}
+
+/// What a rule does with a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Lets it pass this hook's table.
+    Accept,
+    /// Goes on after the jump.
+    Return,
+    /// Goes through a chain, and then on.
+    Jump(String),
+    /// Goes through a chain, and then on after the jump into this one.
+    Goto(String),
+    /// Drops it, or leaves it to a program.
+    Stop,
+    /// Changes it, or how it is queued.
+    Change,
+    /// Marks it.
+    Mark(Mark),
+}
+
+/// How a mark changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// These bits are kept, and then those flipped.
+    Bits {
+        /// What is kept.
+        keep: u32,
+        /// What is flipped.
+        flip: u32,
+    },
+    /// In a way that is not known, as from the mark of a connection.
+    Unknown,
+}
+
+/// A test of a packet: whether a field has one of these values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Test {
+    /// The field.
+    pub field: Field,
+    /// The values.
+    pub values: Arc<[Value]>,
+    /// Whether it is to have none of them.
+    pub negated: bool,
+}
+
+/// What is tested.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// Address family: `ipv4`.
+    Family,
+    /// Protocol above IP, by name or number.
+    Protocol,
+    /// Source address.
+    Source,
+    /// Destination address.
+    Destination,
+    /// Destination port.
+    Port,
+    /// Name of the interface by which it leaves; `*` at the end is for anything.
+    Out,
+    /// Name of the interface by which it came.
+    In,
+    /// These bits of the mark.
+    Mark(u32),
+    /// State of its connection, in small letters.
+    State,
+    /// Kind of the destination address, in small letters: `local`.
+    Kind,
+    /// The process that has sent it: user, group, cgroup.
+    Sender,
+    /// Several fields at once.
+    All(Vec<Self>),
+    /// Anything else.
+    Other,
+}
+
+/// A value of a field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// Numbers or addresses, from the first to the last.
+    Numbers(u128, u128),
+    /// A name.
+    Name(String),
+    /// A value for each of several fields.
+    All(Vec<Self>),
+}
+
+impl Test {
+    /// Returns a test whose answer is not known.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self { field: Field::Other, values: Arc::new([]), negated: false }
+    }
+
+    /// Returns the test for one of these values.
+    #[must_use]
+    pub fn new(field: Field, values: impl Into<Arc<[Value]>>) -> Self {
+        Self { field, values: values.into(), negated: false }
+    }
+}
+
+impl Value {
+    /// Returns the value of a name.
+    #[must_use]
+    pub fn name(name: &str) -> Self {
+        Self::Name(name.to_owned())
+    }
+}
