@@ -37,5 +37,6 @@ mod two_networks;
 mod udp;
 mod underlay;
 mod uplink;
+mod uplink_kinds;
 mod wire;
 mod xdp;

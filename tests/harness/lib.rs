@@ -65,6 +65,7 @@ pub mod sweep;
 pub mod tools;
 pub mod traffic;
 pub mod tree;
+pub mod tunnel;
 pub mod wait;
 
 mod cgroup;

@@ -124,6 +124,7 @@ pub const TOOLS: &[Tool] = &[
         "has the plugins that make pods' interfaces for the CNI plugin",
         &[Suite, Kubernetes],
     ),
+    package("wg", "wireguard-tools", "makes the nodes' uplinks of WireGuard", &[Vm]),
     package("setpriv", "util-linux", "starts agents without privileges", &[Suite]),
     package(
         "dockerd",
