@@ -1,7 +1,7 @@
 //! Files that readers see whole or not at all.
 
 use std::fs::{File, Permissions};
-use std::io;
+use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -16,12 +16,31 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     sync_name(path)
 }
 
+/// [`replace`] with what a function writes.
+///
+/// # Errors
+/// The function fails, the file cannot be written, or its folder does not exist.
+pub(crate) fn replace_with(
+    path: &Path,
+    mode: u32,
+    write: impl FnOnce(&mut BufWriter<&mut File>) -> io::Result<()>,
+) -> io::Result<()> {
+    let buffered = |file: &mut File| {
+        let mut file = BufWriter::new(file);
+        write(&mut file)?;
+        file.flush()
+    };
+    stage(path, buffered, mode)?.persist(path)?;
+    sync_name(path)
+}
+
 /// [`replace`] with the bytes of another file.
 ///
 /// # Errors
 /// A file cannot be read or written, or the folder of `path` does not exist.
 pub(crate) fn copy(source: &Path, path: &Path, mode: u32) -> io::Result<()> {
-    stage(path, &mut File::open(source)?, mode)?.persist(path)?;
+    let mut source = File::open(source)?;
+    stage(path, |file| io::copy(&mut source, file).map(drop), mode)?.persist(path)?;
     sync_name(path)
 }
 
@@ -29,13 +48,17 @@ pub(crate) fn copy(source: &Path, path: &Path, mode: u32) -> io::Result<()> {
 ///
 /// # Errors
 /// The file cannot be written, or its folder does not exist.
-pub(crate) fn staged(path: &Path, mut bytes: &[u8], mode: u32) -> io::Result<NamedTempFile> {
-    stage(path, &mut bytes, mode)
+pub(crate) fn staged(path: &Path, bytes: &[u8], mode: u32) -> io::Result<NamedTempFile> {
+    stage(path, |file| file.write_all(bytes), mode)
 }
 
-fn stage(path: &Path, source: &mut impl io::Read, mode: u32) -> io::Result<NamedTempFile> {
+fn stage(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+    mode: u32,
+) -> io::Result<NamedTempFile> {
     let mut file = NamedTempFile::new_in(folder(path))?;
-    io::copy(source, file.as_file_mut())?;
+    write(file.as_file_mut())?;
     file.as_file().set_permissions(Permissions::from_mode(mode))?;
     file.as_file().sync_all()?;
     Ok(file)

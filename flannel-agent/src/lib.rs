@@ -18,6 +18,7 @@ pub mod firewall;
 pub mod health;
 pub mod lease;
 pub mod mac;
+mod memory;
 pub mod metrics;
 pub mod netfilter;
 pub mod netlink;

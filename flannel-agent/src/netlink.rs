@@ -1,7 +1,7 @@
 //! rtnetlink: look-ups in the kernel, and its messages read into plain values.
 
 pub mod address;
-mod filter;
+pub mod filter;
 pub mod link;
 pub mod message;
 pub mod notifications;

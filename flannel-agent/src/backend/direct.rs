@@ -40,7 +40,7 @@ impl Direct {
     ) -> Result<Self> {
         let ranges = network.ranges().collect();
         let (routes, answers) = (BTreeMap::new(), BTreeMap::new());
-        let watch = wanted.then(RouteWatch::open).transpose()?;
+        let watch = wanted.then(|| RouteWatch::open(kernel)).transpose()?;
         let mut direct = Self { uplink: uplink.index, ranges, routes, answers, watch };
         direct.read(kernel).await?;
         Ok(direct)

@@ -66,10 +66,10 @@ impl Backend for Vxlan {
         let kernel = Kernel::new()?;
         let mut vxlan = Self {
             floor: NodeFloor::start(&kernel, &setup).await?,
+            route_mtus: RouteMtus::open(&kernel, setup.uplink.index)?,
             kernel,
             uplink: setup.uplink.clone(),
             acceleration,
-            route_mtus: RouteMtus::open(setup.uplink.index)?,
             own: None,
             applied: None,
             questions: Questions::new(setup.network),

@@ -14,6 +14,7 @@ use super::membership::Peers;
 use crate::backend::{Backend, Options, Setup};
 use crate::config::NetworkConfig;
 use crate::lease::{LeaseAttrs, SubnetKey};
+use crate::memory;
 use crate::metrics::{FailureKind, METRICS};
 use crate::notify;
 use crate::peer::Peer;
@@ -24,6 +25,9 @@ use crate::uplink::{InUse, Uplink};
 
 /// Period of reading back and repairing the kernel's entries.
 const RESYNC: Duration = Duration::from_secs(60);
+
+/// So many nodes that come or go at once take memory for a moment that is worth returning.
+const MANY: usize = 500;
 
 /// What a node is made from, for as long as the agent runs.
 pub(super) struct NodePlan<'a, C> {
@@ -154,7 +158,10 @@ impl<'a, B: Backend> Node<'a, B> {
     pub(super) async fn apply(&mut self, Peers { peers, nodes, .. }: Peers) {
         let errors = self.started.backend.apply(&peers).await;
         self.carried.peers = Some(peers);
-        self.carried.nodes = Some(nodes);
+        let before = self.carried.nodes.replace(nodes).unwrap_or_default();
+        if nodes.abs_diff(before) >= MANY {
+            memory::release();
+        }
         self.report(errors);
         METRICS.leases.set(nodes.try_into().unwrap_or(i64::MAX));
         self.show_status();

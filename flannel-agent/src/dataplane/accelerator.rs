@@ -21,6 +21,7 @@ use super::obstacle::Outer;
 use super::watcher::Watcher;
 use super::xdp::XdpPlan;
 use crate::config::{DataplaneMode, SourceCheck, SubnetRange, XdpMode};
+use crate::memory;
 use crate::metrics::{METRICS, Registration};
 use crate::peer::Peer;
 use crate::uplink::Uplink;
@@ -245,7 +246,8 @@ fn load(settings: &Settings, devices: &[AcceleratedDevice<'_>]) -> Result<Bpf> {
     if settings.log_packets {
         logs::forward(bpf.ebpf())?;
     }
-    release_memory();
+    // Parsing the kernel's BTF took some 20 MB.
+    memory::release();
     Ok(bpf)
 }
 
@@ -257,13 +259,4 @@ fn ensure_supported(AcceleratedDevice { spec, uplink, .. }: &AcceleratedDevice<'
         bail!("the uplink {} has no Ethernet header, which the BPF programs expect", uplink.name);
     }
     Ok(())
-}
-
-/// Returns the memory that parsing the kernel's BTF took, some 20 MB, to the kernel. glibc would keep it.
-fn release_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: there are no pointers, and the allocator releases free memory only.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }

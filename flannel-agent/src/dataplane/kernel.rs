@@ -29,10 +29,12 @@ mod underlay;
 pub mod unreachable;
 mod watch;
 
+use std::io;
+
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteType};
-use rtnetlink::{Handle, LinkUnspec};
+use rtnetlink::{Handle, LinkUnspec, MulticastGroup};
 use tokio::sync::Mutex;
 
 use self::batch::BatchSocket;
@@ -50,6 +52,8 @@ use super::obstacle::{Interface, Role};
 use crate::config::SubnetRange;
 use crate::metrics::METRICS;
 use crate::netlink;
+use crate::netlink::filter::Omit;
+use crate::netlink::notifications::{Notifications, Readable};
 
 /// The kernel of the network namespace that it was opened in.
 #[derive(Debug)]
@@ -77,7 +81,15 @@ impl Kernel {
     /// # Errors
     /// The netlink socket cannot be opened.
     pub fn events(&self) -> Result<KernelEvents> {
-        KernelEvents::open(self.batch.port())
+        KernelEvents::open(self)
+    }
+
+    /// Subscribes to these groups, except for changes of entries by this agent: ten thousand at once take 10 MB.
+    ///
+    /// # Errors
+    /// The netlink socket cannot be opened.
+    pub fn changes_by_others<M: Readable>(&self, groups: &[MulticastGroup]) -> io::Result<Notifications<M>> {
+        Notifications::subscribe_without(Some(Omit::RequestsFrom(self.batch.port())), groups)
     }
 
     /// Returns the handle for other requests than those below. Await one dump before the next: a second dump

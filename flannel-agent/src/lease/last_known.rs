@@ -40,9 +40,9 @@ pub struct LastKnown {
     pub leases: Vec<RawLease>,
 }
 
-/// The file's text.
+/// The file's text. `L`: the leases by key, borrowed or owned.
 #[derive(Serialize, Deserialize)]
-struct Text {
+struct Text<L> {
     version: u32,
     boot: String,
     datastore: String,
@@ -51,7 +51,7 @@ struct Text {
     given_public_ipv6: Option<Ipv6Addr>,
     own: Option<LeaseAttrs>,
     subnet: String,
-    leases: BTreeMap<String, Box<RawValue>>,
+    leases: L,
 }
 
 /// The part that all versions have in common.
@@ -75,7 +75,7 @@ impl LastKnown {
         if version != VERSION {
             bail!("it has version {version}, and this agent reads version {VERSION}");
         }
-        let text: Text = serde_json::from_str(&text)?;
+        let text: Text<BTreeMap<String, Box<RawValue>>> = serde_json::from_str(&text)?;
         if text.boot != boot_id()? || text.datastore != datastore {
             return Ok(None);
         }
@@ -97,9 +97,9 @@ impl LastKnown {
     /// # Errors
     /// The file cannot be written.
     pub fn write(&self, path: &Path, datastore: &str) -> Result<()> {
-        let lease = |RawLease { key, value, .. }: &RawLease| {
-            let value = String::from_utf8(value.clone())?;
-            anyhow::Ok((key.clone(), RawValue::from_string(value)?))
+        let lease = |lease| {
+            let RawLease { key, value, .. }: &RawLease = lease;
+            anyhow::Ok((key.as_str(), serde_json::from_slice::<&RawValue>(value)?))
         };
         let text = Text {
             version: VERSION,
@@ -110,10 +110,10 @@ impl LastKnown {
             given_public_ipv6: self.node.public_ips.v6,
             own: self.node.attrs.clone(),
             subnet: self.subnet.to_string(),
-            leases: self.leases.iter().map(lease).collect::<Result<_>>()?,
+            leases: self.leases.iter().map(lease).collect::<Result<BTreeMap<_, _>>>()?,
         };
         fs::create_dir_all(atomic_file::folder(path))?;
-        Ok(atomic_file::replace(path, &serde_json::to_vec_pretty(&text)?, 0o600)?)
+        Ok(atomic_file::replace_with(path, 0o600, |file| Ok(serde_json::to_writer_pretty(file, &text)?))?)
     }
 }
 

@@ -45,7 +45,7 @@ pub struct LeaseSet {
 #[derive(Debug)]
 struct Node {
     /// One for each address family.
-    peers: Vec<Peer>,
+    peers: Box<[Peer]>,
     lease: RawLease,
 }
 
@@ -225,9 +225,10 @@ impl LeaseSet {
     }
 
     fn put(&mut self, lease: RawLease) -> Option<Refusal> {
-        match self.checker.check(&lease).and_then(|accepted| self.add(accepted, &lease)) {
-            Ok(()) => {
+        match self.checker.check(&lease).and_then(|accepted| self.make_room_for(accepted)) {
+            Ok(accepted) => {
                 self.refused.remove(&lease.key);
+                self.add(accepted, lease);
                 None
             }
             Err(reason) => {
@@ -238,26 +239,31 @@ impl LeaseSet {
         }
     }
 
-    fn add(&mut self, accepted: AcceptedLease, lease: &RawLease) -> Result<(), RefusalReason> {
+    /// Removes leases that overlap and are only held: one that the datastore has takes precedence.
+    fn make_room_for(&mut self, accepted: AcceptedLease) -> Result<AcceptedLease, RefusalReason> {
+        if let AcceptedLease::Peer(key, _) = &accepted {
+            while let Some(other) = self.subnets.overlapping(key) {
+                if !self.hold.let_go(&other) {
+                    let node = self.nodes.get(&other).and_then(|other| other.lease.node.clone());
+                    return Err(RefusalReason::OverlapsPeer { other, node });
+                }
+                self.remove(other);
+            }
+        }
+        Ok(accepted)
+    }
+
+    fn add(&mut self, accepted: AcceptedLease, lease: RawLease) {
         match accepted {
             AcceptedLease::Own(own) => self.own = Some(own),
             AcceptedLease::Peer(key, peers) => {
-                while let Some(other) = self.subnets.overlapping(&key) {
-                    // A lease that the datastore has takes precedence over one that is only held.
-                    if !self.hold.let_go(&other) {
-                        let node = self.nodes.get(&other).and_then(|other| other.lease.node.clone());
-                        return Err(RefusalReason::OverlapsPeer { other, node });
-                    }
-                    self.remove(other);
-                }
                 self.hold.present(&key);
-                self.insert(key, peers, lease.clone());
+                self.insert(key, peers, lease);
             }
         }
-        Ok(())
     }
 
-    fn insert(&mut self, key: SubnetKey, peers: Vec<Peer>, lease: RawLease) {
+    fn insert(&mut self, key: SubnetKey, peers: Box<[Peer]>, lease: RawLease) {
         self.subnets.add(key);
         self.nodes.insert(key, Node { peers, lease });
     }

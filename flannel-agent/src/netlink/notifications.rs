@@ -12,7 +12,7 @@ use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{AsyncSocket as _, SocketAddr, TokioSocket};
 use tracing::{debug, warn};
 
-use super::filter;
+use super::filter::Omit;
 
 /// A subscription to some multicast groups. Messages that `M` cannot read are left out.
 #[derive(Debug)]
@@ -43,22 +43,19 @@ impl<M: Readable> Notifications<M> {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn subscribe(groups: &[MulticastGroup]) -> io::Result<Self> {
-        let (mut connection, messages) = open()?;
-        join(&mut connection, groups)?;
-        tokio::spawn(connection);
-        Ok(Self { messages, ended: false })
+        Self::subscribe_without(None, groups)
     }
 
-    /// Subscribes to these groups, except for changes that the socket with this netlink port requested.
+    /// [`Self::subscribe`] without what is omitted.
     ///
     /// # Errors
     /// The netlink socket cannot be opened, or its filter not be set.
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn subscribe_to_others(groups: &[MulticastGroup], port: u32) -> io::Result<Self> {
+    pub fn subscribe_without(omitted: Option<Omit>, groups: &[MulticastGroup]) -> io::Result<Self> {
         let (mut connection, messages) = open()?;
-        filter::ignore_requests_from(connection.socket_mut().socket_mut(), port)?;
+        omitted.map_or(Ok(()), |omitted| omitted.apply_to(connection.socket_mut().socket_mut()))?;
         join(&mut connection, groups)?;
         tokio::spawn(connection);
         Ok(Self { messages, ended: false })

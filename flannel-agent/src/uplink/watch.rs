@@ -4,8 +4,6 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use rtnetlink::packet_core::NetlinkPayload;
-use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::time::timeout;
 use tracing::warn;
@@ -13,9 +11,11 @@ use tracing::warn;
 use super::{Host, InUse, Interface, Uplink, UplinkError, UplinkOptions, choose};
 use crate::netlink;
 use crate::netlink::address::is_link_local;
+use crate::netlink::filter::Omit;
 use crate::netlink::notifications::Notifications;
 
-/// The changes that can lead to another choice.
+/// The changes that can lead to another choice. The overlay has thousands of routes, so only default routes count, unless the
+/// uplink is chosen by the route to an address.
 const GROUPS: [MulticastGroup; 5] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
@@ -45,7 +45,8 @@ impl UplinkWatch {
     /// Outside a tokio runtime.
     pub fn open(options: UplinkOptions) -> Result<Self> {
         let handle = netlink::open()?;
-        let notifications = Notifications::subscribe(&GROUPS)
+        let omitted = options.can_reach.is_none().then_some(Omit::RoutesToSubnets);
+        let notifications = Notifications::subscribe_without(omitted, &GROUPS)
             .context("subscribing to changes of links, addresses and routes")?;
         Ok(Self { handle, notifications, options })
     }
@@ -95,17 +96,6 @@ impl UplinkWatch {
     }
 
     async fn change(&mut self) {
-        while !is_relevant(&self.notifications.next().await, self.options.can_reach.is_some()) {}
-    }
-}
-
-/// Whether a notification can change the choice. The overlay has thousands of routes, so only default routes
-/// count, unless the uplink is chosen by the route to an address. Lost notifications count too.
-fn is_relevant(payload: &NetlinkPayload<RouteNetlinkMessage>, every_route: bool) -> bool {
-    match payload {
-        NetlinkPayload::InnerMessage(
-            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
-        ) => every_route || route.header.destination_prefix_length == 0,
-        _ => true,
+        self.notifications.next().await;
     }
 }

@@ -10,7 +10,7 @@ use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::dataplane::kernel::{removed_nexthop, reported_direct};
+use crate::dataplane::kernel::{Kernel, removed_nexthop, reported_direct};
 use crate::netlink::message::Message;
 use crate::netlink::notifications::Notifications;
 use crate::netlink::route::{destination_of, is_through};
@@ -20,7 +20,7 @@ use crate::netlink::route::{destination_of, is_through};
 const GROUPS: [MulticastGroup; 4] =
     [MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route, MulticastGroup::Link, MulticastGroup::Nexthop];
 
-/// A subscription to changes of the kernel's routes.
+/// A subscription to changes of the kernel's routes by others.
 pub(super) struct RouteWatch(Notifications<Message>);
 
 /// Whether these addresses are on the link.
@@ -29,8 +29,8 @@ type Answers = BTreeMap<IpAddr, bool>;
 type Routes = BTreeMap<IpNet, IpAddr>;
 
 impl RouteWatch {
-    pub(super) fn open() -> Result<Self> {
-        Notifications::subscribe(&GROUPS).map(Self).context("subscribing to changes of routes")
+    pub(super) fn open(kernel: &Kernel) -> Result<Self> {
+        kernel.changes_by_others(&GROUPS).map(Self).context("subscribing to changes of routes")
     }
 
     /// Waits for a change that matters. All changes known by then count as one.

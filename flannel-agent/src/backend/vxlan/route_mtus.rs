@@ -23,9 +23,9 @@ pub(super) struct RouteMtus {
 }
 
 impl RouteMtus {
-    /// Begins to listen for changes of routes.
-    pub(super) fn open(uplink: u32) -> Result<Self> {
-        let watch = Notifications::subscribe(&[MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route]);
+    /// Begins to listen for changes of routes. The agent's own lead to pods, and have no MTU.
+    pub(super) fn open(kernel: &Kernel, uplink: u32) -> Result<Self> {
+        let watch = kernel.changes_by_others(&[MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route]);
         let watch = watch.context("subscribing to changes of routes")?;
         Ok(Self { uplink, watch, peers: BTreeSet::new(), mtus: BTreeMap::new() })
     }

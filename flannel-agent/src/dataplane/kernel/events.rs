@@ -9,7 +9,7 @@ use rtnetlink::packet_route::neighbour::NeighbourMessage;
 use rtnetlink::packet_route::route::RouteFlags;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{fdb, neighbour, nexthop, route};
+use super::{Kernel, fdb, neighbour, nexthop, route};
 use crate::dataplane::entry::{LinkState, Miss, Observed};
 use crate::netlink::address::ip_of;
 use crate::netlink::link::Link;
@@ -47,10 +47,9 @@ pub enum KernelEvent {
 pub struct KernelEvents(Notifications<Message>);
 
 impl KernelEvents {
-    /// Subscribes. Changes that the socket with this netlink port requested are left out.
-    pub(super) fn open(own: u32) -> Result<Self> {
-        let events = Notifications::subscribe_to_others(&GROUPS, own);
-        events.map(Self).context("subscribing to changes of the kernel's entries")
+    /// Subscribes.
+    pub(super) fn open(kernel: &Kernel) -> Result<Self> {
+        kernel.changes_by_others(&GROUPS).map(Self).context("subscribing to changes of the kernel's entries")
     }
 
     /// Discards the events that have arrived. Used before everything is read again. The kernel repeats its

@@ -6,6 +6,9 @@ mod namespace;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
+use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::packet_route::RouteNetlinkMessage;
+
 use self::namespace::{in_namespace, run};
 use super::*;
 use crate::dataplane::desired::NEXTHOPS_FROM;
@@ -328,6 +331,37 @@ fn very_many_routes_use_nexthop_objects_which_are_removed_with_them() {
         reach(&kernel, &device, &crowd).await;
         reach(&kernel, &device, &Floor::default()).await;
         assert_eq!(run("ip nexthop show"), "");
+    });
+}
+
+/// Returns the prefix length of the next route that a subscription reports.
+async fn next_route(subscription: &mut Notifications) -> u8 {
+    match subscription.next().await {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
+            route.header.destination_prefix_length
+        }
+        other => panic!("no new route: {other:?}"),
+    }
+}
+
+#[test]
+fn subscriptions_leave_out_what_they_do_not_need() {
+    in_namespace(async || {
+        let (kernel, device) = with_device().await;
+        let groups = [MulticastGroup::Ipv4Route];
+        let mut of_others = kernel.changes_by_others(&groups).unwrap();
+        let mut of_defaults = Notifications::subscribe_without(Some(Omit::RoutesToSubnets), &groups).unwrap();
+        let mut of_all = Notifications::subscribe(&groups).unwrap();
+        reach(&kernel, &device, &Floor::of(&[peer(1)], false)).await;
+        run("ip route add 10.99.0.0/16 via 192.168.64.1 dev eth0");
+        run("ip route add default via 192.168.64.9 dev eth0 metric 50");
+        for (subscription, expected) in
+            [(&mut of_all, &[24, 16, 0][..]), (&mut of_others, &[16, 0]), (&mut of_defaults, &[0])]
+        {
+            for length in expected {
+                assert_eq!(next_route(subscription).await, *length);
+            }
+        }
     });
 }
 

@@ -110,7 +110,7 @@ pub(super) enum AcceptedLease {
     /// The entry of our own subnet.
     Own(OwnEntry),
     /// The lease of another node.
-    Peer(SubnetKey, Vec<Peer>),
+    Peer(SubnetKey, Box<[Peer]>),
 }
 
 /// Checks entries against our subnet and the network config.
