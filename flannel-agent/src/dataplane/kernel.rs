@@ -42,6 +42,7 @@ pub use self::device::{Device, DeviceSpec};
 use self::events::KernelEvents;
 use self::job::{Job, KernelEntry};
 pub use self::nexthop::removed as removed_nexthop;
+pub use self::pods::bridge_of;
 pub use self::route::{direct_message, reported_direct};
 pub use self::sides::Side;
 pub use self::ttl::default_ttl;

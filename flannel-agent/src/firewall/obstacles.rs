@@ -5,16 +5,14 @@ mod docker;
 
 use std::{fs, io};
 
-use anyhow::{Context as _, Result};
-use futures::TryStreamExt as _;
+use anyhow::Result;
 use ipnet::IpNet;
 use rtnetlink::Handle;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteProtocol};
 
 use super::rules::IpVersion;
 use super::writer::Writer;
-use crate::netlink::link::{self, LinkKind};
-use crate::netlink::{family_of, route};
+use crate::dataplane::kernel::bridge_of;
+use crate::netlink::link::Link;
 use docker::Listings;
 
 /// What is looked at.
@@ -30,7 +28,9 @@ pub(super) struct Place {
 
 /// Returns a text for each obstacle. There is none until a bridge has the subnet, and thereby pods.
 pub(super) async fn find(netlink: &Handle, writer: &Writer, place: Place) -> Result<Vec<String>> {
-    let Some(bridge) = bridge_of(netlink, place.subnet).await? else { return Ok(Vec::new()) };
+    let Some(Link { name: bridge, .. }) = bridge_of(netlink, place.subnet).await? else {
+        return Ok(Vec::new());
+    };
     let version = IpVersion::of(place.subnet);
     let mut found = Vec::new();
     if place.has_services {
@@ -40,23 +40,6 @@ pub(super) async fn find(netlink: &Handle, writer: &Writer, place: Place) -> Res
         found.extend(docker::obstacles(&listings, &bridge, place));
     }
     Ok(found)
-}
-
-/// Returns the name of the bridge that has an address of the subnet.
-async fn bridge_of(netlink: &Handle, subnet: IpNet) -> Result<Option<String>> {
-    let routes: Vec<_> = route::list(netlink, family_of(subnet.addr()), None).try_collect().await?;
-    let is_its = |route: &&_| {
-        route::destination_of(route) == Some(subnet) && route.header.protocol == RouteProtocol::Kernel
-    };
-    let index = routes.iter().find(is_its).and_then(|route| {
-        route.attributes.iter().find_map(|attribute| match attribute {
-            RouteAttribute::Oif(index) => Some(*index),
-            _ => None,
-        })
-    });
-    let Some(index) = index else { return Ok(None) };
-    let link = link::by_index(netlink, index).await.context("looking up the pods' bridge")?;
-    Ok(link.filter(|link| link.kind == LinkKind::Bridge).map(|link| link.name))
 }
 
 /// Returns Docker's rules; `None` without a Docker that closes this bridge. Asks for little where there is none.

@@ -1,19 +1,17 @@
 //! One vxlan device, and the kernel's entries for it.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
-use tracing::{debug, error, info};
+use tracing::debug;
 
 use crate::dataplane::desired::{Floor, FloorChanges};
 use crate::dataplane::entry::{LinkState, Miss};
 use crate::dataplane::kernel::events::KernelEvent;
 use crate::dataplane::kernel::{Device, DeviceSpec, Kernel};
 use crate::lease::SubnetKey;
-use crate::mac::Mac;
+use crate::metrics::FailureKind;
 use crate::peer::Peer;
+use crate::problem::{Pace, Problem};
 
 /// The floor of one address family.
 pub(super) struct Overlay {
@@ -23,8 +21,8 @@ pub(super) struct Overlay {
     floor: Floor,
     nexthops: bool,
     own: Option<SubnetKey>,
-    /// The MACs of several nodes, with the gateways of those, as far as they were logged.
-    shared_macs: BTreeMap<Mac, Vec<IpAddr>>,
+    /// Several nodes have one MAC.
+    shared_macs: Problem,
 }
 
 impl Overlay {
@@ -33,7 +31,9 @@ impl Overlay {
         let device = kernel.ensure_device(&spec).await?;
         let floor = kernel.actual(&device).await?;
         let nexthops = kernel.has_nexthops().await;
-        Ok(Self { spec, device, floor, nexthops, own: None, shared_macs: BTreeMap::new() })
+        let over = "each node has a VTEP MAC of its own again";
+        let shared_macs = Problem::new(FailureKind::Dataplane, over, Pace::SLOWING);
+        Ok(Self { spec, device, floor, nexthops, own: None, shared_macs })
     }
 
     pub(super) const fn spec(&self) -> &DeviceSpec {
@@ -87,25 +87,16 @@ impl Overlay {
 
     /// Logs each MAC that several nodes have, once, and the end of it.
     fn report_shared_macs(&mut self) {
-        let shared = self.floor.shared_macs(self.device.mac);
-        if shared == self.shared_macs {
-            return;
-        }
-        let device = &self.spec.name;
-        for (mac, gateways) in
-            shared.iter().filter(|(mac, gateways)| self.shared_macs.get(mac) != Some(gateways))
-        {
-            let and_we = if *mac == self.device.mac { "this node and " } else { "" };
-            error!(
+        let (own, device) = (self.device.mac, &self.spec.name);
+        let shared = self.floor.shared_macs(own).into_iter().map(|(mac, gateways)| {
+            let and_we = if mac == own { "this node and " } else { "" };
+            format!(
                 "{and_we}the nodes with the pod subnets at {gateways:?} have one VTEP MAC, {mac}, as cloned machines have: \
                  packets that the kernel wraps or unwraps are lost between them; on all but one of them, \
                  run `flannel-agent cleanup` (with flanneld: `ip link delete {device}`) and start flannel again"
-            );
-        }
-        for mac in self.shared_macs.keys().filter(|mac| !shared.contains_key(mac)) {
-            info!("each node has a VTEP MAC of its own again instead of {mac}");
-        }
-        self.shared_macs = shared;
+            )
+        });
+        self.shared_macs.observed(shared.collect());
     }
 
     /// Repairs the device or makes it again, and reads what the kernel holds for it. Returns whether it was made again.

@@ -24,10 +24,7 @@ pub(super) async fn survey(
     own: &[(u32, Role)],
     ours: u16,
 ) -> Result<Vec<Interface>> {
-    // One dump after the other: the kernel refuses a second one on the same socket with EBUSY.
-    let links = link::list(handle).await.context("listing interfaces")?;
-    let addresses: Vec<_> =
-        handle.address().get().execute().try_collect().await.context("listing addresses")?;
+    let (links, addresses) = links_and_addresses(handle).await?;
     let qdiscs: Vec<_> = handle.qdisc().get().execute().try_collect().await.context("listing qdiscs")?;
     let mut interfaces = Vec::new();
     for (link, role) in roles(&links, &addresses, subnets, own) {
@@ -52,23 +49,44 @@ pub(super) async fn survey(
     Ok(interfaces)
 }
 
+/// Returns the bridge of the pods in this subnet, if there is one.
+///
+/// # Errors
+/// The kernel does not answer.
+pub async fn bridge_of(handle: &Handle, subnet: IpNet) -> Result<Option<Link>> {
+    let (links, addresses) = links_and_addresses(handle).await?;
+    Ok(bridges(&links, &addresses, &[subnet]).next().cloned())
+}
+
+async fn links_and_addresses(handle: &Handle) -> Result<(Vec<Link>, Vec<AddressMessage>)> {
+    // One dump after the other: the kernel refuses a second one on the same socket with EBUSY.
+    let links = link::list(handle).await.context("listing interfaces")?;
+    let addresses = handle.address().get().execute().try_collect().await.context("listing addresses")?;
+    Ok((links, addresses))
+}
+
+/// Returns the bridges that have an address of one of the subnets.
+fn bridges<'a>(
+    links: &'a [Link],
+    addresses: &[AddressMessage],
+    subnets: &[IpNet],
+) -> impl Iterator<Item = &'a Link> {
+    let is_gateway = |ip: &IpAddr| subnets.iter().any(|subnet| subnet.contains(ip));
+    let with_gateway: BTreeSet<u32> = addresses
+        .iter()
+        .filter(|address| ip_of(address).is_some_and(|ip| is_gateway(&ip)))
+        .map(|address| address.header.index)
+        .collect();
+    links.iter().filter(move |link| link.kind == LinkKind::Bridge && with_gateway.contains(&link.index))
+}
+
 fn roles<'a>(
     links: &'a [Link],
     addresses: &[AddressMessage],
     subnets: &[IpNet],
     own: &[(u32, Role)],
 ) -> Vec<(&'a Link, Role)> {
-    let is_gateway = |ip: &IpAddr| subnets.iter().any(|subnet| subnet.contains(ip));
-    let gateways: BTreeSet<u32> = addresses
-        .iter()
-        .filter(|address| ip_of(address).is_some_and(|ip| is_gateway(&ip)))
-        .map(|address| address.header.index)
-        .collect();
-    let bridges: BTreeSet<u32> = links
-        .iter()
-        .filter(|link| link.kind == LinkKind::Bridge && gateways.contains(&link.index))
-        .map(|link| link.index)
-        .collect();
+    let bridges: BTreeSet<u32> = bridges(links, addresses, subnets).map(|bridge| bridge.index).collect();
     let role = |link: &Link| match own.iter().find(|(index, _)| *index == link.index) {
         Some((_, role)) => Some(*role),
         None if bridges.contains(&link.index) => Some(Role::Bridge),
