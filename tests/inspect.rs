@@ -283,15 +283,23 @@ pub(crate) fn has_tcx() -> Result<bool> {
 
 /// Lists the names of the programs that tcx runs on an interface.
 pub(crate) fn tcx_programs(node: &Node, interface: &str) -> Result<Vec<String>> {
+    Ok(tcx_ids(node, interface)?.into_iter().map(|(name, _)| name).collect())
+}
+
+/// Lists the names of the programs that tcx runs on an interface, with their IDs.
+pub(crate) fn tcx_ids(node: &Node, interface: &str) -> Result<Vec<(String, u32)>> {
     if !has_tcx()? {
         return Ok(Vec::new());
     }
     node.netns().run(|| {
-        let mut names = Vec::new();
+        let mut found = Vec::new();
         for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
             let (_, programs) = SchedClassifier::query_tcx(interface, direction)?;
-            names.extend(programs.iter().filter_map(|program| program.name_as_str().map(str::to_owned)));
+            let named = programs
+                .iter()
+                .filter_map(|program| program.name_as_str().map(|name| (name.to_owned(), program.id())));
+            found.extend(named);
         }
-        Ok(names)
+        Ok(found)
     })
 }

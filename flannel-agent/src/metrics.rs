@@ -77,7 +77,7 @@ pub enum FailureKind {
     Firewall,
     /// What others have set up on the node and drops pods' packets.
     NodeSetup,
-    /// Attaching the BPF programs again.
+    /// Attaching the BPF programs again, or recognising an earlier agent's.
     Programs,
     /// Answering at the health endpoint.
     Health,

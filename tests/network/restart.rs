@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use flannel_common::abi;
 use flannel_common::outcome::Hook;
 use flannel_tests::traffic::ping;
 use flannel_tests::wait::{scaled, throughout};
-use flannel_tests::{Agent, Node, SubnetEnv, TestResult, eventually};
+use flannel_tests::{Agent, AgentBuilder, Node, SubnetEnv, TestResult, Topology, eventually};
 
 use crate::inspect::{self, DEVICE, Link, UPLINK};
 use crate::overlay::{Overlay, lines_of};
@@ -132,24 +132,49 @@ fn the_dataplane_can_be_changed_under_traffic() -> TestResult {
     Ok(())
 }
 
-/// A BPF filesystem that is mounted over the first hides the pins, but not the programs. Of two sets of programs each would
-/// drop what the other has checked.
-#[test]
-fn programs_whose_pins_are_out_of_sight_are_replaced() -> TestResult {
-    let mut overlay = Overlay::bpf(2)?;
-    let attached = |overlay: &Overlay| -> Result<Vec<String>> {
-        let of = |interface| inspect::tcx_programs(&overlay.nodes()[0], interface);
-        Ok([of(UPLINK)?, of(DEVICE)?].concat())
-    };
-    let before = attached(&overlay)?;
+/// Lists the programs on the first node's uplink, vxlan device and pod's port, and XDP's on the uplink.
+fn on_hooks(overlay: &Overlay) -> Result<(Vec<String>, Option<u64>)> {
+    let node = &overlay.nodes()[0];
+    let port = overlay.pods[0][0].port();
+    let names = [UPLINK, DEVICE, port].map(|interface| inspect::programs(node, interface));
+    let names = names.into_iter().collect::<Result<Vec<_>>>()?.concat();
+    Ok((names, inspect::xdp(node, UPLINK)?.map(|(_, program)| program)))
+}
+
+/// Hides the first agent's pins, as a BPF filesystem does that is mounted over the first, and starts it again. Of two sets of programs
+/// each would drop what the other has checked.
+fn survives_hidden_pins(change: impl Fn(AgentBuilder) -> AgentBuilder) -> TestResult {
+    let mut overlay = Overlay::start_with(Topology::segment(2), &["--dataplane=bpf"; 2], 1, change)?;
+    let (before, first_xdp) = on_hooks(&overlay)?;
     let elsewhere = overlay.nodes()[0].bpffs()?.join("elsewhere");
     std::fs::create_dir(&elsewhere)?;
+    let streams = overlay.streams()?;
     overlay.agents[0].restart_with(|args| {
         args.retain(|arg| !arg.starts_with("--bpffs="));
         args.push(format!("--bpffs={}", elsewhere.display()));
     })?;
-    let (one, other) = overlay.two_pods();
-    eventually("pods talk", SOON, || ping(one, other.ip()).map(drop))?;
-    assert_eq!(attached(&overlay)?, before);
+    eventually("there is one set of programs", SOON, || {
+        let (now, xdp) = on_hooks(&overlay)?;
+        ensure!(now == before, "{now:?}, not {before:?}");
+        ensure!(xdp.is_some() == first_xdp.is_some() && (xdp.is_none() || xdp != first_xdp), "XDP: {xdp:?}");
+        Ok(())
+    })?;
+    let received = overlay.nodes()[0].counters(UPLINK)?.0.packets;
+    eventually("traffic goes on", SOON, || {
+        ensure!(overlay.nodes()[0].counters(UPLINK)?.0.packets > received + 100);
+        Ok(())
+    })?;
+    streams.ensure_whole()?;
+    assert_eq!(lines_of(&overlay.agents[0].log(), "ERROR"), [""; 0]);
     Ok(())
+}
+
+#[test]
+fn programs_whose_pins_are_out_of_sight_are_replaced() -> TestResult {
+    survives_hidden_pins(|agent| agent.arg("--xdp=native"))
+}
+
+#[test]
+fn filters_whose_maps_are_out_of_sight_are_replaced() -> TestResult {
+    survives_hidden_pins(AgentBuilder::without_tcx)
 }

@@ -14,6 +14,7 @@ use flannel_tests::{
     Agent, AgentBuilder, Cluster, Datastore as _, LocalStore, NetNs, Node, SubnetEnv, TestResult, eventually,
 };
 
+use crate::inspect;
 use crate::overlay::{Streams, lines_of};
 
 /// Time limit until pods of a new network reach each other.
@@ -197,6 +198,39 @@ fn live_side_by_side(
         rules(node)?
     );
     SubnetEnv::read(&cluster.nodes()[1].dir().join("net5.env"))?;
+    Ok(())
+}
+
+/// One agent's pins are out of sight when it starts again, as beneath a BPF filesystem that was mounted over them.
+#[test]
+fn an_agent_that_does_not_see_its_pins_replaces_the_programs_of_its_own_network() -> TestResult {
+    let cluster = Cluster::segment(1)?;
+    let start = |number| Network::start(&cluster, number, false, |agent| agent.arg("--dataplane=bpf"));
+    let (_first, mut second) = (start(5)?, start(6)?);
+    let node = &cluster.nodes()[0];
+    let ids = |interface: &str| inspect::tcx_ids(node, interface);
+    let places = ["flannel.5", "flannel.6", "eth0"];
+    let settled = || -> Result<()> {
+        let counts = places.map(&ids);
+        let counts: Vec<_> = counts.into_iter().map(|ids| Ok(ids?.len())).collect::<Result<_>>()?;
+        // Each agent checks what comes in by the other's device, too.
+        ensure!(counts == [3, 3, 2] || !inspect::has_tcx()?, "{counts:?}");
+        Ok(())
+    };
+    eventually("programs of both networks are attached", JOINING, settled)?;
+    let before = places.map(&ids);
+    let elsewhere = node.bpffs()?.join("elsewhere");
+    std::fs::create_dir(&elsewhere)?;
+    second.agents[0].restart_with(|args| {
+        args.retain(|arg| !arg.starts_with("--bpffs="));
+        args.push(format!("--bpffs={}", elsewhere.display()));
+    })?;
+    eventually("there is one set of programs of each network", JOINING, settled)?;
+    for ((place, before), of_the_first) in places.iter().zip(before).zip([2, 1, 1]) {
+        let (before, now) = (before?, ids(place)?);
+        let kept = before.iter().filter(|program| now.contains(program)).count();
+        assert!(kept == of_the_first || !inspect::has_tcx()?, "{place}: {now:?} after {before:?}");
+    }
     Ok(())
 }
 

@@ -133,7 +133,8 @@ impl Backend for Vxlan {
         self.applied = None;
         let (mut errors, recreated) = self.floor.repair(&self.kernel).await;
         if detached || recreated {
-            errors.extend(self.acceleration.heal(self.floor.overlays(), &self.uplink, detached).err());
+            let healed = self.acceleration.heal(self.floor.overlays(), &self.uplink, &self.kernel, detached);
+            errors.extend(healed.await.err());
             errors.extend(self.programs_loaded().await);
         }
         errors.extend(self.apply(peers).await);
@@ -205,7 +206,7 @@ impl Backend for Vxlan {
 impl Vxlan {
     /// Loads and attaches the programs, or detaches an earlier agent's.
     async fn load_programs(&mut self) -> Result<()> {
-        self.acceleration.load(self.floor.overlays(), &self.uplink)?;
+        self.acceleration.load(self.floor.overlays(), &self.uplink, &self.kernel).await?;
         self.programs_loaded().await.iter().for_each(|error| warn!("{error:#}"));
         Ok(())
     }

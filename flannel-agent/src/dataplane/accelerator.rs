@@ -22,8 +22,9 @@ use super::watcher::Watcher;
 use super::xdp::XdpPlan;
 use crate::config::{DataplaneMode, SourceCheck, SubnetRange, XdpMode};
 use crate::memory;
-use crate::metrics::{METRICS, Registration};
+use crate::metrics::{FailureKind, METRICS, Registration};
 use crate::peer::Peer;
+use crate::problem::{Pace, Problem};
 use crate::uplink::Uplink;
 
 /// What the accelerator is made from.
@@ -67,6 +68,8 @@ pub struct Accelerator {
     leasable: Vec<IpNet>,
     /// The uplink where programs of others may pass packets on unchecked, as logged last.
     preceded: Option<String>,
+    /// Programs that may be an earlier agent's.
+    _strays: Problem,
     /// When to look for what the kernel does not report.
     check: Interval,
     _counters: Registration,
@@ -93,14 +96,27 @@ impl Accelerator {
     ///
     /// # Errors
     /// No privilege, no BPF filesystem, or the kernel refuses. What is attached by then stays.
-    pub fn start(settings: &Settings, devices: &[AcceleratedDevice<'_>]) -> Result<Box<Self>> {
-        let mut bpf = load(settings, devices).map_err(explain)?;
+    pub async fn start(
+        settings: &Settings,
+        devices: &[AcceleratedDevice<'_>],
+        kernel: &Kernel,
+    ) -> Result<Box<Self>> {
+        let (mut bpf, strays) = load(settings, devices, kernel).await.map_err(explain)?;
         let watcher = Watcher::open(settings.flow_cache, devices.iter().map(outer).collect())?;
         let events = Events::open(bpf.ebpf())?;
         let counters = METRICS.register(PacketCounters(settings.pins.clone()));
         let check = interval(CHECK);
         let leasable = settings.ranges.iter().flat_map(SubnetRange::prefixes).collect();
-        Ok(Box::new(Self { bpf, events, watcher, leasable, preceded: None, check, _counters: counters }))
+        Ok(Box::new(Self {
+            bpf,
+            events,
+            watcher,
+            leasable,
+            preceded: None,
+            _strays: strays,
+            check,
+            _counters: counters,
+        }))
     }
 
     /// Detaches the programs of this agent and of earlier ones, and removes their pins.
@@ -227,12 +243,19 @@ fn explain(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-fn load(settings: &Settings, devices: &[AcceleratedDevice<'_>]) -> Result<Bpf> {
+async fn load(
+    settings: &Settings,
+    devices: &[AcceleratedDevice<'_>],
+    kernel: &Kernel,
+) -> Result<(Bpf, Problem)> {
     devices.iter().try_for_each(ensure_supported)?;
     let node = facts::facts(settings, devices)?;
     let mut bpf = Bpf::load(settings.pins.clone(), &node, settings.log_packets)?;
     let xdp = devices.first().map(|device| XdpPlan::of(settings.xdp, &device.uplink.name));
     bpf.release_xdp(xdp.as_ref().and_then(XdpPlan::attach_mode))?;
+    let over = "no program may be an earlier agent's any more";
+    let mut strays = Problem::new(FailureKind::Programs, over, Pace::STEADY);
+    strays.observed(bpf.detach_strays(kernel).await?);
     let attached = bpf.attach(&facts::places(devices, node.direct_routing != 0));
     if attached.is_err() {
         // Programs of an earlier agent may be left at the vxlan device alone, where nothing has a note any more.
@@ -248,7 +271,7 @@ fn load(settings: &Settings, devices: &[AcceleratedDevice<'_>]) -> Result<Bpf> {
     }
     // Parsing the kernel's BTF took some 20 MB.
     memory::release();
-    Ok(bpf)
+    Ok((bpf, strays))
 }
 
 fn ensure_supported(AcceleratedDevice { spec, uplink, .. }: &AcceleratedDevice<'_>) -> Result<()> {

@@ -11,7 +11,6 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use flannel_common::abi;
 use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Hook;
-use tracing::debug;
 
 use self::link::Link;
 use crate::dataplane::kernel::Kernel;
@@ -35,6 +34,7 @@ mod ports;
 mod prefix;
 mod sides;
 mod sizes;
+mod strays;
 mod syscall;
 pub mod tcx;
 pub mod xdp;
@@ -142,11 +142,6 @@ impl Bpf {
             let program = program(&mut self.ebpf, hook)?;
             self.pins.replace(hook.program(), |path| Ok(program.pin(path)?))?;
         }
-        if mechanism == Mechanism::Tcx
-            && let Err(error) = self.detach_strays()
-        {
-            debug!(error = format!("{error:#}"), "cannot tell whether programs of an earlier agent are left");
-        }
         Ok(mechanism)
     }
 
@@ -211,6 +206,7 @@ pub fn loader(debug: bool) -> EbpfLoader<'static> {
 pub fn detach(pins: &Pins) -> Result<()> {
     xdp::detach(pins)?;
     pins.accept_unchecked();
+    strays::detach_all(pins);
     attach::detach_clsact_everywhere(pins.vni())?;
     pins.remove_all()
 }

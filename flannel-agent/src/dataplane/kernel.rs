@@ -247,6 +247,15 @@ impl Kernel {
         Ok(link.is_some_and(|link| link.xdp.is_some()))
     }
 
+    /// Returns the ID of the XDP program on the interface with this index, if there is one.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub async fn xdp_program(&self, interface: u32) -> Result<Option<u32>> {
+        let link = netlink::link::by_index(&self.handle, interface).await?;
+        Ok(link.and_then(|link| link.xdp_program))
+    }
+
     /// Whether the kernel has nexthop objects: Linux 5.3 or newer.
     pub async fn has_nexthops(&self) -> bool {
         nexthop::are_supported(self.batch.socket()).await

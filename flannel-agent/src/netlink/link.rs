@@ -38,6 +38,8 @@ pub struct Link {
     pub peer: Option<u32>,
     /// Where an XDP program sees what it receives.
     pub xdp: Option<Xdp>,
+    /// The ID of that program, if there is one alone.
+    pub xdp_program: Option<u32>,
 }
 
 /// Where an XDP program runs.
@@ -101,7 +103,13 @@ impl Link {
                 LinkAttribute::Controller(index) => link.controller = Some(*index),
                 LinkAttribute::LinkNetNsId(namespace) => link.peer_namespace = Some(*namespace),
                 LinkAttribute::Link(index) => link.peer = Some(*index),
-                LinkAttribute::Xdp(options) => link.xdp = xdp(options),
+                LinkAttribute::Xdp(options) => {
+                    link.xdp = xdp(options);
+                    link.xdp_program = options.iter().find_map(|option| match option {
+                        LinkXdp::ProgId(id) => Some(*id),
+                        _ => None,
+                    });
+                }
                 LinkAttribute::LinkInfo(infos) => link.kind = kind(infos),
                 _ => {}
             }

@@ -58,15 +58,21 @@ impl Acceleration {
     ///
     /// # Errors
     /// The programs cannot be loaded in mode `bpf`, or an earlier agent's cannot be removed.
-    pub(super) fn load(&mut self, overlays: &[Overlay], uplink: &Uplink) -> Result<()> {
-        let start = || Accelerator::start(&self.settings, &accelerated(overlays, uplink));
+    pub(super) async fn load(
+        &mut self,
+        overlays: &[Overlay],
+        uplink: &Uplink,
+        kernel: &Kernel,
+    ) -> Result<()> {
+        let devices = accelerated(overlays, uplink);
+        let start = || Accelerator::start(&self.settings, &devices, kernel);
         let why = match self.settings.mode {
             DataplaneMode::Netlink => None,
             DataplaneMode::Bpf => {
-                self.state = State::Present(start().context("--dataplane bpf was asked for")?);
+                self.state = State::Present(start().await.context("--dataplane bpf was asked for")?);
                 return Ok(());
             }
-            DataplaneMode::Auto => match start() {
+            DataplaneMode::Auto => match start().await {
                 Ok(accelerator) => {
                     self.state = State::Present(accelerator);
                     return Ok(());
@@ -88,9 +94,15 @@ impl Acceleration {
     ///
     /// # Errors
     /// See [`Self::load`], which this is as long as they were never attached.
-    pub(super) fn heal(&mut self, overlays: &[Overlay], uplink: &Uplink, detached: bool) -> Result<()> {
+    pub(super) async fn heal(
+        &mut self,
+        overlays: &[Overlay],
+        uplink: &Uplink,
+        kernel: &Kernel,
+        detached: bool,
+    ) -> Result<()> {
         match self.state {
-            State::NotProbed | State::Absent(_) => return self.load(overlays, uplink),
+            State::NotProbed | State::Absent(_) => return self.load(overlays, uplink, kernel).await,
             State::Present(_) if self.failed.lost() => {
                 self.give_up(anyhow!(
                     "another program detaches them or removes their device again and again; stop it, or choose --dataplane \
@@ -104,7 +116,7 @@ impl Acceleration {
             State::Failed if !detached && self.failed.has_to_wait() => return Ok(()),
             State::Present(_) | State::Failed => {}
         }
-        match Accelerator::start(&self.settings, &accelerated(overlays, uplink)) {
+        match Accelerator::start(&self.settings, &accelerated(overlays, uplink), kernel).await {
             Ok(accelerator) => {
                 self.failed.attached();
                 self.state = State::Present(accelerator);

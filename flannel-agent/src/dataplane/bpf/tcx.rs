@@ -5,13 +5,7 @@ use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use aya::maps::loaded_maps;
-use aya::programs::loaded_programs;
-use flannel_common::abi;
 use flannel_common::node::XDP_OFF;
-use flannel_common::outcome::Hook;
-use nix::net::if_::if_nameindex;
-use tracing::warn;
 
 use super::Bpf;
 use super::link::Link;
@@ -26,9 +20,6 @@ const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
 /// The kernel runs no more than these on one hook (linux/bpf_mprog.h: `BPF_MPROG_MAX`).
 const MAX_PROGRAMS: usize = 64;
-
-/// Bytes of a program's name that the kernel keeps.
-const NAME: usize = 15;
 
 /// Programs by the index of the interface and direction, in the order in which they run.
 pub type TcxPrograms = BTreeMap<(u32, Direction), Vec<Program>>;
@@ -50,7 +41,7 @@ struct QueryAttributes {
 }
 
 /// Returns the IDs of the programs on a hook, each with that of its link; `None` if the kernel has no tcx.
-fn query(interface: u32, direction: Direction) -> io::Result<Option<Vec<(u32, u32)>>> {
+pub(super) fn query(interface: u32, direction: Direction) -> io::Result<Option<Vec<(u32, u32)>>> {
     let kind = match direction {
         Direction::Ingress => BPF_TCX_INGRESS,
         Direction::Egress => BPF_TCX_EGRESS,
@@ -83,7 +74,7 @@ impl Bpf {
     /// # Errors
     /// The kernel does not tell.
     pub fn tcx_programs(&self, interfaces: impl IntoIterator<Item = u32>) -> io::Result<TcxPrograms> {
-        let pinned = LazyCell::new(|| self.pinned_programs());
+        let pinned = LazyCell::new(|| pinned_programs(&self.pins));
         let program = |id: u32| {
             if self.ids.contains(&id) || pinned.contains(&id) { Program::Ours } else { Program::Tcx }
         };
@@ -98,33 +89,6 @@ impl Bpf {
             }
         }
         Ok(found)
-    }
-
-    /// Detaches programs of earlier agents whose pins are out of sight, such as beneath a BPF filesystem that was mounted over
-    /// theirs. Nobody keeps their maps up to date, and they drop what does not have their note.
-    ///
-    /// # Errors
-    /// Programs cannot be identified: that takes `CAP_SYS_ADMIN`.
-    pub(super) fn detach_strays(&self) -> anyhow::Result<()> {
-        let pinned = self.pinned_programs();
-        for interface in &if_nameindex()? {
-            for direction in [Direction::Ingress, Direction::Egress] {
-                let attached = query(interface.index(), direction)?.unwrap_or_default();
-                for (program, link) in attached.into_iter().filter(|(program, _)| !pinned.contains(program)) {
-                    if let Some(hook) = hook_of(program)? {
-                        Link::by_id(link)?.detach()?;
-                        let interface = interface.name().to_string_lossy();
-                        warn!(%interface, program = hook.program(), "detached a program of an earlier agent, whose pin is out of sight");
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns the programs of an agent that has just been replaced, and of those of other networks.
-    fn pinned_programs(&self) -> BTreeSet<u32> {
-        self.pins.all_overlays().flat_map(|pins| linked(&pins)).collect()
     }
 
     /// Returns the vxlan devices and uplinks of this node, by index.
@@ -143,27 +107,15 @@ impl Bpf {
     }
 }
 
+/// Returns the IDs of the programs of an agent that has just been replaced, and of those of other networks.
+pub(super) fn pinned_programs(pins: &Pins) -> BTreeSet<u32> {
+    pins.all_overlays().flat_map(|pins| linked(&pins)).collect()
+}
+
 /// Returns the IDs of the programs under pinned links.
 fn linked(pins: &Pins) -> Vec<u32> {
     let links = pins.names().into_iter().filter(|name| name.contains("_link"));
     links
         .filter_map(|name| Some(Link::pinned(&pins.path(&name)).and_then(|link| link.attachment()).ok()?.1))
         .collect()
-}
-
-/// Returns the hook that a program is for, if it is one of the agent's: by its name and the map in which it counts.
-fn hook_of(program: u32) -> anyhow::Result<Option<Hook>> {
-    for info in loaded_programs() {
-        let info = info?;
-        if info.id() != program {
-            continue;
-        }
-        let is_of = |hook: &Hook| info.name() == &hook.program().as_bytes()[..hook.program().len().min(NAME)];
-        let maps = info.map_ids()?.unwrap_or_default();
-        let counts = loaded_maps()
-            .flatten()
-            .any(|map| map.name_as_str() == Some(abi::METRICS) && maps.contains(&map.id()));
-        return Ok(Hook::classifiers().find(is_of).filter(|_| counts));
-    }
-    Ok(None)
 }

@@ -161,7 +161,7 @@ pub(super) fn inherit(node: &NodeConfig, previous: Option<&NodeConfig>) -> Resul
 }
 
 /// Returns the index of the uplink, which both families share.
-const fn ifindex(node: &NodeConfig) -> u32 {
+pub(super) const fn ifindex(node: &NodeConfig) -> u32 {
     if node.v4.is_configured() { node.v4.uplink_ifindex } else { node.v6.uplink_ifindex }
 }
 
@@ -174,10 +174,15 @@ pub(super) fn detach(pins: &Pins) -> Result<()> {
     if let Ok(link) = Link::pinned(&pins.path(&name)) {
         // Removing its last pin would end the link some time later.
         link.detach().context("detaching the XDP program from the uplink")?;
-        sleep(IN_FLIGHT);
+        wait_for_its_packets();
     }
     pins.remove(&name)?;
     pins.remove(Hook::UnderlayXdp.program())
+}
+
+/// Waits until TC has the packets that a program has stripped which was just detached.
+pub(super) fn wait_for_its_packets() {
+    sleep(IN_FLIGHT);
 }
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
