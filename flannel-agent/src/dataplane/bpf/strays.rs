@@ -5,6 +5,7 @@
 //! On clsact there are none: the agent's filters replace them, which have the same priority and handle.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use anyhow::{Context as _, Result};
@@ -86,7 +87,8 @@ fn detach_from(pins: &Pins, mut attached: Vec<Attached>) -> Result<Vec<Attached>
     strays.sort_by_key(|(hook, _)| turn(*hook));
     for (hook, Attached { interface, program, link }) in strays {
         let Some(link) = link.or_else(|| link_of(program)) else { continue };
-        Link::by_id(link)?.detach()?;
+        let Some(link) = unless_gone(Link::by_id(link))? else { continue };
+        link.detach().context("detaching a program of an earlier agent")?;
         if hook == Hook::UnderlayXdp {
             xdp::wait_for_its_packets();
         }
@@ -141,20 +143,31 @@ fn on_tcx() -> Result<Vec<Attached>> {
 fn programs(vni: u32) -> Result<BTreeMap<u32, Hook>> {
     let mut configs = BTreeSet::new();
     for map in loaded_maps() {
-        let map = map?;
+        let Some(map) = unless_gone(map)? else { continue };
         if map.name_as_str() == Some(abi::CONFIG) && vni_in(&map) == Some(vni) {
             configs.insert(map.id());
         }
     }
     let mut programs = BTreeMap::new();
     for program in loaded_programs() {
-        let program = program?;
+        let Some(program) = unless_gone(program)? else { continue };
         let Some(hook) = hook_of(&program) else { continue };
-        if program.map_ids()?.unwrap_or_default().iter().any(|map| configs.contains(map)) {
+        let maps = unless_gone(program.map_ids())?.flatten().unwrap_or_default();
+        if maps.iter().any(|map| configs.contains(map)) {
             programs.insert(program.id(), hook);
         }
     }
     Ok(programs)
+}
+
+/// Returns `None` if what was asked for has gone since its ID was listed.
+fn unless_gone<T, E: Into<anyhow::Error>>(asked: Result<T, E>) -> Result<Option<T>> {
+    let error = match asked {
+        Ok(found) => return Ok(Some(found)),
+        Err(error) => error.into(),
+    };
+    let is_gone = |cause: &io::Error| cause.kind() == io::ErrorKind::NotFound;
+    if error.chain().any(|cause| cause.downcast_ref().is_some_and(is_gone)) { Ok(None) } else { Err(error) }
 }
 
 fn hook_of(program: &ProgramInfo) -> Option<Hook> {
@@ -202,4 +215,22 @@ const _: () = assert!(VNI_AT == 4);
 /// Returns the ID of the link that attaches a program of XDP.
 fn link_of(program: u32) -> Option<u32> {
     loaded_links().flatten().find(|link| link.program_id() == program).map(|link| link.id())
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::maps::MapError;
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    #[test]
+    fn what_has_gone_since_it_was_listed_is_no_error() {
+        let gone = |errno| io::Error::from_raw_os_error(errno);
+        let of_map = |errno| MapError::SyscallError(SyscallError { call: "bpf", io_error: gone(errno) });
+        assert!(unless_gone(Err::<(), _>(gone(libc::ENOENT))).is_ok_and(|found| found.is_none()));
+        assert!(unless_gone(Err::<(), _>(of_map(libc::ENOENT))).is_ok_and(|found| found.is_none()));
+        assert!(unless_gone(Err::<(), _>(of_map(libc::EPERM))).is_err());
+        assert!(unless_gone(Ok::<_, io::Error>(())).is_ok_and(|found| found.is_some()));
+    }
 }
