@@ -16,8 +16,9 @@ use crate::overlay::Overlay;
 /// A filter of the clsact qdisc that drops UDP over IPv4 and passes all else, in classic BPF.
 const DROP_UDP: &str =
     "bpf bytecode 6,40 0 0 12,21 0 3 2048,48 0 0 23,21 0 1 17,6 0 0 2,6 0 0 4294967295 direct-action";
-/// What comes and goes is noticed in a second or two.
-const SOON: Duration = Duration::from_secs(10);
+/// What comes and goes is noticed in a second or two. A flow may stay in the stack for 10 s more: a packet that entered before the
+/// programs were attached, and leaves after others have entered, looks like a changed one.
+const SOON: Duration = Duration::from_secs(30);
 /// Datagrams of a trial.
 const DATAGRAMS: usize = 50;
 
