@@ -167,18 +167,18 @@ pub(crate) fn through_stack(node: &Node) -> Result<(u64, u64)> {
 }
 
 /// Reads `FLOWS`.
-pub(crate) fn flows(node: &Node) -> Result<BTreeMap<FlowKey<V4>, Flow>> {
+pub(crate) fn flows(node: &Node) -> Result<BTreeMap<FlowKey<V4>, Flow<V4>>> {
     flows_in(node, abi::FLOWS)
 }
 
 /// Reads `FLOWS6`.
-pub(crate) fn flows6(node: &Node) -> Result<BTreeMap<FlowKey<V6>, Flow>> {
+pub(crate) fn flows6(node: &Node) -> Result<BTreeMap<FlowKey<V6>, Flow<V6>>> {
     flows_in(node, abi::FLOWS6)
 }
 
-fn flows_in<A: Address + Pod>(node: &Node, map: &str) -> Result<BTreeMap<FlowKey<A>, Flow>> {
+fn flows_in<A: Address + Pod>(node: &Node, map: &str) -> Result<BTreeMap<FlowKey<A>, Flow<A>>> {
     let data = MapData::from_pin(pins(node)?.path(map))?;
-    let flows = HashMap::<_, FlowKey<A>, Flow>::try_from(Map::from_map_data(data)?)?;
+    let flows = HashMap::<_, FlowKey<A>, Flow<A>>::try_from(Map::from_map_data(data)?)?;
     flows.iter().map(|entry| Ok(entry?)).collect()
 }
 

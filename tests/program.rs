@@ -33,6 +33,7 @@ mod pod_egress;
 mod pod_ingress;
 mod sender;
 mod token;
+mod translation;
 mod underlay_ingress;
 pub(crate) mod underlay_xdp;
 

@@ -25,6 +25,10 @@ pub const METRICS: &str = "METRICS";
 pub const FLOWS: &str = "FLOWS";
 /// Map: as [`FLOWS`], of IPv6.
 pub const FLOWS6: &str = "FLOWS6";
+/// Map: [`crate::fingerprint::Token::slot`] -> [`crate::entered::Entered`], of IPv4. Not pinned: packets leave the stack at once.
+pub const ENTERED: &str = "ENTERED";
+/// Map: as [`ENTERED`], of IPv6.
+pub const ENTERED6: &str = "ENTERED6";
 /// Ring buffer: [`crate::event::Event`]s.
 pub const EVENTS: &str = "EVENTS";
 /// Global variable, a byte: 1 in programs that are only run on single frames, to see what they do with them.

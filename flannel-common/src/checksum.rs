@@ -38,7 +38,28 @@ pub const fn of(bytes: &[u8]) -> u16 {
 #[inline(always)]
 #[must_use]
 pub const fn updated(checksum: u16, before: u16, after: u16) -> u16 {
-    !folded(!checksum as u32 + change(before, after))
+    changed(checksum, change(before, after))
+}
+
+/// Returns the checksum after the sum below it has grown by the sum of up to 64 [`change`]s. All are in the same order.
+#[inline(always)]
+#[must_use]
+pub const fn changed(checksum: u16, change: u32) -> u16 {
+    !folded(!checksum as u32 + change)
+}
+
+/// Returns by how much the sum below a checksum grows when bytes change: an even number of them, up to 128.
+#[inline(always)]
+#[must_use]
+pub const fn change_of(before: &[u8], after: &[u8]) -> u32 {
+    let ((before, _), (after, _)) = (before.as_chunks(), after.as_chunks());
+    let mut sum = 0;
+    let mut at = 0;
+    while at < before.len() && at < after.len() {
+        sum += change(u16::from_ne_bytes(before[at]), u16::from_ne_bytes(after[at]));
+        at += 1;
+    }
+    sum
 }
 
 /// Returns by how much the sum below a checksum grows when a word changes, in ones' complement.

@@ -8,6 +8,7 @@
 pub mod abi;
 pub mod address;
 pub mod checksum;
+pub mod entered;
 pub mod event;
 pub mod fingerprint;
 pub mod flow;

@@ -35,6 +35,9 @@ pub trait Ip: Header + Copy + 'static {
     /// section 8.1), which covers the payload, and flannel's peers drop packets without it.
     const WRAPPED_BY_DEVICE: bool;
 
+    /// Whether the header has a checksum of its own.
+    const HAS_CHECKSUM: bool;
+
     /// Returns whether the version field is right.
     fn is_of_version(&self) -> bool;
 
@@ -77,6 +80,11 @@ pub trait Ip: Header + Copy + 'static {
     /// among them, nor are options.
     #[must_use]
     fn after_hops(&self, hops: u8) -> [u8; 12];
+
+    /// Returns the header with the checksum that it has when its addresses have changed by so much
+    /// ([`flannel_common::checksum::change_of`]).
+    #[must_use]
+    fn with_changed_addresses(&self, change: u32) -> Self;
 
     /// Returns the header with this ECN code point.
     #[must_use]

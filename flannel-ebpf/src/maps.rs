@@ -12,8 +12,10 @@ use aya_ebpf::btf_maps::{
 use aya_ebpf::macros::btf_map;
 use flannel_common::abi::{MAX_FLOWS, MAX_LEASES};
 use flannel_common::address::{Address as _, V4, V6};
+use flannel_common::entered::Entered;
 use flannel_common::event::{self, Event};
-use flannel_common::flow::{Flow, FlowKey};
+use flannel_common::fingerprint::Token;
+use flannel_common::flow::{Flow, FlowKey, Names};
 use flannel_common::lease::{DIRECT, ENDED, Lease, NETWORK, NODE};
 use flannel_common::node::{NodeConfig, OverlayEnd};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
@@ -27,7 +29,9 @@ pub type Leases<A> = LpmTrie<A, Lease<A>, MAX_LEASES>;
 /// Exact-match index over [`Leases`], tried before the trie.
 pub type Subnets<A> = HashMap<Key<A>, Lease<A>, MAX_LEASES, { BPF_F_NO_PREALLOC as usize }>;
 /// The flow cache of one family.
-pub type Flows<A> = LruHashMap<FlowKey<A>, Flow, MAX_FLOWS>;
+pub type Flows<A> = LruHashMap<FlowKey<A>, Flow<A>, MAX_FLOWS>;
+/// Packets of one family in the host stack.
+pub type InStack<A> = Array<Entered<A>, { Token::SLOTS }>;
 
 #[btf_map]
 static CONFIG: Array<NodeConfig, 1> = Array::new();
@@ -55,6 +59,12 @@ static FLOWS: Flows<V4> = LruHashMap::new();
 static FLOWS6: Flows<V6> = LruHashMap::new();
 
 #[btf_map]
+static ENTERED: InStack<V4> = InStack::new();
+
+#[btf_map]
+static ENTERED6: InStack<V6> = InStack::new();
+
+#[btf_map]
 static EVENTS: RingBuf<Event, { event::RING_LEN }> = RingBuf::new();
 
 #[btf_map]
@@ -80,10 +90,14 @@ pub trait IpFamily: Ip {
     fn subnets() -> &'static Subnets<Self::Address>;
     /// Returns `FLOWS` or `FLOWS6`.
     fn flows() -> &'static Flows<Self::Address>;
+    /// Returns `ENTERED` or `ENTERED6`.
+    fn in_stack() -> &'static InStack<Self::Address>;
+    /// Returns a flow of which nothing is known. It is not on the stack, which has 512 bytes.
+    fn empty_flow() -> &'static Flow<Self::Address>;
 }
 
 macro_rules! ip_family {
-    ($header:ty, $overlay_end:ident, $leases:ident, $subnets:ident, $flows:ident) => {
+    ($header:ty, $overlay_end:ident, $leases:ident, $subnets:ident, $flows:ident, $in_stack:ident) => {
         impl IpFamily for $header {
             #[inline(always)]
             fn overlay_end(node: &NodeConfig) -> &OverlayEnd<Self::Address> {
@@ -104,12 +118,24 @@ macro_rules! ip_family {
             fn flows() -> &'static Flows<Self::Address> {
                 &$flows
             }
+
+            #[inline(always)]
+            fn in_stack() -> &'static InStack<Self::Address> {
+                &$in_stack
+            }
+
+            #[inline(always)]
+            fn empty_flow() -> &'static Flow<Self::Address> {
+                // SAFETY: it consists of numbers and bytes.
+                static EMPTY: Flow<<$header as Ip>::Address> = unsafe { core::mem::zeroed() };
+                &EMPTY
+            }
         }
     };
 }
 
-ip_family!(Ipv4Hdr, v4, LEASES, SUBNETS, FLOWS);
-ip_family!(Ipv6Hdr, v6, LEASES6, SUBNETS6, FLOWS6);
+ip_family!(Ipv4Hdr, v4, LEASES, SUBNETS, FLOWS, ENTERED);
+ip_family!(Ipv6Hdr, v6, LEASES6, SUBNETS6, FLOWS6, ENTERED6);
 
 /// Copies the node's configuration, which the agent may rewrite while programs run.
 ///
@@ -161,28 +187,61 @@ pub fn peer<F: IpFamily>(node: &NodeConfig, address: F::Address) -> Result<Lease
     }
 }
 
-/// Looks up a flow.
+/// Looks up a flow by one of its names.
 #[inline(always)]
-pub fn flow<F: IpFamily>(key: &FlowKey<F::Address>) -> Option<FlowRef> {
+pub fn flow<F: IpFamily>(name: &FlowKey<F::Address>) -> Option<FlowRef<F::Address>> {
     // SAFETY: the program that runs has looked it up.
-    F::flows().get_ptr_mut(key).map(|entry| unsafe { FlowRef::new(entry) })
+    F::flows().get_ptr_mut(name).map(|entry| unsafe { FlowRef::new(entry) })
 }
 
-/// Adds or replaces a flow, and returns its entry. Nothing is known of it yet. `None`: there is no memory for it.
+/// Adds or replaces the entry of a flow under one of its names. Nothing else is known of the flow yet. `None`: there is no
+/// memory for it.
 #[inline(always)]
-pub fn insert_flow<F: IpFamily>(key: &FlowKey<F::Address>) -> Option<FlowRef> {
-    /// Not on the stack, which has 512 bytes.
-    // SAFETY: it consists of numbers and bytes.
-    static EMPTY: Flow = unsafe { core::mem::zeroed() };
-    let empty: &Flow = &EMPTY;
-    F::flows().insert(key, empty, 0).ok()?;
-    flow::<F>(key)
+pub fn insert_flow<F: IpFamily>(
+    name: &FlowKey<F::Address>,
+    names: Names,
+    other: &FlowKey<F::Address>,
+) -> Option<FlowRef<F::Address>> {
+    F::flows().insert(name, F::empty_flow(), 0).ok()?;
+    let flow = flow::<F>(name)?;
+    flow.set_names(name, names, other);
+    Some(flow)
 }
 
-/// Removes a flow, if it is there.
+/// Removes a flow, under both of its names, if it is there.
 #[inline(always)]
-pub fn remove_flow<F: IpFamily>(key: &FlowKey<F::Address>) {
-    let _ = F::flows().remove(key);
+pub fn remove_flow<F: IpFamily>(name: &FlowKey<F::Address>) {
+    let Some(flow) = flow::<F>(name) else { return };
+    if flow.names() != Names::BOTH {
+        let _ = F::flows().remove(flow.other());
+    }
+    let _ = F::flows().remove(name);
+}
+
+/// Notes a packet that enters the host stack.
+#[inline(always)]
+pub fn note_entered<F: IpFamily>(token: Token, packet: Entered<F::Address>) {
+    if let Some(slot) = F::in_stack().get_ptr_mut(token.slot()) {
+        // SAFETY: numbers and bytes without padding, in an array's value, which the kernel aligns to 8 bytes.
+        unsafe { shared::store::<u64, _>(slot, packet) };
+    }
+}
+
+/// Forgets the packet that entered the host stack with this token. A copy of it, as a bridge makes, then proves nothing more.
+#[inline(always)]
+pub fn forget_entered<F: IpFamily>(token: Token) {
+    if let Some(slot) = F::in_stack().get_ptr_mut(token.slot()) {
+        // SAFETY: as in `note_entered`.
+        unsafe { shared::store::<u64, _>(&raw mut (*slot).fingerprint, 0) };
+    }
+}
+
+/// Copies what was noted of the packet that entered the host stack with this token, or of another one.
+#[inline(always)]
+pub fn entered<F: IpFamily>(token: Token) -> Option<Entered<F::Address>> {
+    let slot = F::in_stack().get_ptr(token.slot())?;
+    // SAFETY: as in `note_entered`.
+    Some(unsafe { shared::load::<u64, _>(slot) })
 }
 
 /// Sends an event to the agent, within [`event::BUDGET`].

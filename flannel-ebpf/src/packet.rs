@@ -5,7 +5,9 @@ use core::{ptr, slice};
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::generated::{bpf_check_mtu, bpf_csum_update, bpf_skb_load_bytes_relative};
+use aya_ebpf::helpers::generated::{
+    bpf_check_mtu, bpf_csum_update, bpf_get_hash_recalc, bpf_skb_load_bytes_relative, bpf_skb_store_bytes,
+};
 use aya_ebpf::programs::TcContext;
 use flannel_common::address::Address;
 use flannel_common::fingerprint::Token;
@@ -243,6 +245,14 @@ impl<'a> Packet<'a> {
         self.skb().ingress_ifindex
     }
 
+    /// Returns the hash of the packet's flow, which Linux keeps from hook to hook, also if it translates addresses. It is that of the
+    /// sender's socket, or of the driver; if there is none, one is computed (`bpf_get_hash_recalc`: Linux 4.8).
+    #[inline(always)]
+    pub fn flow_hash(&self) -> u32 {
+        // SAFETY: the context is valid for the whole run.
+        unsafe { bpf_get_hash_recalc(self.ctx.skb.skb) }
+    }
+
     /// Returns the MTU in bytes of an interface, if it exists (`bpf_check_mtu`: Linux 5.12).
     #[inline(always)]
     pub fn mtu_of(&self, ifindex: u32) -> Option<u32> {
@@ -304,6 +314,30 @@ impl<'a> Packet<'a> {
     #[inline(always)]
     pub fn write<T: Header>(&self, offset: usize, header: &T) -> Result<(), Outcome> {
         self.ctx.store(offset, header, 0).map_err(|_| Outcome::WriteFailed)
+    }
+
+    /// Writes bytes from memory that other CPUs may change at the same time.
+    ///
+    /// # Errors
+    /// [`Outcome::WriteFailed`]: the frame is lost if it has been resized.
+    #[inline(always)]
+    pub fn write_from(&self, offset: usize, from: *const u8, length: usize) -> Result<(), Outcome> {
+        let skb = self.ctx.skb.skb.cast();
+        // SAFETY: the context is valid for the whole run. The verifier checks that the bytes are.
+        let written = unsafe { bpf_skb_store_bytes(skb, offset as u32, from.cast(), length as u32, 0) };
+        if written == 0 { Ok(()) } else { Err(Outcome::WriteFailed) }
+    }
+
+    /// Changes a transport checksum by how much the sum below it grows, in the machine's order
+    /// (`bpf_l4_csum_replace`: Linux 4.1).
+    ///
+    /// # Errors
+    /// [`Outcome::WriteFailed`]
+    #[inline(always)]
+    pub fn change_checksum(&self, offset: usize, change: u32, flags: u32) -> Result<(), Outcome> {
+        // Without a size, the helper takes a difference.
+        let changed = self.ctx.l4_csum_replace(offset, 0, change.into(), flags.into());
+        changed.map_err(|_| Outcome::WriteFailed)
     }
 
     /// Adds to the kernel's checksum over the packet by how much a write has changed it, in the machine's order

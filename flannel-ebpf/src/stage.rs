@@ -14,4 +14,5 @@ pub mod path_mtu;
 pub mod report;
 pub mod route;
 pub mod sender;
+pub mod translate;
 pub mod transmit;

@@ -48,35 +48,6 @@ fn round_trip(client: &UdpSocket, to: SocketAddr, server: &UdpSocket) -> Result<
     Ok(())
 }
 
-/// Makes the node translate a service's address and UDP port 53 to a server's.
-fn serve_at(node: &Node, service: IpAddr, server: SocketAddr) -> Result<()> {
-    let rule = format!("-d {service} -p udp --dport 53 -j DNAT --to-destination {server}");
-    node.exec(&format!("iptables -t nat -A PREROUTING {rule}")).map(drop)
-}
-
-#[test]
-fn a_service_is_never_cached_where_it_is_translated() -> TestResult {
-    let overlay = overlay_of(1)?;
-    let node = &overlay.nodes()[0];
-    let (client, server) = overlay.two_pods();
-    let IpAddr::V4(base) = server.ip() else { unreachable!("pods have IPv4 addresses") };
-    // Addresses without a pod: one of a service network, one of the server's subnet.
-    for service in [Ipv4Addr::new(10, 96, 0, 10), (base.to_bits() + 100).into()].map(IpAddr::V4) {
-        let (asks, answers) =
-            (client.netns().udp_bind(client.ip(), 0)?, server.netns().udp_bind(server.ip(), 0)?);
-        serve_at(node, service, answers.local_addr()?)?;
-        (0..10).try_for_each(|_| round_trip(&asks, (service, 53).into(), &answers))?;
-        assert_eq!(inspect::shortcut(node)?, (0, 0), "packets to or from {service}");
-    }
-    let flows = inspect::flows(node)?;
-    assert!(!flows.is_empty(), "the programs have seen nothing");
-    assert!(flows.values().all(|flow| !flow.egress.is_known() && !flow.ingress.is_known()), "{flows:#?}");
-    assert!(flows.keys().all(|key| key.remote != [10, 96, 0, 10]), "{flows:#?}");
-    // The server's node translates nothing.
-    assert!(inspect::shortcut(&overlay.nodes()[1])?.0 > 0, "the answers skip the server's stack");
-    Ok(())
-}
-
 /// Sends a datagram from a pod with the source address of another one.
 fn spoof(from: &Pod, source: SocketAddr, to: SocketAddr) -> Result<()> {
     let mac = |line: &str, field: &str| -> Result<[u8; 6]> {

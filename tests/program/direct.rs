@@ -1,15 +1,13 @@
 //! DirectRouting: flows to and from peers on the uplink's link, without a tunnel.
 
 use etherparse::{EtherType, IpNumber};
-use flannel_common::flow::{Flow, Port};
 use flannel_common::lease::{DIRECT, Lease};
 use flannel_common::node::FLOOR_UNWRAPS;
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::flow::sample::{GATEWAY_MAC, POD, POD_MAC, PodSide, controls, hop, no_flows};
 use super::flow::{
-    FRESH, LOST, NEVER, NOW, OLD, PROVEN, Row, STALE, UNKNOWN, changed, check, check_off, flow, moved, none,
-    of_tcp, of_udp, row,
+    Flows, LOST, NOW, OLD, PROVEN, Row, UNKNOWN, changed, check, check_off, flow, none, of_tcp, of_udp, row,
 };
 use super::{OUR_IP, OUR_MAC, OUR_SUBNET, PEER_IP, PEER_MAC, Programs, TC_ACT_UNSPEC, VNI};
 use crate::packets::{Ipv4, PORT, frame, ipv4, udp, vxlan};
@@ -61,66 +59,50 @@ fn check_arriving(table: Vec<Row>) {
 #[test]
 fn a_proven_flow_leaves_without_a_tunnel() {
     let packet = || sent(&PodSide::Egress.udp(b"payload"));
-    let entered = flow([NOW, NEVER], UNKNOWN);
-    let same = |description, frame, flow: Flow, outcome| {
-        row(description, frame, of_udp(flow), outcome, of_udp(flow))
-    };
-    let proven = flow(PROVEN, PROVEN);
+    let same =
+        |description, frame, flows: Flows, outcome| row(description, frame, flows.clone(), outcome, flows);
+    let proven = || of_udp(flow(PROVEN, PROVEN));
     let of_length = |length: usize| sent(&PodSide::Egress.udp(&vec![0; length - 28]));
     check_sent(vec![
-        row("the first one", packet(), none(), Outcome::FlowNew, of_udp(entered)),
-        same("proven", packet(), flow(PROVEN, UNKNOWN), Outcome::OnLink),
-        row(
-            "proven too long ago",
-            packet(),
-            of_udp(flow(OLD, PROVEN)),
-            Outcome::FlowStale,
-            of_udp(flow([NOW, STALE], PROVEN)),
-        ),
-        same("as long as the MTU of the uplink", of_length(1500), proven, Outcome::OnLink),
-        same("one byte too long", of_length(1501), proven, Outcome::TooBig),
-        same("TTL 1", sent(&PodSide::Egress.udp(b"x").ttl(1)), proven, Outcome::TtlExpired),
+        same("the first one", packet(), none(), Outcome::FlowNew).noted(),
+        same("proven", packet(), of_udp(flow(PROVEN, UNKNOWN)), Outcome::OnLink),
+        same("proven too long ago", packet(), of_udp(flow(OLD, PROVEN)), Outcome::FlowStale).noted(),
+        same("as long as the MTU of the uplink", of_length(1500), proven(), Outcome::OnLink),
+        same("one byte too long", of_length(1501), proven(), Outcome::TooBig),
+        same("TTL 1", sent(&PodSide::Egress.udp(b"x").ttl(1)), proven(), Outcome::TtlExpired),
     ]);
 }
 
 #[test]
 fn a_packet_that_leaves_the_stack_at_the_uplink_proves_its_flow() {
     let packet = || leaving(&PodSide::Egress.udp(b"payload"));
-    let proof = |description, before, after| {
-        row(description, packet(), of_udp(before), Outcome::FlowProven, of_udp(after))
-    };
-    let same = |description, flow| row(description, packet(), of_udp(flow), Outcome::NoFlow, of_udp(flow));
-    let (entered, left) = (flow([FRESH, NEVER], UNKNOWN), flow([FRESH, NOW], UNKNOWN));
+    let proof =
+        |description, before, after| row(description, packet(), before, Outcome::FlowProven, of_udp(after));
+    let same = |description, flows: Flows| row(description, packet(), flows.clone(), Outcome::NoFlow, flows);
+    let (proven, left) = (|| of_udp(flow(PROVEN, PROVEN)), flow(NOW, UNKNOWN));
     let segment = leaving(&PodSide::Egress.tcp(|_| {}, b"payload"));
     check_leaving(vec![
-        proof("the first one", entered, left),
-        proof("after a long time", flow([FRESH, STALE], PROVEN), flow([FRESH, NOW], PROVEN)),
-        row("TCP", segment, of_tcp(entered), Outcome::FlowProven, of_tcp(left)),
+        proof("the first one", none(), left),
+        proof("after a long time", of_udp(flow(OLD, PROVEN)), flow(NOW, PROVEN)),
+        row("TCP", segment, none(), Outcome::FlowProven, of_tcp(left)),
         row(
             "a packet that the stack has changed",
             packet(),
-            of_udp(flow(PROVEN, PROVEN)),
+            proven(),
             Outcome::NoFlow,
-            of_udp(changed(flow([FRESH, NOW], PROVEN), [true, false])),
+            of_udp(changed(flow(NOW, PROVEN), [true, false])),
         )
         .token(0x1234),
-        row("an unknown flow", packet(), none(), Outcome::NoFlow, none()),
-        same("no packet has entered in this direction", flow(UNKNOWN, PROVEN)),
-        same("the last one entered too long ago", flow([LOST, FRESH], PROVEN)),
-        row(
-            "a packet that has skipped the stack",
-            packet(),
-            of_udp(entered),
-            Outcome::AfterShortcut,
-            of_udp(entered),
-        )
-        .from(1),
-        row("a packet through the bridge", packet(), of_udp(entered), Outcome::FlowProven, of_udp(left))
-            .from(5),
+        same("it was not noted", none()).not_noted(),
+        same("it was not noted, of a proven flow", proven()).not_noted(),
+        same("it entered too long ago", none()).entered(|record| record.at = LOST),
+        row("a packet that has skipped the stack", packet(), proven(), Outcome::AfterShortcut, proven())
+            .from(1),
+        proof("a packet through the bridge", proven(), flow(NOW, PROVEN)).from(5),
     ]);
     let begins_or_ends = |(description, packet)| {
         let known = of_tcp(flow(PROVEN, PROVEN));
-        row(description, leaving(&packet), known.clone(), Outcome::NoFlow, known)
+        row(description, leaving(&packet), known, Outcome::NoFlow, none())
     };
     check_leaving(controls(PodSide::Egress).map(begins_or_ends).into());
 }
@@ -146,12 +128,10 @@ fn other_traffic_that_leaves_the_uplink_is_passed_on() {
 #[test]
 fn a_proven_flow_arrives_without_a_tunnel() {
     let packet = || arriving(&PodSide::Ingress.udp(b"payload"));
-    let nowhere = |flow| moved(flow, |port| *port = Port::default());
-    let entered = nowhere(flow(UNKNOWN, [NOW, NEVER]));
     let (known, proven) = (of_udp(flow(UNKNOWN, PROVEN)), of_tcp(flow(PROVEN, PROVEN)));
     let segment = arriving(&PodSide::Ingress.tcp(|_| {}, b"payload"));
     check_arriving(vec![
-        row("the first one", packet(), none(), Outcome::FlowNew, of_udp(entered)),
+        row("the first one", packet(), none(), Outcome::FlowNew, none()).noted(),
         row("proven", packet(), known.clone(), Outcome::Delivered, known),
         row("TCP", segment.clone(), proven.clone(), Outcome::Delivered, proven.clone()),
         row("an aggregate", segment, proven.clone(), Outcome::Delivered, proven).gso(4),
@@ -160,8 +140,9 @@ fn a_proven_flow_arrives_without_a_tunnel() {
             packet(),
             of_udp(flow(PROVEN, OLD)),
             Outcome::FlowStale,
-            of_udp(flow(PROVEN, [NOW, STALE])),
-        ),
+            of_udp(flow(PROVEN, OLD)),
+        )
+        .noted(),
     ]);
 }
 

@@ -15,7 +15,8 @@ use aya::maps::PerCpuHashMap;
 use etherparse::IpNumber;
 use flannel_common::abi;
 use flannel_common::address::{Address, V4, V6};
-use flannel_common::fingerprint::Fingerprint;
+use flannel_common::entered::Entered;
+use flannel_common::fingerprint::Token;
 use flannel_common::flow::FlowKey;
 use flannel_common::lease::{DIRECT, Lease};
 use flannel_common::node::{
@@ -29,9 +30,9 @@ use proptest::test_runner::{Config, FileFailurePersistence, RngSeed, TestRunner}
 
 use frame::ETHERNET;
 
-use super::flow::{
-    Flows, POD_MTU, PROVEN, at_times, fingerprint, flow, grouped, is_after_stack, now, sampled,
-};
+use super::flow::in_stack::{Packet, is_after_stack};
+use super::flow::{FlowNames, Flows, LOST, POD_MTU, PROVEN, at_times, flow, grouped, now};
+use super::translation::sample::{Service, masqueraded, name, to_service};
 use super::{PEER_IP, PEER_MAC, Programs, SkbMeta, flow, ipv6};
 
 /// File of failures, which later runs try first.
@@ -101,6 +102,17 @@ const REACHED: [(Hook, Outcome); 48] = [
     (Hook::UnderlayXdp, Outcome::Obstructed),
 ];
 
+/// Outcomes that must occur with packets of translated flows.
+const TRANSLATED: [(Hook, Outcome); 7] = [
+    (Hook::PodEgress, Outcome::Encapsulated),
+    (Hook::PodEgress, Outcome::Forwarded),
+    (Hook::PodEgress, Outcome::OnLink),
+    (Hook::UnderlayIngress, Outcome::Delivered),
+    (Hook::OverlayIngress, Outcome::Delivered),
+    (Hook::PodIngress, Outcome::FlowProven),
+    (Hook::UnderlayEgress, Outcome::FlowProven),
+];
+
 /// A packet, and the state of the programs.
 #[derive(Clone, Debug)]
 struct Case {
@@ -116,9 +128,29 @@ struct Case {
     /// Whether the flows of good packets are proven in both directions, and for which group.
     proven: bool,
     group: u32,
-    /// Whether a packet that leaves the stack is as it entered.
+    /// Whether a packet that leaves the stack is as it entered, but for its addresses.
     unchanged: bool,
+    noted: Noted,
 }
+
+/// What was noted of a packet that leaves the stack where it entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Noted {
+    /// The packet, with the addresses that it leaves with.
+    Same,
+    /// The packet, with other addresses.
+    Translated,
+    /// The packet, too long ago.
+    Late,
+    /// The packet, towards the other side.
+    Reverse,
+    /// Another packet.
+    Another,
+    Nothing,
+}
+
+const NOTED: [Noted; 6] =
+    [Noted::Same, Noted::Translated, Noted::Late, Noted::Reverse, Noted::Another, Noted::Nothing];
 
 fn cases() -> impl Strategy<Value = Case> {
     let packet = select(seed::all()).prop_flat_map(|(hook, good)| {
@@ -128,8 +160,9 @@ fn cases() -> impl Strategy<Value = Case> {
     let switches = [0.8, 0.3, 0.5, 0.8, 0.8].map(prop::bool::weighted);
     let modes = select(&[SOURCE_CHECK_OFF, SOURCE_CHECK_PODS, SOURCE_CHECK_PODS, SOURCE_CHECK_STRICT][..]);
     let floor = prop_oneof![8 => Just(0), 1 => select(&[FLOOR_WRAPS, FLOOR_UNWRAPS][..])];
-    (packet, meta(), switches, modes, floor, select(&[0, GROUP][..])).prop_map(
-        |((hook, frame), meta, switches, source_check, floor, group)| {
+    let noted = prop_oneof![4 => Just(Noted::Same), 6 => select(&NOTED[..])];
+    (packet, meta(), switches, modes, floor, select(&[0, GROUP][..]), noted).prop_map(
+        |((hook, frame), meta, switches, source_check, floor, group, noted)| {
             let [flow_cache, group_policy, direct_routing, proven, unchanged] = switches;
             Case {
                 hook,
@@ -143,6 +176,7 @@ fn cases() -> impl Strategy<Value = Case> {
                 proven,
                 group,
                 unchanged,
+                noted,
             }
         },
     )
@@ -166,21 +200,40 @@ fn meta() -> impl Strategy<Value = SkbMeta> {
 
 impl Case {
     /// Returns the content of a map of flows before the run, with ages instead of times.
-    fn known<A: Address>(&self, flows: [FlowKey<A>; 4]) -> Flows<A> {
-        let sample = self.fingerprint().map_or(0, |packet| packet.0);
-        let proven = sampled(grouped(flow(PROVEN, PROVEN), [self.group; 2]), sample);
-        flows.into_iter().filter(|_| self.proven).map(|key| (key, proven)).collect()
+    fn known<A: Address>(&self, flows: &[FlowNames<A>]) -> Flows<A> {
+        let proven = grouped(flow(PROVEN, PROVEN), [self.group; 2]);
+        flows.iter().filter(|_| self.proven).flat_map(|names| names.entries(proven)).collect()
     }
 
-    /// Returns the fingerprint of a packet that leaves the stack.
-    fn fingerprint(&self) -> Option<Fingerprint> {
-        fingerprint(&self.frame, self.meta.gso_size, self.hook).filter(|_| is_after_stack(self.hook))
+    /// Returns the packet of a flow that leaves the stack.
+    fn leaving<A: Service>(&self) -> Option<Packet<A>> {
+        Packet::read(&self.frame, self.meta.gso_size, self.hook).filter(|_| is_after_stack(self.hook))
     }
 
     /// Returns the token that the packet carries.
-    fn token(&self) -> u32 {
-        let own = self.fingerprint().map_or(0, |packet| packet.token().0);
-        if self.unchanged { own } else { own & !1 }
+    fn token(&self) -> Token {
+        let own = self.leaving::<V4>().map(|packet| packet.token);
+        let own = own.or_else(|| self.leaving::<V6>().map(|packet| packet.token)).unwrap_or(Token::NONE);
+        if self.unchanged { own } else { Token(own.0 ^ 2) }
+    }
+
+    /// Returns the flow's name with which a packet that leaves the stack has entered.
+    fn entered_name<A: Service>(&self) -> Option<FlowKey<A>> {
+        let name = self.leaving()?.name;
+        let translated = FlowKey { remote: A::SERVICE, ..name };
+        Some(if self.noted == Noted::Translated { translated } else { name })
+    }
+
+    /// Writes what was noted of the packet where it entered the stack.
+    fn note<A: Service>(&self, programs: &mut Programs, now: u64) {
+        let (Some(packet), Some(name)) = (self.leaving::<A>(), self.entered_name()) else { return };
+        let age = if self.noted == Noted::Late { LOST } else { PROVEN };
+        let mut entered = Entered { key: name, ..packet.entered(self.group, now - age) };
+        entered.from_pod ^= u16::from(self.noted == Noted::Reverse);
+        let mut entered = packet.fingerprinted(entered, self.token());
+        entered.fingerprint ^= u64::from(self.noted == Noted::Another);
+        let record = if self.noted == Noted::Nothing { Entered::default() } else { entered };
+        programs.set_entered(self.token().slot(), record);
     }
 
     /// Returns whether flows to and from peers on the link may skip the stack. Without the flow cache the agent never sets this.
@@ -196,13 +249,16 @@ impl Case {
             (node.v4.source_check, node.v6.source_check) = (self.source_check, self.source_check);
         });
         programs.reset_counters();
+        programs.loaded(self.hook);
         let start = now();
         let (v4, v6) = proven_flows();
-        let v4 = at_times(self.known(v4), |age| start - age);
-        let v6 = at_times(self.known(v6), |age| start - age);
+        let v4 = at_times(self.known(&v4), |age| start - age);
+        let v6 = at_times(self.known(&v6), |age| start - age);
         programs.set_flows(&v4);
         programs.set_flows(&v6);
-        let run = programs.run_with(self.hook, &self.frame, SkbMeta { token: self.token(), ..self.meta });
+        self.note::<V4>(programs, start);
+        self.note::<V6>(programs, start);
+        let run = programs.run_with(self.hook, &self.frame, SkbMeta { token: self.token().0, ..self.meta });
         judge::check_packet(self, &run)?;
         judge::check_flows(self, &run, &v4, &programs.flows())?;
         judge::check_flows(self, &run, &v6, &programs.flows())?;
@@ -214,14 +270,26 @@ impl Case {
     }
 }
 
-/// Returns the flows of the good packets: with the peer behind the tunnel, and with the one on the link.
-fn proven_flows() -> ([FlowKey<V4>; 4], [FlowKey<V6>; 4]) {
-    let (v4, v6) = (flow::sample::key, ipv6::sample::key);
-    let (on_link4, on_link6) = ON_LINK_PODS;
-    let [udp, tcp] = [IpNumber::UDP, IpNumber::TCP];
-    let direct4 = |protocol| FlowKey { remote: on_link4, ..v4(protocol) };
-    let direct6 = |protocol| FlowKey { remote: on_link6, ..v6(protocol) };
-    ([v4(udp), v4(tcp), direct4(udp), direct4(tcp)], [v6(udp), v6(tcp), direct6(udp), direct6(tcp)])
+/// Returns the flows of the good packets: with the peer behind the tunnel and with the one on the link, and translated ones.
+fn proven_flows() -> (Vec<FlowNames<V4>>, Vec<FlowNames<V6>>) {
+    let (v4, v6) = ON_LINK_PODS;
+    let flows4 = [IpNumber::UDP, IpNumber::TCP].map(|of| direct(flow::sample::key(of), v4));
+    let flows6 = [IpNumber::UDP, IpNumber::TCP].map(|of| direct(ipv6::sample::key(of), v6));
+    ([flows4.concat(), translated(v4)].concat(), [flows6.concat(), translated(v6)].concat())
+}
+
+fn direct<A: Service>(name: FlowKey<A>, on_link: A) -> Vec<FlowNames<A>> {
+    vec![FlowNames::same(name), FlowNames::same(FlowKey { remote: on_link, ..name })]
+}
+
+/// Returns the flows of the good packets that the stack translates, with peers behind the tunnel and on the link.
+fn translated<A: Service>(on_link: A) -> Vec<FlowNames<A>> {
+    let on_link = |protocol| FlowNames {
+        pod: name(protocol, (A::POD, 40003), (A::SERVICE, 82)),
+        network: name(protocol, (A::POD, 40003), (on_link, 8082)),
+    };
+    let of = |protocol| [to_service(protocol), masqueraded(protocol), on_link(protocol)];
+    [IpNumber::UDP, IpNumber::TCP].map(of).concat()
 }
 
 impl Programs {
@@ -234,13 +302,13 @@ impl Programs {
     }
 }
 
-/// Returns the good packets unchanged, with proven and unknown flows, with group policy and without, and left
+/// Returns good packets unchanged, with proven and unknown flows, with group policy and without, and left
 /// to the floor.
-fn good() -> impl Iterator<Item = Case> {
+fn good(packets: Vec<(Hook, Vec<u8>)>) -> impl Iterator<Item = Case> {
     let switches = [(true, false), (false, false), (true, true), (false, true)].map(|switches| (switches, 0));
     let obstructed = [((true, false), FLOOR_WRAPS | FLOOR_UNWRAPS)];
     let switches: Vec<_> = switches.into_iter().chain(obstructed).collect();
-    seed::all().into_iter().flat_map(move |(hook, frame)| {
+    packets.into_iter().flat_map(move |(hook, frame)| {
         let case = |((proven, group_policy), floor)| Case {
             hook,
             frame: frame.clone(),
@@ -254,17 +322,23 @@ fn good() -> impl Iterator<Item = Case> {
             proven,
             group: if group_policy { GROUP } else { 0 },
             unchanged: true,
+            noted: Noted::Same,
         };
         switches.clone().into_iter().map(case).collect::<Vec<_>>()
     })
 }
 
+/// Tries packets unchanged. Returns their outcomes.
+fn try_good(programs: &mut Programs, packets: Vec<(Hook, Vec<u8>)>) -> BTreeSet<(Hook, Outcome)> {
+    let check = |case: Case| case.check(programs).unwrap_or_else(|failure| panic!("{failure}: {case:?}"));
+    good(packets).flat_map(check).collect()
+}
+
 fn try_all(mut programs: Programs) {
-    let mut seen = BTreeSet::new();
-    for case in good() {
-        let ends = case.check(&mut programs).unwrap_or_else(|failure| panic!("{failure}: {case:?}"));
-        seen.extend(ends);
-    }
+    let seen = try_good(&mut programs, seed::translated());
+    let missed: Vec<_> = TRANSLATED.iter().filter(|reached| !seen.contains(reached)).collect();
+    assert!(missed.is_empty(), "no translated packet ended as {missed:?}");
+    let seen = try_good(&mut programs, seed::all());
     let (programs, seen) = (RefCell::new(programs), RefCell::new(seen));
     let (start, first, mut tried) = (Instant::now(), first_seed(), 0);
     while tried < AT_LEAST || start.elapsed() < TIME {

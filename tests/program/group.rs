@@ -1,13 +1,10 @@
 //! Group policy: marks become groups in VXLAN headers, and groups become marks.
 
 use etherparse::{EtherType, IpNumber};
-use flannel_common::flow::Flow;
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::flow::sample::{GATEWAY_MAC, POD_MAC, PodSide, hop};
-use super::flow::{
-    FRESH, Flows, LATER, NEVER, NOW, PROVEN, Row, UNKNOWN, check, flow, grouped, none, of_udp, row,
-};
+use super::flow::{Flows, NOW, PROVEN, Row, UNKNOWN, changed, check, flow, grouped, none, of_udp, row};
 use super::{OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Programs, SkbMeta, VNI, all_untouched, carried, untouched};
 use crate::packets::{PORT, frame, ipv4, udp, vxlan};
 
@@ -133,7 +130,7 @@ fn without_group_policy_marks_are_not_read_or_written() {
     ] {
         let mut after = known();
         if hook == Hook::OverlayEgress {
-            after = of_udp(flow([FRESH, NOW], PROVEN));
+            after = of_udp(flow(NOW, PROVEN));
         }
         let row = row("marked", frame, known(), outcome, after).marked(FOREIGN);
         check(&mut Programs::with_flow_cache(), hook, vec![row], |run, _| assert_eq!(run.mark, FOREIGN));
@@ -144,12 +141,12 @@ fn without_group_policy_marks_are_not_read_or_written() {
 fn without_group_policy_marks_in_the_flow_cache_do_not_count() {
     let proven = || known(PROVEN, PROVEN, [42, 42]);
     let row = |hook, frame, outcome, after| (hook, row("a group", frame, proven(), outcome, after));
-    let entered = known(PROVEN, [LATER, NEVER], [42, 0]);
+    let (hook, new) = row(Hook::OverlayIngress, received(), Outcome::FlowNew, proven());
     for (hook, row) in [
         row(Hook::PodEgress, sent(), Outcome::Encapsulated, proven()),
-        row(Hook::OverlayEgress, routed(), Outcome::Encapsulated, known([FRESH, NOW], PROVEN, [0, 42])),
+        row(Hook::OverlayEgress, routed(), Outcome::Encapsulated, known(NOW, PROVEN, [0, 42])),
         row(Hook::UnderlayIngress, arrives([8, 0, 0, 0]), Outcome::Decapsulated, proven()),
-        row(Hook::OverlayIngress, received(), Outcome::FlowNew, entered),
+        (hook, new.noted()),
     ] {
         check(&mut Programs::with_flow_cache(), hook, vec![row], |run, _| {
             assert_eq!(run.mark, 0);
@@ -161,20 +158,19 @@ fn without_group_policy_marks_in_the_flow_cache_do_not_count() {
 }
 
 /// Makes a flow in these groups, from the pod and to it.
-fn known(egress: [u64; 2], ingress: [u64; 2], groups: [u32; 2]) -> Flows {
+fn known(egress: u64, ingress: u64, groups: [u32; 2]) -> Flows {
     of_udp(grouped(flow(egress, ingress), groups))
 }
 
 #[test]
 fn a_proof_has_the_mark_that_the_stack_gave() {
-    let (left, entered) = ([FRESH, NOW], [FRESH, NEVER]);
     let marked = |description, before, mark, after| {
         row(description, routed(), before, Outcome::Encapsulated, after).marked(mark)
     };
     let table = vec![
-        marked("the first", known(entered, UNKNOWN, [0, 0]), 42, known(left, UNKNOWN, [42, 0])),
-        marked("another group now", known(PROVEN, PROVEN, [42, 7]), 43, known(left, PROVEN, [43, 7])),
-        marked("no group any more", known(PROVEN, PROVEN, [42, 7]), 0, known(left, PROVEN, [0, 7])),
+        marked("the first", none(), 42, known(NOW, UNKNOWN, [42, 0])),
+        marked("another group now", known(PROVEN, PROVEN, [42, 7]), 43, known(NOW, PROVEN, [43, 7])),
+        marked("no group any more", known(PROVEN, PROVEN, [42, 7]), 0, known(NOW, PROVEN, [0, 7])),
     ];
     check(&mut with_flow_cache(), Hook::OverlayEgress, table, |run, _| {
         assert_eq!(run.packet[VXLAN.end..], routed());
@@ -219,17 +215,44 @@ fn only_the_proven_group_skips_the_stack() {
     });
     check_unwrapped(vec![
         row("the group", received(), proven(), Outcome::Delivered, proven()).marked(42),
-        row("another", received(), proven(), Outcome::FlowNew, known(PROVEN, [LATER, NEVER], [7, 43]))
-            .marked(43),
-        row("none", received(), proven(), Outcome::FlowNew, known(PROVEN, [LATER, NEVER], [7, 0])),
-        row("a new flow", received(), none(), Outcome::FlowNew, first(42)).marked(42),
+        row("another", received(), proven(), Outcome::FlowNew, proven()).marked(43).noted_with(43),
+        row("none", received(), proven(), Outcome::FlowNew, proven()).noted_with(0),
+        row("a new flow", received(), none(), Outcome::FlowNew, none()).marked(42).noted_with(42),
     ]);
 }
 
-/// Makes a flow whose first packet came from its peer, in this group.
-fn first(group: u32) -> Flows {
-    let entered = grouped(flow(UNKNOWN, [NOW, NEVER]), [0, group]);
-    of_udp(Flow { port: Default::default(), ..entered })
+#[test]
+fn a_proof_of_a_packet_to_the_pod_has_the_mark_with_which_it_entered() {
+    let delivered = frame(POD_MAC, GATEWAY_MAC, EtherType::IPV4, &PodSide::Ingress.udp(b"payload").bytes());
+    let entered = |description, before, outcome, after| {
+        row(description, delivered.clone(), before, outcome, after)
+            .marked(9)
+            .entered(|record| record.mark = 42)
+    };
+    let is_changed = |flows: Flows| {
+        flows.into_iter().map(|(key, flow)| (key, changed(flow, [false, true]))).collect::<Flows>()
+    };
+    let table = vec![
+        entered("the first", none(), Outcome::FlowProven, known(UNKNOWN, NOW, [0, 42])),
+        entered(
+            "another group before",
+            known(PROVEN, PROVEN, [7, 43]),
+            Outcome::FlowProven,
+            known(PROVEN, NOW, [7, 42]),
+        ),
+        entered(
+            "changed",
+            known(PROVEN, PROVEN, [7, 43]),
+            Outcome::NoFlow,
+            is_changed(known(PROVEN, NOW, [7, 43])),
+        )
+        .token(0x1234),
+        entered("a mark that two packets have written", none(), Outcome::NoFlow, none())
+            .torn(|record| record.mark = 42),
+    ];
+    check(&mut with_flow_cache(), Hook::PodIngress, table, |_, _| {
+        unreachable!("this program carries nothing")
+    });
 }
 
 /// Runs a table of packets that the kernel's vxlan device has unwrapped and marked.

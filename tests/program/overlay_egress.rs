@@ -7,9 +7,7 @@ use flannel_common::lease::Lease;
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::flow::sample::{PodSide, controls};
-use super::flow::{
-    FRESH, Flows, LOST, NEVER, NOW, PROVEN, STALE, UNKNOWN, changed, check, flow, none, of_tcp, of_udp, row,
-};
+use super::flow::{Flows, LOST, NOW, OLD, PROVEN, UNKNOWN, changed, check, flow, none, of_tcp, of_udp, row};
 use super::{
     INNER_PEER_IP, INNER_PEER_MAC, OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Programs, Untouched, VNI,
     all_untouched, carried, untouched,
@@ -170,45 +168,42 @@ fn a_packet_that_entered_the_stack_just_before_proves_its_flow() {
     let datagram = || to_peer(&PodSide::Egress.udp(b"payload"));
     let segment = to_peer(&PodSide::Egress.tcp(|_| {}, b"payload"));
     let proof = |description, before, after| {
-        row(description, datagram(), of_udp(before), Outcome::Encapsulated, of_udp(after))
+        row(description, datagram(), before, Outcome::Encapsulated, of_udp(after))
     };
     let same = |description, packet: &Ipv4, flows: Flows| {
         row(description, to_peer(packet), flows.clone(), Outcome::Encapsulated, flows)
     };
-    let (entered, left) = (flow([FRESH, NEVER], UNKNOWN), flow([FRESH, NOW], UNKNOWN));
+    let left = flow(NOW, UNKNOWN);
     let proven = || of_udp(flow(PROVEN, PROVEN));
     let mut table = vec![
-        proof("the first one", entered, left),
-        proof("after a long time", flow([FRESH, STALE], PROVEN), flow([FRESH, NOW], PROVEN)),
-        row("TCP", segment, of_tcp(entered), Outcome::Encapsulated, of_tcp(left)),
-        proof(
-            "a packet that the stack has changed",
-            flow(PROVEN, PROVEN),
-            changed(flow([FRESH, NOW], PROVEN), [true, false]),
-        )
-        .token(0x1234),
+        proof("the first one", none(), left),
+        proof("after a long time", of_udp(flow(OLD, PROVEN)), flow(NOW, PROVEN)),
+        row("TCP", segment, none(), Outcome::Encapsulated, of_tcp(left)),
+        proof("a packet that the stack has changed", proven(), changed(flow(NOW, PROVEN), [true, false]))
+            .token(0x1234),
+        proof("a packet that the stack has made", proven(), changed(flow(NOW, PROVEN), [true, false]))
+            .token(0)
+            .not_noted(),
         // A packet that is too big for the uplink has left the stack unchanged as well.
         row(
             "too long",
             to_peer(&PodSide::Egress.udp(&[1; 1465 - 42])),
-            of_udp(entered),
+            none(),
             Outcome::TooBig,
             of_udp(left),
         ),
-        same("an unknown flow", &PodSide::Egress.udp(b"x"), none()),
-        same("that none has entered", &PodSide::Egress.udp(b"x"), of_udp(flow(UNKNOWN, PROVEN))),
-        same(
-            "the last one entered too long ago",
-            &PodSide::Egress.udp(b"x"),
-            of_udp(flow([LOST, FRESH], PROVEN)),
-        ),
+        same("it was not noted", &PodSide::Egress.udp(b"x"), none()).not_noted(),
+        same("it was not noted, of a proven flow", &PodSide::Egress.udp(b"x"), proven()).not_noted(),
+        same("it entered too long ago", &PodSide::Egress.udp(b"x"), none())
+            .entered(|record| record.at = LOST),
+        same("it entered towards the pod", &PodSide::Egress.udp(b"x"), none())
+            .entered(|record| record.from_pod = 0),
         same("a fragment", &PodSide::Egress.udp(b"x").fragment(0, true), proven()),
         same("a ping", &PodSide::Egress.packet(IpNumber::ICMP, vec![8, 0, 0, 0, 0, 1, 0, 1]), proven()),
     ];
-    let known = of_tcp(flow(PROVEN, PROVEN));
-    table.extend(
-        controls(PodSide::Egress).map(|(description, packet)| same(description, &packet, known.clone())),
-    );
+    table.extend(controls(PodSide::Egress).map(|(description, packet)| {
+        row(description, to_peer(&packet), of_tcp(flow(PROVEN, PROVEN)), Outcome::Encapsulated, none())
+    }));
     check(&mut Programs::with_flow_cache(), Hook::OverlayEgress, table, |run, sent| {
         assert_eq!(unwrapped(&run.packet, PEER_IP, 0), sent);
     });

@@ -1,17 +1,15 @@
 //! Ingress of a pod's bridge port: packets from the pod. Proven flows leave from here; others enter the stack.
 
 use etherparse::{EtherType, IpNumber};
-use flannel_common::flow::Flow;
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::flow::sample::{GATEWAY_MAC, POD, POD_MAC, PodSide, controls, elsewhere, hop, no_flows};
 use super::flow::{
-    FRESH, Flows, LOST, NEVER, NOW, OLD, PROVEN, Row, STALE, UNKNOWN, changed, check, check_off, flow, moved,
-    none, of_tcp, of_udp, row,
+    Flows, OLD, PROVEN, Row, UNKNOWN, changed, check, check_off, flow, none, of_tcp, of_udp, row,
 };
 use super::overlay_egress::unwrapped;
 use super::{OUR_MAC, PEER_IP, PEER_MAC, Programs};
-use crate::packets::{Ipv4, frame, ipv4, udp};
+use crate::packets::{Ipv4, frame, ipv4, tcp, udp};
 
 const HOOK: Hook = Hook::PodEgress;
 
@@ -27,11 +25,6 @@ fn segment() -> Vec<u8> {
     sent(&PodSide::Egress.tcp(|_| {}, b"payload"))
 }
 
-/// Makes a flow of which a packet has just entered the stack.
-fn entered() -> Flow {
-    flow([NOW, NEVER], UNKNOWN)
-}
-
 fn check_all(table: Vec<Row>) {
     check(&mut Programs::with_flow_cache(), HOOK, table, |run, sent| {
         assert_eq!(unwrapped(&run.packet, PEER_IP, 0), hop(sent, PEER_MAC, OUR_MAC));
@@ -40,80 +33,45 @@ fn check_all(table: Vec<Row>) {
 
 #[test]
 fn a_datagram_skips_the_stack_while_its_direction_is_proven() {
-    let new = |description, before, after| row(description, datagram(), before, Outcome::FlowNew, after);
+    let one =
+        |description, flows: Flows, outcome| row(description, datagram(), flows.clone(), outcome, flows);
     let known = |egress, ingress| of_udp(flow(egress, ingress));
-    let carried =
-        |description, flows: Flows| row(description, datagram(), flows.clone(), Outcome::Encapsulated, flows);
     check_all(vec![
-        new("the first one", none(), of_udp(entered())),
-        new(
-            "an earlier packet is still in the stack",
-            known([FRESH, NEVER], UNKNOWN),
-            known([NOW, NEVER], UNKNOWN),
-        ),
-        new(
-            "an earlier packet was lost in the stack",
-            known([LOST, NEVER], UNKNOWN),
-            known([NOW, NEVER], UNKNOWN),
-        ),
-        new("only the answers are proven", known(UNKNOWN, PROVEN), known([NOW, NEVER], PROVEN)),
-        carried("proven", known(PROVEN, UNKNOWN)),
-        carried("proven both ways", known(PROVEN, PROVEN)),
-        carried("proven, the answers too long ago", known(PROVEN, OLD)),
-        carried("proven by a packet that was long in the stack", known([LOST, FRESH], UNKNOWN)),
-        row(
-            "proven too long ago",
-            datagram(),
-            known(OLD, PROVEN),
-            Outcome::FlowStale,
-            known([NOW, STALE], PROVEN),
-        ),
+        one("the first one", none(), Outcome::FlowNew).noted(),
+        one("only the answers are proven", known(UNKNOWN, PROVEN), Outcome::FlowNew).noted(),
+        one("proven", known(PROVEN, UNKNOWN), Outcome::Encapsulated),
+        one("proven both ways", known(PROVEN, PROVEN), Outcome::Encapsulated),
+        one("proven, the answers too long ago", known(PROVEN, OLD), Outcome::Encapsulated),
+        one("proven too long ago", known(OLD, PROVEN), Outcome::FlowStale).noted(),
     ]);
 }
 
 #[test]
 fn a_segment_skips_the_stack_while_both_directions_are_known() {
     let known = |egress, ingress| of_tcp(flow(egress, ingress));
-    let one = |description, before, outcome, after| row(description, segment(), before, outcome, after);
+    let one = |description, flows: Flows, outcome| row(description, segment(), flows.clone(), outcome, flows);
     check_all(vec![
-        one("the first one", none(), Outcome::FlowNew, of_tcp(entered())),
-        one("no answer yet", known(PROVEN, UNKNOWN), Outcome::FlowNew, known([NOW, FRESH], UNKNOWN)),
-        one("answers alone", known(UNKNOWN, PROVEN), Outcome::FlowNew, known([NOW, NEVER], PROVEN)),
-        one("proven both ways", known(PROVEN, PROVEN), Outcome::Encapsulated, known(PROVEN, PROVEN)),
-        one("no answer for long", known(PROVEN, OLD), Outcome::Encapsulated, known(PROVEN, OLD)),
-        one("proven too long ago", known(OLD, PROVEN), Outcome::FlowStale, known([NOW, STALE], PROVEN)),
+        one("the first one", none(), Outcome::FlowNew).noted(),
+        one("no answer yet", known(PROVEN, UNKNOWN), Outcome::FlowNew).noted(),
+        one("answers alone", known(UNKNOWN, PROVEN), Outcome::FlowNew).noted(),
+        one("proven both ways", known(PROVEN, PROVEN), Outcome::Encapsulated),
+        one("no answer for long", known(PROVEN, OLD), Outcome::Encapsulated),
+        one("proven too long ago", known(OLD, PROVEN), Outcome::FlowStale).noted(),
     ]);
 }
 
 #[test]
 fn a_flow_whose_packets_the_stack_changes_stays_there() {
-    let one = |description, before, outcome, after| {
-        row(description, datagram(), of_udp(before), outcome, of_udp(after))
-    };
-    let segment = segment();
-    let tcp = |description, before, outcome, after| {
-        row(description, segment.clone(), of_tcp(before), outcome, of_tcp(after))
+    let one = |description, packet, flows: Flows, outcome| {
+        row(description, packet, flows.clone(), outcome, flows).noted()
     };
     let (this, other) = ([true, false], [false, true]);
+    let now = changed(flow(PROVEN, PROVEN), this);
+    let answers = changed(flow(PROVEN, PROVEN), other);
     check_all(vec![
-        one(
-            "not long ago",
-            changed(flow(PROVEN, PROVEN), this),
-            Outcome::FlowChanged,
-            changed(flow([NOW, FRESH], PROVEN), this),
-        ),
-        one(
-            "long ago",
-            changed(flow(OLD, PROVEN), this),
-            Outcome::FlowNew,
-            changed(flow([NOW, STALE], PROVEN), this),
-        ),
-        tcp(
-            "TCP, the answers",
-            changed(flow(PROVEN, PROVEN), other),
-            Outcome::FlowChanged,
-            changed(flow([NOW, FRESH], PROVEN), other),
-        ),
+        one("not long ago", datagram(), of_udp(now), Outcome::FlowChanged),
+        one("long ago", datagram(), of_udp(changed(flow(OLD, PROVEN), this)), Outcome::FlowNew),
+        one("TCP, the answers", segment(), of_tcp(answers), Outcome::FlowChanged),
     ]);
 }
 
@@ -129,16 +87,10 @@ fn a_connection_that_begins_or_ends_is_removed() {
 
 #[test]
 fn a_flow_belongs_to_the_port_that_it_was_proven_at() {
-    let mut rows: Vec<_> = elsewhere()
-        .into_iter()
-        .map(|(description, known)| {
-            row(description, datagram(), of_udp(known), Outcome::FlowNew, of_udp(entered()))
-        })
-        .collect();
-    let nowhere = moved(flow(UNKNOWN, [FRESH, NEVER]), |port| *port = Default::default());
-    let here = flow([NOW, NEVER], [FRESH, NEVER]);
-    rows.push(row("no port yet", datagram(), of_udp(nowhere), Outcome::FlowNew, of_udp(here)));
-    check_all(rows);
+    let rows = elsewhere().map(|(description, known)| {
+        row(description, datagram(), of_udp(known), Outcome::FlowNew, of_udp(known)).noted()
+    });
+    check_all(rows.into());
 }
 
 #[test]
@@ -149,7 +101,7 @@ fn a_packet_without_a_flow_is_passed_on() {
 }
 
 #[test]
-fn a_packet_to_no_peer_is_passed_on() {
+fn a_packet_to_no_peer_is_passed_on_and_may_be_to_a_service() {
     let table = [
         ("a pod of this node", [10, 1, 90, 9], Outcome::NoLease),
         ("a pod that is not leased", [10, 1, 99, 9], Outcome::Unleased),
@@ -159,9 +111,20 @@ fn a_packet_to_no_peer_is_passed_on() {
     ];
     let rows = table.map(|(description, address, outcome): (_, [u8; 4], _)| {
         let packet = ipv4(POD, address.into(), IpNumber::UDP, udp(40000, 53, b"x"));
-        row(description, sent(&packet), none(), outcome, none())
+        row(description, sent(&packet), none(), outcome, none()).noted()
     });
     check_all(rows.into());
+}
+
+#[test]
+fn a_packet_to_no_peer_is_counted_as_such_whatever_its_flow_lacks() {
+    let to = |protocol, payload| sent(&ipv4(POD, [203, 0, 113, 1].into(), protocol, payload));
+    let one = |description, packet| row(description, packet, none(), Outcome::NoLease, none());
+    let syn = tcp(40000, 53, |tcp| (tcp.syn, tcp.ack) = (true, false), b"");
+    check_all(vec![
+        one("the begin of a connection", to(IpNumber::TCP, syn)),
+        one("a ping", to(IpNumber::ICMP, vec![8, 0, 0, 0, 0, 1, 0, 1])),
+    ]);
 }
 
 #[test]
@@ -183,7 +146,7 @@ fn a_packet_that_needs_an_answer_from_the_stack_goes_there() {
         same("TTL 2", PodSide::Egress.udp(b"x").ttl(2), Outcome::Encapsulated),
         same("TTL 1", PodSide::Egress.udp(b"x").ttl(1), Outcome::TtlExpired),
         same("TTL 0", PodSide::Egress.udp(b"x").ttl(0), Outcome::TtlExpired),
-        row("TTL 1, a new flow", last_hop, none(), Outcome::FlowNew, of_udp(entered())),
+        row("TTL 1, a new flow", last_hop, none(), Outcome::FlowNew, none()).noted(),
         same("the longest that fits", PodSide::Egress.udp(&vec![1; longest]), Outcome::Encapsulated),
         same("one byte too long", PodSide::Egress.udp(&vec![1; longest + 1]), Outcome::TooBig),
         aggregate(segment + 1, Outcome::TooBig),

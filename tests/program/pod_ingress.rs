@@ -1,14 +1,14 @@
 //! Egress of a pod's bridge port: packets to the pod. All go on; those that passed the stack unchanged prove their flow.
 
 use etherparse::EtherType;
-use flannel_common::flow::{Flow, Port};
+use flannel_common::address::V4;
+use flannel_common::flow::Flow;
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::Programs;
 use super::flow::sample::{GATEWAY_MAC, POD_MAC, PodSide, controls, elsewhere, no_flows};
 use super::flow::{
-    FRESH, LOST, NEVER, NOW, PROVEN, Row, STALE, UNKNOWN, changed, check, check_off, flow, moved, none,
-    of_tcp, of_udp, row, sampled,
+    Flows, LOST, NOW, OLD, PROVEN, Row, UNKNOWN, changed, check, check_off, flow, none, of_tcp, of_udp, row,
 };
 use crate::packets::{Ipv4, frame};
 
@@ -28,77 +28,84 @@ fn check_all(table: Vec<Row>) {
 
 #[test]
 fn a_packet_that_entered_just_before_proves_its_flow() {
-    let nowhere = |flow| moved(flow, |port| *port = Port::default());
-    let proof = |description, before, after: Flow| {
-        row(description, datagram(), of_udp(before), Outcome::FlowProven, of_udp(after))
-    };
-    let entered = flow(UNKNOWN, [FRESH, NEVER]);
+    let proof =
+        |description, before, after| row(description, datagram(), before, Outcome::FlowProven, of_udp(after));
+    let (new, known) = (flow(UNKNOWN, NOW), flow(PROVEN, NOW));
     let segment = received(&PodSide::Ingress.tcp(|_| {}, b"payload"));
     check_all(vec![
-        proof("the first one", nowhere(entered), flow(UNKNOWN, [FRESH, NOW])),
-        proof("at a port that is known", entered, flow(UNKNOWN, [FRESH, NOW])),
-        proof("once more", flow(PROVEN, PROVEN), flow(PROVEN, [FRESH, NOW])),
-        proof("after a long time", flow(PROVEN, [FRESH, STALE]), flow(PROVEN, [FRESH, NOW])),
-        row("TCP", segment, of_tcp(entered), Outcome::FlowProven, of_tcp(flow(UNKNOWN, [FRESH, NOW]))),
+        proof("the first one", none(), new),
+        proof("after answers", of_udp(flow(PROVEN, UNKNOWN)), known),
+        proof("once more", of_udp(flow(PROVEN, PROVEN)), known),
+        proof("after a long time", of_udp(flow(PROVEN, OLD)), known),
+        row("TCP", segment, none(), Outcome::FlowProven, of_tcp(new)),
     ]);
 }
 
 #[test]
 fn any_other_packet_proves_nothing() {
-    let same = |description, flow| row(description, datagram(), of_udp(flow), Outcome::NoFlow, of_udp(flow));
+    let same =
+        |description, flows: Flows| row(description, datagram(), flows.clone(), Outcome::NoFlow, flows);
+    let proven = || of_udp(flow(PROVEN, PROVEN));
     check_all(vec![
-        row("an unknown flow", datagram(), none(), Outcome::NoFlow, none()),
-        same("no packet has entered in this direction", flow(PROVEN, UNKNOWN)),
-        same("the last one entered too long ago", flow(PROVEN, [LOST, FRESH])),
+        same("it was not noted", none()).not_noted(),
+        same("it was not noted, of a proven flow", proven()).not_noted(),
+        same("it entered too long ago", none()).entered(|record| record.at = LOST),
+        same("it comes from a pod of this node", none()).entered(|record| record.from_pod = 1),
+        same("a record that two packets have written", none()).torn(|record| record.key.remote[3] ^= 1),
+        same("the record of another packet", none()).torn(|record| record.token ^= 2),
+        same("the record of a packet with this token", proven()).torn(|record| record.fingerprint ^= 1),
     ]);
 }
 
 #[test]
 fn a_packet_that_the_stack_changed_or_made_ends_the_proof() {
-    let left = |times, is_changed| changed(flow(PROVEN, times), [false, is_changed]);
-    let one = |description, before, outcome, after| {
+    const ANOTHER: u32 = 0x1234;
+    let left = |age, is_changed| changed(flow(PROVEN, age), [false, is_changed]);
+    let one = |description, before: Flow<V4>, outcome, after: Flow<V4>| {
         row(description, datagram(), of_udp(before), outcome, of_udp(after))
     };
-    let ended = |description, before| one(description, before, Outcome::NoFlow, left([FRESH, NOW], true));
+    let ended = |description, before| one(description, before, Outcome::NoFlow, left(NOW, true));
     let same = |description, flow| one(description, flow, Outcome::NoFlow, flow);
-    let another = 0x1234;
+    let (proven, new) = (flow(PROVEN, PROVEN), of_udp(changed(flow(UNKNOWN, NOW), [false, true])));
     check_all(vec![
-        ended("another packet entered", flow(PROVEN, PROVEN)).token(another),
-        ended("and the flow was not proven yet", flow(PROVEN, [FRESH, NEVER])).token(another),
-        ended("a proxy made it", flow(PROVEN, PROVEN)).token(0),
-        same("made here, and none has entered", flow(PROVEN, UNKNOWN)).token(0),
-        same("it entered without a fingerprint", flow(PROVEN, PROVEN)).token(1),
-        row(
-            "a segment of an aggregate that entered",
-            datagram(),
-            of_udp(flow(PROVEN, PROVEN)),
-            Outcome::NoFlow,
-            of_udp(flow(PROVEN, PROVEN)),
-        )
-        .token(0x8000 | another),
-        one("it is not the sample", sampled(flow(PROVEN, PROVEN), 1), Outcome::NoFlow, flow(PROVEN, PROVEN)),
-        same("another was changed not long ago", left([FRESH, FRESH], true)),
-        one(
-            "others were changed, long ago",
-            left([FRESH, STALE], true),
-            Outcome::FlowProven,
-            left([FRESH, NOW], false),
-        ),
+        ended("another packet entered", proven).token(ANOTHER),
+        ended("and the flow was not proven yet", flow(PROVEN, UNKNOWN)).token(ANOTHER),
+        row("and the flow was not known yet", datagram(), none(), Outcome::NoFlow, new).token(ANOTHER),
+        same("another packet entered, too long ago", proven)
+            .token(ANOTHER)
+            .entered(|record| record.at = LOST),
+        same("another packet entered, from a pod", proven)
+            .token(ANOTHER)
+            .entered(|record| record.from_pod = 1),
+        same("another packet entered, and then a third one", proven)
+            .token(ANOTHER)
+            .torn(|record| record.token ^= 2),
+        same("another packet entered, which was not noted", proven).token(ANOTHER).not_noted(),
+        ended("a proxy made it", proven).token(0).not_noted(),
+        ended("a proxy made it, and none was proven", flow(PROVEN, UNKNOWN)).token(0).not_noted(),
+        row("a proxy made it, of an unknown flow", datagram(), none(), Outcome::NoFlow, none())
+            .token(0)
+            .not_noted(),
+        same("it entered without a digest", proven).token(1).not_noted(),
+        same("a segment of an aggregate that entered", proven).token(0x8000 | ANOTHER),
+        same("another was changed not long ago", left(PROVEN, true)),
+        one("others were changed, long ago", left(OLD, true), Outcome::FlowProven, left(NOW, false)),
     ]);
 }
 
 #[test]
-fn a_packet_that_begins_or_ends_a_connection_proves_nothing() {
+fn a_connection_that_begins_or_ends_is_removed() {
     let known = || of_tcp(flow(PROVEN, PROVEN));
     let rows = controls(PodSide::Ingress)
-        .map(|(description, packet)| row(description, received(&packet), known(), Outcome::NoFlow, known()));
+        .map(|(description, packet)| row(description, received(&packet), known(), Outcome::NoFlow, none()));
     check_all(rows.into());
 }
 
 #[test]
-fn a_flow_that_is_seen_at_another_port_is_removed() {
+fn a_flow_that_is_seen_at_another_port_is_another_one() {
+    let here = || of_udp(flow(UNKNOWN, NOW));
     let rows = elsewhere()
-        .map(|(description, known)| row(description, datagram(), of_udp(known), Outcome::NoFlow, none()));
+        .map(|(description, known)| row(description, datagram(), of_udp(known), Outcome::FlowProven, here()));
     check_all(rows.into());
 }
 

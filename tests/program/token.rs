@@ -1,5 +1,5 @@
-//! Test runs of packets that carry a token. BPF_PROG_TEST_RUN cannot set `tc_index`, so that a small program sets it and goes
-//! on with the program under test.
+//! Test runs of packets that carry a token. BPF_PROG_TEST_RUN cannot set `tc_index` or the hash of the flow, so that a small
+//! program sets both and goes on with the program under test.
 
 use std::ffi::c_long;
 use std::io::{Error, Result};
@@ -16,6 +16,9 @@ const PROG_ARRAY: u32 = 3;
 const SCHED_CLS: u32 = 3;
 /// Offset of `tc_index` in `struct __sk_buff`.
 const TC_INDEX: u64 = 44;
+
+/// The hash of the flow that a packet with a token has.
+pub(super) const FLOW_HASH: u32 = 0x00c0_ffee;
 
 /// The program, and the map that leads to the program under test.
 pub(super) struct Carrier {
@@ -37,6 +40,11 @@ impl Carrier {
         let words = [next.as_raw_fd() as u64, (&raw const key) as u64, (&raw const value) as u64, 0];
         call(MAP_UPDATE_ELEM, &words)?;
         let instructions = [
+            // r6 = ctx; r2 = hash; bpf_set_hash(ctx, r2); r1 = r6
+            0xbf | 6 << 8 | 1 << 12,
+            0xb7 | 2 << 8 | u64::from(FLOW_HASH) << 32,
+            0x85 | 48 << 32,
+            0xbf | 1 << 8 | 6 << 12,
             // r2 = token; ctx->tc_index = r2
             0xb7 | 2 << 8 | u64::from(token.0) << 32,
             0x63 | 1 << 8 | 2 << 12 | TC_INDEX << 16,

@@ -6,9 +6,7 @@ use etherparse::{EtherType, IpNumber};
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::flow::sample::{GATEWAY_MAC, POD_MAC, PodSide, controls, hop};
-use super::flow::{
-    FRESH, Flows, NEVER, OLD, POD_MTU, PROVEN, Row, UNKNOWN, check, flow, moved, none, of_tcp, of_udp, row,
-};
+use super::flow::{Flows, OLD, POD_MTU, PROVEN, Row, UNKNOWN, check, flow, moved, none, of_tcp, of_udp, row};
 use super::{
     OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Programs, Untouched, VNI, all_untouched, carried, untouched,
 };
@@ -210,7 +208,6 @@ fn a_proven_flow_goes_to_its_pod() {
     };
     let table = vec![
         from_peer("an unknown flow", &datagram, none(), Outcome::Decapsulated),
-        udp("an earlier packet is still in the stack", UNKNOWN, [FRESH, NEVER], Outcome::Decapsulated),
         udp("only the other direction is proven", PROVEN, UNKNOWN, Outcome::Decapsulated),
         udp("proven too long ago", PROVEN, OLD, Outcome::Decapsulated),
         udp("proven", UNKNOWN, PROVEN, Outcome::Delivered),

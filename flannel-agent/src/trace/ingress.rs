@@ -103,11 +103,7 @@ impl Journey {
 
     /// Returns the interface of the flow's pod. A program delivers only flows that the flow table has.
     fn port_of_flow(&self) -> Result<u32> {
-        let flow = self
-            .programs
-            .as_ref()
-            .and_then(DryRun::flow)
-            .context("a program delivered a flow that is not in the flow table")?;
-        Ok(flow.port.ifindex)
+        let port = self.programs.as_ref().and_then(DryRun::port);
+        port.context("a program delivered a flow that is not in the flow table")
     }
 }

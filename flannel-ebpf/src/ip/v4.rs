@@ -23,6 +23,7 @@ impl Ip for Ipv4Hdr {
     const ETHER_TYPE: u16 = EtherType::Ipv4 as u16;
     const ICMP: u8 = IpProto::Icmp as u8;
     const WRAPPED_BY_DEVICE: bool = false;
+    const HAS_CHECKSUM: bool = true;
 
     #[inline(always)]
     fn is_of_version(&self) -> bool {
@@ -94,6 +95,11 @@ impl Ip for Ipv4Hdr {
     }
 
     #[inline(always)]
+    fn with_changed_addresses(&self, change: u32) -> Self {
+        Self { check: checksum::changed(u16::from_ne_bytes(self.check), change).to_ne_bytes(), ..*self }
+    }
+
+    #[inline(always)]
     fn with_ecn(&self, code_point: u8) -> Self {
         ecn::with_code_point(*self, code_point)
     }
@@ -151,6 +157,19 @@ mod tests {
             let ip = ip((id % 254) as u8 + 2, id);
             let routed = ip.hop().unwrap();
             assert_eq!((checksum::of(routed.bytes()), routed.ttl), (0, ip.ttl - 1), "identification {id}");
+        }
+    }
+
+    #[test]
+    fn the_checksum_stays_right_with_other_addresses() {
+        for id in 0..=u16::MAX {
+            let [a, b] = id.to_be_bytes();
+            let (from, source, destination) = (ip(64, id), [10, a, 255, b], [b, 0, 255, a]);
+            let change = checksum::change_of(&from.src_addr, &source)
+                + checksum::change_of(&from.dst_addr, &destination);
+            let ip = from.with_changed_addresses(change);
+            let moved = Ipv4Hdr { src_addr: source, dst_addr: destination, ..ip };
+            assert_eq!(checksum::of(moved.bytes()), 0, "identification {id}");
         }
     }
 

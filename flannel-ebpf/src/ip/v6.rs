@@ -26,6 +26,7 @@ impl Ip for Ipv6Hdr {
     const ETHER_TYPE: u16 = EtherType::Ipv6 as u16;
     const ICMP: u8 = IpProto::Ipv6Icmp as u8;
     const WRAPPED_BY_DEVICE: bool = true;
+    const HAS_CHECKSUM: bool = false;
 
     #[inline(always)]
     fn is_of_version(&self) -> bool {
@@ -93,6 +94,11 @@ impl Ip for Ipv6Hdr {
     fn after_hops(&self, hops: u8) -> [u8; 12] {
         let Self { vcf: [a, b, c, d], payload_len: [e, f], next_hdr, hop_limit, .. } = *self;
         [a, b, c, d, e, f, next_hdr, hop_limit.wrapping_sub(hops), 0, 0, 0, 0]
+    }
+
+    #[inline(always)]
+    fn with_changed_addresses(&self, _: u32) -> Self {
+        *self
     }
 
     #[inline(always)]

@@ -1,6 +1,10 @@
 //! Access to one entry of `FLOWS` or `FLOWS6`.
 
-use flannel_common::flow::{Direction, Flow, Passage, Port};
+use core::ptr::NonNull;
+
+use flannel_common::address::Address;
+use flannel_common::checksum;
+use flannel_common::flow::{Direction, Flow, FlowKey, Names, Passage, Port};
 
 use super::shared::{load, store};
 
@@ -8,28 +12,27 @@ use super::shared::{load, store};
 ///
 /// Each field is loaded and stored by itself. The last writer wins; what gets lost is one proof.
 #[derive(Clone, Copy)]
-pub struct FlowRef(*mut Flow);
+pub struct FlowRef<A: Address>(NonNull<Flow<A>>);
 
-impl FlowRef {
+impl<A: Address> FlowRef<A> {
     /// # Safety
     /// `entry` is the value of an entry that the running program has looked up. (Its memory stays an entry's for as long
     /// as the program runs. If the map is full, the kernel may give it to another flow meanwhile.)
     #[inline(always)]
-    pub(super) const unsafe fn new(entry: *mut Flow) -> Self {
-        Self(entry)
+    pub(super) const unsafe fn new(entry: *mut Flow<A>) -> Self {
+        // SAFETY: a value has an address.
+        Self(unsafe { NonNull::new_unchecked(entry) })
     }
 
-    /// Copies what a proof consists of. The rest is as if no packet had ever entered.
+    /// Copies what is known of one direction.
     #[inline(always)]
     #[must_use]
-    pub fn proof(self, direction: Direction) -> Passage {
-        let passage = self.passage(direction);
+    pub fn passage(self, direction: Direction) -> Passage {
+        let passage = self.passage_ptr(direction);
         // SAFETY: within the entry, and aligned as the type is.
         unsafe {
             Passage {
-                entered: 0,
                 left: load::<u64, _>(&raw const (*passage).left),
-                sample: 0,
                 mark: load::<u32, _>(&raw const (*passage).mark),
                 changed: load::<u32, _>(&raw const (*passage).changed),
             }
@@ -41,43 +44,86 @@ impl FlowRef {
     #[must_use]
     pub fn port(self) -> Port {
         // SAFETY: within the entry, aligned (asserted below), bytes and a number without padding.
-        unsafe { load::<u64, _>(&raw const (*self.0).port) }
+        unsafe { load::<u64, _>(&raw const (*self.0.as_ptr()).port) }
     }
 
     /// Stores where the pod is.
     #[inline(always)]
     pub fn set_port(self, port: Port) {
         // SAFETY: as in `port`.
-        unsafe { store::<u64, _>(&raw mut (*self.0).port, port) }
+        unsafe { store::<u64, _>(&raw mut (*self.0.as_ptr()).port, port) }
+    }
+
+    /// Copies whose name the entry's key is.
+    #[inline(always)]
+    #[must_use]
+    pub fn names(self) -> Names {
+        // SAFETY: within the entry, and aligned as the type is.
+        unsafe { load::<u32, _>(&raw const (*self.0.as_ptr()).names) }
+    }
+
+    /// Copies the flow's other name.
+    #[inline(always)]
+    #[must_use]
+    pub fn other(self) -> FlowKey<A> {
+        // SAFETY: within the entry, aligned (asserted below), bytes without padding.
+        unsafe { load::<u64, _>(&raw const (*self.0.as_ptr()).other) }
+    }
+
+    /// Stores whose name the entry's key is, and the other name.
+    #[inline(always)]
+    pub fn set_names(self, key: &FlowKey<A>, names: Names, other: &FlowKey<A>) {
+        let change = |before: A, after: A| checksum::change_of(before.as_ref(), after.as_ref());
+        let addresses = change(key.pod, other.pod) + change(key.remote, other.remote);
+        let ports = checksum::change_of(&key.pod_port, &other.pod_port)
+            + checksum::change_of(&key.remote_port, &other.remote_port);
+        // SAFETY: within the entry, aligned (asserted below) or as the type is, bytes and numbers without padding.
+        unsafe {
+            store::<u64, _>(&raw mut (*self.0.as_ptr()).other, *other);
+            store::<u32, _>(&raw mut (*self.0.as_ptr()).addresses, addresses);
+            store::<u32, _>(&raw mut (*self.0.as_ptr()).ports, ports);
+            store::<u32, _>(&raw mut (*self.0.as_ptr()).names, names);
+        }
+    }
+
+    /// Returns a pointer to the flow's other name, for helpers that copy from it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn other_ptr(self) -> *const FlowKey<A> {
+        // SAFETY: within the entry.
+        unsafe { &raw const (*self.0.as_ptr()).other }
+    }
+
+    /// Copies [`Flow::addresses`] and [`Flow::ports`].
+    #[inline(always)]
+    #[must_use]
+    pub fn changes(self) -> (u32, u32) {
+        // SAFETY: within the entry, and aligned as the type is.
+        unsafe {
+            let (addresses, ports) =
+                (&raw const (*self.0.as_ptr()).addresses, &raw const (*self.0.as_ptr()).ports);
+            (load::<u32, _>(addresses), load::<u32, _>(ports))
+        }
     }
 
     /// Changes what is known of one direction. Only fields that differ afterwards are stored.
     #[inline(always)]
     pub fn update<R>(self, direction: Direction, change: impl FnOnce(&mut Passage) -> R) -> R {
-        let passage = self.passage(direction);
-        let before = load_passage(passage);
+        let passage = self.passage_ptr(direction);
+        let before = self.passage(direction);
         let mut after = before;
         let result = change(&mut after);
         // SAFETY: within the entry, and aligned as the type is.
         unsafe {
-            // A proof is revoked before its mark changes, and stored after its mark. `changed` comes before `left`: it makes
-            // a proof of the time, or takes the proof away.
-            if after.left < before.left {
-                store::<u64, _>(&raw mut (*passage).left, after.left);
+            // The mark is stored before the proof of it. `changed` comes before `left`: it makes a proof of the time, or takes
+            // the proof away.
+            if after.mark != before.mark {
+                store::<u32, _>(&raw mut (*passage).mark, after.mark);
             }
             if after.changed != before.changed {
                 store::<u32, _>(&raw mut (*passage).changed, after.changed);
             }
-            if after.mark != before.mark {
-                store::<u32, _>(&raw mut (*passage).mark, after.mark);
-            }
-            if after.entered != before.entered {
-                store::<u64, _>(&raw mut (*passage).entered, after.entered);
-            }
-            if after.sample != before.sample {
-                store::<u64, _>(&raw mut (*passage).sample, after.sample);
-            }
-            if after.left > before.left {
+            if after.left != before.left {
                 store::<u64, _>(&raw mut (*passage).left, after.left);
             }
         }
@@ -85,32 +131,19 @@ impl FlowRef {
     }
 
     #[inline(always)]
-    const fn passage(self, direction: Direction) -> *mut Passage {
+    const fn passage_ptr(self, direction: Direction) -> *mut Passage {
         // SAFETY: within the entry.
         unsafe {
             match direction {
-                Direction::Egress => &raw mut (*self.0).egress,
-                Direction::Ingress => &raw mut (*self.0).ingress,
+                Direction::Egress => &raw mut (*self.0.as_ptr()).egress,
+                Direction::Ingress => &raw mut (*self.0.as_ptr()).ingress,
             }
         }
     }
 }
 
-const _: () = assert!(core::mem::offset_of!(Flow, port).is_multiple_of(align_of::<u64>()));
-
-#[inline(always)]
-fn load_passage(from: *const Passage) -> Passage {
-    // SAFETY: `from` points into an entry, and fields are aligned as the type is.
-    unsafe {
-        Passage {
-            entered: load::<u64, _>(&raw const (*from).entered),
-            left: load::<u64, _>(&raw const (*from).left),
-            sample: load::<u64, _>(&raw const (*from).sample),
-            mark: load::<u32, _>(&raw const (*from).mark),
-            changed: load::<u32, _>(&raw const (*from).changed),
-        }
-    }
-}
+const _: () = assert!(core::mem::offset_of!(Flow<[u8; 4]>, port).is_multiple_of(align_of::<u64>()));
+const _: () = assert!(core::mem::offset_of!(Flow<[u8; 16]>, other).is_multiple_of(align_of::<u64>()));
 
 #[cfg(test)]
 mod tests {
@@ -124,21 +157,32 @@ mod tests {
         // SAFETY: valid, and accessed by `entry` only until it is read below.
         let entry = unsafe { FlowRef::new(&raw mut flow) };
         entry.set_port(PORT);
-        let expected = |entered, left, mark| Passage { entered, left, sample: left, mark, changed: mark & 1 };
+        let other = FlowKey { pod: [10, 1, 2, 3], remote_port: [1, 2], ..FlowKey::default() };
+        entry.set_names(&FlowKey::default(), Names::POD, &other);
+        let expected = |left, mark| Passage { left, mark, changed: mark & 1 };
         for (direction, mark) in [(Direction::Egress, 1), (Direction::Ingress, 2)] {
             let known = entry.update(direction, |passage| {
-                *passage = expected(10 * u64::from(mark), 100, mark);
+                *passage = expected(100, mark);
                 passage.is_known()
             });
             assert_eq!(known, mark == 2);
         }
-        entry.update(Direction::Egress, |passage| *passage = expected(5, 50, 4));
-        let proof = |left, mark| Passage { entered: 0, sample: 0, ..expected(0, left, mark) };
+        entry.update(Direction::Egress, |passage| *passage = expected(50, 4));
+        let passages = [expected(50, 4), expected(100, 2)];
         assert_eq!(
-            [Direction::Egress, Direction::Ingress].map(|direction| entry.proof(direction)),
-            [proof(50, 4), proof(100, 2)]
+            [Direction::Egress, Direction::Ingress].map(|direction| entry.passage(direction)),
+            passages
         );
-        assert_eq!(entry.port(), PORT);
-        assert_eq!(flow, Flow { egress: expected(5, 50, 4), ingress: expected(20, 100, 2), port: PORT });
+        assert_eq!((entry.port(), entry.names(), entry.other()), (PORT, Names::POD, other));
+        let [egress, ingress] = passages;
+        let (addresses, ports) = entry.changes();
+        let expected =
+            Flow { egress, ingress, port: PORT, other, names: Names::POD, addresses, ports, reserved: 0 };
+        assert_eq!(flow, expected);
+        assert_eq!(
+            checksum::changed(checksum::of(&[0; 4]), addresses + ports).to_ne_bytes(),
+            checksum::of(&[10, 1, 2, 3, 1, 2]).to_be_bytes(),
+            "the sum over the other name"
+        );
     }
 }

@@ -6,10 +6,12 @@ use flannel_common::lease::DIRECT;
 use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 
+use crate::maps::{self, IpFamily};
 use crate::packet::Packet;
-use crate::stage::flow::{self, FromPod};
+use crate::stage::flow::{self, FromPod, Shortcut};
 use crate::stage::outgoing::Outgoing;
 use crate::stage::parse::{self, Inner, with_inner};
+use crate::stage::translate::Front;
 use crate::stage::transmit::Transmit;
 use crate::stage::{report, route};
 use crate::verdict::Carried;
@@ -27,20 +29,24 @@ fn send<H: Transmit>(
     inner: &Inner<'_, H>,
     node: &NodeConfig,
 ) -> Result<Carried, Outcome> {
-    let lease = report::peer_of(inner, node)?;
-    if parse::mark(packet, node) != 0 {
-        // Another program marks packets before this one, by rules of its own: one proves nothing for the next.
-        return Err(Outcome::NotCacheable);
-    }
-    let flow = FromPod::read(packet, inner, 0)?;
     let here =
         Port { ifindex: packet.ifindex(), pod_mac: inner.frame.src_addr, gateway_mac: inner.frame.dst_addr };
-    let known = flow.shortcut(Some(&here)).inspect_err(|_| flow.note_entry(packet, inner, Some(&here)))?;
+    let known = match known(packet, inner, node, &here) {
+        Ok(known) => known,
+        // The destination says more of a flow that is not known. It may be a service's.
+        Err(reason @ (Outcome::FlowStale | Outcome::FlowChanged)) => return Err(reason),
+        Err(reason) => return report::peer_of(inner, node).and(Err(reason)),
+    };
+    let destination = known.translation.map_or(inner.ip.destination(), |flow| flow.other().remote);
     // The entry may still have a mark from an agent with group policy.
     let mark = if node.group_policy != 0 { known.mark } else { 0 };
-    let outgoing = Outgoing { packet, inner, node, lease, mark };
     // If it is too big, say, the stack gets it after all.
-    let sent = skip_stack(&outgoing).inspect_err(|_| packet.set_token(Token::UNKNOWN))?;
+    let sent = maps::peer::<H>(node, destination)
+        .and_then(|lease| {
+            let outgoing = Outgoing { packet, inner, node, lease, mark };
+            skip_stack(&outgoing, &known)
+        })
+        .inspect_err(|_| packet.set_token(Token::UNKNOWN))?;
     if node.group_policy != 0 {
         // As the stack would send it: routes and queues of the underlay may depend on the mark, and the vxlan device reads
         // the group from it.
@@ -49,13 +55,33 @@ fn send<H: Transmit>(
     Ok(sent)
 }
 
+/// Returns how the packet may skip the host stack. If it may not, its entry is noted.
 #[inline(always)]
-fn skip_stack<H: Transmit>(outgoing: &Outgoing<'_, H>) -> Result<Carried, Outcome> {
+fn known<H: IpFamily>(
+    packet: &Packet<'_>,
+    inner: &Inner<'_, H>,
+    node: &NodeConfig,
+    here: &Port,
+) -> Result<Shortcut<H::Address>, Outcome> {
+    if parse::mark(packet, node) != 0 {
+        // Another program marks packets before this one, by rules of its own: one proves nothing for the next.
+        return Err(Outcome::NotCacheable);
+    }
+    let flow = FromPod::read(packet, inner, 0)?;
+    flow.shortcut(Some(here)).inspect_err(|_| flow.note_entry(packet, inner, Some(here)))
+}
+
+#[inline(always)]
+fn skip_stack<H: Transmit>(
+    outgoing: &Outgoing<'_, H>,
+    known: &Shortcut<H::Address>,
+) -> Result<Carried, Outcome> {
     let Outgoing { inner, node, lease, .. } = outgoing;
     let routed = route::hop(inner, H::overlay_end(node).vtep_mac, lease.vtep_mac)?;
+    let front = Front::new(routed, known.translation);
     if lease.flags & DIRECT != 0 {
-        outgoing.transmit_on_link(routed)
+        outgoing.transmit_on_link(&front)
     } else {
-        H::transmit(outgoing, Some(routed))
+        H::transmit(outgoing, Some(&front))
     }
 }

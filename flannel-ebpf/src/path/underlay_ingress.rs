@@ -1,6 +1,7 @@
 //! Ingress of the uplink: unwraps packets of peers, drops forged ones, and passes all others. With DirectRouting, packets
 //! without a tunnel from peers on the link may skip the host stack as well.
 
+use flannel_common::flow::Direction;
 use flannel_common::lease::{DIRECT, OWN};
 use flannel_common::node::{FLOOR_UNWRAPS, NodeConfig};
 use flannel_common::outcome::{Outcome, Verdict};
@@ -123,9 +124,10 @@ fn receive_tunnelled<H: IpFamily>(
     let mark = group::mark(fields.group).unwrap_or_else(|| parse::mark(packet, node));
     if node.flow_cache != 0
         && let Ok(flow) = ToPod::read(packet, &inner, mark)
-        && let Ok((routed, port)) = deliver::shortcut(packet, &inner, &flow)
+        && let Ok((front, port)) = deliver::shortcut(packet, &inner, &flow)
     {
-        unwrap(packet, outer, &inner, routed.with_ecn(code_point))?;
+        unwrap(packet, outer, &inner, front.headers.with_ecn(code_point))?;
+        front.complete(packet, 0, Direction::Ingress)?;
         return Ok(deliver::to_pod(port));
     }
     // `overlay_ingress` sees the packet next, and counts why it takes no shortcut.

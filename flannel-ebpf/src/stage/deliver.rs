@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use flannel_common::address::Address;
-use flannel_common::flow::Port;
+use flannel_common::flow::{Direction, Port};
 use flannel_common::node::{NodeConfig, OverlayEnd};
 use flannel_common::outcome::Outcome;
 
@@ -13,7 +13,8 @@ use crate::packet::Packet;
 use crate::stage::fit;
 use crate::stage::flow::ToPod;
 use crate::stage::parse::{self, Inner};
-use crate::stage::route::{self, Routed};
+use crate::stage::route;
+use crate::stage::translate::Front;
 use crate::verdict::Carried;
 
 /// Sends a wrapped packet out of the uplink. The kernel looks up route and neighbour of the outer destination and writes
@@ -70,12 +71,14 @@ pub fn shortcut<F: IpFamily>(
     packet: &Packet<'_>,
     inner: &Inner<'_, F>,
     flow: &ToPod<F>,
-) -> Result<(Routed<F>, Port), Outcome> {
-    let port = flow.shortcut(None)?.port;
+) -> Result<(Front<F>, Port), Outcome> {
+    let shortcut = flow.shortcut(None)?;
+    let port = shortcut.port;
     // A packet to a port that is gone would be lost. Its flows are still known if no agent is running.
     let mtu = packet.mtu_of(port.ifindex).ok_or(Outcome::FlowNew)?;
     fit::mtu(packet, inner, mtu)?;
-    Ok((route::hop(inner, port.gateway_mac, port.pod_mac)?, port))
+    let routed = route::hop(inner, port.gateway_mac, port.pod_mac)?;
+    Ok((Front::new(routed, shortcut.translation), port))
 }
 
 /// Sends a frame without outer headers, from another node, to its pod if its flow is proven.
@@ -89,11 +92,12 @@ pub fn past_stack<F: IpFamily>(
     node: &NodeConfig,
 ) -> Result<Carried, Outcome> {
     let flow = ToPod::read(packet, inner, parse::mark(packet, node))?;
-    let (routed, port) =
+    let (front, port) =
         shortcut(packet, inner, &flow).inspect_err(|_| flow.note_entry(packet, inner, None))?;
-    let change = inner.ip.checksum_change(&routed.ip);
-    packet.write(0, &routed)?;
+    let change = inner.ip.checksum_change(&front.headers.ip);
+    packet.write(0, &front.headers)?;
     packet.update_checksum(change);
+    front.complete(packet, 0, Direction::Ingress)?;
     if node.group_policy != 0 {
         // The vxlan device has set it. Through the stack, the packet would lose it at the veth.
         packet.set_mark(0);

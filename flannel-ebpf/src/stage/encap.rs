@@ -4,13 +4,13 @@ use aya_ebpf::bindings::{
     BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
     BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
 };
-use aya_ebpf::helpers::generated::{bpf_get_hash_recalc, bpf_get_prandom_u32};
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 use network_types::ip::Ipv4Hdr;
 
 use crate::outer::{self, EncapParams};
-use crate::packet::{Header, Packet, PacketAccess as _};
+use crate::packet::{Header, PacketAccess as _};
 use crate::stage::ecn;
 use crate::stage::outgoing::Outgoing;
 
@@ -31,7 +31,7 @@ pub fn push<T: Header>(outgoing: &Outgoing<'_, Ipv4Hdr>, front: T) -> Result<(),
     let headers = EncapParams {
         source: node.v4.local_ip,
         destination: lease.public_ip,
-        source_port: outer::source_port(flow_hash(packet)),
+        source_port: outer::source_port(packet.flow_hash()),
         port: node.port,
         vni: node.vni,
         mark,
@@ -43,12 +43,6 @@ pub fn push<T: Header>(outgoing: &Outgoing<'_, Ipv4Hdr>, front: T) -> Result<(),
     .headers(front, packet.frame_len() as u16);
     packet.adjust((outer::LEN + EthHdr::LEN) as i32, FLAGS)?;
     packet.write(EthHdr::LEN, &headers)
-}
-
-#[inline(always)]
-fn flow_hash(packet: &Packet<'_>) -> u32 {
-    // SAFETY: the context is valid for the whole run.
-    unsafe { bpf_get_hash_recalc(packet.ctx().skb.skb) }
 }
 
 #[inline(always)]

@@ -1,14 +1,15 @@
 //! The flow cache: decides which packets may skip the host stack, and notes what passes it.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
-use flannel_common::fingerprint::Fingerprint;
-use flannel_common::flow::{Direction, FlowKey, Passed, Port};
+use flannel_common::address::Address;
+use flannel_common::entered::{self, Entered};
+use flannel_common::flow::{Direction, FlowKey, Names, PROOF_NS, Passage, Port, TRANSLATED_NS};
 use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 
 use crate::ip::TCP;
 use crate::maps::{self, FlowRef, IpFamily};
-use crate::packet::Packet;
+use crate::packet::{Packet, PacketAccess as _};
 use crate::stage::parse::{self, Inner};
 
 /// Copies the node's configuration, for programs that do nothing without the flow cache.
@@ -33,11 +34,13 @@ fn is_dry_run() -> bool {
 }
 
 /// How a packet skips the host stack.
-pub struct Shortcut {
+pub struct Shortcut<A: Address> {
     /// Mark with which the flow's packets leave the stack, if they go to a peer.
     pub mark: u32,
     /// Where the pod is.
     pub port: Port,
+    /// The flow's entry, if the stack translates its packets.
+    pub translation: Option<FlowRef<A>>,
 }
 
 /// A packet from a pod of this node.
@@ -79,18 +82,19 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
     /// # Errors
     /// [`Outcome::TcpControl`], [`Outcome::FlowNew`], [`Outcome::FlowChanged`], [`Outcome::FlowStale`].
     #[inline(always)]
-    pub fn shortcut(&self, port: Option<&Port>) -> Result<Shortcut, Outcome> {
+    pub fn shortcut(&self, port: Option<&Port>) -> Result<Shortcut<F::Address>, Outcome> {
         if self.control {
             return Err(Outcome::TcpControl);
         }
         let flow = maps::flow::<F>(&self.key).ok_or(Outcome::FlowNew)?;
-        let (passage, known_port) = (flow.proof(Self::DIRECTION), flow.port());
+        let (passage, known_port, names) = (flow.passage(Self::DIRECTION), flow.port(), flow.names());
         if passage.is_changed(self.now) {
             return Err(Outcome::FlowChanged);
         }
-        // A connection tracker that sees only one direction of TCP takes its packets for invalid.
-        if self.key.protocol[0] == TCP {
-            let reverse = flow.proof(Self::DIRECTION.reverse());
+        // A connection tracker that sees only one direction of TCP takes its packets for invalid. Of a translated flow, both
+        // directions have to agree.
+        if self.key.protocol[0] == TCP || names != Names::BOTH {
+            let reverse = flow.passage(Self::DIRECTION.reverse());
             if reverse.is_changed(self.now) {
                 return Err(Outcome::FlowChanged);
             }
@@ -100,15 +104,24 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
         }
         // Rules may pass one group and not another. (Egress: the stack sets the group.)
         let other_group = !EGRESS && passage.mark != self.mark;
-        if !passage.is_known() || other_group || port.is_some_and(|port| known_port != *port) {
+        let other_name = !names.include(Names::of_entry(Self::DIRECTION));
+        let other_port = port.is_some_and(|port| known_port != *port);
+        if !passage.is_known() || other_group || other_name || other_port {
             return Err(Outcome::FlowNew);
         }
-        let shortcut = Shortcut { mark: passage.mark, port: known_port };
-        if passage.is_proven(self.now) { Ok(shortcut) } else { Err(Outcome::FlowStale) }
+        let (translation, lifetime) = match names {
+            Names::BOTH => (None, PROOF_NS),
+            _ if EGRESS => (Some(flow), TRANSLATED_NS),
+            _ => (Some(flow), passage.lifetime_after(&flow.passage(Direction::Egress))),
+        };
+        if !passage.is_proven(self.now, lifetime) {
+            return Err(Outcome::FlowStale);
+        }
+        Ok(Shortcut { mark: passage.mark, port: known_port, translation })
     }
 
     /// Notes that the packet enters the host stack, and gives it a token. If it begins or ends a TCP connection, the flow is
-    /// removed instead. `port`: where the pod is, if that is known here.
+    /// removed instead. `port`: where it comes from, if from a pod.
     #[inline(always)]
     pub fn note_entry(&self, packet: &Packet<'_>, inner: &Inner<'_, F>, port: Option<&Port>) {
         if self.control {
@@ -116,58 +129,98 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
             return;
         }
         // The stack routes it once.
-        let Ok(fingerprint) = self.fingerprint(packet, inner, 1) else { return };
-        packet.set_token(fingerprint.token());
-        let Some(flow) = self.entry_at(port).or_else(|| self.new_entry(port)) else { return };
-        flow.update(Self::DIRECTION, |passage| {
-            if !EGRESS {
-                passage.expect(self.mark, self.now);
-            }
-            passage.enter(fingerprint, self.now);
-        });
+        let Ok(digest) = parse::digest(packet, inner, 1) else { return };
+        let token = digest.token(packet.gso_size() != 0);
+        packet.set_token(token);
+        let entered = Entered {
+            at: self.now,
+            key: self.key,
+            port: port.copied().unwrap_or_default(),
+            mark: self.mark,
+            hash: packet.flow_hash(),
+            token: token.0 as u16,
+            from_pod: entered::from_pod(Self::DIRECTION),
+            ..Entered::default()
+        };
+        maps::note_entered::<F>(token, entered.sealed(digest));
     }
 
-    /// Notes that the packet has left the host stack. Returns whether this proves its flow.
+    /// Notes that the packet has left the host stack. Returns whether this proves its flow. `port`: where it goes, if to a pod.
     #[inline(always)]
     pub fn note_exit(&self, packet: &Packet<'_>, inner: &Inner<'_, F>, port: Option<&Port>) -> bool {
         let carried = packet.take_token();
         if self.control {
+            // The stack may have translated it, so that it entered with another name.
+            maps::remove_flow::<F>(&self.key);
             return false;
         }
-        let Some(flow) = self.entry_at(port) else { return false };
-        let Ok(fingerprint) = self.fingerprint(packet, inner, 0) else { return false };
+        if let Some(port) = port
+            && maps::flow::<F>(&self.key).is_some_and(|flow| flow.port() != *port)
+        {
+            // The pod has moved, or the bridge does not know where it is and sends copies to all ports.
+            maps::remove_flow::<F>(&self.key);
+        }
+        let Ok(digest) = parse::digest(packet, inner, 0) else { return false };
+        let own = digest.token(packet.gso_size() != 0);
         // Test runs cannot set `tc_index`. They show what becomes of a packet that the stack does not change.
-        let token = if is_dry_run() { fingerprint.token() } else { carried };
-        flow.update(Self::DIRECTION, |passage| {
-            if EGRESS {
-                passage.mark = self.mark;
+        let token = if is_dry_run() { own } else { carried };
+        let is_same = match own.compare(token) {
+            Some(is_same) => is_same,
+            // Made here, by a proxy say, if the flow has passed the stack before.
+            None if token.is_none() => return self.revoke(),
+            None => return false,
+        };
+        let Some(entered) = maps::entered::<F>(token) else { return false };
+        let is_record = entered.may_be(Self::DIRECTION, token, packet.flow_hash(), self.now);
+        if !is_record || is_same && !entered.is_of(digest) {
+            return false;
+        }
+        maps::forget_entered::<F>(token);
+        // Rules decide by the mark with which packets enter (ingress) or leave (egress).
+        let mark = if EGRESS { self.mark } else { entered.mark };
+        let port = port.unwrap_or(&entered.port);
+        self.note_passage(&entered.key, port, |passage| {
+            if is_same {
+                passage.prove(mark, self.now)
+            } else {
+                passage.revoke(self.now);
+                false
             }
-            passage.leave(fingerprint, token, self.now) == Passed::Proven
         })
     }
 
-    /// Adds the flow's entry.
+    /// Changes what is known of the flow that has entered with this name, under both of its names.
     #[inline(always)]
-    fn new_entry(&self, port: Option<&Port>) -> Option<FlowRef> {
-        let flow = maps::insert_flow::<F>(&self.key)?;
-        if let Some(port) = port {
-            flow.set_port(*port);
+    fn note_passage(
+        &self,
+        entered: &FlowKey<F::Address>,
+        port: &Port,
+        change: impl Fn(&mut Passage) -> bool,
+    ) -> bool {
+        if *entered == self.key {
+            let flow = entry::<F>(&self.key, Names::BOTH, &self.key, port);
+            return flow.is_some_and(|flow| flow.update(Self::DIRECTION, change));
         }
-        Some(flow)
+        let (before, behind) = (Names::of_entry(Self::DIRECTION), Names::of_entry(Self::DIRECTION.reverse()));
+        let behind = entry::<F>(&self.key, behind, entered, port);
+        let before = entry::<F>(entered, before, &self.key, port);
+        let (Some(before), Some(behind)) = (before, behind) else { return false };
+        behind.update(Self::DIRECTION, &change);
+        before.update(Self::DIRECTION, &change)
     }
 
-    /// Returns the packet's fingerprint after this number of routers.
-    ///
-    /// # Errors
-    /// [`Outcome::Truncated`]
+    /// Notes that the stack has made a packet of this flow.
     #[inline(always)]
-    fn fingerprint(
-        &self,
-        packet: &Packet<'_>,
-        inner: &Inner<'_, F>,
-        hops: u8,
-    ) -> Result<Fingerprint, Outcome> {
-        parse::digest(self.key.digest(), packet, inner, hops)
+    fn revoke(&self) -> bool {
+        if let Some(flow) = maps::flow::<F>(&self.key) {
+            flow.update(Self::DIRECTION, |passage| passage.revoke(self.now));
+            if flow.names() != Names::BOTH
+                && let Some(before) = maps::flow::<F>(&flow.other())
+            {
+                before.update(Self::DIRECTION, |passage| passage.revoke(self.now));
+            }
+        }
+        false
     }
 
     /// Returns whether the packet has come from its pod's port to this device without passing bridge and stack.
@@ -176,25 +229,26 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
         let ifindex = maps::flow::<F>(&self.key).map_or(0, |flow| flow.port().ifindex);
         ifindex != 0 && ifindex == packet.ingress_ifindex()
     }
+}
 
-    /// Returns the entry if its port is this one. An entry without a port gets it.
-    ///
-    /// An entry of another port is removed instead of changed: a program that reads it at the same time must not take
-    /// the old proof for one of the new port.
-    #[inline(always)]
-    fn entry_at(&self, port: Option<&Port>) -> Option<FlowRef> {
-        let flow = maps::flow::<F>(&self.key)?;
-        if let Some(port) = port {
-            let known = flow.port();
-            if known.ifindex == 0 {
-                flow.set_port(*port);
-            } else if known != *port {
-                maps::remove_flow::<F>(&self.key);
-                return None;
-            }
+/// Returns the entry of a flow under one of its names. A new one is made if there is none, or that of another flow, or that of
+/// a pod at another port: a program that reads it at the same time must not take an old proof for a new one.
+#[inline(always)]
+fn entry<F: IpFamily>(
+    name: &FlowKey<F::Address>,
+    names: Names,
+    other: &FlowKey<F::Address>,
+    port: &Port,
+) -> Option<FlowRef<F::Address>> {
+    if let Some(flow) = maps::flow::<F>(name) {
+        if flow.names() == names && flow.other() == *other && flow.port() == *port {
+            return Some(flow);
         }
-        Some(flow)
+        maps::remove_flow::<F>(name);
     }
+    let flow = maps::insert_flow::<F>(name, names, other)?;
+    flow.set_port(*port);
+    Some(flow)
 }
 
 /// Reads CLOCK_MONOTONIC in nanoseconds, as of the last tick (Linux 5.11).

@@ -1,6 +1,6 @@
 //! Reads headers: what kind of packet it is, and whether it is for this node.
 
-use flannel_common::fingerprint::{Digest, Fingerprint};
+use flannel_common::fingerprint::Digest;
 use flannel_common::node::{NodeConfig, OverlayEnd};
 use flannel_common::outcome::Outcome;
 use network_types::eth::{EthHdr, EtherType};
@@ -110,31 +110,28 @@ pub fn transport<H: Ip>(packet: &impl PacketAccess, inner: &Inner<'_, H>) -> Res
     let offset = offset + EthHdr::LEN + size_of::<H>();
     // TCP has its ports where UDP has them.
     let ports: &UdpHdr = packet.header(offset)?;
-    let control = ip.protocol() == TCP && packet.header::<u8>(offset + TCP_FLAGS)? & FIN_SYN_RST != 0;
+    // The whole header: translation writes the checksum, behind the flags.
+    let control =
+        ip.protocol() == TCP && packet.header::<[u8; TRANSPORT]>(offset)?[TCP_FLAGS] & FIN_SYN_RST != 0;
     Ok(Transport { source: ports.src, destination: ports.dst, control })
 }
 
-/// Returns the digest after what a stack may change of this packet, as it is after this number of routers: type of service
+/// Returns the digest of what a stack must not change of this packet, as it is after this number of routers: type of service
 /// or traffic class, lengths, identification, TTL; and of TCP the sequence and acknowledgement numbers, flags and window.
 ///
-/// Not the transport checksum: the kernel completes it on the way if the sender is on the same machine, as a container or
-/// virtual machine may be (`CHECKSUM_PARTIAL`).
+/// Not addresses and ports, which it may translate; and not the transport checksum: the kernel completes it on the way if the
+/// sender is on the same machine, as a container or virtual machine may be (`CHECKSUM_PARTIAL`).
 ///
 /// # Errors
 /// [`Outcome::Truncated`]
 #[inline(always)]
-pub fn digest<H: Ip>(
-    digest: Digest,
-    packet: &Packet<'_>,
-    inner: &Inner<'_, H>,
-    hops: u8,
-) -> Result<Fingerprint, Outcome> {
-    let mut digest = digest.with_bytes(&inner.ip.after_hops(hops));
-    if inner.ip.protocol() == TCP {
-        let after_ports = inner.offset + EthHdr::LEN + size_of::<H>() + 4;
-        digest = digest.with_bytes(packet.header::<[u8; 12]>(after_ports)?);
+pub fn digest<H: Ip>(packet: &Packet<'_>, inner: &Inner<'_, H>, hops: u8) -> Result<Digest, Outcome> {
+    let digest = Digest::START.with_bytes(&inner.ip.after_hops(hops));
+    if inner.ip.protocol() != TCP {
+        return Ok(digest);
     }
-    Ok(digest.finish(packet.gso_size() != 0))
+    let after_ports = inner.offset + EthHdr::LEN + size_of::<H>() + 4;
+    Ok(digest.with_bytes(packet.header::<[u8; 12]>(after_ports)?))
 }
 
 /// Family of a packet that the uplink received. Outer and inner packet are of the same family.

@@ -7,7 +7,8 @@ use flannel_common::address::V4;
 use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::outcome::Outcome;
 
-use super::{PROVEN, Row, flow, indifferent, moved};
+use super::row::indifferent;
+use super::{PROVEN, Row, flow, moved};
 use crate::packets::{Ipv4, frame, ipv4, tcp, udp};
 
 /// A pod of this node, its gateway (the bridge), and its remote pod.
@@ -104,7 +105,7 @@ pub(in crate::program) fn controls(side: PodSide) -> [(&'static str, Ipv4); 4] {
 }
 
 /// Makes proven UDP flows at other ports than [`port`].
-pub(in crate::program) fn elsewhere() -> [(&'static str, Flow); 3] {
+pub(in crate::program) fn elsewhere() -> [(&'static str, Flow<V4>); 3] {
     let proven = flow(PROVEN, PROVEN);
     [
         ("another port", moved(proven, |port| port.ifindex = 99)),

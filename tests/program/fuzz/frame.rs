@@ -118,8 +118,41 @@ where
     Some(FlowKey { pod, remote, pod_port, remote_port, protocol: [ip.protocol, 0, 0, 0] })
 }
 
+/// Returns the frame with the addresses and ports of the flow with another name, and old checksums.
+pub(super) fn with_name<A: Address>(frame: &[u8], at: usize, hook: Hook, name: &FlowKey<A>) -> Vec<u8> {
+    let (pod, remote) = ((name.pod, name.pod_port), (name.remote, name.remote_port));
+    let (from, to) = if is_from_pod(hook) { (pod, remote) } else { (remote, pod) };
+    let (addresses, ports) = ([from.0.as_ref(), to.0.as_ref()].concat(), [from.1, to.1].concat());
+    let transport = at + ip(frame, at).expect("it has a flow").header;
+    let mut frame = frame.to_vec();
+    frame[transport - addresses.len()..transport].copy_from_slice(&addresses);
+    frame[transport..transport + 4].copy_from_slice(&ports);
+    frame
+}
+
+/// Where the checksum of a transport header is.
+pub(super) struct TransportChecksum {
+    pub(super) place: usize,
+    pub(super) is_udp: bool,
+}
+
+/// Finds the transport checksum of the IP packet at this place.
+pub(super) fn transport_checksum(frame: &[u8], at: usize) -> Option<TransportChecksum> {
+    let ip = ip(frame, at)?;
+    let is_udp = IpNumber(ip.protocol) == IpNumber::UDP;
+    let place = at + ip.header + if is_udp { 6 } else { 16 };
+    (frame.len() >= place + 2).then_some(TransportChecksum { place, is_udp })
+}
+
+/// Adds all that the transport checksum of the IP packet at this place covers and that a translation changes: the sum stays
+/// the same if the checksum stays as right or wrong as it is.
+pub(super) fn transport_sum(frame: &[u8], at: usize) -> Option<u16> {
+    let ip = ip(frame, at)?;
+    Some(ones_complement_sum(&[ip.source, ip.destination, &frame[at + ip.header..]].concat()))
+}
+
 /// Returns whether packets at this hook come from pods of this node. If not, they go to them.
-const fn is_from_pod(hook: Hook) -> bool {
+pub(in crate::program) const fn is_from_pod(hook: Hook) -> bool {
     match hook {
         Hook::OverlayEgress | Hook::PodEgress | Hook::UnderlayEgress => true,
         Hook::UnderlayIngress

@@ -4,17 +4,17 @@ mod expected;
 mod sender;
 
 use flannel_agent::trace::outer::OuterHeaders;
-use flannel_common::address::Address;
 use flannel_common::node::{FLOOR_UNWRAPS, FLOOR_WRAPS, SOURCE_CHECK_OFF};
 use flannel_common::outcome::{Hook, Outcome, Verdict};
 use proptest::prelude::*;
 
-use super::frame::{ETHERNET, Ip, UDP_AND_VXLAN, flow, has_right_checksum, ip, word};
-use super::{Case, proven_flows};
+use super::frame::{ETHERNET, Ip, UDP_AND_VXLAN, flow, has_right_checksum, ip, is_from_pod, with_name, word};
+use super::{Case, Noted, proven_flows};
 use crate::packets::PORT;
 use crate::program::flow::sample::{GATEWAY_MAC, POD_MAC};
-use crate::program::flow::{Flows, POD_MTU};
+use crate::program::flow::{FlowNames, Flows, POD_MTU};
 use crate::program::overlay_egress::unwrapped;
+use crate::program::translation::sample::Service;
 use crate::program::{
     OUR_IP, OUR_IP6, OUR_MAC, OUR_MAC6, RunResult, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, VNI,
 };
@@ -60,8 +60,9 @@ pub(super) fn check_packet(case: &Case, run: &RunResult) -> Checked {
         Outcome::Delivered => delivered(case, run)?,
         outcome => {
             if outcome == Outcome::FlowProven {
-                let own = case.fingerprint().map(|packet| packet.token().0);
-                prop_assert_eq!(Some(case.token()), own, "a changed packet proves its flow");
+                prop_assert!(case.unchanged, "a changed packet proves its flow");
+                let is_noted = matches!(case.noted, Noted::Same | Noted::Translated);
+                prop_assert!(is_noted, "a packet that has not entered proves its flow");
             }
             prop_assert!(outcome.verdict() != Verdict::Carried, "{}", outcome.name());
             prop_assert_eq!(&run.packet, &case.frame);
@@ -113,7 +114,8 @@ fn encapsulated(case: &Case, run: &RunResult) -> Checked<u32> {
     } else {
         &[PeerPath::Tunnel]
     };
-    let (ip, node, vtep) = receiver(case, paths)?;
+    let sent = if case.hook == Hook::PodEgress { proven(case, 0)? } else { case.frame.clone() };
+    let (ip, node, vtep) = receiver(&sent, paths)?;
     let node: [u8; 4] = node.try_into().unwrap();
     let after = if case.hook == Hook::PodEgress { proven_mark(case)? } else { case.meta.mark };
     let (outer, same) =
@@ -129,8 +131,7 @@ fn encapsulated(case: &Case, run: &RunResult) -> Checked<u32> {
     match case.hook {
         Hook::OverlayEgress => prop_assert_eq!(&inner, &case.frame),
         Hook::PodEgress => {
-            proven(case, ETHERNET)?;
-            unchanged(&routed(&case.frame, vtep, OUR_MAC)?, &case.frame, &inner)?;
+            unchanged(&routed(&sent, vtep, OUR_MAC)?, &case.frame, &inner)?;
         }
         hook => prop_assert!(false, "{} must not wrap packets", hook.program()),
     }
@@ -140,23 +141,23 @@ fn encapsulated(case: &Case, run: &RunResult) -> Checked<u32> {
 /// Checks a packet over IPv6: it is as the host stack would have sent it to the vxlan device.
 fn forwarded(case: &Case, run: &RunResult) -> Checked<u32> {
     prop_assert_eq!(case.hook, Hook::PodEgress);
-    let (ip, _, vtep) = receiver(case, &[PeerPath::Tunnel])?;
+    let sent = proven(case, 0)?;
+    let (ip, _, vtep) = receiver(&sent, &[PeerPath::Tunnel])?;
     prop_assert!(ip.v6);
     let wrapped = case.frame.len() + ip.header + UDP_AND_VXLAN;
     prop_assert!(case.meta.gso_size != 0 || wrapped <= ANY_LINK, "{wrapped} bytes");
-    proven(case, ETHERNET)?;
-    unchanged(&routed(&case.frame, vtep, OUR_MAC6)?, &case.frame, &run.packet)?;
+    unchanged(&routed(&sent, vtep, OUR_MAC6)?, &case.frame, &run.packet)?;
     proven_mark(case)
 }
 
 /// Checks a packet to a peer on the link: it is one hop further. The kernel replaces its MACs later.
 fn on_link(case: &Case, run: &RunResult) -> Checked<u32> {
     prop_assert_eq!(case.hook, Hook::PodEgress);
-    let (ip, _, vtep) = receiver(case, &[PeerPath::Link])?;
+    let sent = proven(case, 0)?;
+    let (ip, _, vtep) = receiver(&sent, &[PeerPath::Link])?;
     let ours = if ip.v6 { OUR_MAC6 } else { OUR_MAC };
     prop_assert!(case.meta.gso_size != 0 || case.frame.len() - ETHERNET <= UPLINK_MTU);
-    proven(case, ETHERNET)?;
-    unchanged(&routed(&case.frame, vtep, ours)?, &case.frame, &run.packet)?;
+    unchanged(&routed(&sent, vtep, ours)?, &case.frame, &run.packet)?;
     proven_mark(case)
 }
 
@@ -167,8 +168,8 @@ fn proven_mark(case: &Case) -> Checked<u32> {
 }
 
 /// Returns the header of a packet that goes to a peer by one of these paths, the node's address, and its VTEP's MAC.
-fn receiver<'a>(case: &'a Case, paths: &[PeerPath]) -> Checked<(Ip<'a>, &'static [u8], [u8; 6])> {
-    let ip = ip_of(&case.frame, ETHERNET)?;
+fn receiver<'a>(frame: &'a [u8], paths: &[PeerPath]) -> Checked<(Ip<'a>, &'static [u8], [u8; 6])> {
+    let ip = ip_of(frame, ETHERNET)?;
     match holder(ip.destination) {
         Some(Holder::Peer { node, vtep, by }) if by.is_some_and(|by| paths.contains(&by)) => {
             Ok((ip, node, vtep))
@@ -200,10 +201,10 @@ fn delivered(case: &Case, run: &RunResult) -> Checked<u32> {
     };
     let before = &case.frame[at..];
     prop_assert!(case.meta.gso_size != 0 || before.len() - ETHERNET <= POD_MTU, "{} bytes", before.len());
-    proven(case, at + ETHERNET)?;
+    let sent = proven(case, at)?;
     // The proof is for one group. Without group policy there are none.
     prop_assert_eq!(if case.group_policy { group } else { 0 }, case.group);
-    unchanged(&routed(&marked(before, code_point), POD_MAC, GATEWAY_MAC)?, before, &run.packet)?;
+    unchanged(&routed(&marked(&sent, code_point), POD_MAC, GATEWAY_MAC)?, before, &run.packet)?;
     let is_wiped = at == 0 && case.group_policy;
     Ok(if is_wiped { 0 } else { case.meta.mark })
 }
@@ -214,14 +215,22 @@ fn code_point(outer: &Ip<'_>, inner: &Ip<'_>) -> Checked<u8> {
     })
 }
 
-/// Fails unless the IP packet at this place is of a proven flow.
-fn proven(case: &Case, at: usize) -> Checked {
+/// Returns the frame that begins at this place with the addresses and ports that the stack gives it. Fails unless it is of a
+/// proven flow.
+fn proven(case: &Case, at: usize) -> Checked<Vec<u8>> {
     prop_assert!(case.flow_cache && case.proven, "no flow is proven");
-    let (v4, v6) = proven_flows();
-    let is_v4 = flow(&case.frame, at, case.hook).is_some_and(|flow| v4.contains(&flow));
-    let is_v6 = flow(&case.frame, at, case.hook).is_some_and(|flow| v6.contains(&flow));
-    prop_assert!(is_v4 || is_v6, "it is another flow");
-    Ok(())
+    let (frame, (v4, v6)) = (&case.frame[at..], proven_flows());
+    let sent = translated(frame, case.hook, &v4).or_else(|| translated(frame, case.hook, &v6));
+    sent.ok_or_else(|| TestCaseError::fail("it is another flow"))
+}
+
+fn translated<A: Service>(frame: &[u8], hook: Hook, flows: &[FlowNames<A>]) -> Option<Vec<u8>> {
+    let name = flow::<A>(frame, ETHERNET, hook)?;
+    let in_order = |names: &FlowNames<A>| {
+        if is_from_pod(hook) { (names.pod, names.network) } else { (names.network, names.pod) }
+    };
+    let (_, behind) = flows.iter().map(in_order).find(|(before, _)| *before == name)?;
+    Some(with_name(frame, ETHERNET, hook, &behind))
 }
 
 /// Returns the outer and the inner header of a plain VXLAN packet to this node, and where its inner frame begins.
@@ -251,16 +260,24 @@ fn ip_of(frame: &[u8], at: usize) -> Checked<Ip<'_>> {
     ip(frame, at).ok_or_else(|| TestCaseError::fail("no whole IP header"))
 }
 
-/// Checks that at most the packet's own flow has changed, and none if the packet was counted before.
-pub(super) fn check_flows<A>(case: &Case, run: &RunResult, before: &Flows<A>, after: &Flows<A>) -> Checked
-where
-    A: Address + for<'a> TryFrom<&'a [u8]>,
-{
+/// Checks that at most the packet's own flow has changed, and none if the packet was counted before. A translated flow is known
+/// under both of its names, or not at all.
+pub(super) fn check_flows<A: Service>(
+    case: &Case,
+    run: &RunResult,
+    before: &Flows<A>,
+    after: &Flows<A>,
+) -> Checked {
     let is_seen = case.hook != Hook::UnderlayIngress || case.has_direct_flows() && is_direct(&case.frame);
     let may_change = is_seen && run.outcome != Outcome::AfterShortcut;
     let own = flow(&case.frame, ETHERNET, case.hook).filter(|_| may_change);
-    for key in before.keys().chain(after.keys()).filter(|key| Some(**key) != own) {
+    let mut names: Vec<_> = own.into_iter().chain(case.entered_name().filter(|_| may_change)).collect();
+    names.extend(names.clone().iter().filter_map(|name| before.get(name)).map(|flow| flow.other));
+    for key in before.keys().chain(after.keys()).filter(|key| !names.contains(key)) {
         prop_assert_eq!(before.get(key), after.get(key), "{:?}", key);
+    }
+    for (name, flow) in after {
+        prop_assert_eq!(after.get(&flow.other).map(|flow| flow.other), Some(*name));
     }
     Ok(())
 }

@@ -1,10 +1,12 @@
 //! Good packets of every kind, with their hooks.
 
 mod ipv6;
+mod service;
 
 use std::net::Ipv4Addr;
 
 use etherparse::{EtherType, IpNumber};
+use flannel_common::address::{V4, V6};
 use flannel_common::outcome::Hook;
 
 use super::{GROUP, ON_LINK_PODS};
@@ -42,9 +44,17 @@ pub(super) fn all() -> Vec<(Hook, Vec<u8>)> {
         forged(),
         strays(&received_udp),
         ipv6::all(),
+        translated(),
         vec![(Hook::UnderlayIngress, frame(HOST_MAC, ROUTER_MAC, EtherType::ARP, &[0; 28]))],
     ]
     .concat()
+}
+
+/// Returns those of flows that the stack translates.
+pub(super) fn translated() -> Vec<(Hook, Vec<u8>)> {
+    let frames = |inner: &[u8]| wrapped(inner).into_iter().map(|(_, frame)| frame).collect();
+    let (v4, v6) = ON_LINK_PODS;
+    [service::all::<V4>(v4, frames), service::all::<V6>(v6, ipv6::wrapped)].concat()
 }
 
 /// Makes packets between pods: EtherType and content.

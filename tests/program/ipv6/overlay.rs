@@ -5,9 +5,7 @@ use flannel_common::address::V6;
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::super::flow::sample::{GATEWAY_MAC, POD_MAC};
-use super::super::flow::{
-    FRESH, LOST, NEVER, NOW, OLD, POD_MTU, PROVEN, STALE, UNKNOWN, check, flow, moved, none, row,
-};
+use super::super::flow::{Flows, LOST, NOW, OLD, POD_MTU, PROVEN, UNKNOWN, check, flow, none, row};
 use super::super::{OUR_MAC6, Programs};
 use super::sample::{POD, back, hop, no_flows, of_tcp, of_udp, out, tcp_back, tcp_out, udp_back, udp_out};
 use super::{DIRECT_SUBNET, ENDED_SUBNET, OUR_SUBNET, PEER_IP, PEER_MAC};
@@ -24,28 +22,17 @@ fn to_peer(packet: &Ipv6) -> Vec<u8> {
 #[test]
 fn a_packet_to_a_peer_is_noted_and_left_to_the_kernel() {
     let ping = out(IpNumber::IPV6_ICMP, vec![128, 0, 0, 0, 0, 1, 0, 1]);
-    let entered = flow([FRESH, NEVER], UNKNOWN);
-    let left = flow([FRESH, NOW], UNKNOWN);
+    let left = flow(NOW, UNKNOWN);
     let (udp, tcp) = (to_peer(&udp_out(b"x")), to_peer(&tcp_out(b"x")));
     let one = |description, frame: &[u8], before, after| {
         row(description, frame.to_vec(), before, Outcome::InnerIpv6, after).from(BRIDGE)
     };
     let mut table = vec![
-        one("the first one", &udp, of_udp(entered), of_udp(left)),
-        one("TCP", &tcp, of_tcp(entered), of_tcp(left)),
-        one("an unknown flow", &udp, none(), none()),
-        one(
-            "the last one entered too long ago",
-            &udp,
-            of_udp(flow([LOST, FRESH], PROVEN)),
-            of_udp(flow([LOST, FRESH], PROVEN)),
-        ),
-        one(
-            "of a proven flow",
-            &udp,
-            of_udp(flow([FRESH, STALE], PROVEN)),
-            of_udp(flow([FRESH, NOW], PROVEN)),
-        ),
+        one("the first one", &udp, none(), of_udp(left)),
+        one("TCP", &tcp, none(), of_tcp(left)),
+        one("it was not noted", &udp, none(), none()).not_noted(),
+        one("it entered too long ago", &udp, none(), none()).entered(|record| record.at = LOST),
+        one("of a flow that was proven", &udp, of_udp(flow(OLD, PROVEN)), of_udp(flow(NOW, PROVEN))),
     ];
     let known = || of_udp(flow(PROVEN, PROVEN));
     table.extend(
@@ -59,21 +46,13 @@ fn a_packet_to_a_peer_is_noted_and_left_to_the_kernel() {
 #[test]
 fn a_packet_that_has_skipped_the_stack_proves_nothing() {
     let proven = of_udp(flow(PROVEN, PROVEN));
-    let unknown_port = of_udp(moved(flow(PROVEN, PROVEN), |port| *port = Default::default()));
-    let noted = of_udp(moved(flow([FRESH, NOW], PROVEN), |port| *port = Default::default()));
     let sent = || to_peer(&udp_out(b"x"));
     let table = vec![
         row("straight from the pod's port", sent(), proven.clone(), Outcome::AfterShortcut, proven.clone())
             .from(PORT),
-        row(
-            "through the bridge",
-            sent(),
-            proven.clone(),
-            Outcome::InnerIpv6,
-            of_udp(flow([FRESH, NOW], PROVEN)),
-        )
-        .from(BRIDGE),
-        row("from this host, no port known", sent(), unknown_port, Outcome::InnerIpv6, noted),
+        row("through the bridge", sent(), proven.clone(), Outcome::InnerIpv6, of_udp(flow(NOW, PROVEN)))
+            .from(BRIDGE),
+        row("of an unknown flow", sent(), none(), Outcome::InnerIpv6, of_udp(flow(NOW, UNKNOWN))).from(PORT),
     ];
     check(&mut Programs::with_flow_cache(), Hook::OverlayEgress, table, |_, _| {
         unreachable!("BPF wraps no IPv6")
@@ -105,8 +84,9 @@ fn a_packet_to_no_peer_is_passed_on() {
             Outcome::InnerIpv6,
         ),
     ];
-    let rows =
-        table.map(|(description, frame, outcome)| row(description, frame, none::<V6>(), outcome, none()));
+    let rows = table.map(|(description, frame, outcome)| {
+        row(description, frame, none::<V6>(), outcome, none()).not_noted()
+    });
     check(&mut Programs::with_flow_cache(), Hook::OverlayEgress, rows.into(), |_, _| {
         unreachable!("BPF wraps no IPv6")
     });
@@ -117,37 +97,24 @@ fn an_unwrapped_packet_goes_to_its_pod_or_enters_the_stack() {
     let received = |packet: &Ipv6| frame(OUR_MAC6, PEER_MAC, EtherType::IPV6, &packet.bytes());
     let ping = back(IpNumber::IPV6_ICMP, vec![128, 0, 0, 0, 0, 1, 0, 1]);
     let proven = flow(PROVEN, PROVEN);
-    let again = flow(PROVEN, [NOW, FRESH]);
-    let entered = moved(flow(UNKNOWN, [NOW, NEVER]), |port| *port = Default::default());
-    let one = |description, packet: Ipv6, before, outcome, after| {
-        row(description, received(&packet), before, outcome, after)
+    let one = |description, packet: Ipv6, known: Flows<V6>, outcome| {
+        row(description, received(&packet), known.clone(), outcome, known)
     };
+    let too_long = udp_back(&[1; POD_MTU - 47]);
     let mut table = vec![
-        one("the first one", udp_back(b"x"), none(), Outcome::FlowNew, of_udp(entered)),
-        one("proven", udp_back(b"x"), of_udp(proven), Outcome::Delivered, of_udp(proven)),
-        one(
-            "proven too long ago",
-            udp_back(b"x"),
-            of_udp(flow(PROVEN, OLD)),
-            Outcome::FlowStale,
-            of_udp(flow(PROVEN, [NOW, STALE])),
-        ),
-        one("TTL 1", udp_back(b"x").hop_limit(1), of_udp(proven), Outcome::TtlExpired, of_udp(again)),
-        one(
-            "longer than the pod's MTU",
-            udp_back(&[1; POD_MTU - 47]),
-            of_udp(proven),
-            Outcome::TooBig,
-            of_udp(again),
-        ),
-        one("an aggregate", tcp_back(&[1; 3000]), of_tcp(proven), Outcome::Delivered, of_tcp(proven))
-            .gso(POD_MTU - 60),
-        one("an aggregate, too long", tcp_back(&[1; 3000]), of_tcp(proven), Outcome::TooBig, of_tcp(again))
-            .gso(POD_MTU - 59),
+        one("the first one", udp_back(b"x"), none(), Outcome::FlowNew).noted(),
+        one("proven", udp_back(b"x"), of_udp(proven), Outcome::Delivered),
+        one("proven too long ago", udp_back(b"x"), of_udp(flow(PROVEN, OLD)), Outcome::FlowStale).noted(),
+        one("TTL 1", udp_back(b"x").hop_limit(1), of_udp(proven), Outcome::TtlExpired).noted(),
+        one("longer than the pod's MTU", too_long, of_udp(proven), Outcome::TooBig).noted(),
+        one("an aggregate", tcp_back(&[1; 3000]), of_tcp(proven), Outcome::Delivered).gso(POD_MTU - 60),
+        one("an aggregate, too long", tcp_back(&[1; 3000]), of_tcp(proven), Outcome::TooBig)
+            .gso(POD_MTU - 59)
+            .noted(),
     ];
     table.extend(
         no_flows(udp_back(b"x"), ping)
-            .map(|(what, packet)| one(what, packet, of_udp(proven), Outcome::NotCacheable, of_udp(proven))),
+            .map(|(what, packet)| one(what, packet, of_udp(proven), Outcome::NotCacheable)),
     );
     check(&mut Programs::with_flow_cache(), Hook::OverlayIngress, table, |run, sent| {
         assert_eq!(run.packet, hop(sent, POD_MAC, GATEWAY_MAC));

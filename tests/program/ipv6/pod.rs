@@ -2,14 +2,11 @@
 
 use etherparse::{EtherType, IpNumber};
 use flannel_common::address::V6;
-use flannel_common::flow::Port;
 use flannel_common::lease::{DIRECT, Lease};
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::super::flow::sample::{GATEWAY_MAC, POD_MAC};
-use super::super::flow::{
-    FRESH, Flows, NEVER, NOW, OLD, PROVEN, Row, STALE, UNKNOWN, check, flow, moved, none, row,
-};
+use super::super::flow::{Flows, LOST, NOW, OLD, PROVEN, Row, UNKNOWN, check, flow, moved, none, row};
 use super::super::{OUR_MAC6, Programs};
 use super::sample::{POD, back, hop, no_flows, of_tcp, of_udp, out, tcp_out, udp_back, udp_out};
 use super::{DIRECT_IP, OUR_SUBNET, PEER_MAC, PEER_SUBNET};
@@ -37,38 +34,21 @@ fn one(
 
 #[test]
 fn a_proven_flow_skips_the_stack_to_the_vxlan_device() {
-    let (proven, entered) = (flow(PROVEN, PROVEN), flow([NOW, NEVER], UNKNOWN));
+    let proven = flow(PROVEN, PROVEN);
+    let elsewhere = moved(proven, |port| port.ifindex = 99);
     let ping = out(IpNumber::IPV6_ICMP, vec![128, 0, 0, 0, 0, 1, 0, 1]);
     let same = |description, packet, known: Flows<V6>, outcome| {
         one(description, packet, known.clone(), outcome, known)
     };
     let mut table = vec![
-        one("the first one", udp_out(b"x"), none(), Outcome::FlowNew, of_udp(entered)),
+        same("the first one", udp_out(b"x"), none(), Outcome::FlowNew).noted(),
         same("proven", udp_out(b"x"), of_udp(flow(PROVEN, UNKNOWN)), Outcome::Forwarded),
-        one(
-            "proven too long ago",
-            udp_out(b"x"),
-            of_udp(flow(OLD, PROVEN)),
-            Outcome::FlowStale,
-            of_udp(flow([NOW, STALE], PROVEN)),
-        ),
-        one(
-            "TCP, no answer yet",
-            tcp_out(b"x"),
-            of_tcp(flow(PROVEN, UNKNOWN)),
-            Outcome::FlowNew,
-            of_tcp(flow([NOW, FRESH], UNKNOWN)),
-        ),
+        same("proven too long ago", udp_out(b"x"), of_udp(flow(OLD, PROVEN)), Outcome::FlowStale).noted(),
+        same("TCP, no answer yet", tcp_out(b"x"), of_tcp(flow(PROVEN, UNKNOWN)), Outcome::FlowNew).noted(),
         same("TCP", tcp_out(b"x"), of_tcp(proven), Outcome::Forwarded),
         same("TTL 2", udp_out(b"x").hop_limit(2), of_udp(proven), Outcome::Forwarded),
         same("TTL 1", udp_out(b"x").hop_limit(1), of_udp(proven), Outcome::TtlExpired),
-        one(
-            "another port",
-            udp_out(b"x"),
-            of_udp(moved(proven, |port| port.ifindex = 99)),
-            Outcome::FlowNew,
-            of_udp(entered),
-        ),
+        same("another port", udp_out(b"x"), of_udp(elsewhere), Outcome::FlowNew).noted(),
     ];
     table.extend(
         no_flows(udp_out(b"x"), ping)
@@ -108,8 +88,8 @@ fn a_packet_to_no_peer_is_passed_on() {
     };
     let multicast = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
     check_sent(vec![
-        one("a pod of this node", to(OUR_SUBNET), none(), Outcome::NoLease, none()),
-        one("neighbour discovery", to(multicast), none(), Outcome::NoLease, none()),
+        one("a pod of this node", to(OUR_SUBNET), none(), Outcome::NoLease, none()).noted(),
+        one("multicast", to(multicast), none(), Outcome::NoLease, none()).noted(),
     ]);
 }
 
@@ -118,9 +98,9 @@ fn a_proven_flow_to_a_peer_on_the_link_leaves_without_a_tunnel() {
     let mut programs = Programs::with_flow_cache();
     let on_link = Lease { public_ip: DIRECT_IP, vtep_mac: PEER_MAC, flags: DIRECT, route_mtu: 0 };
     programs.lease(64, PEER_SUBNET, on_link);
-    let (known, entered) = (of_udp(flow(PROVEN, UNKNOWN)), of_udp(flow([NOW, NEVER], UNKNOWN)));
+    let known = of_udp(flow(PROVEN, UNKNOWN));
     let table = vec![
-        one("the first one", udp_out(b"x"), none(), Outcome::FlowNew, entered),
+        one("the first one", udp_out(b"x"), none(), Outcome::FlowNew, none()).noted(),
         one("proven", udp_out(b"x"), known.clone(), Outcome::OnLink, known),
     ];
     check(&mut programs, Hook::PodEgress, table, |run, sent| {
@@ -132,22 +112,20 @@ fn a_proven_flow_to_a_peer_on_the_link_leaves_without_a_tunnel() {
 fn a_packet_that_reaches_a_pod_proves_its_flow() {
     let received = |packet: &Ipv6| frame(POD_MAC, GATEWAY_MAC, EtherType::IPV6, &packet.bytes());
     let ping = back(IpNumber::IPV6_ICMP, vec![128, 0, 0, 0, 0, 1, 0, 1]);
-    let nowhere = |flow| moved(flow, |port| *port = Port::default());
     let one = |description, packet: Ipv6, before, outcome, after| {
         row(description, received(&packet), before, outcome, after)
     };
-    let (entered, left) = (flow(UNKNOWN, [FRESH, NEVER]), flow(UNKNOWN, [FRESH, NOW]));
+    let left = flow(UNKNOWN, NOW);
     let known = || of_udp(flow(PROVEN, PROVEN));
     let mut table = vec![
-        one("the first one", udp_back(b"x"), of_udp(nowhere(entered)), Outcome::FlowProven, of_udp(left)),
-        one("an unknown flow", udp_back(b"x"), none(), Outcome::NoFlow, none()),
-        one(
-            "no packet has entered in this direction",
-            udp_back(b"x"),
-            of_udp(flow(PROVEN, UNKNOWN)),
-            Outcome::NoFlow,
-            of_udp(flow(PROVEN, UNKNOWN)),
-        ),
+        one("the first one", udp_back(b"x"), none(), Outcome::FlowProven, of_udp(left)),
+        one("it was not noted", udp_back(b"x"), none(), Outcome::NoFlow, none()).not_noted(),
+        one("it was not noted, of a proven flow", udp_back(b"x"), known(), Outcome::NoFlow, known())
+            .not_noted(),
+        one("it entered too long ago", udp_back(b"x"), none(), Outcome::NoFlow, none())
+            .entered(|record| record.at = LOST),
+        one("a record that two packets have written", udp_back(b"x"), none(), Outcome::NoFlow, none())
+            .torn(|record| record.key.remote[15] ^= 1),
     ];
     table.extend(
         no_flows(udp_back(b"x"), ping)

@@ -1,13 +1,12 @@
 //! Packets of one flow.
 
-use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
 use etherparse::{EtherType, IpNumber, Ipv6Header};
 use flannel_common::address::V6;
 use flannel_common::flow::{Flow, FlowKey};
 
-use super::super::flow::Flows;
+use super::super::flow::{FlowNames, Flows};
 use crate::packets::{Ipv6, frame, ipv6, tcp, udp_over_ipv6};
 
 /// A pod of this node, and its remote pod.
@@ -23,12 +22,12 @@ pub(in crate::program) fn key(IpNumber(protocol): IpNumber) -> FlowKey<V6> {
     FlowKey { pod: POD.octets(), remote: REMOTE.octets(), pod_port, remote_port, protocol }
 }
 
-pub(super) fn of_udp(flow: Flow) -> Flows<V6> {
-    BTreeMap::from([(key(IpNumber::UDP), flow)])
+pub(super) fn of_udp(flow: Flow<V6>) -> Flows<V6> {
+    FlowNames::same(key(IpNumber::UDP)).entries(flow)
 }
 
-pub(super) fn of_tcp(flow: Flow) -> Flows<V6> {
-    BTreeMap::from([(key(IpNumber::TCP), flow)])
+pub(super) fn of_tcp(flow: Flow<V6>) -> Flows<V6> {
+    FlowNames::same(key(IpNumber::TCP)).entries(flow)
 }
 
 /// Makes a packet from the pod.

@@ -41,7 +41,7 @@ pub(super) fn from_peer(payload: &[u8]) -> Ipv6 {
     outer(PEER_IP.into(), payload)
 }
 
-pub(super) fn carrying(inner: &[u8]) -> Vec<u8> {
+pub(in crate::program) fn carrying(inner: &[u8]) -> Vec<u8> {
     arrives(&from_peer(&vxlan(8, VNI, inner)))
 }
 

@@ -47,7 +47,8 @@ pub struct DryRun {
     pins: Pins,
     node: NodeConfig,
     leases: BTreeMap<IpNet, Held>,
-    flow: Option<Flow>,
+    /// Index of the bridge port of the flow that was copied last.
+    port: Option<u32>,
     /// What the last program has left on the packet. It has the note that the packet's sender was checked.
     priority: [u8; 4],
     counted: Counters,
@@ -92,7 +93,7 @@ impl DryRun {
             pins: pins.clone(),
             node,
             leases,
-            flow: None,
+            port: None,
             priority: [0; 4],
             counted: Counters::new(),
         })
@@ -134,7 +135,7 @@ impl DryRun {
         attach::is_some_attached(hook, index, &self.pins, kernel).await
     }
 
-    /// Copies what the node knows of a flow, without its samples: they are packets of the node.
+    /// Copies what the node knows of a flow.
     ///
     /// # Errors
     /// A map cannot be read or written.
@@ -149,23 +150,22 @@ impl DryRun {
     }
 
     fn copy<A: MapFamily>(&mut self, key: &FlowKey<A>) -> Result<()> {
-        let live = HashMap::<_, FlowKey<A>, Flow>::try_from(pinned(&self.pins.path(A::FLOWS))?)?;
-        let mut flow = match live.get(key, 0) {
+        let live = HashMap::<_, FlowKey<A>, Flow<A>>::try_from(pinned(&self.pins.path(A::FLOWS))?)?;
+        let flow = match live.get(key, 0) {
             Err(MapError::KeyNotFound) => return Ok(()),
             found => found.with_context(|| format!("reading {}", A::FLOWS))?,
         };
-        (flow.egress.sample, flow.ingress.sample) = (0, 0);
         let map =
             self.ebpf.map_mut(A::FLOWS).with_context(|| format!("no map {} in the object", A::FLOWS))?;
-        HashMap::<_, FlowKey<A>, Flow>::try_from(map)?.insert(key, flow, 0).context("copying a flow")?;
-        self.flow = Some(flow);
+        HashMap::<_, FlowKey<A>, Flow<A>>::try_from(map)?.insert(key, flow, 0).context("copying a flow")?;
+        self.port = Some(flow.port.ifindex);
         Ok(())
     }
 
-    /// Returns the flow that was copied last.
+    /// Returns the index of the bridge port of the flow that was copied last.
     #[must_use]
-    pub const fn flow(&self) -> Option<&Flow> {
-        self.flow.as_ref()
+    pub const fn port(&self) -> Option<u32> {
+        self.port
     }
 
     /// Runs one frame through the program at a hook. It is taken for the packet of the run before, further on its way.

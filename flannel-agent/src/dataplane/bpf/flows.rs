@@ -14,8 +14,8 @@ use super::take;
 
 /// The maps of flows of both address families.
 pub(super) struct Flows {
-    v4: HashMap<MapData, FlowKey<V4>, Flow>,
-    v6: HashMap<MapData, FlowKey<V6>, Flow>,
+    v4: HashMap<MapData, FlowKey<V4>, Flow<V4>>,
+    v6: HashMap<MapData, FlowKey<V6>, Flow<V6>>,
 }
 
 impl Flows {
@@ -32,7 +32,10 @@ impl Flows {
     }
 }
 
-fn keep<A: MapFamily>(flows: &mut HashMap<MapData, FlowKey<A>, Flow>, ports: &BTreeSet<u32>) -> Result<()> {
+fn keep<A: MapFamily>(
+    flows: &mut HashMap<MapData, FlowKey<A>, Flow<A>>,
+    ports: &BTreeSet<u32>,
+) -> Result<()> {
     // The programs may remove an entry during the walk. It is skipped then, and the walk may begin again.
     let keys: Vec<_> = flows
         .iter()

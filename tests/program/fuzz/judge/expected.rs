@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::frame::{Ip, has_right_checksum, ip};
+use super::super::frame::{ETHERNET, Ip, has_right_checksum, ip, transport_checksum, transport_sum, word};
 
 /// Returns the frame with this ECN code point, and the old IPv4 header checksum.
 pub(super) fn marked(frame: &[u8], code_point: u8) -> Vec<u8> {
@@ -33,16 +33,37 @@ pub(super) fn routed(before: &[u8], to: [u8; 6], from: [u8; 6]) -> Result<Vec<u8
     Ok(after)
 }
 
-/// Checks that a frame is as expected, and that its IPv4 header checksum is as right or wrong as before.
+/// Checks that a frame is as expected, and that its checksums are as right or wrong as before: of the IPv4 header, and, if
+/// addresses or ports have changed, of TCP or UDP.
 pub(super) fn unchanged(expected: &[u8], before: &[u8], after: &[u8]) -> Result<(), TestCaseError> {
-    if is_ipv6(before) {
-        prop_assert_eq!(after, expected);
-        return Ok(());
-    }
     prop_assert_eq!(after.len(), expected.len());
-    prop_assert_eq!((&after[..24], &after[26..]), (&expected[..24], &expected[26..]));
-    prop_assert_eq!(has_right_checksum(&after[14..34]), has_right_checksum(&before[14..34]));
+    let mut expected = expected.to_vec();
+    if !is_ipv6(before) {
+        expected[24..26].copy_from_slice(&after[24..26]);
+        prop_assert_eq!(has_right_checksum(&after[14..34]), has_right_checksum(&before[14..34]));
+    }
+    if is_translated(&expected, before) {
+        let at = transport_checksum(before, ETHERNET).expect("it was translated");
+        let is_udp_without = |frame| at.is_udp && word(frame, at.place) == Some(0);
+        prop_assert_eq!(is_udp_without(after), is_udp_without(before));
+        if !is_udp_without(before) {
+            expected[at.place..at.place + 2].copy_from_slice(&after[at.place..at.place + 2]);
+            prop_assert_eq!(transport_sum(after, ETHERNET), transport_sum(before, ETHERNET));
+        }
+    }
+    prop_assert_eq!(after, &expected[..]);
     Ok(())
+}
+
+/// Returns whether the packets of two frames have other addresses or ports.
+fn is_translated(a: &[u8], b: &[u8]) -> bool {
+    let ends = |frame: &[u8]| {
+        ip(frame, ETHERNET).map(|ip| {
+            let transport = ETHERNET + ip.header;
+            [ip.source, ip.destination, frame.get(transport..transport + 4).unwrap_or_default()].concat()
+        })
+    };
+    ends(a) != ends(b)
 }
 
 fn is_ipv6(frame: &[u8]) -> bool {

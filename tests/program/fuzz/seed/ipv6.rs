@@ -83,7 +83,7 @@ fn packets(
 
 /// Wraps a frame: as a peer sends it, also through a congested router, in a group or after extension headers, and as another
 /// peer would.
-fn wrapped(inner: &[u8]) -> Vec<Vec<u8>> {
+pub(super) fn wrapped(inner: &[u8]) -> Vec<Vec<u8>> {
     let by = |sender: V6| outer(sender.into(), &vxlan(8, VNI, inner));
     let packets = [
         by(PEER_IP),
