@@ -26,6 +26,7 @@ mod prepare_node;
 mod reachability;
 mod restart;
 mod routed;
+mod services;
 mod shared_mac;
 mod sole;
 mod takeover;

@@ -37,6 +37,7 @@
 //! - Errors propagate by `?`. A failed test prints the logs of its agents and servers.
 //! - All values are guards. Dropping one undoes what it created, after a panic too. A killed run leaves things behind;
 //!   the first cluster of the next process removes them ([`sweep()`]).
+//! - [`kube_proxy`] writes the rules of services. [`traffic::Responder`] tells clients which server has answered.
 //! - [`Capture`] records packets and decodes them with tshark.
 
 pub mod agent;
@@ -51,6 +52,7 @@ pub mod foreign;
 pub mod helm;
 pub mod interrupt;
 pub mod kernel_vxlan;
+pub mod kube_proxy;
 pub mod kubernetes;
 pub mod machine;
 pub mod metrics;

@@ -176,7 +176,7 @@ pub const TOOLS: &[Tool] = &[
     package("runc", "runc", "starts containers for containerd", &[Kubernetes]),
     package("openssl", "openssl", "makes the certificates of Kubernetes", &[Kubernetes]),
     package("pgrep", "procps", "finds agents on Kubernetes' nodes", &[Kubernetes]),
-    package("conntrack", "conntrack", "removes connections for kube-proxy", &[Kubernetes]),
+    package("conntrack", "conntrack", "removes connections for kube-proxy", &[Suite, Kubernetes]),
     package("readelf", "binutils", "shows which libraries the image's programs need", &[Suite]),
     package("depmod", "kmod", "finds the modules of the virtual machine's kernel", &[Vm]),
     package("xz", "xz-utils", "decompresses the modules of the virtual machine's kernel", &[Vm]),

@@ -1,5 +1,6 @@
 //! Traffic between namespaces, sent and received by this process. Everything has a time limit.
 
+mod asker;
 mod batch;
 mod datagrams;
 mod flood;
@@ -9,7 +10,9 @@ mod iperf;
 mod pattern;
 mod placed;
 mod proxy;
+mod responder;
 mod round_trips;
+mod served;
 mod steady;
 mod tcp;
 mod udp;
@@ -17,6 +20,7 @@ mod udp;
 use std::net::IpAddr;
 
 use crate::netns::NetNs;
+pub use asker::{Answer, Connection, UdpAsker};
 pub use datagrams::{Datagrams, datagram_transfer};
 pub use flood::{Received, udp_flood};
 pub use frame::send_frame;
@@ -25,7 +29,9 @@ pub use iperf::iperf3_tcp;
 pub use pattern::Pattern;
 pub use placed::OnCpu;
 pub use proxy::TransparentProxy;
+pub use responder::Responder;
 pub use round_trips::udp_round_trips;
+pub use served::{Behind, Served};
 pub use steady::{Steady, StreamReport};
 pub use tcp::{TcpSession, Transfer, tcp_transfer};
 pub use udp::{UdpSession, udp_echo};
@@ -36,6 +42,10 @@ pub trait Host: Sync {
     fn netns(&self) -> &NetNs;
     /// Returns its address.
     fn ip(&self) -> IpAddr;
+    /// Returns the service that leads to its end of floods, round trips and bulk transfers; `None` if its own address does.
+    fn service(&self) -> Option<Served> {
+        None
+    }
     /// Returns the CPU for its end of floods, round trips and bulk transfers; `None` for any CPU.
     fn cpu(&self) -> Option<usize> {
         None

@@ -1,13 +1,13 @@
 //! The flow cache: traffic that never takes the shortcut past the host stack.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 use anyhow::{Context as _, Result, ensure};
 use etherparse::{EtherType, IpNumber};
 use flannel_agent::mac::Mac;
 use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::{At, TcpSession, ping, send_frame, udp_echo};
-use flannel_tests::{Capture, Node, Pod, TestResult, eventually};
+use flannel_tests::{Capture, Pod, TestResult, eventually};
 
 use super::flow_cache::{PathCounts, SOON, overlay_of};
 use crate::inspect;

@@ -142,7 +142,7 @@ pub(super) fn at_times<A: Address>(mut flows: Flows<A>, change: impl Fn(u64) -> 
 
 /// Reads the clock once it shows more than the greatest age. A virtual machine has just booted.
 fn now_with_a_past() -> u64 {
-    while now() <= STALE {
+    while now() <= OLD {
         thread::sleep(Duration::from_millis(100));
     }
     now()

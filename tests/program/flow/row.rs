@@ -8,7 +8,7 @@ use flannel_tests::NetNs;
 
 use super::super::{Programs, RunResult, SkbMeta, TC_ACT_REDIRECT, TC_ACT_UNSPEC};
 use super::in_stack::{InStack, Packet, is_after_stack};
-use super::{Family, Flows, NOW, POD_MTU, PROVEN, at_times, flow, none, now, of_udp};
+use super::{Family, Flows, NOW, POD_MTU, PROVEN, at_times, flow, none, now_with_a_past, of_udp};
 
 /// What is noted in `ENTERED` of a packet that leaves the stack.
 enum Record<A: Address> {

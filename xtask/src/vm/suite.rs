@@ -19,6 +19,7 @@ const SELECTED: &[&str] = &[
     "network::ipv6::both_families_have_bpf",
     "network::mixed::a_node_with_bpf_and_one_without",
     "network::restart::traffic_survives_a_restart_after_sigterm",
+    "network::services::shortcut::in_nftables_mode",
     "network::uplink_kinds::of_debians_kernel::",
     "network::xdp::card::",
 ];
