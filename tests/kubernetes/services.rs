@@ -4,19 +4,26 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, Result, ensure};
 use flannel_tests::kubernetes::web::{self, Answer};
-use flannel_tests::kubernetes::{KubeCluster, KubePod, Objects};
+use flannel_tests::kubernetes::{KubeCluster, KubeNode, KubePod, Objects};
+use flannel_tests::traffic::{Connection, Responder, UdpAsker};
+use flannel_tests::wait::scaled;
 use flannel_tests::{Host, TestResult, eventually};
 
-use super::web_pods;
+use super::{VNI, node_of, web_pods};
 
 /// Limit until kube-proxy has written a new service's rules everywhere.
 const RULES: Duration = Duration::from_secs(20);
+/// Longest time until datagrams of an old flow follow kube-proxy's rules.
+const FOLLOWS: Duration = Duration::from_secs(2);
+/// The label of pods behind the service whose endpoints change.
+const LABEL: &str = "serves-changing";
 
 /// Asks until every pod has answered once: a service chooses at random.
-fn ask_until_all_answered(from: &dyn Host, server: SocketAddr, pods: &[KubePod]) -> anyhow::Result<()> {
+fn ask_until_all_answered(from: &dyn Host, server: SocketAddr, pods: &[KubePod]) -> Result<()> {
     let mut silent: BTreeSet<_> = pods.iter().map(KubePod::name).collect();
     eventually("every pod answers", RULES, || {
         let answer = web::ask(from, server)?;
@@ -144,7 +151,7 @@ fn answer_by_name(socket: &std::net::UdpSocket, name: &str, stop: &AtomicBool) {
 }
 
 /// Sends requests from new ports until every pod has answered one.
-fn ask_all_names(from: &KubePod, server: SocketAddr, pods: &[KubePod]) -> anyhow::Result<()> {
+fn ask_all_names(from: &KubePod, server: SocketAddr, pods: &[KubePod]) -> Result<()> {
     let mut silent: BTreeSet<_> = pods.iter().map(|pod| pod.name().to_owned()).collect();
     eventually("every pod answers", RULES, || {
         let socket = from.netns().udp_bind(IpAddr::from([0, 0, 0, 0]), 0)?;
@@ -158,4 +165,126 @@ fn ask_all_names(from: &KubePod, server: SocketAddr, pods: &[KubePod]) -> anyhow
         anyhow::ensure!(silent.is_empty(), "{silent:?} have not answered");
         Ok(())
     })
+}
+
+/// A label that makes a pod an endpoint of a service. It is taken away when dropped.
+struct Endpoint<'a> {
+    cluster: &'a KubeCluster,
+    pod: &'a KubePod,
+}
+
+impl<'a> Endpoint<'a> {
+    fn add(cluster: &'a KubeCluster, pod: &'a KubePod) -> Result<Self> {
+        cluster.kubectl().run(&format!("label pod {} {LABEL}=yes --overwrite", pod.name()))?;
+        Ok(Self { cluster, pod })
+    }
+}
+
+impl Drop for Endpoint<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.cluster.kubectl().run(&format!("label pod {} {LABEL}-", self.pod.name())) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// Returns how many packets the node's programs have taken from its pods and to them, past the host stack.
+fn past_stack(node: &KubeNode) -> Result<(u64, u64)> {
+    let metrics = node.metrics(VNI)?;
+    let count = |hook: &str, outcome: &str| -> u64 {
+        let counted = metrics.iter().filter(|metric| metric.hook == hook && metric.outcome == outcome);
+        counted.map(|metric| metric.packets).sum()
+    };
+    Ok((
+        count("PodEgress", "Encapsulated"),
+        count("UnderlayIngress", "Delivered") + count("OverlayIngress", "Delivered"),
+    ))
+}
+
+/// Waits until most exchanges of a round take the shortcut on a node, in both directions.
+fn ensure_shortcut(node: &KubeNode, mut exchange: impl FnMut() -> Result<()>) -> Result<()> {
+    const ROUND: u64 = 40;
+    eventually("the flow takes the shortcut", RULES, || {
+        let before = past_stack(node)?;
+        if let Err(error) = (0..ROUND).try_for_each(|_| exchange()) {
+            return Ok(Err(error));
+        }
+        let now = past_stack(node)?;
+        let (sent, received) = (now.0 - before.0, now.1 - before.1);
+        ensure!(
+            sent > ROUND / 2 && received > ROUND / 2,
+            "{sent} and {received} packets of {ROUND} exchanges"
+        );
+        Ok(Ok(()))
+    })?
+}
+
+/// Waits until kube-proxy on this node has rules for the first address, and none for the second.
+fn wait_for_rules(node: &KubeNode, with: SocketAddr, without: SocketAddr) -> Result<()> {
+    eventually("kube-proxy has written its rules", RULES, || {
+        let rules = node.exec("iptables-save -t nat")?;
+        let leads_to = |address: SocketAddr| {
+            let end = format!("-j DNAT --to-destination {address}");
+            rules.lines().any(|rule| rule.contains("-p udp") && rule.ends_with(&end))
+        };
+        ensure!(leads_to(with) && !leads_to(without), "{rules}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_service_takes_the_shortcut_and_datagrams_follow_its_endpoints() -> TestResult {
+    const PORT: u16 = 5301;
+    let cluster = KubeCluster::attach()?;
+    let pods = web_pods(&cluster)?;
+    let [client, old, new] = &pods[..] else {
+        return Err(anyhow::anyhow!("the cluster has not three nodes").into());
+    };
+    let node = node_of(&cluster, client)?;
+    let service: SocketAddr = "10.96.77.54:5300".parse()?;
+    let _service = Objects::apply(
+        &cluster,
+        r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "changing"}, "spec": {
+            "clusterIP": "10.96.77.54", "selector": {"serves-changing": "yes"}, "ports": [
+            {"name": "udp", "port": 5300, "targetPort": 5301, "protocol": "UDP"},
+            {"name": "tcp", "port": 5300, "targetPort": 5301, "protocol": "TCP"}]}}"#,
+    )?;
+    let servers = [Responder::start(old, PORT)?, Responder::start(new, PORT)?];
+    let [first, second] = [servers[0].address(), servers[1].address()];
+    let endpoint = Endpoint::add(&cluster, old)?;
+    wait_for_rules(node, first, second)?;
+    let mut asker = UdpAsker::open(client, 0)?;
+    let mut connection = Connection::open(client, 0, service)?;
+    ensure_shortcut(node, || {
+        ensure!(asker.ask(service, 100)?.server == first, "the new server has answered");
+        Ok(())
+    })
+    .context("UDP")?;
+    ensure_shortcut(node, || connection.ask(100).map(drop)).context("TCP")?;
+    assert_eq!(connection.ask(4 << 20)?.client.ip(), client.ip());
+    let _second = Endpoint::add(&cluster, new)?;
+    drop(endpoint);
+    // kube-proxy removes the connections after it has written the rules.
+    wait_for_rules(node, second, first)?;
+    let (start, mut wrong) = (Instant::now(), 0);
+    while match asker.ask(service, 100) {
+        Ok(answer) => answer.server != second,
+        // A connection that is removed between a request and its answer leaves the server's own address in that.
+        Err(error) if wrong > 0 => return Err(error.into()),
+        Err(_) => {
+            wrong += 1;
+            true
+        }
+    } {
+        assert!(start.elapsed() < scaled(FOLLOWS), "the old server answers after {:?}", start.elapsed());
+    }
+    println!("datagrams go to the new server {:?} after kube-proxy's rules", start.elapsed());
+    ensure_shortcut(node, || {
+        ensure!(asker.ask(service, 100)?.server == second, "the old server has answered");
+        Ok(())
+    })
+    .context("UDP to the new server")?;
+    assert_eq!(connection.ask(100)?.server, first, "a connection stays where it is");
+    assert_eq!(Connection::open(client, 0, service)?.ask(100)?.server, second);
+    Ok(())
 }
