@@ -11,6 +11,7 @@ use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 
 use super::batch::DatagramBatch;
 use super::placed::bind_thread;
+use super::served::{port_of, reached_at};
 use super::{Host, Pattern};
 
 const RECEIVE_BUFFER: usize = 32 << 20;
@@ -37,10 +38,10 @@ impl Received {
 
 /// Sends datagrams of `payload` bytes as fast as it can for `duration`, and counts them where they arrive.
 pub fn udp_flood(from: &dyn Host, to: &dyn Host, payload: usize, duration: Duration) -> Result<Received> {
-    let sink = to.netns().udp_bind(to.ip(), 0)?;
+    let sink = to.netns().udp_bind(to.ip(), port_of(to))?;
     setsockopt(&sink, RcvBufForce, &RECEIVE_BUFFER).context("enlarge the receive buffer")?;
     let source = from.netns().udp_bind(from.ip(), 0)?;
-    source.connect(sink.local_addr()?)?;
+    source.connect(reached_at(to, sink.local_addr()?))?;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let receiver = scope.spawn(|| bind_thread(to).and_then(|()| receive(&sink, payload, &stop)));

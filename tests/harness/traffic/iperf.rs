@@ -1,6 +1,7 @@
 //! Measures bulk TCP with iperf3.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -8,6 +9,7 @@ use serde_json::Value;
 
 use super::Host;
 use super::placed::bind_process;
+use super::served::{port_of, reached_at};
 use crate::process::{Daemon, finish};
 use crate::wait::eventually;
 use crate::workdir::temp_file;
@@ -25,8 +27,9 @@ pub fn iperf3_tcp(from: &dyn Host, to: &dyn Host, seconds: u32) -> Result<f64> {
     let server = Daemon::start("the iperf3 server", server, log.path())?;
     eventually("iperf3 listens", START_LIMIT, || ensure_listens(server.pid(), port))?;
     let mut client = from.netns().command("iperf3");
-    client.args(["--client", &to.ip().to_string(), "--bind", &from.ip().to_string()]);
-    client.args(["--port", &port.to_string(), "--time", &seconds.to_string(), "--json"]);
+    let reached = reached_at(to, SocketAddr::new(to.ip(), port));
+    client.args(["--client", &reached.ip().to_string(), "--bind", &from.ip().to_string()]);
+    client.args(["--port", &reached.port().to_string(), "--time", &seconds.to_string(), "--json"]);
     bind_process(from, &mut client)?;
     let report = finish(&mut client, "", Duration::from_secs(seconds.into()) + EXTRA)?;
     let report: Value = serde_json::from_str(&report).context("read iperf3's report")?;
@@ -34,7 +37,7 @@ pub fn iperf3_tcp(from: &dyn Host, to: &dyn Host, seconds: u32) -> Result<f64> {
 }
 
 fn free_port(host: &dyn Host) -> Result<u16> {
-    Ok(host.netns().tcp_listen(host.ip(), 0)?.local_addr()?.port())
+    Ok(host.netns().tcp_listen(host.ip(), port_of(host))?.local_addr()?.port())
 }
 
 /// Checks that the server listens. Reads the kernel's table: a trial connection would use up the one that it serves.

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
-use super::Host;
+use super::{Host, Served};
 use crate::netns::NetNs;
 
 /// A host whose end of the traffic runs on one CPU, so that measurements do not depend on the scheduler.
@@ -27,6 +27,10 @@ impl Host for OnCpu<'_> {
 
     fn ip(&self) -> IpAddr {
         self.host.ip()
+    }
+
+    fn service(&self) -> Option<Served> {
+        self.host.service()
     }
 
     fn cpu(&self) -> Option<usize> {

@@ -10,17 +10,18 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::Host;
 use super::placed::bind_thread;
+use super::served::{port_of, reached_at};
 
 const POLL: Duration = Duration::from_millis(50);
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Returns the round trips per second of one-byte datagrams during `duration`. Fails if one is lost.
 pub fn udp_round_trips(from: &dyn Host, to: &dyn Host, duration: Duration) -> Result<f64> {
-    let server = to.netns().udp_bind(to.ip(), 0)?;
+    let server = to.netns().udp_bind(to.ip(), port_of(to))?;
     server.set_read_timeout(Some(POLL))?;
     let client = from.netns().udp_bind(from.ip(), 0)?;
     client.set_read_timeout(Some(TIMEOUT))?;
-    client.connect(server.local_addr()?)?;
+    client.connect(reached_at(to, server.local_addr()?))?;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let echo = scope.spawn(|| bind_thread(to).map(|()| echo(&server, &stop)));

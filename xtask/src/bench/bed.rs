@@ -1,11 +1,14 @@
 //! A running variant: two nodes and a pod on each.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use flannel_tests::firewall::firewall;
 use flannel_tests::kernel_vxlan;
+use flannel_tests::kube_proxy::{KubeProxy, Mode, Service};
+use flannel_tests::traffic::{Behind, Host, Served};
 use flannel_tests::{Agent, Cluster, Etcd, Node, Pod, eventually, traffic};
 
 use super::crowd::{self, NETWORK};
@@ -15,11 +18,17 @@ use crate::workspace::release_agent;
 /// Limit until the pods reach each other. Among 50 000 leases an agent takes seconds to add its one real peer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The address of the service, outside the pods' networks.
+const SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(172, 20, 0, 10)), 80);
+/// The port of the servers behind it.
+const POD_PORT: u16 = 8080;
+
 /// A variant and its guards, which are dropped in the order of the fields.
 pub(super) struct Bed {
     pub(super) variant: Variant,
     pub(super) from: Pod,
     pub(super) to: Pod,
+    service: Option<Served>,
     _agents: Vec<Agent>,
     _etcd: Option<Etcd>,
     cluster: Option<Cluster>,
@@ -28,17 +37,21 @@ pub(super) struct Bed {
 impl Bed {
     /// Sets the variant up, and returns when the pods reach each other.
     pub(super) fn set_up(variant: Variant, before: Option<&Path>) -> Result<Self> {
-        let bed = match variant {
+        let mut bed = match variant {
             Variant::Veth => Self::cabled()?,
             Variant::HostGw => Self::of_kernel(variant, kernel_vxlan::host_gw)?,
-            Variant::KernelVxlan => Self::of_kernel(variant, kernel_vxlan::vxlan)?,
+            Variant::KernelVxlan | Variant::KernelVxlanService => {
+                Self::of_kernel(variant, kernel_vxlan::vxlan)?
+            }
             Variant::AgentNetlink => {
                 Self::of_agents(variant, &release_agent()?, &["--dataplane=netlink"], 0)?
             }
             Variant::AgentNoCache => {
                 Self::of_agents(variant, &release_agent()?, &["--dataplane=bpf", "--flow-cache=false"], 0)?
             }
-            Variant::AgentBpf => Self::of_agents(variant, &release_agent()?, &["--dataplane=bpf"], 0)?,
+            Variant::AgentBpf | Variant::AgentService => {
+                Self::of_agents(variant, &release_agent()?, &["--dataplane=bpf"], 0)?
+            }
             Variant::AgentCrowd => Self::of_agents(variant, &release_agent()?, &["--dataplane=bpf"], CROWD)?,
             Variant::AgentBefore => {
                 let program = before.context("agent-before needs --before PROGRAM")?;
@@ -47,6 +60,9 @@ impl Bed {
         };
         // An agent that is ready has its own subnet, but may not have the other node's yet.
         eventually("the pods reach each other", PATIENCE, || traffic::ping(&bed.from, bed.to.ip()))?;
+        if variant.direct().is_some() {
+            bed.serve()?;
+        }
         Ok(bed)
     }
 
@@ -58,16 +74,56 @@ impl Bed {
         }
     }
 
+    /// Makes the second pod the only endpoint of a service, by kube-proxy's rules on both nodes.
+    fn serve(&mut self) -> Result<()> {
+        let network = match self.variant {
+            Variant::KernelVxlanService => kernel_vxlan::NETWORK,
+            _ => NETWORK,
+        };
+        let endpoint = (self.to.ip(), POD_PORT).into();
+        let services = Service::both("bench", SERVICE, &[endpoint]);
+        for node in self.nodes().context("a service needs nodes")? {
+            KubeProxy::start(node.netns(), Mode::Iptables, &[&network.to_string()], false)?
+                .sync(&services)?;
+        }
+        self.service = Some(Served { address: SERVICE, port: POD_PORT });
+        Ok(())
+    }
+
+    /// Calls `measure` with the receiving end: the second pod, at its own address or behind its service.
+    pub(super) fn with_receiver<T>(&self, measure: impl FnOnce(&dyn Host) -> T) -> T {
+        match self.service {
+            Some(service) => measure(&Behind { host: &self.to, service }),
+            None => measure(&self.to),
+        }
+    }
+
     fn cabled() -> Result<Self> {
         let (from, to) = Pod::cabled_pair()?;
-        Ok(Self { variant: Variant::Veth, from, to, _agents: Vec::new(), _etcd: None, cluster: None })
+        Ok(Self {
+            variant: Variant::Veth,
+            from,
+            to,
+            service: None,
+            _agents: Vec::new(),
+            _etcd: None,
+            cluster: None,
+        })
     }
 
     fn of_kernel(variant: Variant, join: impl FnOnce(&[Node]) -> Result<()>) -> Result<Self> {
         let cluster = Cluster::two_nodes()?;
         join(cluster.nodes())?;
         let (from, to) = pods(&cluster)?;
-        Ok(Self { variant, from, to, _agents: Vec::new(), _etcd: None, cluster: Some(cluster) })
+        Ok(Self {
+            variant,
+            from,
+            to,
+            service: None,
+            _agents: Vec::new(),
+            _etcd: None,
+            cluster: Some(cluster),
+        })
     }
 
     /// Starts agents among the leases of `crowd` nodes that do not exist.
@@ -86,7 +142,15 @@ impl Bed {
             firewall(node, &subnet.to_string(), &NETWORK.to_string())?;
         }
         let (from, to) = pods(&cluster)?;
-        Ok(Self { variant, from, to, _agents: agents, _etcd: Some(etcd), cluster: Some(cluster) })
+        Ok(Self {
+            variant,
+            from,
+            to,
+            service: None,
+            _agents: agents,
+            _etcd: Some(etcd),
+            cluster: Some(cluster),
+        })
     }
 }
 

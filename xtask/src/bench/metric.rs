@@ -65,14 +65,16 @@ impl Metric {
     /// and varies.
     pub(super) fn measure(self, bed: &Bed, machine: &Machine, seconds: u32) -> Result<f64> {
         let from = OnCpu { host: &bed.from, cpu: machine.sender_cpu };
-        let apart = OnCpu { host: &bed.to, cpu: machine.receiver_cpu };
-        let beside = OnCpu { host: &bed.to, cpu: machine.sender_cpu };
         let time = Duration::from_secs(seconds.into());
-        match self {
-            Self::Flood => Ok(traffic::udp_flood(&from, &apart, PAYLOAD, time)?.per_second()),
-            Self::Bulk => traffic::iperf3_tcp(&from, &apart, seconds),
-            Self::RoundTrips => traffic::udp_round_trips(&from, &beside, time),
-        }
+        bed.with_receiver(|host| {
+            let apart = OnCpu { host, cpu: machine.receiver_cpu };
+            let beside = OnCpu { host, cpu: machine.sender_cpu };
+            match self {
+                Self::Flood => Ok(traffic::udp_flood(&from, &apart, PAYLOAD, time)?.per_second()),
+                Self::Bulk => traffic::iperf3_tcp(&from, &apart, seconds),
+                Self::RoundTrips => traffic::udp_round_trips(&from, &beside, time),
+            }
+        })
     }
 
     /// Returns how many packets each node must have passed at least if this value is right.

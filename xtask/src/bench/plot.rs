@@ -11,8 +11,8 @@ use super::variant::{BEST, Carrier, RIVAL};
 const WIDTH: f64 = 760.0;
 const MARGIN: f64 = 20.0;
 /// Where bars begin, right of their names, and the length of the longest. Values are right of it.
-const BARS: f64 = 130.0;
-const LONGEST: f64 = 400.0;
+const BARS: f64 = 160.0;
+const LONGEST: f64 = 370.0;
 const ROW: f64 = 26.0;
 const BAR: f64 = 16.0;
 const TITLE: f64 = 44.0;
@@ -53,7 +53,7 @@ fn draw_panel(svg: &mut String, top: f64, metric: Metric, series: &[Series]) {
         let y = top + TITLE - BAR / 2.0 + ROW * row as f64;
         text(svg, "", MARGIN, y + BAR - 4.0, one.variant.name());
         draw_bar(svg, y, LONGEST / largest, metric, one);
-        let ratios = [RIVAL, BEST].map(|to| ratio(series, one, to, metric));
+        let ratios = [one.variant.rival(), BEST].map(|to| ratio(series, one, to, metric));
         let value = format!("{}  ({}, {})", metric.show(one.median(metric)), ratios[0], ratios[1]);
         text(svg, "", BARS + LONGEST + 10.0, y + BAR - 4.0, &value);
     }

@@ -10,26 +10,30 @@ use super::variant::{BEST, RIVAL};
 pub(super) fn text(series: &[Series], rounds: u32, seconds: u32) -> String {
     let mut text = String::new();
     for metric in Metric::ALL {
-        let columns = ["median", &format!("x {}", RIVAL.name()), &format!("x {}", BEST.name()), "min .. max"];
+        let headings = [RIVAL, BEST].map(|variant| format!("x {}", variant.name()));
+        let columns = ["median", &headings[0], &headings[1], "x direct", "min .. max"];
         let _ = writeln!(text, "\n{}", metric.title());
         let _ = writeln!(text, "{}", line("", columns));
         for one in series {
             let (min, max) = one.range(metric);
             let ratio = |variant| ratio(series, one, variant, metric);
+            let direct = one.variant.direct().map_or("-".to_owned(), ratio);
             let range = format!("{} .. {}", metric.show(min), metric.show(max));
-            let columns = [&metric.show(one.median(metric)), &ratio(RIVAL), &ratio(BEST), &range];
+            let median = metric.show(one.median(metric));
+            let columns = [&median, &ratio(one.variant.rival()), &ratio(BEST), &direct, &range];
             let _ = writeln!(text, "{}", line(one.variant.name(), columns.map(String::as_str)));
         }
     }
     let _ = writeln!(
         text,
-        "\nmedians over {rounds} interleaved rounds of {seconds} s; a ratio is the median of the rounds' ratios"
+        "\nmedians over {rounds} interleaved rounds of {seconds} s; a ratio is the median of the rounds' ratios.\n\
+         A service is compared with kernel-vxlan-service and, x direct, with its own variant without the service."
     );
     text
 }
 
-fn line(name: &str, [median, rival, best, range]: [&str; 4]) -> String {
-    format!("  {name:<14}{median:>10}{rival:>16}{best:>10}{range:>22}")
+fn line(name: &str, [median, rival, best, direct, range]: [&str; 5]) -> String {
+    format!("  {name:<21}{median:>10}{rival:>16}{best:>10}{direct:>10}{range:>22}")
 }
 
 /// Returns the ratio to a variant as text, or a dash if that was not measured.

@@ -19,6 +19,10 @@ pub(super) enum Variant {
     AgentBefore,
     /// The agent with --dataplane bpf and the same rules, which proven flows skip
     AgentBpf,
+    /// As kernel-vxlan, to a service's address, which rules as kube-proxy's translate
+    KernelVxlanService,
+    /// As agent-bpf, to such an address
+    AgentService,
     /// As agent-bpf, among 50 000 leases of other nodes: only if named with --only
     AgentCrowd,
 }
@@ -32,6 +36,20 @@ pub(super) const BEST: Variant = Variant::Veth;
 pub(super) const RIVAL: Variant = Variant::KernelVxlan;
 
 impl Variant {
+    /// Returns the variant without the service, of one with a service.
+    pub(super) fn direct(self) -> Option<Self> {
+        match self {
+            Self::KernelVxlanService => Some(Self::KernelVxlan),
+            Self::AgentService => Some(Self::AgentBpf),
+            _ => None,
+        }
+    }
+
+    /// Returns what it is compared with: the kernel's vxlan with the same traffic.
+    pub(super) fn rival(self) -> Self {
+        if self.direct().is_some() { Self::KernelVxlanService } else { RIVAL }
+    }
+
     /// Returns its name on the command line and in all results.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -42,6 +60,8 @@ impl Variant {
             Self::AgentNoCache => "agent-no-cache",
             Self::AgentBefore => "agent-before",
             Self::AgentBpf => "agent-bpf",
+            Self::KernelVxlanService => "kernel-vxlan-service",
+            Self::AgentService => "agent-service",
             Self::AgentCrowd => "agent-crowd",
         }
     }
@@ -50,9 +70,9 @@ impl Variant {
     pub(super) fn carrier(self) -> Carrier {
         match self {
             Self::Veth | Self::HostGw => Carrier::Uplink,
-            Self::KernelVxlan | Self::AgentNetlink => Carrier::KernelDevice,
+            Self::KernelVxlan | Self::AgentNetlink | Self::KernelVxlanService => Carrier::KernelDevice,
             Self::AgentNoCache | Self::AgentBefore => Carrier::Programs,
-            Self::AgentBpf | Self::AgentCrowd => Carrier::Shortcut,
+            Self::AgentBpf | Self::AgentService | Self::AgentCrowd => Carrier::Shortcut,
         }
     }
 }
