@@ -203,7 +203,7 @@ pub(crate) struct Attached {
 }
 
 /// Lists the agent's programs on hooks: those of pinned links by the pin's name, those of filters by interface and direction.
-/// Links of `side_ingress` are left out: which other interfaces there are depends on the machine.
+/// Those of `side_ingress` are left out: which other interfaces there are depends on the machine.
 pub(crate) fn attached(node: &Node) -> Result<BTreeMap<String, Attached>> {
     let names = std::fs::read_dir(pins(node)?.path(""))?.map(|pin| Ok(pin?.file_name().into_string()));
     let names = names.collect::<Result<Vec<_>>>()?.into_iter().flatten();
@@ -214,6 +214,7 @@ pub(crate) fn attached(node: &Node) -> Result<BTreeMap<String, Attached>> {
     for interface in shown.as_array().into_iter().flatten().filter_map(|link| link["ifname"].as_str()) {
         for direction in DIRECTIONS {
             let filters = filters(node, interface, direction)?.into_iter();
+            let filters = filters.filter(|(_, name)| !name.starts_with(Hook::SideIngress.program()));
             attached.extend(filters.map(|(filter, _)| (format!("{interface} {direction}"), filter)));
         }
     }
