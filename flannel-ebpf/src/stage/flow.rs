@@ -91,9 +91,8 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
         if passage.is_changed(self.now) {
             return Err(Outcome::FlowChanged);
         }
-        // A connection tracker that sees only one direction of TCP takes its packets for invalid. Of a translated flow, both
-        // directions have to agree.
-        if self.key.protocol[0] == TCP || names != Names::BOTH {
+        // A connection tracker that sees only one direction of TCP takes its packets for invalid.
+        if self.key.protocol[0] == TCP {
             let reverse = flow.passage(Self::DIRECTION.reverse());
             if reverse.is_changed(self.now) {
                 return Err(Outcome::FlowChanged);
