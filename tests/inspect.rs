@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::Pod;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError};
@@ -18,7 +19,7 @@ use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::lease::Lease;
 use flannel_common::node::NodeConfig;
 use flannel_common::outcome::{Hook, MetricsKey, Outcome};
-use flannel_tests::Node;
+use flannel_tests::{Node, eventually};
 
 use crate::overlay::ensure_same;
 
@@ -158,6 +159,38 @@ pub(crate) fn carried(node: &Node) -> Result<(u64, u64)> {
 pub(crate) fn shortcut(node: &Node) -> Result<(u64, u64)> {
     let sent = packets(node, Hook::PodEgress, Outcome::Encapsulated)?;
     Ok((sent, packets(node, Hook::UnderlayIngress, Outcome::Delivered)?))
+}
+
+/// Exchanges of a flow that takes the shortcut, as [`ensure_shortcut`] wants them.
+pub(crate) struct Round {
+    /// How many there are.
+    pub(crate) exchanges: u64,
+    /// How many packets of each direction have to skip the host stack.
+    pub(crate) least: u64,
+    /// Time limit for the flow to be proven.
+    pub(crate) within: Duration,
+}
+
+/// Waits until a round of exchanges takes the shortcut in both directions. An exchange that fails ends the waiting.
+/// `past_stack`: how many packets have skipped the host stack so far, from pods and to them.
+pub(crate) fn ensure_shortcut(
+    Round { exchanges, least, within }: Round,
+    past_stack: impl Fn() -> Result<(u64, u64)>,
+    mut exchange: impl FnMut() -> Result<()>,
+) -> Result<()> {
+    eventually("the flow takes the shortcut", within, || {
+        let before = past_stack()?;
+        if let Err(error) = (0..exchanges).try_for_each(|_| exchange()) {
+            return Ok(Err(error));
+        }
+        let now = past_stack()?;
+        let (sent, received) = (now.0 - before.0, now.1 - before.1);
+        ensure!(
+            sent >= least && received >= least,
+            "of {exchanges} exchanges {sent} packets were sent past the stack and {received} received"
+        );
+        Ok(Ok(()))
+    })?
 }
 
 /// Returns how many packets the programs have wrapped and unwrapped, which passed the host stack.

@@ -14,6 +14,7 @@ use flannel_tests::wait::scaled;
 use flannel_tests::{Host, TestResult, eventually};
 
 use super::{VNI, node_of, web_pods};
+use crate::inspect::{self, Round};
 
 /// Limit until kube-proxy has written a new service's rules everywhere.
 const RULES: Duration = Duration::from_secs(20);
@@ -202,21 +203,9 @@ fn past_stack(node: &KubeNode) -> Result<(u64, u64)> {
 }
 
 /// Waits until most exchanges of a round take the shortcut on a node, in both directions.
-fn ensure_shortcut(node: &KubeNode, mut exchange: impl FnMut() -> Result<()>) -> Result<()> {
-    const ROUND: u64 = 40;
-    eventually("the flow takes the shortcut", RULES, || {
-        let before = past_stack(node)?;
-        if let Err(error) = (0..ROUND).try_for_each(|_| exchange()) {
-            return Ok(Err(error));
-        }
-        let now = past_stack(node)?;
-        let (sent, received) = (now.0 - before.0, now.1 - before.1);
-        ensure!(
-            sent > ROUND / 2 && received > ROUND / 2,
-            "{sent} and {received} packets of {ROUND} exchanges"
-        );
-        Ok(Ok(()))
-    })?
+fn ensure_shortcut(node: &KubeNode, exchange: impl FnMut() -> Result<()>) -> Result<()> {
+    let round = Round { exchanges: 40, least: 21, within: RULES };
+    inspect::ensure_shortcut(round, || past_stack(node), exchange)
 }
 
 /// Waits until kube-proxy on this node has rules for the first address, and none for the second.

@@ -6,14 +6,11 @@ use anyhow::{Context as _, Result, ensure};
 use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::kube_proxy::{Mode, Service};
 use flannel_tests::traffic::{Answer, Connection, Responder, UdpAsker};
-use flannel_tests::{Host, Node, TestResult, eventually};
+use flannel_tests::{Host, Node, TestResult};
 
 use super::{Bed, Family, SIZES, ensure_by, serve};
-use crate::inspect;
+use crate::inspect::{self, Round};
 
-/// Exchanges of a round, and how many of them have to take the shortcut: a packet a second renews the proof.
-const ROUND: u64 = 20;
-const MOST: u64 = 15;
 /// Time limit for a flow to be proven.
 const SOON: Duration = Duration::from_secs(5);
 /// Bytes of a long request over TCP, and of its answer.
@@ -30,20 +27,10 @@ pub(super) fn past_stack(node: &Node) -> Result<(u64, u64)> {
 
 /// Waits until nearly all exchanges of a round take the shortcut on a node, in both directions. An exchange that fails ends
 /// the waiting.
-pub(super) fn ensure_shortcut(node: &Node, mut exchange: impl FnMut() -> Result<()>) -> Result<()> {
-    eventually("the flow takes the shortcut", SOON, || {
-        let before = past_stack(node)?;
-        if let Err(error) = (0..ROUND).try_for_each(|_| exchange()) {
-            return Ok(Err(error));
-        }
-        let now = past_stack(node)?;
-        let (sent, received) = (now.0 - before.0, now.1 - before.1);
-        ensure!(
-            sent >= MOST && received >= MOST,
-            "of {ROUND} exchanges {sent} packets were sent past the stack and {received} received"
-        );
-        Ok(Ok(()))
-    })?
+pub(super) fn ensure_shortcut(node: &Node, exchange: impl FnMut() -> Result<()>) -> Result<()> {
+    // A packet a second renews the proof.
+    let round = Round { exchanges: 20, least: 15, within: SOON };
+    inspect::ensure_shortcut(round, || past_stack(node), exchange)
 }
 
 /// A client's and a server's side of a service.
