@@ -8,7 +8,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{Link as _, LinkOrder, ProgramError, SchedClassifier, TcAttachType, tc};
 use flannel_common::outcome::Hook;
-use nix::net::if_::{Interface, if_nameindex, if_nametoindex};
+use nix::net::if_::{Interface, if_indextoname, if_nameindex, if_nametoindex};
 use tracing::debug;
 
 use super::link::{self, Link};
@@ -186,6 +186,11 @@ pub(super) fn detach_clsact_everywhere(vni: u32) -> Result<()> {
 /// of them alone.
 pub(super) fn is_there(index: u32, name: &str) -> bool {
     if_nametoindex(name) == Ok(index)
+}
+
+/// Returns the name of the interface with this index, if it exists.
+pub(super) fn interface_name(index: u32) -> Option<String> {
+    if_indextoname(index).ok().map(|name| name.to_string_lossy().into_owned())
 }
 
 /// Returns the indexes of all interfaces but these.

@@ -2,10 +2,9 @@
 
 use anyhow::Result;
 use flannel_common::node::NodeConfig;
-use nix::net::if_::if_indextoname;
 
 use super::Bpf;
-use super::attach::{Mechanism, PRIORITY};
+use super::attach::{self, Mechanism, PRIORITY};
 use crate::dataplane::kernel::Kernel;
 use crate::dataplane::obstacle::{Direction, Program};
 
@@ -22,7 +21,7 @@ impl Bpf {
         for index in [v4.uplink_ifindex, v6.uplink_ifindex].into_iter().filter(|index| *index != 0) {
             // The kernel may not answer while the interface goes.
             if self.is_preceded(index, kernel).await.unwrap_or(false) {
-                return if_indextoname(index).ok().map(|name| name.to_string_lossy().into_owned());
+                return attach::interface_name(index);
             }
         }
         None

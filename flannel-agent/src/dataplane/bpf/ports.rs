@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
 use flannel_common::outcome::Hook;
-use nix::net::if_::if_indextoname;
 use tracing::debug;
 
 use super::link::Link;
@@ -66,9 +65,7 @@ impl Bpf {
                 debug!(%error, index, "the program of a pod's port is not detached at once");
             }
             self.pins.remove(&pin)?;
-            if let Ok(name) = if_indextoname(index)
-                && let Ok(name) = name.into_string()
-            {
+            if let Some(name) = attach::interface_name(index) {
                 attach::detach_clsact(hook, &name, self.pins.vni());
             }
         }

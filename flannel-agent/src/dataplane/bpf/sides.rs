@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, Result};
 use flannel_common::node::{NodeConfig, SOURCE_CHECK_OFF};
 use flannel_common::outcome::Hook;
-use nix::net::if_::if_indextoname;
 
 use super::attach::{self, Mechanism};
 use super::pins::link_name;
@@ -39,7 +38,7 @@ impl Bpf {
         let pinned = self.pins.indexes(HOOK);
         for index in self.sides.union(&pinned).filter(|index| !wanted.contains(index)) {
             self.pins.remove(&side_link(*index))?;
-            if let Ok(name) = if_indextoname(*index).map(|name| name.to_string_lossy().into_owned()) {
+            if let Some(name) = attach::interface_name(*index) {
                 attach::detach_clsact(HOOK, &name, self.pins.vni());
             }
         }

@@ -13,13 +13,13 @@ use aya::maps::{MapInfo, MapType, loaded_maps};
 use aya::programs::{ProgramInfo, loaded_links, loaded_programs};
 use flannel_common::abi;
 use flannel_common::outcome::Hook;
-use nix::net::if_::{if_indextoname, if_nameindex};
+use nix::net::if_::if_nameindex;
 use tracing::{debug, warn};
 
 use super::link::Link;
 use super::pins::Pins;
 use super::syscall::bpf;
-use super::{Bpf, tcx, xdp};
+use super::{Bpf, attach, tcx, xdp};
 use crate::dataplane::kernel::Kernel;
 use crate::dataplane::obstacle::Direction;
 
@@ -117,8 +117,7 @@ fn described(Attached { interface, program, .. }: Attached) -> String {
 }
 
 fn name(interface: u32) -> String {
-    if_indextoname(interface)
-        .map_or_else(|_| interface.to_string(), |name| name.to_string_lossy().into_owned())
+    attach::interface_name(interface).unwrap_or_else(|| interface.to_string())
 }
 
 /// Lists what tcx runs on this node's interfaces.
