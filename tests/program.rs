@@ -13,6 +13,7 @@ use flannel_common::abi;
 use flannel_common::address::{Address, V4, V6};
 use flannel_common::event::Event;
 use flannel_common::fingerprint::Token;
+use flannel_common::flow::{PROOF_NS, TRANSLATED_NS};
 use flannel_common::lease::{self, Lease};
 use flannel_common::node::{NodeConfig, OverlayEnd, SOURCE_CHECK_STRICT, XDP_OFF};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
@@ -54,6 +55,8 @@ pub(crate) const PEER_MAC: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x02];
 pub(crate) const INNER_PEER_IP: [u8; 4] = [192, 168, 64, 3];
 pub(crate) const INNER_PEER_MAC: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x03];
 pub(crate) const VNI: u32 = 1;
+/// The node's generation.
+pub(crate) const GENERATION: u32 = 7;
 
 const fn v6([a, b, c, d, e, f, g, h]: [u16; 8]) -> V6 {
     Ipv6Addr::new(a, b, c, d, e, f, g, h).octets()
@@ -200,6 +203,10 @@ impl Programs {
             floor: 0,
             handover_key: [0; 4],
             only_checked: 1,
+            generation: GENERATION,
+            tcp_proof: (PROOF_NS / 1_000_000) as u32,
+            udp_proof: (PROOF_NS / 1_000_000) as u32,
+            translated_proof: (TRANSLATED_NS / 1_000_000) as u32,
             v4: overlay(7, OUR_IP, OUR_MAC, (16, 24, [255, 255, 255, 0])),
             v6: overlay(8, OUR_IP6, OUR_MAC6, (48, 64, v6([!0, !0, !0, !0, 0, 0, 0, 0]))),
         };

@@ -3,7 +3,7 @@
 /// Version of all map layouts. It rises with any change to a key or value.
 ///
 /// An agent that finds pinned maps of another version makes new ones.
-pub const LAYOUT: u32 = 13;
+pub const LAYOUT: u32 = 14;
 
 /// Folder of the pins of all overlays: `<bpffs>/flannel/<VNI>/`.
 pub const PIN_DIR: &str = "flannel";

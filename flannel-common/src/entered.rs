@@ -39,8 +39,8 @@ pub struct Entered<A: Address> {
     pub token: u16,
     /// 1: it comes from the pod; 0: it goes there.
     pub from_pod: u16,
-    /// 0.
-    pub reserved: u32,
+    /// [`crate::node::NodeConfig::generation`] when it entered.
+    pub generation: u32,
 }
 
 impl<A: Address> Entered<A> {
@@ -79,6 +79,7 @@ impl<A: Address> Entered<A> {
             .with(self.mark)
             .with(self.hash)
             .with(u32::from(self.token) << 16 | u32::from(self.from_pod))
+            .with(self.generation)
             .finish()
     }
 }

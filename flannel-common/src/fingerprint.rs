@@ -23,7 +23,7 @@ const AGGREGATE: u32 = 1 << 15;
 pub struct Digest(u64);
 
 /// The part of a packet's [`Digest`] that fits into `skb->tc_index`. It is even: there an odd number above 1 says that a packet's
-/// sender was checked (`NodeConfig::checked_note`). Different packets have the same one by chance, once in 2^14.
+/// sender was checked ([`crate::node::checked_note`]). Different packets have the same one by chance, once in 2^14.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Token(pub u32);
 
@@ -133,8 +133,7 @@ mod tests {
 
     #[test]
     fn the_token_of_a_packet_is_none_of_the_others_and_no_note() {
-        use crate::node::NodeConfig;
-        let note = |key| NodeConfig { handover_key: [key; 4], ..NodeConfig::default() }.checked_note();
+        let note = |key| crate::node::checked_note([key; 4]);
         assert!((0..=u8::MAX).map(note).all(|note| note > 1 && note % 2 == 1));
         for (low, is_aggregate) in [0, 1, 2, 1 << 15, 1 << 16, u64::MAX << 16]
             .into_iter()

@@ -12,24 +12,25 @@
 //! use flannel_common::flow::{PROOF_NS, Passage};
 //!
 //! let mut passage = Passage::default();
-//! assert!(passage.prove(0, 1_000), "a packet has left the stack as it entered");
-//! assert!(passage.is_proven(1_000 + PROOF_NS - 1, PROOF_NS));
-//! assert!(!passage.is_proven(1_000 + PROOF_NS, PROOF_NS), "the proof has expired");
+//! assert!(passage.prove(0, 1, 1_000), "a packet has left the stack as it entered");
+//! assert!(passage.is_proven(1_000 + PROOF_NS - 1, PROOF_NS, 1));
+//! assert!(!passage.is_proven(1_000 + PROOF_NS, PROOF_NS, 1), "the proof has expired");
+//! assert!(!passage.is_proven(1_001, PROOF_NS, 2), "routes have changed");
 //!
 //! passage.revoke(4_000);
 //! assert!(!passage.is_known(), "a rule rewrites packets");
-//! assert!(!passage.prove(0, 5_000), "it did so not long ago");
+//! assert!(!passage.prove(0, 2, 5_000), "it did so not long ago");
 //! ```
 
 use crate::address::{Address, V4, V6};
 use crate::fingerprint::Digest;
 
-/// How long a proof holds, in nanoseconds. A firewall change takes effect within this time, and the connection tracker
+/// Longest time that a proof holds, in nanoseconds. A firewall change takes effect within this time, and the connection tracker
 /// sees a packet of a busy flow this often.
 pub const PROOF_NS: u64 = 10_000_000_000;
 
-/// How long a proof of a translated flow holds, in nanoseconds: services lose the pods behind them more often than rules
-/// change. See [`Passage::lifetime_after`].
+/// Longest time that a proof of a translated flow holds, in nanoseconds: services lose the pods behind them more often than
+/// rules change. See [`Passage::lifetime_after`].
 pub const TRANSLATED_NS: u64 = 1_000_000_000;
 
 /// Longest time in the stack, in nanoseconds. A packet that leaves later proves nothing.
@@ -118,13 +119,14 @@ pub struct Names(pub u32);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Passage {
-    /// When a packet last left the stack, as `changed` says; 0: never.
+    /// When a packet last left the stack, changed or not; 0: never.
     pub left: u64,
     /// With group policy: the packets' mark as VXLAN carries it, on leaving the stack (egress) or entering it (ingress).
     /// Without: 0.
     pub mark: u32,
-    /// 0: the packet that left last proves the flow. 1: the stack had changed or made it.
-    pub changed: u32,
+    /// [`crate::node::NodeConfig::generation`] when the packet that left last had entered, which proves the flow. 0: the stack
+    /// has changed or made that packet.
+    pub generation: u32,
 }
 
 /// A pod's bridge port, and the MACs of the pod and its gateway.
@@ -166,14 +168,14 @@ impl Names {
 }
 
 impl Passage {
-    /// Notes that a packet with this mark has left the stack, and nothing but its addresses and ports was changed. Returns
-    /// whether this proves the flow: it does not while other packets are changed.
+    /// Notes that a packet with this mark, which entered in this generation, has left the stack, and nothing but its addresses
+    /// and ports was changed. Returns whether this proves the flow: it does not while other packets are changed.
     #[inline(always)]
-    pub const fn prove(&mut self, mark: u32, now: u64) -> bool {
+    pub const fn prove(&mut self, mark: u32, generation: u32, now: u64) -> bool {
         if self.is_changed(now) {
             return false;
         }
-        *self = Self { left: now, mark, changed: 0 };
+        *self = Self { left: now, mark, generation };
         true
     }
 
@@ -181,40 +183,40 @@ impl Passage {
     /// [`PROOF_NS`].
     #[inline(always)]
     pub const fn revoke(&mut self, now: u64) {
-        (self.left, self.changed) = (now, 1);
+        (self.left, self.generation) = (now, 0);
     }
 
     /// Returns whether a packet has passed, and none was changed since.
     #[inline(always)]
     #[must_use]
     pub const fn is_known(&self) -> bool {
-        self.left != 0 && self.changed == 0
+        self.left != 0 && self.generation != 0
     }
 
     /// Returns how long this proof, of the packets to the pod of a translated flow, holds in nanoseconds. `sent`: the packets
-    /// from the pod.
+    /// from the pod. `lifetime`: how long the proof of those holds.
     ///
     /// The connection tracker may forget the flow, if the service has lost the pod behind it. It then does not translate the
     /// answers to packets that still took the shortcut, so that answers must not go through the stack sooner than the packets
     /// from the pod: they follow them, or come after twice the time.
     #[inline(always)]
     #[must_use]
-    pub const fn lifetime_after(&self, sent: &Self) -> u64 {
-        if sent.left > self.left { TRANSLATED_NS } else { 2 * TRANSLATED_NS }
+    pub const fn lifetime_after(&self, sent: &Self, lifetime: u64) -> u64 {
+        if sent.left > self.left { lifetime } else { 2 * lifetime }
     }
 
-    /// Returns whether the proof still holds, if it does so for this time in nanoseconds.
+    /// Returns whether the proof still holds, if it does so for this time in nanoseconds and in this generation.
     #[inline(always)]
     #[must_use]
-    pub const fn is_proven(&self, now: u64, lifetime: u64) -> bool {
-        self.is_known() && now.wrapping_sub(self.left) < lifetime
+    pub const fn is_proven(&self, now: u64, lifetime: u64, generation: u32) -> bool {
+        self.is_known() && self.generation == generation && now.wrapping_sub(self.left) < lifetime
     }
 
     /// Returns whether the stack changed a packet not long ago.
     #[inline(always)]
     #[must_use]
     pub const fn is_changed(&self, now: u64) -> bool {
-        self.changed != 0 && now.wrapping_sub(self.left) < PROOF_NS
+        self.left != 0 && self.generation == 0 && now.wrapping_sub(self.left) < PROOF_NS
     }
 }
 
@@ -241,19 +243,31 @@ mod tests {
     #[test]
     fn a_proof_expires() {
         let mut passage = Passage::default();
-        assert!(!passage.is_known() && !passage.is_proven(START, PROOF_NS));
-        assert!(passage.prove(7, START));
-        assert_eq!(passage, Passage { left: START, mark: 7, changed: 0 });
-        assert!(passage.is_proven(START + PROOF_NS - 1, PROOF_NS));
-        assert!(!passage.is_proven(START + PROOF_NS, PROOF_NS));
+        assert!(!passage.is_known() && !passage.is_proven(START, PROOF_NS, 0));
+        assert!(passage.prove(7, 3, START));
+        assert_eq!(passage, Passage { left: START, mark: 7, generation: 3 });
+        assert!(passage.is_proven(START + PROOF_NS - 1, PROOF_NS, 3));
+        assert!(!passage.is_proven(START + PROOF_NS, PROOF_NS, 3));
         assert!(passage.is_known(), "a packet has passed once");
     }
 
     #[test]
+    fn a_proof_of_another_generation_does_not_hold() {
+        let mut passage = Passage::default();
+        assert!(passage.prove(0, 3, START));
+        for generation in [0, 2, 4] {
+            assert!(!passage.is_proven(START, PROOF_NS, generation), "generation {generation}");
+        }
+        assert!(passage.is_known(), "a packet has passed once");
+        assert!(passage.prove(0, 4, START) && passage.is_proven(START, PROOF_NS, 4));
+    }
+
+    #[test]
     fn answers_of_a_translated_flow_are_shown_to_the_stack_after_its_questions() {
-        let at = |left| Passage { left, ..Passage::default() };
+        let at = |left| Passage { left, mark: 0, generation: 1 };
         let answers = at(START + 1);
-        let proven = |sent: Passage, now| answers.is_proven(now, answers.lifetime_after(&sent));
+        let proven =
+            |sent: Passage, now| answers.is_proven(now, answers.lifetime_after(&sent, TRANSLATED_NS), 1);
         let (once, twice) = (START + 1 + TRANSLATED_NS, START + 1 + 2 * TRANSLATED_NS);
         assert!(proven(at(START), twice - 1), "questions still skip the stack until just before");
         assert!(!proven(at(START), twice));
@@ -264,12 +278,12 @@ mod tests {
     #[test]
     fn a_changed_packet_ends_the_proof_at_once_and_for_as_long_as_a_proof_holds() {
         let mut passage = Passage::default();
-        assert!(passage.prove(0, START));
+        assert!(passage.prove(0, 1, START));
         passage.revoke(START + 1);
         assert!(!passage.is_known() && passage.is_changed(START + 1));
-        assert!(!passage.prove(0, START + PROOF_NS), "a packet was changed not long ago");
+        assert!(!passage.prove(0, 1, START + PROOF_NS), "a packet was changed not long ago");
         assert!(!passage.is_known() && !passage.is_changed(START + 1 + PROOF_NS));
-        assert!(passage.prove(0, START + 1 + PROOF_NS));
+        assert!(passage.prove(0, 1, START + 1 + PROOF_NS));
     }
 
     #[test]

@@ -6,7 +6,6 @@
 
 use crate::abi::LAYOUT;
 use crate::address::{Address, V4, V6};
-use crate::node::NodeConfig;
 
 /// What the outer headers of one family said. Bytes, since metadata may have any alignment.
 #[repr(C)]
@@ -30,19 +29,18 @@ impl<A: Address> Handover<A> {
     /// First bytes for this family. The last one is the layout version.
     const MAGIC: [u8; 4] = [b'f', b'l', A::BITS as u8, LAYOUT as u8];
 
-    /// Makes the metadata, with this node's key.
+    /// Makes the metadata, with this node's key ([`crate::node::NodeConfig::handover_key`]).
     #[inline(always)]
     #[must_use]
-    pub const fn new(node: &NodeConfig, sender: A, tos: u8, group: [u8; 4], late: bool) -> Self {
-        let (magic, key) = (Self::MAGIC, node.handover_key);
-        Self { magic, key, sender, group, tos, late: late as u8, reserved: [0; 2] }
+    pub const fn new(key: [u8; 4], sender: A, tos: u8, group: [u8; 4], late: bool) -> Self {
+        Self { magic: Self::MAGIC, key, sender, group, tos, late: late as u8, reserved: [0; 2] }
     }
 
-    /// Returns whether a program of this node has written it.
+    /// Returns whether a program of the node with this key has written it.
     #[inline(always)]
     #[must_use]
-    pub fn is_signed_by(&self, node: &NodeConfig) -> bool {
-        self.magic == Self::MAGIC && self.key == node.handover_key
+    pub fn is_signed_by(&self, key: [u8; 4]) -> bool {
+        self.magic == Self::MAGIC && self.key == key
     }
 }
 
@@ -57,11 +55,11 @@ mod tests {
 
     #[test]
     fn only_metadata_with_this_node_s_key_is_accepted() {
-        let node = NodeConfig { handover_key: [1, 2, 3, 4], ..NodeConfig::default() };
-        let handover = Handover::new(&node, [192, 168, 64, 2], 0, [0; 4], false);
-        assert!(handover.is_signed_by(&node));
-        assert!(!handover.is_signed_by(&NodeConfig { handover_key: [1, 2, 3, 5], ..node }));
-        assert!(!Handover { magic: [b'f', b'l', 32, 0], ..handover }.is_signed_by(&node), "another version");
-        assert!(!Handover { magic: [b'f', b'l', 128, LAYOUT as u8], ..handover }.is_signed_by(&node), "IPv6");
+        let key = [1, 2, 3, 4];
+        let handover = Handover::new(key, [192, 168, 64, 2], 0, [0; 4], false);
+        assert!(handover.is_signed_by(key));
+        assert!(!handover.is_signed_by([1, 2, 3, 5]));
+        assert!(!Handover { magic: [b'f', b'l', 32, 0], ..handover }.is_signed_by(key), "another version");
+        assert!(!Handover { magic: [b'f', b'l', 128, LAYOUT as u8], ..handover }.is_signed_by(key), "IPv6");
     }
 }

@@ -51,20 +51,28 @@ pub struct NodeConfig {
     /// 1: where senders are checked, IP packets that no program has checked are dropped at the vxlan device; 0: they pass,
     /// since programs of others may take packets before the agent's see them.
     pub only_checked: u32,
+    /// Proofs of flows that were given in another generation do not hold ([`crate::flow::Passage::generation`]). The agent raises it when
+    /// routes change, say; from 1 on.
+    pub generation: u32,
+    /// How long a proof of a TCP flow holds, in milliseconds, at most [`crate::flow::PROOF_NS`].
+    pub tcp_proof: u32,
+    /// How long a proof of a UDP flow holds, in milliseconds, at most [`crate::flow::PROOF_NS`].
+    pub udp_proof: u32,
+    /// How long a proof of a translated flow holds, in milliseconds, at most [`crate::flow::TRANSLATED_NS`]; 0: such flows take no
+    /// shortcut.
+    pub translated_proof: u32,
     /// IPv4 over IPv4: `flannel.<VNI>`.
     pub v4: OverlayEnd<V4>,
     /// IPv6 over IPv6: `flannel-v6.<VNI>`.
     pub v6: OverlayEnd<V6>,
 }
 
-impl NodeConfig {
-    /// Returns the note on packets whose sender was checked. It is odd and above 1, as no [`crate::fingerprint::Token`] is.
-    #[inline(always)]
-    #[must_use]
-    pub const fn checked_note(&self) -> u16 {
-        let [first, second, ..] = self.handover_key;
-        u16::from_ne_bytes([first, second]) | 3
-    }
+/// Returns the note on packets whose sender was checked, for this [`NodeConfig::handover_key`]. It is odd and above 1, as no
+/// [`crate::fingerprint::Token`] is.
+#[inline(always)]
+#[must_use]
+pub const fn checked_note([first, second, ..]: [u8; 4]) -> u16 {
+    u16::from_ne_bytes([first, second]) | 3
 }
 
 /// This node's end of one family's overlay. All zeroes if the network does not have the family.
@@ -102,9 +110,9 @@ impl<A: Address> OverlayEnd<A> {
 
 const _: () = assert!(size_of::<OverlayEnd<V4>>() == 32 && align_of::<OverlayEnd<V4>>() == 4);
 const _: () = assert!(size_of::<OverlayEnd<V6>>() == 56 && align_of::<OverlayEnd<V6>>() == 4);
-const _: () = assert!(size_of::<NodeConfig>() == 136 && align_of::<NodeConfig>() == 4);
+const _: () = assert!(size_of::<NodeConfig>() == 152 && align_of::<NodeConfig>() == 4);
 
 #[cfg(feature = "user")]
-// SAFETY: repr(C), no padding (asserted above: 6 * 4 + 2 + 6 + 4 * 4 + 32 + 56, and 4 * 4 + 8 + twice 4 or 16 within), every bit
+// SAFETY: repr(C), no padding (asserted above: 6 * 4 + 2 + 6 + 8 * 4 + 32 + 56, and 4 * 4 + 8 + twice 4 or 16 within), every bit
 // pattern is valid.
 unsafe impl aya::Pod for NodeConfig {}

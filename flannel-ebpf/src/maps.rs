@@ -1,6 +1,7 @@
 //! The maps, named and laid out as `flannel-common` says.
 
 mod flow_ref;
+mod node_ref;
 mod shared;
 
 use core::ptr;
@@ -17,11 +18,12 @@ use flannel_common::event::{self, Event};
 use flannel_common::fingerprint::Token;
 use flannel_common::flow::{Flow, FlowKey, Names};
 use flannel_common::lease::{DIRECT, ENDED, Lease, NETWORK, NODE};
-use flannel_common::node::{NodeConfig, OverlayEnd};
+use flannel_common::node::NodeConfig;
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 pub use self::flow_ref::FlowRef;
+pub use self::node_ref::{EndRef, NodeRef};
 use crate::ip::Ip;
 
 /// Leases of one family by prefix.
@@ -83,7 +85,7 @@ pub struct EventBudget {
 /// An address family with its maps, and this node's end of its overlay.
 pub trait IpFamily: Ip {
     /// Returns this node's end of its overlay.
-    fn overlay_end(node: &NodeConfig) -> &OverlayEnd<Self::Address>;
+    fn overlay_end(node: NodeRef) -> EndRef<Self::Address>;
     /// Returns `LEASES` or `LEASES6`.
     fn leases() -> &'static Leases<Self::Address>;
     /// Returns `SUBNETS` or `SUBNETS6`.
@@ -100,8 +102,8 @@ macro_rules! ip_family {
     ($header:ty, $overlay_end:ident, $leases:ident, $subnets:ident, $flows:ident, $in_stack:ident) => {
         impl IpFamily for $header {
             #[inline(always)]
-            fn overlay_end(node: &NodeConfig) -> &OverlayEnd<Self::Address> {
-                &node.$overlay_end
+            fn overlay_end(node: NodeRef) -> EndRef<Self::Address> {
+                node.$overlay_end()
             }
 
             #[inline(always)]
@@ -137,32 +139,30 @@ macro_rules! ip_family {
 ip_family!(Ipv4Hdr, v4, LEASES, SUBNETS, FLOWS, ENTERED);
 ip_family!(Ipv6Hdr, v6, LEASES6, SUBNETS6, FLOWS6, ENTERED6);
 
-/// Copies the node's configuration, which the agent may rewrite while programs run.
+/// Returns the node's configuration.
 ///
 /// # Errors
 /// [`Outcome::NoConfig`]
 #[inline(always)]
-pub fn node_config() -> Result<NodeConfig, Outcome> {
+pub fn node_config() -> Result<NodeRef, Outcome> {
     let config = CONFIG.get_ptr(0).ok_or(Outcome::NoConfig)?;
-    // SAFETY: numbers and bytes without padding, in an array's value, which the kernel aligns to 8 bytes.
-    let config = unsafe { shared::load::<u64, _>(config) };
-    if config.layout != 0 { Ok(config) } else { Err(Outcome::NoConfig) }
+    // SAFETY: the map's value.
+    let config = unsafe { NodeRef::new(config) };
+    if config.layout() != 0 { Ok(config) } else { Err(Outcome::NoConfig) }
 }
 
 /// Reads the overlay's UDP port, wire order, and nothing else of the configuration.
 #[inline(always)]
 pub fn overlay_port() -> Option<[u8; 2]> {
-    let config = CONFIG.get_ptr(0)?;
-    // SAFETY: as in `node_config`. The port is at the start of a word.
-    let [first, second, ..] = unsafe { shared::load::<u32, [u8; 4]>((&raw const (*config).port).cast()) };
-    Some([first, second])
+    // SAFETY: the map's value.
+    CONFIG.get_ptr(0).map(|config| unsafe { NodeRef::new(config) }.port())
 }
 
 /// Looks up the entry that covers an address, of any kind.
 #[inline(always)]
-pub fn lease<F: IpFamily>(node: &NodeConfig, address: F::Address) -> Option<Lease<F::Address>> {
+pub fn lease<F: IpFamily>(node: NodeRef, address: F::Address) -> Option<Lease<F::Address>> {
     let local = F::overlay_end(node);
-    let subnet = Key::new(local.subnet_len.into(), address.masked(local.subnet_mask));
+    let subnet = Key::new(local.subnet_len().into(), address.masked(local.subnet_mask()));
     let entry = match F::subnets().get_ptr(&subnet) {
         Some(entry) => entry,
         None => ptr::from_ref(F::leases().get(&Key::new(F::Address::BITS, address))?),
@@ -177,7 +177,7 @@ pub fn lease<F: IpFamily>(node: &NodeConfig, address: F::Address) -> Option<Leas
 /// # Errors
 /// [`Outcome::NoLease`], [`Outcome::Unleased`].
 #[inline(always)]
-pub fn peer<F: IpFamily>(node: &NodeConfig, address: F::Address) -> Result<Lease<F::Address>, Outcome> {
+pub fn peer<F: IpFamily>(node: NodeRef, address: F::Address) -> Result<Lease<F::Address>, Outcome> {
     match lease::<F>(node, address) {
         Some(lease) if lease.flags & !DIRECT == 0 => Ok(lease),
         Some(lease) if lease.flags & NODE == 0 && lease.flags & (NETWORK | ENDED) != 0 => {

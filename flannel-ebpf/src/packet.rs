@@ -12,7 +12,6 @@ use aya_ebpf::programs::TcContext;
 use flannel_common::address::Address;
 use flannel_common::fingerprint::Token;
 use flannel_common::handover::Handover;
-use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
@@ -83,7 +82,7 @@ pub trait PacketAccess {
     fn gso_size(&self) -> u32;
 
     /// Returns whether the frame is addressed to this host, not received in promiscuous mode, and has no VLAN tag.
-    fn is_for_host(&self, node: &NodeConfig) -> bool;
+    fn is_for_host(&self, node: NodeRef) -> bool;
 
     /// Returns whether the kernel has taken no VLAN tag out of the frame.
     fn is_untagged(&self) -> bool;
@@ -135,6 +134,8 @@ macro_rules! frame_accessors {
 }
 use frame_accessors;
 
+use crate::maps::NodeRef;
+
 /// A [`Packet`] on its way to a function that is not inlined. A reference to the packet would take 32 bytes of the caller's
 /// stack.
 #[derive(Clone, Copy)]
@@ -166,7 +167,7 @@ impl PacketAccess for Packet<'_> {
     }
 
     #[inline(always)]
-    fn is_for_host(&self, _: &NodeConfig) -> bool {
+    fn is_for_host(&self, _: NodeRef) -> bool {
         self.skb().pkt_type == PACKET_HOST && self.is_untagged()
     }
 

@@ -11,7 +11,7 @@ use flannel_common::abi;
 use flannel_common::address::{Address, V4, V6};
 use flannel_common::flow::{Flow, FlowKey, Names, PROOF_NS, Passage, Port, TRANSIT_NS};
 
-use super::{Programs, of_family};
+use super::{GENERATION, Programs, of_family};
 pub(super) use row::{Row, check, check_off, row};
 use sample::{GATEWAY_MAC, POD_MAC, key};
 
@@ -39,7 +39,7 @@ impl Family for V6 {}
 
 /// Makes what is known of a flow: when packets last left the stack, from the pod and to it.
 pub(super) fn flow<A: Address>(egress: u64, ingress: u64) -> Flow<A> {
-    let passage = |left| Passage { left, ..Passage::default() };
+    let passage = |left| Passage { left, mark: 0, generation: if left == UNKNOWN { 0 } else { GENERATION } };
     Flow { egress: passage(egress), ingress: passage(ingress), port: port(), ..Flow::default() }
 }
 
@@ -65,7 +65,21 @@ pub(super) fn grouped<A: Address>(mut flow: Flow<A>, [egress, ingress]: [u32; 2]
 
 /// Sets that the stack has changed a packet, from the pod and to it.
 pub(super) fn changed<A: Address>(mut flow: Flow<A>, [egress, ingress]: [bool; 2]) -> Flow<A> {
-    (flow.egress.changed, flow.ingress.changed) = (egress.into(), ingress.into());
+    for (passage, changed) in [(&mut flow.egress, egress), (&mut flow.ingress, ingress)] {
+        if changed {
+            passage.generation = 0;
+        }
+    }
+    flow
+}
+
+/// Sets the generation in which the flow's directions were proven, but for those that no packet has passed.
+pub(super) fn of_generation<A: Address>(mut flow: Flow<A>, generation: u32) -> Flow<A> {
+    for passage in [&mut flow.egress, &mut flow.ingress] {
+        if passage.left != UNKNOWN {
+            passage.generation = generation;
+        }
+    }
     flow
 }
 

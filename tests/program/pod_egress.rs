@@ -5,10 +5,11 @@ use flannel_common::outcome::{Hook, Outcome};
 
 use super::flow::sample::{GATEWAY_MAC, POD, POD_MAC, PodSide, controls, elsewhere, hop, no_flows};
 use super::flow::{
-    Flows, OLD, PROVEN, Row, UNKNOWN, changed, check, check_off, flow, none, of_tcp, of_udp, row,
+    Flows, OLD, PROVEN, Row, UNKNOWN, changed, check, check_off, flow, none, of_generation, of_tcp, of_udp,
+    row,
 };
 use super::overlay_egress::unwrapped;
-use super::{OUR_MAC, PEER_IP, PEER_MAC, Programs};
+use super::{GENERATION, OUR_MAC, PEER_IP, PEER_MAC, Programs};
 use crate::packets::{Ipv4, frame, ipv4, tcp, udp};
 
 const HOOK: Hook = Hook::PodEgress;
@@ -58,6 +59,39 @@ fn a_segment_skips_the_stack_while_both_directions_are_known() {
         one("no answer for long", known(PROVEN, OLD), Outcome::Encapsulated),
         one("proven too long ago", known(OLD, PROVEN), Outcome::FlowStale).noted(),
     ]);
+}
+
+#[test]
+fn a_proof_of_another_generation_does_not_hold() {
+    let one = |description, packet, known: Flows, outcome| {
+        row(description, packet, known.clone(), outcome, known).noted()
+    };
+    let of = |generation| of_generation(flow(PROVEN, PROVEN), generation);
+    check_all(vec![
+        one("an older one", datagram(), of_udp(of(GENERATION - 1)), Outcome::FlowStale),
+        one("a newer one", datagram(), of_udp(of(GENERATION + 1)), Outcome::FlowStale),
+        one("TCP", segment(), of_tcp(of(GENERATION - 1)), Outcome::FlowStale),
+    ]);
+}
+
+#[test]
+fn a_proof_holds_as_long_as_the_node_says() {
+    let (udp, tcp) = (of_udp(flow(PROVEN, PROVEN)), of_tcp(flow(PROVEN, PROVEN)));
+    for (shorter, expected) in
+        [([0, 10_000], [false, true]), ([10_000, 0], [true, false]), ([10_000; 2], [true; 2])]
+    {
+        let mut programs = Programs::configured(|node| {
+            node.flow_cache = 1;
+            [node.udp_proof, node.tcp_proof] = shorter;
+        });
+        let rows = [("UDP", datagram(), &udp), ("TCP", segment(), &tcp)].into_iter().zip(expected);
+        let rows = rows.map(|((name, packet, known), holds)| {
+            let outcome = if holds { Outcome::Encapsulated } else { Outcome::FlowStale };
+            let row = row(name, packet, known.clone(), outcome, known.clone());
+            if holds { row } else { row.noted() }
+        });
+        check(&mut programs, HOOK, rows.collect(), |_, _| {});
+    }
 }
 
 #[test]

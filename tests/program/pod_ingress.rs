@@ -5,11 +5,12 @@ use flannel_common::address::V4;
 use flannel_common::flow::Flow;
 use flannel_common::outcome::{Hook, Outcome};
 
-use super::Programs;
 use super::flow::sample::{GATEWAY_MAC, POD_MAC, PodSide, controls, elsewhere, no_flows};
 use super::flow::{
-    Flows, LOST, NOW, OLD, PROVEN, Row, UNKNOWN, changed, check, check_off, flow, none, of_tcp, of_udp, row,
+    Flows, LOST, NOW, OLD, PROVEN, Row, UNKNOWN, changed, check, check_off, flow, none, of_generation,
+    of_tcp, of_udp, row,
 };
+use super::{GENERATION, Programs};
 use crate::packets::{Ipv4, frame};
 
 const HOOK: Hook = Hook::PodIngress;
@@ -38,6 +39,15 @@ fn a_packet_that_entered_just_before_proves_its_flow() {
         proof("once more", of_udp(flow(PROVEN, PROVEN)), known),
         proof("after a long time", of_udp(flow(PROVEN, OLD)), known),
         row("TCP", segment, none(), Outcome::FlowProven, of_tcp(new)),
+        // Routes may have changed while it was in the stack.
+        row(
+            "in an older generation",
+            datagram(),
+            none(),
+            Outcome::FlowProven,
+            of_udp(of_generation(new, GENERATION - 1)),
+        )
+        .entered(|record| record.generation = GENERATION - 1),
     ]);
 }
 

@@ -34,7 +34,7 @@ impl<A: Address> FlowRef<A> {
             Passage {
                 left: load::<u64, _>(&raw const (*passage).left),
                 mark: load::<u32, _>(&raw const (*passage).mark),
-                changed: load::<u32, _>(&raw const (*passage).changed),
+                generation: load::<u32, _>(&raw const (*passage).generation),
             }
         }
     }
@@ -115,13 +115,13 @@ impl<A: Address> FlowRef<A> {
         let result = change(&mut after);
         // SAFETY: within the entry, and aligned as the type is.
         unsafe {
-            // The mark is stored before the proof of it. `changed` comes before `left`: it makes a proof of the time, or takes
+            // The mark is stored before the proof of it. `generation` comes before `left`: it makes a proof of the time, or takes
             // the proof away.
             if after.mark != before.mark {
                 store::<u32, _>(&raw mut (*passage).mark, after.mark);
             }
-            if after.changed != before.changed {
-                store::<u32, _>(&raw mut (*passage).changed, after.changed);
+            if after.generation != before.generation {
+                store::<u32, _>(&raw mut (*passage).generation, after.generation);
             }
             if after.left != before.left {
                 store::<u64, _>(&raw mut (*passage).left, after.left);
@@ -159,7 +159,7 @@ mod tests {
         entry.set_port(PORT);
         let other = FlowKey { pod: [10, 1, 2, 3], remote_port: [1, 2], ..FlowKey::default() };
         entry.set_names(&FlowKey::default(), Names::POD, &other);
-        let expected = |left, mark| Passage { left, mark, changed: mark & 1 };
+        let expected = |left, mark| Passage { left, mark, generation: (mark & 1) ^ 1 };
         for (direction, mark) in [(Direction::Egress, 1), (Direction::Ingress, 2)] {
             let known = entry.update(direction, |passage| {
                 *passage = expected(100, mark);

@@ -8,6 +8,8 @@ use core::mem::MaybeUninit;
 
 /// A number that the machine loads and stores at once.
 pub(super) trait Word: Copy {}
+impl Word for u8 {}
+impl Word for u16 {}
 impl Word for u32 {}
 impl Word for u64 {}
 

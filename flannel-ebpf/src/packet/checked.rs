@@ -13,9 +13,9 @@
 //! only packets of equal hash, so a packet with the note gets a hash that no other can know.
 
 use aya_ebpf::helpers::generated::{bpf_get_hash_recalc, bpf_set_hash};
-use flannel_common::node::NodeConfig;
 
 use super::{Packet, PacketAccess as _};
+use crate::maps::NodeRef;
 
 /// The part of a priority that is no note.
 const PRIORITY: u32 = 0xffff;
@@ -23,7 +23,7 @@ const PRIORITY: u32 = 0xffff;
 impl Packet<'_> {
     /// Notes that the packet's sender was checked.
     #[inline(always)]
-    pub fn note_checked(&self, node: &NodeConfig) {
+    pub fn note_checked(&self, node: NodeRef) {
         let note = u32::from(node.checked_note());
         let skb = self.ctx.skb.skb;
         // SAFETY: the kernel passes a valid context to every program run and lets TC programs write these fields, as whole
@@ -38,7 +38,7 @@ impl Packet<'_> {
     /// Does the same for a packet that the kernel unwraps, and keeps it apart from packets without the note (`bpf_set_hash`:
     /// Linux 4.10). An aggregate is not merged again.
     #[inline(always)]
-    pub fn note_checked_for_device(&self, node: &NodeConfig) {
+    pub fn note_checked_for_device(&self, node: NodeRef) {
         self.note_checked(node);
         if self.gso_size() != 0 {
             return;
@@ -46,7 +46,7 @@ impl Packet<'_> {
         let skb = self.ctx.skb.skb;
         // SAFETY: the kernel passes a valid context to every program run.
         unsafe {
-            let hash = bpf_get_hash_recalc(skb) ^ u32::from_ne_bytes(node.handover_key);
+            let hash = bpf_get_hash_recalc(skb) ^ u32::from_ne_bytes(node.handover_key());
             bpf_set_hash(skb, hash);
         }
     }
@@ -60,7 +60,7 @@ impl Packet<'_> {
 
     /// Removes the note, but not that of another overlay. Returns whether there was one.
     #[inline(always)]
-    pub fn take_note(&self, node: &NodeConfig) -> bool {
+    pub fn take_note(&self, node: NodeRef) -> bool {
         let note = u32::from(node.checked_note());
         let skb = self.ctx.skb.skb;
         // SAFETY: as in `note_checked`.

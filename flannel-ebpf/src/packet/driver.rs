@@ -3,11 +3,11 @@
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_meta};
 use aya_ebpf::programs::XdpContext;
-use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 
 use super::{Header, PacketAccess, frame_accessors};
+use crate::maps::NodeRef;
 
 /// A frame in an XDP program, from its Ethernet header on.
 pub struct DriverPacket<'a> {
@@ -64,8 +64,8 @@ impl PacketAccess for DriverPacket<'_> {
     }
 
     #[inline(always)]
-    fn is_for_host(&self, node: &NodeConfig) -> bool {
-        self.header::<EthHdr>(0).is_ok_and(|ethernet| ethernet.dst_addr == node.uplink_mac)
+    fn is_for_host(&self, node: NodeRef) -> bool {
+        self.header::<EthHdr>(0).is_ok_and(|ethernet| ethernet.dst_addr == node.uplink_mac())
     }
 
     /// Only TC sees a tag that the NIC has taken out.

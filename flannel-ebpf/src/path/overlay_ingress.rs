@@ -12,9 +12,9 @@ use crate::verdict::Carried;
 /// Handles one packet from a peer: to its pod if its flow is proven, else into the host stack.
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
-    let node = &maps::node_config()?;
+    let node = maps::node_config()?;
     sender::ensure_checked(packet, node)?;
-    if node.flow_cache == 0 {
+    if node.flow_cache() == 0 {
         return Err(Outcome::FlowCacheOff);
     }
     with_inner!(parse::frame_at(packet, 0)?, inner => deliver::past_stack(packet, &inner, node))

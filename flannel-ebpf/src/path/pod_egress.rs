@@ -3,10 +3,9 @@
 use flannel_common::fingerprint::Token;
 use flannel_common::flow::Port;
 use flannel_common::lease::DIRECT;
-use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 
-use crate::maps::{self, IpFamily};
+use crate::maps::{self, IpFamily, NodeRef};
 use crate::packet::Packet;
 use crate::stage::flow::{self, FromPod, Shortcut};
 use crate::stage::outgoing::Outgoing;
@@ -19,16 +18,12 @@ use crate::verdict::Carried;
 /// Handles one packet from a pod: to the peer if its flow is proven, else into the host stack.
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
-    let node = &flow::node_config()?;
+    let node = flow::node_config()?;
     with_inner!(parse::frame_at(packet, 0)?, inner => send(packet, &inner, node))
 }
 
 #[inline(always)]
-fn send<H: Transmit>(
-    packet: &Packet<'_>,
-    inner: &Inner<'_, H>,
-    node: &NodeConfig,
-) -> Result<Carried, Outcome> {
+fn send<H: Transmit>(packet: &Packet<'_>, inner: &Inner<'_, H>, node: NodeRef) -> Result<Carried, Outcome> {
     let here =
         Port { ifindex: packet.ifindex(), pod_mac: inner.frame.src_addr, gateway_mac: inner.frame.dst_addr };
     let known = match known(packet, inner, node, &here) {
@@ -39,7 +34,7 @@ fn send<H: Transmit>(
     };
     let destination = known.translation.map_or(inner.ip.destination(), |flow| flow.other().remote);
     // The entry may still have a mark from an agent with group policy.
-    let mark = if node.group_policy != 0 { known.mark } else { 0 };
+    let mark = if node.group_policy() != 0 { known.mark } else { 0 };
     // If it is too big, say, the stack gets it after all.
     let sent = maps::peer::<H>(node, destination)
         .and_then(|lease| {
@@ -47,7 +42,7 @@ fn send<H: Transmit>(
             skip_stack(&outgoing, &known)
         })
         .inspect_err(|_| packet.set_token(Token::UNKNOWN))?;
-    if node.group_policy != 0 {
+    if node.group_policy() != 0 {
         // As the stack would send it: routes and queues of the underlay may depend on the mark, and the vxlan device reads
         // the group from it.
         packet.set_mark(mark);
@@ -60,7 +55,7 @@ fn send<H: Transmit>(
 fn known<H: IpFamily>(
     packet: &Packet<'_>,
     inner: &Inner<'_, H>,
-    node: &NodeConfig,
+    node: NodeRef,
     here: &Port,
 ) -> Result<Shortcut<H::Address>, Outcome> {
     if parse::mark(packet, node) != 0 {
@@ -68,7 +63,7 @@ fn known<H: IpFamily>(
         return Err(Outcome::NotCacheable);
     }
     let flow = FromPod::read(packet, inner, 0)?;
-    flow.shortcut(Some(here)).inspect_err(|_| flow.note_entry(packet, inner, Some(here)))
+    flow.shortcut(node, Some(here)).inspect_err(|_| flow.note_entry(packet, inner, node, Some(here)))
 }
 
 #[inline(always)]
@@ -76,8 +71,8 @@ fn skip_stack<H: Transmit>(
     outgoing: &Outgoing<'_, H>,
     known: &Shortcut<H::Address>,
 ) -> Result<Carried, Outcome> {
-    let Outgoing { inner, node, lease, .. } = outgoing;
-    let routed = route::hop(inner, H::overlay_end(node).vtep_mac, lease.vtep_mac)?;
+    let Outgoing { inner, node, ref lease, .. } = *outgoing;
+    let routed = route::hop(inner, H::overlay_end(node).vtep_mac(), lease.vtep_mac)?;
     let front = Front::new(routed, known.translation);
     if lease.flags & DIRECT != 0 {
         outgoing.transmit_on_link(&front)

@@ -1,10 +1,9 @@
 //! Egress of the uplink, with DirectRouting: packets to peers on the link, after the host stack.
 
 use flannel_common::lease::DIRECT;
-use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 
-use crate::maps::{self, IpFamily};
+use crate::maps::{self, IpFamily, NodeRef};
 use crate::packet::Packet;
 use crate::stage::flow::{self, FromPod};
 use crate::stage::parse::{self, Inner, with_inner};
@@ -17,7 +16,7 @@ pub fn run(packet: &Packet<'_>) -> Outcome {
 
 #[inline(always)]
 fn note(packet: &Packet<'_>) -> Result<Outcome, Outcome> {
-    let node = &flow::node_config()?;
+    let node = flow::node_config()?;
     with_inner!(parse::frame_at(packet, 0)?, inner => note_proof(packet, &inner, node))
 }
 
@@ -25,7 +24,7 @@ fn note(packet: &Packet<'_>) -> Result<Outcome, Outcome> {
 fn note_proof<H: IpFamily>(
     packet: &Packet<'_>,
     inner: &Inner<'_, H>,
-    node: &NodeConfig,
+    node: NodeRef,
 ) -> Result<Outcome, Outcome> {
     let lease = maps::lease::<H>(node, inner.ip.destination());
     if lease.is_none_or(|lease| lease.flags != DIRECT) {

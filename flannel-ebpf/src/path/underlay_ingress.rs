@@ -3,13 +3,13 @@
 
 use flannel_common::flow::Direction;
 use flannel_common::lease::{DIRECT, OWN};
-use flannel_common::node::{FLOOR_UNWRAPS, NodeConfig};
+use flannel_common::node::FLOOR_UNWRAPS;
 use flannel_common::outcome::{Outcome, Verdict};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::group;
 use crate::ip::Ip;
-use crate::maps::{self, IpFamily};
+use crate::maps::{self, IpFamily, NodeRef};
 use crate::packet::{Context, Packet, PacketAccess as _};
 use crate::stage::decap::OuterHeaders;
 use crate::stage::find_udp::FindUdp;
@@ -51,13 +51,15 @@ fn receive<H: IpFamily + FindUdp>(packet: &Packet<'_>) -> Result<Carried, Outcom
 fn receive_usual<H: IpFamily>(context: Context) -> Result<Carried, Outcome> {
     let context = context.into();
     let packet = &Packet::new(&context);
-    let node = &maps::node_config()?;
+    let node = maps::node_config()?;
     match read_checked::<H>(packet, node) {
         Ok(arrival) => receive_tunnelled(packet, node, arrival).or_else(|outcome| {
             packet.note_checked_for_device(node);
             pass(outcome)
         }),
-        Err(Outcome::NotVxlan) if node.direct_routing != 0 => receive_direct::<H>(packet, node).or_else(pass),
+        Err(Outcome::NotVxlan) if node.direct_routing() != 0 => {
+            receive_direct::<H>(packet, node).or_else(pass)
+        }
         Err(outcome) => Err(outcome),
     }
 }
@@ -77,7 +79,7 @@ fn pass(outcome: Outcome) -> Result<Carried, Outcome> {
 fn report_again<H: IpFamily>(context: Context, refused: Outcome) -> Outcome {
     let context = context.into();
     let packet = &Packet::new(&context);
-    if let Ok(node) = &maps::node_config()
+    if let Ok(node) = maps::node_config()
         && let Ok((fields, _, inner)) = read::<H>(packet, node)
     {
         report::refused(refused, inner.ip.source(), fields.sender);
@@ -87,13 +89,13 @@ fn report_again<H: IpFamily>(context: Context, refused: Outcome) -> Outcome {
 
 /// Handles a packet without a tunnel, if it is from a pod of a peer on the link to a pod of this node.
 #[inline(always)]
-fn receive_direct<H: IpFamily>(packet: &Packet<'_>, node: &NodeConfig) -> Result<Carried, Outcome> {
+fn receive_direct<H: IpFamily>(packet: &Packet<'_>, node: NodeRef) -> Result<Carried, Outcome> {
     let inner: Inner<'_, H> = parse::inner_at(packet, 0).map_err(|_| Outcome::NotVxlan)?;
     let is = |address, flags| maps::lease::<H>(node, address).is_some_and(|lease| lease.flags == flags);
     if !packet.is_for_host(node) || !is(inner.ip.destination(), OWN) || !is(inner.ip.source(), DIRECT) {
         return Err(Outcome::NotVxlan);
     }
-    if node.floor & FLOOR_UNWRAPS != 0 {
+    if node.floor() & FLOOR_UNWRAPS != 0 {
         return Err(Outcome::Obstructed);
     }
     deliver::past_stack(packet, &inner, node)
@@ -103,13 +105,13 @@ fn receive_direct<H: IpFamily>(packet: &Packet<'_>, node: &NodeConfig) -> Result
 #[inline(always)]
 fn receive_tunnelled<H: IpFamily>(
     packet: &Packet<'_>,
-    node: &NodeConfig,
+    node: NodeRef,
     arrival: Arrival<'_, H>,
 ) -> Result<Carried, Outcome> {
     let (fields, outer, inner) = arrival;
     let local = H::overlay_end(node);
     if matches!(outer, OuterHeaders::Present) {
-        if node.floor & FLOOR_UNWRAPS != 0 {
+        if node.floor() & FLOOR_UNWRAPS != 0 {
             return Err(Outcome::Obstructed);
         }
         if packet.gso_size() != 0 {
@@ -117,14 +119,14 @@ fn receive_tunnelled<H: IpFamily>(
             return Err(Outcome::GsoAggregate);
         }
     }
-    if inner.frame.dst_addr != local.vtep_mac {
+    if inner.frame.dst_addr != local.vtep_mac() {
         return Err(Outcome::ForeignVtep);
     }
     let code_point = ecn::decapsulated(fields.tos, inner.ip.traffic_class())?;
     let mark = group::mark(fields.group).unwrap_or_else(|| parse::mark(packet, node));
-    if node.flow_cache != 0
+    if node.flow_cache() != 0
         && let Ok(flow) = ToPod::read(packet, &inner, mark)
-        && let Ok((front, port)) = deliver::shortcut(packet, &inner, &flow)
+        && let Ok((front, port)) = deliver::shortcut(packet, &inner, node, &flow)
     {
         unwrap(packet, outer, &inner, front.headers.with_ecn(code_point))?;
         front.complete(packet, 0, Direction::Ingress)?;
@@ -133,7 +135,7 @@ fn receive_tunnelled<H: IpFamily>(
     // `overlay_ingress` sees the packet next, and counts why it takes no shortcut.
     unwrap(packet, outer, &inner, Routed::unchanged(&inner).with_ecn(code_point))?;
     packet.note_checked(node);
-    if node.group_policy != 0 {
+    if node.group_policy() != 0 {
         packet.set_mark(mark);
     }
     Ok(deliver::to_overlay_device(local))
@@ -158,7 +160,7 @@ type Arrival<'a, H> = (OuterFields<<H as Ip>::Address>, OuterHeaders, Inner<'a, 
 
 /// Reads a plain VXLAN packet, or one that XDP has unwrapped.
 #[inline(always)]
-fn read<'a, H: IpFamily>(packet: &'a Packet<'_>, node: &NodeConfig) -> Result<Arrival<'a, H>, Outcome> {
+fn read<'a, H: IpFamily>(packet: &'a Packet<'_>, node: NodeRef) -> Result<Arrival<'a, H>, Outcome> {
     let (fields, outer) = match handover::take::<H>(packet, node) {
         Some(handed_over) => handed_over,
         None => (parse::outer::<H>(packet, node, H::overlay_end(node))?, OuterHeaders::Present),
@@ -169,10 +171,7 @@ fn read<'a, H: IpFamily>(packet: &'a Packet<'_>, node: &NodeConfig) -> Result<Ar
 
 /// [`read`], and checks the sender.
 #[inline(always)]
-fn read_checked<'a, H: IpFamily>(
-    packet: &'a Packet<'_>,
-    node: &NodeConfig,
-) -> Result<Arrival<'a, H>, Outcome> {
+fn read_checked<'a, H: IpFamily>(packet: &'a Packet<'_>, node: NodeRef) -> Result<Arrival<'a, H>, Outcome> {
     let arrival = read::<H>(packet, node)?;
     sender::check::<H, H>(node, arrival.0.sender, arrival.2.ip.source())?;
     Ok(arrival)

@@ -4,11 +4,10 @@ use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use flannel_common::address::Address;
 use flannel_common::flow::{Direction, Port};
-use flannel_common::node::{NodeConfig, OverlayEnd};
 use flannel_common::outcome::Outcome;
 
 use crate::ip::Ip;
-use crate::maps::IpFamily;
+use crate::maps::{EndRef, IpFamily, NodeRef};
 use crate::packet::Packet;
 use crate::stage::fit;
 use crate::stage::flow::ToPod;
@@ -20,22 +19,22 @@ use crate::verdict::Carried;
 /// Sends a wrapped packet out of the uplink. The kernel looks up route and neighbour of the outer destination and writes
 /// the Ethernet header (`bpf_redirect_neigh`: Linux 5.10). The packet skips netfilter's output hooks.
 #[inline(always)]
-pub fn to_uplink(local: &OverlayEnd<impl Address>) -> Carried {
+pub fn to_uplink(local: EndRef<impl Address>) -> Carried {
     // SAFETY: a helper call without pointers.
-    let action = unsafe { bpf_redirect_neigh(local.uplink_ifindex, core::ptr::null_mut(), 0, 0) };
+    let action = unsafe { bpf_redirect_neigh(local.uplink_ifindex(), core::ptr::null_mut(), 0, 0) };
     Carried { outcome: Outcome::Encapsulated, action: action as i32 }
 }
 
 /// Sends a packet out of the uplink to a neighbour. The kernel looks up its MAC and writes the Ethernet header
 /// (`bpf_redirect_neigh` with a next hop: Linux 5.10).
 #[inline(always)]
-pub fn to_neighbour<H: Ip>(local: &OverlayEnd<H::Address>, neighbour: H::Address) -> Carried {
+pub fn to_neighbour<H: Ip>(local: EndRef<H::Address>, neighbour: H::Address) -> Carried {
     let mut next_hop = NextHop { family: H::ADDRESS_FAMILY.into(), address: [0; 16] };
     next_hop.address[..size_of::<H::Address>()].copy_from_slice(neighbour.as_ref());
     let next_hop = (&raw mut next_hop).cast();
     // SAFETY: the next hop is valid for the call.
     let action =
-        unsafe { bpf_redirect_neigh(local.uplink_ifindex, next_hop, size_of::<NextHop>() as i32, 0) };
+        unsafe { bpf_redirect_neigh(local.uplink_ifindex(), next_hop, size_of::<NextHop>() as i32, 0) };
     Carried { outcome: Outcome::OnLink, action: action as i32 }
 }
 
@@ -48,17 +47,17 @@ struct NextHop {
 
 /// Sends an unwrapped packet into the host stack, as received on the vxlan device.
 #[inline(always)]
-pub fn to_overlay_device(local: &OverlayEnd<impl Address>) -> Carried {
+pub fn to_overlay_device(local: EndRef<impl Address>) -> Carried {
     // SAFETY: a helper call without pointers.
-    let action = unsafe { bpf_redirect(local.overlay_ifindex, BPF_F_INGRESS.into()) };
+    let action = unsafe { bpf_redirect(local.overlay_ifindex(), BPF_F_INGRESS.into()) };
     Carried { outcome: Outcome::Decapsulated, action: action as i32 }
 }
 
 /// Sends a packet out of the vxlan device, which wraps it.
 #[inline(always)]
-pub fn through_overlay_device(local: &OverlayEnd<impl Address>) -> Carried {
+pub fn through_overlay_device(local: EndRef<impl Address>) -> Carried {
     // SAFETY: a helper call without pointers.
-    let action = unsafe { bpf_redirect(local.overlay_ifindex, 0) };
+    let action = unsafe { bpf_redirect(local.overlay_ifindex(), 0) };
     Carried { outcome: Outcome::Forwarded, action: action as i32 }
 }
 
@@ -70,9 +69,10 @@ pub fn through_overlay_device(local: &OverlayEnd<impl Address>) -> Carried {
 pub fn shortcut<F: IpFamily>(
     packet: &Packet<'_>,
     inner: &Inner<'_, F>,
+    node: NodeRef,
     flow: &ToPod<F>,
 ) -> Result<(Front<F>, Port), Outcome> {
-    let shortcut = flow.shortcut(None)?;
+    let shortcut = flow.shortcut(node, None)?;
     let port = shortcut.port;
     // A packet to a port that is gone would be lost. Its flows are still known if no agent is running.
     let mtu = packet.mtu_of(port.ifindex).ok_or(Outcome::FlowNew)?;
@@ -89,16 +89,16 @@ pub fn shortcut<F: IpFamily>(
 pub fn past_stack<F: IpFamily>(
     packet: &Packet<'_>,
     inner: &Inner<'_, F>,
-    node: &NodeConfig,
+    node: NodeRef,
 ) -> Result<Carried, Outcome> {
     let flow = ToPod::read(packet, inner, parse::mark(packet, node))?;
     let (front, port) =
-        shortcut(packet, inner, &flow).inspect_err(|_| flow.note_entry(packet, inner, None))?;
+        shortcut(packet, inner, node, &flow).inspect_err(|_| flow.note_entry(packet, inner, node, None))?;
     let change = inner.ip.checksum_change(&front.headers.ip);
     packet.write(0, &front.headers)?;
     packet.update_checksum(change);
     front.complete(packet, 0, Direction::Ingress)?;
-    if node.group_policy != 0 {
+    if node.group_policy() != 0 {
         // The vxlan device has set it. Through the stack, the packet would lose it at the veth.
         packet.set_mark(0);
     }

@@ -29,14 +29,14 @@ pub fn push<T: Header>(outgoing: &Outgoing<'_, Ipv4Hdr>, front: T) -> Result<(),
         | (EthHdr::LEN as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
     let Outgoing { packet, inner, node, ref lease, mark } = *outgoing;
     let headers = EncapParams {
-        source: node.v4.local_ip,
+        source: node.v4().local_ip(),
         destination: lease.public_ip,
         source_port: outer::source_port(packet.flow_hash()),
-        port: node.port,
-        vni: node.vni,
+        port: node.port(),
+        vni: node.vni(),
         mark,
         ecn: inner.ip.tos & ecn::FIELD,
-        ttl: node.ttl as u8,
+        ttl: node.ttl() as u8,
         // RFC 6864 section 4: a packet that may be fragmented needs an identification.
         identification: random(),
     }

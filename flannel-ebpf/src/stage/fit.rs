@@ -1,11 +1,11 @@
 //! Compares packets with MTUs. Packets that are too long go to the kernel, which fragments them or answers with ICMP.
 
-use flannel_common::node::OverlayEnd;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 use network_types::udp::UdpHdr;
 
 use crate::ip::{Ip, TCP, UDP};
+use crate::maps::EndRef;
 use crate::packet::{Packet, PacketAccess};
 use crate::stage::parse::Inner;
 
@@ -18,12 +18,12 @@ use crate::stage::parse::Inner;
 pub fn uplink<H: Ip>(
     packet: &Packet<'_>,
     inner: &Inner<'_, H>,
-    local: &OverlayEnd<H::Address>,
+    local: EndRef<H::Address>,
 ) -> Result<u32, Outcome> {
     // The outer lengths have 16 bits. The kernel segments aggregates beyond that (BIG TCP).
     let whole = packet.frame_len() + H::OUTER_LEN as u32;
     let longest = largest_frame(packet, inner)? + H::OUTER_LEN as u32;
-    if longest > local.uplink_mtu || whole > u16::MAX.into() { Err(Outcome::TooBig) } else { Ok(longest) }
+    if longest > local.uplink_mtu() || whole > u16::MAX.into() { Err(Outcome::TooBig) } else { Ok(longest) }
 }
 
 /// Checks that the packet fits an interface with this MTU in bytes.

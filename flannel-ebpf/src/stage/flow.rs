@@ -3,23 +3,22 @@
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use flannel_common::address::Address;
 use flannel_common::entered::{self, Entered};
-use flannel_common::flow::{Direction, FlowKey, Names, PROOF_NS, Passage, Port, TRANSLATED_NS};
-use flannel_common::node::NodeConfig;
+use flannel_common::flow::{Direction, FlowKey, Names, Passage, Port};
 use flannel_common::outcome::Outcome;
 
 use crate::ip::TCP;
-use crate::maps::{self, FlowRef, IpFamily};
+use crate::maps::{self, FlowRef, IpFamily, NodeRef};
 use crate::packet::{Packet, PacketAccess as _};
 use crate::stage::parse::{self, Inner};
 
-/// Copies the node's configuration, for programs that do nothing without the flow cache.
+/// Returns the node's configuration, for programs that do nothing without the flow cache.
 ///
 /// # Errors
 /// [`Outcome::NoConfig`], [`Outcome::FlowCacheOff`].
 #[inline(always)]
-pub fn node_config() -> Result<NodeConfig, Outcome> {
+pub fn node_config() -> Result<NodeRef, Outcome> {
     let node = maps::node_config()?;
-    if node.flow_cache == 0 { Err(Outcome::FlowCacheOff) } else { Ok(node) }
+    if node.flow_cache() == 0 { Err(Outcome::FlowCacheOff) } else { Ok(node) }
 }
 
 /// [`flannel_common::abi::DRY_RUN`]
@@ -82,7 +81,7 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
     /// # Errors
     /// [`Outcome::TcpControl`], [`Outcome::FlowNew`], [`Outcome::FlowChanged`], [`Outcome::FlowStale`].
     #[inline(always)]
-    pub fn shortcut(&self, port: Option<&Port>) -> Result<Shortcut<F::Address>, Outcome> {
+    pub fn shortcut(&self, node: NodeRef, port: Option<&Port>) -> Result<Shortcut<F::Address>, Outcome> {
         if self.control {
             return Err(Outcome::TcpControl);
         }
@@ -108,12 +107,14 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
         if !passage.is_known() || other_group || other_name || other_port {
             return Err(Outcome::FlowNew);
         }
+        let translated = nanoseconds(node.translated_proof());
         let (translation, lifetime) = match names {
-            Names::BOTH => (None, PROOF_NS),
-            _ if EGRESS => (Some(flow), TRANSLATED_NS),
-            _ => (Some(flow), passage.lifetime_after(&flow.passage(Direction::Egress))),
+            Names::BOTH if self.key.protocol[0] == TCP => (None, nanoseconds(node.tcp_proof())),
+            Names::BOTH => (None, nanoseconds(node.udp_proof())),
+            _ if EGRESS => (Some(flow), translated),
+            _ => (Some(flow), passage.lifetime_after(&flow.passage(Direction::Egress), translated)),
         };
-        if !passage.is_proven(self.now, lifetime) {
+        if !passage.is_proven(self.now, lifetime, node.generation()) {
             return Err(Outcome::FlowStale);
         }
         Ok(Shortcut { mark: passage.mark, port: known_port, translation })
@@ -122,7 +123,7 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
     /// Notes that the packet enters the host stack, and gives it a token. If it begins or ends a TCP connection, the flow is
     /// removed instead. `port`: where it comes from, if from a pod.
     #[inline(always)]
-    pub fn note_entry(&self, packet: &Packet<'_>, inner: &Inner<'_, F>, port: Option<&Port>) {
+    pub fn note_entry(&self, packet: &Packet<'_>, inner: &Inner<'_, F>, node: NodeRef, port: Option<&Port>) {
         if self.control {
             maps::remove_flow::<F>(&self.key);
             return;
@@ -139,6 +140,7 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
             hash: packet.flow_hash(),
             token: token.0 as u16,
             from_pod: entered::from_pod(Self::DIRECTION),
+            generation: node.generation(),
             ..Entered::default()
         };
         maps::note_entered::<F>(token, entered.sealed(digest));
@@ -180,7 +182,7 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
         let port = port.unwrap_or(&entered.port);
         self.note_passage(&entered.key, port, |passage| {
             if is_same {
-                passage.prove(mark, self.now)
+                passage.prove(mark, entered.generation, self.now)
             } else {
                 passage.revoke(self.now);
                 false
@@ -248,6 +250,11 @@ fn entry<F: IpFamily>(
     let flow = maps::insert_flow::<F>(name, names, other)?;
     flow.set_port(*port);
     Some(flow)
+}
+
+#[inline(always)]
+fn nanoseconds(milliseconds: u32) -> u64 {
+    u64::from(milliseconds) * 1_000_000
 }
 
 /// Reads CLOCK_MONOTONIC in nanoseconds, as of the last tick (Linux 5.11).

@@ -2,11 +2,10 @@
 //! as metadata.
 
 use flannel_common::handover::Handover;
-use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 
-use crate::maps::IpFamily;
+use crate::maps::{IpFamily, NodeRef};
 use crate::packet::{DriverPacket, Packet, PacketAccess as _};
 use crate::stage::decap::OuterHeaders;
 use crate::stage::parse::OuterFields;
@@ -33,11 +32,12 @@ pub fn give<H: IpFamily>(
 #[inline(always)]
 pub fn take<H: IpFamily>(
     packet: &Packet<'_>,
-    node: &NodeConfig,
+    node: NodeRef,
 ) -> Option<(OuterFields<H::Address>, OuterHeaders)> {
-    let metadata = *packet.metadata::<Handover<H::Address>>().filter(|found| found.is_signed_by(node))?;
+    let metadata =
+        *packet.metadata::<Handover<H::Address>>().filter(|found| found.is_signed_by(node.handover_key()))?;
     let frame: &EthHdr = packet.header(0).ok()?;
-    if frame.dst_addr != H::overlay_end(node).vtep_mac {
+    if frame.dst_addr != H::overlay_end(node).vtep_mac() {
         return None;
     }
     packet.clear_outer_frame();

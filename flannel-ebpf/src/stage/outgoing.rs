@@ -1,9 +1,8 @@
 //! A packet on its way to a peer, with what its way out needs.
 
 use flannel_common::lease::Lease;
-use flannel_common::node::NodeConfig;
 
-use crate::maps::IpFamily;
+use crate::maps::{IpFamily, NodeRef};
 use crate::packet::Packet;
 use crate::stage::parse::Inner;
 
@@ -14,7 +13,7 @@ pub struct Outgoing<'a, H: IpFamily> {
     /// Its headers.
     pub inner: &'a Inner<'a, H>,
     /// This node.
-    pub node: &'a NodeConfig,
+    pub node: NodeRef,
     /// Lease of the peer.
     pub lease: Lease<H::Address>,
     /// Mark that makes the packet's group; 0 without group policy.

@@ -1,7 +1,6 @@
 //! Reads headers: what kind of packet it is, and whether it is for this node.
 
 use flannel_common::fingerprint::Digest;
-use flannel_common::node::{NodeConfig, OverlayEnd};
 use flannel_common::outcome::Outcome;
 use network_types::eth::{EthHdr, EtherType};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
@@ -10,6 +9,7 @@ use network_types::vxlan::VxlanHdr;
 
 use crate::group;
 use crate::ip::{Ip, TCP, UDP};
+use crate::maps::{EndRef, NodeRef};
 use crate::packet::{Packet, PacketAccess};
 
 const IPV4: u16 = EtherType::Ipv4 as u16;
@@ -83,8 +83,8 @@ pub fn inner_at<'a, H: Ip>(packet: &'a impl PacketAccess, offset: usize) -> Resu
 
 /// Returns the packet's mark, which makes its group; 0 without group policy.
 #[inline(always)]
-pub fn mark(packet: &Packet<'_>, node: &NodeConfig) -> u32 {
-    if node.group_policy != 0 { packet.mark() } else { 0 }
+pub fn mark(packet: &Packet<'_>, node: NodeRef) -> u32 {
+    if node.group_policy() != 0 { packet.mark() } else { 0 }
 }
 
 /// What the transport header says of a flow.
@@ -174,13 +174,13 @@ pub struct OuterFields<A> {
 #[inline(always)]
 pub fn outer<H: Ip>(
     packet: &impl PacketAccess,
-    node: &NodeConfig,
-    local: &OverlayEnd<H::Address>,
+    node: NodeRef,
+    local: EndRef<H::Address>,
 ) -> Result<OuterFields<H::Address>, Outcome> {
     packet.pull((EthHdr::LEN + H::OUTER_LEN) as u32);
     let ip = outer_ip::<H>(packet, node, local)?;
     let udp: &UdpHdr = packet.header(EthHdr::LEN + size_of::<H>())?;
-    if udp.dst != node.port {
+    if udp.dst != node.port() {
         return Err(Outcome::NotVxlan);
     }
     check_lengths(packet, ip, udp)?;
@@ -194,11 +194,11 @@ pub fn outer<H: Ip>(
 #[inline(always)]
 fn outer_ip<'a, H: Ip>(
     packet: &'a impl PacketAccess,
-    node: &NodeConfig,
-    local: &OverlayEnd<H::Address>,
+    node: NodeRef,
+    local: EndRef<H::Address>,
 ) -> Result<&'a H, Outcome> {
     let ip: &H = packet.header(EthHdr::LEN).map_err(|_| Outcome::NotVxlan)?;
-    if !packet.is_for_host(node) || ip.destination() != local.local_ip || !local.is_configured() {
+    if !packet.is_for_host(node) || ip.destination() != local.local_ip() || !local.is_configured() {
         return Err(Outcome::NotVxlan);
     }
     ip.carries_udp().map(|()| ip)
@@ -218,13 +218,13 @@ fn check_lengths<H: Ip>(packet: &impl PacketAccess, ip: &H, udp: &UdpHdr) -> Res
 
 /// Checks the VXLAN header, and returns the bytes that hold the group.
 #[inline(always)]
-fn vxlan<H: Ip>(packet: &impl PacketAccess, node: &NodeConfig) -> Result<[u8; 4], Outcome> {
+fn vxlan<H: Ip>(packet: &impl PacketAccess, node: NodeRef) -> Result<[u8; 4], Outcome> {
     let vxlan: &VxlanHdr = packet.header(EthHdr::LEN + size_of::<H>() + UdpHdr::LEN)?;
-    let group = if node.group_policy != 0 { group::bytes(vxlan) } else { [0; 4] };
+    let group = if node.group_policy() != 0 { group::bytes(vxlan) } else { [0; 4] };
     if vxlan.flags != HAS_VNI | group[0] & group::PRESENT {
         return Err(Outcome::VxlanFlags);
     }
-    if vxlan.vni() != node.vni {
+    if vxlan.vni() != node.vni() {
         return Err(Outcome::ForeignVni);
     }
     Ok(group)

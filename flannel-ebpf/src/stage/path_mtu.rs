@@ -10,11 +10,11 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
 use flannel_common::address::{V4, V6};
 use flannel_common::lease::Lease;
-use flannel_common::node::OverlayEnd;
 use flannel_common::outcome::Outcome;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::ip::{Ip, UDP};
+use crate::maps::EndRef;
 use crate::packet::{Packet, PacketAccess as _};
 
 /// A family whose routes can be asked.
@@ -62,7 +62,7 @@ impl Route for Ipv6Hdr {
 pub fn check<H: Route>(
     packet: &Packet<'_>,
     len: u32,
-    local: &OverlayEnd<H::Address>,
+    local: EndRef<H::Address>,
     lease: &Lease<H::Address>,
 ) -> Result<(), Outcome> {
     if lease.route_mtu != 0 && len > lease.route_mtu {
@@ -75,9 +75,9 @@ pub fn check<H: Route>(
     let mut query: Query = unsafe { core::mem::zeroed() };
     query.family = H::ADDRESS_FAMILY;
     query.l4_protocol = UDP;
-    query.ifindex = local.uplink_ifindex;
+    query.ifindex = local.uplink_ifindex();
     query.__bindgen_anon_1 = Len { tot_len: len as u16 };
-    H::set_ends(&mut query, local.local_ip, lease.public_ip);
+    H::set_ends(&mut query, local.local_ip(), lease.public_ip);
     // SAFETY: the context is valid for the whole run, and the query for the call. (Linux 4.18. It compares `tot_len` with
     // the path MTU as of 5.12.)
     let found = unsafe {

@@ -3,10 +3,9 @@
 use flannel_common::address::Address;
 use flannel_common::event::Event;
 use flannel_common::lease::Lease;
-use flannel_common::node::NodeConfig;
 use flannel_common::outcome::Outcome;
 
-use crate::maps::{self, IpFamily};
+use crate::maps::{self, IpFamily, NodeRef};
 use crate::stage::flow;
 use crate::stage::parse::Inner;
 
@@ -16,7 +15,7 @@ use crate::stage::parse::Inner;
 /// # Errors
 /// As for [`maps::peer`].
 #[inline(always)]
-pub fn peer_of<H: IpFamily>(inner: &Inner<'_, H>, node: &NodeConfig) -> Result<Lease<H::Address>, Outcome> {
+pub fn peer_of<H: IpFamily>(inner: &Inner<'_, H>, node: NodeRef) -> Result<Lease<H::Address>, Outcome> {
     let pod = inner.ip.destination();
     maps::peer::<H>(node, pod).inspect_err(|outcome| {
         if *outcome == Outcome::Unleased {

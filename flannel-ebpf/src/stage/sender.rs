@@ -10,7 +10,7 @@
 
 use flannel_common::address::{Address as _, V6};
 use flannel_common::lease::{NETWORK, NODE, OWN};
-use flannel_common::node::{NodeConfig, SOURCE_CHECK_OFF, SOURCE_CHECK_STRICT};
+use flannel_common::node::{SOURCE_CHECK_OFF, SOURCE_CHECK_STRICT};
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 use network_types::ip::{IpProto, Ipv4Hdr, Ipv6Hdr};
@@ -18,7 +18,7 @@ use network_types::udp::UdpHdr;
 use network_types::vxlan::VxlanHdr;
 
 use crate::ip::Ip as _;
-use crate::maps::{self, IpFamily};
+use crate::maps::{self, IpFamily, NodeRef};
 use crate::packet::{Context, Header, Packet, PacketAccess as _};
 use crate::stage::find_udp::FindUdp;
 use crate::stage::parse::{self, HAS_VNI, with_inner};
@@ -42,11 +42,11 @@ const REFUSALS: [Outcome; 3] = [Outcome::UnknownSender, Outcome::ForgedSender, O
 /// that are not forwarded beyond the vxlan device, whatever their sender.
 #[inline(always)]
 pub fn check<O: IpFamily, H: IpFamily>(
-    node: &NodeConfig,
+    node: NodeRef,
     outer: O::Address,
     inner: H::Address,
 ) -> Result<(), Outcome> {
-    let mode = H::overlay_end(node).source_check;
+    let mode = H::overlay_end(node).source_check();
     if mode == SOURCE_CHECK_OFF {
         return Ok(());
     }
@@ -70,7 +70,7 @@ pub fn check<O: IpFamily, H: IpFamily>(
 
 /// Returns whether this is the address of another node.
 #[inline(always)]
-fn is_peer<O: IpFamily>(node: &NodeConfig, address: O::Address) -> bool {
+fn is_peer<O: IpFamily>(node: NodeRef, address: O::Address) -> bool {
     maps::lease::<O>(node, address).is_some_and(|lease| lease.flags & (NODE | OWN) == NODE)
 }
 
@@ -118,7 +118,7 @@ pub fn refuse_note(packet: &Packet<'_>) {
 #[inline(never)]
 fn remove_note(context: Context) {
     let context = context.into();
-    if let Ok(node) = &maps::node_config() {
+    if let Ok(node) = maps::node_config() {
         Packet::new(&context).take_note(node);
     }
 }
@@ -128,13 +128,13 @@ fn remove_note(context: Context) {
 /// # Errors
 /// [`Outcome::UncheckedSender`]
 #[inline(always)]
-pub fn ensure_checked(packet: &Packet<'_>, node: &NodeConfig) -> Result<(), Outcome> {
+pub fn ensure_checked(packet: &Packet<'_>, node: NodeRef) -> Result<(), Outcome> {
     let mode = match packet.protocol() {
-        Ipv4Hdr::ETHER_TYPE => node.v4.source_check,
-        Ipv6Hdr::ETHER_TYPE => node.v6.source_check,
+        Ipv4Hdr::ETHER_TYPE => node.v4().source_check(),
+        Ipv6Hdr::ETHER_TYPE => node.v6().source_check(),
         _ => SOURCE_CHECK_OFF,
     };
-    if packet.take_note(node) || mode == SOURCE_CHECK_OFF || node.only_checked == 0 {
+    if packet.take_note(node) || mode == SOURCE_CHECK_OFF || node.only_checked() == 0 {
         return Ok(());
     }
     if let Ok(frame) = parse::frame_at(packet, 0) {
@@ -173,7 +173,7 @@ fn judge<O: IpFamily + FindUdp, const REPORT: bool>(context: Context) -> Option<
         return None;
     }
     packet.pull(SEARCHED);
-    let node = &maps::node_config().ok()?;
+    let node = maps::node_config().ok()?;
     let refused = if is_ipsec { None } else { refusal::<O, REPORT>(packet, node, &outer)? };
     if refused.is_none() {
         packet.note_checked_for_device(node);
@@ -185,16 +185,16 @@ fn judge<O: IpFamily + FindUdp, const REPORT: bool>(context: Context) -> Option<
 #[inline(always)]
 fn refusal<O: IpFamily + FindUdp, const REPORT: bool>(
     packet: &Packet<'_>,
-    node: &NodeConfig,
+    node: NodeRef,
     outer: &O,
 ) -> Option<Option<Outcome>> {
     let udp_at = outer.udp_at(packet)?;
     let udp: UdpHdr = packet.copy_after_link(udp_at).ok()?;
-    if udp.dst != node.port || !O::overlay_end(node).is_configured() {
+    if udp.dst != node.port() || !O::overlay_end(node).is_configured() {
         return (udp.dst == IPSEC_PORT).then_some(None);
     }
     let VxlanHeaders { vxlan, frame } = packet.copy_after_link(udp_at + UdpHdr::LEN).ok()?;
-    if vxlan.flags & HAS_VNI == 0 || vxlan.vni() != node.vni {
+    if vxlan.flags & HAS_VNI == 0 || vxlan.vni() != node.vni() {
         return None;
     }
     let ip_at = udp_at + UdpHdr::LEN + size_of::<VxlanHeaders>();
@@ -209,7 +209,7 @@ fn refusal<O: IpFamily + FindUdp, const REPORT: bool>(
 #[inline(always)]
 fn check_inner<O: IpFamily, H: IpFamily, const REPORT: bool>(
     packet: &Packet<'_>,
-    node: &NodeConfig,
+    node: NodeRef,
     outer: O::Address,
     at: usize,
 ) -> Option<Result<(), Outcome>> {

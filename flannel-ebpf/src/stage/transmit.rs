@@ -21,7 +21,7 @@ impl<H: IpFamily> Outgoing<'_, H> {
     #[inline(always)]
     pub fn transmit_on_link(&self, front: &Front<H>) -> Result<Carried, Outcome> {
         let local = H::overlay_end(self.node);
-        fit::mtu(self.packet, self.inner, local.uplink_mtu)?;
+        fit::mtu(self.packet, self.inner, local.uplink_mtu())?;
         self.packet.write(0, &front.headers)?;
         front.complete(self.packet, 0, Direction::Egress)?;
         Ok(deliver::to_neighbour::<H>(local, self.lease.public_ip))
@@ -42,11 +42,11 @@ impl Transmit for Ipv4Hdr {
     #[inline(always)]
     fn transmit(outgoing: &Outgoing<'_, Self>, front: Option<&Front<Self>>) -> Result<Carried, Outcome> {
         let Outgoing { packet, inner, node, ref lease, .. } = *outgoing;
-        if node.floor & FLOOR_WRAPS != 0 {
+        if node.floor() & FLOOR_WRAPS != 0 {
             return Err(Outcome::Obstructed);
         }
-        let outer_len = fit::uplink(packet, inner, &node.v4)?;
-        path_mtu::check::<Self>(packet, outer_len, &node.v4, lease)?;
+        let outer_len = fit::uplink(packet, inner, node.v4())?;
+        path_mtu::check::<Self>(packet, outer_len, node.v4(), lease)?;
         match front {
             Some(front) => {
                 encap::push(outgoing, front.headers)?;
@@ -54,7 +54,7 @@ impl Transmit for Ipv4Hdr {
             }
             None => encap::push(outgoing, *inner.frame)?,
         }
-        Ok(deliver::to_uplink(&node.v4))
+        Ok(deliver::to_uplink(node.v4()))
     }
 }
 
@@ -64,10 +64,10 @@ impl Transmit for Ipv6Hdr {
     fn transmit(outgoing: &Outgoing<'_, Self>, front: Option<&Front<Self>>) -> Result<Carried, Outcome> {
         let Outgoing { packet, inner, node, lease, .. } = outgoing;
         let front = front.ok_or(Outcome::InnerIpv6)?;
-        let outer_len = fit::uplink(packet, inner, &node.v6)?;
-        path_mtu::check::<Self>(packet, outer_len, &node.v6, lease)?;
+        let outer_len = fit::uplink(packet, inner, node.v6())?;
+        path_mtu::check::<Self>(packet, outer_len, node.v6(), lease)?;
         packet.write(0, &front.headers)?;
         front.complete(packet, 0, Direction::Egress)?;
-        Ok(deliver::through_overlay_device(&node.v6))
+        Ok(deliver::through_overlay_device(node.v6()))
     }
 }

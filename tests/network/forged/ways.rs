@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use anyhow::Result;
 use etherparse::{EtherType, IpNumber};
+use flannel_common::node;
 use flannel_tests::traffic::send_frame;
 use flannel_tests::{Node, Pod, TestResult, Topology};
 
@@ -205,7 +206,7 @@ impl<'a> Scene<'a> {
     /// Lets the second pod, which may configure its own interface, write the note of the check on all that it sends. A
     /// program that returns -1 chooses the class of its filter, which becomes `tc_index`.
     fn forge_note(&self) -> Result<()> {
-        let note = inspect::node_config(self.victim)?.checked_note();
+        let note = node::checked_note(inspect::node_config(self.victim)?.handover_key);
         let lines = format!(
             "qdisc add dev eth0 clsact\nfilter add dev eth0 egress bpf bytecode '1,6 0 0 4294967295' classid 1:{note:x}\n"
         );

@@ -12,7 +12,7 @@ use flannel_common::outcome::Hook;
 
 use super::super::fuzz::frame::{flow, is_from_pod};
 use super::super::token::FLOW_HASH;
-use super::super::{Programs, of_family};
+use super::super::{GENERATION, Programs, of_family};
 use super::{Family, port};
 
 /// Contents of `ENTERED`, without empty slots.
@@ -44,7 +44,17 @@ impl<A: Family> Packet<A> {
             Direction::Ingress => Port::default(),
         };
         let from_pod = entered::from_pod(self.direction);
-        Entered { at, key: self.name, port, mark, hash: FLOW_HASH, from_pod, ..Entered::default() }
+        let generation = GENERATION;
+        Entered {
+            at,
+            key: self.name,
+            port,
+            mark,
+            hash: FLOW_HASH,
+            from_pod,
+            generation,
+            ..Entered::default()
+        }
     }
 
     /// Adds the fingerprint, for a packet that carries this token.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result};
 use flannel_common::abi;
 use flannel_common::address::Address;
+use flannel_common::flow::{PROOF_NS, TRANSLATED_NS};
 use flannel_common::node::{
     NodeConfig, OverlayEnd, SOURCE_CHECK_OFF, SOURCE_CHECK_PODS, SOURCE_CHECK_STRICT,
 };
@@ -20,6 +21,10 @@ pub(super) fn facts(settings: &Settings, devices: &[AcceleratedDevice<'_>]) -> R
         layout: abi::LAYOUT,
         flow_cache: settings.flow_cache.into(),
         ttl: default_ttl()?.into(),
+        generation: 1,
+        tcp_proof: milliseconds(PROOF_NS),
+        udp_proof: milliseconds(PROOF_NS),
+        translated_proof: milliseconds(TRANSLATED_NS),
         direct_routing: (settings.direct_routing && settings.flow_cache).into(),
         ..NodeConfig::default()
     };
@@ -65,6 +70,10 @@ fn end<A: Address>(
         subnet_len: range.subnet_len,
         subnet_mask,
     }
+}
+
+const fn milliseconds(nanoseconds: u64) -> u32 {
+    (nanoseconds / 1_000_000) as u32
 }
 
 /// Returns where the programs are attached. Each overlay has hooks of its own. An uplink of both has its hooks once.
