@@ -11,7 +11,8 @@ use crate::subnet_env::{Net, SubnetEnv};
 
 /// The pods' network.
 pub const NETWORK: Net<Ipv4Addr> = Net { addr: Ipv4Addr::new(10, 244, 0, 0), len: 16 };
-const DEVICE: &str = "flannel.1";
+/// The device that flanneld makes.
+pub const DEVICE: &str = "flannel.1";
 const VXLAN_OVERHEAD: u32 = 50;
 
 /// The subnet and MAC that flanneld would give to a node.

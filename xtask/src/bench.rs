@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the dataplane against bare veth, host-gw routing and the kernel's vxlan, in one run.
+//! `cargo xtask bench`: the dataplane against bare veth, the smallest programs, host-gw routing and the kernel's vxlan, in one run.
 //!
 //! All variants run at the same time, and every round measures each of them, so that other load on the machine slows
 //! all of them. Absolute figures depend on the machine; the ratios within one run are the result.
@@ -8,6 +8,7 @@ mod args;
 mod bed;
 mod control;
 mod crowd;
+mod limit;
 mod machine;
 mod metric;
 mod plot;
@@ -44,6 +45,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "build of the agent, optimised",
         &mut cargo(["build", "--release", "--package", "flannel-agent"]),
     )?;
+    if !args.control_plane {
+        limit::build()?;
+    }
     interrupt::catch()?;
     let machine = Machine::read()?;
     machine.warn();

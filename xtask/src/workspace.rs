@@ -10,6 +10,8 @@ use crate::toolchain::Toolchain;
 
 /// The crate of the BPF programs.
 pub(crate) const PROGRAMS: &str = "flannel-ebpf";
+/// What they are compiled for.
+const BPF_TARGET: &str = "bpfel-unknown-none";
 
 /// Returns the workspace's folder.
 pub(crate) fn root() -> &'static Path {
@@ -34,6 +36,17 @@ pub(crate) fn release_agent() -> Result<PathBuf> {
     Ok(target()?.join("release/flannel-agent"))
 }
 
+/// Returns where [`cargo_bpf`] puts an example of [`PROGRAMS`].
+pub(crate) fn bpf_example(name: &str) -> Result<PathBuf> {
+    Ok(bpf_target()?.join(BPF_TARGET).join("release/examples").join(name))
+}
+
+/// Returns the folder of the BPF toolchain's output: not the other one's, since two compilers in one folder would rebuild each
+/// other's output.
+fn bpf_target() -> Result<PathBuf> {
+    Ok(target()?.join("bpf"))
+}
+
 /// Returns a command of cargo, of the toolchain that runs this chore, in the workspace.
 pub(crate) fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -49,13 +62,11 @@ pub(crate) fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
 }
 
 /// Returns a command of the BPF toolchain's cargo, with the target and flags that aya-build uses.
-pub(crate) fn cargo_bpf(chore: &str, toolchain: &Toolchain) -> Result<Command> {
+pub(crate) fn cargo_bpf<const N: usize>(arguments: [&str; N], toolchain: &Toolchain) -> Result<Command> {
     let mut command = Command::new("rustup");
-    command.args(["run", &toolchain.name, "cargo", chore, "--package", PROGRAMS]);
-    command.args(["--lib", "--bins", "--release"]);
-    command.args(["--target", "bpfel-unknown-none", "-Z", "build-std=core"]);
-    // A folder of its own, since two compilers in one would rebuild each other's output.
-    command.arg("--target-dir").arg(target()?.join("bpf"));
+    command.args(["run", &toolchain.name, "cargo"]).args(arguments).args(["--package", PROGRAMS]);
+    command.args(["--release", "--target", BPF_TARGET, "-Z", "build-std=core"]);
+    command.arg("--target-dir").arg(bpf_target()?);
     let flags =
         format!("--cfg=bpf_target_arch=\"{}\"\x1f-Cdebuginfo=2\x1f-Clink-arg=--btf", env::consts::ARCH);
     command.env("CARGO_ENCODED_RUSTFLAGS", flags).current_dir(root());

@@ -12,6 +12,7 @@ use flannel_tests::traffic::{Behind, Host, Served};
 use flannel_tests::{Agent, Cluster, Etcd, Node, Pod, eventually, traffic};
 
 use super::crowd::{self, NETWORK};
+use super::limit::{self, Limit};
 use super::variant::{CROWD, Variant};
 use crate::workspace::release_agent;
 
@@ -29,6 +30,7 @@ pub(super) struct Bed {
     pub(super) from: Pod,
     pub(super) to: Pod,
     service: Option<Served>,
+    _limit: Vec<Limit>,
     _agents: Vec<Agent>,
     _etcd: Option<Etcd>,
     cluster: Option<Cluster>,
@@ -39,6 +41,7 @@ impl Bed {
     pub(super) fn set_up(variant: Variant, before: Option<&Path>) -> Result<Self> {
         let mut bed = match variant {
             Variant::Veth => Self::cabled()?,
+            Variant::Limit | Variant::LimitFlat => Self::of_smallest_programs(variant)?,
             Variant::HostGw => Self::of_kernel(variant, kernel_vxlan::host_gw)?,
             Variant::KernelVxlan | Variant::KernelVxlanService => {
                 Self::of_kernel(variant, kernel_vxlan::vxlan)?
@@ -98,32 +101,34 @@ impl Bed {
         }
     }
 
-    fn cabled() -> Result<Self> {
-        let (from, to) = Pod::cabled_pair()?;
-        Ok(Self {
-            variant: Variant::Veth,
+    fn new(variant: Variant, (from, to): (Pod, Pod), cluster: Option<Cluster>) -> Self {
+        Self {
+            variant,
             from,
             to,
             service: None,
+            _limit: Vec::new(),
             _agents: Vec::new(),
             _etcd: None,
-            cluster: None,
-        })
+            cluster,
+        }
+    }
+
+    fn cabled() -> Result<Self> {
+        Ok(Self::new(Variant::Veth, Pod::cabled_pair()?, None))
     }
 
     fn of_kernel(variant: Variant, join: impl FnOnce(&[Node]) -> Result<()>) -> Result<Self> {
         let cluster = Cluster::two_nodes()?;
         join(cluster.nodes())?;
-        let (from, to) = pods(&cluster)?;
-        Ok(Self {
-            variant,
-            from,
-            to,
-            service: None,
-            _agents: Vec::new(),
-            _etcd: None,
-            cluster: Some(cluster),
-        })
+        Ok(Self::new(variant, pods(&cluster)?, Some(cluster)))
+    }
+
+    fn of_smallest_programs(variant: Variant) -> Result<Self> {
+        let bed = Self::of_kernel(variant, kernel_vxlan::vxlan)?;
+        let nodes = bed.nodes().context("the programs need nodes")?;
+        let limit = limit::attach(nodes, [&bed.from, &bed.to], variant == Variant::LimitFlat)?;
+        Ok(Self { _limit: limit, ..bed })
     }
 
     /// Starts agents among the leases of `crowd` nodes that do not exist.
@@ -141,16 +146,8 @@ impl Bed {
             // The same rules as in the kernel variants, so that only the dataplane differs.
             firewall(node, &subnet.to_string(), &NETWORK.to_string())?;
         }
-        let (from, to) = pods(&cluster)?;
-        Ok(Self {
-            variant,
-            from,
-            to,
-            service: None,
-            _agents: agents,
-            _etcd: Some(etcd),
-            cluster: Some(cluster),
-        })
+        let pods = pods(&cluster)?;
+        Ok(Self { _agents: agents, _etcd: Some(etcd), ..Self::new(variant, pods, Some(cluster)) })
     }
 }
 

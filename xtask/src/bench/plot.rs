@@ -6,9 +6,9 @@ use super::machine::Machine;
 use super::metric::Metric;
 use super::series::Series;
 use super::table::ratio;
-use super::variant::{BEST, Carrier, RIVAL};
+use super::variant::{Carrier, RIVAL, Variant};
 
-const WIDTH: f64 = 760.0;
+const WIDTH: f64 = 800.0;
 const MARGIN: f64 = 20.0;
 /// Where bars begin, right of their names, and the length of the longest. Values are right of it.
 const BARS: f64 = 160.0;
@@ -20,11 +20,11 @@ const TITLE: f64 = 44.0;
 const STYLE: &str = "\
     svg { font: 13px system-ui, sans-serif; background: #fff; color: #1f2328 } \
     text { fill: currentColor } .title { font-weight: 600 } .small { font-size: 11px } \
-    .other { fill: #8c959f } .kernel { fill: #57606a } .bpf { fill: #1a7f64 } \
+    .other { fill: #8c959f } .kernel { fill: #57606a } .bpf { fill: #1a7f64 } .limit { fill: #6fb7a3 } \
     .range { stroke: currentColor; stroke-width: 1.5 } \
     @media (prefers-color-scheme: dark) { \
     svg { background: #0d1117; color: #e6edf3 } \
-    .other { fill: #6e7681 } .kernel { fill: #adb5bd } .bpf { fill: #3fb996 } }";
+    .other { fill: #6e7681 } .kernel { fill: #adb5bd } .bpf { fill: #3fb996 } .limit { fill: #2b6f5c } }";
 
 /// Draws the picture. Bars are medians, and the lines on them reach from the smallest sample to the largest.
 pub(super) fn svg(machine: &Machine, series: &[Series]) -> String {
@@ -46,15 +46,16 @@ pub(super) fn svg(machine: &Machine, series: &[Series]) -> String {
 }
 
 fn draw_panel(svg: &mut String, top: f64, metric: Metric, series: &[Series]) {
-    let heading = format!("{}  (x {}, x {})", metric.title(), RIVAL.name(), BEST.name());
+    let [rival, limit, best] = RIVAL.references().map(Variant::name);
+    let heading = format!("{}  (x {rival}, x {limit}, x {best})", metric.title());
     text(svg, "title", MARGIN, top + TITLE / 2.0, &heading);
     let largest = series.iter().map(|one| one.range(metric).1).fold(f64::MIN_POSITIVE, f64::max);
     for (row, one) in series.iter().enumerate() {
         let y = top + TITLE - BAR / 2.0 + ROW * row as f64;
         text(svg, "", MARGIN, y + BAR - 4.0, one.variant.name());
         draw_bar(svg, y, LONGEST / largest, metric, one);
-        let ratios = [one.variant.rival(), BEST].map(|to| ratio(series, one, to, metric));
-        let value = format!("{}  ({}, {})", metric.show(one.median(metric)), ratios[0], ratios[1]);
+        let ratios = one.variant.references().map(|to| ratio(series, one, to, metric)).join(", ");
+        let value = format!("{}  ({ratios})", metric.show(one.median(metric)));
         text(svg, "", BARS + LONGEST + 10.0, y + BAR - 4.0, &value);
     }
 }
@@ -63,6 +64,7 @@ fn draw_bar(svg: &mut String, y: f64, scale: f64, metric: Metric, one: &Series) 
     let class = match one.variant.carrier() {
         Carrier::Uplink => "other",
         Carrier::KernelDevice => "kernel",
+        Carrier::BarePrograms { .. } => "limit",
         Carrier::Programs | Carrier::Shortcut => "bpf",
     };
     let (min, max) = one.range(metric);

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use flannel_common::outcome::{Hook, Outcome, Verdict};
+use flannel_tests::kernel_vxlan::DEVICE;
 use flannel_tests::{Node, metrics};
 
 use super::bed::Bed;
@@ -9,7 +10,7 @@ use super::metric::Metric;
 use super::variant::Carrier;
 
 const VNI: u32 = 1;
-const DEVICE: &str = "flannel.1";
+const UPLINK: &str = "eth0";
 /// The share of the overlay's packets that programs must have carried.
 const SHARE: f64 = 0.99;
 
@@ -19,6 +20,9 @@ pub(super) enum Counters {
     None,
     /// Sent by the sending node's `flannel.1`, received by the receiving node's.
     Device([u64; 2]),
+    /// Sent by the sending node's uplink, received by the receiving node's, and the same of `flannel.1`, where it is not to have
+    /// carried them. Nothing else leads from pod to pod.
+    Uplink { carried: [u64; 2], device: [u64; 2] },
     /// Outcomes of program runs.
     Programs([Tally; 2]),
 }
@@ -71,11 +75,14 @@ impl End {
 impl Counters {
     /// Reads the counters that the variant needs.
     pub(super) fn read(bed: &Bed) -> Result<Self> {
-        let Some([sender, receiver]) = bed.nodes() else { return Ok(Self::None) };
+        let Some(nodes @ [sender, receiver]) = bed.nodes() else { return Ok(Self::None) };
         Ok(match bed.variant.carrier() {
             Carrier::Uplink => Self::None,
-            Carrier::KernelDevice => {
-                Self::Device([sender.counters(DEVICE)?.1.packets, receiver.counters(DEVICE)?.0.packets])
+            Carrier::KernelDevice => Self::Device(passed(nodes, DEVICE)?),
+            Carrier::BarePrograms { aggregates } => {
+                let [sent, received] = passed(nodes, DEVICE)?;
+                let device = [sent, if aggregates { received } else { 0 }];
+                Self::Uplink { carried: passed(nodes, UPLINK)?, device }
             }
             Carrier::Programs => Self::Programs([
                 Tally::read(sender, End::SendingProgram)?,
@@ -93,11 +100,26 @@ impl Counters {
         let least = metric.least_packets(value, seconds);
         match (self, before) {
             (Self::Device(now), Self::Device(then)) => {
-                let passed: [u64; 2] = std::array::from_fn(|end| now[end] - then[end]);
+                let passed = difference(now, then);
                 ensure!(
                     passed.iter().all(|passed| *passed >= least),
                     "{DEVICE} carried {passed:?} packets on the two nodes where the figure needs {least} or \
                      more: something else than the kernel's vxlan carries this variant"
+                );
+                Ok(())
+            }
+            (
+                Self::Uplink { carried, device },
+                Self::Uplink { carried: carried_then, device: device_then },
+            ) => {
+                let carried = difference(carried, carried_then);
+                let device = difference(device, device_then);
+                let share = |(carried, device): (&u64, &u64)| 1.0 - *device as f64 / (*carried).max(1) as f64;
+                ensure!(
+                    carried.iter().all(|carried| *carried >= least)
+                        && carried.iter().zip(&device).all(|ends| share(ends) >= SHARE),
+                    "{UPLINK} carried {carried:?} packets on the two nodes, and {DEVICE} {device:?}, where the figure needs \
+                     {least} or more past {DEVICE}"
                 );
                 Ok(())
             }
@@ -107,6 +129,15 @@ impl Counters {
             _ => Ok(()),
         }
     }
+}
+
+/// Returns what an interface of the sending node has sent, and that of the receiving node received.
+fn passed([sender, receiver]: [&Node; 2], interface: &str) -> Result<[u64; 2]> {
+    Ok([sender.counters(interface)?.1.packets, receiver.counters(interface)?.0.packets])
+}
+
+fn difference(now: &[u64; 2], then: &[u64; 2]) -> [u64; 2] {
+    std::array::from_fn(|end| now[end] - then[end])
 }
 
 impl Tally {

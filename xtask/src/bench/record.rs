@@ -6,7 +6,7 @@ use super::args::Args;
 use super::machine::Machine;
 use super::metric::Metric;
 use super::series::{Series, find};
-use super::variant::BEST;
+use super::variant::{BEST, LIMIT};
 
 /// Returns everything that was measured, the machine and the parameters.
 pub(super) fn json(args: &Args, machine: &Machine, series: &[Series]) -> String {
@@ -31,6 +31,7 @@ fn of_variant(series: &[Series], one: &Series) -> Value {
             "min": min,
             "max": max,
             "ratio_to_kernel_vxlan": ratio(one.variant.rival()),
+            "ratio_to_limit": ratio(LIMIT),
             "ratio_to_veth": ratio(BEST),
             "ratio_to_direct": one.variant.direct().and_then(ratio),
             "samples": one.of(metric),

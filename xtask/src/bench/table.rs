@@ -4,23 +4,23 @@ use std::fmt::Write as _;
 
 use super::metric::Metric;
 use super::series::{Series, find};
-use super::variant::{BEST, RIVAL};
+use super::variant::{RIVAL, Variant};
 
 /// Returns one block per metric, with one line per variant.
 pub(super) fn text(series: &[Series], rounds: u32, seconds: u32) -> String {
     let mut text = String::new();
     for metric in Metric::ALL {
-        let headings = [RIVAL, BEST].map(|variant| format!("x {}", variant.name()));
-        let columns = ["median", &headings[0], &headings[1], "x direct", "min .. max"];
+        let [rival, limit, best] = RIVAL.references().map(|variant| format!("x {}", variant.name()));
+        let columns = ["median", &rival, &limit, &best, "x direct", "min .. max"];
         let _ = writeln!(text, "\n{}", metric.title());
         let _ = writeln!(text, "{}", line("", columns));
         for one in series {
             let (min, max) = one.range(metric);
             let ratio = |variant| ratio(series, one, variant, metric);
+            let [rival, limit, best] = one.variant.references().map(ratio);
             let direct = one.variant.direct().map_or("-".to_owned(), ratio);
             let range = format!("{} .. {}", metric.show(min), metric.show(max));
-            let median = metric.show(one.median(metric));
-            let columns = [&median, &ratio(one.variant.rival()), &ratio(BEST), &direct, &range];
+            let columns = [&metric.show(one.median(metric)), &rival, &limit, &best, &direct, &range];
             let _ = writeln!(text, "{}", line(one.variant.name(), columns.map(String::as_str)));
         }
     }
@@ -32,11 +32,11 @@ pub(super) fn text(series: &[Series], rounds: u32, seconds: u32) -> String {
     text
 }
 
-fn line(name: &str, [median, rival, best, direct, range]: [&str; 5]) -> String {
-    format!("  {name:<21}{median:>10}{rival:>16}{best:>10}{direct:>10}{range:>22}")
+fn line(name: &str, [median, rival, limit, best, direct, range]: [&str; 6]) -> String {
+    format!("  {name:<21}{median:>10}{rival:>16}{limit:>10}{best:>10}{direct:>10}{range:>22}")
 }
 
 /// Returns the ratio to a variant as text, or a dash if that was not measured.
-pub(super) fn ratio(series: &[Series], one: &Series, to: super::variant::Variant, metric: Metric) -> String {
+pub(super) fn ratio(series: &[Series], one: &Series, to: Variant, metric: Metric) -> String {
     find(series, to).map_or("-".to_owned(), |other| format!("{:.2}", one.ratio_to(other, metric)))
 }

@@ -7,11 +7,15 @@ use clap::ValueEnum;
 pub(super) enum Variant {
     /// A veth pair between the pods and nothing else: the upper limit on this machine
     Veth,
+    /// The smallest programs that wrap and deliver, with one pod's addresses built in, on kernel-vxlan: the limit for VXLAN
+    Limit,
+    /// As limit, but received aggregates go through the kernel's device: only if named with --only
+    LimitFlat,
     /// Plain routes through the nodes, with flanneld's firewall rules
     HostGw,
     /// The kernel's vxlan device, set up the way flanneld does, with its firewall rules
     KernelVxlan,
-    /// The agent with --dataplane netlink and the same rules: should equal kernel-vxlan
+    /// The agent with --dataplane netlink and the same rules: should equal kernel-vxlan. Only if named with --only
     AgentNetlink,
     /// The agent with --dataplane bpf --flow-cache=false: every packet passes the host stack and its rules
     AgentNoCache,
@@ -32,6 +36,8 @@ pub(super) const CROWD: u32 = 50_000;
 
 /// The upper limit.
 pub(super) const BEST: Variant = Variant::Veth;
+/// The upper limit with VXLAN, past the host stack.
+pub(super) const LIMIT: Variant = Variant::Limit;
 /// What the agent is compared with.
 pub(super) const RIVAL: Variant = Variant::KernelVxlan;
 
@@ -45,15 +51,27 @@ impl Variant {
         }
     }
 
-    /// Returns what it is compared with: the kernel's vxlan with the same traffic.
+    /// Returns what it is compared with: the kernel's vxlan with the same traffic, the limit with VXLAN, the upper limit.
+    pub(super) fn references(self) -> [Self; 3] {
+        [self.rival(), LIMIT, BEST]
+    }
+
+    /// Returns the kernel's vxlan with the same traffic.
     pub(super) fn rival(self) -> Self {
         if self.direct().is_some() { Self::KernelVxlanService } else { RIVAL }
+    }
+
+    /// Returns whether it is measured only if it is named.
+    fn is_special(self) -> bool {
+        matches!(self, Self::LimitFlat | Self::AgentNetlink | Self::AgentCrowd)
     }
 
     /// Returns its name on the command line and in all results.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Veth => "veth",
+            Self::Limit => "limit",
+            Self::LimitFlat => "limit-flat",
             Self::HostGw => "host-gw",
             Self::KernelVxlan => "kernel-vxlan",
             Self::AgentNetlink => "agent-netlink",
@@ -70,6 +88,8 @@ impl Variant {
     pub(super) fn carrier(self) -> Carrier {
         match self {
             Self::Veth | Self::HostGw => Carrier::Uplink,
+            Self::Limit => Carrier::BarePrograms { aggregates: true },
+            Self::LimitFlat => Carrier::BarePrograms { aggregates: false },
             Self::KernelVxlan | Self::AgentNetlink | Self::KernelVxlanService => Carrier::KernelDevice,
             Self::AgentNoCache | Self::AgentBefore => Carrier::Programs,
             Self::AgentBpf | Self::AgentService | Self::AgentCrowd => Carrier::Shortcut,
@@ -84,18 +104,23 @@ pub(super) enum Carrier {
     Uplink,
     /// `flannel.1`, by its interface counters.
     KernelDevice,
+    /// BPF programs without counters, by the uplink's; `flannel.1` carries nothing, or at most received `aggregates`.
+    BarePrograms {
+        /// Whether they carry received aggregates.
+        aggregates: bool,
+    },
     /// The BPF programs, by their own counters.
     Programs,
     /// The BPF programs from pod to pod, past both host stacks.
     Shortcut,
 }
 
-/// Returns all variants, or those in `only`. An earlier agent needs `--before`, and the crowd has to be in `only`.
+/// Returns the variants of a default run, or those in `only`. An earlier agent needs `--before`.
 pub(super) fn chosen(only: &[Variant], with_before: bool) -> Vec<Variant> {
     let wanted = |variant: &Variant| match variant {
         Variant::AgentBefore => with_before,
-        Variant::AgentCrowd => only.contains(variant),
-        _ => only.is_empty() || only.contains(variant),
+        _ if only.is_empty() => !variant.is_special(),
+        _ => only.contains(variant),
     };
     Variant::value_variants().iter().copied().filter(wanted).collect()
 }
@@ -114,7 +139,8 @@ mod tests {
 
     #[test]
     fn an_earlier_agent_takes_part_where_one_is_named() {
-        assert_eq!(chosen(&[], true).len(), Variant::value_variants().len() - 1);
+        let special = Variant::value_variants().iter().filter(|variant| variant.is_special()).count();
+        assert_eq!(chosen(&[], true).len(), Variant::value_variants().len() - special);
         assert_eq!(chosen(&[Variant::AgentCrowd], false), [Variant::AgentCrowd]);
         assert!(!chosen(&[], false).contains(&Variant::AgentBefore));
         assert_eq!(chosen(&[Variant::AgentBpf], true), [Variant::AgentBefore, Variant::AgentBpf]);
