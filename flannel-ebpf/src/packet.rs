@@ -21,18 +21,18 @@ use network_types::vxlan::VxlanHdr;
 mod checked;
 mod driver;
 mod handed_over;
+mod memory;
 
 pub use driver::DriverPacket;
 
 /// `skb->pkt_type` (linux/if_packet.h) of frames addressed to this host.
 const PACKET_HOST: u32 = 0;
 
-/// A header that may be read and written in place.
+/// A header of a packet.
 ///
 /// # Safety
-/// The type is `repr(C)` without padding and valid for every bit pattern. Its alignment is at most 2, as that of packet
-/// memory.
-pub unsafe trait Header: Sized {
+/// The type is `repr(C)` without padding and valid for every bit pattern.
+pub unsafe trait Header: Copy {
     /// Returns the header as it is on the wire.
     #[inline(always)]
     fn bytes(&self) -> &[u8] {
@@ -54,6 +54,8 @@ unsafe impl Header for VxlanHdr {}
 unsafe impl Header for u8 {}
 // SAFETY: bytes.
 unsafe impl<const LEN: usize> Header for [u8; LEN] {}
+// SAFETY: numbers.
+unsafe impl<const LEN: usize> Header for [u32; LEN] {}
 // SAFETY: bytes, the address as well.
 unsafe impl<A: Address> Header for Handover<A> {}
 
@@ -90,19 +92,18 @@ pub trait PacketAccess {
     /// Makes the first `len` bytes readable in place, or the whole frame if it is shorter.
     fn pull(&self, len: u32);
 
-    /// Returns the header at `offset`.
+    /// Copies the header at `offset`.
     ///
     /// # Errors
     /// [`Outcome::Truncated`] if the frame ends before the header does.
     #[inline(always)]
-    fn header<T: Header>(&self, offset: usize) -> Result<&T, Outcome> {
+    fn header<T: Header>(&self, offset: usize) -> Result<T, Outcome> {
         let start = self.data() + offset;
         if start + size_of::<T>() > self.data_end() {
             return Err(Outcome::Truncated);
         }
-        // SAFETY: within the frame (checked above) and readable in place (`Header`). It is not written while borrowed:
-        // helpers write, and the verifier lets no packet pointer outlive their call.
-        Ok(unsafe { &*(start as *const T) })
+        // SAFETY: within the frame (checked above).
+        Ok(unsafe { memory::load(start as *const u8) })
     }
 }
 
@@ -308,13 +309,20 @@ impl<'a> Packet<'a> {
         self.ctx.adjust_room(by, BPF_ADJ_ROOM_MAC, flags).map_err(|_| Outcome::NoRoom)
     }
 
-    /// Writes a header at `offset`.
+    /// Writes a header at `offset`, in place: the kernel has made the frame's first bytes this packet's own before the program
+    /// began. (The verifier adds that to programs that write: Linux 4.7.)
     ///
     /// # Errors
     /// [`Outcome::WriteFailed`]: the frame is lost if it has been resized.
     #[inline(always)]
     pub fn write<T: Header>(&self, offset: usize, header: &T) -> Result<(), Outcome> {
-        self.ctx.store(offset, header, 0).map_err(|_| Outcome::WriteFailed)
+        let start = self.data() + offset;
+        if start + size_of::<T>() > self.data_end() {
+            return Err(Outcome::WriteFailed);
+        }
+        // SAFETY: within the frame (checked above).
+        unsafe { memory::store(start as *mut u8, header) };
+        Ok(())
     }
 
     /// Writes bytes from memory that other CPUs may change at the same time.

@@ -19,7 +19,7 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
 }
 
 #[inline(always)]
-fn wrap<H: Transmit>(packet: &Packet<'_>, inner: &Inner<'_, H>, node: NodeRef) -> Result<Carried, Outcome> {
+fn wrap<H: Transmit>(packet: &Packet<'_>, inner: &Inner<H>, node: NodeRef) -> Result<Carried, Outcome> {
     let lease = report::peer_of(inner, node)?;
     if inner.frame.dst_addr != lease.vtep_mac {
         // A neighbour entry that the agent did not write. The kernel's FDB knows where it leads.

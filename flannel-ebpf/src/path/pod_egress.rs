@@ -23,7 +23,7 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
 }
 
 #[inline(always)]
-fn send<H: Transmit>(packet: &Packet<'_>, inner: &Inner<'_, H>, node: NodeRef) -> Result<Carried, Outcome> {
+fn send<H: Transmit>(packet: &Packet<'_>, inner: &Inner<H>, node: NodeRef) -> Result<Carried, Outcome> {
     let here =
         Port { ifindex: packet.ifindex(), pod_mac: inner.frame.src_addr, gateway_mac: inner.frame.dst_addr };
     let known = match known(packet, inner, node, &here) {
@@ -54,7 +54,7 @@ fn send<H: Transmit>(packet: &Packet<'_>, inner: &Inner<'_, H>, node: NodeRef) -
 #[inline(always)]
 fn known<H: IpFamily>(
     packet: &Packet<'_>,
-    inner: &Inner<'_, H>,
+    inner: &Inner<H>,
     node: NodeRef,
     here: &Port,
 ) -> Result<Shortcut<H::Address>, Outcome> {

@@ -21,7 +21,7 @@ fn note(packet: &Packet<'_>) -> Result<Outcome, Outcome> {
 }
 
 #[inline(always)]
-fn note_proof<H: IpFamily>(packet: &Packet<'_>, inner: &Inner<'_, H>) -> Result<Outcome, Outcome> {
+fn note_proof<H: IpFamily>(packet: &Packet<'_>, inner: &Inner<H>) -> Result<Outcome, Outcome> {
     let flow = ToPod::read(packet, inner, 0)?;
     let here =
         Port { ifindex: packet.ifindex(), pod_mac: inner.frame.dst_addr, gateway_mac: inner.frame.src_addr };

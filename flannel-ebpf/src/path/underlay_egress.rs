@@ -21,11 +21,7 @@ fn note(packet: &Packet<'_>) -> Result<Outcome, Outcome> {
 }
 
 #[inline(always)]
-fn note_proof<H: IpFamily>(
-    packet: &Packet<'_>,
-    inner: &Inner<'_, H>,
-    node: NodeRef,
-) -> Result<Outcome, Outcome> {
+fn note_proof<H: IpFamily>(packet: &Packet<'_>, inner: &Inner<H>, node: NodeRef) -> Result<Outcome, Outcome> {
     let lease = maps::lease::<H>(node, inner.ip.destination());
     if lease.is_none_or(|lease| lease.flags != DIRECT) {
         return Err(Outcome::NotOnLink);

@@ -90,7 +90,7 @@ fn report_again<H: IpFamily>(context: Context, refused: Outcome) -> Outcome {
 /// Handles a packet without a tunnel, if it is from a pod of a peer on the link to a pod of this node.
 #[inline(always)]
 fn receive_direct<H: IpFamily>(packet: &Packet<'_>, node: NodeRef) -> Result<Carried, Outcome> {
-    let inner: Inner<'_, H> = parse::inner_at(packet, 0).map_err(|_| Outcome::NotVxlan)?;
+    let inner: Inner<H> = parse::inner_at(packet, 0).map_err(|_| Outcome::NotVxlan)?;
     let is = |address, flags| maps::lease::<H>(node, address).is_some_and(|lease| lease.flags == flags);
     if !packet.is_for_host(node) || !is(inner.ip.destination(), OWN) || !is(inner.ip.source(), DIRECT) {
         return Err(Outcome::NotVxlan);
@@ -146,7 +146,7 @@ fn receive_tunnelled<H: IpFamily>(
 fn unwrap<H: IpFamily>(
     packet: &Packet<'_>,
     outer: OuterHeaders,
-    inner: &Inner<'_, H>,
+    inner: &Inner<H>,
     front: Routed<H>,
 ) -> Result<(), Outcome> {
     let change = inner.ip.checksum_change(&front.ip);
@@ -156,7 +156,7 @@ fn unwrap<H: IpFamily>(
 }
 
 /// A packet from a peer: its outer fields, whether the outer headers are there, and the inner frame.
-type Arrival<'a, H> = (OuterFields<<H as Ip>::Address>, OuterHeaders, Inner<'a, H>);
+type Arrival<'a, H> = (OuterFields<<H as Ip>::Address>, OuterHeaders, Inner<H>);
 
 /// Reads a plain VXLAN packet, or one that XDP has unwrapped.
 #[inline(always)]
@@ -165,7 +165,7 @@ fn read<'a, H: IpFamily>(packet: &'a Packet<'_>, node: NodeRef) -> Result<Arriva
         Some(handed_over) => handed_over,
         None => (parse::outer::<H>(packet, node, H::overlay_end(node))?, OuterHeaders::Present),
     };
-    let inner: Inner<'_, H> = parse::inner_at(packet, outer.inner_offset::<H>())?;
+    let inner: Inner<H> = parse::inner_at(packet, outer.inner_offset::<H>())?;
     Ok((fields, outer, inner))
 }
 

@@ -27,7 +27,7 @@ pub fn run(packet: &DriverPacket<'_>) -> Result<Carried, Outcome> {
 fn unwrap<H: IpFamily>(packet: &DriverPacket<'_>, node: NodeRef) -> Result<Carried, Outcome> {
     let local = H::overlay_end(node);
     let outer = parse::outer::<H>(packet, node, local)?;
-    let inner: Inner<'_, H> = parse::inner_at(packet, EthHdr::LEN + H::OUTER_LEN)?;
+    let inner: Inner<H> = parse::inner_at(packet, EthHdr::LEN + H::OUTER_LEN)?;
     if inner.frame.dst_addr != local.vtep_mac() {
         return Err(Outcome::ForeignVtep);
     }
@@ -50,7 +50,7 @@ fn unwrap<H: IpFamily>(packet: &DriverPacket<'_>, node: NodeRef) -> Result<Carri
 /// Returns true only if the packet is no aggregate. Generic mode runs after GRO and cannot see which packets are; but
 /// aggregates have a payload.
 #[inline(always)]
-fn is_single<H: IpFamily>(packet: &DriverPacket<'_>, inner: &Inner<'_, H>) -> bool {
+fn is_single<H: IpFamily>(packet: &DriverPacket<'_>, inner: &Inner<H>) -> bool {
     match fit::headers_of_segment(packet, inner) {
         Ok(headers) => headers + inner.offset as u32 == packet.frame_len(),
         Err(_) => inner.ip.protocol() == H::ICMP,

@@ -68,7 +68,7 @@ pub fn through_overlay_device(local: EndRef<impl Address>) -> Carried {
 #[inline(always)]
 pub fn shortcut<F: IpFamily>(
     packet: &Packet<'_>,
-    inner: &Inner<'_, F>,
+    inner: &Inner<F>,
     node: NodeRef,
     flow: &ToPod<F>,
 ) -> Result<(Front<F>, Port), Outcome> {
@@ -88,7 +88,7 @@ pub fn shortcut<F: IpFamily>(
 #[inline(always)]
 pub fn past_stack<F: IpFamily>(
     packet: &Packet<'_>,
-    inner: &Inner<'_, F>,
+    inner: &Inner<F>,
     node: NodeRef,
 ) -> Result<Carried, Outcome> {
     let flow = ToPod::read(packet, inner, parse::mark(packet, node))?;

@@ -23,6 +23,7 @@ impl FindUdp for Ipv4Hdr {
 
 /// Start of an extension header. The fragment header has 8 bytes, and its offset in the last field.
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct Extension {
     next: u8,
     /// In units of 8 bytes, without the first 8.

@@ -17,7 +17,7 @@ use crate::stage::parse::Inner;
 #[inline(always)]
 pub fn uplink<H: Ip>(
     packet: &Packet<'_>,
-    inner: &Inner<'_, H>,
+    inner: &Inner<H>,
     local: EndRef<H::Address>,
 ) -> Result<u32, Outcome> {
     // The outer lengths have 16 bits. The kernel segments aggregates beyond that (BIG TCP).
@@ -31,13 +31,13 @@ pub fn uplink<H: Ip>(
 /// # Errors
 /// As for [`uplink`].
 #[inline(always)]
-pub fn mtu<H: Ip>(packet: &Packet<'_>, inner: &Inner<'_, H>, mtu: u32) -> Result<(), Outcome> {
+pub fn mtu<H: Ip>(packet: &Packet<'_>, inner: &Inner<H>, mtu: u32) -> Result<(), Outcome> {
     if largest_frame(packet, inner)? > mtu + EthHdr::LEN as u32 { Err(Outcome::TooBig) } else { Ok(()) }
 }
 
 /// Returns the length of the inner frame in bytes, or of the longest frame that an aggregate makes.
 #[inline(always)]
-fn largest_frame<H: Ip>(packet: &Packet<'_>, inner: &Inner<'_, H>) -> Result<u32, Outcome> {
+fn largest_frame<H: Ip>(packet: &Packet<'_>, inner: &Inner<H>) -> Result<u32, Outcome> {
     match packet.gso_size() {
         0 => Ok(packet.frame_len() - inner.offset as u32),
         payload => Ok(headers_of_segment(packet, inner)? + payload),
@@ -49,12 +49,12 @@ fn largest_frame<H: Ip>(packet: &Packet<'_>, inner: &Inner<'_, H>) -> Result<u32
 /// # Errors
 /// [`Outcome::GsoUnknown`], [`Outcome::Truncated`].
 #[inline(always)]
-pub fn headers_of_segment<H: Ip>(packet: &impl PacketAccess, inner: &Inner<'_, H>) -> Result<u32, Outcome> {
+pub fn headers_of_segment<H: Ip>(packet: &impl PacketAccess, inner: &Inner<H>) -> Result<u32, Outcome> {
     /// Offset of TCP's header length, which is in the upper four bits, in words of 32 bits.
     const DATA_OFFSET: usize = 12;
     let transport = EthHdr::LEN + inner.ip.header_len();
     let header = match inner.ip.protocol() {
-        TCP => usize::from(*packet.header::<u8>(inner.offset + transport + DATA_OFFSET)? >> 4) * 4,
+        TCP => usize::from(packet.header::<u8>(inner.offset + transport + DATA_OFFSET)? >> 4) * 4,
         UDP => UdpHdr::LEN,
         _ => return Err(Outcome::GsoUnknown),
     };

@@ -66,7 +66,7 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
     /// # Errors
     /// [`Outcome::NotCacheable`], [`Outcome::Truncated`].
     #[inline(always)]
-    pub fn read(packet: &Packet<'_>, inner: &Inner<'_, F>, mark: u32) -> Result<Self, Outcome> {
+    pub fn read(packet: &Packet<'_>, inner: &Inner<F>, mark: u32) -> Result<Self, Outcome> {
         let parse::Transport { source, destination, control } = parse::transport(packet, inner)?;
         let from = (inner.ip.source(), source);
         let to = (inner.ip.destination(), destination);
@@ -123,7 +123,7 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
     /// Notes that the packet enters the host stack, and gives it a token. If it begins or ends a TCP connection, the flow is
     /// removed instead. `port`: where it comes from, if from a pod.
     #[inline(always)]
-    pub fn note_entry(&self, packet: &Packet<'_>, inner: &Inner<'_, F>, node: NodeRef, port: Option<&Port>) {
+    pub fn note_entry(&self, packet: &Packet<'_>, inner: &Inner<F>, node: NodeRef, port: Option<&Port>) {
         if self.control {
             maps::remove_flow::<F>(&self.key);
             return;
@@ -148,7 +148,7 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
 
     /// Notes that the packet has left the host stack. Returns whether this proves its flow. `port`: where it goes, if to a pod.
     #[inline(always)]
-    pub fn note_exit(&self, packet: &Packet<'_>, inner: &Inner<'_, F>, port: Option<&Port>) -> bool {
+    pub fn note_exit(&self, packet: &Packet<'_>, inner: &Inner<F>, port: Option<&Port>) -> bool {
         let carried = packet.take_token();
         if self.control {
             // The stack may have translated it, so that it entered with another name.

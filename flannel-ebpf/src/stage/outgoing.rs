@@ -11,7 +11,7 @@ pub struct Outgoing<'a, H: IpFamily> {
     /// The whole packet.
     pub packet: &'a Packet<'a>,
     /// Its headers.
-    pub inner: &'a Inner<'a, H>,
+    pub inner: &'a Inner<H>,
     /// This node.
     pub node: NodeRef,
     /// Lease of the peer.

@@ -24,21 +24,21 @@ const TCP_FLAGS: usize = 13;
 const FIN_SYN_RST: u8 = 0b111;
 
 /// An inner frame and its IP header.
-pub struct Inner<'a, H> {
+pub struct Inner<H> {
     /// Where the frame begins in the packet.
     pub offset: usize,
     /// Ethernet header.
-    pub frame: &'a EthHdr,
+    pub frame: EthHdr,
     /// IP header.
-    pub ip: &'a H,
+    pub ip: H,
 }
 
 /// An inner frame of either family.
-pub enum InnerFrame<'a> {
+pub enum InnerFrame {
     /// IPv4.
-    V4(Inner<'a, Ipv4Hdr>),
+    V4(Inner<Ipv4Hdr>),
     /// IPv6.
-    V6(Inner<'a, Ipv6Hdr>),
+    V6(Inner<Ipv6Hdr>),
 }
 
 /// Evaluates the same expression for an [`InnerFrame`] of either family: `with_inner!(frame, inner => send(&inner))`.
@@ -57,7 +57,7 @@ pub(crate) use with_inner;
 /// # Errors
 /// [`Outcome::Truncated`], [`Outcome::NotIp`].
 #[inline(always)]
-pub fn frame_at<'a>(packet: &'a impl PacketAccess, offset: usize) -> Result<InnerFrame<'a>, Outcome> {
+pub fn frame_at(packet: &impl PacketAccess, offset: usize) -> Result<InnerFrame, Outcome> {
     match inner_at(packet, offset) {
         Err(Outcome::OtherFamily) => inner_at(packet, offset).map(InnerFrame::V6),
         ipv4 => ipv4.map(InnerFrame::V4),
@@ -69,15 +69,15 @@ pub fn frame_at<'a>(packet: &'a impl PacketAccess, offset: usize) -> Result<Inne
 /// # Errors
 /// [`Outcome::Truncated`], [`Outcome::OtherFamily`], [`Outcome::NotIp`].
 #[inline(always)]
-pub fn inner_at<'a, H: Ip>(packet: &'a impl PacketAccess, offset: usize) -> Result<Inner<'a, H>, Outcome> {
+pub fn inner_at<H: Ip>(packet: &impl PacketAccess, offset: usize) -> Result<Inner<H>, Outcome> {
     packet.pull((offset + EthHdr::LEN + size_of::<H>() + TRANSPORT) as u32);
-    let frame: &EthHdr = packet.header(offset)?;
+    let frame: EthHdr = packet.header(offset)?;
     match frame.ether_type {
         own if own == H::ETHER_TYPE && packet.is_untagged() => {}
         IPV4 | IPV6 if packet.is_untagged() => return Err(Outcome::OtherFamily),
         _ => return Err(Outcome::NotIp),
     }
-    let ip: &H = packet.header(offset + EthHdr::LEN)?;
+    let ip: H = packet.header(offset + EthHdr::LEN)?;
     if ip.is_of_version() { Ok(Inner { offset, frame, ip }) } else { Err(Outcome::NotIp) }
 }
 
@@ -102,14 +102,14 @@ pub struct Transport {
 /// # Errors
 /// [`Outcome::NotCacheable`], [`Outcome::Truncated`].
 #[inline(always)]
-pub fn transport<H: Ip>(packet: &impl PacketAccess, inner: &Inner<'_, H>) -> Result<Transport, Outcome> {
+pub fn transport<H: Ip>(packet: &impl PacketAccess, inner: &Inner<H>) -> Result<Transport, Outcome> {
     let Inner { offset, ip, .. } = inner;
     if !ip.is_plain() || !matches!(ip.protocol(), TCP | UDP) {
         return Err(Outcome::NotCacheable);
     }
     let offset = offset + EthHdr::LEN + size_of::<H>();
     // TCP has its ports where UDP has them.
-    let ports: &UdpHdr = packet.header(offset)?;
+    let ports: UdpHdr = packet.header(offset)?;
     // The whole header: translation writes the checksum, behind the flags.
     let control =
         ip.protocol() == TCP && packet.header::<[u8; TRANSPORT]>(offset)?[TCP_FLAGS] & FIN_SYN_RST != 0;
@@ -125,13 +125,14 @@ pub fn transport<H: Ip>(packet: &impl PacketAccess, inner: &Inner<'_, H>) -> Res
 /// # Errors
 /// [`Outcome::Truncated`]
 #[inline(always)]
-pub fn digest<H: Ip>(packet: &Packet<'_>, inner: &Inner<'_, H>, hops: u8) -> Result<Digest, Outcome> {
+pub fn digest<H: Ip>(packet: &Packet<'_>, inner: &Inner<H>, hops: u8) -> Result<Digest, Outcome> {
     let digest = Digest::START.with_bytes(&inner.ip.after_hops(hops));
     if inner.ip.protocol() != TCP {
         return Ok(digest);
     }
     let after_ports = inner.offset + EthHdr::LEN + size_of::<H>() + 4;
-    Ok(digest.with_bytes(packet.header::<[u8; 12]>(after_ports)?))
+    let [sequence, acknowledgement, flags_and_window] = packet.header(after_ports)?;
+    Ok(digest.with(sequence).with(acknowledgement).with(flags_and_window))
 }
 
 /// Family of a packet that the uplink received. Outer and inner packet are of the same family.
@@ -149,7 +150,7 @@ pub enum Underlay {
 #[inline(always)]
 pub fn underlay(packet: &impl PacketAccess) -> Result<Underlay, Outcome> {
     packet.pull((EthHdr::LEN + Ipv4Hdr::OUTER_LEN) as u32);
-    let ethernet: &EthHdr = packet.header(0).map_err(|_| Outcome::NotVxlan)?;
+    let ethernet: EthHdr = packet.header(0).map_err(|_| Outcome::NotVxlan)?;
     match ethernet.ether_type {
         IPV4 => Ok(Underlay::V4),
         IPV6 => Ok(Underlay::V6),
@@ -179,12 +180,12 @@ pub fn outer<H: Ip>(
 ) -> Result<OuterFields<H::Address>, Outcome> {
     packet.pull((EthHdr::LEN + H::OUTER_LEN) as u32);
     let ip = outer_ip::<H>(packet, node, local)?;
-    let udp: &UdpHdr = packet.header(EthHdr::LEN + size_of::<H>())?;
+    let udp: UdpHdr = packet.header(EthHdr::LEN + size_of::<H>())?;
     if udp.dst != node.port() {
         return Err(Outcome::NotVxlan);
     }
-    check_lengths(packet, ip, udp)?;
-    if !ip.are_checksums_plain(udp) {
+    check_lengths(packet, &ip, &udp)?;
+    if !ip.are_checksums_plain(&udp) {
         return Err(Outcome::OuterChecksum);
     }
     let (sender, tos) = (ip.source(), ip.traffic_class());
@@ -192,12 +193,12 @@ pub fn outer<H: Ip>(
 }
 
 #[inline(always)]
-fn outer_ip<'a, H: Ip>(
-    packet: &'a impl PacketAccess,
+fn outer_ip<H: Ip>(
+    packet: &impl PacketAccess,
     node: NodeRef,
     local: EndRef<H::Address>,
-) -> Result<&'a H, Outcome> {
-    let ip: &H = packet.header(EthHdr::LEN).map_err(|_| Outcome::NotVxlan)?;
+) -> Result<H, Outcome> {
+    let ip: H = packet.header(EthHdr::LEN).map_err(|_| Outcome::NotVxlan)?;
     if !packet.is_for_host(node) || ip.destination() != local.local_ip() || !local.is_configured() {
         return Err(Outcome::NotVxlan);
     }
@@ -219,8 +220,8 @@ fn check_lengths<H: Ip>(packet: &impl PacketAccess, ip: &H, udp: &UdpHdr) -> Res
 /// Checks the VXLAN header, and returns the bytes that hold the group.
 #[inline(always)]
 fn vxlan<H: Ip>(packet: &impl PacketAccess, node: NodeRef) -> Result<[u8; 4], Outcome> {
-    let vxlan: &VxlanHdr = packet.header(EthHdr::LEN + size_of::<H>() + UdpHdr::LEN)?;
-    let group = if node.group_policy() != 0 { group::bytes(vxlan) } else { [0; 4] };
+    let vxlan: VxlanHdr = packet.header(EthHdr::LEN + size_of::<H>() + UdpHdr::LEN)?;
+    let group = if node.group_policy() != 0 { group::bytes(&vxlan) } else { [0; 4] };
     if vxlan.flags != HAS_VNI | group[0] & group::PRESENT {
         return Err(Outcome::VxlanFlags);
     }

@@ -15,7 +15,7 @@ use crate::stage::parse::Inner;
 /// # Errors
 /// As for [`maps::peer`].
 #[inline(always)]
-pub fn peer_of<H: IpFamily>(inner: &Inner<'_, H>, node: NodeRef) -> Result<Lease<H::Address>, Outcome> {
+pub fn peer_of<H: IpFamily>(inner: &Inner<H>, node: NodeRef) -> Result<Lease<H::Address>, Outcome> {
     let pod = inner.ip.destination();
     maps::peer::<H>(node, pod).inspect_err(|outcome| {
         if *outcome == Outcome::Unleased {

@@ -26,8 +26,8 @@ const _: () = assert!(size_of::<Routed<Ipv6Hdr>>() == EthHdr::LEN + Ipv6Hdr::LEN
 impl<H: Ip> Routed<H> {
     /// Returns the packet's headers as they are.
     #[inline(always)]
-    pub const fn unchanged(inner: &Inner<'_, H>) -> Self {
-        Self { frame: *inner.frame, ip: *inner.ip }
+    pub const fn unchanged(inner: &Inner<H>) -> Self {
+        Self { frame: inner.frame, ip: inner.ip }
     }
 
     /// Returns the same headers with this ECN code point.
@@ -43,7 +43,7 @@ impl<H: Ip> Routed<H> {
 /// # Errors
 /// [`Outcome::TtlExpired`]
 #[inline(always)]
-pub fn hop<H: Ip>(inner: &Inner<'_, H>, source: [u8; 6], destination: [u8; 6]) -> Result<Routed<H>, Outcome> {
+pub fn hop<H: Ip>(inner: &Inner<H>, source: [u8; 6], destination: [u8; 6]) -> Result<Routed<H>, Outcome> {
     let ip = inner.ip.hop().ok_or(Outcome::TtlExpired)?;
     let frame = EthHdr { dst_addr: destination, src_addr: source, ether_type: inner.frame.ether_type };
     Ok(Routed { frame, ip })

@@ -148,6 +148,7 @@ const NO_NODE: V6 = [0; 16];
 
 /// The headers after an outer UDP header.
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct VxlanHeaders {
     vxlan: VxlanHdr,
     frame: EthHdr,

@@ -52,7 +52,7 @@ impl Transmit for Ipv4Hdr {
                 encap::push(outgoing, front.headers)?;
                 front.complete(packet, EthHdr::LEN + Self::OUTER_LEN, Direction::Egress)?;
             }
-            None => encap::push(outgoing, *inner.frame)?,
+            None => encap::push(outgoing, inner.frame)?,
         }
         Ok(deliver::to_uplink(node.v4()))
     }
