@@ -3,6 +3,7 @@
 mod backends;
 mod capabilities;
 mod clsact;
+mod counters;
 pub(crate) mod docker;
 mod ecn;
 mod fallback;

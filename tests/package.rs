@@ -131,7 +131,7 @@ fn install(bed: &Bed, package: &Path) -> Result<()> {
     let installed = bed.machine.exec("dpkg-query --show --showformat=${Version} flannel-agent")?;
     assert_eq!(version.trim(), format!("flannel-agent {installed}"));
     let files = bed.machine.exec("dpkg --listfiles flannel-agent")?;
-    for subcommand in ["", "-cleanup", "-cni", "-docker-opts", "-install-cni", "-trace"] {
+    for subcommand in ["", "-cleanup", "-cni", "-counters", "-docker-opts", "-install-cni", "-trace"] {
         let page = format!("flannel-agent{subcommand}");
         assert!(files.contains(&format!("/usr/share/man/man8/{page}.8.gz")), "{page}: {files}");
     }

@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use std::os::fd::AsFd as _;
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, PerCpuHashMap, RingBuf};
+use aya::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
 use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions, TestRunResult};
 use aya::{Ebpf, EbpfLoader, Pod};
 use flannel_agent::dataplane::bpf::{OBJECT, counters};
@@ -310,7 +310,7 @@ impl Programs {
     }
 
     fn counters(&self) -> counters::Counters {
-        counters::sum(&PerCpuHashMap::try_from(self.0.map(abi::METRICS).unwrap()).unwrap()).unwrap()
+        counters::sum(&PerCpuArray::try_from(self.0.map(abi::METRICS).unwrap()).unwrap()).unwrap()
     }
 
     fn counted_since(&self, before: &counters::Counters, hook: Hook, bytes: usize) -> Outcome {

@@ -17,6 +17,7 @@ use crate::cleanup::Cleanup;
 use crate::cni::Cni;
 use crate::cni::install::InstallCni;
 use crate::config::{DataplaneMode, XdpMode};
+use crate::counters::ShowCounters;
 use crate::docker_opts::DockerOpts;
 use crate::paths::Paths;
 use crate::prepare_node::PrepareNode;
@@ -69,6 +70,8 @@ pub struct Flags {
 pub enum Command {
     /// Writes subnet.env as options for the Docker daemon, as flannel's mk-docker-opts.sh does.
     DockerOpts(DockerOpts),
+    /// Shows how many packets the BPF programs have seen on this node, and what became of them.
+    Counters(ShowCounters),
     /// Removes from this node what the agent has set up. The datastore is not changed.
     Cleanup(Cleanup),
     /// Does what takes more privileges than the agent has in its pod: mounts the BPF filesystem, and prepares the

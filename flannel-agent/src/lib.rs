@@ -10,6 +10,7 @@ pub mod cleanup;
 pub mod cli;
 pub mod cni;
 pub mod config;
+pub mod counters;
 pub mod daemon;
 pub mod dataplane;
 pub mod docker_opts;

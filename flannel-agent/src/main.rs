@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use flannel_agent::cli::{Command, Flags};
-use flannel_agent::{cleanup, cni, daemon, docker_opts, prepare_node, trace};
+use flannel_agent::{cleanup, cni, counters, daemon, docker_opts, prepare_node, trace};
 use tracing::error;
 use tracing_subscriber::fmt::layer;
 use tracing_subscriber::prelude::*;
@@ -44,6 +44,7 @@ fn run(flags: Flags) -> ExitCode {
             ExitCode::SUCCESS
         }
         Some(Command::DockerOpts(options)) => exit_code(block_on(docker_opts::run(options)), print),
+        Some(Command::Counters(options)) => exit_code(counters::run(options), print),
         Some(Command::Cleanup(options)) => exit_code(block_on(cleanup::run(options)), print),
         Some(Command::Trace(options)) => exit_code(block_on(trace::run(options)), print),
         None => {

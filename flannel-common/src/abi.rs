@@ -1,6 +1,7 @@
 //! Names of maps and pins, and the version of the maps' layouts.
 
-/// Version of all map layouts. It rises with any change to a key or value.
+/// Version of all map layouts. It rises with any change to a key or value, but for another outcome: [`METRICS`] of another size is
+/// made anew by itself.
 ///
 /// An agent that finds pinned maps of another version makes new ones.
 pub const LAYOUT: u32 = 14;
@@ -19,7 +20,7 @@ pub const SUBNETS: &str = "SUBNETS";
 pub const SUBNETS6: &str = "SUBNETS6";
 /// Map: one [`crate::node::NodeConfig`] at index 0.
 pub const CONFIG: &str = "CONFIG";
-/// Map: [`crate::outcome::MetricsKey`] -> [`crate::outcome::Traffic`], per CPU.
+/// Map: one [`crate::outcome::Metrics`] at index 0, per CPU.
 pub const METRICS: &str = "METRICS";
 /// Map: [`crate::flow::FlowKey`] -> [`crate::flow::Flow`], of IPv4. A full map replaces the least recently used.
 pub const FLOWS: &str = "FLOWS";

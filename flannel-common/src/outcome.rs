@@ -1,8 +1,8 @@
 //! Everything that can happen to a packet in a BPF program. The programs' enum, the counters' names and their help texts come
 //! from this one list, which is append-only.
 //!
-//! A program run ends in exactly one [`Outcome`], counted once in `METRICS` under ([`Outcome`], [`Hook`]). The enums are the
-//! map's key, so that `bpftool map dump` prints their names.
+//! A program run ends in exactly one [`Outcome`], counted once in `METRICS`. Its value, [`Metrics`], has a field for each
+//! [`Hook`], and in it one for each outcome, so that `bpftool map dump` prints their names.
 //!
 //! ```
 //! use flannel_common::outcome::{Outcome, Verdict};
@@ -64,6 +64,14 @@ macro_rules! outcomes {
                 match self { $(Self::$variant => $help),+ }
             }
         }
+
+        /// What one hook has counted: a field for each [`Outcome`], in order of number.
+        #[expect(non_snake_case, reason = "the fields are named as the outcomes, and bpftool prints their names")]
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct HookMetrics {
+            $(#[doc = $help] pub $variant: Traffic,)+
+        }
     };
 }
 
@@ -118,85 +126,95 @@ outcomes! {
     47 UncheckedSender "unchecked-sender" Dropped "Sender check: it came in where no program has accepted its sender: from this node itself, from an unknown node to another address, in fragments that hide the inner source, or while the agent's program was detached.",
 }
 
-/// A place where a program runs.
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Hook {
-    /// Program `overlay_egress`: egress of `flannel.<VNI>`.
-    OverlayEgress = 0,
-    /// Program `underlay_ingress`: ingress of the uplink.
-    UnderlayIngress = 1,
-    /// Program `overlay_ingress`: ingress of `flannel.<VNI>`.
-    OverlayIngress = 2,
-    /// Program `pod_egress`: ingress of a pod's bridge port, for packets from the pod.
-    PodEgress = 3,
-    /// Program `pod_ingress`: egress of a pod's bridge port, for packets to the pod.
-    PodIngress = 4,
-    /// Program `underlay_egress`: egress of the uplink, with DirectRouting.
-    UnderlayEgress = 5,
-    /// Program `underlay_xdp`: XDP of the uplink.
-    UnderlayXdp = 6,
-    /// Program `side_ingress`: ingress of other interfaces by which outer packets may come in.
-    SideIngress = 7,
+/// A bit for each outcome, by number: whether the program drops the packet.
+const DROPS: u64 = {
+    assert!(Outcome::ALL.len() <= u64::BITS as usize);
+    let (mut drops, mut number) = (0, 0);
+    while number < Outcome::ALL.len() {
+        if matches!(Outcome::ALL[number].verdict(), Verdict::Dropped) {
+            drops |= 1 << number;
+        }
+        number += 1;
+    }
+    drops
+};
+
+impl Outcome {
+    /// Returns whether the verdict is [`Verdict::Dropped`]. Programs ask in every run.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_drop(self) -> bool {
+        DROPS >> self as u32 & 1 != 0
+    }
+}
+
+macro_rules! hooks {
+    ($($number:literal $variant:ident $program:literal $kind:ident $help:literal,)+) => {
+        /// A place where a program runs.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Hook {
+            $(#[doc = concat!("Program `", $program, "`: ", $help)] $variant = $number,)+
+        }
+
+        impl Hook {
+            /// Every hook, in order of number.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// Returns the hook with this number, if this version knows it.
+            #[must_use]
+            pub fn from_number(number: u32) -> Option<Self> {
+                Self::ALL.get(number as usize).copied()
+            }
+
+            /// Returns whether TC runs the program (a classifier). If not, XDP does.
+            #[must_use]
+            pub const fn is_classifier(self) -> bool {
+                match self { $(Self::$variant => matches!(Kind::$kind, Kind::Tc)),+ }
+            }
+
+            /// Returns the name of the program at this hook: BPF function, pin and counter label.
+            #[must_use]
+            pub const fn program(self) -> &'static str {
+                match self { $(Self::$variant => $program),+ }
+            }
+        }
+
+        /// Value of `METRICS`, one for each CPU: a field for each [`Hook`], in order of number.
+        #[expect(non_snake_case, reason = "the fields are named as the hooks, and bpftool prints their names")]
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Metrics {
+            $(#[doc = concat!("Of program `", $program, "`.")] pub $variant: HookMetrics,)+
+        }
+    };
+}
+
+/// What runs a program.
+enum Kind {
+    Tc,
+    Xdp,
+}
+
+hooks! {
+    0 OverlayEgress "overlay_egress" Tc "egress of `flannel.<VNI>`.",
+    1 UnderlayIngress "underlay_ingress" Tc "ingress of the uplink.",
+    2 OverlayIngress "overlay_ingress" Tc "ingress of `flannel.<VNI>`.",
+    3 PodEgress "pod_egress" Tc "ingress of a pod's bridge port, for packets from the pod.",
+    4 PodIngress "pod_ingress" Tc "egress of a pod's bridge port, for packets to the pod.",
+    5 UnderlayEgress "underlay_egress" Tc "egress of the uplink, with DirectRouting.",
+    6 UnderlayXdp "underlay_xdp" Xdp "XDP of the uplink.",
+    7 SideIngress "side_ingress" Tc "ingress of other interfaces by which outer packets may come in.",
 }
 
 impl Hook {
-    /// Every hook, in order of number.
-    pub const ALL: &'static [Self] = &[
-        Self::OverlayEgress,
-        Self::UnderlayIngress,
-        Self::OverlayIngress,
-        Self::PodEgress,
-        Self::PodIngress,
-        Self::UnderlayEgress,
-        Self::UnderlayXdp,
-        Self::SideIngress,
-    ];
-
-    /// Returns the hook with this number, if this version knows it.
-    #[must_use]
-    pub fn from_number(number: u32) -> Option<Self> {
-        Self::ALL.get(number as usize).copied()
-    }
-
-    /// Returns whether TC runs the program (a classifier). If not, XDP does.
-    #[must_use]
-    pub const fn is_classifier(self) -> bool {
-        match self {
-            Self::OverlayEgress
-            | Self::UnderlayIngress
-            | Self::OverlayIngress
-            | Self::PodEgress
-            | Self::PodIngress
-            | Self::UnderlayEgress
-            | Self::SideIngress => true,
-            Self::UnderlayXdp => false,
-        }
-    }
-
     /// Returns the hooks whose programs TC runs, in order of number.
     pub fn classifiers() -> impl Iterator<Item = Self> {
         Self::ALL.iter().copied().filter(|hook| hook.is_classifier())
     }
-
-    /// Returns the name of the program at this hook: BPF function, pin and counter label.
-    #[must_use]
-    pub const fn program(self) -> &'static str {
-        match self {
-            Self::OverlayEgress => "overlay_egress",
-            Self::UnderlayIngress => "underlay_ingress",
-            Self::OverlayIngress => "overlay_ingress",
-            Self::PodEgress => "pod_egress",
-            Self::PodIngress => "pod_ingress",
-            Self::UnderlayEgress => "underlay_egress",
-            Self::UnderlayXdp => "underlay_xdp",
-            Self::SideIngress => "side_ingress",
-        }
-    }
 }
 
-/// Key of `METRICS`.
-#[repr(C)]
+/// What a program run is counted under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MetricsKey {
     /// How the run ended.
@@ -205,7 +223,22 @@ pub struct MetricsKey {
     pub hook: Hook,
 }
 
-/// Value of `METRICS`, one per CPU.
+impl MetricsKey {
+    /// Every key, in the order of the counters in [`Metrics`].
+    pub fn all() -> impl Iterator<Item = Self> {
+        let of = |hook| Outcome::ALL.iter().map(move |outcome| Self { outcome: *outcome, hook });
+        Hook::ALL.iter().copied().flat_map(of)
+    }
+
+    /// Returns the position of the counter in [`Metrics`], taken as an array of [`Traffic`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn position(self) -> usize {
+        self.hook as usize * Outcome::ALL.len() + self.outcome as usize
+    }
+}
+
+/// Program runs with the same outcome at the same hook.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
@@ -215,11 +248,26 @@ pub struct Traffic {
     pub bytes: u64,
 }
 
-const _: () = assert!(size_of::<MetricsKey>() == 8 && size_of::<Traffic>() == 16);
+impl Metrics {
+    /// The number of counters.
+    pub const COUNTERS: usize = Hook::ALL.len() * Outcome::ALL.len();
+
+    /// Returns the counters, in the order of [`MetricsKey::all`].
+    #[must_use]
+    pub const fn traffic(&self) -> &[Traffic] {
+        // SAFETY: all fields, at both levels, are `Traffic` without padding (asserted below).
+        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), Self::COUNTERS) }
+    }
+}
+
+const _: () =
+    assert!(size_of::<Traffic>() == 16 && size_of::<Metrics>() == Metrics::COUNTERS * size_of::<Traffic>());
+// The kernel refuses longer values of each CPU (`PCPU_MIN_UNIT_SIZE`).
+const _: () = assert!(size_of::<Metrics>() <= 32 << 10);
 
 #[cfg(feature = "user")]
-// SAFETY: repr(C), two u64 without padding, every bit pattern is valid.
-unsafe impl aya::Pod for Traffic {}
+// SAFETY: repr(C), u64 without padding, every bit pattern is valid.
+unsafe impl aya::Pod for Metrics {}
 
 #[cfg(test)]
 mod tests {
@@ -230,6 +278,7 @@ mod tests {
         for (position, outcome) in Outcome::ALL.iter().enumerate() {
             assert_eq!(*outcome as usize, position, "{} is out of place", outcome.name());
             assert!(outcome.help().ends_with('.'), "{}", outcome.name());
+            assert_eq!(outcome.is_drop(), outcome.verdict() == Verdict::Dropped, "{}", outcome.name());
             for other in &Outcome::ALL[..position] {
                 assert_ne!(other.name(), outcome.name());
             }
@@ -237,5 +286,21 @@ mod tests {
         for (position, hook) in Hook::ALL.iter().enumerate() {
             assert_eq!(*hook as usize, position);
         }
+    }
+
+    #[test]
+    fn a_field_has_the_position_of_its_names() {
+        let mut metrics = Metrics::default();
+        metrics.PodEgress.FlowNew.packets = 3;
+        metrics.SideIngress.UncheckedSender.bytes = 5;
+        for (key, traffic) in MetricsKey::all().zip(metrics.traffic()) {
+            let expected = match (key.hook, key.outcome) {
+                (Hook::PodEgress, Outcome::FlowNew) => Traffic { packets: 3, bytes: 0 },
+                (Hook::SideIngress, Outcome::UncheckedSender) => Traffic { packets: 0, bytes: 5 },
+                _ => Traffic::default(),
+            };
+            assert_eq!(*traffic, expected, "{key:?}");
+        }
+        assert!(MetricsKey::all().enumerate().all(|(position, key)| key.position() == position));
     }
 }

@@ -1,6 +1,7 @@
 //! The end of every program run: its outcome is counted once and turned into one action.
 
-use flannel_common::outcome::{Hook, MetricsKey, Outcome, Verdict};
+use aya_log_ebpf::macro_support::{Level, level_enabled};
+use flannel_common::outcome::{Hook, MetricsKey, Outcome};
 
 use crate::maps;
 use crate::packet::PacketAccess;
@@ -29,21 +30,25 @@ pub fn conclude<P: PacketAccess>(hook: Hook, packet: &P, result: Result<Carried,
 }
 
 /// Counts the run.
-///
-/// Not inlined: called at the end, it takes its 32 bytes of stack beside those of the program, not within the longest chain of
-/// calls.
-#[inline(never)]
+#[inline(always)]
 fn record(hook: Hook, outcome: Outcome, bytes: u32) {
     maps::count(MetricsKey { outcome, hook }, bytes.into());
-    // Numbers instead of names: the verifier would walk through the logging code once for each name. The agent adds them.
     // The loader sets the log level. If debug messages are off, the verifier removes this code (frozen maps: Linux 5.2).
+    if level_enabled(Level::Debug) {
+        log(hook, outcome, bytes);
+    }
+}
+
+/// Logs the run.
+///
+/// Not inlined: called at the end, it takes its stack beside that of the program, not within the longest chain of calls.
+#[inline(never)]
+fn log(hook: Hook, outcome: Outcome, bytes: u32) {
+    // Numbers instead of names: the verifier would walk through the logging code once for each name. The agent adds them.
     aya_log_ebpf::debug!((), "{} {} {}", hook as u32, outcome as u32, bytes);
 }
 
 #[inline(always)]
 fn action_of<P: PacketAccess>(outcome: Outcome) -> i32 {
-    match outcome.verdict() {
-        Verdict::Dropped => P::DROP,
-        Verdict::Carried | Verdict::Floor | Verdict::Foreign => P::PASS,
-    }
+    if outcome.is_drop() { P::DROP } else { P::PASS }
 }

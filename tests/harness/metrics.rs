@@ -19,27 +19,27 @@ pub struct Metric {
     pub bytes: u64,
 }
 
-/// Reads the counters below this bpffs for the overlay with this VNI, the most frequent outcome first.
+/// Reads the counters below this bpffs for the overlay with this VNI, the most frequent outcome first, and none that are 0.
 pub fn read(bpffs: &Path, vni: u32) -> Result<Vec<Metric>> {
     let map = bpffs.join(format!("flannel/{vni}/METRICS"));
     let mut bpftool = Command::new("bpftool");
     let output = bpftool.args(["-j", "map", "dump", "pinned"]).arg(&map).output().context("run bpftool")?;
     ensure!(output.status.success(), "bpftool cannot read {}: {output:?}", map.display());
-    let entries: Vec<Value> = serde_json::from_slice(&output.stdout).context("bpftool's JSON")?;
-    let mut metrics = entries.iter().map(metric).collect::<Result<Vec<_>>>()?;
+    let dump: Value = serde_json::from_slice(&output.stdout).context("bpftool's JSON")?;
+    let hooks = dump[0]["formatted"]["values"][0]["value"].as_object().context("no names of hooks")?;
+    let mut metrics = Vec::new();
+    for (hook, outcomes) in hooks {
+        for outcome in outcomes.as_object().context("no names of outcomes")?.keys() {
+            let sum = |field| per_cpu(&dump).filter_map(|cpu| cpu[hook][outcome][field].as_u64()).sum();
+            let (hook, outcome) = (hook.clone(), outcome.clone());
+            metrics.push(Metric { packets: sum("packets"), bytes: sum("bytes"), hook, outcome });
+        }
+    }
+    metrics.retain(|metric| metric.packets != 0);
     metrics.sort_by_key(|metric| std::cmp::Reverse(metric.packets));
     Ok(metrics)
 }
 
-fn metric(entry: &Value) -> Result<Metric> {
-    let entry = &entry["formatted"];
-    let name = |field| entry["key"][field].as_str().map(str::to_owned).context("a key is not a name");
-    let per_cpu = entry["values"].as_array().context("the values are not a list")?;
-    let sum = |field| per_cpu.iter().filter_map(|cpu| cpu["value"][field].as_u64()).sum();
-    Ok(Metric {
-        hook: name("hook")?,
-        outcome: name("outcome")?,
-        packets: sum("packets"),
-        bytes: sum("bytes"),
-    })
+fn per_cpu(dump: &Value) -> impl Iterator<Item = &Value> {
+    dump[0]["formatted"]["values"].as_array().into_iter().flatten().map(|cpu| &cpu["value"])
 }

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
 
-use aya::maps::PerCpuHashMap;
+use aya::maps::{PerCpuArray, PerCpuValues};
 use etherparse::IpNumber;
 use flannel_common::abi;
 use flannel_common::address::{Address, V4, V6};
@@ -22,7 +22,7 @@ use flannel_common::lease::{DIRECT, Lease};
 use flannel_common::node::{
     FLOOR_UNWRAPS, FLOOR_WRAPS, SOURCE_CHECK_OFF, SOURCE_CHECK_PODS, SOURCE_CHECK_STRICT,
 };
-use flannel_common::outcome::{Hook, Outcome, Traffic};
+use flannel_common::outcome::{Hook, Metrics, Outcome};
 use flannel_tests::NetNs;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -296,9 +296,9 @@ impl Programs {
     /// Removes all counters, since reading many takes longer than running a program.
     fn reset_counters(&mut self) {
         let metrics = self.0.map_mut(abi::METRICS).unwrap();
-        let mut metrics = PerCpuHashMap::<_, [u32; 2], Traffic>::try_from(metrics).unwrap();
-        let counted: Vec<_> = metrics.keys().map(Result::unwrap).collect();
-        counted.iter().for_each(|key| metrics.remove(key).unwrap());
+        let mut metrics = PerCpuArray::<_, Metrics>::try_from(metrics).unwrap();
+        let none = metrics.get(&0, 0).unwrap().iter().map(|_| Metrics::default()).collect::<Vec<_>>();
+        metrics.set(0, PerCpuValues::try_from(none).unwrap(), 0).unwrap();
     }
 }
 

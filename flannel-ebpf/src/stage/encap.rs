@@ -4,11 +4,11 @@ use aya_ebpf::bindings::{
     BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
     BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
 };
-use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 use network_types::ip::Ipv4Hdr;
 
+use crate::maps;
 use crate::outer::{self, EncapParams};
 use crate::packet::{Header, PacketAccess as _};
 use crate::stage::ecn;
@@ -38,15 +38,9 @@ pub fn push<T: Header>(outgoing: &Outgoing<'_, Ipv4Hdr>, front: T) -> Result<(),
         ecn: inner.ip.tos & ecn::FIELD,
         ttl: node.ttl() as u8,
         // RFC 6864 section 4: a packet that may be fragmented needs an identification.
-        identification: random(),
+        identification: maps::next_identification(),
     }
     .headers(front, packet.frame_len() as u16);
     packet.adjust((outer::LEN + EthHdr::LEN) as i32, FLAGS)?;
     packet.write(EthHdr::LEN, &headers)
-}
-
-#[inline(always)]
-fn random() -> u16 {
-    // SAFETY: a helper call without pointers.
-    unsafe { bpf_get_prandom_u32() as u16 }
 }

@@ -1,6 +1,7 @@
 //! Prints what the cluster is and does.
 
 use anyhow::Result;
+use flannel_tests::agent::agent_binary;
 use flannel_tests::{Agent, Cluster, Datastore, Pod, metrics};
 
 /// The VNI of the cluster's network: the default.
@@ -50,13 +51,14 @@ pub(crate) fn hints(cluster: &Cluster, store: &dyn Datastore, pods: &[Vec<Pod>])
     };
     let [node_ns, peer_ns] = [node, peer].map(|node| node.netns().name());
     let (pod, target) = (pod.netns().name(), target.addresses()[0]);
+    let agent = agent_binary()?.display().to_string();
     let maps = node.bpffs()?.join(format!("flannel/{VNI}"));
     let maps = maps.display();
     println!("look around (every node and pod is a network namespace: `ip netns`):");
     println!("  enter a pod        ip netns exec {pod} bash");
     println!("  reach another      ip netns exec {pod} ping {target}");
     println!("  leases             bpftool map dump pinned {maps}/LEASES");
-    println!("  counters           bpftool map dump pinned {maps}/METRICS");
+    println!("  counters           {agent} counters --bpffs {}", node.bpffs()?.display());
     println!("  packets            ip netns exec {peer_ns} tcpdump -ni eth0 udp port 8472");
     println!("  kernel entries     ip -n {node_ns} route; bridge -n {node_ns} fdb show dev flannel.1");
     println!("  agent logs         {}/*/agent.log", cluster.dir().display());

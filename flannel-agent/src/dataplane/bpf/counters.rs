@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Context as _, Result};
-use aya::maps::{Map, MapData, PerCpuHashMap};
+use aya::maps::{Map, MapData, PerCpuArray};
 use flannel_common::abi;
-use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
+use flannel_common::outcome::{Metrics, MetricsKey, Traffic};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
@@ -24,24 +24,23 @@ pub type Counters = BTreeMap<MetricsKey, Traffic>;
 pub fn read(pins: &Pins) -> Result<Counters> {
     let path = pins.path(abi::METRICS);
     let data = MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
-    sum(&PerCpuHashMap::try_from(Map::from_map_data(data)?)?)
+    sum(&PerCpuArray::try_from(Map::from_map_data(data)?)?)
 }
 
-/// Sums a counter map over all CPUs.
+/// Sums a map of counters over all CPUs.
 ///
 /// # Errors
 /// The map is not readable.
-pub fn sum<T: std::borrow::Borrow<MapData>>(map: &PerCpuHashMap<T, [u32; 2], Traffic>) -> Result<Counters> {
+pub fn sum<T: std::borrow::Borrow<MapData>>(map: &PerCpuArray<T, Metrics>) -> Result<Counters> {
+    let per_cpu = map.get(&0, 0).context("reading METRICS")?;
     let mut counters = Counters::new();
-    for entry in map.iter() {
-        let ([outcome, hook], per_cpu) = entry.context("reading METRICS")?;
-        // Unknown numbers are of a later version.
-        if let (Some(outcome), Some(hook)) = (Outcome::from_number(outcome), Hook::from_number(hook)) {
-            let total = per_cpu.iter().fold(Traffic::default(), |sum, cpu| Traffic {
-                packets: sum.packets + cpu.packets,
-                bytes: sum.bytes + cpu.bytes,
-            });
-            counters.insert(MetricsKey { outcome, hook }, total);
+    for metrics in per_cpu.iter() {
+        for (key, traffic) in MetricsKey::all().zip(metrics.traffic()) {
+            if traffic.packets != 0 {
+                let total: &mut Traffic = counters.entry(key).or_default();
+                total.packets += traffic.packets;
+                total.bytes += traffic.bytes;
+            }
         }
     }
     Ok(counters)

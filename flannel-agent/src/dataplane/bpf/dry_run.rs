@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuHashMap};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::programs::{ProgramInfo, TestRun as _, TestRunOptions};
 use flannel_common::abi;
 use flannel_common::address::{V4, V6};
@@ -195,7 +195,7 @@ impl DryRun {
     /// Returns the outcome counted since the last call.
     fn outcome(&mut self, hook: Hook) -> Result<Outcome> {
         let map = self.ebpf.map(abi::METRICS).context("no map METRICS in the object")?;
-        let now = counters::sum(&PerCpuHashMap::try_from(map)?)?;
+        let now = counters::sum(&PerCpuArray::try_from(map)?)?;
         let before = std::mem::replace(&mut self.counted, now);
         let changed = |(key, traffic): &(&_, &Traffic)| before.get(key) != Some(traffic);
         match self.counted.iter().find(changed) {

@@ -7,10 +7,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use aya::maps::{Array, Map, MapData};
+use aya::maps::{Array, Map, MapData, MapInfo};
 use flannel_common::abi;
 use flannel_common::node::NodeConfig;
-use flannel_common::outcome::Hook;
+use flannel_common::outcome::{Hook, Metrics};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use tracing::{debug, info, warn};
@@ -83,6 +83,7 @@ impl Pins {
         match self.pinned_node() {
             Some(previous) if previous.layout == abi::LAYOUT => {
                 resized(&previous, node).try_for_each(|name| remove(&self.path(name)))?;
+                self.remove_other_counters()?;
                 self.update_mtu(previous, node)?;
                 Ok(Some(previous))
             }
@@ -149,6 +150,17 @@ impl Pins {
     fn config(&self) -> Result<Array<MapData, NodeConfig>> {
         let data = MapData::from_pin(self.path(abi::CONFIG))?;
         Ok(Map::from_map_data(data)?.try_into()?)
+    }
+
+    /// Removes the counters of a version with more or fewer outcomes. Its programs go on counting there until they are replaced.
+    fn remove_other_counters(&self) -> Result<()> {
+        let counters = MapInfo::from_pin(self.path(abi::METRICS));
+        match counters {
+            Ok(counters) if counters.value_size() as usize != size_of::<Metrics>() => {
+                self.remove(abi::METRICS)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Gives the previous agent's programs the uplink's MTU: they run while the new ones are loaded, and must not send what
