@@ -14,7 +14,6 @@ mod flow_changes;
 mod flow_refused;
 mod flow_rewritten;
 mod forged;
-mod forwarding;
 mod group;
 mod healing;
 mod ipv6;

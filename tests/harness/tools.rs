@@ -109,7 +109,6 @@ pub const TOOLS: &[Tool] = &[
     package("iptables", "iptables", "writes and lists firewall rules", &[Cluster]),
     package("iptables-restore", "iptables", "writes the agent's firewall rules, many at once", &[Cluster]),
     package("bpftool", "bpftool", "shows programs and maps", &[Cluster]),
-    package("iperf3", "iperf3", "sends and receives TCP", &[Cluster]),
     package("etcd", "etcd-server", "is the datastore under test", &[Etcd]),
     package("etcdctl", "etcd-client", "writes and reads etcd as flannel's users do", &[Etcd]),
     package("tcpdump", "tcpdump", "shows packets on the wire", &[Run]),

@@ -2,11 +2,14 @@
 
 mod asker;
 mod batch;
+mod bulk;
+mod connections;
+mod cpu_time;
 mod datagrams;
 mod flood;
+mod flows;
 mod frame;
 mod icmp;
-mod iperf;
 mod pattern;
 mod placed;
 mod proxy;
@@ -15,17 +18,19 @@ mod round_trips;
 mod served;
 mod steady;
 mod tcp;
+mod times;
 mod udp;
 
 use std::net::IpAddr;
 
 use crate::netns::NetNs;
 pub use asker::{Answer, Connection, UdpAsker};
+pub use bulk::{Bulk, tcp_bulk};
+pub use connections::tcp_connections;
 pub use datagrams::{Datagrams, datagram_transfer};
-pub use flood::{Received, udp_flood};
+pub use flood::{Received, udp_flood, udp_flood_of};
 pub use frame::send_frame;
 pub use icmp::{Ping, PingAnswer, ping, ping_with};
-pub use iperf::iperf3_tcp;
 pub use pattern::Pattern;
 pub use placed::OnCpu;
 pub use proxy::TransparentProxy;
@@ -34,6 +39,7 @@ pub use round_trips::udp_round_trips;
 pub use served::{Behind, Served};
 pub use steady::{Steady, StreamReport};
 pub use tcp::{TcpSession, Transfer, tcp_transfer};
+pub use times::Times;
 pub use udp::{UdpSession, udp_echo};
 
 /// A namespace with an address: a pod, a node, or either of them [`At`] another address.

@@ -15,6 +15,7 @@ mod plot;
 mod proof;
 mod record;
 mod rounds;
+mod scenario;
 mod series;
 mod table;
 mod target;
@@ -38,14 +39,15 @@ use variant::Variant;
 /// The parts of the work whose tools it needs.
 pub(crate) const NEEDS: [Part; 3] = [Part::Build, Part::Cluster, Part::Etcd];
 
-/// Builds the agent and measures what was asked for.
+/// Builds what takes part and measures what was asked for.
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(&NEEDS)?;
-    phase::run(
-        "build of the agent, optimised",
-        &mut cargo(["build", "--release", "--package", "flannel-agent"]),
-    )?;
-    if !args.control_plane {
+    let variants = variant::chosen(&args.only, args.before.is_some());
+    if args.control_plane || variants.iter().any(|variant| variant.is_agent()) {
+        let mut build = cargo(["build", "--release", "--package", "flannel-agent"]);
+        phase::run("build of the agent, optimised", &mut build)?;
+    }
+    if !args.control_plane && variants.iter().any(|variant| variant.is_limit()) {
         limit::build()?;
     }
     interrupt::catch()?;
@@ -54,13 +56,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.control_plane {
         return control::run(args, &machine);
     }
-    let series = measure(args, &machine).inspect_err(|_| failure::declare())?;
+    let series = measure(args, &machine, &variants).inspect_err(|_| failure::declare())?;
     report(args, &machine, &series)
 }
 
 /// Sets the variants up, measures them and removes them.
-fn measure(args: &Args, machine: &Machine) -> Result<Vec<Series>> {
-    let variants = variant::chosen(&args.only, args.before.is_some());
+fn measure(args: &Args, machine: &Machine, variants: &[Variant]) -> Result<Vec<Series>> {
     let set_up = |variant: &Variant| {
         rounds::ensure_wanted()?;
         Bed::set_up(*variant, args.before.as_deref()).with_context(|| format!("set {} up", variant.name()))
@@ -68,7 +69,7 @@ fn measure(args: &Args, machine: &Machine) -> Result<Vec<Series>> {
     let beds = phase::measured("two nodes and a pod on each, per variant", || {
         variants.iter().map(set_up).collect::<Result<Vec<_>>>()
     })?;
-    rounds::run(&beds, machine, args.rounds, args.seconds)
+    rounds::run(&beds, machine, args)
 }
 
 fn report(args: &Args, machine: &Machine, series: &[Series]) -> Result<()> {

@@ -17,7 +17,7 @@ use store::Store;
 const CONFIG: &str = r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#;
 const PODS_PER_NODE: usize = 2;
 /// Seconds of TCP.
-const BULK: u32 = 2;
+const BULK: Duration = Duration::from_secs(2);
 /// Limit until a pod answers.
 const PATIENCE: Duration = Duration::from_secs(3);
 const FLOOD: Duration = Duration::from_secs(2);
@@ -79,9 +79,9 @@ fn prove(cluster: &Cluster, pods: &[Vec<Pod>]) -> Result<()> {
         bail!("fewer than two nodes have pods");
     };
     if !interrupt::came() {
-        let tcp = phase::measured("TCP between two nodes", || traffic::iperf3_tcp(from, to, BULK))?;
+        let tcp = phase::measured("TCP between two nodes", || traffic::tcp_bulk(from, to, BULK))?;
         let udp = phase::measured("UDP between two nodes", || traffic::udp_flood(from, to, SMALL, FLOOD))?;
-        show::speed(tcp, SMALL, udp.per_second());
+        show::speed(tcp.bits_per_second(), SMALL, udp.per_second());
     }
     show::metrics(cluster)
 }

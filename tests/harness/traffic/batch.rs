@@ -1,13 +1,13 @@
 //! Sends and receives many datagrams with one system call, so that measurements are not limited by sockets.
 
 use std::io;
-use std::net::UdpSocket;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::AsRawFd;
 use std::{mem, ptr};
 
 use anyhow::{Context as _, Result};
 
-const COUNT: usize = 64;
+/// Datagrams of a batch.
+pub(super) const COUNT: usize = 64;
 
 /// Buffers of equal size for `sendmmsg` and `recvmmsg`.
 pub(super) struct DatagramBatch {
@@ -22,13 +22,16 @@ impl DatagramBatch {
 
     /// Copies the bytes into every buffer.
     pub(super) fn fill(&mut self, bytes: &[u8]) {
-        for buffer in self.data.chunks_mut(self.size.max(1)) {
-            buffer.copy_from_slice(bytes);
-        }
+        self.each().for_each(|buffer| buffer.copy_from_slice(bytes));
+    }
+
+    /// Returns the buffers.
+    pub(super) fn each(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        self.data.chunks_mut(self.size.max(1))
     }
 
     /// Sends all buffers. Returns how many were sent, 0 if the queue is full.
-    pub(super) fn send(&mut self, socket: &UdpSocket) -> Result<usize> {
+    pub(super) fn send(&mut self, socket: &impl AsRawFd) -> Result<usize> {
         let mut buffers = self.buffers();
         let mut messages = headers(&mut buffers);
         // SAFETY: `messages` holds COUNT headers, whose buffers `self` owns and is borrowed for.
@@ -37,7 +40,7 @@ impl DatagramBatch {
     }
 
     /// Receives what has arrived, without waiting. Returns the lengths.
-    pub(super) fn receive(&mut self, socket: &UdpSocket) -> Result<Vec<usize>> {
+    pub(super) fn receive(&mut self, socket: &impl AsRawFd) -> Result<Vec<usize>> {
         let mut buffers = self.buffers();
         let mut messages = headers(&mut buffers);
         // The type of flags depends on the C library.

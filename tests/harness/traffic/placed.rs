@@ -1,8 +1,6 @@
 //! Binds a host's end of the traffic to a CPU.
 
 use std::net::IpAddr;
-use std::os::unix::process::CommandExt as _;
-use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -46,14 +44,9 @@ pub(super) fn bind_thread(host: &dyn Host) -> Result<()> {
     }
 }
 
-/// Binds the process that the command will start to the host's CPU.
-pub(super) fn bind_process(host: &dyn Host, command: &mut Command) -> Result<()> {
-    if let Some(cpus) = set_of(host)? {
-        let bind = move || Ok(sched_setaffinity(Pid::from_raw(0), &cpus)?);
-        // SAFETY: between fork and exec only a bare system call is made, which allocates nothing.
-        unsafe { command.pre_exec(bind) };
-    }
-    Ok(())
+/// Returns whether the two ends may wait without sleeping: each has a CPU of its own.
+pub(super) fn may_spin(from: &dyn Host, to: &dyn Host) -> bool {
+    from.cpu().zip(to.cpu()).is_some_and(|(from, to)| from != to)
 }
 
 fn set_of(host: &dyn Host) -> Result<Option<CpuSet>> {

@@ -1,55 +1,85 @@
 //! Measures round trips of a small datagram, one at a time.
 
-use std::net::UdpSocket;
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, UdpSocket};
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
-use super::Host;
-use super::placed::bind_thread;
+use super::placed::{bind_thread, may_spin};
 use super::served::{port_of, reached_at};
+use super::{Host, Times};
+use crate::wait::scaled;
 
 const POLL: Duration = Duration::from_millis(50);
-const TIMEOUT: Duration = Duration::from_secs(1);
+/// Long, since a machine with other load may keep an end that does not sleep from its CPU for a second.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Returns the round trips per second of one-byte datagrams during `duration`. Fails if one is lost.
-pub fn udp_round_trips(from: &dyn Host, to: &dyn Host, duration: Duration) -> Result<f64> {
+/// Measures how long a one-byte datagram takes to the other end and back, for `duration`. Fails if one is lost.
+///
+/// Ends on CPUs of their own do not sleep: waking a CPU, above all of a virtual machine, takes longer than the way from one pod to
+/// another, and varies.
+pub fn udp_round_trips(from: &dyn Host, to: &dyn Host, duration: Duration) -> Result<Times> {
     let server = to.netns().udp_bind(to.ip(), port_of(to))?;
-    server.set_read_timeout(Some(POLL))?;
     let client = from.netns().udp_bind(from.ip(), 0)?;
-    client.set_read_timeout(Some(TIMEOUT))?;
     client.connect(reached_at(to, server.local_addr()?))?;
+    let spin = may_spin(from, to);
+    for socket in [&server, &client] {
+        socket.set_nonblocking(spin)?;
+        socket.set_read_timeout(Some(POLL))?;
+    }
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let echo = scope.spawn(|| bind_thread(to).map(|()| echo(&server, &stop)));
+        let echo = scope.spawn(|| bind_thread(to).and_then(|()| echo(&server, &stop)));
         let client = scope.spawn(|| bind_thread(from).and_then(|()| count(&client, duration)));
-        let rate = client.join().unwrap_or_else(|panic| resume_unwind(panic));
+        let trips = client.join().unwrap_or_else(|panic| resume_unwind(panic));
         stop.store(true, Ordering::Relaxed);
-        echo.join().unwrap_or_else(|panic| resume_unwind(panic)).and(rate)
+        echo.join().unwrap_or_else(|panic| resume_unwind(panic)).and(trips)
     })
     .with_context(|| format!("round trips from {} to {}", from.ip(), to.ip()))
 }
 
-fn echo(server: &UdpSocket, stop: &AtomicBool) {
+fn echo(server: &UdpSocket, stop: &AtomicBool) -> Result<()> {
     let mut buffer = [0; 16];
     while !stop.load(Ordering::Relaxed) {
-        if let Ok((length, client)) = server.recv_from(&mut buffer) {
+        if let Some((length, client)) = receive(server, &mut buffer)? {
             // The client notices a lost answer.
             let _ = server.send_to(&buffer[..length], client);
         }
     }
+    Ok(())
 }
 
-fn count(client: &UdpSocket, duration: Duration) -> Result<f64> {
-    let (start, mut trips, mut buffer) = (Instant::now(), 0u32, [0; 16]);
+fn count(client: &UdpSocket, duration: Duration) -> Result<Times> {
+    let (start, mut times) = (Instant::now(), Vec::new());
     while start.elapsed() < duration {
-        client.send(&[trips as u8])?;
-        client.recv(&mut buffer).with_context(|| format!("round trip {trips}"))?;
-        ensure!(buffer[0] == trips as u8, "round trip {trips}: a wrong answer");
-        trips += 1;
+        let number = times.len() as u8;
+        let sent = Instant::now();
+        client.send(&[number])?;
+        let answer = answer(client, sent).with_context(|| format!("round trip {}", times.len()))?;
+        times.push(sent.elapsed().as_secs_f64());
+        ensure!(answer == number, "round trip {}: a wrong answer", times.len());
     }
-    Ok(f64::from(trips) / start.elapsed().as_secs_f64())
+    Ok(Times { each: times, all: start.elapsed().as_secs_f64() })
+}
+
+fn answer(client: &UdpSocket, sent: Instant) -> Result<u8> {
+    let mut buffer = [0; 16];
+    while sent.elapsed() < scaled(TIMEOUT) {
+        if receive(client, &mut buffer)?.is_some() {
+            return Ok(buffer[0]);
+        }
+    }
+    bail!("no answer within {:?}", scaled(TIMEOUT))
+}
+
+/// Receives what has arrived, or arrives within the socket's timeout if it blocks.
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Option<(usize, SocketAddr)>> {
+    match socket.recv_from(buffer) {
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(None),
+        received => received.map(Some),
+    }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::control::Store;
 use super::crowd::Backend;
+use super::metric::Metric;
 use super::variant::Variant;
 
 /// What to measure, and where the results go.
@@ -18,6 +19,9 @@ pub(crate) struct Args {
     /// Measure only these variants (ratios need kernel-vxlan and veth among them)
     #[arg(long, value_name = "VARIANT", num_args = 1..)]
     pub(super) only: Vec<Variant>,
+    /// Measure only this [default: flood, bulk and round-trips, and what they cost]
+    #[arg(long, value_name = "METRIC", num_args = 1..)]
+    pub(super) metric: Vec<Metric>,
     /// Measure this earlier build of the agent too, as the variant agent-before
     #[arg(long, value_name = "PROGRAM")]
     pub(super) before: Option<PathBuf>,
@@ -31,7 +35,7 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(super) check: bool,
     /// Measure instead how soon a starting agent has written all leases to kernel and maps, and then a change of one
-    #[arg(long, conflicts_with_all = ["only", "before", "plot", "seconds"])]
+    #[arg(long, conflicts_with_all = ["only", "metric", "before", "plot", "seconds"])]
     pub(super) control_plane: bool,
     /// Datastore of the leases to start among
     #[arg(long, requires = "control_plane", value_enum, default_value_t = Store::Etcd)]

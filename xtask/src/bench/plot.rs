@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::machine::Machine;
 use super::metric::Metric;
-use super::series::Series;
+use super::series::{Series, metrics};
 use super::table::ratio;
 use super::variant::{Carrier, RIVAL, Variant};
 
@@ -29,12 +29,13 @@ const STYLE: &str = "\
 /// Draws the picture. Bars are medians, and the lines on them reach from the smallest sample to the largest.
 pub(super) fn svg(machine: &Machine, series: &[Series]) -> String {
     let panel = TITLE + ROW * series.len() as f64;
-    let height = panel * Metric::ALL.len() as f64 + 2.0 * MARGIN + ROW;
+    let metrics = metrics(series);
+    let height = panel * metrics.len() as f64 + 2.0 * MARGIN + ROW;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" \
          height=\"{height}\" role=\"img\" aria-label=\"Throughput by variant\">\n<style>{STYLE}</style>\n"
     );
-    for (number, metric) in Metric::ALL.into_iter().enumerate() {
+    for (number, metric) in metrics.into_iter().enumerate() {
         draw_panel(&mut svg, MARGIN + panel * number as f64, metric, series);
     }
     let Machine { kernel, processor, cpus, .. } = machine;

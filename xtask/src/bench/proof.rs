@@ -6,13 +6,10 @@ use flannel_tests::kernel_vxlan::DEVICE;
 use flannel_tests::{Node, metrics};
 
 use super::bed::Bed;
-use super::metric::Metric;
 use super::variant::Carrier;
 
 const VNI: u32 = 1;
 const UPLINK: &str = "eth0";
-/// The share of the overlay's packets that programs must have carried.
-const SHARE: f64 = 0.99;
 
 /// Counters of both nodes, read at one time.
 pub(super) enum Counters {
@@ -95,9 +92,9 @@ impl Counters {
         })
     }
 
-    /// Fails unless what was counted since `before` accounts for the value.
-    pub(super) fn ensure_since(&self, before: &Self, metric: Metric, value: f64, seconds: u32) -> Result<()> {
-        let least = metric.least_packets(value, seconds);
+    /// Fails unless at least so many packets were counted since `before` on both nodes, and at least this share of all went the way
+    /// of the variant.
+    pub(super) fn ensure_since(&self, before: &Self, least: u64, share: Option<f64>) -> Result<()> {
         match (self, before) {
             (Self::Device(now), Self::Device(then)) => {
                 let passed = difference(now, then);
@@ -114,20 +111,28 @@ impl Counters {
             ) => {
                 let carried = difference(carried, carried_then);
                 let device = difference(device, device_then);
-                let share = |(carried, device): (&u64, &u64)| 1.0 - *device as f64 / (*carried).max(1) as f64;
+                // Of what the uplink carries, the device's part is what the programs left to it.
+                let past = [0, 1].map(|end: usize| carried[end].saturating_sub(device[end]));
                 ensure!(
-                    carried.iter().all(|carried| *carried >= least)
-                        && carried.iter().zip(&device).all(|ends| share(ends) >= SHARE),
-                    "{UPLINK} carried {carried:?} packets on the two nodes, and {DEVICE} {device:?}, where the figure needs \
-                     {least} or more past {DEVICE}"
+                    [0, 1].into_iter().all(|end: usize| is_enough(past[end], device[end], least, share)),
+                    "the programs carried {past:?} packets on the two nodes and {DEVICE} {device:?}, where the figure \
+                     needs {least} or more past {DEVICE}"
                 );
                 Ok(())
             }
             (Self::Programs(now), Self::Programs(then)) => {
-                now.iter().zip(then).try_for_each(|(now, then)| now.since(*then).ensure(least))
+                now.iter().zip(then).try_for_each(|(now, then)| now.since(*then).ensure(least, share))
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Returns whether enough packets went the way of the variant. Without a share, those that went another way count as well.
+fn is_enough(wanted: u64, other: u64, least: u64, share: Option<f64>) -> bool {
+    match share {
+        Some(share) => wanted >= least && wanted as f64 >= share * (wanted + other) as f64,
+        None => wanted > 0 && wanted + other >= least,
     }
 }
 
@@ -159,14 +164,28 @@ impl Tally {
         Self { end: self.end, wanted: self.wanted - before.wanted, other: self.other - before.other }
     }
 
-    fn ensure(self, least: u64) -> Result<()> {
+    fn ensure(self, least: u64, share: Option<f64>) -> Result<()> {
         let Self { end, wanted, other } = self;
-        let share = wanted as f64 / (wanted + other).max(1) as f64;
         ensure!(
-            wanted >= least && share >= SHARE,
+            is_enough(wanted, other, least, share),
             "{end:?}: {wanted} packets were handled as the variant wants and {other} otherwise, where the figure needs \
              {least} or more (METRICS has the outcomes)"
         );
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_enough;
+
+    #[test]
+    fn packets_that_went_another_way_count_only_where_no_share_is_asked_for() {
+        assert!(is_enough(99, 1, 99, Some(0.99)));
+        assert!(!is_enough(99, 1, 100, Some(0.99)), "too few");
+        assert!(!is_enough(990, 11, 99, Some(0.99)), "too many others");
+        assert!(!is_enough(0, 0, 0, None), "nothing at all");
+        assert!(is_enough(1, 98, 99, None));
+        assert!(!is_enough(0, 99, 99, None), "all of them others");
     }
 }

@@ -5,17 +5,18 @@ use serde_json::{Map, Value, json};
 use super::args::Args;
 use super::machine::Machine;
 use super::metric::Metric;
-use super::series::{Series, find};
+use super::series::{Series, find, metrics};
 use super::variant::{BEST, LIMIT};
 
 /// Returns everything that was measured, the machine and the parameters.
 pub(super) fn json(args: &Args, machine: &Machine, series: &[Series]) -> String {
     let variants: Map<_, _> =
         series.iter().map(|one| (one.variant.name().to_owned(), of_variant(series, one))).collect();
+    let measured = metrics(series);
     let record = json!({
         "machine": machine,
         "parameters": { "rounds": args.rounds, "seconds": args.seconds },
-        "metrics": Metric::ALL.map(|metric| json!({ "name": metric, "title": metric.title() })),
+        "metrics": measured.iter().map(|metric| json!({ "name": metric, "title": metric.title() })).collect::<Vec<_>>(),
         "variants": variants,
     });
     format!("{record:#}\n")
@@ -37,5 +38,5 @@ fn of_variant(series: &[Series], one: &Series) -> Value {
             "samples": one.of(metric),
         })
     };
-    Metric::ALL.map(of_metric).into_iter().collect()
+    metrics(series).into_iter().map(of_metric).collect()
 }

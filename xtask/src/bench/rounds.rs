@@ -3,22 +3,32 @@
 use anyhow::{Context as _, Result, bail};
 use flannel_tests::interrupt;
 
+use super::args::Args;
 use super::bed::Bed;
 use super::machine::Machine;
 use super::metric::Metric;
 use super::proof::Counters;
+use super::scenario::{Measured, Scenario};
 use super::series::Series;
 use crate::phase;
 
 /// Measures, and prints a line per round.
-pub(super) fn run(beds: &[Bed], machine: &Machine, rounds: u32, seconds: u32) -> Result<Vec<Series>> {
+pub(super) fn run(beds: &[Bed], machine: &Machine, args: &Args) -> Result<Vec<Series>> {
     let mut series: Vec<_> = beds.iter().map(|bed| Series::new(bed.variant)).collect();
+    let (metrics, rounds) = (Metric::chosen(&args.metric), args.rounds);
+    let mut scenarios: Vec<_> = metrics.iter().map(|metric| metric.scenario()).collect();
+    // Metrics of one scenario stand together in their list.
+    scenarios.dedup();
     for round in 0..rounds {
-        for metric in Metric::ALL {
+        for scenario in &scenarios {
             for place in order(beds.len(), round as usize) {
                 ensure_wanted()?;
-                let value = measure(&beds[place], machine, metric, seconds)?;
-                series[place].add(metric, value);
+                let measured = measure(&beds[place], machine, *scenario, args.seconds)?;
+                let of_scenario = metrics.iter().filter(|metric| metric.scenario() == *scenario);
+                for metric in of_scenario {
+                    let value = metric.value(&measured).context("the scenario has no such figure")?;
+                    series[place].add(*metric, value);
+                }
             }
         }
         phase::note(&format!("round {} of {rounds}: {}", round + 1, summary(&series)));
@@ -42,16 +52,17 @@ fn order(count: usize, round: usize) -> Vec<usize> {
     places
 }
 
-fn measure(bed: &Bed, machine: &Machine, metric: Metric, seconds: u32) -> Result<f64> {
+fn measure(bed: &Bed, machine: &Machine, scenario: Scenario, seconds: u32) -> Result<Measured> {
     let proved = || {
         let before = Counters::read(bed)?;
-        let value = metric.measure(bed, machine, seconds)?;
-        Counters::read(bed)?.ensure_since(&before, metric, value, seconds)?;
-        anyhow::Ok(value)
+        let measured = scenario.measure(bed, machine, seconds)?;
+        let least = measured.least_packets();
+        Counters::read(bed)?.ensure_since(&before, least, scenario.share())?;
+        anyhow::Ok(measured)
     };
-    let value = proved().with_context(|| format!("{} of {}", metric.title(), bed.variant.name()));
+    let measured = proved().with_context(|| format!("{scenario:?} of {}", bed.variant.name()));
     // An interrupted measurement is no failure of the variant.
-    ensure_wanted().and(value)
+    ensure_wanted().and(measured)
 }
 
 fn summary(series: &[Series]) -> String {

@@ -33,11 +33,19 @@ impl Series {
         (samples.clone().fold(f64::INFINITY, f64::min), samples.fold(0.0, f64::max))
     }
 
-    /// Returns the median of the rounds' ratios, since what disturbs a round disturbs both of its samples.
+    /// Returns how many times as good as the other it is: the median of the rounds' ratios, since what disturbs a round
+    /// disturbs both of its samples.
     pub(super) fn ratio_to(&self, other: &Self, metric: Metric) -> f64 {
         let pairs = self.of(metric).iter().zip(other.of(metric));
-        median(&pairs.map(|(own, other)| own / other).collect::<Vec<_>>())
+        let ratios = pairs.map(|(own, other)| if metric.is_cost() { other / own } else { own / other });
+        median(&ratios.collect::<Vec<_>>())
     }
+}
+
+/// Returns the metrics that were measured.
+pub(super) fn metrics(series: &[Series]) -> Vec<Metric> {
+    let is_measured = |metric: &Metric| series.iter().any(|one| !one.of(*metric).is_empty());
+    Metric::ALL.into_iter().filter(is_measured).collect()
 }
 
 /// Returns a variant's series, if it was measured.
@@ -77,8 +85,12 @@ mod tests {
     const METRIC: Metric = Metric::Bulk;
 
     fn series(samples: &[f64]) -> Series {
+        series_of(METRIC, samples)
+    }
+
+    fn series_of(metric: Metric, samples: &[f64]) -> Series {
         let mut series = Series::new(Variant::Veth);
-        samples.iter().for_each(|sample| series.add(METRIC, *sample));
+        samples.iter().for_each(|sample| series.add(metric, *sample));
         series
     }
 
@@ -102,5 +114,12 @@ mod tests {
     fn a_round_that_is_slow_for_both_does_not_change_the_ratio() {
         let (own, other) = (series(&[13.0, 1.3, 13.0]), series(&[10.0, 1.0, 10.0]));
         assert!((own.ratio_to(&other, METRIC) - 1.3).abs() < 1e-9);
+    }
+
+    #[test]
+    fn of_a_cost_half_is_twice_as_good() {
+        let [own, other] = [[1.0, 2.0], [2.0, 4.0]].map(|samples| series_of(Metric::LatencyP99, &samples));
+        assert_eq!(own.ratio_to(&other, Metric::LatencyP99), 2.0);
+        assert_eq!(metrics(&[own, other]), [Metric::LatencyP99]);
     }
 }

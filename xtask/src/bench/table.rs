@@ -3,13 +3,13 @@
 use std::fmt::Write as _;
 
 use super::metric::Metric;
-use super::series::{Series, find};
+use super::series::{Series, find, metrics};
 use super::variant::{RIVAL, Variant};
 
 /// Returns one block per metric, with one line per variant.
 pub(super) fn text(series: &[Series], rounds: u32, seconds: u32) -> String {
     let mut text = String::new();
-    for metric in Metric::ALL {
+    for metric in metrics(series) {
         let [rival, limit, best] = RIVAL.references().map(|variant| format!("x {}", variant.name()));
         let columns = ["median", &rival, &limit, &best, "x direct", "min .. max"];
         let _ = writeln!(text, "\n{}", metric.title());
@@ -26,7 +26,8 @@ pub(super) fn text(series: &[Series], rounds: u32, seconds: u32) -> String {
     }
     let _ = writeln!(
         text,
-        "\nmedians over {rounds} interleaved rounds of {seconds} s; a ratio is the median of the rounds' ratios.\n\
+        "\nmedians over {rounds} interleaved rounds of {seconds} s; a ratio is the median of the rounds' ratios, and says \
+         how many times as good: above 1 means faster, or less CPU time.\n\
          A service is compared with kernel-vxlan-service and, x direct, with its own variant without the service."
     );
     text

@@ -61,6 +61,17 @@ impl Variant {
         if self.direct().is_some() { Self::KernelVxlanService } else { RIVAL }
     }
 
+    /// Returns whether the agent as it is here takes part.
+    pub(super) fn is_agent(self) -> bool {
+        let is_agents = matches!(self.carrier(), Carrier::Programs | Carrier::Shortcut);
+        self == Self::AgentNetlink || (is_agents && self != Self::AgentBefore)
+    }
+
+    /// Returns whether the smallest programs take part.
+    pub(super) fn is_limit(self) -> bool {
+        matches!(self, Self::Limit | Self::LimitFlat)
+    }
+
     /// Returns whether it is measured only if it is named.
     fn is_special(self) -> bool {
         matches!(self, Self::LimitFlat | Self::AgentNetlink | Self::AgentCrowd)
