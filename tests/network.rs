@@ -14,6 +14,7 @@ mod flow_changes;
 mod flow_refused;
 mod flow_rewritten;
 mod forged;
+mod forwarding;
 mod group;
 mod healing;
 mod ipv6;

@@ -6,6 +6,7 @@ pub mod bpf;
 mod capabilities;
 pub mod desired;
 pub mod entry;
+pub mod forwarding;
 pub mod kernel;
 pub mod obstacle;
 pub mod table;

@@ -92,13 +92,13 @@ fn set_back(node: &Node) -> Result<()> {
 }
 
 /// Sends a datagram. Fails if it does not arrive within a fraction of a second.
-fn arrives(from: &UdpSocket, to: &UdpSocket) -> Result<()> {
+pub(super) fn arrives(from: &UdpSocket, to: &UdpSocket) -> Result<()> {
     from.send_to(b"datagram", to.local_addr()?)?;
     ensure!(to.recv_from(&mut [0; 16])? == (8, from.local_addr()?), "another one arrived");
     Ok(())
 }
 
-fn receiver(pod: &Pod, at: SocketAddr) -> Result<UdpSocket> {
+pub(super) fn receiver(pod: &Pod, at: SocketAddr) -> Result<UdpSocket> {
     let socket = pod.netns().udp_bind(at.ip(), at.port())?;
     socket.set_read_timeout(Some(scaled(Duration::from_millis(100))))?;
     Ok(socket)

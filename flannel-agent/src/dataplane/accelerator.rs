@@ -18,7 +18,7 @@ use super::bpf::{self, Bpf, logs};
 use super::capabilities;
 use super::kernel::{Device, DeviceSpec, Kernel, Side};
 use super::obstacle::Outer;
-use super::watcher::Watcher;
+use super::watcher::{Watcher, WatcherEvent};
 use super::xdp::XdpPlan;
 use crate::config::{DataplaneMode, SourceCheck, SubnetRange, XdpMode};
 use crate::memory;
@@ -102,7 +102,9 @@ impl Accelerator {
         kernel: &Kernel,
     ) -> Result<Box<Self>> {
         let (mut bpf, strays) = load(settings, devices, kernel).await.map_err(explain)?;
-        let watcher = Watcher::open(settings.flow_cache, devices.iter().map(outer).collect())?;
+        let networks = settings.ranges.iter().map(|range| range.network).collect();
+        let outer = devices.iter().map(outer).collect();
+        let watcher = Watcher::open(kernel, settings.flow_cache, networks, outer)?;
         let events = Events::open(bpf.ebpf())?;
         let counters = METRICS.register(PacketCounters(settings.pins.clone()));
         let check = interval(CHECK);
@@ -145,7 +147,12 @@ impl Accelerator {
     /// A map cannot be written. The floor carries what is missing.
     pub fn apply(&mut self, peers: &[Peer], routes: Routes<'_>) -> Result<()> {
         self.watcher.set_peers(peers);
-        self.bpf.leases.apply(peers, routes)?;
+        let replaced = self.bpf.leases.apply(peers, routes);
+        // Flows to a node that has changed leave the host stack in another way.
+        if !matches!(replaced, Ok(false)) {
+            end_proofs(&mut self.bpf);
+        }
+        replaced?;
         self.bpf.config.enable_sender_check()
     }
 
@@ -163,7 +170,13 @@ impl Accelerator {
         let Self { bpf, events, watcher, check, .. } = self;
         loop {
             tokio::select! {
-                () = watcher.changed() => return AcceleratorEvent::Interfaces,
+                event = watcher.changed(kernel) => match event {
+                    WatcherEvent::Interfaces => return AcceleratorEvent::Interfaces,
+                    WatcherEvent::Forwarding => {
+                        end_proofs(bpf);
+                        continue;
+                    }
+                },
                 event = events.next() => return AcceleratorEvent::Packet(event),
                 _ = check.tick() => {}
             }
@@ -224,6 +237,13 @@ impl Accelerator {
             self.preceded = preceded;
         }
         Ok(())
+    }
+}
+
+/// Ends all proofs. After a failure they hold until their time is over.
+fn end_proofs(bpf: &mut Bpf) {
+    if let Err(error) = bpf.config.end_proofs() {
+        warn!("{error:#}; flows may have their old way for up to 10 s");
     }
 }
 

@@ -1,5 +1,6 @@
 //! Follows pods, and what others put on the way of their packets: decides what the programs carry, and what the kernel.
 
+mod forwarding;
 mod underlay;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use super::kernel::conntrack::LiberalTracker;
 use super::kernel::{Kernel, LinkWatch};
 use super::obstacle::{self, Closes, Direction, Interface, Obstacle, Outer, PodPort, Role};
 use crate::peer::Peer;
+use forwarding::ForwardingWatch;
 use underlay::UnderlayWatch;
 
 /// Keeps the programs attached to the ports of the pods that are there, and leaves to the kernel what others must see.
@@ -35,12 +37,27 @@ pub(super) struct Watcher {
     /// Whether XDP ran there, by index. Left out are ports: for their other ends the kernel reports it.
     xdp: BTreeMap<u32, bool>,
     underlay: UnderlayWatch,
+    forwarding: ForwardingWatch,
+}
+
+/// What the watcher notices.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum WatcherEvent {
+    /// Pods may have come or gone, or others may have put something on an interface.
+    Interfaces,
+    /// Flows that are proven may have another way through the host stack now.
+    Forwarding,
 }
 
 impl Watcher {
-    /// Begins to listen for pods that come and go. `flow_cache`: flows may take the shortcut. `outer`: the outer packets of
-    /// each vxlan device.
-    pub(super) fn open(flow_cache: bool, outer: Vec<Outer>) -> Result<Self> {
+    /// Begins to listen for pods that come and go. `flow_cache`: flows may take the shortcut. `networks`: those of all pods. `outer`:
+    /// the outer packets of each vxlan device.
+    pub(super) fn open(
+        kernel: &Kernel,
+        flow_cache: bool,
+        networks: Vec<IpNet>,
+        outer: Vec<Outer>,
+    ) -> Result<Self> {
         Ok(Self {
             links: LinkWatch::open()?,
             flow_cache,
@@ -52,6 +69,7 @@ impl Watcher {
             tcx: TcxPrograms::new(),
             xdp: BTreeMap::new(),
             underlay: UnderlayWatch::new(outer),
+            forwarding: ForwardingWatch::open(kernel, networks)?,
         })
     }
 
@@ -76,11 +94,12 @@ impl Watcher {
         self.subnets = subnets.to_vec();
     }
 
-    /// Waits until pods may have come or gone, or others may have put something on an interface.
-    pub(super) async fn changed(&mut self) {
+    /// Waits for the next event. It may be dropped and called again; no change gets lost.
+    pub(super) async fn changed(&mut self, kernel: &Kernel) -> WatcherEvent {
         tokio::select! {
-            () = self.links.changed() => {}
-            () = self.underlay.changed() => {}
+            () = self.forwarding.changed(kernel), if self.flow_cache => WatcherEvent::Forwarding,
+            () = self.links.changed() => WatcherEvent::Interfaces,
+            () = self.underlay.changed() => WatcherEvent::Interfaces,
         }
     }
 
@@ -134,6 +153,7 @@ impl Watcher {
         let mut interfaces = kernel.survey(subnets, &bpf.interfaces(), PRIORITY).await?;
         self.interfaces = interfaces.iter().map(|interface| interface.index).collect();
         let without_ports = interfaces.iter().filter(|interface| interface.role != Role::Port);
+        self.forwarding.set_on_way(without_ports.clone().map(|interface| interface.index));
         self.xdp = without_ports.map(|interface| (interface.index, interface.xdp)).collect();
         self.tcx = bpf.tcx_programs(self.interfaces.iter().copied()).context("asking what tcx runs")?;
         for interface in &mut interfaces {

@@ -17,11 +17,13 @@ pub struct ConfigMap {
 
 impl ConfigMap {
     /// Writes the node. Senders are not checked yet, unless those of the `previous` node were: with an empty map of leases,
-    /// every sender is unknown. [`NodeConfig::only_checked`] stays as it was: [`Self::set_only_checked`] sets it.
+    /// every sender is unknown. [`NodeConfig::only_checked`] stays as it was: [`Self::set_only_checked`] sets it. Proofs of the previous
+    /// agent's time end: nobody knows what has changed since it ended.
     pub(super) fn open(ebpf: &mut Ebpf, node: NodeConfig, previous: Option<&NodeConfig>) -> Result<Self> {
         let map = Array::try_from(take(ebpf, abi::CONFIG)?)?;
         let previous = previous.copied().unwrap_or_default();
-        let node = NodeConfig { only_checked: previous.only_checked, ..node };
+        let NodeConfig { only_checked, generation, .. } = previous;
+        let node = NodeConfig { only_checked, generation: following(generation), ..node };
         let first = without_new_checks(&node, &previous);
         let mut config = Self { map, node, written: first };
         config.write(first)?;
@@ -70,11 +72,26 @@ impl ConfigMap {
         self.write(NodeConfig { floor, ..self.written })
     }
 
+    /// Ends all proofs of flows: each flow has to be proven again by a packet that passes the host stack.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn end_proofs(&mut self) -> Result<()> {
+        let generation = following(self.node.generation);
+        self.node.generation = generation;
+        self.write(NodeConfig { generation, ..self.written })
+    }
+
     fn write(&mut self, node: NodeConfig) -> Result<()> {
         self.map.set(0, node, 0).context("writing the node's facts to the BPF map CONFIG")?;
         self.written = node;
         Ok(())
     }
+}
+
+/// Returns the generation that follows. 0 is none.
+const fn following(generation: u32) -> u32 {
+    if generation == u32::MAX { 1 } else { generation + 1 }
 }
 
 fn without_new_checks(node: &NodeConfig, previous: &NodeConfig) -> NodeConfig {

@@ -72,11 +72,14 @@ impl<M: ByPrefix<A>, A: MapFamily> LeaseMap<M, A> {
         &self.content
     }
 
-    /// Makes the map hold exactly these leases.
-    pub(super) fn set(&mut self, desired: Table<A>) -> Result<()> {
-        let written = self.write(&Changes::between(&self.content, &desired));
+    /// Makes the map hold exactly these leases. Returns whether one that it had has changed or is gone.
+    pub(super) fn set(&mut self, desired: Table<A>) -> Result<bool> {
+        let changes = Changes::between(&self.content, &desired);
+        let is_known = |(subnet, _): &(Prefix<A>, _)| self.content.contains_key(subnet);
+        let replaces = !changes.remove.is_empty() || changes.set.iter().any(is_known);
+        let written = self.write(&changes);
         self.content = desired;
-        self.read_after_failure(written)
+        self.read_after_failure(written).map(|()| replaces)
     }
 
     /// Adds leases that the map does not have.

@@ -38,13 +38,12 @@ impl LeaseMaps {
         self.v6.set_own(subnet, leasable);
     }
 
-    /// Makes the maps hold exactly these peers and the node itself.
+    /// Makes the maps hold exactly these peers and the node itself. Returns whether a lease that was there has changed or is gone.
     ///
     /// # Errors
     /// A map cannot be written. What was written stays, and the floor carries the rest.
-    pub fn apply(&mut self, peers: &[Peer], routes: Routes<'_>) -> Result<()> {
-        self.v4.apply(peers, routes)?;
-        self.v6.apply(peers, routes)
+    pub fn apply(&mut self, peers: &[Peer], routes: Routes<'_>) -> Result<bool> {
+        Ok(self.v4.apply(peers, routes)? | self.v6.apply(peers, routes)?)
     }
 
     /// Adds these peers, none of which is routed without a tunnel. Returns false if that is not possible, and all peers
@@ -110,13 +109,14 @@ impl<A: MapFamily> Leases<A> {
         self.own = leasable.chain([(subnet, own), (Prefix::host(local_ip), node)]).collect();
     }
 
-    fn apply(&mut self, peers: &[Peer], routes: Routes<'_>) -> Result<()> {
+    fn apply(&mut self, peers: &[Peer], routes: Routes<'_>) -> Result<bool> {
         let wanted = leases_of(peers, routes, &self.own);
         remember(&mut self.ended, self.leases.content(), &wanted, Instant::now());
         let ended = self.ended.iter().map(|(subnet, (lease, _))| (*subnet, *lease));
         let desired = if self.ended.is_empty() { wanted } else { wanted.into_iter().chain(ended).collect() };
-        self.leases.set(desired)?;
-        self.update_index()
+        let replaces = self.leases.set(desired)?;
+        self.update_index()?;
+        Ok(replaces)
     }
 
     /// Returns false, with nothing done, if that is not possible.
@@ -131,7 +131,7 @@ impl<A: MapFamily> Leases<A> {
 
     /// Follows `leases`, in which programs look up what they do not find here.
     fn update_index(&mut self) -> Result<()> {
-        self.subnets.set(undivided(self.leases.content(), self.ours.subnet_len))
+        self.subnets.set(undivided(self.leases.content(), self.ours.subnet_len)).map(drop)
     }
 }
 

@@ -87,7 +87,8 @@ impl Kernel {
         Ok(entries.iter().find(is_behind).map(|entry| entry.header.ifindex))
     }
 
-    async fn neighbours(
+    /// Lists neighbours, or entries of FDBs, by one of their attributes. `device`: only those of this interface; 0 for all.
+    pub(super) async fn neighbours(
         &self,
         family: AddressFamily,
         device: u32,

@@ -90,6 +90,8 @@ fn roles<'a>(
     let role = |link: &Link| match own.iter().find(|(index, _)| *index == link.index) {
         Some((_, role)) => Some(*role),
         None if bridges.contains(&link.index) => Some(Role::Bridge),
+        // A port that is down forwards nothing, so that nothing may pass it by.
+        None if !link.up => None,
         None => link.controller.filter(|bridge| bridges.contains(bridge)).map(|_| Role::Port),
     };
     links.iter().filter_map(|link| Some((link, role(link)?))).collect()
@@ -139,7 +141,7 @@ mod tests {
     }
 
     fn link(index: u32, kind: LinkKind) -> Link {
-        Link { index, kind, name: format!("if{index}"), ..Link::default() }
+        Link { index, kind, name: format!("if{index}"), up: true, ..Link::default() }
     }
 
     fn port(index: u32, bridge: u32) -> Link {
@@ -165,9 +167,11 @@ mod tests {
         let beside = [link(3, LinkKind::Bridge), link(4, LinkKind::Veth), port(5, 3), port(6, 99)];
         let with_bridge = [std::slice::from_ref(&bridge), &beside[..]].concat();
         assert_eq!(found(&with_bridge, &addresses), [(BRIDGE, Role::Bridge)]);
-        let ports = [bridge, port(7, BRIDGE), Link { kind: LinkKind::Other, ..port(8, BRIDGE) }];
+        let ports = [bridge.clone(), port(7, BRIDGE), Link { kind: LinkKind::Other, ..port(8, BRIDGE) }];
         let expected = [(BRIDGE, Role::Bridge), (7, Role::Port), (8, Role::Port)];
         assert_eq!(found(&ports, &addresses), expected);
+        let down = [bridge.clone(), Link { up: false, ..port(7, BRIDGE) }];
+        assert_eq!(found(&down, &addresses), [(BRIDGE, Role::Bridge)]);
         let no_bridge = [link(1, LinkKind::Other), port(7, 1)];
         assert_eq!(found(&no_bridge, &[gateway(1, "10.5.7.1")]), [], "the device is not a bridge");
     }

@@ -1,0 +1,278 @@
+//! What the host's forwarding of pods' packets depends on: tells a change that may give a proven flow another way from the noise of
+//! a busy node. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::mac::Mac;
+
+/// So many addresses and MACs are remembered. Those of pods that have gone stay until then: the kernel forgets an idle pod as well, and
+/// only the next entry shows whether it has moved.
+const MOST: usize = 16_384;
+
+/// A change that the kernel reports, or a part of what it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// An interface is new, or may have changed.
+    Link(u32, Link),
+    /// The interface with this index is gone.
+    LinkGone(u32),
+    /// An address behind the interface with this index has this MAC.
+    Neighbour(u32, IpAddr, Mac),
+    /// The bridge with this index has received packets of this MAC at a port.
+    Place {
+        /// Index of the bridge.
+        bridge: u32,
+        /// The MAC.
+        mac: Mac,
+        /// Its VLAN; 0 if there are none.
+        vlan: u16,
+        /// Index of the port; `None` if the bridge has forgotten it, and sends copies to all ports.
+        port: Option<u32>,
+    },
+    /// A route is new, changed or gone.
+    Route {
+        /// Its destination.
+        to: IpNet,
+        /// Whether it is in the main table.
+        main: bool,
+    },
+    /// A routing rule is new or gone.
+    Rule,
+    /// Changes were lost.
+    Lost,
+}
+
+/// What decides about packets at an interface. The MAC of a bridge may follow its ports, and pods learn it by ARP.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Its name, which rules of packet filters know.
+    pub name: String,
+    /// Whether it is up.
+    pub up: bool,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Whether it is a bridge.
+    pub is_bridge: bool,
+}
+
+/// The forwarding of pods' packets, as far as it is known.
+#[derive(Debug)]
+pub struct Forwarding {
+    /// The networks of all pods.
+    networks: Vec<IpNet>,
+    /// Indexes of the pods' bridges, vxlan devices and uplinks.
+    on_way: BTreeSet<u32>,
+    links: BTreeMap<u32, Link>,
+    neighbours: BTreeMap<(u32, IpAddr), Mac>,
+    /// The port where a MAC is, by bridge, MAC and VLAN; `None` if the bridge has forgotten it.
+    places: BTreeMap<(u32, Mac, u16), Option<u32>>,
+}
+
+impl Forwarding {
+    /// Knows nothing of the packets of pods in these networks yet.
+    #[must_use]
+    pub const fn new(networks: Vec<IpNet>) -> Self {
+        Self {
+            networks,
+            on_way: BTreeSet::new(),
+            links: BTreeMap::new(),
+            neighbours: BTreeMap::new(),
+            places: BTreeMap::new(),
+        }
+    }
+
+    /// Sets the indexes of the pods' bridges, the vxlan devices and the uplinks.
+    pub fn set_on_way(&mut self, interfaces: impl IntoIterator<Item = u32>) {
+        self.on_way = interfaces.into_iter().collect();
+    }
+
+    /// Replaces what is known by what the kernel has now.
+    pub fn set(&mut self, all: impl IntoIterator<Item = Change>) {
+        self.links.clear();
+        self.neighbours.clear();
+        self.places.clear();
+        all.into_iter().for_each(|part| _ = self.observe(&part));
+    }
+
+    /// Follows a change. Returns whether proven flows may have another way now.
+    ///
+    /// What is new changes no flow that was proven before. Ports do not count: the flows of those that leave are removed.
+    pub fn observe(&mut self, change: &Change) -> bool {
+        match *change {
+            Change::Link(index, ref now) => {
+                let before = self.links.insert(index, now.clone());
+                before.is_some_and(|before| before != *now) && self.on_way.contains(&index)
+            }
+            Change::LinkGone(index) => {
+                self.links.remove(&index);
+                self.on_way.contains(&index)
+            }
+            Change::Neighbour(interface, address, mac) if self.is_bridge(interface) => {
+                let overflows = make_room(&mut self.neighbours);
+                let before = self.neighbours.insert((interface, address), mac);
+                overflows || before.is_some_and(|before| before != mac) && self.on_way.contains(&interface)
+            }
+            Change::Place { bridge, mac, vlan, port } if self.is_bridge(bridge) => {
+                let overflows = make_room(&mut self.places);
+                let before = self.places.insert((bridge, mac, vlan), port);
+                let may_be_elsewhere = |before| match (before, port) {
+                    (Some(before), Some(port)) => before != port && self.links.contains_key(&before),
+                    // Copies to other ports may have proven flows meanwhile.
+                    (None, Some(_)) => true,
+                    (_, None) => false,
+                };
+                overflows || before.is_some_and(may_be_elsewhere) && self.on_way.contains(&bridge)
+            }
+            Change::Neighbour(..) | Change::Place { .. } => false,
+            // In the main table only a route within the networks can be longer than those to the nodes.
+            Change::Route { to, main } => {
+                self.networks.iter().any(|network| network.contains(&to) || !main && to.contains(network))
+            }
+            Change::Rule | Change::Lost => true,
+        }
+    }
+
+    fn is_bridge(&self, index: u32) -> bool {
+        self.links.get(&index).is_some_and(|link| link.is_bridge)
+    }
+}
+
+/// Forgets everything if there is too much. Returns whether there was.
+fn make_room<K: Ord, V>(known: &mut BTreeMap<K, V>) -> bool {
+    let overflows = known.len() >= MOST;
+    if overflows {
+        known.clear();
+    }
+    overflows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BRIDGE: u32 = 10;
+    const OTHER_BRIDGE: u32 = 20;
+    const DEVICE: u32 = 5;
+    const PORT: u32 = 11;
+    const SECOND: u32 = 12;
+    const ELSEWHERE: u32 = 21;
+
+    fn link() -> Link {
+        Link { name: "if".to_owned(), up: true, mtu: 1450, is_bridge: false }
+    }
+
+    fn bridge() -> Link {
+        Link { is_bridge: true, ..link() }
+    }
+
+    fn mac(number: u8) -> Mac {
+        Mac([2, 0, 0, 0, 0, number])
+    }
+
+    fn neighbour(interface: u32, number: u8) -> Change {
+        Change::Neighbour(interface, "10.5.7.3".parse().unwrap(), mac(number))
+    }
+
+    fn place(bridge: u32, port: u32) -> Change {
+        Change::Place { bridge, mac: mac(3), vlan: 0, port: Some(port) }
+    }
+
+    fn route(to: &str, main: bool) -> Change {
+        Change::Route { to: to.parse().unwrap(), main }
+    }
+
+    /// Returns a node with two pods, whose first has an address, and a bridge of others.
+    fn node() -> Forwarding {
+        let networks = ["10.5.0.0/16", "fd44::/48"].map(|network| network.parse().unwrap());
+        let mut node = Forwarding::new(networks.into());
+        node.set_on_way([BRIDGE, DEVICE]);
+        node.set([
+            Change::Link(BRIDGE, bridge()),
+            Change::Link(OTHER_BRIDGE, bridge()),
+            Change::Link(DEVICE, link()),
+            Change::Link(PORT, link()),
+            Change::Link(SECOND, link()),
+            Change::Link(ELSEWHERE, link()),
+            neighbour(BRIDGE, 3),
+            neighbour(OTHER_BRIDGE, 3),
+            place(BRIDGE, PORT),
+            place(OTHER_BRIDGE, ELSEWHERE),
+        ]);
+        node
+    }
+
+    #[test]
+    fn what_gives_proven_flows_another_way_is_told_from_noise() {
+        for (change, matters) in [
+            // Interfaces on the way.
+            (Change::Link(BRIDGE, bridge()), false),
+            (Change::Link(BRIDGE, Link { up: false, ..bridge() }), true),
+            (Change::Link(BRIDGE, Link { name: "renamed".to_owned(), ..bridge() }), true),
+            (Change::Link(DEVICE, Link { mtu: 1400, ..link() }), true),
+            (Change::LinkGone(BRIDGE), true),
+            // A pod that comes, and one that goes.
+            (Change::Link(99, link()), false),
+            (Change::Link(PORT, Link { up: false, ..link() }), false),
+            (Change::LinkGone(PORT), false),
+            (Change::Neighbour(BRIDGE, "10.5.7.4".parse().unwrap(), mac(4)), false),
+            (Change::Place { bridge: BRIDGE, mac: mac(4), vlan: 0, port: Some(99) }, false),
+            // An address that moves, and one that is confirmed.
+            (neighbour(BRIDGE, 3), false),
+            (neighbour(BRIDGE, 4), true),
+            (place(BRIDGE, PORT), false),
+            (place(BRIDGE, SECOND), true),
+            (Change::Place { bridge: BRIDGE, mac: mac(3), vlan: 7, port: Some(SECOND) }, false),
+            // What has nothing to do with pods.
+            (Change::Link(ELSEWHERE, Link { up: false, ..link() }), false),
+            (Change::LinkGone(OTHER_BRIDGE), false),
+            (neighbour(OTHER_BRIDGE, 4), false),
+            (neighbour(DEVICE, 4), false),
+            (place(OTHER_BRIDGE, 22), false),
+            // Routes.
+            (route("10.5.9.0/24", true), true),
+            (route("10.5.9.7/32", false), true),
+            (route("fd44:0:0:9::/64", true), true),
+            (route("10.0.0.0/8", true), false),
+            (route("0.0.0.0/0", true), false),
+            (route("0.0.0.0/0", false), true),
+            (route("::/0", false), true),
+            (route("192.168.0.0/16", false), false),
+            (Change::Rule, true),
+            (Change::Lost, true),
+        ] {
+            assert_eq!(node().observe(&change), matters, "{change:?}");
+        }
+    }
+
+    #[test]
+    fn a_mac_that_returns_at_another_port_has_not_moved_if_its_port_is_gone() {
+        let mut node = node();
+        node.observe(&Change::LinkGone(PORT));
+        assert!(!node.observe(&place(BRIDGE, SECOND)));
+        assert!(node.observe(&place(BRIDGE, 99)));
+    }
+
+    #[test]
+    fn a_mac_that_the_bridge_has_forgotten_may_have_moved() {
+        let mut node = node();
+        let forgotten = Change::Place { bridge: BRIDGE, mac: mac(3), vlan: 0, port: None };
+        assert!(!node.observe(&forgotten));
+        assert!(node.observe(&place(BRIDGE, PORT)));
+        assert!(!node.observe(&place(BRIDGE, PORT)));
+    }
+
+    #[test]
+    fn too_much_is_forgotten_as_if_it_had_changed() {
+        let mut node = node();
+        let address = |number| IpAddr::from((number as u128).to_be_bytes());
+        let news = |number| Change::Neighbour(BRIDGE, address(number), mac(1));
+        let free = MOST - node.neighbours.len();
+        assert_eq!((1..=free).find(|number| node.observe(&news(*number))), None);
+        assert!(node.observe(&news(free + 1)));
+        assert!(!node.observe(&news(free + 2)));
+        assert_eq!(node.neighbours.len(), 2);
+    }
+}

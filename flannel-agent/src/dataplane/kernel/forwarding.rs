@@ -1,0 +1,147 @@
+//! Reads what the kernel's forwarding of pods' packets depends on, and hears of its changes.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Context as _, Result};
+use ipnet::IpNet;
+use rtnetlink::MulticastGroup;
+use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::{Kernel, neighbour};
+use crate::dataplane::forwarding::{Change, Link};
+use crate::netlink;
+use crate::netlink::link::LinkKind;
+use crate::netlink::notifications::Notifications;
+use crate::netlink::route::destination_of;
+
+/// Addresses are left out: they come and go with routes.
+const GROUPS: [MulticastGroup; 6] = [
+    MulticastGroup::Link,
+    MulticastGroup::Neigh,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Rule,
+];
+
+/// A subscription to changes of forwarding by others than this agent.
+#[derive(Debug)]
+pub struct ForwardingChanges(Notifications);
+
+impl ForwardingChanges {
+    /// Subscribes.
+    ///
+    /// # Errors
+    /// The netlink socket cannot be opened.
+    pub fn open(kernel: &Kernel) -> Result<Self> {
+        kernel.changes_by_others(&GROUPS).map(Self).context("subscribing to changes of forwarding")
+    }
+
+    /// Waits for the next change. It may be dropped and called again.
+    pub async fn next(&mut self) -> Change {
+        loop {
+            match self.0.next().await {
+                NetlinkPayload::InnerMessage(message) => {
+                    if let Some(change) = read(&message) {
+                        return change;
+                    }
+                }
+                NetlinkPayload::Overrun(_) => return Change::Lost,
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Kernel {
+    /// Returns all interfaces, and for each bridge the MACs of its neighbours and the ports where MACs are.
+    ///
+    /// # Errors
+    /// A dump fails.
+    pub async fn forwarding(&self) -> Result<Vec<Change>> {
+        let links = {
+            let _dumping = self.dumping.lock().await;
+            netlink::link::list(&self.handle).await.context("listing interfaces")?
+        };
+        let bridges: Vec<_> =
+            links.iter().filter(|link| link.kind == LinkKind::Bridge).map(|link| link.index).collect();
+        let mut all: Vec<_> = links.into_iter().map(of_link).collect();
+        for bridge in bridges {
+            for (family, of) in [
+                (AddressFamily::Inet, NeighbourAttribute::IfIndex(bridge)),
+                (AddressFamily::Inet6, NeighbourAttribute::IfIndex(bridge)),
+                (AddressFamily::Bridge, NeighbourAttribute::Controller(bridge)),
+            ] {
+                let entries = self.neighbours(family, 0, Some(of)).await;
+                let entries = entries.context("listing neighbours and FDB entries")?;
+                all.extend(entries.iter().filter_map(|entry| of_neighbour(entry, false)));
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn read(message: &RouteNetlinkMessage) -> Option<Change> {
+    match message {
+        RouteNetlinkMessage::NewLink(link) if is_whole(link) => {
+            Some(of_link(netlink::link::Link::read(link)))
+        }
+        RouteNetlinkMessage::DelLink(link) if is_whole(link) => Some(Change::LinkGone(link.header.index)),
+        RouteNetlinkMessage::NewNeighbour(entry) => of_neighbour(entry, false),
+        RouteNetlinkMessage::DelNeighbour(entry) => of_neighbour(entry, true),
+        RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => of_route(route),
+        RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => Some(Change::Rule),
+        _ => None,
+    }
+}
+
+/// Returns whether a message is about an interface, and not about its part in a bridge (net/bridge/br_netlink.c).
+fn is_whole(link: &LinkMessage) -> bool {
+    link.header.interface_family != AddressFamily::Bridge
+}
+
+fn of_link(link: netlink::link::Link) -> Change {
+    let netlink::link::Link { index, name, up, mtu, kind, .. } = link;
+    Change::Link(index, Link { name, up, mtu, is_bridge: kind == LinkKind::Bridge })
+}
+
+/// Reads an entry of a bridge's FDB, or a neighbour that is resolved. Nothing follows from a neighbour that is `gone`: packets ask for it
+/// again.
+fn of_neighbour(entry: &NeighbourMessage, gone: bool) -> Option<Change> {
+    let mac = neighbour::mac(entry)?;
+    if entry.header.family != AddressFamily::Bridge {
+        if gone || entry.header.state == NeighbourState::Failed {
+            return None;
+        }
+        return Some(Change::Neighbour(entry.header.ifindex, neighbour::destination(entry)?, mac));
+    }
+    let bridge = entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Controller(bridge) => Some(*bridge),
+        _ => None,
+    })?;
+    let vlan = entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Vlan(vlan) => Some(*vlan),
+        _ => None,
+    });
+    let port = (!gone).then_some(entry.header.ifindex);
+    Some(Change::Place { bridge, mac, vlan: vlan.unwrap_or_default(), port })
+}
+
+fn of_route(route: &RouteMessage) -> Option<Change> {
+    let everywhere = match route.header.address_family {
+        AddressFamily::Inet => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    let to = destination_of(route).or_else(|| IpNet::new(everywhere, 0).ok())?;
+    let table = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    let table = table.unwrap_or_else(|| route.header.table.into());
+    Some(Change::Route { to, main: table == u32::from(RouteHeader::RT_TABLE_MAIN) })
+}
