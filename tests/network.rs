@@ -19,6 +19,7 @@ mod group;
 mod healing;
 mod ipv6;
 mod leases;
+mod long_rides;
 mod mixed;
 mod moving;
 mod narrow_path;

@@ -4,6 +4,7 @@
 pub mod accelerator;
 pub mod bpf;
 mod capabilities;
+mod connections;
 pub mod desired;
 pub mod entry;
 pub mod forwarding;

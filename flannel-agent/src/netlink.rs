@@ -1,10 +1,12 @@
 //! rtnetlink: look-ups in the kernel, and its messages read into plain values.
 
 pub mod address;
+pub mod conntrack;
 pub mod filter;
 pub mod link;
 pub mod message;
 pub mod notifications;
+mod raw;
 pub mod route;
 pub mod xfrm;
 

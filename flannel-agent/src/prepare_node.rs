@@ -32,8 +32,7 @@ pub fn run(options: &PrepareNode) {
 /// may load it when the agent has begun to run.
 fn prepare_conntrack() -> Result<()> {
     load_conntrack().context("loading the connection tracker")?;
-    conntrack::be_liberal()?;
-    Ok(())
+    conntrack::prepare()
 }
 
 /// Makes the kernel load the connection tracker, by a question for its statistics: a message to a subsystem of nfnetlink

@@ -38,7 +38,7 @@ pub use responder::Responder;
 pub use round_trips::udp_round_trips;
 pub use served::{Behind, Served};
 pub use steady::{Steady, StreamReport};
-pub use tcp::{TcpSession, Transfer, tcp_transfer};
+pub use tcp::{TcpSession, Transfer, pour, reset, tcp_transfer};
 pub use times::Times;
 pub use udp::{UdpSession, udp_echo};
 

@@ -31,8 +31,9 @@ fn the_bpf_filesystem_is_mounted_once() -> TestResult {
 fn the_connection_tracker_accepts_what_the_flow_cache_hides_from_it() -> TestResult {
     let cluster = Cluster::segment(1)?;
     let node = &cluster.nodes()[0];
-    let be_liberal = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
-    let setting = prepare(node, node.bpffs()?, &format!("cat {be_liberal}"))?;
-    assert_eq!(setting.trim(), "1");
+    for setting in ["nf_conntrack_tcp_be_liberal", "nf_conntrack_tcp_ignore_invalid_rst"] {
+        let value = prepare(node, node.bpffs()?, &format!("cat /proc/sys/net/netfilter/{setting}"))?;
+        assert_eq!(value.trim(), "1", "{setting}");
+    }
     Ok(())
 }

@@ -16,6 +16,7 @@ use super::bpf::leases::Routes;
 use super::bpf::pins::Pins;
 use super::bpf::{self, Bpf, logs};
 use super::capabilities;
+use super::connections::ConnectionKeeper;
 use super::kernel::{Device, DeviceSpec, Kernel, Side};
 use super::obstacle::Outer;
 use super::watcher::{Watcher, WatcherEvent};
@@ -64,6 +65,8 @@ pub struct Accelerator {
     bpf: Bpf,
     events: Events,
     watcher: Watcher,
+    /// Looks after connections that skip the host stack, if any do.
+    connections: Option<ConnectionKeeper>,
     /// The prefixes that nodes lease subnets from.
     leasable: Vec<IpNet>,
     /// The uplink where programs of others may pass packets on unchecked, as logged last.
@@ -106,6 +109,7 @@ impl Accelerator {
         let outer = devices.iter().map(outer).collect();
         let watcher = Watcher::open(kernel, settings.flow_cache, networks, outer)?;
         let events = Events::open(bpf.ebpf())?;
+        let connections = settings.flow_cache.then(|| ConnectionKeeper::new(settings.pins.clone()));
         let counters = METRICS.register(PacketCounters(settings.pins.clone()));
         let check = interval(CHECK);
         let leasable = settings.ranges.iter().flat_map(SubnetRange::prefixes).collect();
@@ -113,6 +117,7 @@ impl Accelerator {
             bpf,
             events,
             watcher,
+            connections,
             leasable,
             preceded: None,
             _strays: strays,
@@ -167,7 +172,7 @@ impl Accelerator {
 
     /// Waits for the next change. It may be dropped and called again; no change gets lost.
     pub async fn changed(&mut self, kernel: &Kernel) -> AcceleratorEvent {
-        let Self { bpf, events, watcher, check, .. } = self;
+        let Self { bpf, events, watcher, connections, check, .. } = self;
         loop {
             tokio::select! {
                 event = watcher.changed(kernel) => match event {
@@ -180,7 +185,10 @@ impl Accelerator {
                 event = events.next() => return AcceleratorEvent::Packet(event),
                 _ = check.tick() => {}
             }
-            if watcher.keep_tracker_liberal() {
+            if let Some(connections) = connections {
+                connections.keep(watcher.timeouts()).await;
+            }
+            if watcher.follow_tracker() {
                 return AcceleratorEvent::Interfaces;
             }
             if !bpf.is_attached(kernel).await {

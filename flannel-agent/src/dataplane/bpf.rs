@@ -22,7 +22,7 @@ pub mod counters;
 pub mod dry_run;
 pub mod events;
 mod family;
-mod flows;
+pub mod flows;
 mod lease_map;
 pub mod leases;
 mod link;

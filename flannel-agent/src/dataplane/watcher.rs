@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::bpf::Bpf;
 use super::bpf::attach::PRIORITY;
 use super::bpf::tcx::TcxPrograms;
-use super::kernel::conntrack::LiberalTracker;
+use super::kernel::conntrack::{LiberalTracker, Proofs, Timeouts};
 use super::kernel::{Kernel, LinkWatch};
 use super::obstacle::{self, Closes, Direction, Interface, Obstacle, Outer, PodPort, Role};
 use crate::peer::Peer;
@@ -26,6 +26,8 @@ pub(super) struct Watcher {
     flow_cache: bool,
     subnets: Vec<IpNet>,
     tracker: LiberalTracker,
+    /// The connection tracker's timeouts.
+    timeouts: Timeouts,
     /// Why packets of the whole node are left to the kernel, as logged last.
     obstacles: Vec<Obstacle>,
     /// Why ports do not take the shortcut, by name, as logged last.
@@ -63,6 +65,7 @@ impl Watcher {
             flow_cache,
             subnets: Vec::new(),
             tracker: LiberalTracker::default(),
+            timeouts: Timeouts::read(),
             obstacles: Vec::new(),
             closed_ports: BTreeMap::new(),
             interfaces: Vec::new(),
@@ -103,10 +106,30 @@ impl Watcher {
         }
     }
 
-    /// Sets the connection tracker again if another program has set it back, which the kernel does not report. Returns whether
-    /// that changes which flows may skip the host stack.
-    pub(super) fn keep_tracker_liberal(&mut self) -> bool {
-        self.flow_cache && self.tracker.keep()
+    /// Sets the connection tracker again if another program has set it back, and reads its timeouts: the kernel does not report
+    /// changes. Returns whether that changes which flows may skip the host stack, or for how long.
+    pub(super) fn follow_tracker(&mut self) -> bool {
+        if !self.flow_cache {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.timeouts, Timeouts::read());
+        let proofs = Proofs::within(&self.timeouts);
+        let differ = proofs != Proofs::within(&before);
+        if differ {
+            let Proofs { tcp, udp, translated } = proofs;
+            info!(
+                tcp,
+                udp,
+                translated,
+                "timeouts of the connection tracker have changed: proofs of flows hold so many ms"
+            );
+        }
+        self.tracker.keep() || differ
+    }
+
+    /// Returns the connection tracker's timeouts, as read last.
+    pub(super) const fn timeouts(&self) -> Timeouts {
+        self.timeouts
     }
 
     /// Returns whether others have attached or detached programs by links of tcx or XDP, which the kernel does not report, or
@@ -141,6 +164,7 @@ impl Watcher {
         self.obstacles = obstacles;
         let closes = self.obstacles.iter().fold(Closes::default(), |all, one| all.and(one.closes));
         errors.extend(bpf.config.set_floor(closes.floor()).err());
+        errors.extend(bpf.config.set_proofs(Proofs::within(&self.timeouts)).err());
         let ports = obstacle::ports(&interfaces);
         self.log_ports(&ports);
         errors.extend(bpf.follow(if closes.shortcut { &[] } else { &ports }));

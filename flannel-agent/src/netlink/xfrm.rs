@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, Socket, SocketAddr, TokioSocket};
 
 use super::is_loaded;
+use super::raw::{attribute, next_message, put_message, u16_at, u32_at};
 
 const NETLINK_XFRM: isize = 6;
 const XFRMNLGRP_POLICY: u32 = 4;
@@ -16,8 +17,6 @@ const XFRM_MSG_GETPOLICY: u16 = 0x15;
 const XFRMA_TMPL: u16 = 5;
 const XFRM_POLICY_BLOCK: u8 = 1;
 
-/// Length of `struct nlmsghdr`.
-const HEADER: usize = 16;
 /// Length of `struct xfrm_userpolicy_info`, and places of its fields.
 const INFO: usize = 168;
 const DIRECTION: usize = 160;
@@ -103,20 +102,16 @@ impl PolicyWatch {
     }
 }
 
-fn request() -> [u8; HEADER] {
+fn request() -> Vec<u8> {
     let flags = u16::try_from(libc::NLM_F_REQUEST | libc::NLM_F_DUMP).unwrap_or_default();
-    let mut request = [0; HEADER];
-    request[..4].copy_from_slice(&16_u32.to_ne_bytes());
-    request[4..6].copy_from_slice(&XFRM_MSG_GETPOLICY.to_ne_bytes());
-    request[6..8].copy_from_slice(&flags.to_ne_bytes());
+    let mut request = Vec::new();
+    put_message(&mut request, (XFRM_MSG_GETPOLICY, flags, 0), |_| {});
     request
 }
 
 /// Reads the messages of a datagram. Returns whether they are the last.
 fn read(mut bytes: &[u8], policies: &mut Vec<Policy>) -> Result<bool> {
-    while let Some((kind, message, rest)) =
-        next(bytes, HEADER, |bytes| Some((u32_at(bytes, 0)?, u16_at(bytes, 4)?)))
-    {
+    while let Some((kind, _, message, rest)) = next_message(bytes) {
         match i32::from(kind) {
             libc::NLMSG_DONE => return Ok(true),
             libc::NLMSG_ERROR => bail!("the kernel does not tell IPsec policies"),
@@ -128,32 +123,13 @@ fn read(mut bytes: &[u8], policies: &mut Vec<Policy>) -> Result<bool> {
     Ok(false)
 }
 
-/// Splits what has a length and a type in its header off: returns the type, the content, and what follows.
-fn next(
-    bytes: &[u8],
-    header: usize,
-    length_and_kind: impl Fn(&[u8]) -> Option<(u32, u16)>,
-) -> Option<(u16, &[u8], &[u8])> {
-    let (length, kind) = length_and_kind(bytes)?;
-    let length = usize::try_from(length).ok()?;
-    let content = bytes.get(header..length)?;
-    Some((kind, content, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
-}
-
 fn policy(message: &[u8]) -> Option<Policy> {
     let direction = match message.get(DIRECTION)? {
         0 => Direction::In,
         1 => Direction::Out,
         _ => return None,
     };
-    let mut attributes = message.get(INFO..)?;
-    let mut has_template = false;
-    while let Some((kind, _, rest)) =
-        next(attributes, 4, |bytes| Some((u16_at(bytes, 0)?.into(), u16_at(bytes, 2)?)))
-    {
-        has_template |= kind == XFRMA_TMPL;
-        attributes = rest;
-    }
+    let has_template = attribute(message.get(INFO..)?, XFRMA_TMPL).is_some();
     if !has_template && *message.get(ACTION)? != XFRM_POLICY_BLOCK {
         return None;
     }
@@ -176,12 +152,4 @@ fn policy(message: &[u8]) -> Option<Policy> {
         port: (port(32)?, port(34)?),
         interface: u32_at(message, 48)?,
     })
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use super::{Host, Pattern};
 use crate::wait::scaled;
@@ -103,6 +104,30 @@ impl TcpSession {
         pass(&mut self.client, &mut self.server, self.seed, size).context("client to server")?;
         pass(&mut self.server, &mut self.client, self.seed, size).context("server to client")
     }
+}
+
+/// Sends bytes as fast as they go. Checks only that they arrive.
+pub fn pour(mut from: &TcpStream, mut to: &TcpStream, bytes: usize) -> Result<()> {
+    const CHUNK: usize = 1 << 20;
+    thread::scope(|scope| {
+        let sender = scope.spawn(move || {
+            let chunk = vec![0; CHUNK];
+            (0..bytes.div_ceil(CHUNK)).try_for_each(|_| from.write_all(&chunk))
+        });
+        let (mut buffer, mut left) = (vec![0; CHUNK], bytes.next_multiple_of(CHUNK));
+        while left > 0 {
+            let read = to.read(&mut buffer).with_context(|| format!("{left} bytes are to come"))?;
+            ensure!(read > 0, "the connection has ended, {left} bytes are to come");
+            left -= read;
+        }
+        sender.join().unwrap_or_else(|panic| resume_unwind(panic)).context("send")
+    })
+}
+
+/// Ends a connection by a reset.
+pub fn reset(end: TcpStream) -> Result<()> {
+    let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+    setsockopt(&end, sockopt::Linger, &at_once).context("SO_LINGER")
 }
 
 fn pass(from: &mut TcpStream, to: &mut TcpStream, seed: u64, size: usize) -> Result<()> {

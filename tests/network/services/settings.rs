@@ -1,16 +1,21 @@
 //! Settings of the node that lead packets another way through the stack.
 
+use std::net::SocketAddr;
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use flannel_common::flow::TRANSLATED_NS;
 use flannel_tests::kube_proxy::{Mode, Service};
 use flannel_tests::process::{LIMIT, finish};
-use flannel_tests::traffic::{Connection, UdpAsker};
-use flannel_tests::{Node, TestResult};
+use flannel_tests::traffic::{At, Connection, UdpAsker};
+use flannel_tests::wait::{scaled, throughout};
+use flannel_tests::{Node, TestResult, eventually};
 
-use super::shortcut::ensure_shortcut;
-use super::{Bed, Family, SIZES, ensure_by, serve};
-use crate::inspect::{DEVICE, UPLINK};
+use super::shortcut::{ensure_shortcut, past_stack};
+use super::{Bed, Family, POD_PORT, SIZES, ensure_by, serve};
+use crate::inspect::{self, DEVICE, UPLINK};
+use crate::network::flow_cache::SOON;
 
 /// Lets all CPUs process the packets that an interface receives (receive packet steering).
 fn steer(node: &Node, interface: &str) -> Result<()> {
@@ -65,6 +70,50 @@ fn the_bridge_shows_its_packets_to_iptables_or_not() -> TestResult {
             }
         }
         traffic(&bed).with_context(|| format!("bridge-nf-call-iptables={value}"))?;
+    }
+    Ok(())
+}
+
+/// The server answers one request for long. Fails unless each answer arrives, from the service.
+fn answers_arrive(client: &At<'_>, server: &At<'_>, service: SocketAddr) -> Result<()> {
+    let [asker, answerer] =
+        [client.netns.udp_bind(client.ip, 0)?, server.netns.udp_bind(server.ip, POD_PORT)?];
+    [&asker, &answerer]
+        .into_iter()
+        .try_for_each(|socket| socket.set_read_timeout(Some(scaled(Duration::from_secs(1)))))?;
+    let mut buffer = [0; 16];
+    asker.send_to(b"request", service)?;
+    let (_, seen) = answerer.recv_from(&mut buffer).context("the request")?;
+    throughout("the answers arrive", Duration::from_nanos(4 * TRANSLATED_NS), || {
+        answerer.send_to(b"answer", seen)?;
+        let (length, from) = asker.recv_from(&mut buffer)?;
+        ensure!((&buffer[..length], from) == (&b"answer"[..], service), "another one, from {from}");
+        Ok(())
+    })
+}
+
+#[test]
+fn the_connection_tracker_forgets_a_translated_flow_sooner_than_a_proof_usually_ends() -> TestResult {
+    let bed = Bed::new(2)?;
+    let node = &bed.overlay.nodes()[0];
+    let proxies = bed.kube_proxies(Mode::Iptables, false)?;
+    // With 1 s, a busy machine may be late.
+    let timeout = "2";
+    for name in ["udp_timeout", "udp_timeout_stream"] {
+        node.netns().set(&[(&format!("net.netfilter.nf_conntrack_{name}"), timeout)])?;
+    }
+    eventually("proofs are short", SOON, || {
+        let proof = inspect::node_config(node)?.translated_proof;
+        ensure!(proof == 333, "{proof} ms");
+        Ok(())
+    })?;
+    for family in Family::BOTH {
+        let (client, server, service) = (bed.pod(0, family), bed.pod(1, family), family.service(10));
+        proxies.sync(&Service::both("web", service, &[SocketAddr::new(server.ip, POD_PORT)]))?;
+        let before = past_stack(node)?;
+        answers_arrive(&client, &server, service).with_context(|| format!("over {family:?}"))?;
+        let received = past_stack(node)?.1 - before.1;
+        assert!(received > 20, "{family:?}: {received} answers were received past the stack");
     }
     Ok(())
 }

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result};
 use flannel_common::abi;
 use flannel_common::address::Address;
-use flannel_common::flow::{PROOF_NS, TRANSLATED_NS};
 use flannel_common::node::{
     NodeConfig, OverlayEnd, SOURCE_CHECK_OFF, SOURCE_CHECK_PODS, SOURCE_CHECK_STRICT,
 };
@@ -13,18 +12,20 @@ use flannel_common::node::{
 use super::{AcceleratedDevice, Settings};
 use crate::config::{SourceCheck, SubnetRange};
 use crate::dataplane::bpf::place::Place;
+use crate::dataplane::kernel::conntrack::{Proofs, Timeouts};
 use crate::dataplane::kernel::default_ttl;
 
 /// Returns the node for the map `CONFIG`.
 pub(super) fn facts(settings: &Settings, devices: &[AcceleratedDevice<'_>]) -> Result<NodeConfig> {
+    let proofs = Proofs::within(&Timeouts::read());
     let mut node = NodeConfig {
         layout: abi::LAYOUT,
         flow_cache: settings.flow_cache.into(),
         ttl: default_ttl()?.into(),
         generation: 1,
-        tcp_proof: milliseconds(PROOF_NS),
-        udp_proof: milliseconds(PROOF_NS),
-        translated_proof: milliseconds(TRANSLATED_NS),
+        tcp_proof: proofs.tcp,
+        udp_proof: proofs.udp,
+        translated_proof: proofs.translated,
         direct_routing: (settings.direct_routing && settings.flow_cache).into(),
         ..NodeConfig::default()
     };
@@ -70,10 +71,6 @@ fn end<A: Address>(
         subnet_len: range.subnet_len,
         subnet_mask,
     }
-}
-
-const fn milliseconds(nanoseconds: u64) -> u32 {
-    (nanoseconds / 1_000_000) as u32
 }
 
 /// Returns where the programs are attached. Each overlay has hooks of its own. An uplink of both has its hooks once.

@@ -10,10 +10,11 @@ use aya::maps::MapData;
 use super::syscall::bpf;
 
 /// include/uapi/linux/bpf.h: `enum bpf_cmd`.
+const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 const BPF_MAP_DELETE_BATCH: libc::c_int = 27;
 
-/// `union bpf_attr` as these two commands read it.
+/// `union bpf_attr` as these commands read it.
 #[repr(C)]
 #[derive(Default)]
 struct Attributes {
@@ -49,6 +50,39 @@ impl<K: Pod, V: Pod> Batch<K, V> {
         Ok(Self { map, entry: PhantomData })
     }
 
+    /// Passes the entries of a hash map on, at most `at_once` at a time, which must be more than share a hash. An entry that is
+    /// written meanwhile may be passed on or not.
+    pub(super) fn read(&self, at_once: usize, mut pass_on: impl FnMut(&[K], &[V])) -> Result<()> {
+        let (mut keys, mut values) = (vec![zeroed::<K>(); at_once], vec![zeroed::<V>(); at_once]);
+        let mut place = 0_u32;
+        let mut is_first = true;
+        loop {
+            let mut batch = Attributes {
+                in_batch: if is_first { 0 } else { &raw const place as u64 },
+                out_batch: &raw mut place as u64,
+                keys: keys.as_mut_ptr() as u64,
+                values: values.as_mut_ptr() as u64,
+                count: u32::try_from(at_once)?,
+                map_fd: self.map.as_raw_fd().cast_unsigned(),
+                ..Attributes::default()
+            };
+            // SAFETY: the attributes are laid out for the command. The kernel writes at most `count` keys and values, for which
+            // there is room: `new` has compared their sizes with the map's. A hash map's place is a number of 4 bytes.
+            let read = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut batch) };
+            let is_last = match read {
+                Ok(_) => false,
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+                Err(error) => return Err(error).context("reading entries of a map"),
+            };
+            let count = (batch.count as usize).min(at_once);
+            pass_on(&keys[..count], &values[..count]);
+            if is_last {
+                return Ok(());
+            }
+            is_first = false;
+        }
+    }
+
     /// Writes the entries in order. Returns how many were written.
     pub(super) fn update(&self, keys: &[K], values: &[V]) -> usize {
         let count = keys.len().min(values.len());
@@ -80,4 +114,9 @@ impl<K: Pod, V: Pod> Batch<K, V> {
         // The kernel leaves `count` as it is if it refuses before the first entry.
         if batch.count < count { batch.count as usize } else { 0 }
     }
+}
+
+fn zeroed<T: Pod>() -> T {
+    // SAFETY: plain data, of which every bit pattern is valid.
+    unsafe { std::mem::zeroed() }
 }

@@ -7,6 +7,7 @@ use flannel_common::abi;
 use flannel_common::node::NodeConfig;
 
 use super::take;
+use crate::dataplane::kernel::conntrack::Proofs;
 
 /// The map, and its content.
 pub struct ConfigMap {
@@ -80,6 +81,18 @@ impl ConfigMap {
         let generation = following(self.node.generation);
         self.node.generation = generation;
         self.write(NodeConfig { generation, ..self.written })
+    }
+
+    /// Sets how long proofs of flows hold.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn set_proofs(&mut self, proofs: Proofs) -> Result<()> {
+        let Proofs { tcp: tcp_proof, udp: udp_proof, translated: translated_proof } = proofs;
+        let with = |node| NodeConfig { tcp_proof, udp_proof, translated_proof, ..node };
+        self.node = with(self.node);
+        let written = with(self.written);
+        if self.written == written { Ok(()) } else { self.write(written) }
     }
 
     fn write(&mut self, node: NodeConfig) -> Result<()> {

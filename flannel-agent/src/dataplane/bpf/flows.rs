@@ -1,15 +1,18 @@
-//! `FLOWS` and `FLOWS6`: the programs fill them, and the agent removes the flows of ports that are gone.
+//! `FLOWS` and `FLOWS6`: the programs fill them. The agent removes the flows of ports that are gone, and looks at connections.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData, MapError};
 use aya::sys::SyscallError;
 use flannel_common::address::{V4, V6};
-use flannel_common::flow::{Flow, FlowKey};
+use flannel_common::flow::{Flow, FlowKey, Names};
 
+use super::batch::Batch;
 use super::family::MapFamily;
+use super::pins::Pins;
 use super::take;
 
 /// The maps of flows of both address families.
@@ -30,6 +33,55 @@ impl Flows {
         keep(&mut self.v4, ports)?;
         keep(&mut self.v6, ports)
     }
+}
+
+/// A TCP connection of a pod of this node that the programs know in both directions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// The pod's address and port.
+    pub pod: SocketAddr,
+    /// Where the pod sends to.
+    pub remote: SocketAddr,
+    /// When a packet of the pod has last passed the stack, in nanoseconds of CLOCK_MONOTONIC.
+    pub sent: u64,
+    /// When a packet to the pod has.
+    pub received: u64,
+}
+
+/// Passes the connections of an overlay on, some at a time.
+///
+/// # Errors
+/// A map cannot be opened or read.
+pub fn connections(pins: &Pins, mut pass_on: impl FnMut(&[Connection])) -> Result<()> {
+    read::<V4>(pins, &mut pass_on)?;
+    read::<V6>(pins, &mut pass_on)
+}
+
+fn read<A: MapFamily>(pins: &Pins, pass_on: &mut impl FnMut(&[Connection])) -> Result<()> {
+    /// Many times as many as share a hash.
+    const AT_ONCE: usize = 1024;
+    let path = pins.path(A::FLOWS);
+    let map = MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
+    let mut some = Vec::new();
+    Batch::<FlowKey<A>, Flow<A>>::new(&map)?
+        .read(AT_ONCE, |keys, flows| {
+            some.clear();
+            some.extend(keys.iter().zip(flows).filter_map(|(key, flow)| connection(key, flow)));
+            pass_on(&some);
+        })
+        .with_context(|| format!("reading {}", A::FLOWS))
+}
+
+/// Returns the connection that has this name for its pod.
+fn connection<A: MapFamily>(key: &FlowKey<A>, flow: &Flow<A>) -> Option<Connection> {
+    let is_tcp = i32::from(key.protocol[0]) == libc::IPPROTO_TCP;
+    let is_known = flow.egress.is_known() && flow.ingress.is_known();
+    (is_tcp && is_known && flow.names.include(Names::POD)).then(|| Connection {
+        pod: SocketAddr::new(key.pod.ip(), u16::from_be_bytes(key.pod_port)),
+        remote: SocketAddr::new(key.remote.ip(), u16::from_be_bytes(key.remote_port)),
+        sent: flow.egress.left,
+        received: flow.ingress.left,
+    })
 }
 
 fn keep<A: MapFamily>(

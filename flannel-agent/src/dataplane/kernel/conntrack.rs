@@ -1,75 +1,227 @@
-//! The connection tracker's setting for the flow cache.
+//! The connection tracker's settings: those that the flow cache needs, and the timeouts that limit it.
 
 use std::fs;
 use std::io::ErrorKind;
+use std::path::Path;
 
 use anyhow::{Context, Result};
+use flannel_common::flow::{PROOF_NS, TRANSLATED_NS};
 use tracing::{info, warn};
 
-/// A setting of the network namespace, since Linux 5.13. The file is absent where nothing tracks connections.
-const BE_LIBERAL: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
+/// The settings of this network namespace. The folder is absent where nothing tracks connections.
+const FOLDER: &str = "/proc/sys/net/netfilter";
 
-/// Its name for `sysctl -w`.
-const SETTING: &str = "net.netfilter.nf_conntrack_tcp_be_liberal";
+/// Accepts TCP packets outside the window. A setting of each network namespace since Linux 5.13.
+const BE_LIBERAL: &str = "nf_conntrack_tcp_be_liberal";
+/// Accepts resets with an old number, as one more than 2 GiB ahead seems to be. Since Linux 5.19.
+const IGNORE_INVALID_RST: &str = "nf_conntrack_tcp_ignore_invalid_rst";
 
-/// Keeps the connection tracker as flows that skip the host stack need it: see [`be_liberal`].
-#[derive(Debug, Default)]
+/// How long the connection tracker remembers a UDP flow without packets, in seconds.
+const UDP_TIMEOUTS: [&str; 2] = ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"];
+/// The same of an established TCP connection: usually, and in special cases.
+const TCP_TIMEOUTS: [&str; 3] = [
+    "nf_conntrack_tcp_timeout_established",
+    "nf_conntrack_tcp_timeout_unacknowledged",
+    "nf_conntrack_tcp_timeout_max_retrans",
+];
+/// The same of one that one side has ended, while the other one still sends.
+const HALF_CLOSED_TIMEOUTS: [&str; 2] =
+    ["nf_conntrack_tcp_timeout_fin_wait", "nf_conntrack_tcp_timeout_close_wait"];
+
+/// Keeps the connection tracker as flows that skip the host stack need it. Of such a flow it sees few packets, and rules that
+/// drop INVALID ones (kube-proxy's) would end the connection.
+#[derive(Debug)]
 pub struct LiberalTracker {
-    /// It was so before.
-    was_liberal: bool,
-    /// It was set back by another program, which is logged once.
-    is_contested: bool,
-    /// Why it is strict.
-    strict: Option<String>,
+    window: Kept,
+    resets: Kept,
+}
+
+impl Default for LiberalTracker {
+    fn default() -> Self {
+        Self { window: Kept::new(BE_LIBERAL), resets: Kept::new(IGNORE_INVALID_RST) }
+    }
 }
 
 impl LiberalTracker {
     /// Makes the connection tracker liberal, again if another program has set it back. Returns whether that ends or begins
     /// to succeed.
     pub fn keep(&mut self) -> bool {
-        let was_strict = self.strict.is_some();
-        match be_liberal() {
-            Ok(changed) => {
-                if changed && !self.was_liberal {
-                    info!("set {SETTING}, for the flow cache");
-                } else if changed && !self.is_contested {
-                    self.is_contested = true;
-                    warn!(
-                        "another program has set {SETTING} back to 0, and TCP connections stall while it is so. \
-                         It is set again, each time. Please set it to 1 where the node's settings are (/etc/sysctl.d)"
-                    );
-                }
-                self.was_liberal = true;
-                self.strict = None;
-            }
-            Err(error) => self.strict = Some(format!("{error:#}")),
+        let was_strict = self.strict().is_some();
+        self.window.keep();
+        let was_refused = self.resets.refused.is_some();
+        self.resets.keep();
+        if let Some(why) = self.resets.refused.as_deref().filter(|_| !was_refused) {
+            info!(
+                "resets of connections may be lost until the agent has told the connection tracker of them, within a minute: {why}"
+            );
         }
-        self.strict.is_some() != was_strict
+        self.strict().is_some() != was_strict
     }
 
     /// Returns why it is strict.
     #[must_use]
     pub fn strict(&self) -> Option<&str> {
-        self.strict.as_deref()
+        self.window.refused.as_deref()
     }
 }
 
-/// Makes the connection tracker accept TCP packets outside the window. Of a flow that skips the host stack it
-/// sees few packets, and rules that drop INVALID ones (kube-proxy's) would end the connection. Returns false if it does
-/// already, or if there is none.
+/// A setting that has to be 1.
+#[derive(Debug)]
+struct Kept {
+    setting: &'static str,
+    /// It was 1 before.
+    was_set: bool,
+    /// It was set back by another program, which is logged once.
+    is_contested: bool,
+    /// Why it is 0.
+    refused: Option<String>,
+}
+
+impl Kept {
+    const fn new(setting: &'static str) -> Self {
+        Self { setting, was_set: false, is_contested: false, refused: None }
+    }
+
+    fn keep(&mut self) {
+        match enable(self.setting) {
+            Ok(changed) => {
+                let setting = self.setting;
+                if changed && !self.was_set {
+                    info!("set net.netfilter.{setting}, for the flow cache");
+                } else if changed && !self.is_contested {
+                    self.is_contested = true;
+                    warn!(
+                        "another program has set net.netfilter.{setting} back to 0, and TCP connections stall while it is \
+                         so. It is set again, each time. Please set it to 1 where the node's settings are (/etc/sysctl.d)"
+                    );
+                }
+                self.was_set = true;
+                self.refused = None;
+            }
+            Err(error) => self.refused = Some(format!("{error:#}")),
+        }
+    }
+}
+
+/// Sets the connection tracker for the flow cache.
 ///
 /// # Errors
-/// The setting cannot be read or written.
-pub fn be_liberal() -> Result<bool> {
-    let current = match fs::read_to_string(BE_LIBERAL) {
+/// A setting cannot be read or written.
+pub fn prepare() -> Result<()> {
+    [BE_LIBERAL, IGNORE_INVALID_RST].into_iter().try_for_each(|setting| enable(setting).map(drop))
+}
+
+/// Sets this to 1. Returns false if it is already, or if the kernel does not have it.
+fn enable(setting: &str) -> Result<bool> {
+    let path = Path::new(FOLDER).join(setting);
+    let current = match fs::read_to_string(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-        current => current.with_context(|| format!("reading {BE_LIBERAL}"))?,
+        current => current.with_context(|| format!("reading {}", path.display()))?,
     };
     if current.trim() != "0" {
         return Ok(false);
     }
-    fs::write(BE_LIBERAL, "1").with_context(|| {
-        format!("writing 1 to {BE_LIBERAL} ({SETTING}=1 on the node, or `flannel-agent prepare-node` there, does it)")
+    fs::write(&path, "1").with_context(|| {
+        format!(
+            "writing 1 to {} (net.netfilter.{setting}=1 on the node, or `flannel-agent prepare-node` there, does it)",
+            path.display()
+        )
     })?;
     Ok(true)
+}
+
+/// Returns whether resets with an old number are accepted.
+#[must_use]
+pub fn ignores_invalid_resets() -> bool {
+    fs::read_to_string(Path::new(FOLDER).join(IGNORE_INVALID_RST)).is_ok_and(|text| text.trim() != "0")
+}
+
+/// After how many seconds without packets the connection tracker forgets a flow. What it does not say is as if it never did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// The shortest that applies to UDP.
+    pub udp: u32,
+    /// The shortest that applies to TCP, once a connection is established.
+    pub tcp: u32,
+    /// What applies to an established connection in which all is acknowledged.
+    pub established: u32,
+    /// The shortest that applies to an established connection.
+    pub shortest_established: u32,
+}
+
+impl Timeouts {
+    /// Reads them.
+    #[must_use]
+    pub fn read() -> Self {
+        let shortest = |settings: &[&str]| settings.iter().copied().map(seconds).min().unwrap_or(u32::MAX);
+        let shortest_established = shortest(&TCP_TIMEOUTS);
+        Self {
+            udp: shortest(&UDP_TIMEOUTS),
+            tcp: shortest_established.min(shortest(&HALF_CLOSED_TIMEOUTS)),
+            established: seconds(TCP_TIMEOUTS[0]),
+            shortest_established,
+        }
+    }
+
+    /// Returns whether the kernel tracks connections at all.
+    #[must_use]
+    pub const fn exist(&self) -> bool {
+        self.established != u32::MAX
+    }
+}
+
+fn seconds(setting: &str) -> u32 {
+    let text = fs::read_to_string(Path::new(FOLDER).join(setting));
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(u32::MAX)
+}
+
+/// How long proofs of flows hold, in milliseconds: the connection tracker must see a packet of a busy flow before it forgets
+/// it. See `NodeConfig`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proofs {
+    /// Of TCP.
+    pub tcp: u32,
+    /// Of UDP.
+    pub udp: u32,
+    /// Of translated flows, of either.
+    pub translated: u32,
+}
+
+impl Proofs {
+    /// Returns how long they hold with these timeouts: a third of them at the most, so that a lost packet does no harm. The
+    /// proof of answers to translated packets holds twice the time.
+    #[must_use]
+    pub fn within(timeouts: &Timeouts) -> Self {
+        let third = |seconds: u32, longest: u64| {
+            let longest = u32::try_from(longest / 1_000_000).unwrap_or(u32::MAX);
+            (seconds.saturating_mul(1000) / 3).min(longest)
+        };
+        Self {
+            tcp: third(timeouts.tcp, PROOF_NS),
+            udp: third(timeouts.udp, PROOF_NS),
+            translated: third(timeouts.tcp.min(timeouts.udp), 2 * TRANSLATED_NS) / 2,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proof_holds_no_longer_than_a_third_of_a_timeout() {
+        let usual = Timeouts { udp: 30, tcp: 60, established: 432_000, shortest_established: 300 };
+        let longest = Proofs { tcp: 10_000, udp: 10_000, translated: 1000 };
+        for (timeouts, expected) in [
+            (usual, longest),
+            (Timeouts { udp: u32::MAX, tcp: u32::MAX, ..usual }, longest),
+            (Timeouts { udp: 29, ..usual }, Proofs { udp: 9666, ..longest }),
+            (Timeouts { udp: 6, ..usual }, Proofs { udp: 2000, ..longest }),
+            (Timeouts { udp: 5, ..usual }, Proofs { udp: 1666, translated: 833, ..longest }),
+            (Timeouts { tcp: 3, ..usual }, Proofs { tcp: 1000, translated: 500, ..longest }),
+            (Timeouts { udp: 0, ..usual }, Proofs { udp: 0, translated: 0, ..longest }),
+        ] {
+            assert_eq!(Proofs::within(&timeouts), expected, "{timeouts:?}");
+        }
+    }
 }
