@@ -8,12 +8,10 @@
 mod entry {
     use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
     use aya_ebpf::bindings::{
-        __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+        BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
         BPF_F_ADJ_ROOM_FIXED_GSO, TC_ACT_UNSPEC,
     };
-    use aya_ebpf::helpers::generated::{
-        bpf_redirect, bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_store_bytes,
-    };
+    use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_peer, bpf_skb_adjust_room};
     use aya_ebpf::macros::classifier;
     use aya_ebpf::programs::TcContext;
 
@@ -46,8 +44,7 @@ mod entry {
     /// Ingress of the pod's port: packets to the other pod get outer headers and leave by the uplink.
     #[classifier]
     pub(crate) fn limit_pod(ctx: TcContext) -> i32 {
-        let skb = ctx.skb.skb;
-        if is_for_remote(&ctx) && wrap(skb) {
+        if is_for_remote(&ctx) && wrap(&ctx) {
             // SAFETY: the helper takes numbers only.
             return unsafe { bpf_redirect(read(&UPLINK), 0) } as i32;
         }
@@ -57,7 +54,7 @@ mod entry {
     /// Ingress of the uplink: VXLAN loses its outer headers and goes to the pod, aggregates too.
     #[classifier]
     pub(crate) fn limit_uplink(ctx: TcContext) -> i32 {
-        if is_vxlan(&ctx) { deliver(ctx.skb.skb) } else { TC_ACT_UNSPEC }
+        if is_vxlan(&ctx) { deliver(&ctx) } else { TC_ACT_UNSPEC }
     }
 
     /// As `limit_uplink`, but aggregates go on to the kernel's vxlan device.
@@ -65,7 +62,7 @@ mod entry {
     pub(crate) fn limit_uplink_flat(ctx: TcContext) -> i32 {
         // SAFETY: the kernel passes a valid context to every program run.
         let is_single = unsafe { (*ctx.skb.skb).gso_size } == 0;
-        if is_vxlan(&ctx) && is_single { deliver(ctx.skb.skb) } else { TC_ACT_UNSPEC }
+        if is_vxlan(&ctx) && is_single { deliver(&ctx) } else { TC_ACT_UNSPEC }
     }
 
     /// Returns whether it is IPv4 to the other pod.
@@ -88,7 +85,7 @@ mod entry {
 
     /// Adds the outer headers. Returns false if the kernel refuses.
     #[inline(always)]
-    fn wrap(skb: *mut __sk_buff) -> bool {
+    fn wrap(ctx: &TcContext) -> bool {
         const FLAGS: u64 = (BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
             | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
             | BPF_F_ADJ_ROOM_ENCAP_L2_ETH
@@ -101,6 +98,7 @@ mod entry {
         const UDP_LENGTH: usize = (ETHERNET + 24) / 2;
         let mut front = read(&FRONT);
         let words = (&raw mut front).cast::<u16>();
+        let skb = ctx.skb.skb;
         // SAFETY: the kernel passes a valid context to every program run.
         let length = unsafe { (*skb).len } + (OUTER - ETHERNET) as u32;
         let sum = read(&SUM) + length;
@@ -112,38 +110,47 @@ mod entry {
             *words.add(CHECKSUM) = (sum as u16).to_be();
             *words.add(UDP_LENGTH) = ((length - 20) as u16).to_be();
         }
-        // SAFETY: the context is valid for the whole run, and the headers are on the stack.
-        unsafe {
-            bpf_skb_adjust_room(skb, OUTER as i32, BPF_ADJ_ROOM_MAC, FLAGS) == 0
-                && bpf_skb_store_bytes(skb, 0, words.cast(), size_of_val(&front) as u32, 0) == 0
+        // SAFETY: the context is valid for the whole run.
+        if unsafe { bpf_skb_adjust_room(skb, OUTER as i32, BPF_ADJ_ROOM_MAC, FLAGS) } != 0 {
+            return false;
         }
+        let Some(frame) = frame::<{ OUTER + ETHERNET }>(ctx) else { return false };
+        for (place, word) in front.into_iter().enumerate() {
+            // SAFETY: within the frame. The kernel lets programs access packets at any address.
+            unsafe { frame.cast::<u64>().add(place).write_volatile(word) };
+        }
+        true
     }
 
     /// Removes the outer headers and passes the packet to the pod.
     #[inline(always)]
-    fn deliver(skb: *mut __sk_buff) -> i32 {
+    fn deliver(ctx: &TcContext) -> i32 {
         let flags = BPF_F_ADJ_ROOM_FIXED_GSO.into();
         // SAFETY: the context is valid for the whole run.
-        if unsafe { bpf_skb_adjust_room(skb, -(OUTER as i32), BPF_ADJ_ROOM_MAC, flags) } != 0 {
+        if unsafe { bpf_skb_adjust_room(ctx.skb.skb, -(OUTER as i32), BPF_ADJ_ROOM_MAC, flags) } != 0 {
             return TC_ACT_UNSPEC;
         }
-        // SAFETY: the context is valid for the whole run, and the helper reads that many bytes of the header.
+        let Some(frame) = frame::<ETHERNET>(ctx) else { return TC_ACT_UNSPEC };
+        let [first, rest] = read(&DELIVERY);
+        // SAFETY: within the frame. The kernel lets programs access packets at any address. The helper takes numbers only.
         unsafe {
-            bpf_skb_store_bytes(skb, 0, (&raw const DELIVERY).cast(), ETHERNET as u32, 0);
+            frame.cast::<u64>().write_volatile(first);
+            frame.cast::<u32>().add(2).write_volatile(rest as u32);
+            frame.add(6).write_volatile((rest >> 32) as u16);
             bpf_redirect_peer(read(&PORT), 0) as i32
         }
     }
 
     /// Returns the address of the frame, if it has `LEN` bytes.
     #[inline(always)]
-    fn frame<const LEN: usize>(ctx: &TcContext) -> Option<*const u16> {
+    fn frame<const LEN: usize>(ctx: &TcContext) -> Option<*mut u16> {
         let start = ctx.data();
-        (start + LEN <= ctx.data_end()).then_some(start as *const u16)
+        (start + LEN <= ctx.data_end()).then_some(start as *mut u16)
     }
 
     /// Returns the word at an even offset, in wire order.
     #[inline(always)]
-    fn word(frame: *const u16, offset: usize) -> u16 {
+    fn word(frame: *mut u16, offset: usize) -> u16 {
         // SAFETY: callers stay within the frame.
         unsafe { *frame.add(offset / 2) }
     }

@@ -48,6 +48,7 @@ pub mod etcd;
 pub mod failure;
 pub mod firewall;
 pub mod flanneld;
+pub mod flowtable;
 pub mod foreign;
 pub mod helm;
 pub mod interrupt;

@@ -5,7 +5,7 @@ mod program;
 use std::env;
 use std::path::{Path, PathBuf};
 
-use Part::{Cluster, Cross, Descriptors, Etcd, Kubernetes, Lint, Release, Run, Suite, Vm};
+use Part::{Bench, Cluster, Cross, Descriptors, Etcd, Kubernetes, Lint, Release, Run, Suite, Vm};
 pub use program::find as find_program;
 
 /// A part of the chores' work: a chore is made of parts, and a tool names the parts that need it.
@@ -23,6 +23,8 @@ pub enum Part {
     Etcd,
     /// The commands that `cargo xtask run` suggests to its user.
     Run,
+    /// What `cargo xtask bench` compares the agent with.
+    Bench,
     /// The integration suite.
     Suite,
     /// Building Kubernetes, and running its nodes.
@@ -115,7 +117,7 @@ pub const TOOLS: &[Tool] = &[
     package("tc", "iproute2", "shows where programs are attached", &[Suite]),
     package("ping", "iputils-ping", "shows which ICMP errors a pod gets", &[Suite]),
     package("ethtool", "ethtool", "switches offloads of the nodes' links", &[Suite]),
-    package("nft", "nftables", "writes the agent's rules in nftables mode", &[Suite]),
+    package("nft", "nftables", "writes the agent's rules in nftables mode, and flowtables", &[Suite, Bench]),
     package("tshark", "tshark", "decodes captured packets independently of this project", &[Suite]),
     package(
         "/usr/lib/cni/bridge",

@@ -26,7 +26,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use flannel_tests::tools::Part;
-use flannel_tests::{failure, interrupt};
+use flannel_tests::{failure, flowtable, interrupt};
 
 use crate::workspace::cargo;
 use crate::{phase, setup};
@@ -37,12 +37,12 @@ use series::Series;
 use variant::Variant;
 
 /// The parts of the work whose tools it needs.
-pub(crate) const NEEDS: [Part; 3] = [Part::Build, Part::Cluster, Part::Etcd];
+pub(crate) const NEEDS: [Part; 4] = [Part::Build, Part::Cluster, Part::Etcd, Part::Bench];
 
 /// Builds what takes part and measures what was asked for.
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(&NEEDS)?;
-    let variants = variant::chosen(&args.only, args.before.is_some());
+    let variants = variant::chosen(&args.only, args.before.is_some(), flowtable::require)?;
     if args.control_plane || variants.iter().any(|variant| variant.is_agent()) {
         let mut build = cargo(["build", "--release", "--package", "flannel-agent"]);
         phase::run("build of the agent, optimised", &mut build)?;

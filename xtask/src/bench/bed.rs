@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use flannel_tests::firewall::firewall;
+use flannel_tests::flowtable;
 use flannel_tests::kernel_vxlan;
 use flannel_tests::kube_proxy::{KubeProxy, Mode, Service};
 use flannel_tests::traffic::{Behind, Host, Served};
@@ -41,6 +42,7 @@ impl Bed {
     pub(super) fn set_up(variant: Variant, before: Option<&Path>) -> Result<Self> {
         let mut bed = match variant {
             Variant::Veth => Self::cabled()?,
+            Variant::Flowtable => Self::of_flowtable()?,
             Variant::Limit | Variant::LimitFlat => Self::of_smallest_programs(variant)?,
             Variant::HostGw => Self::of_kernel(variant, kernel_vxlan::host_gw)?,
             Variant::KernelVxlan | Variant::KernelVxlanService => {
@@ -129,6 +131,15 @@ impl Bed {
         let nodes = bed.nodes().context("the programs need nodes")?;
         let limit = limit::attach(nodes, [&bed.from, &bed.to], variant == Variant::LimitFlat)?;
         Ok(Self { _limit: limit, ..bed })
+    }
+
+    fn of_flowtable() -> Result<Self> {
+        let bed = Self::of_kernel(Variant::Flowtable, kernel_vxlan::vxlan)?;
+        let nodes = bed.nodes().context("flowtables need nodes")?;
+        for (node, pod) in nodes.into_iter().zip([&bed.from, &bed.to]) {
+            flowtable::start(node, &[pod.port(), kernel_vxlan::DEVICE])?;
+        }
+        Ok(bed)
     }
 
     /// Starts agents among the leases of `crowd` nodes that do not exist.

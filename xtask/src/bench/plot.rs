@@ -39,8 +39,9 @@ pub(super) fn svg(machine: &Machine, series: &[Series]) -> String {
         draw_panel(&mut svg, MARGIN + panel * number as f64, metric, series);
     }
     let Machine { kernel, processor, cpus, .. } = machine;
-    let about =
-        format!("medians and ranges; Linux {kernel}, {cpus} x {processor}, all nodes on this machine");
+    let about = format!(
+        "medians and ranges; ratios: how many times as good; Linux {kernel}, {cpus} x {processor}, all nodes on this machine"
+    );
     text(&mut svg, "small", MARGIN, height - MARGIN, &about);
     svg.push_str("</svg>\n");
     svg
@@ -64,7 +65,7 @@ fn draw_panel(svg: &mut String, top: f64, metric: Metric, series: &[Series]) {
 fn draw_bar(svg: &mut String, y: f64, scale: f64, metric: Metric, one: &Series) {
     let class = match one.variant.carrier() {
         Carrier::Uplink => "other",
-        Carrier::KernelDevice => "kernel",
+        Carrier::KernelDevice | Carrier::Flowtable => "kernel",
         Carrier::BarePrograms { .. } => "limit",
         Carrier::Programs | Carrier::Shortcut => "bpf",
     };

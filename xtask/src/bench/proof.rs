@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use flannel_common::outcome::{Hook, Outcome, Verdict};
 use flannel_tests::kernel_vxlan::DEVICE;
-use flannel_tests::{Node, metrics};
+use flannel_tests::{Node, flowtable, metrics};
 
 use super::bed::Bed;
 use super::variant::Carrier;
@@ -11,26 +11,14 @@ use super::variant::Carrier;
 const VNI: u32 = 1;
 const UPLINK: &str = "eth0";
 
-/// Counters of both nodes, read at one time.
-pub(super) enum Counters {
-    /// Not read, since nothing else could have carried the packets.
-    None,
-    /// Sent by the sending node's `flannel.1`, received by the receiving node's.
-    Device([u64; 2]),
-    /// Sent by the sending node's uplink, received by the receiving node's, and the same of `flannel.1`, where it is not to have
-    /// carried them. Nothing else leads from pod to pod.
-    Uplink { carried: [u64; 2], device: [u64; 2] },
-    /// Outcomes of program runs.
-    Programs([Tally; 2]),
-}
+/// Packets of the sending and of the receiving node, counted at one time. None where nothing else could have carried them.
+pub(super) struct Counters(Option<[Tally; 2]>);
 
-/// Program runs on one node, counted by whether they are what the variant wants.
-#[derive(Clone, Copy)]
-pub(super) struct Tally {
-    end: End,
-    /// Runs that the variant wants.
-    wanted: u64,
-    /// All others.
+/// Packets on one node, by whether they went the way that the variant wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tally {
+    all: u64,
+    /// Those of them that went another way.
     other: u64,
 }
 
@@ -72,63 +60,41 @@ impl End {
 impl Counters {
     /// Reads the counters that the variant needs.
     pub(super) fn read(bed: &Bed) -> Result<Self> {
-        let Some(nodes @ [sender, receiver]) = bed.nodes() else { return Ok(Self::None) };
-        Ok(match bed.variant.carrier() {
-            Carrier::Uplink => Self::None,
-            Carrier::KernelDevice => Self::Device(passed(nodes, DEVICE)?),
+        let Some(nodes) = bed.nodes() else { return Ok(Self(None)) };
+        Ok(Self(match bed.variant.carrier() {
+            Carrier::Uplink => None,
+            Carrier::KernelDevice => Some(tallies(passed(nodes, DEVICE)?, [0, 0])),
+            Carrier::Flowtable => {
+                let [sender, receiver] = nodes.map(flowtable::forwarded);
+                Some(tallies(passed(nodes, DEVICE)?, [sender?, receiver?]))
+            }
             Carrier::BarePrograms { aggregates } => {
                 let [sent, received] = passed(nodes, DEVICE)?;
-                let device = [sent, if aggregates { received } else { 0 }];
-                Self::Uplink { carried: passed(nodes, UPLINK)?, device }
+                let left = [sent, if aggregates { received } else { 0 }];
+                Some(tallies(passed(nodes, UPLINK)?, left))
             }
-            Carrier::Programs => Self::Programs([
-                Tally::read(sender, End::SendingProgram)?,
-                Tally::read(receiver, End::ReceivingProgram)?,
-            ]),
-            Carrier::Shortcut => Self::Programs([
-                Tally::read(sender, End::SendingShortcut)?,
-                Tally::read(receiver, End::ReceivingShortcut)?,
-            ]),
-        })
+            Carrier::Programs => Some(of_programs(nodes, [End::SendingProgram, End::ReceivingProgram])?),
+            Carrier::Shortcut => Some(of_programs(nodes, [End::SendingShortcut, End::ReceivingShortcut])?),
+        }))
     }
 
     /// Fails unless at least so many packets were counted since `before` on both nodes, and at least this share of all went the way
-    /// of the variant.
+    /// of the variant. Without a share, those that went another way count as well.
     pub(super) fn ensure_since(&self, before: &Self, least: u64, share: Option<f64>) -> Result<()> {
-        match (self, before) {
-            (Self::Device(now), Self::Device(then)) => {
-                let passed = difference(now, then);
-                ensure!(
-                    passed.iter().all(|passed| *passed >= least),
-                    "{DEVICE} carried {passed:?} packets on the two nodes where the figure needs {least} or \
-                     more: something else than the kernel's vxlan carries this variant"
-                );
-                Ok(())
-            }
-            (
-                Self::Uplink { carried, device },
-                Self::Uplink { carried: carried_then, device: device_then },
-            ) => {
-                let carried = difference(carried, carried_then);
-                let device = difference(device, device_then);
-                // Of what the uplink carries, the device's part is what the programs left to it.
-                let past = [0, 1].map(|end: usize| carried[end].saturating_sub(device[end]));
-                ensure!(
-                    [0, 1].into_iter().all(|end: usize| is_enough(past[end], device[end], least, share)),
-                    "the programs carried {past:?} packets on the two nodes and {DEVICE} {device:?}, where the figure \
-                     needs {least} or more past {DEVICE}"
-                );
-                Ok(())
-            }
-            (Self::Programs(now), Self::Programs(then)) => {
-                now.iter().zip(then).try_for_each(|(now, then)| now.since(*then).ensure(least, share))
-            }
-            _ => Ok(()),
+        let (Some(now), Some(then)) = (self.0, before.0) else { return Ok(()) };
+        for (node, (now, then)) in ["sending", "receiving"].into_iter().zip(now.into_iter().zip(then)) {
+            let Tally { all, other } = now.since(then);
+            let wanted = all.saturating_sub(other);
+            ensure!(
+                is_enough(wanted, other, least, share),
+                "on the {node} node {wanted} packets went the way of the variant and {other} another one, where the figure needs \
+                 {least} or more ({DEVICE}, METRICS and the rules' counters show where they went)"
+            );
         }
+        Ok(())
     }
 }
 
-/// Returns whether enough packets went the way of the variant. Without a share, those that went another way count as well.
 fn is_enough(wanted: u64, other: u64, least: u64, share: Option<f64>) -> bool {
     match share {
         Some(share) => wanted >= least && wanted as f64 >= share * (wanted + other) as f64,
@@ -136,48 +102,59 @@ fn is_enough(wanted: u64, other: u64, least: u64, share: Option<f64>) -> bool {
     }
 }
 
+fn tallies(all: [u64; 2], other: [u64; 2]) -> [Tally; 2] {
+    [0, 1].map(|node: usize| Tally { all: all[node], other: other[node] })
+}
+
 /// Returns what an interface of the sending node has sent, and that of the receiving node received.
 fn passed([sender, receiver]: [&Node; 2], interface: &str) -> Result<[u64; 2]> {
     Ok([sender.counters(interface)?.1.packets, receiver.counters(interface)?.0.packets])
 }
 
-fn difference(now: &[u64; 2], then: &[u64; 2]) -> [u64; 2] {
-    std::array::from_fn(|end| now[end] - then[end])
+fn of_programs([sender, receiver]: [&Node; 2], ends: [End; 2]) -> Result<[Tally; 2]> {
+    Ok([Tally::of_programs(sender, ends[0])?, Tally::of_programs(receiver, ends[1])?])
 }
 
 impl Tally {
-    fn read(node: &Node, end: End) -> Result<Self> {
-        let mut tally = Self { end, wanted: 0, other: 0 };
+    fn of_programs(node: &Node, end: End) -> Result<Self> {
+        let mut tally = Self { all: 0, other: 0 };
         for metric in metrics::read(node.bpffs()?, VNI)? {
             let outcome = Outcome::ALL.iter().find(|outcome| format!("{outcome:?}") == metric.outcome);
             let hook = Hook::ALL.iter().find(|hook| format!("{hook:?}") == metric.hook);
-            match outcome.zip(hook).and_then(|(outcome, hook)| end.wants(*hook, *outcome)) {
-                Some(true) => tally.wanted += metric.packets,
-                Some(false) => tally.other += metric.packets,
-                None => {}
-            }
+            let Some(wanted) = outcome.zip(hook).and_then(|(outcome, hook)| end.wants(*hook, *outcome))
+            else {
+                continue;
+            };
+            tally.all += metric.packets;
+            tally.other += if wanted { 0 } else { metric.packets };
         }
         Ok(tally)
     }
 
     fn since(self, before: Self) -> Self {
-        Self { end: self.end, wanted: self.wanted - before.wanted, other: self.other - before.other }
-    }
-
-    fn ensure(self, least: u64, share: Option<f64>) -> Result<()> {
-        let Self { end, wanted, other } = self;
-        ensure!(
-            is_enough(wanted, other, least, share),
-            "{end:?}: {wanted} packets were handled as the variant wants and {other} otherwise, where the figure needs \
-             {least} or more (METRICS has the outcomes)"
-        );
-        Ok(())
+        Self { all: self.all - before.all, other: self.other - before.other }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::is_enough;
+    use super::*;
+
+    #[test]
+    fn both_nodes_have_to_account_for_the_figure() {
+        let counters = |all, other| Counters(Some(tallies(all, other)));
+        let before = counters([10, 20], [1, 2]);
+        let check = |now: Counters| now.ensure_since(&before, 100, Some(0.99));
+        assert!(check(counters([110, 120], [1, 2])).is_ok());
+        let error = check(counters([110, 119], [1, 2])).unwrap_err().to_string();
+        assert!(error.starts_with("on the receiving node 99 packets went"), "{error}");
+        let error = check(counters([210, 220], [11, 2])).unwrap_err().to_string();
+        assert!(
+            error.starts_with("on the sending node 190 packets went the way of the variant and 10"),
+            "{error}"
+        );
+        assert!(Counters(None).ensure_since(&Counters(None), 100, None).is_ok());
+    }
 
     #[test]
     fn packets_that_went_another_way_count_only_where_no_share_is_asked_for() {

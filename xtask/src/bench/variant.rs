@@ -1,6 +1,9 @@
 //! The variants that are compared.
 
+use anyhow::Result;
 use clap::ValueEnum;
+
+use crate::phase;
 
 /// How packets get from one pod to the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -15,6 +18,8 @@ pub(super) enum Variant {
     HostGw,
     /// The kernel's vxlan device, set up the way flanneld does, with its firewall rules
     KernelVxlan,
+    /// As kernel-vxlan, with a flowtable of nftables, by which established flows skip forwarding; left out if the kernel has none
+    Flowtable,
     /// The agent with --dataplane netlink and the same rules: should equal kernel-vxlan. Only if named with --only
     AgentNetlink,
     /// The agent with --dataplane bpf --flow-cache=false: every packet passes the host stack and its rules
@@ -63,8 +68,7 @@ impl Variant {
 
     /// Returns whether the agent as it is here takes part.
     pub(super) fn is_agent(self) -> bool {
-        let is_agents = matches!(self.carrier(), Carrier::Programs | Carrier::Shortcut);
-        self == Self::AgentNetlink || (is_agents && self != Self::AgentBefore)
+        self == Self::AgentNetlink || matches!(self.carrier(), Carrier::Programs | Carrier::Shortcut)
     }
 
     /// Returns whether the smallest programs take part.
@@ -85,6 +89,7 @@ impl Variant {
             Self::LimitFlat => "limit-flat",
             Self::HostGw => "host-gw",
             Self::KernelVxlan => "kernel-vxlan",
+            Self::Flowtable => "flowtable",
             Self::AgentNetlink => "agent-netlink",
             Self::AgentNoCache => "agent-no-cache",
             Self::AgentBefore => "agent-before",
@@ -102,7 +107,10 @@ impl Variant {
             Self::Limit => Carrier::BarePrograms { aggregates: true },
             Self::LimitFlat => Carrier::BarePrograms { aggregates: false },
             Self::KernelVxlan | Self::AgentNetlink | Self::KernelVxlanService => Carrier::KernelDevice,
-            Self::AgentNoCache | Self::AgentBefore => Carrier::Programs,
+            Self::Flowtable => Carrier::Flowtable,
+            Self::AgentNoCache => Carrier::Programs,
+            // An earlier agent may count in another way.
+            Self::AgentBefore => Carrier::BarePrograms { aggregates: false },
             Self::AgentBpf | Self::AgentService | Self::AgentCrowd => Carrier::Shortcut,
         }
     }
@@ -115,7 +123,9 @@ pub(super) enum Carrier {
     Uplink,
     /// `flannel.1`, by its interface counters.
     KernelDevice,
-    /// BPF programs without counters, by the uplink's; `flannel.1` carries nothing, or at most received `aggregates`.
+    /// The same device, less what the rules of forwarding have counted.
+    Flowtable,
+    /// BPF programs, not by their counters but by the uplink's; `flannel.1` carries nothing, or at most received `aggregates`.
     BarePrograms {
         /// Whether they carry received aggregates.
         aggregates: bool,
@@ -126,18 +136,35 @@ pub(super) enum Carrier {
     Shortcut,
 }
 
-/// Returns the variants of a default run, or those in `only`. An earlier agent needs `--before`.
-pub(super) fn chosen(only: &[Variant], with_before: bool) -> Vec<Variant> {
+/// Returns the variants of a default run, or those in `only`. An earlier agent needs `--before`, and the flowtable a kernel that
+/// has it; `probe` fails if it has not. Named all the same, it is an error.
+pub(super) fn chosen(
+    only: &[Variant],
+    with_before: bool,
+    probe: impl FnOnce() -> Result<()>,
+) -> Result<Vec<Variant>> {
     let wanted = |variant: &Variant| match variant {
         Variant::AgentBefore => with_before,
         _ if only.is_empty() => !variant.is_special(),
         _ => only.contains(variant),
     };
-    Variant::value_variants().iter().copied().filter(wanted).collect()
+    let mut variants: Vec<_> = Variant::value_variants().iter().copied().filter(wanted).collect();
+    if variants.contains(&Variant::Flowtable)
+        && let Err(error) = probe()
+    {
+        if !only.is_empty() {
+            return Err(error.context("the variant flowtable does not exist here"));
+        }
+        phase::note(&format!("the variant flowtable is left out: {error}"));
+        variants.retain(|variant| *variant != Variant::Flowtable);
+    }
+    Ok(variants)
 }
 
 #[cfg(test)]
 mod tests {
+    use anyhow::bail;
+
     use super::*;
 
     #[test]
@@ -150,11 +177,22 @@ mod tests {
 
     #[test]
     fn an_earlier_agent_takes_part_where_one_is_named() {
+        let chosen = |only: &[Variant], with_before| chosen(only, with_before, || Ok(())).unwrap();
         let special = Variant::value_variants().iter().filter(|variant| variant.is_special()).count();
         assert_eq!(chosen(&[], true).len(), Variant::value_variants().len() - special);
         assert_eq!(chosen(&[Variant::AgentCrowd], false), [Variant::AgentCrowd]);
         assert!(!chosen(&[], false).contains(&Variant::AgentBefore));
         assert_eq!(chosen(&[Variant::AgentBpf], true), [Variant::AgentBefore, Variant::AgentBpf]);
         assert_eq!(chosen(&[Variant::AgentBpf], false), [Variant::AgentBpf]);
+    }
+
+    #[test]
+    fn a_flowtable_that_does_not_exist_is_left_out_unless_it_is_named() {
+        let chosen = |only: &[Variant]| chosen(only, false, || bail!("none here"));
+        let usual = chosen(&[]).unwrap();
+        assert!(usual.contains(&Variant::KernelVxlan) && !usual.contains(&Variant::Flowtable));
+        let error = format!("{:#}", chosen(&[Variant::Flowtable]).unwrap_err());
+        assert_eq!(error, "the variant flowtable does not exist here: none here");
+        assert_eq!(chosen(&[Variant::Veth]).unwrap(), [Variant::Veth]);
     }
 }
