@@ -2,7 +2,7 @@
 //! it takes for invalid or new.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::os::linux::net::TcpStreamExt as _;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ use crate::overlay::{NETWORK, Overlay};
 
 /// More than half of TCP's sequence numbers, and less than all.
 const FAR: usize = 2200 << 20;
+/// More than any window.
+const NEAR: usize = 64 << 20;
 /// A timeout of the connection tracker in seconds. A proof holds a third of it.
 const TIMEOUT: u32 = 6;
 const PROOF: Duration = Duration::from_secs(TIMEOUT as u64 / 3);
@@ -153,11 +155,14 @@ fn connections_go_on_and_end_where_the_settings_are_taken_back_for_good() -> Tes
     filter(&overlay)?;
     set(&overlay, "tcp_timeout_unacknowledged", TIMEOUT)?;
     wait_short_proofs(&overlay)?;
-    let mut session = open(&overlay)?;
+    let [mut session, mut other] = [open(&overlay)?, open(&overlay)?];
     pour(&session.client, &session.server, FAR)?;
-    for node in overlay.nodes() {
+    pour(&other.client, &other.server, NEAR)?;
+    for (node, session) in
+        overlay.nodes().iter().flat_map(|node| [&session, &other].map(|session| (node, session)))
+    {
         eventually("the tracker accepts all that comes", 3 * PROOF, || {
-            let entry = tracked(node, &session)?;
+            let entry = tracked(node, session)?;
             let is_liberal = |flags: u8| flags & (BE_LIBERAL | MAXACK_SET) == BE_LIBERAL;
             ensure!(entry.flags.into_iter().all(is_liberal), "{entry:?}");
             Ok(())
@@ -172,6 +177,8 @@ fn connections_go_on_and_end_where_the_settings_are_taken_back_for_good() -> Tes
     })?;
     let TcpSession { client, server, .. } = session;
     reset_arrives(client, &server)?;
+    other.client.shutdown(Shutdown::Write)?;
+    assert_eq!(other.server.read(&mut [0])?, 0, "the end of the connection");
     Ok(())
 }
 

@@ -25,8 +25,8 @@ const PERIOD: Duration = Duration::from_secs(60);
 /// Looks after all connections of an overlay, round by round. Nothing waits for a round.
 pub(super) struct ConnectionKeeper {
     pins: Pins,
-    /// When the last round began, and at what time of CLOCK_MONOTONIC in nanoseconds.
-    last: Option<(Instant, u64)>,
+    /// When the last round began, and what it was.
+    last: Option<(Instant, Round)>,
     round: Option<JoinHandle<Result<()>>>,
     /// What has failed, as logged last.
     failed: Option<String>,
@@ -48,9 +48,9 @@ impl ConnectionKeeper {
         if !timeouts.exist() || self.last.is_some_and(|(begin, _)| begin.elapsed() < period(&timeouts)) {
             return;
         }
-        let now = now();
-        let before = self.last.replace((Instant::now(), now)).map(|(_, before)| before);
-        let round = Round::new(timeouts, now, before.filter(|_| self.failed.is_none()));
+        let before = self.last.filter(|_| self.failed.is_none()).map(|(_, round)| round);
+        let round = Round::new(timeouts, now(), before);
+        self.last = Some((Instant::now(), round));
         let pins = self.pins.clone();
         self.round = Some(spawn_blocking(move || round.run(&pins)));
     }
@@ -95,10 +95,10 @@ struct Round {
 }
 
 impl Round {
-    /// `before`: when the round before began, if it has succeeded.
-    fn new(timeouts: Timeouts, now: u64, before: Option<u64>) -> Self {
+    /// `before`: the round before, if it has succeeded.
+    fn new(timeouts: Timeouts, now: u64, before: Option<Self>) -> Self {
         let proof = u64::from(Proofs::within(&timeouts).tcp) * 1_000_000;
-        let judged = before.map_or(0, |before| before.saturating_sub(proof));
+        let judged = before.map_or(0, |before| before.now.saturating_sub(before.proof));
         let clear = if ignores_invalid_resets() { 0 } else { MAXACK_SET };
         Self { now, proof, judged, established: timeouts.established, clear }
     }

@@ -67,14 +67,15 @@ fn flags_of_either_side_count() {
 #[test]
 fn a_connection_that_stays_idle_is_looked_at_once() {
     let timeouts = Timeouts { udp: 30, tcp: 60, established: 432_000, shortest_established: 300 };
-    let round = |now: u64, before: Option<u64>| {
-        Round::new(timeouts, NOW + now * SECOND, before.map(|before| NOW + before * SECOND))
-    };
+    let one = |now: u64| Round::new(timeouts, NOW + now * SECOND, None);
+    let round = |now: u64, before: Option<u64>| Round::new(timeouts, NOW + now * SECOND, before.map(one));
     let idle = connection(0, 1);
     let seen = |round: Round| round.is_due(&idle) && round.is_idle(&idle);
     assert!(seen(round(60, None)) && seen(round(600, None)), "an agent has begun");
     assert!(!seen(round(9, Some(0))) && seen(round(69, Some(9))), "the proof ends in between");
     assert!(seen(round(11, Some(0))) && !seen(round(71, Some(11))), "the next round leaves it out");
+    let soon = Round::new(Timeouts { tcp: 6, ..timeouts }, NOW + 9 * SECOND, Some(one(6)));
+    assert!(seen(soon), "the proof has become shorter");
     let late = Connection { received: NOW + 2 * SECOND, ..idle };
     assert!(round(71, Some(11)).is_due(&late), "a packet has come since");
 }

@@ -91,8 +91,8 @@ impl Kept {
                 } else if changed && !self.is_contested {
                     self.is_contested = true;
                     warn!(
-                        "another program has set net.netfilter.{setting} back to 0, and TCP connections stall while it is \
-                         so. It is set again, each time. Please set it to 1 where the node's settings are (/etc/sysctl.d)"
+                        "another program has set net.netfilter.{setting} back to 0, which harms TCP connections that skip \
+                         the host stack. It is set again, each time. Please set it to 1 where the node's settings are (/etc/sysctl.d)"
                     );
                 }
                 self.was_set = true;
