@@ -37,6 +37,7 @@ mod token;
 mod translation;
 mod underlay_ingress;
 pub(crate) mod underlay_xdp;
+mod way;
 
 use token::Carrier;
 
@@ -55,6 +56,8 @@ pub(crate) const PEER_MAC: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x02];
 pub(crate) const INNER_PEER_IP: [u8; 4] = [192, 168, 64, 3];
 pub(crate) const INNER_PEER_MAC: [u8; 6] = [0xc6, 0xd2, 0x32, 0x6f, 0x8f, 0x03];
 pub(crate) const VNI: u32 = 1;
+/// MTU of the uplink in bytes.
+pub(crate) const UPLINK_MTU: u32 = 1500;
 /// The node's generation.
 pub(crate) const GENERATION: u32 = 7;
 
@@ -86,7 +89,7 @@ fn overlay<A: Address>(
     lengths: NetworkLengths<A>,
 ) -> OverlayEnd<A> {
     let (network_len, subnet_len, subnet_mask) = lengths;
-    let (uplink_ifindex, uplink_mtu) = (2, 1500);
+    let (uplink_ifindex, uplink_mtu) = (2, UPLINK_MTU);
     let source_check = SOURCE_CHECK_STRICT;
     OverlayEnd {
         overlay_ifindex,

@@ -30,6 +30,9 @@ pub const FLOWS6: &str = "FLOWS6";
 pub const ENTERED: &str = "ENTERED";
 /// Map: as [`ENTERED`], of IPv6.
 pub const ENTERED6: &str = "ENTERED6";
+/// Map: one number, when an ICMP message last said that a packet was too big for its path, in nanoseconds of CLOCK_MONOTONIC, coarse.
+/// Not pinned.
+pub const TOO_BIG: &str = "TOO_BIG";
 /// Ring buffer: [`crate::event::Event`]s.
 pub const EVENTS: &str = "EVENTS";
 /// Global variable, a byte: 1 in programs that are only run on single frames, to see what they do with them.

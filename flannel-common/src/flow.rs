@@ -99,6 +99,8 @@ pub struct Flow<A: Address> {
     pub port: Port,
     /// The flow's other name; the same name if it has only one.
     pub other: FlowKey<A>,
+    /// How packets from the pod reach the peer.
+    pub way: Way<A>,
     /// Whose name this entry's key is.
     pub names: Names,
     /// By how much the sum below a checksum grows when addresses of the other name replace those of the key
@@ -108,6 +110,38 @@ pub struct Flow<A: Address> {
     pub ports: u32,
     /// 0.
     pub reserved: u32,
+}
+
+/// How packets of a flow reach the peer past the host stack, as the lease and the kernel said when the flow was last proven. All
+/// zeroes: not known.
+///
+/// It holds as long as the proof: when a lease, a route or a neighbour changes, the generation ends it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Way<A: Address> {
+    /// The peer's public address: outer destination.
+    pub public_ip: A,
+    /// The router that outer packets go to, or the peer itself if it is on the uplink's link; zeroes with `next_hop_mac`.
+    pub next_hop: A,
+    /// MAC of the next hop; zeroes: the kernel is asked for each packet.
+    pub next_hop_mac: [u8; 6],
+    /// The uplink's MAC, with which packets leave.
+    pub uplink_mac: [u8; 6],
+    /// MAC of the peer's vxlan device: inner destination MAC.
+    pub vtep_mac: [u8; 6],
+    /// [`crate::lease::DIRECT`]: without a tunnel; 0: through it.
+    pub flags: u16,
+    /// MTU of the path to the peer in bytes, which outer packets must fit; 0: nothing is known.
+    pub mtu: u32,
+}
+
+impl<A: Address> Way<A> {
+    /// Returns whether packets can be sent this way.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_known(&self) -> bool {
+        self.mtu != 0
+    }
 }
 
 /// Whose name of a flow a key is: bits.
@@ -223,15 +257,17 @@ impl Passage {
 const _: () = assert!(size_of::<FlowKey<V4>>() == 16 && align_of::<FlowKey<V4>>() == 1);
 const _: () = assert!(size_of::<FlowKey<V6>>() == 40 && align_of::<FlowKey<V6>>() == 1);
 const _: () = assert!(size_of::<Port>() == 16 && align_of::<Port>() == 4);
-const _: () = assert!(size_of::<Flow<V4>>() == 80 && align_of::<Flow<V4>>() == 8);
-const _: () = assert!(size_of::<Flow<V6>>() == 104 && align_of::<Flow<V6>>() == 8);
+const _: () = assert!(size_of::<Way<V4>>() == 32 && align_of::<Way<V4>>() == 4);
+const _: () = assert!(size_of::<Way<V6>>() == 56 && align_of::<Way<V6>>() == 4);
+const _: () = assert!(size_of::<Flow<V4>>() == 112 && align_of::<Flow<V4>>() == 8);
+const _: () = assert!(size_of::<Flow<V6>>() == 160 && align_of::<Flow<V6>>() == 8);
 
 #[cfg(feature = "user")]
 // SAFETY: repr(C), bytes only for either of the types that can be `A` (16 or 40, asserted above), every bit pattern is
 // valid.
 unsafe impl<A: Address> aya::Pod for FlowKey<A> {}
 #[cfg(feature = "user")]
-// SAFETY: repr(C), no padding (asserted above: 2 * 16 + 16 + 16 or 40 + 4 * 4), every bit pattern is valid.
+// SAFETY: repr(C), no padding (asserted above: 2 * 16 + 16 + 16 or 40 + 32 or 56 + 4 * 4), every bit pattern is valid.
 unsafe impl<A: Address> aya::Pod for Flow<A> {}
 
 #[cfg(test)]

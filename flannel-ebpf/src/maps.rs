@@ -67,6 +67,9 @@ static ENTERED: InStack<V4> = InStack::new();
 static ENTERED6: InStack<V6> = InStack::new();
 
 #[btf_map]
+static TOO_BIG: Array<u64, 1> = Array::new();
+
+#[btf_map]
 static EVENTS: RingBuf<Event, { event::RING_LEN }> = RingBuf::new();
 
 #[btf_map]
@@ -243,6 +246,22 @@ pub fn entered<F: IpFamily>(token: Token) -> Option<Entered<F::Address>> {
     let slot = F::in_stack().get_ptr(token.slot())?;
     // SAFETY: as in `note_entered`.
     Some(unsafe { shared::load::<u64, _>(slot) })
+}
+
+/// Notes that a packet was too big for its path, at this time.
+#[inline(always)]
+pub fn note_too_big(now: u64) {
+    if let Some(last) = TOO_BIG.get_ptr_mut(0) {
+        // SAFETY: a number, aligned as the type is.
+        unsafe { shared::store::<u64, _>(last, now) };
+    }
+}
+
+/// Returns when a packet was last too big for its path; 0: never.
+#[inline(always)]
+pub fn last_too_big() -> u64 {
+    // SAFETY: as in `note_too_big`.
+    TOO_BIG.get_ptr(0).map_or(0, |last| unsafe { shared::load::<u64, _>(last) })
 }
 
 /// Sends an event to the agent, within [`event::BUDGET`].

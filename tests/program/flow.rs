@@ -5,13 +5,15 @@ use std::thread;
 use std::time::Duration;
 
 use aya::Pod;
-use aya::maps::HashMap;
+use aya::maps::lpm_trie::Key;
+use aya::maps::{HashMap, LpmTrie};
 use etherparse::IpNumber;
 use flannel_common::abi;
 use flannel_common::address::{Address, V4, V6};
-use flannel_common::flow::{Flow, FlowKey, Names, PROOF_NS, Passage, Port, TRANSIT_NS};
+use flannel_common::flow::{Flow, FlowKey, Names, PROOF_NS, Passage, Port, TRANSIT_NS, Way};
+use flannel_common::lease::{DIRECT, Lease};
 
-use super::{GENERATION, Programs, of_family};
+use super::{GENERATION, Programs, UPLINK_MTU, of_family};
 pub(super) use row::{Row, check, check_off, row};
 use sample::{GATEWAY_MAC, POD_MAC, key};
 
@@ -155,7 +157,7 @@ pub(super) fn at_times<A: Address>(mut flows: Flows<A>, change: impl Fn(u64) -> 
 }
 
 /// Reads the clock once it shows more than the greatest age. A virtual machine has just booted.
-fn now_with_a_past() -> u64 {
+pub(super) fn now_with_a_past() -> u64 {
     while now() <= OLD {
         thread::sleep(Duration::from_millis(100));
     }
@@ -172,6 +174,25 @@ pub(super) fn now() -> u64 {
 }
 
 impl Programs {
+    /// Adds the ways of flows whose packets from the pod prove them, unless they have one: those of their leases, and no next hop, as where the kernel has no
+    /// route.
+    pub(super) fn with_ways<A: Family>(&self, mut flows: Flows<A>) -> Flows<A> {
+        let map = self.0.map(of_family::<A>(abi::LEASES, abi::LEASES6)).unwrap();
+        let leases = LpmTrie::<_, A, Lease<A>>::try_from(map).unwrap();
+        for (name, flow) in &mut flows {
+            let remote = if flow.names == Names::POD { flow.other.remote } else { name.remote };
+            let lease = leases.get(&Key::new(A::BITS, remote), 0).ok();
+            let lease = lease.filter(|lease| lease.flags & !DIRECT == 0 && flow.egress.generation != 0);
+            if !flow.way.is_known()
+                && let Some(Lease { public_ip, vtep_mac, flags, .. }) = lease
+            {
+                let mtu = if A::BITS == V4::BITS { UPLINK_MTU } else { 1280 };
+                flow.way = Way { public_ip, vtep_mac, flags, mtu, ..Way::default() };
+            }
+        }
+        flows
+    }
+
     /// Returns the content of `FLOWS`, with the shortest forms of the changes of checksums.
     pub(super) fn flows<A: Address + Pod>(&self) -> Flows<A> {
         let map = self.0.map(of_family::<A>(abi::FLOWS, abi::FLOWS6)).unwrap();

@@ -4,7 +4,8 @@ use core::ptr::NonNull;
 
 use flannel_common::address::Address;
 use flannel_common::checksum;
-use flannel_common::flow::{Direction, Flow, FlowKey, Names, Passage, Port};
+use flannel_common::flow::{Direction, Flow, FlowKey, Names, Passage, Port, Way};
+use flannel_common::lease::Lease;
 
 use super::shared::{load, store};
 
@@ -86,6 +87,39 @@ impl<A: Address> FlowRef<A> {
         }
     }
 
+    /// Copies how packets from the pod reach the peer.
+    #[inline(always)]
+    #[must_use]
+    pub fn way(self) -> Way<A> {
+        // SAFETY: within the entry, aligned as the type is, bytes and a number without padding.
+        unsafe { load::<u32, _>(&raw const (*self.0.as_ptr()).way) }
+    }
+
+    /// Stores the peer that packets from the pod go to, and the MTU of the path in bytes.
+    #[inline(always)]
+    pub fn set_peer(self, peer: &Lease<A>, mtu: u32) {
+        // SAFETY: within the entry, aligned as the types are or to half words (asserted below), bytes and numbers.
+        unsafe {
+            let way = &raw mut (*self.0.as_ptr()).way;
+            store::<u32, _>(&raw mut (*way).public_ip, peer.public_ip);
+            store::<u16, _>(&raw mut (*way).vtep_mac, peer.vtep_mac);
+            store::<u16, _>(&raw mut (*way).flags, peer.flags);
+            store::<u32, _>(&raw mut (*way).mtu, mtu);
+        }
+    }
+
+    /// Stores the next hop of packets from the pod, its MAC, and that of the uplink.
+    #[inline(always)]
+    pub fn set_next_hop(self, next_hop: A, mac: [u8; 6], uplink_mac: [u8; 6]) {
+        // SAFETY: as in `set_peer`.
+        unsafe {
+            let way = &raw mut (*self.0.as_ptr()).way;
+            store::<u32, _>(&raw mut (*way).next_hop, next_hop);
+            store::<u16, _>(&raw mut (*way).next_hop_mac, mac);
+            store::<u16, _>(&raw mut (*way).uplink_mac, uplink_mac);
+        }
+    }
+
     /// Returns a pointer to the flow's other name, for helpers that copy from it.
     #[inline(always)]
     #[must_use]
@@ -145,6 +179,9 @@ impl<A: Address> FlowRef<A> {
 const _: () = assert!(core::mem::offset_of!(Flow<[u8; 4]>, port).is_multiple_of(align_of::<u64>()));
 const _: () = assert!(core::mem::offset_of!(Flow<[u8; 16]>, other).is_multiple_of(align_of::<u64>()));
 
+const _: () = assert!(core::mem::offset_of!(Way<[u8; 4]>, vtep_mac).is_multiple_of(align_of::<u16>()));
+const _: () = assert!(core::mem::offset_of!(Way<[u8; 4]>, next_hop_mac).is_multiple_of(align_of::<u16>()));
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,6 +196,12 @@ mod tests {
         entry.set_port(PORT);
         let other = FlowKey { pod: [10, 1, 2, 3], remote_port: [1, 2], ..FlowKey::default() };
         entry.set_names(&FlowKey::default(), Names::POD, &other);
+        let (public_ip, vtep_mac, flags, mtu) = ([1, 2, 3, 4], [5; 6], 8, 1500);
+        entry.set_peer(&Lease { public_ip, vtep_mac, flags, route_mtu: 9000 }, mtu);
+        let (next_hop, next_hop_mac, uplink_mac) = ([4, 3, 2, 1], [6; 6], [7; 6]);
+        entry.set_next_hop(next_hop, next_hop_mac, uplink_mac);
+        let way = Way { public_ip, next_hop, next_hop_mac, uplink_mac, vtep_mac, flags, mtu };
+        assert_eq!(entry.way(), way);
         let expected = |left, mark| Passage { left, mark, generation: (mark & 1) ^ 1 };
         for (direction, mark) in [(Direction::Egress, 1), (Direction::Ingress, 2)] {
             let known = entry.update(direction, |passage| {
@@ -176,8 +219,17 @@ mod tests {
         assert_eq!((entry.port(), entry.names(), entry.other()), (PORT, Names::POD, other));
         let [egress, ingress] = passages;
         let (addresses, ports) = entry.changes();
-        let expected =
-            Flow { egress, ingress, port: PORT, other, names: Names::POD, addresses, ports, reserved: 0 };
+        let expected = Flow {
+            egress,
+            ingress,
+            port: PORT,
+            other,
+            way,
+            names: Names::POD,
+            addresses,
+            ports,
+            reserved: 0,
+        };
         assert_eq!(flow, expected);
         assert_eq!(
             checksum::changed(checksum::of(&[0; 4]), addresses + ports).to_ne_bytes(),

@@ -1,25 +1,36 @@
 //! Egress of a vxlan device: wraps a packet that the host has routed into the overlay, and sends it to its node.
 
 use flannel_common::outcome::Outcome;
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
-use crate::maps::{self, NodeRef};
-use crate::packet::Packet;
+use crate::ip::Ip as _;
+use crate::maps;
+use crate::packet::{Context, Packet};
 use crate::stage::flow::FromPod;
 use crate::stage::outgoing::Outgoing;
-use crate::stage::parse::{self, Inner, with_inner};
+use crate::stage::parse;
 use crate::stage::report;
 use crate::stage::transmit::Transmit;
+use crate::stage::way;
 use crate::verdict::Carried;
 
 /// Handles one packet from the host stack to a peer.
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
-    let node = maps::node_config()?;
-    with_inner!(parse::frame_at(packet, 0)?, inner => wrap(packet, &inner, node))
+    match packet.protocol() {
+        Ipv4Hdr::ETHER_TYPE => wrap::<Ipv4Hdr>(packet.context()),
+        Ipv6Hdr::ETHER_TYPE => wrap::<Ipv6Hdr>(packet.context()),
+        _ => Err(Outcome::NotIp),
+    }
 }
 
-#[inline(always)]
-fn wrap<H: Transmit>(packet: &Packet<'_>, inner: &Inner<H>, node: NodeRef) -> Result<Carried, Outcome> {
+/// Not inlined: each family needs the program's stack for itself.
+#[inline(never)]
+fn wrap<H: Transmit>(context: Context) -> Result<Carried, Outcome> {
+    let context = context.into();
+    let packet = &Packet::new(&context);
+    let node = maps::node_config()?;
+    let inner = &parse::inner_at::<H>(packet, 0)?;
     let lease = report::peer_of(inner, node)?;
     if inner.frame.dst_addr != lease.vtep_mac {
         // A neighbour entry that the agent did not write. The kernel's FDB knows where it leads.
@@ -32,7 +43,7 @@ fn wrap<H: Transmit>(packet: &Packet<'_>, inner: &Inner<H>, node: NodeRef) -> Re
         if H::WRAPPED_BY_DEVICE && flow.has_skipped_stack(packet) {
             return Err(Outcome::AfterShortcut);
         }
-        flow.note_exit(packet, inner, None);
+        flow.note_exit(packet, inner, None, |flow| way::note::<H>(packet.context(), node, &lease, flow));
     }
-    H::transmit(&Outgoing { packet, inner, node, lease, mark }, None)
+    H::wrap(&Outgoing { packet, inner, node, lease, mark })
 }

@@ -1,11 +1,11 @@
 //! Ingress of a pod's bridge port: a packet from the pod, before the host stack.
 
 use flannel_common::fingerprint::Token;
-use flannel_common::flow::Port;
-use flannel_common::lease::DIRECT;
+use flannel_common::flow::{Port, Way};
+use flannel_common::lease::{DIRECT, Lease};
 use flannel_common::outcome::Outcome;
 
-use crate::maps::{self, IpFamily, NodeRef};
+use crate::maps::{IpFamily, NodeRef};
 use crate::packet::Packet;
 use crate::stage::flow::{self, FromPod, Shortcut};
 use crate::stage::outgoing::Outgoing;
@@ -32,15 +32,12 @@ fn send<H: Transmit>(packet: &Packet<'_>, inner: &Inner<H>, node: NodeRef) -> Re
         Err(reason @ (Outcome::FlowStale | Outcome::FlowChanged)) => return Err(reason),
         Err(reason) => return report::peer_of(inner, node).and(Err(reason)),
     };
-    let destination = known.translation.map_or(inner.ip.destination(), |flow| flow.other().remote);
     // The entry may still have a mark from an agent with group policy.
     let mark = if node.group_policy() != 0 { known.mark } else { 0 };
+    let Way { public_ip, vtep_mac, flags, mtu: route_mtu, .. } = known.way;
+    let lease = Lease { public_ip, vtep_mac, flags, route_mtu };
     // If it is too big, say, the stack gets it after all.
-    let sent = maps::peer::<H>(node, destination)
-        .and_then(|lease| {
-            let outgoing = Outgoing { packet, inner, node, lease, mark };
-            skip_stack(&outgoing, &known)
-        })
+    let sent = skip_stack(&Outgoing { packet, inner, node, lease, mark }, &known)
         .inspect_err(|_| packet.set_token(Token::UNKNOWN))?;
     if node.group_policy() != 0 {
         // As the stack would send it: routes and queues of the underlay may depend on the mark, and the vxlan device reads
@@ -75,8 +72,8 @@ fn skip_stack<H: Transmit>(
     let routed = route::hop(inner, H::overlay_end(node).vtep_mac(), lease.vtep_mac)?;
     let front = Front::new(routed, known.translation);
     if lease.flags & DIRECT != 0 {
-        outgoing.transmit_on_link(&front)
+        outgoing.transmit_on_link(&front, &known.way)
     } else {
-        H::transmit(outgoing, Some(&front))
+        H::transmit(outgoing, &front, known)
     }
 }

@@ -5,16 +5,25 @@ use flannel_common::outcome::Outcome;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::ip::Ip as _;
+use crate::maps::IpFamily;
 use crate::packet::Packet;
+use crate::stage::find_udp::FindUdp;
 use crate::stage::sender;
+use crate::stage::way::{self, Route};
 
 /// Handles one packet. It always goes on; if its sender is accepted, that is noted.
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Outcome {
     sender::refuse_note(packet);
     match packet.protocol() {
-        Ipv4Hdr::ETHER_TYPE => sender::note_stray::<Ipv4Hdr>(packet),
-        Ipv6Hdr::ETHER_TYPE => sender::note_stray::<Ipv6Hdr>(packet),
+        Ipv4Hdr::ETHER_TYPE => note::<Ipv4Hdr>(packet),
+        Ipv6Hdr::ETHER_TYPE => note::<Ipv6Hdr>(packet),
         _ => Outcome::NotVxlan,
     }
+}
+
+#[inline(always)]
+fn note<H: IpFamily + FindUdp + Route>(packet: &Packet<'_>) -> Outcome {
+    way::note_too_big::<H>(packet);
+    sender::note_stray::<H>(packet)
 }

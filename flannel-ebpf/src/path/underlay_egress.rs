@@ -2,33 +2,39 @@
 
 use flannel_common::lease::DIRECT;
 use flannel_common::outcome::Outcome;
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
-use crate::maps::{self, IpFamily, NodeRef};
-use crate::packet::Packet;
+use crate::ip::Ip as _;
+use crate::maps::{self, IpFamily};
+use crate::packet::{Context, Packet};
 use crate::stage::flow::{self, FromPod};
-use crate::stage::parse::{self, Inner, with_inner};
+use crate::stage::parse;
+use crate::stage::way::{self, Route};
 
 /// Handles one packet to the underlay. It always goes on; the proof that it gives is noted.
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Outcome {
-    note(packet).unwrap_or_else(|outcome| outcome)
+    let noted = match packet.protocol() {
+        Ipv4Hdr::ETHER_TYPE => note_proof::<Ipv4Hdr>(packet.context()),
+        Ipv6Hdr::ETHER_TYPE => note_proof::<Ipv6Hdr>(packet.context()),
+        _ => Err(Outcome::NotIp),
+    };
+    noted.unwrap_or_else(|outcome| outcome)
 }
 
-#[inline(always)]
-fn note(packet: &Packet<'_>) -> Result<Outcome, Outcome> {
+/// Not inlined: each family needs the program's stack for itself.
+#[inline(never)]
+fn note_proof<H: IpFamily + Route>(context: Context) -> Result<Outcome, Outcome> {
+    let context = context.into();
+    let packet = &Packet::new(&context);
     let node = flow::node_config()?;
-    with_inner!(parse::frame_at(packet, 0)?, inner => note_proof(packet, &inner, node))
-}
-
-#[inline(always)]
-fn note_proof<H: IpFamily>(packet: &Packet<'_>, inner: &Inner<H>, node: NodeRef) -> Result<Outcome, Outcome> {
-    let lease = maps::lease::<H>(node, inner.ip.destination());
-    if lease.is_none_or(|lease| lease.flags != DIRECT) {
-        return Err(Outcome::NotOnLink);
-    }
+    let inner = &parse::inner_at::<H>(packet, 0)?;
+    let lease = maps::lease::<H>(node, inner.ip.destination()).filter(|lease| lease.flags == DIRECT);
+    let lease = lease.ok_or(Outcome::NotOnLink)?;
     let flow = FromPod::read(packet, inner, parse::mark(packet, node))?;
     if flow.has_skipped_stack(packet) {
         return Err(Outcome::AfterShortcut);
     }
-    Ok(if flow.note_exit(packet, inner, None) { Outcome::FlowProven } else { Outcome::NoFlow })
+    let way = |flow| way::note::<H>(packet.context(), node, &lease, flow);
+    Ok(if flow.note_exit(packet, inner, None, way) { Outcome::FlowProven } else { Outcome::NoFlow })
 }

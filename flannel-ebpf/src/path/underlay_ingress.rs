@@ -16,6 +16,7 @@ use crate::stage::find_udp::FindUdp;
 use crate::stage::flow::ToPod;
 use crate::stage::parse::{self, Inner, OuterFields, Underlay};
 use crate::stage::route::Routed;
+use crate::stage::way::{self, Route};
 use crate::stage::{decap, deliver, ecn, handover, report, sender};
 use crate::verdict::Carried;
 
@@ -32,9 +33,13 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
 
 /// Handles a packet of one family. What [`receive_usual`] has not finished is judged by [`sender`] before it goes on.
 #[inline(always)]
-fn receive<H: IpFamily + FindUdp>(packet: &Packet<'_>) -> Result<Carried, Outcome> {
+fn receive<H: IpFamily + FindUdp + Route>(packet: &Packet<'_>) -> Result<Carried, Outcome> {
     receive_usual::<H>(packet.context()).map_err(|outcome| match outcome {
         Outcome::NotVxlan if sender::may_be_tunnel::<H>(packet) => sender::note_stray::<H>(packet),
+        Outcome::NotVxlan => {
+            way::note_too_big::<H>(packet);
+            Outcome::NotVxlan
+        }
         Outcome::UnknownSender | Outcome::ForgedSender | Outcome::LoopedSender => {
             report_again::<H>(packet.context(), outcome)
         }

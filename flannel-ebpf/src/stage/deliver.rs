@@ -3,8 +3,10 @@
 use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use flannel_common::address::Address;
-use flannel_common::flow::{Direction, Port};
+use flannel_common::flow::{Direction, Port, Way};
+use flannel_common::lease::DIRECT;
 use flannel_common::outcome::Outcome;
+use network_types::eth::EthHdr;
 
 use crate::ip::Ip;
 use crate::maps::{EndRef, IpFamily, NodeRef};
@@ -23,6 +25,32 @@ pub fn to_uplink(local: EndRef<impl Address>) -> Carried {
     // SAFETY: a helper call without pointers.
     let action = unsafe { bpf_redirect_neigh(local.uplink_ifindex(), core::ptr::null_mut(), 0, 0) };
     Carried { outcome: Outcome::Encapsulated, action: action as i32 }
+}
+
+/// Sends a packet to a peer on its flow's way, with the MACs that the kernel knew when the flow was proven. If it knew none, it
+/// is asked.
+///
+/// # Errors
+/// [`Outcome::WriteFailed`]
+#[inline(always)]
+pub fn to_next_hop<H: Ip>(
+    packet: &Packet<'_>,
+    local: EndRef<H::Address>,
+    way: &Way<H::Address>,
+) -> Result<Carried, Outcome> {
+    let direct = way.flags & DIRECT != 0;
+    if way.next_hop_mac == [0; 6] {
+        return Ok(if direct { to_neighbour::<H>(local, way.public_ip) } else { to_uplink(local) });
+    }
+    // The outer header is of the same family.
+    packet.write(
+        0,
+        &EthHdr { dst_addr: way.next_hop_mac, src_addr: way.uplink_mac, ether_type: H::ETHER_TYPE },
+    )?;
+    // SAFETY: a helper call without pointers.
+    let action = unsafe { bpf_redirect(local.uplink_ifindex(), 0) };
+    let outcome = if direct { Outcome::OnLink } else { Outcome::Encapsulated };
+    Ok(Carried { outcome, action: action as i32 })
 }
 
 /// Sends a packet out of the uplink to a neighbour. The kernel looks up its MAC and writes the Ethernet header

@@ -5,31 +5,26 @@ use network_types::eth::EthHdr;
 use network_types::udp::UdpHdr;
 
 use crate::ip::{Ip, TCP, UDP};
-use crate::maps::EndRef;
 use crate::packet::{Packet, PacketAccess};
 use crate::stage::parse::Inner;
 
-/// Checks that the packet, or each segment of an aggregate, fits the uplink with its outer headers. Returns the length of the
-/// longest outer packet in bytes.
+/// Checks that the packet, or each segment of an aggregate, fits this MTU in bytes with its outer headers. Returns the length of
+/// the longest outer packet in bytes.
 ///
 /// # Errors
 /// [`Outcome::TooBig`], [`Outcome::GsoUnknown`], [`Outcome::Truncated`].
 #[inline(always)]
-pub fn uplink<H: Ip>(
-    packet: &Packet<'_>,
-    inner: &Inner<H>,
-    local: EndRef<H::Address>,
-) -> Result<u32, Outcome> {
+pub fn outer<H: Ip>(packet: &Packet<'_>, inner: &Inner<H>, mtu: u32) -> Result<u32, Outcome> {
     // The outer lengths have 16 bits. The kernel segments aggregates beyond that (BIG TCP).
     let whole = packet.frame_len() + H::OUTER_LEN as u32;
     let longest = largest_frame(packet, inner)? + H::OUTER_LEN as u32;
-    if longest > local.uplink_mtu() || whole > u16::MAX.into() { Err(Outcome::TooBig) } else { Ok(longest) }
+    if longest > mtu || whole > u16::MAX.into() { Err(Outcome::TooBig) } else { Ok(longest) }
 }
 
 /// Checks that the packet fits an interface with this MTU in bytes.
 ///
 /// # Errors
-/// As for [`uplink`].
+/// As for [`outer`].
 #[inline(always)]
 pub fn mtu<H: Ip>(packet: &Packet<'_>, inner: &Inner<H>, mtu: u32) -> Result<(), Outcome> {
     if largest_frame(packet, inner)? > mtu + EthHdr::LEN as u32 { Err(Outcome::TooBig) } else { Ok(()) }

@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use flannel_common::address::Address;
 use flannel_common::entered::{self, Entered};
-use flannel_common::flow::{Direction, FlowKey, Names, Passage, Port};
+use flannel_common::flow::{Direction, FlowKey, Names, Port, Way};
 use flannel_common::outcome::Outcome;
 
 use crate::ip::TCP;
@@ -40,6 +40,10 @@ pub struct Shortcut<A: Address> {
     pub port: Port,
     /// The flow's entry, if the stack translates its packets.
     pub translation: Option<FlowRef<A>>,
+    /// How the packet reaches the peer, if it goes to one.
+    pub way: Way<A>,
+    /// When it was looked up.
+    pub now: u64,
 }
 
 /// A packet from a pod of this node.
@@ -117,7 +121,11 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
         if !passage.is_proven(self.now, lifetime, node.generation()) {
             return Err(Outcome::FlowStale);
         }
-        Ok(Shortcut { mark: passage.mark, port: known_port, translation })
+        let way = flow.way();
+        if EGRESS && !way.is_known() {
+            return Err(Outcome::FlowNew);
+        }
+        Ok(Shortcut { mark: passage.mark, port: known_port, translation, way, now: self.now })
     }
 
     /// Notes that the packet enters the host stack, and gives it a token. If it begins or ends a TCP connection, the flow is
@@ -147,8 +155,15 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
     }
 
     /// Notes that the packet has left the host stack. Returns whether this proves its flow. `port`: where it goes, if to a pod.
+    /// `note_way`: notes in the flow's entry how it reaches the peer, if to one.
     #[inline(always)]
-    pub fn note_exit(&self, packet: &Packet<'_>, inner: &Inner<F>, port: Option<&Port>) -> bool {
+    pub fn note_exit(
+        &self,
+        packet: &Packet<'_>,
+        inner: &Inner<F>,
+        port: Option<&Port>,
+        note_way: impl Fn(FlowRef<F::Address>),
+    ) -> bool {
         let carried = packet.take_token();
         if self.control {
             // The stack may have translated it, so that it entered with another name.
@@ -180,13 +195,19 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
         // Rules decide by the mark with which packets enter (ingress) or leave (egress).
         let mark = if EGRESS { self.mark } else { entered.mark };
         let port = port.unwrap_or(&entered.port);
-        self.note_passage(&entered.key, port, |passage| {
+        self.note_passage(&entered.key, port, |flow| {
             if is_same {
-                passage.prove(mark, entered.generation, self.now)
-            } else {
-                passage.revoke(self.now);
-                false
+                // Before the proof that it holds.
+                note_way(flow);
             }
+            flow.update(Self::DIRECTION, |passage| {
+                if is_same {
+                    passage.prove(mark, entered.generation, self.now)
+                } else {
+                    passage.revoke(self.now);
+                    false
+                }
+            })
         })
     }
 
@@ -196,31 +217,36 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
         &self,
         entered: &FlowKey<F::Address>,
         port: &Port,
-        change: impl Fn(&mut Passage) -> bool,
+        change: impl Fn(FlowRef<F::Address>) -> bool,
     ) -> bool {
         if *entered == self.key {
-            let flow = entry::<F>(&self.key, Names::BOTH, &self.key, port);
-            return flow.is_some_and(|flow| flow.update(Self::DIRECTION, change));
+            return entry::<F>(&self.key, Names::BOTH, &self.key, port).is_some_and(change);
         }
         let (before, behind) = (Names::of_entry(Self::DIRECTION), Names::of_entry(Self::DIRECTION.reverse()));
         let behind = entry::<F>(&self.key, behind, entered, port);
         let before = entry::<F>(entered, before, &self.key, port);
         let (Some(before), Some(behind)) = (before, behind) else { return false };
-        behind.update(Self::DIRECTION, &change);
-        before.update(Self::DIRECTION, &change)
+        change(behind);
+        change(before)
     }
 
     /// Notes that the stack has made a packet of this flow.
     #[inline(always)]
     fn revoke(&self) -> bool {
         if let Some(flow) = maps::flow::<F>(&self.key) {
-            flow.update(Self::DIRECTION, |passage| passage.revoke(self.now));
+            self.revoke_in(flow);
             if flow.names() != Names::BOTH
                 && let Some(before) = maps::flow::<F>(&flow.other())
             {
-                before.update(Self::DIRECTION, |passage| passage.revoke(self.now));
+                self.revoke_in(before);
             }
         }
+        false
+    }
+
+    #[inline(always)]
+    fn revoke_in(&self, flow: FlowRef<F::Address>) -> bool {
+        flow.update(Self::DIRECTION, |passage| passage.revoke(self.now));
         false
     }
 

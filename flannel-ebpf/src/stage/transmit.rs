@@ -1,16 +1,19 @@
 //! How packets leave for their node: BPF wraps IPv4, and the kernel's vxlan device wraps IPv6.
 
-use flannel_common::flow::Direction;
+use flannel_common::address::{V4, V6};
+use flannel_common::flow::{Direction, Way};
 use flannel_common::node::FLOOR_WRAPS;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::ip::Ip as _;
-use crate::maps::IpFamily;
+use crate::maps::{IpFamily, NodeRef};
+use crate::stage::flow::Shortcut;
 use crate::stage::outgoing::Outgoing;
 use crate::stage::translate::Front;
-use crate::stage::{deliver, encap, fit, path_mtu};
+use crate::stage::way::{self, Route};
+use crate::stage::{deliver, encap, fit};
 use crate::verdict::Carried;
 
 impl<H: IpFamily> Outgoing<'_, H> {
@@ -19,53 +22,82 @@ impl<H: IpFamily> Outgoing<'_, H> {
     /// # Errors
     /// Why the host stack has to carry it.
     #[inline(always)]
-    pub fn transmit_on_link(&self, front: &Front<H>) -> Result<Carried, Outcome> {
+    pub fn transmit_on_link(&self, front: &Front<H>, way: &Way<H::Address>) -> Result<Carried, Outcome> {
         let local = H::overlay_end(self.node);
-        fit::mtu(self.packet, self.inner, local.uplink_mtu())?;
+        fit::mtu(self.packet, self.inner, way.mtu)?;
         self.packet.write(0, &front.headers)?;
         front.complete(self.packet, 0, Direction::Egress)?;
-        Ok(deliver::to_neighbour::<H>(local, self.lease.public_ip))
+        deliver::to_next_hop::<H>(self.packet, local, way)
     }
 }
 
 /// A family's way through the tunnel.
-pub trait Transmit: IpFamily {
-    /// Sends a packet to its peer. `front`: the headers that it gets if it skips the stack; `None` if the host stack has routed it
-    /// into the vxlan device.
+pub trait Transmit: IpFamily + Route {
+    /// Sends a packet that the host stack has routed into the vxlan device to its peer.
     ///
     /// # Errors
-    /// Why the kernel's vxlan device has to wrap it, or the host stack has to carry it.
-    fn transmit(outgoing: &Outgoing<'_, Self>, front: Option<&Front<Self>>) -> Result<Carried, Outcome>;
+    /// Why the kernel's vxlan device has to wrap it.
+    fn wrap(outgoing: &Outgoing<'_, Self>) -> Result<Carried, Outcome>;
+
+    /// Sends a packet that skips the stack, with these headers, to its peer.
+    ///
+    /// # Errors
+    /// Why the host stack has to carry it.
+    fn transmit(
+        outgoing: &Outgoing<'_, Self>,
+        front: &Front<Self>,
+        known: &Shortcut<Self::Address>,
+    ) -> Result<Carried, Outcome>;
 }
 
 impl Transmit for Ipv4Hdr {
     #[inline(always)]
-    fn transmit(outgoing: &Outgoing<'_, Self>, front: Option<&Front<Self>>) -> Result<Carried, Outcome> {
+    fn wrap(outgoing: &Outgoing<'_, Self>) -> Result<Carried, Outcome> {
         let Outgoing { packet, inner, node, ref lease, .. } = *outgoing;
-        if node.floor() & FLOOR_WRAPS != 0 {
-            return Err(Outcome::Obstructed);
-        }
-        let outer_len = fit::uplink(packet, inner, node.v4())?;
-        path_mtu::check::<Self>(packet, outer_len, node.v4(), lease)?;
-        match front {
-            Some(front) => {
-                encap::push(outgoing, front.headers)?;
-                front.complete(packet, EthHdr::LEN + Self::OUTER_LEN, Direction::Egress)?;
-            }
-            None => encap::push(outgoing, inner.frame)?,
-        }
+        ensure_unobstructed(node)?;
+        let outer_len = fit::outer(packet, inner, node.v4().uplink_mtu())?;
+        way::check::<Self>(packet, outer_len, node.v4(), lease)?;
+        encap::push(outgoing, inner.frame)?;
         Ok(deliver::to_uplink(node.v4()))
+    }
+
+    #[inline(always)]
+    fn transmit(
+        outgoing: &Outgoing<'_, Self>,
+        front: &Front<Self>,
+        known: &Shortcut<V4>,
+    ) -> Result<Carried, Outcome> {
+        let Outgoing { packet, inner, node, ref lease, .. } = *outgoing;
+        ensure_unobstructed(node)?;
+        let outer_len = fit::outer(packet, inner, known.way.mtu)?;
+        way::check_again::<Self>(packet, outer_len, node.v4(), lease, known.now)?;
+        encap::push(outgoing, front.headers)?;
+        front.complete(packet, EthHdr::LEN + Self::OUTER_LEN, Direction::Egress)?;
+        deliver::to_next_hop::<Self>(packet, node.v4(), &known.way)
     }
 }
 
+#[inline(always)]
+fn ensure_unobstructed(node: NodeRef) -> Result<(), Outcome> {
+    if node.floor() & FLOOR_WRAPS == 0 { Ok(()) } else { Err(Outcome::Obstructed) }
+}
+
 impl Transmit for Ipv6Hdr {
+    #[inline(always)]
+    fn wrap(_: &Outgoing<'_, Self>) -> Result<Carried, Outcome> {
+        Err(Outcome::InnerIpv6)
+    }
+
     /// The vxlan device reads the group from the packet's own mark.
     #[inline(always)]
-    fn transmit(outgoing: &Outgoing<'_, Self>, front: Option<&Front<Self>>) -> Result<Carried, Outcome> {
-        let Outgoing { packet, inner, node, lease, .. } = outgoing;
-        let front = front.ok_or(Outcome::InnerIpv6)?;
-        let outer_len = fit::uplink(packet, inner, node.v6())?;
-        path_mtu::check::<Self>(packet, outer_len, node.v6(), lease)?;
+    fn transmit(
+        outgoing: &Outgoing<'_, Self>,
+        front: &Front<Self>,
+        known: &Shortcut<V6>,
+    ) -> Result<Carried, Outcome> {
+        let Outgoing { packet, inner, node, ref lease, .. } = *outgoing;
+        let outer_len = fit::outer(packet, inner, known.way.mtu)?;
+        way::check_again::<Self>(packet, outer_len, node.v6(), lease, known.now)?;
         packet.write(0, &front.headers)?;
         front.complete(packet, 0, Direction::Egress)?;
         Ok(deliver::through_overlay_device(node.v6()))

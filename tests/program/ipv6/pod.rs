@@ -2,14 +2,18 @@
 
 use etherparse::{EtherType, IpNumber};
 use flannel_common::address::V6;
+use flannel_common::flow::Way;
 use flannel_common::lease::{DIRECT, Lease};
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::super::flow::sample::{GATEWAY_MAC, POD_MAC};
-use super::super::flow::{Flows, LOST, NOW, OLD, PROVEN, Row, UNKNOWN, check, flow, moved, none, row};
+use super::super::flow::{
+    Flows, LOST, NOW, OLD, PROVEN, Row, UNKNOWN, check, flow, moved, none, now_with_a_past, row,
+};
+use super::super::way::set_too_big;
 use super::super::{OUR_MAC6, Programs};
 use super::sample::{POD, back, hop, no_flows, of_tcp, of_udp, out, tcp_out, udp_back, udp_out};
-use super::{DIRECT_IP, OUR_SUBNET, PEER_MAC, PEER_SUBNET};
+use super::{DIRECT_IP, OUR_SUBNET, PEER_IP, PEER_MAC, PEER_SUBNET};
 use crate::packets::{Ipv6, frame, ipv6};
 
 fn sent(packet: &Ipv6) -> Vec<u8> {
@@ -72,12 +76,30 @@ fn a_packet_that_may_be_too_long_for_the_path_goes_to_the_stack() {
     check_sent(vec![
         same("the smallest MTU of a link", 1280 - outer - inner, Outcome::Forwarded),
         // The namespace of these runs has no route to the peer.
-        same("one byte more", 1280 - outer - inner + 1, Outcome::NoPath),
-        same("as long as the MTU of the uplink", 1500 - outer - inner, Outcome::NoPath),
-        same("one byte too long", 1500 - outer - inner + 1, Outcome::TooBig),
+        same("one byte more", 1280 - outer - inner + 1, Outcome::TooBig),
         tcp("an aggregate of segments of this length", 1280 - outer - 60, Outcome::Forwarded),
         tcp("an aggregate of segments that are too long", 1500 - outer - 60 + 1, Outcome::TooBig),
     ]);
+}
+
+#[test]
+fn the_kernel_is_asked_for_the_path_for_a_while_after_a_packet_was_too_big() {
+    let mut flow = flow(PROVEN, PROVEN);
+    flow.way = Way { public_ip: PEER_IP, vtep_mac: PEER_MAC, mtu: 1500, ..Way::default() };
+    let known = of_udp(flow);
+    for (ago, length, outcome) in [
+        (None, 1300, Outcome::Forwarded),
+        (Some(PROVEN), 1000, Outcome::Forwarded),
+        // The namespace of these runs has no route to the peer.
+        (Some(PROVEN), 1300, Outcome::NoPath),
+        (Some(OLD), 1300, Outcome::Forwarded),
+    ] {
+        let mut programs = Programs::with_flow_cache();
+        let time = ago.map_or(0, |ago| now_with_a_past() - ago);
+        set_too_big(&mut programs, time);
+        let row = one("a datagram", udp_out(&vec![1; length]), known.clone(), outcome, known.clone());
+        check(&mut programs, Hook::PodEgress, vec![row], |_, _| {});
+    }
 }
 
 #[test]
