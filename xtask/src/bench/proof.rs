@@ -98,7 +98,7 @@ impl Counters {
 fn is_enough(wanted: u64, other: u64, least: u64, share: Option<f64>) -> bool {
     match share {
         Some(share) => wanted >= least && wanted as f64 >= share * (wanted + other) as f64,
-        None => wanted > 0 && wanted + other >= least,
+        None => wanted + other >= least,
     }
 }
 
@@ -161,8 +161,8 @@ mod tests {
         assert!(is_enough(99, 1, 99, Some(0.99)));
         assert!(!is_enough(99, 1, 100, Some(0.99)), "too few");
         assert!(!is_enough(990, 11, 99, Some(0.99)), "too many others");
-        assert!(!is_enough(0, 0, 0, None), "nothing at all");
         assert!(is_enough(1, 98, 99, None));
-        assert!(!is_enough(0, 99, 99, None), "all of them others");
+        assert!(is_enough(0, 99, 99, None), "short connections never take the shortcut");
+        assert!(!is_enough(1, 97, 99, None), "too few");
     }
 }

@@ -57,7 +57,7 @@ fn measure(bed: &Bed, machine: &Machine, scenario: Scenario, seconds: u32) -> Re
         let before = Counters::read(bed)?;
         let measured = scenario.measure(bed, machine, seconds)?;
         let least = measured.least_packets();
-        Counters::read(bed)?.ensure_since(&before, least, scenario.share())?;
+        Counters::read(bed)?.ensure_since(&before, least, scenario.share(bed.variant.carrier()))?;
         anyhow::Ok(measured)
     };
     let measured = proved().with_context(|| format!("{scenario:?} of {}", bed.variant.name()));
