@@ -37,6 +37,8 @@ pub const TOO_BIG: &str = "TOO_BIG";
 pub const EVENTS: &str = "EVENTS";
 /// Global variable, a byte: 1 in programs that are only run on single frames, to see what they do with them.
 pub const DRY_RUN: &str = "DRY_RUN";
+/// Global variable, a number: [`crate::node::NodeConfig::features`]. Programs are loaded without the code of all others.
+pub const FEATURES: &str = "FEATURES";
 /// Maps that are pinned under their own names.
 pub const PINNED_MAPS: [&str; 9] =
     [LEASES, LEASES6, SUBNETS, SUBNETS6, CONFIG, METRICS, FLOWS, FLOWS6, EVENTS];

@@ -21,6 +21,21 @@ pub const SOURCE_CHECK_PODS: u32 = 1;
 /// [`OverlayEnd::source_check`]: inner sources outside the pods' network are refused, but for a node's own address.
 pub const SOURCE_CHECK_STRICT: u32 = 2;
 
+/// [`NodeConfig::features`]: the network has IPv4.
+pub const FEATURE_IPV4: u32 = 1;
+/// [`NodeConfig::features`]: the network has IPv6.
+pub const FEATURE_IPV6: u32 = 1 << 1;
+/// [`NodeConfig::features`]: flows may skip the host stack.
+pub const FEATURE_FLOW_CACHE: u32 = 1 << 2;
+/// [`NodeConfig::features`]: VXLAN carries groups.
+pub const FEATURE_GROUP_POLICY: u32 = 1 << 3;
+/// [`NodeConfig::features`]: peers may be on the uplink's link.
+pub const FEATURE_DIRECT_ROUTING: u32 = 1 << 4;
+/// [`NodeConfig::features`]: XDP may strip outer headers.
+pub const FEATURE_XDP: u32 = 1 << 5;
+/// [`NodeConfig::features`]: senders may be checked.
+pub const FEATURE_SOURCE_CHECK: u32 = 1 << 6;
+
 /// The single value of `CONFIG`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,6 +80,31 @@ pub struct NodeConfig {
     pub v4: OverlayEnd<V4>,
     /// IPv6 over IPv6: `flannel-v6.<VNI>`.
     pub v6: OverlayEnd<V6>,
+}
+
+impl NodeConfig {
+    /// Returns what the node may do, a bit for each, as of the constants `FEATURE_`: the programs are loaded for these alone. What is
+    /// not among them is off, whatever the fields of `CONFIG` are changed to later.
+    #[must_use]
+    pub const fn features(&self) -> u32 {
+        let source_check = self.v4.source_check | self.v6.source_check;
+        let features = [
+            (FEATURE_IPV4, self.v4.is_configured()),
+            (FEATURE_IPV6, self.v6.is_configured()),
+            (FEATURE_FLOW_CACHE, self.flow_cache != 0),
+            (FEATURE_GROUP_POLICY, self.group_policy != 0),
+            (FEATURE_DIRECT_ROUTING, self.direct_routing != 0),
+            (FEATURE_XDP, self.xdp != XDP_OFF),
+            (FEATURE_SOURCE_CHECK, source_check != SOURCE_CHECK_OFF),
+        ];
+        let (mut set, mut index) = (0, 0);
+        while index < features.len() {
+            let (feature, on) = features[index];
+            set |= if on { feature } else { 0 };
+            index += 1;
+        }
+        set
+    }
 }
 
 /// Returns the note on packets whose sender was checked, for this [`NodeConfig::handover_key`]. It is odd and above 1, as no

@@ -43,7 +43,7 @@ fn facts(node: &Node) -> Result<NodeConfig> {
 
 /// Loads the programs again, with the existing maps, and attaches them by clsact.
 fn attach(node: &Node, peer: &inspect::Peer) -> Result<()> {
-    let mut bpf = Bpf::load(inspect::pins(node)?, &facts(node)?, false)?;
+    let mut bpf = Bpf::load(inspect::pins(node)?, &facts(node)?, false, false)?;
     let subnet = format!("{}/24", peer.base).parse()?;
     let peer = Peer { subnet, public_ip: peer.public_ip.into(), vtep_mac: Some(peer.mac.parse()?) };
     bpf.leases.apply(&[peer], Routes::NONE)?;

@@ -278,9 +278,10 @@ async fn load(
 ) -> Result<(Bpf, Problem)> {
     devices.iter().try_for_each(ensure_supported)?;
     let node = facts::facts(settings, devices)?;
-    let mut bpf = Bpf::load(settings.pins.clone(), &node, settings.log_packets)?;
     let xdp = devices.first().map(|device| XdpPlan::of(settings.xdp, &device.uplink.name));
-    bpf.release_xdp(xdp.as_ref().and_then(XdpPlan::attach_mode))?;
+    let mode = xdp.as_ref().and_then(XdpPlan::attach_mode);
+    let mut bpf = Bpf::load(settings.pins.clone(), &node, mode.is_some(), settings.log_packets)?;
+    bpf.release_xdp(mode)?;
     let over = "no program may be an earlier agent's any more";
     let mut strays = Problem::new(FailureKind::Programs, over, Pace::STEADY);
     strays.observed(bpf.detach_strays(kernel).await?);

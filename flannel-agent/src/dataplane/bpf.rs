@@ -4,12 +4,14 @@
 //! adopts the maps and replaces the programs atomically.
 
 use std::collections::BTreeSet;
+use std::panic::resume_unwind;
+use std::thread;
 
 use anyhow::{Context as _, Result};
-use aya::programs::SchedClassifier;
+use aya::programs::{Program, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use flannel_common::abi;
-use flannel_common::node::NodeConfig;
+use flannel_common::node::{FEATURE_XDP, NodeConfig};
 use flannel_common::outcome::Hook;
 
 use self::link::Link;
@@ -75,19 +77,20 @@ pub struct Bpf {
 }
 
 impl Bpf {
-    /// Loads the programs for this node, on the pinned maps of an earlier agent if their layout is the same. With `debug`,
-    /// every program run is logged.
+    /// Loads the programs for this node, on the pinned maps of an earlier agent if their layout is the same. `xdp`: XDP may be
+    /// attached later. With `debug`, every program run is logged.
     ///
     /// # Errors
     /// No BPF filesystem, no privilege, or a kernel that refuses a map or a program: the verifier's message is included.
-    pub fn load(pins: Pins, node: &NodeConfig, debug: bool) -> Result<Self> {
+    pub fn load(pins: Pins, node: &NodeConfig, xdp: bool, debug: bool) -> Result<Self> {
         let previous = pins.prepare(node)?;
         if previous.is_none() {
             // The new programs would not understand what it leaves in the metadata of packets.
             xdp::detach(&pins)?;
         }
         let node = xdp::inherit(node, previous.as_ref())?;
-        let mut ebpf = load_programs(loader(debug), &pins, &abi::PINNED_MAPS, &node)?;
+        let features = node.features() | if xdp { FEATURE_XDP } else { 0 };
+        let mut ebpf = load_programs(loader(debug), &pins, &abi::PINNED_MAPS, &node, &features)?;
         let ids = Hook::classifiers().map(|hook| Ok(loaded(&ebpf, hook)?.info()?.id()));
         let ids = ids.collect::<Result<_>>().context("reading the IDs of the programs")?;
         Ok(Self {
@@ -166,12 +169,13 @@ impl Bpf {
     }
 }
 
-/// Loads the programs on the pinned maps of these names, and on new maps otherwise.
-fn load_programs(
-    mut loader: EbpfLoader<'_>,
+/// Loads the programs with these features, on the pinned maps of these names, and on new maps otherwise.
+fn load_programs<'a>(
+    mut loader: EbpfLoader<'a>,
     pins: &Pins,
     maps: &[&'static str],
     node: &NodeConfig,
+    features: &'a u32,
 ) -> Result<Ebpf> {
     for (name, entries) in sizes::sizes(node) {
         loader.map_max_entries(name, entries);
@@ -179,12 +183,27 @@ fn load_programs(
     for name in maps {
         loader.map_pin_path(name, pins.path(name));
     }
+    loader.override_global(abi::FEATURES, features, true);
     let mut ebpf = loader.load(OBJECT).context("loading the BPF maps")?;
-    for hook in Hook::classifiers() {
-        let loaded = program(&mut ebpf, hook)?.load();
-        loaded.with_context(|| format!("loading the BPF program {}", hook.program()))?;
-    }
+    load_classifiers(&mut ebpf)?;
     Ok(ebpf)
+}
+
+/// Loads the programs of TC, each in a thread of its own: the verifier takes most of the time of a start, and the kernel lets it
+/// run on several CPUs.
+fn load_classifiers(ebpf: &mut Ebpf) -> Result<()> {
+    thread::scope(|threads| {
+        let classifiers = ebpf.programs_mut().filter_map(|(name, program)| match program {
+            Program::SchedClassifier(program) => Some((name, program)),
+            _ => None,
+        });
+        let loading: Vec<_> =
+            classifiers.map(|(name, program)| (name, threads.spawn(move || program.load()))).collect();
+        loading.into_iter().try_for_each(|(name, thread)| {
+            let loaded = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+            loaded.with_context(|| format!("loading the BPF program {name}"))
+        })
+    })
 }
 
 /// Returns a loader for [`OBJECT`] as the agent uses it. With `debug`, every program run is logged.

@@ -3,9 +3,13 @@
 use core::ptr::NonNull;
 
 use flannel_common::address::{Address, V4, V6};
-use flannel_common::node::{self, NodeConfig, OverlayEnd};
+use flannel_common::node::{
+    self, FEATURE_DIRECT_ROUTING, FEATURE_FLOW_CACHE, FEATURE_GROUP_POLICY, FEATURE_SOURCE_CHECK, NodeConfig,
+    OverlayEnd, SOURCE_CHECK_OFF,
+};
 
 use super::shared::load;
+use crate::features::{has, has_family};
 
 /// The node's configuration. Each field is loaded by itself where it is needed: a copy of all would take a third of the stack.
 #[derive(Clone, Copy)]
@@ -30,6 +34,21 @@ macro_rules! fields {
     };
 }
 
+/// Makes a method for each field that switches a feature. It returns 0 where the programs were loaded without it.
+macro_rules! switches {
+    ($($field:ident: $feature:ident;)+) => {
+        $(
+            #[doc = concat!("Copies the field `", stringify!($field), "`.")]
+            #[inline(always)]
+            #[must_use]
+            pub fn $field(self) -> u32 {
+                // SAFETY: as of `fields`.
+                if has($feature) { unsafe { load::<u32, _>(&raw const (*self.0.as_ptr()).$field) } } else { 0 }
+            }
+        )+
+    };
+}
+
 impl NodeRef {
     /// # Safety
     /// `node` points to the value of `CONFIG`.
@@ -40,10 +59,15 @@ impl NodeRef {
     }
 
     fields! {
-        u32: layout: u32, vni: u32, flow_cache: u32, ttl: u32, group_policy: u32, direct_routing: u32, xdp: u32,
-            floor: u32, handover_key: [u8; 4], only_checked: u32, generation: u32, tcp_proof: u32, udp_proof: u32,
+        u32: layout: u32, vni: u32, ttl: u32, xdp: u32, floor: u32, handover_key: [u8; 4], only_checked: u32, generation: u32, tcp_proof: u32, udp_proof: u32,
             translated_proof: u32;
         u16: port: [u8; 2], uplink_mac: [u8; 6];
+    }
+
+    switches! {
+        flow_cache: FEATURE_FLOW_CACHE;
+        group_policy: FEATURE_GROUP_POLICY;
+        direct_routing: FEATURE_DIRECT_ROUTING;
     }
 
     /// Returns the note on packets whose sender was checked ([`node::checked_note`]).
@@ -72,7 +96,7 @@ impl NodeRef {
 
 impl<A: Address> EndRef<A> {
     fields! {
-        u32: overlay_ifindex: u32, uplink_ifindex: u32, uplink_mtu: u32, source_check: u32, local_ip: A, subnet_mask: A;
+        u32: overlay_ifindex: u32, uplink_ifindex: u32, uplink_mtu: u32, local_ip: A, subnet_mask: A;
         u16: vtep_mac: [u8; 6];
         u8: subnet_len: u8;
     }
@@ -81,7 +105,18 @@ impl<A: Address> EndRef<A> {
     #[inline(always)]
     #[must_use]
     pub fn is_configured(self) -> bool {
-        self.overlay_ifindex() != 0
+        has_family::<A>() && self.overlay_ifindex() != 0
+    }
+
+    /// Copies the field `source_check`.
+    #[inline(always)]
+    #[must_use]
+    pub fn source_check(self) -> u32 {
+        if !has(FEATURE_SOURCE_CHECK) || !has_family::<A>() {
+            return SOURCE_CHECK_OFF;
+        }
+        // SAFETY: as of `fields`.
+        unsafe { load::<u32, _>(&raw const (*self.0.as_ptr()).source_check) }
     }
 }
 

@@ -3,6 +3,7 @@
 use flannel_common::outcome::Outcome;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
+use crate::features::has_family;
 use crate::ip::Ip as _;
 use crate::maps;
 use crate::packet::{Context, Packet};
@@ -30,6 +31,9 @@ fn wrap<H: Transmit>(context: Context) -> Result<Carried, Outcome> {
     let context = context.into();
     let packet = &Packet::new(&context);
     let node = maps::node_config()?;
+    if !has_family::<H::Address>() {
+        return Err(Outcome::NoLease);
+    }
     let inner = &parse::inner_at::<H>(packet, 0)?;
     let lease = report::peer_of(inner, node)?;
     if inner.frame.dst_addr != lease.vtep_mac {

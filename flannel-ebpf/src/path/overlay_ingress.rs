@@ -3,9 +3,10 @@
 
 use flannel_common::outcome::Outcome;
 
-use crate::maps;
+use crate::features::has_family;
+use crate::maps::{self, IpFamily, NodeRef};
 use crate::packet::Packet;
-use crate::stage::parse::{self, with_inner};
+use crate::stage::parse::{self, Inner, with_inner};
 use crate::stage::{deliver, sender};
 use crate::verdict::Carried;
 
@@ -17,5 +18,13 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
     if node.flow_cache() == 0 {
         return Err(Outcome::FlowCacheOff);
     }
-    with_inner!(parse::frame_at(packet, 0)?, inner => deliver::past_stack(packet, &inner, node))
+    with_inner!(parse::frame_at(packet, 0)?, inner => to_pod(packet, &inner, node))
+}
+
+#[inline(always)]
+fn to_pod<H: IpFamily>(packet: &Packet<'_>, inner: &Inner<H>, node: NodeRef) -> Result<Carried, Outcome> {
+    if !has_family::<H::Address>() {
+        return Err(Outcome::OtherFamily);
+    }
+    deliver::past_stack(packet, inner, node)
 }

@@ -3,8 +3,10 @@
 use flannel_common::fingerprint::Token;
 use flannel_common::flow::{Port, Way};
 use flannel_common::lease::{DIRECT, Lease};
+use flannel_common::node::FEATURE_DIRECT_ROUTING;
 use flannel_common::outcome::Outcome;
 
+use crate::features::{has, has_family};
 use crate::maps::{IpFamily, NodeRef};
 use crate::packet::Packet;
 use crate::stage::flow::{self, FromPod, Shortcut};
@@ -24,6 +26,9 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
 
 #[inline(always)]
 fn send<H: Transmit>(packet: &Packet<'_>, inner: &Inner<H>, node: NodeRef) -> Result<Carried, Outcome> {
+    if !has_family::<H::Address>() {
+        return Err(Outcome::NoLease);
+    }
     let here =
         Port { ifindex: packet.ifindex(), pod_mac: inner.frame.src_addr, gateway_mac: inner.frame.dst_addr };
     let known = match known(packet, inner, node, &here) {
@@ -71,7 +76,7 @@ fn skip_stack<H: Transmit>(
     let Outgoing { inner, node, ref lease, .. } = *outgoing;
     let routed = route::hop(inner, H::overlay_end(node).vtep_mac(), lease.vtep_mac)?;
     let front = Front::new(routed, known.translation);
-    if lease.flags & DIRECT != 0 {
+    if has(FEATURE_DIRECT_ROUTING) && lease.flags & DIRECT != 0 {
         outgoing.transmit_on_link(&front, &known.way)
     } else {
         H::transmit(outgoing, &front, known)

@@ -3,6 +3,7 @@
 use flannel_common::flow::Port;
 use flannel_common::outcome::Outcome;
 
+use crate::features::has_family;
 use crate::maps::IpFamily;
 use crate::packet::Packet;
 use crate::stage::flow::{self, ToPod};
@@ -22,6 +23,9 @@ fn note(packet: &Packet<'_>) -> Result<Outcome, Outcome> {
 
 #[inline(always)]
 fn note_proof<H: IpFamily>(packet: &Packet<'_>, inner: &Inner<H>) -> Result<Outcome, Outcome> {
+    if !has_family::<H::Address>() {
+        return Err(Outcome::NoFlow);
+    }
     let flow = ToPod::read(packet, inner, 0)?;
     let here =
         Port { ifindex: packet.ifindex(), pod_mac: inner.frame.dst_addr, gateway_mac: inner.frame.src_addr };

@@ -1,9 +1,11 @@
 //! Egress of the uplink, with DirectRouting: packets to peers on the link, after the host stack.
 
 use flannel_common::lease::DIRECT;
+use flannel_common::node::FEATURE_DIRECT_ROUTING;
 use flannel_common::outcome::Outcome;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
+use crate::features::{has, has_family};
 use crate::ip::Ip as _;
 use crate::maps::{self, IpFamily};
 use crate::packet::{Context, Packet};
@@ -28,6 +30,9 @@ fn note_proof<H: IpFamily + Route>(context: Context) -> Result<Outcome, Outcome>
     let context = context.into();
     let packet = &Packet::new(&context);
     let node = flow::node_config()?;
+    if !has(FEATURE_DIRECT_ROUTING) || !has_family::<H::Address>() {
+        return Err(Outcome::NotOnLink);
+    }
     let inner = &parse::inner_at::<H>(packet, 0)?;
     let lease = maps::lease::<H>(node, inner.ip.destination()).filter(|lease| lease.flags == DIRECT);
     let lease = lease.ok_or(Outcome::NotOnLink)?;

@@ -7,6 +7,7 @@ use flannel_common::node::FLOOR_UNWRAPS;
 use flannel_common::outcome::{Outcome, Verdict};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
+use crate::features::has_family;
 use crate::group;
 use crate::ip::Ip;
 use crate::maps::{self, IpFamily, NodeRef};
@@ -57,6 +58,9 @@ fn receive_usual<H: IpFamily>(context: Context) -> Result<Carried, Outcome> {
     let context = context.into();
     let packet = &Packet::new(&context);
     let node = maps::node_config()?;
+    if !has_family::<H::Address>() {
+        return Err(Outcome::NotVxlan);
+    }
     match read_checked::<H>(packet, node) {
         Ok(arrival) => receive_tunnelled(packet, node, arrival).or_else(|outcome| {
             packet.note_checked_for_device(node);

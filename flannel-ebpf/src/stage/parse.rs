@@ -199,7 +199,7 @@ fn outer_ip<H: Ip>(
     local: EndRef<H::Address>,
 ) -> Result<H, Outcome> {
     let ip: H = packet.header(EthHdr::LEN).map_err(|_| Outcome::NotVxlan)?;
-    if !packet.is_for_host(node) || ip.destination() != local.local_ip() || !local.is_configured() {
+    if !local.is_configured() || !packet.is_for_host(node) || ip.destination() != local.local_ip() {
         return Err(Outcome::NotVxlan);
     }
     ip.carries_udp().map(|()| ip)

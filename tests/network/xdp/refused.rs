@@ -118,8 +118,12 @@ fn strip_by_hand(node: &Node, key: u8) -> Result<Ebpf> {
 
 #[test]
 fn metadata_of_a_packet_is_believed_only_with_the_nodes_key() -> TestResult {
-    let overlay = overlay_with(&["--xdp=off"])?;
+    // With XDP, since the programs are loaded without what reads metadata otherwise. The agent must not attach its own again.
+    let mut overlay = overlay_with(&["--xdp=native"])?;
+    overlay.agents[0].kill()?;
     let (node, sender) = (&overlay.nodes()[0], overlay.nodes()[1].ip());
+    let link = inspect::pins(node)?.path("underlay_xdp_link");
+    node.netns().exec(&format!("bpftool link detach pinned {}", link.display()))?;
     let (socket, peer) = (forged::listen(&overlay)?, forged::ipv4_of(&overlay, 1)?);
     let foreign = || inspect::packets(node, Hook::UnderlayIngress, Outcome::NotVxlan);
     let without_key = strip_by_hand(node, 1)?;
