@@ -109,7 +109,8 @@ pub fn check<H: Route>(
     }
 }
 
-/// Checks the same of a packet past the stack, whose flow's [`Way`] it fits, if the path may have changed since.
+/// Checks the same of a packet past the stack, whose flow's [`Way`](flannel_common::flow::Way) it fits, if the path may have
+/// changed since.
 ///
 /// # Errors
 /// As for [`check`].
