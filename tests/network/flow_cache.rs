@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::{TcpSession, UdpSession, ping, tcp_transfer};
+use flannel_tests::wait::throughout;
 use flannel_tests::{Capture, Node, Pod, TestResult, Topology, eventually};
 
 use crate::inspect::{self, UPLINK};
@@ -12,6 +13,8 @@ use crate::overlay::Overlay;
 
 /// Time limit for the agent to follow a change.
 pub(super) const SOON: Duration = Duration::from_secs(5);
+/// Longer than the agent waits between two changes that end proofs.
+const QUIET: Duration = Duration::from_millis(300);
 
 /// Starts two nodes with BPF and this number of pods each, and waits until the pods' ports have their programs.
 pub(super) fn overlay_of(pods: usize) -> Result<Overlay> {
@@ -22,12 +25,21 @@ pub(super) fn overlay_of(pods: usize) -> Result<Overlay> {
     Ok(overlay)
 }
 
-/// Waits until the programs are attached to a pod's port.
+/// Waits until the programs are attached to a pod's port. What the plugin made for a node's first pod ends proofs, also a moment later:
+/// that is over as well.
 pub(crate) fn wait_plugged(node: &Node, pod: &Pod) -> Result<()> {
     eventually("the pod's port has its programs", SOON, || {
         let programs = inspect::programs(node, pod.port())?;
         ensure!(programs == ["pod_egress", "pod_ingress"], "there are {programs:?}");
         Ok(())
+    })?;
+    let generation = || Ok::<_, anyhow::Error>(inspect::node_config(node)?.generation);
+    eventually("proofs are no longer ended", SOON, || {
+        let before = generation()?;
+        throughout("the generation stays", QUIET, || {
+            ensure!(generation()? == before, "it has been raised");
+            Ok(())
+        })
     })
 }
 

@@ -17,7 +17,7 @@ use crate::inspect::{self, DEVICE, Peer};
 use crate::overlay::Overlay;
 
 /// Much shorter than a proof holds, which is 10 s.
-const AT_ONCE: Duration = Duration::from_secs(3);
+const AT_ONCE: Duration = Duration::from_secs(5);
 const PORT: u16 = 7000;
 /// Time limit for a flow to be proven again. A packet that entered the stack before the port had its programs again, and leaves it
 /// afterwards, looks like a changed one: the flow then stays in the stack for 10 s.
