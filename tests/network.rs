@@ -25,6 +25,7 @@ mod moving;
 mod narrow_path;
 mod obstacles;
 mod offloads;
+mod packet_rules;
 mod prepare_node;
 mod reachability;
 mod restart;

@@ -14,6 +14,7 @@ use flannel_common::address::{Address, V4, V6};
 use flannel_common::event::Event;
 use flannel_common::fingerprint::Token;
 use flannel_common::flow::{PROOF_NS, TRANSLATED_NS};
+use flannel_common::kept::KeptEnd;
 use flannel_common::lease::{self, Lease};
 use flannel_common::node::{NodeConfig, OverlayEnd, SOURCE_CHECK_STRICT, XDP_OFF};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
@@ -223,6 +224,12 @@ impl Programs {
         let name = of_family::<A>(abi::LEASES, abi::LEASES6);
         let mut leases: LpmTrie<_, A, Lease<A>> = self.0.map_mut(name).unwrap().try_into().unwrap();
         leases.insert(&Key::new(length, subnet), lease, 0).unwrap();
+    }
+
+    /// Keeps the flows in the host stack that have an end with these first bits.
+    fn keep(&mut self, bits: u32, end: KeptEnd) {
+        let mut kept: LpmTrie<_, KeptEnd, u32> = self.0.map_mut(abi::KEPT).unwrap().try_into().unwrap();
+        kept.insert(&Key::new(bits, end), 1, 0).unwrap();
     }
 
     /// Adds a lease to `SUBNETS` or `SUBNETS6`.

@@ -8,6 +8,7 @@ mod connections;
 pub mod desired;
 pub mod entry;
 pub mod forwarding;
+pub mod kept;
 pub mod kernel;
 pub mod obstacle;
 pub mod table;

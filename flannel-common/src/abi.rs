@@ -33,6 +33,8 @@ pub const ENTERED6: &str = "ENTERED6";
 /// Map: one number, when an ICMP message last said that a packet was too big for its path, in nanoseconds of CLOCK_MONOTONIC, coarse.
 /// Not pinned.
 pub const TOO_BIG: &str = "TOO_BIG";
+/// Map: [`crate::kept::KeptEnd`] -> 1, by longest match.
+pub const KEPT: &str = "KEPT";
 /// Ring buffer: [`crate::event::Event`]s.
 pub const EVENTS: &str = "EVENTS";
 /// Global variable, a byte: 1 in programs that are only run on single frames, to see what they do with them.
@@ -40,11 +42,14 @@ pub const DRY_RUN: &str = "DRY_RUN";
 /// Global variable, a number: [`crate::node::NodeConfig::features`]. Programs are loaded without the code of all others.
 pub const FEATURES: &str = "FEATURES";
 /// Maps that are pinned under their own names.
-pub const PINNED_MAPS: [&str; 9] =
-    [LEASES, LEASES6, SUBNETS, SUBNETS6, CONFIG, METRICS, FLOWS, FLOWS6, EVENTS];
+pub const PINNED_MAPS: [&str; 10] =
+    [LEASES, LEASES6, SUBNETS, SUBNETS6, CONFIG, METRICS, FLOWS, FLOWS6, KEPT, EVENTS];
 
 /// Capacity for leases of one family (a /8 of /24 subnets has 65 536).
 pub const MAX_LEASES: usize = 1 << 17;
+
+/// Capacity for ends of flows that rules look at. Where there are more, all flows stay in the host stack.
+pub const MAX_KEPT: usize = 1 << 10;
 
 /// Capacity for flows of one family. Other flows go through the host stack.
 pub const MAX_FLOWS: usize = 1 << 16;

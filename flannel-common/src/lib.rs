@@ -13,6 +13,7 @@ pub mod event;
 pub mod fingerprint;
 pub mod flow;
 pub mod handover;
+pub mod kept;
 pub mod lease;
 pub mod node;
 pub mod outcome;

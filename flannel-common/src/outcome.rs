@@ -124,6 +124,7 @@ outcomes! {
     45 Obstructed "obstructed" Floor "A program or queue of others, which BPF would pass by, is on the way: the kernel carries the packet. The agent's log names it.",
     46 OtherAddress "other-address" Floor "VXLAN from an accepted sender that is not for the uplink's address or comes in elsewhere, or IPsec. The host unwraps it.",
     47 UncheckedSender "unchecked-sender" Dropped "Sender check: it came in where no program has accepted its sender: from this node itself, from an unknown node to another address, in fragments that hide the inner source, or while the agent's program was detached.",
+    48 FlowKept "flow-kept" Floor "A rule of the host looks at each packet of this flow: it stays in the host stack. The agent's log names the rule.",
 }
 
 /// A bit for each outcome, by number: whether the program drops the packet.

@@ -11,12 +11,13 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key};
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::macros::btf_map;
-use flannel_common::abi::{MAX_FLOWS, MAX_LEASES};
+use flannel_common::abi::{MAX_FLOWS, MAX_KEPT, MAX_LEASES};
 use flannel_common::address::{Address as _, V4, V6};
 use flannel_common::entered::Entered;
 use flannel_common::event::{self, Event};
 use flannel_common::fingerprint::Token;
 use flannel_common::flow::{Flow, FlowKey, Names};
+use flannel_common::kept::KeptEnd;
 use flannel_common::lease::{DIRECT, ENDED, Lease, NETWORK, NODE};
 use flannel_common::node::NodeConfig;
 use flannel_common::outcome::{Metrics, MetricsKey, Outcome, Traffic};
@@ -68,6 +69,9 @@ static ENTERED6: InStack<V6> = InStack::new();
 
 #[btf_map]
 static TOO_BIG: Array<u64, 1> = Array::new();
+
+#[btf_map]
+static KEPT: LpmTrie<KeptEnd, u32, MAX_KEPT> = LpmTrie::new();
 
 #[btf_map]
 static EVENTS: RingBuf<Event, { event::RING_LEN }> = RingBuf::new();
@@ -220,6 +224,12 @@ pub fn remove_flow<F: IpFamily>(name: &FlowKey<F::Address>) {
         let _ = F::flows().remove(flow.other());
     }
     let _ = F::flows().remove(name);
+}
+
+/// Returns whether flows with this end are kept in the host stack.
+#[inline(always)]
+pub fn is_kept(end: KeptEnd) -> bool {
+    KEPT.get(&Key::new(KeptEnd::BITS, end)).is_some()
 }
 
 /// Notes a packet that enters the host stack.

@@ -8,6 +8,7 @@ pub mod find_udp;
 pub mod fit;
 pub mod flow;
 pub mod handover;
+pub mod kept;
 pub mod outgoing;
 pub mod parse;
 pub mod report;

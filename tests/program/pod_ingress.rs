@@ -3,6 +3,7 @@
 use etherparse::EtherType;
 use flannel_common::address::V4;
 use flannel_common::flow::Flow;
+use flannel_common::kept::KeptEnd;
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::flow::sample::{GATEWAY_MAC, POD_MAC, PodSide, controls, elsewhere, no_flows};
@@ -129,4 +130,19 @@ fn a_packet_without_a_flow_is_passed_on() {
 #[test]
 fn nothing_is_noted_without_flow_cache_or_configuration() {
     check_off(HOOK, &datagram());
+}
+
+#[test]
+fn a_flow_that_a_rule_looks_at_packet_by_packet_is_not_proven() {
+    const DATAGRAMS: KeptEnd = KeptEnd { family: 4, protocol: 17, port: [0; 2], address: [0; 16] };
+    let mut programs = Programs::with_flow_cache();
+    programs.keep(KeptEnd::BITS_BEFORE_ADDRESS, DATAGRAMS);
+    let segment = received(&PodSide::Ingress.tcp(|_| {}, b"payload"));
+    let (known, new) = (of_udp(flow(PROVEN, OLD)), of_tcp(flow(UNKNOWN, NOW)));
+    let table = vec![
+        row("the first one", datagram(), none(), Outcome::FlowKept, none()),
+        row("of a flow that was proven before", datagram(), known.clone(), Outcome::FlowKept, known),
+        row("of another protocol", segment, none(), Outcome::FlowProven, new),
+    ];
+    check(&mut programs, HOOK, table, |_, _| unreachable!("this program carries nothing"));
 }

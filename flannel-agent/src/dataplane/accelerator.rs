@@ -19,6 +19,7 @@ use super::capabilities;
 use super::connections::ConnectionKeeper;
 use super::kernel::{Device, DeviceSpec, Kernel, Side};
 use super::obstacle::Outer;
+pub use super::watcher::FlowCache;
 use super::watcher::{Watcher, WatcherEvent};
 use super::xdp::XdpPlan;
 use crate::config::{DataplaneMode, SourceCheck, SubnetRange, XdpMode};
@@ -34,7 +35,7 @@ pub struct Settings {
     /// Whether BPF is wanted.
     pub mode: DataplaneMode,
     /// Whether flows that the host stack lets through unchanged skip it.
-    pub flow_cache: bool,
+    pub flow_cache: FlowCache,
     /// Whether peers on the uplink's link have direct routes.
     pub direct_routing: bool,
     /// Where outer headers are stripped.
@@ -109,7 +110,8 @@ impl Accelerator {
         let outer = devices.iter().map(outer).collect();
         let watcher = Watcher::open(kernel, settings.flow_cache, networks, outer)?;
         let events = Events::open(bpf.ebpf())?;
-        let connections = settings.flow_cache.then(|| ConnectionKeeper::new(settings.pins.clone()));
+        let connections =
+            (settings.flow_cache != FlowCache::Off).then(|| ConnectionKeeper::new(settings.pins.clone()));
         let counters = METRICS.register(PacketCounters(settings.pins.clone()));
         let check = interval(CHECK);
         let leasable = settings.ranges.iter().flat_map(SubnetRange::prefixes).collect();

@@ -25,6 +25,7 @@ pub mod dry_run;
 pub mod events;
 mod family;
 pub mod flows;
+pub mod kept;
 mod lease_map;
 pub mod leases;
 mod link;
@@ -44,6 +45,7 @@ pub mod xdp;
 use attach::Mechanism;
 use config_map::ConfigMap;
 use flows::Flows;
+use kept::KeptMap;
 use leases::LeaseMaps;
 use pins::Pins;
 use place::Place;
@@ -55,6 +57,8 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 pub struct Bpf {
     /// `CONFIG`.
     pub config: ConfigMap,
+    /// `KEPT`.
+    pub kept: KeptMap,
     /// `LEASES` and `SUBNETS`, of both address families.
     pub leases: LeaseMaps,
     ebpf: Ebpf,
@@ -96,6 +100,7 @@ impl Bpf {
         Ok(Self {
             leases: LeaseMaps::open(&mut ebpf, &node)?,
             flows: Flows::open(&mut ebpf)?,
+            kept: KeptMap::open(&mut ebpf)?,
             config: ConfigMap::open(&mut ebpf, node, previous.as_ref())?,
             places: Vec::new(),
             ports: BTreeSet::new(),

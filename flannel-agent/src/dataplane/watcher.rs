@@ -1,9 +1,10 @@
 //! Follows pods, and what others put on the way of their packets: decides what the programs carry, and what the kernel.
 
 mod forwarding;
+mod looks;
 mod underlay;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
@@ -17,6 +18,7 @@ use super::kernel::{Kernel, LinkWatch};
 use super::obstacle::{self, Closes, Direction, Interface, Obstacle, Outer, PodPort, Role};
 use crate::peer::Peer;
 use forwarding::ForwardingWatch;
+use looks::Looks;
 use underlay::UnderlayWatch;
 
 /// Keeps the programs attached to the ports of the pods that are there, and leaves to the kernel what others must see.
@@ -40,6 +42,19 @@ pub(super) struct Watcher {
     xdp: BTreeMap<u32, bool>,
     underlay: UnderlayWatch,
     forwarding: ForwardingWatch,
+    /// The rules that look at each packet; `None` if flows pass them by all the same.
+    looks: Option<Looks>,
+}
+
+/// Which flows may take the shortcut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowCache {
+    /// None.
+    Off,
+    /// Those that no rule of a packet filter looks at packet by packet.
+    On,
+    /// Those as well.
+    Forced,
 }
 
 /// What the watcher notices.
@@ -52,17 +67,16 @@ pub(super) enum WatcherEvent {
 }
 
 impl Watcher {
-    /// Begins to listen for pods that come and go. `flow_cache`: flows may take the shortcut. `networks`: those of all pods. `outer`:
-    /// the outer packets of each vxlan device.
+    /// Begins to listen for pods that come and go. `outer`: the outer packets of each vxlan device.
     pub(super) fn open(
         kernel: &Kernel,
-        flow_cache: bool,
+        flow_cache: FlowCache,
         networks: Vec<IpNet>,
         outer: Vec<Outer>,
     ) -> Result<Self> {
         Ok(Self {
             links: LinkWatch::open()?,
-            flow_cache,
+            flow_cache: flow_cache != FlowCache::Off,
             subnets: Vec::new(),
             tracker: LiberalTracker::default(),
             timeouts: Timeouts::read(),
@@ -72,7 +86,8 @@ impl Watcher {
             tcx: TcxPrograms::new(),
             xdp: BTreeMap::new(),
             underlay: UnderlayWatch::new(outer),
-            forwarding: ForwardingWatch::open(kernel, networks)?,
+            forwarding: ForwardingWatch::open(kernel, networks.clone())?,
+            looks: (flow_cache == FlowCache::On).then(|| Looks::new(networks)),
         })
     }
 
@@ -160,6 +175,7 @@ impl Watcher {
             self.tracker.keep();
             obstacles.extend(self.tracker.strict().map(strict_conntrack));
         }
+        errors.extend(self.keep_in_stack(&interfaces, bpf).err());
         self.log(&obstacles);
         self.obstacles = obstacles;
         let closes = self.obstacles.iter().fold(Closes::default(), |all, one| all.and(one.closes));
@@ -169,6 +185,20 @@ impl Watcher {
         self.log_ports(&ports);
         errors.extend(bpf.follow(if closes.shortcut { &[] } else { &ports }));
         errors
+    }
+
+    /// Keeps flows in the host stack if a rule there looks at each of their packets.
+    fn keep_in_stack(&mut self, interfaces: &[Interface], bpf: &mut Bpf) -> Result<()> {
+        let kept = match &mut self.looks {
+            Some(looks) => {
+                let names = interfaces.iter().filter(|interface| interface.role != Role::Port);
+                let names = names.map(|interface| interface.name.clone()).collect();
+                let Some(kept) = looks.follow(&self.underlay.rules(), names) else { return Ok(()) };
+                kept
+            }
+            None => BTreeSet::new(),
+        };
+        if bpf.kept.set(&kept)? { bpf.config.end_proofs() } else { Ok(()) }
     }
 
     /// Returns the interfaces on the way of pods' packets. Without the shortcut nothing passes by what pods have.

@@ -1,22 +1,55 @@
 //! What iptables-save prints, as rules. Pure.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
-use super::rules::{Action, Base, Chain, Field, Hook, Mark, Rule, Step, Table, Test, Value};
+use super::nft::number as number_of;
+use super::rules::{Action, Base, Chain, Family, Field, Hook, Mark, Rule, Step, Table, Test, Value};
 use super::words;
 
 /// Matches whose options are read below, or that have none which matter.
-const READ: [&str; 10] =
-    ["udp", "comment", "mark", "conntrack", "state", "addrtype", "owner", "cgroup", "multiport", "iprange"];
+const READ: [&str; 11] = [
+    "tcp",
+    "udp",
+    "comment",
+    "mark",
+    "conntrack",
+    "state",
+    "addrtype",
+    "owner",
+    "cgroup",
+    "multiport",
+    "iprange",
+];
+
+/// Matches whose answer differs among the packets of a flow.
+const OF_PACKETS: [&str; 18] = [
+    "bpf",
+    "connbytes",
+    "cpu",
+    "dscp",
+    "ecn",
+    "frag",
+    "hashlimit",
+    "hl",
+    "length",
+    "limit",
+    "quota",
+    "rateest",
+    "recent",
+    "statistic",
+    "string",
+    "tos",
+    "ttl",
+    "u32",
+];
 
 /// Targets after which a packet is what it was.
-const HARMLESS: [&str; 16] = [
+const HARMLESS: [&str; 15] = [
     "AUDIT",
     "CHECKSUM",
     "CONNSECMARK",
-    "CT",
     "IDLETIMER",
     "LED",
     "LOG",
@@ -36,7 +69,8 @@ pub(super) fn parse(saved: &str, command: &str) -> Vec<Table> {
     let mut tables = Vec::new();
     for line in saved.lines() {
         if let Some(name) = line.strip_prefix('*') {
-            tables.push(Table { name: format!("{command} -t {name}"), ..Table::default() });
+            let family = if command.starts_with("ip6") { Family::V6 } else { Family::V4 };
+            tables.push(Table { name: format!("{command} -t {name}"), family, ..Table::default() });
         } else if let Some(table) = tables.last_mut() {
             read_line(line, table);
         }
@@ -91,11 +125,18 @@ fn steps(words: &[String], table: &Table) -> Vec<Step> {
             }
             "-m" => {
                 module = words.next().unwrap_or_default();
-                if !READ.contains(&module) {
+                if OF_PACKETS.contains(&module) {
+                    steps.push(Step::Test(Test::of_packet()));
+                } else if !READ.contains(&module) {
                     steps.push(Step::Test(Test::unknown()));
                 }
             }
             "--comment" => _ = words.next(),
+            "--tcp-flags" => {
+                let flags = words.nth(1).unwrap_or_default().to_lowercase();
+                let flags: Vec<_> = flags.split(',').map(Value::name).collect();
+                steps.push(Step::Test(Test { negated, ..Test::new(Field::Flags, flags) }));
+            }
             option if option.starts_with('-') => {
                 // An option may have no value.
                 let value = words.next_if(|word| !word.starts_with('-') && *word != "!");
@@ -118,6 +159,7 @@ fn field(option: &str, module: &str) -> Option<Field> {
         "-d" | "--dst-range" => Field::Destination,
         "-o" => Field::Out,
         "-i" => Field::In,
+        "--sport" | "--sports" => Field::SourcePort,
         "--dport" | "--dports" => Field::Port,
         "--ctstate" | "--state" => Field::State,
         "--dst-type" => Field::Kind,
@@ -140,7 +182,7 @@ fn test(field: Field, value: Option<&str>, negated: bool) -> Option<Test> {
         Field::Protocol if text == "all" => return None,
         Field::Protocol => (field, each(|name| Some(number(name).unwrap_or_else(|| Value::name(name))))),
         Field::Source | Field::Destination => (field, each(addresses)),
-        Field::Port => (field, each(|ports| number(&ports.replace(':', "-")))),
+        Field::SourcePort | Field::Port => (field, each(|ports| number(&ports.replace(':', "-")))),
         Field::Out | Field::In => (field, Some(vec![Value::Name(text.replace('+', "*"))])),
         Field::State | Field::Kind => {
             (field, Some(text.split(',').map(|name| Value::Name(name.to_lowercase())).collect()))
@@ -158,7 +200,10 @@ fn action(target: &str, options: &[&str], table: &Table) -> Option<Action> {
     Some(match target {
         "ACCEPT" => Action::Accept,
         "RETURN" => Action::Return,
-        "DROP" | "REJECT" | "NFQUEUE" | "QUEUE" => Action::Stop,
+        "DROP" | "REJECT" => Action::Stop,
+        "NFQUEUE" | "QUEUE" | "TEE" => Action::Show,
+        "CT" if options.contains(&"--helper") => Action::Help,
+        "CT" => return None,
         // The new mark is what is left of the old one, with these bits flipped.
         "MARK" => Action::Mark(match value("--set-xmark").and_then(masked) {
             Some((flip, mask)) => Mark::Bits { keep: !mask, flip },
@@ -192,7 +237,7 @@ fn number(text: &str) -> Option<Value> {
 
 /// Parses `10.0.0.1`, `10.0.0.0/8` and `10.0.0.1-10.0.0.5`.
 fn addresses(text: &str) -> Option<Value> {
-    let (first, last): (Ipv4Addr, Ipv4Addr) = match (text.split_once('-'), text.parse::<Ipv4Net>()) {
+    let (first, last): (IpAddr, IpAddr) = match (text.split_once('-'), text.parse::<IpNet>()) {
         (Some((first, last)), _) => (first.parse().ok()?, last.parse().ok()?),
         (None, Ok(net)) => (net.network(), net.broadcast()),
         (None, Err(_)) => {
@@ -200,5 +245,5 @@ fn addresses(text: &str) -> Option<Value> {
             (address, address)
         }
     };
-    Some(Value::Numbers(u32::from(first).into(), u32::from(last).into()))
+    Some(Value::Numbers(number_of(first), number_of(last)))
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use super::rules::{Action, Base, Chain, Hook, Rule, Table, Value};
+use super::rules::{Action, Base, Chain, Family, Hook, Rule, Table, Value};
+pub(super) use value::number;
 use value::values;
 
 /// The sets and verdict maps of a table, by name.
@@ -18,11 +19,11 @@ struct Named {
     maps: BTreeMap<String, Vec<(Value, Action)>>,
 }
 
-/// Returns family and name of each table with a chain for IPv4 packets of the host itself, other than those that translate
+/// Returns family and name of each table with a chain for packets that the host sends or forwards, other than those that translate
 /// addresses.
 pub(super) fn tables(chains: &Json) -> BTreeSet<(String, String)> {
     items(chains, "chain")
-        .filter(|chain| base(chain).is_some() && ["ip", "inet"].contains(&text(&chain["family"])))
+        .filter(|chain| base(chain).is_some() && Family::of(text(&chain["family"])).is_some())
         .map(|chain| (text(&chain["family"]).to_owned(), text(&chain["table"]).to_owned()))
         .collect()
 }
@@ -41,7 +42,8 @@ pub(super) fn parse(listing: &Json, family: &str, name: &str) -> Table {
     for map in items(listing, "map") {
         named.maps.insert(text(&map["name"]).to_owned(), statement::choices(&map["elem"]));
     }
-    let mut table = Table { name: format!("nft table {family} {name}"), ..Table::default() };
+    let of = Family::of(family).unwrap_or_default();
+    let mut table = Table { name: format!("nft table {family} {name}"), family: of, ..Table::default() };
     for chain in items(listing, "chain") {
         let rules = Vec::new();
         table.chains.insert(text(&chain["name"]).to_owned(), Chain { base: base(chain), rules });

@@ -1,5 +1,5 @@
-//! Reads the rules that packets of the host itself meet, over IPv4. Tables that translate addresses are left out: of what the
-//! host sends itself they change nothing, as a rule.
+//! Reads the rules that packets meet which the host sends or forwards. Tables that translate addresses are left out: they see the
+//! first packet of a connection, and of what the host sends itself they change nothing, as a rule.
 
 use std::fs;
 
@@ -12,10 +12,22 @@ use super::{iptables, nft};
 /// The tables of iptables that count.
 const TABLES: [&str; 3] = ["raw", "mangle", "filter"];
 
-/// Returns the tables of legacy iptables that are loaded. To list another one would load its module.
-pub(super) fn legacy_tables() -> Vec<&'static str> {
-    let loaded = fs::read_to_string("/proc/self/net/ip_tables_names").unwrap_or_default();
-    TABLES.into_iter().filter(|table| loaded.lines().any(|name| name == *table)).collect()
+/// iptables of both families: nft's name of the family, the tool, and the file with the tables of its legacy variant.
+const FAMILIES: [(&str, &str, &str); 2] = [
+    ("ip", "iptables", "/proc/self/net/ip_tables_names"),
+    ("ip6", "ip6tables", "/proc/self/net/ip6_tables_names"),
+];
+
+/// Returns the tables of legacy iptables that are loaded, with the tool. To list another one would load its module.
+pub(super) fn legacy_tables() -> Vec<(&'static str, &'static str)> {
+    let of_family = |(_, tool, file)| {
+        let loaded = fs::read_to_string(file).unwrap_or_default();
+        TABLES
+            .into_iter()
+            .filter(move |table| loaded.lines().any(|name| name == *table))
+            .map(move |table| (tool, table))
+    };
+    FAMILIES.into_iter().flat_map(of_family).collect()
 }
 
 /// Returns the rules of iptables, legacy and nft, and of nftables; `None` without a tool to list them.
@@ -25,8 +37,8 @@ pub(super) fn legacy_tables() -> Vec<&'static str> {
 pub(super) async fn read() -> Result<Option<Vec<Table>>, ToolError> {
     let mut tables = Vec::new();
     let mut is_complete = true;
-    for table in legacy_tables() {
-        is_complete &= saved("iptables-legacy", table).await?.add_to(&mut tables);
+    for (tool, table) in legacy_tables() {
+        is_complete &= saved(tool, "legacy", table).await?.add_to(&mut tables);
     }
     let chains = list("chains").await?;
     let listed = match &chains {
@@ -36,9 +48,10 @@ pub(super) async fn read() -> Result<Option<Vec<Table>>, ToolError> {
     };
     for (family, name) in listed {
         // nft cannot read all rules of iptables, nor iptables those of nft.
-        let is_of_iptables = family == "ip" && TABLES.contains(&name.as_str());
-        if is_of_iptables {
-            match saved("iptables-nft", &name).await? {
+        let of_iptables =
+            FAMILIES.iter().find(|(known, ..)| *known == family && TABLES.contains(&name.as_str()));
+        if let Some((_, tool, _)) = of_iptables {
+            match saved(tool, "nft", &name).await? {
                 Listed::Known(saved) => {
                     tables.extend(saved);
                     continue;
@@ -76,9 +89,9 @@ impl Listed<Vec<Table>> {
     }
 }
 
-/// Lists a table by iptables-save of this variant, or by the only one that is installed.
-async fn saved(command: &str, table: &str) -> Result<Listed<Vec<Table>>, ToolError> {
-    for command in [command, "iptables"] {
+/// Lists a table by this variant of the tool, or by the only one that is installed.
+async fn saved(tool: &str, variant: &str, table: &str) -> Result<Listed<Vec<Table>>, ToolError> {
+    for command in [&format!("{tool}-{variant}"), tool] {
         match output(&format!("{command}-save -t {table}")).await? {
             Listed::Known(saved) if saved.contains("is incompatible, use 'nft' tool") => {
                 return Ok(Listed::Refused);

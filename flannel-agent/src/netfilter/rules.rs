@@ -8,8 +8,41 @@ use std::sync::Arc;
 pub struct Table {
     /// How an operator names it: `iptables -t mangle`, `nft table inet firewalld`.
     pub name: String,
+    /// Whose packets it sees.
+    pub family: Family,
     /// Its chains.
     pub chains: BTreeMap<String, Chain>,
+}
+
+/// Address families.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    #[default]
+    V4,
+    /// IPv6.
+    V6,
+    /// Both.
+    Both,
+}
+
+impl Family {
+    /// Returns the family of this name, in the letters of nft.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        match name {
+            "ip" => Some(Self::V4),
+            "ip6" => Some(Self::V6),
+            "inet" => Some(Self::Both),
+            _ => None,
+        }
+    }
+
+    /// Returns whether IPv4 is among them, or with `v6` IPv6.
+    #[must_use]
+    pub const fn includes(self, v6: bool) -> bool {
+        matches!((self, v6), (Self::Both, _) | (Self::V4, false) | (Self::V6, true))
+    }
 }
 
 /// A chain.
@@ -34,10 +67,14 @@ pub struct Base {
     pub reroutes: bool,
 }
 
-/// A hook for the host's own packets.
+/// A hook for packets that the host forwards or sends itself, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hook {
-    /// They were routed.
+    /// They have arrived.
+    Prerouting,
+    /// They were routed elsewhere.
+    Forward,
+    /// The host's own were routed.
     Output,
     /// They leave.
     Postrouting,
@@ -48,6 +85,8 @@ impl Hook {
     #[must_use]
     pub fn of(name: &str) -> Option<Self> {
         match name {
+            "PREROUTING" | "prerouting" => Some(Self::Prerouting),
+            "FORWARD" | "forward" => Some(Self::Forward),
             "OUTPUT" | "output" => Some(Self::Output),
             "POSTROUTING" | "postrouting" => Some(Self::Postrouting),
             _ => None,
@@ -86,8 +125,12 @@ pub enum Action {
     Jump(String),
     /// Goes through a chain, and then on after the jump into this one.
     Goto(String),
-    /// Drops it, or leaves it to a program.
+    /// Drops it.
     Stop,
+    /// Shows it to a program, which may drop it, or copies it.
+    Show,
+    /// Lets a helper of the connection tracker read the packets of its connection, as for FTP.
+    Help,
     /// Changes it, or how it is queued.
     Change,
     /// Marks it.
@@ -130,8 +173,14 @@ pub enum Field {
     Source,
     /// Destination address.
     Destination,
+    /// Source port.
+    SourcePort,
     /// Destination port.
     Port,
+    /// Flags of TCP that it has, in small letters.
+    Flags,
+    /// Something that differs among the packets of a flow, such as their length or rate.
+    Packet,
     /// Name of the interface by which it leaves; `*` at the end is for anything.
     Out,
     /// Name of the interface by which it came.
@@ -166,6 +215,12 @@ impl Test {
     #[must_use]
     pub fn unknown() -> Self {
         Self { field: Field::Other, values: Arc::new([]), negated: false }
+    }
+
+    /// Returns a test whose answer differs among the packets of a flow.
+    #[must_use]
+    pub fn of_packet() -> Self {
+        Self { field: Field::Packet, ..Self::unknown() }
     }
 
     /// Returns the test for one of these values.

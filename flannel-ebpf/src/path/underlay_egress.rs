@@ -41,5 +41,5 @@ fn note_proof<H: IpFamily + Route>(context: Context) -> Result<Outcome, Outcome>
         return Err(Outcome::AfterShortcut);
     }
     let way = |flow| way::note::<H>(packet.context(), node, &lease, flow);
-    Ok(if flow.note_exit(packet, inner, None, way) { Outcome::FlowProven } else { Outcome::NoFlow })
+    Ok(flow.note_exit(packet, inner, None, way))
 }

@@ -9,6 +9,7 @@ use flannel_common::outcome::Outcome;
 use crate::ip::TCP;
 use crate::maps::{self, FlowRef, IpFamily, NodeRef};
 use crate::packet::{Packet, PacketAccess as _};
+use crate::stage::kept;
 use crate::stage::parse::{self, Inner};
 
 /// Returns the node's configuration, for programs that do nothing without the flow cache.
@@ -154,7 +155,8 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
         maps::note_entered::<F>(token, entered.sealed(digest));
     }
 
-    /// Notes that the packet has left the host stack. Returns whether this proves its flow. `port`: where it goes, if to a pod.
+    /// Notes that the packet has left the host stack. Returns whether this proves its flow ([`Outcome::FlowProven`]), or why not
+    /// ([`Outcome::FlowKept`], [`Outcome::NoFlow`]). `port`: where it goes, if to a pod.
     /// `note_way`: notes in the flow's entry how it reaches the peer, if to one.
     #[inline(always)]
     pub fn note_exit(
@@ -163,12 +165,12 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
         inner: &Inner<F>,
         port: Option<&Port>,
         note_way: impl Fn(FlowRef<F::Address>),
-    ) -> bool {
+    ) -> Outcome {
         let carried = packet.take_token();
         if self.control {
             // The stack may have translated it, so that it entered with another name.
             maps::remove_flow::<F>(&self.key);
-            return false;
+            return Outcome::NoFlow;
         }
         if let Some(port) = port
             && maps::flow::<F>(&self.key).is_some_and(|flow| flow.port() != *port)
@@ -176,26 +178,34 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
             // The pod has moved, or the bridge does not know where it is and sends copies to all ports.
             maps::remove_flow::<F>(&self.key);
         }
-        let Ok(digest) = parse::digest(packet, inner, 0) else { return false };
+        let Ok(digest) = parse::digest(packet, inner, 0) else { return Outcome::NoFlow };
         let own = digest.token(packet.gso_size() != 0);
         // Test runs cannot set `tc_index`. They show what becomes of a packet that the stack does not change.
         let token = if is_dry_run() { own } else { carried };
         let is_same = match own.compare(token) {
             Some(is_same) => is_same,
-            // Made here, by a proxy say, if the flow has passed the stack before.
-            None if token.is_none() => return self.revoke(),
-            None => return false,
+            None => {
+                if token.is_none() {
+                    // Made here, by a proxy say, if the flow has passed the stack before.
+                    self.revoke();
+                }
+                return Outcome::NoFlow;
+            }
         };
-        let Some(entered) = maps::entered::<F>(token) else { return false };
+        let Some(entered) = maps::entered::<F>(token) else { return Outcome::NoFlow };
         let is_record = entered.may_be(Self::DIRECTION, token, packet.flow_hash(), self.now);
         if !is_record || is_same && !entered.is_of(digest) {
-            return false;
+            return Outcome::NoFlow;
         }
         maps::forget_entered::<F>(token);
+        // A rule may name the addresses before or behind a translation.
+        if is_same && (kept::is_kept(&entered.key) || kept::is_kept(&self.key)) {
+            return Outcome::FlowKept;
+        }
         // Rules decide by the mark with which packets enter (ingress) or leave (egress).
         let mark = if EGRESS { self.mark } else { entered.mark };
         let port = port.unwrap_or(&entered.port);
-        self.note_passage(&entered.key, port, |flow| {
+        let is_proven = self.note_passage(&entered.key, port, |flow| {
             if is_same {
                 // Before the proof that it holds.
                 note_way(flow);
@@ -208,7 +218,8 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
                     false
                 }
             })
-        })
+        });
+        if is_proven { Outcome::FlowProven } else { Outcome::NoFlow }
     }
 
     /// Changes what is known of the flow that has entered with this name, under both of its names.
@@ -232,7 +243,7 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
 
     /// Notes that the stack has made a packet of this flow.
     #[inline(always)]
-    fn revoke(&self) -> bool {
+    fn revoke(&self) {
         if let Some(flow) = maps::flow::<F>(&self.key) {
             self.revoke_in(flow);
             if flow.names() != Names::BOTH
@@ -241,7 +252,6 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
                 self.revoke_in(before);
             }
         }
-        false
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@ use flannel_common::node::{
     NodeConfig, OverlayEnd, SOURCE_CHECK_OFF, SOURCE_CHECK_PODS, SOURCE_CHECK_STRICT,
 };
 
-use super::{AcceleratedDevice, Settings};
+use super::{AcceleratedDevice, FlowCache, Settings};
 use crate::config::{SourceCheck, SubnetRange};
 use crate::dataplane::bpf::place::Place;
 use crate::dataplane::kernel::conntrack::{Proofs, Timeouts};
@@ -18,15 +18,16 @@ use crate::dataplane::kernel::default_ttl;
 /// Returns the node for the map `CONFIG`.
 pub(super) fn facts(settings: &Settings, devices: &[AcceleratedDevice<'_>]) -> Result<NodeConfig> {
     let proofs = Proofs::within(&Timeouts::read());
+    let has_flow_cache = settings.flow_cache != FlowCache::Off;
     let mut node = NodeConfig {
         layout: abi::LAYOUT,
-        flow_cache: settings.flow_cache.into(),
+        flow_cache: has_flow_cache.into(),
         ttl: default_ttl()?.into(),
         generation: 1,
         tcp_proof: proofs.tcp,
         udp_proof: proofs.udp,
         translated_proof: proofs.translated,
-        direct_routing: (settings.direct_routing && settings.flow_cache).into(),
+        direct_routing: (settings.direct_routing && has_flow_cache).into(),
         ..NodeConfig::default()
     };
     for device in devices {

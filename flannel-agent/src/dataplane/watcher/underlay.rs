@@ -90,6 +90,11 @@ impl UnderlayWatch {
         Ok(())
     }
 
+    /// Returns the rules of the host's packet filters.
+    pub(super) fn rules(&self) -> Rules {
+        self.filters.rules()
+    }
+
     /// Returns why outer packets are left to the kernel.
     pub(super) fn obstacles(&self) -> &[Obstacle] {
         &self.found

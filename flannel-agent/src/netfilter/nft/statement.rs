@@ -23,12 +23,22 @@ pub(super) fn steps(statement: &Json, named: &Named) -> Vec<Step> {
             steps.extend(change(inner).map(Step::Act));
             steps
         }
-        "limit" | "quota" | "ct count" | "meter" => vec![Step::Test(Test::unknown())],
+        "limit" | "quota" | "meter" => vec![Step::Test(Test::of_packet())],
+        // A set that packets fill, each at its own rate.
+        "set" if has_limit(&inner["stmt"]) => vec![Step::Test(Test::of_packet())],
+        "ct count" => vec![Step::Test(Test::unknown())],
         // A match of iptables. iptables lists its own tables.
         "xt" if inner["type"] == "match" => vec![Step::Test(Test::unknown())],
-        "queue" | "dup" | "fwd" | "tproxy" => vec![Step::Act(Action::Stop)],
+        "queue" | "dup" => vec![Step::Act(Action::Show)],
+        "fwd" | "tproxy" => vec![Step::Act(Action::Stop)],
+        "ct helper" => vec![Step::Act(Action::Help)],
         _ => verdict(statement).map(Step::Act).into_iter().collect(),
     }
+}
+
+fn has_limit(statements: &Json) -> bool {
+    let mut statements = statements.as_array().into_iter().flatten().filter_map(only);
+    statements.any(|(kind, _)| ["limit", "quota"].contains(&kind))
 }
 
 /// Returns what a verdict map does for its values.
@@ -54,6 +64,11 @@ fn compare(comparison: &Json, named: &Named) -> Vec<Step> {
     let left = &comparison["left"];
     let mut steps = tests_of(left);
     let operator = text(&comparison["op"]);
+    if field(left) == Field::Flags {
+        let test = Test::new(Field::Flags, flags(&comparison["right"]));
+        steps.push(Step::Test(Test { negated: operator == "!=", ..test }));
+        return steps;
+    }
     let test = values(&comparison["right"], named).and_then(|values| {
         let one = match values.first() {
             Some(Value::Numbers(first, last)) => Some((*first, *last)),
@@ -69,8 +84,19 @@ fn compare(comparison: &Json, named: &Named) -> Vec<Step> {
         };
         Some(Test { field: field(left), values, negated: operator == "!=" })
     });
-    steps.push(Step::Test(test.unwrap_or_else(Test::unknown)));
+    let unknown = if field(left) == Field::Packet { Test::of_packet() } else { Test::unknown() };
+    steps.push(Step::Test(test.unwrap_or(unknown)));
     steps
+}
+
+/// Returns the names in an expression: one, or several that are joined.
+fn flags(names: &Json) -> Vec<Value> {
+    match names {
+        Json::String(name) => vec![Value::name(name)],
+        Json::Array(names) => names.iter().flat_map(flags).collect(),
+        Json::Object(joined) => joined.values().flat_map(flags).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// Returns how a statement changes a packet; `None` if it changes only what the connection tracker knows.

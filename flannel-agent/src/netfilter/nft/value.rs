@@ -23,16 +23,28 @@ pub(super) fn field(expression: &Json) -> Field {
         ("ct", "state") => Field::State,
         // `dnat` and `snat`, which iptables has among the states.
         ("ct", "status") => Field::State,
+        ("ct", "bytes" | "packets" | "avgpkt")
+        | ("meta", "length" | "cpu")
+        | ("numgen" | "exthdr" | "tcp option", _) => Field::Packet,
         ("fib", _) if inner["result"] == "type" && inner["flags"][0] == "daddr" => Field::Kind,
         ("payload", _) => match (text(&inner["protocol"]), text(&inner["field"])) {
             ("ip" | "ip6", "saddr") => Field::Source,
             ("ip" | "ip6", "daddr") => Field::Destination,
             ("ip", "protocol") => Field::Protocol,
-            ("udp" | "th", "dport") => Field::Port,
-            _ => Field::Other,
+            ("udp" | "tcp" | "th", "sport") => Field::SourcePort,
+            ("udp" | "tcp" | "th", "dport") => Field::Port,
+            ("tcp", "flags") => Field::Flags,
+            // `@th,16,16`, say.
+            ("", _) if inner["base"] == "th" && inner["len"] == 16 && inner["offset"] == 0 => {
+                Field::SourcePort
+            }
+            ("", _) if inner["base"] == "th" && inner["len"] == 16 && inner["offset"] == 16 => Field::Port,
+            ("ether" | "vlan" | "icmp" | "icmpv6", _) => Field::Other,
+            _ => Field::Packet,
         },
         ("&", _) => match (field(&inner[0]), inner[1].as_u64().map(u32::try_from)) {
             (Field::Mark(_), Some(Ok(mask))) => Field::Mark(mask),
+            (field @ (Field::Flags | Field::Packet), _) => field,
             _ => Field::Other,
         },
         ("concat", _) => Field::All(inner.as_array().into_iter().flatten().map(field).collect()),
