@@ -13,7 +13,7 @@ use flannel_tests::{Node, TestResult, Topology, eventually};
 use super::flow_cache::{SOON, overlay_of, wait_plugged};
 use super::flow_changes::{arrives, receiver};
 use super::ipv6::{self, BPF, DUAL};
-use crate::inspect::{self, DEVICE, Peer};
+use crate::inspect::{self, DEVICE, Peer, UPLINK};
 use crate::overlay::Overlay;
 
 /// Much shorter than a proof holds, which is 10 s.
@@ -103,6 +103,7 @@ fn what_the_kernel_reports_takes_effect_at_once() -> TestResult {
         let (from, to) = (overlay.pods[0][0].addresses()[family], overlay.pods[1][0].addresses()[family]);
         let bits = if to.is_ipv4() { 32 } else { 128 };
         let port = overlay.pods[1][0].port();
+        let peer = if to.is_ipv4() { IpAddr::from(receiver.ip()) } else { receiver.ip6().into() };
         for (node, change, undo) in [
             (
                 sender,
@@ -116,6 +117,11 @@ fn what_the_kernel_reports_takes_effect_at_once() -> TestResult {
                 sender,
                 vec![format!("route add blackhole {to}/{bits}")],
                 format!("route del blackhole {to}/{bits}"),
+            ),
+            (
+                sender,
+                vec![format!("neigh replace {peer} lladdr 02:00:00:00:00:09 dev {UPLINK}")],
+                format!("neigh del {peer} dev {UPLINK}"),
             ),
             (receiver, vec![format!("link set {port} down")], format!("link set {port} up")),
             (receiver, vec![format!("link set {port} nomaster")], format!("link set {port} master {BRIDGE}")),
@@ -228,7 +234,6 @@ fn what_has_nothing_to_do_with_proven_flows_ends_no_proof() -> TestResult {
         "neigh add 172.31.0.2 lladdr 02:00:00:00:00:01 dev aside0",
         "neigh replace 172.31.0.2 lladdr 02:00:00:00:00:02 dev aside0",
         "route add 198.51.100.0/24 via 172.31.0.2",
-        "route replace default via 192.168.64.254 mtu 1400",
         "link del aside0",
     ])?;
     // A pod that comes and goes, and a node that comes.

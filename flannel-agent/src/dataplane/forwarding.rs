@@ -56,6 +56,8 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is a bridge.
     pub is_bridge: bool,
+    /// Whether it is a vxlan device, whose neighbours are the agent's.
+    pub is_vxlan: bool,
 }
 
 /// The forwarding of pods' packets, as far as it is known.
@@ -63,6 +65,8 @@ pub struct Link {
 pub struct Forwarding {
     /// The networks of all pods.
     networks: Vec<IpNet>,
+    /// The public addresses of the other nodes.
+    peers: BTreeSet<IpAddr>,
     /// Indexes of the pods' bridges, vxlan devices and uplinks.
     on_way: BTreeSet<u32>,
     links: BTreeMap<u32, Link>,
@@ -77,6 +81,7 @@ impl Forwarding {
     pub const fn new(networks: Vec<IpNet>) -> Self {
         Self {
             networks,
+            peers: BTreeSet::new(),
             on_way: BTreeSet::new(),
             links: BTreeMap::new(),
             neighbours: BTreeMap::new(),
@@ -84,9 +89,23 @@ impl Forwarding {
         }
     }
 
-    /// Sets the indexes of the pods' bridges, the vxlan devices and the uplinks.
-    pub fn set_on_way(&mut self, interfaces: impl IntoIterator<Item = u32>) {
-        self.on_way = interfaces.into_iter().collect();
+    /// Sets the indexes of the pods' bridges, the vxlan devices and the uplinks. Returns whether they are others than before:
+    /// [`Self::set`] is to be called then.
+    pub fn set_on_way(&mut self, interfaces: impl IntoIterator<Item = u32>) -> bool {
+        let now = interfaces.into_iter().collect();
+        let before = std::mem::replace(&mut self.on_way, now);
+        self.on_way != before
+    }
+
+    /// Returns the indexes of the pods' bridges, the vxlan devices and the uplinks.
+    #[must_use]
+    pub const fn on_way(&self) -> &BTreeSet<u32> {
+        &self.on_way
+    }
+
+    /// Sets the public addresses of the other nodes.
+    pub fn set_peers(&mut self, peers: &BTreeSet<IpAddr>) {
+        self.peers.clone_from(peers);
     }
 
     /// Replaces what is known by what the kernel has now.
@@ -110,7 +129,7 @@ impl Forwarding {
                 self.links.remove(&index);
                 self.on_way.contains(&index)
             }
-            Change::Neighbour(interface, address, mac) if self.is_bridge(interface) => {
+            Change::Neighbour(interface, address, mac) if self.has_neighbours(interface) => {
                 let overflows = make_room(&mut self.neighbours);
                 let before = self.neighbours.insert((interface, address), mac);
                 overflows || before.is_some_and(|before| before != mac) && self.on_way.contains(&interface)
@@ -129,10 +148,21 @@ impl Forwarding {
             Change::Neighbour(..) | Change::Place { .. } => false,
             // In the main table only a route within the networks can be longer than those to the nodes.
             Change::Route { to, main } => {
-                self.networks.iter().any(|network| network.contains(&to) || !main && to.contains(network))
+                let leads_to = |network: &IpNet| network.contains(&to) || !main && to.contains(network);
+                self.networks.iter().any(leads_to) || self.has_peer(to)
             }
             Change::Rule | Change::Lost => true,
         }
+    }
+
+    fn has_peer(&self, net: IpNet) -> bool {
+        self.peers.range(net.network()..=net.broadcast()).next().is_some()
+    }
+
+    /// Returns whether packets of pods may go to the neighbours of this interface.
+    fn has_neighbours(&self, index: u32) -> bool {
+        let is_uplink = |link: &Link| self.on_way.contains(&index) && !link.is_vxlan;
+        self.links.get(&index).is_some_and(|link| link.is_bridge || is_uplink(link))
     }
 
     fn is_bridge(&self, index: u32) -> bool {
@@ -156,12 +186,13 @@ mod tests {
     const BRIDGE: u32 = 10;
     const OTHER_BRIDGE: u32 = 20;
     const DEVICE: u32 = 5;
+    const UPLINK: u32 = 6;
     const PORT: u32 = 11;
     const SECOND: u32 = 12;
     const ELSEWHERE: u32 = 21;
 
     fn link() -> Link {
-        Link { name: "if".to_owned(), up: true, mtu: 1450, is_bridge: false }
+        Link { name: "if".to_owned(), up: true, mtu: 1450, is_bridge: false, is_vxlan: false }
     }
 
     fn bridge() -> Link {
@@ -188,15 +219,19 @@ mod tests {
     fn node() -> Forwarding {
         let networks = ["10.5.0.0/16", "fd44::/48"].map(|network| network.parse().unwrap());
         let mut node = Forwarding::new(networks.into());
-        node.set_on_way([BRIDGE, DEVICE]);
+        node.set_on_way([BRIDGE, DEVICE, UPLINK]);
+        node.set_peers(&["192.168.64.2".parse().unwrap()].into());
         node.set([
             Change::Link(BRIDGE, bridge()),
             Change::Link(OTHER_BRIDGE, bridge()),
-            Change::Link(DEVICE, link()),
+            Change::Link(DEVICE, Link { is_vxlan: true, ..link() }),
+            Change::Link(UPLINK, link()),
             Change::Link(PORT, link()),
             Change::Link(SECOND, link()),
             Change::Link(ELSEWHERE, link()),
             neighbour(BRIDGE, 3),
+            neighbour(DEVICE, 3),
+            neighbour(UPLINK, 3),
             neighbour(OTHER_BRIDGE, 3),
             place(BRIDGE, PORT),
             place(OTHER_BRIDGE, ELSEWHERE),
@@ -211,7 +246,7 @@ mod tests {
             (Change::Link(BRIDGE, bridge()), false),
             (Change::Link(BRIDGE, Link { up: false, ..bridge() }), true),
             (Change::Link(BRIDGE, Link { name: "renamed".to_owned(), ..bridge() }), true),
-            (Change::Link(DEVICE, Link { mtu: 1400, ..link() }), true),
+            (Change::Link(UPLINK, Link { mtu: 1400, ..link() }), true),
             (Change::LinkGone(BRIDGE), true),
             // A pod that comes, and one that goes.
             (Change::Link(99, link()), false),
@@ -222,6 +257,8 @@ mod tests {
             // An address that moves, and one that is confirmed.
             (neighbour(BRIDGE, 3), false),
             (neighbour(BRIDGE, 4), true),
+            (neighbour(UPLINK, 3), false),
+            (neighbour(UPLINK, 4), true),
             (place(BRIDGE, PORT), false),
             (place(BRIDGE, SECOND), true),
             (Change::Place { bridge: BRIDGE, mac: mac(3), vlan: 7, port: Some(SECOND) }, false),
@@ -236,10 +273,13 @@ mod tests {
             (route("10.5.9.7/32", false), true),
             (route("fd44:0:0:9::/64", true), true),
             (route("10.0.0.0/8", true), false),
-            (route("0.0.0.0/0", true), false),
+            (route("0.0.0.0/0", true), true),
+            (route("::/0", true), false),
             (route("0.0.0.0/0", false), true),
             (route("::/0", false), true),
-            (route("192.168.0.0/16", false), false),
+            (route("192.168.65.0/24", true), false),
+            (route("192.168.64.0/24", true), true),
+            (route("192.168.64.2/32", false), true),
             (Change::Rule, true),
             (Change::Lost, true),
         ] {

@@ -94,11 +94,13 @@ impl Watcher {
     /// Sets the other nodes.
     pub(super) fn set_peers(&mut self, peers: &[Peer]) {
         self.underlay.set_peers(peers);
+        self.forwarding.set_peers(self.underlay.peers());
     }
 
     /// Adds other nodes.
     pub(super) fn add_peers(&mut self, joined: &[Peer]) {
         self.underlay.add_peers(joined);
+        self.forwarding.set_peers(self.underlay.peers());
     }
 
     /// Returns why packets of the whole node are left to the kernel.

@@ -1,5 +1,6 @@
 //! Reads what the kernel's forwarding of pods' packets depends on, and hears of its changes.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};
@@ -58,23 +59,28 @@ impl ForwardingChanges {
 }
 
 impl Kernel {
-    /// Returns all interfaces, and for each bridge the MACs of its neighbours and the ports where MACs are.
+    /// Returns all interfaces, the MACs of the neighbours of bridges and of those `on_way` that are no vxlan devices, and the ports where
+    /// bridges have MACs.
     ///
     /// # Errors
     /// A dump fails.
-    pub async fn forwarding(&self) -> Result<Vec<Change>> {
+    pub async fn forwarding(&self, on_way: &BTreeSet<u32>) -> Result<Vec<Change>> {
         let links = {
             let _dumping = self.dumping.lock().await;
             netlink::link::list(&self.handle).await.context("listing interfaces")?
         };
-        let bridges: Vec<_> =
-            links.iter().filter(|link| link.kind == LinkKind::Bridge).map(|link| link.index).collect();
+        let has_neighbours = |link: &&netlink::link::Link| match link.kind {
+            LinkKind::Bridge => true,
+            LinkKind::Vxlan(_) => false,
+            _ => on_way.contains(&link.index),
+        };
+        let interfaces: Vec<_> = links.iter().filter(has_neighbours).map(|link| link.index).collect();
         let mut all: Vec<_> = links.into_iter().map(of_link).collect();
-        for bridge in bridges {
+        for interface in interfaces {
             for (family, of) in [
-                (AddressFamily::Inet, NeighbourAttribute::IfIndex(bridge)),
-                (AddressFamily::Inet6, NeighbourAttribute::IfIndex(bridge)),
-                (AddressFamily::Bridge, NeighbourAttribute::Controller(bridge)),
+                (AddressFamily::Inet, NeighbourAttribute::IfIndex(interface)),
+                (AddressFamily::Inet6, NeighbourAttribute::IfIndex(interface)),
+                (AddressFamily::Bridge, NeighbourAttribute::Controller(interface)),
             ] {
                 let entries = self.neighbours(family, 0, Some(of)).await;
                 let entries = entries.context("listing neighbours and FDB entries")?;
@@ -106,7 +112,8 @@ fn is_whole(link: &LinkMessage) -> bool {
 
 fn of_link(link: netlink::link::Link) -> Change {
     let netlink::link::Link { index, name, up, mtu, kind, .. } = link;
-    Change::Link(index, Link { name, up, mtu, is_bridge: kind == LinkKind::Bridge })
+    let (is_bridge, is_vxlan) = (kind == LinkKind::Bridge, matches!(kind, LinkKind::Vxlan(_)));
+    Change::Link(index, Link { name, up, mtu, is_bridge, is_vxlan })
 }
 
 /// Reads an entry of a bridge's FDB, or a neighbour that is resolved. Nothing follows from a neighbour that is `gone`: packets ask for it

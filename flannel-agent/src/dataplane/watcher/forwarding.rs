@@ -1,6 +1,8 @@
 //! Follows the kernel's forwarding of pods' packets. Flows that were proven before a change of it have to be proven again.
 
+use std::collections::BTreeSet;
 use std::future::pending;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -41,7 +43,12 @@ impl ForwardingWatch {
 
     /// Sets the indexes of the pods' bridges, the vxlan devices and the uplinks.
     pub(super) fn set_on_way(&mut self, interfaces: impl IntoIterator<Item = u32>) {
-        self.known.set_on_way(interfaces);
+        self.is_stale |= self.known.set_on_way(interfaces);
+    }
+
+    /// Sets the public addresses of the other nodes.
+    pub(super) fn set_peers(&mut self, peers: &BTreeSet<IpAddr>) {
+        self.known.set_peers(peers);
     }
 
     /// Waits until proven flows may have another way: the first time at once, and then at most every [`PAUSE`]. It may be dropped
@@ -75,7 +82,7 @@ impl ForwardingWatch {
 
     /// Reads what the kernel has. After a failure the changes alone are followed.
     async fn read(&mut self, kernel: &Kernel) {
-        match kernel.forwarding().await {
+        match kernel.forwarding(self.known.on_way()).await {
             Ok(all) => self.known.set(all),
             Err(error) => debug!("reading the forwarding of pods' packets: {error:#}"),
         }

@@ -60,6 +60,11 @@ impl UnderlayWatch {
         self.next = Instant::now();
     }
 
+    /// Returns the public addresses of the other nodes.
+    pub(super) const fn peers(&self) -> &BTreeSet<IpAddr> {
+        &self.peers
+    }
+
     /// Waits for a change of IPsec policies or packet filters. May be dropped and called again.
     pub(super) async fn changed(&mut self) {
         tokio::select! {
