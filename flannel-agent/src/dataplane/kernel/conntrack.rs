@@ -83,8 +83,14 @@ impl Kept {
     }
 
     fn keep(&mut self) {
-        match enable(self.setting) {
-            Ok(changed) => {
+        self.keep_in(Path::new(FOLDER));
+    }
+
+    fn keep_in(&mut self, folder: &Path) {
+        match enable(folder, self.setting) {
+            // The connection tracker may be loaded later, and is as the kernel makes it then.
+            Ok(None) => (self.was_set, self.refused) = (false, None),
+            Ok(Some(changed)) => {
                 let setting = self.setting;
                 if changed && !self.was_set {
                     info!("set net.netfilter.{setting}, for the flow cache");
@@ -108,18 +114,19 @@ impl Kept {
 /// # Errors
 /// A setting cannot be read or written.
 pub fn prepare() -> Result<()> {
-    [BE_LIBERAL, IGNORE_INVALID_RST].into_iter().try_for_each(|setting| enable(setting).map(drop))
+    let folder = Path::new(FOLDER);
+    [BE_LIBERAL, IGNORE_INVALID_RST].into_iter().try_for_each(|setting| enable(folder, setting).map(drop))
 }
 
-/// Sets this to 1. Returns false if it is already, or if the kernel does not have it.
-fn enable(setting: &str) -> Result<bool> {
-    let path = Path::new(FOLDER).join(setting);
+/// Sets this to 1. Returns false if it is already, and `None` if the kernel does not have it.
+fn enable(folder: &Path, setting: &str) -> Result<Option<bool>> {
+    let path = folder.join(setting);
     let current = match fs::read_to_string(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         current => current.with_context(|| format!("reading {}", path.display()))?,
     };
     if current.trim() != "0" {
-        return Ok(false);
+        return Ok(Some(false));
     }
     fs::write(&path, "1").with_context(|| {
         format!(
@@ -127,7 +134,7 @@ fn enable(setting: &str) -> Result<bool> {
             path.display()
         )
     })?;
-    Ok(true)
+    Ok(Some(true))
 }
 
 /// Returns whether resets with an old number are accepted.
@@ -207,6 +214,20 @@ impl Proofs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tracker_that_is_loaded_later_was_not_set_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(BE_LIBERAL);
+        let mut kept = Kept::new(BE_LIBERAL);
+        kept.keep_in(folder.path());
+        for is_contested in [false, true] {
+            fs::write(&file, "0\n").unwrap();
+            kept.keep_in(folder.path());
+            assert_eq!(fs::read_to_string(&file).unwrap(), "1");
+            assert_eq!(kept.is_contested, is_contested);
+        }
+    }
 
     #[test]
     fn a_proof_holds_no_longer_than_a_third_of_a_timeout() {
