@@ -115,7 +115,7 @@ fn receive_direct<H: IpFamily>(packet: &Packet<'_>, node: NodeRef) -> Result<Car
 fn receive_tunnelled<H: IpFamily>(
     packet: &Packet<'_>,
     node: NodeRef,
-    arrival: Arrival<'_, H>,
+    arrival: Arrival<H>,
 ) -> Result<Carried, Outcome> {
     let (fields, outer, inner) = arrival;
     let local = H::overlay_end(node);
@@ -165,11 +165,11 @@ fn unwrap<H: IpFamily>(
 }
 
 /// A packet from a peer: its outer fields, whether the outer headers are there, and the inner frame.
-type Arrival<'a, H> = (OuterFields<<H as Ip>::Address>, OuterHeaders, Inner<H>);
+type Arrival<H> = (OuterFields<<H as Ip>::Address>, OuterHeaders, Inner<H>);
 
 /// Reads a plain VXLAN packet, or one that XDP has unwrapped.
 #[inline(always)]
-fn read<'a, H: IpFamily>(packet: &'a Packet<'_>, node: NodeRef) -> Result<Arrival<'a, H>, Outcome> {
+fn read<H: IpFamily>(packet: &Packet<'_>, node: NodeRef) -> Result<Arrival<H>, Outcome> {
     let (fields, outer) = match handover::take::<H>(packet, node) {
         Some(handed_over) => handed_over,
         None => (parse::outer::<H>(packet, node, H::overlay_end(node))?, OuterHeaders::Present),
@@ -180,7 +180,7 @@ fn read<'a, H: IpFamily>(packet: &'a Packet<'_>, node: NodeRef) -> Result<Arriva
 
 /// [`read`], and checks the sender.
 #[inline(always)]
-fn read_checked<'a, H: IpFamily>(packet: &'a Packet<'_>, node: NodeRef) -> Result<Arrival<'a, H>, Outcome> {
+fn read_checked<H: IpFamily>(packet: &Packet<'_>, node: NodeRef) -> Result<Arrival<H>, Outcome> {
     let arrival = read::<H>(packet, node)?;
     sender::check::<H, H>(node, arrival.0.sender, arrival.2.ip.source())?;
     Ok(arrival)
