@@ -18,6 +18,7 @@ mod round_trips;
 mod served;
 mod steady;
 mod tcp;
+mod tcp_info;
 mod times;
 mod udp;
 

@@ -13,7 +13,6 @@ use flannel_tests::traffic::{UdpSession, ping, tcp_transfer};
 use flannel_tests::{Node, TestResult, Topology, eventually};
 
 use super::forged;
-use super::tcp::ensure_few_repeats;
 use crate::inspect::{self, UPLINK};
 use crate::overlay::{Overlay, ping_all_pairs};
 
@@ -69,10 +68,8 @@ fn transfer(flags: &[&str]) -> Result<Vec<(u64, u64)>> {
     // GRO is on by default on a NIC, and off on a veth.
     overlay.nodes().iter().try_for_each(|node| node.exec("ethtool -K eth0 gro on").map(drop))?;
     let (one, other) = overlay.two_pods();
-    tcp_transfer(one, other, BULK)?;
-    tcp_transfer(other, one, BULK)?;
-    ensure_few_repeats(one)?;
-    ensure_few_repeats(other)?;
+    tcp_transfer(one, other, BULK)?.ensure_few_lost()?;
+    tcp_transfer(other, one, BULK)?.ensure_few_lost()?;
     overlay.nodes().iter().map(|node| Ok((handed_over(node)?, inspect::carried(node)?.1))).collect()
 }
 

@@ -3,13 +3,12 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::responder::CLOSE;
-use super::{Host, Pattern};
+use super::{Host, Pattern, tcp_info};
 use crate::wait::{eventually, scaled};
 
 /// Longest time until a datagram is answered.
@@ -169,21 +168,9 @@ impl Connection {
         ensure!(self.stream.read(&mut [0])? == 0, "data after the last answer");
         self.stream.shutdown(Shutdown::Write)?;
         eventually("the server confirms the end of a connection", PATIENCE, || {
-            let state = state(&self.stream)?;
+            let state = tcp_info::read(&self.stream)?.tcpi_state;
             ensure!(state == CLOSED, "TCP's state is {state}");
             Ok(())
         })
     }
-}
-
-/// Returns the state of a connection: a number of linux/tcp_states.h.
-fn state(stream: &TcpStream) -> Result<u8> {
-    // SAFETY: all zeroes is a value of this structure of integers.
-    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-    let mut length = u32::try_from(size_of_val(&info))?;
-    let (to, socket) = ((&raw mut info).cast(), stream.as_raw_fd());
-    // SAFETY: the kernel writes no more than `length` bytes, which `info` has.
-    let got = unsafe { libc::getsockopt(socket, libc::IPPROTO_TCP, libc::TCP_INFO, to, &raw mut length) };
-    ensure!(got == 0, "read a connection's state: {}", std::io::Error::last_os_error());
-    Ok(info.tcpi_state)
 }

@@ -3,44 +3,87 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::panic::resume_unwind;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::{Host, Pattern};
-use crate::wait::scaled;
+use super::{Host, Pattern, tcp_info};
+use crate::wait::{eventually, scaled};
 
 const CHUNK: usize = 64 * 1024;
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time until what was sent again, though it was not lost, has arrived.
+const SETTLED: Duration = Duration::from_secs(1);
 const SEED: u64 = 0x7ab1e;
 
-/// Result of a transfer.
-#[derive(Debug, Clone, Copy)]
+/// Sends `bytes` bytes over a new connection and checks each, and that no segment had a wrong checksum.
+pub fn tcp_transfer(from: &dyn Host, to: &dyn Host, bytes: usize) -> Result<Transfer> {
+    let TcpSession { client, server, .. } = TcpSession::open(from, to)?;
+    let (start, refused) = (Instant::now(), wrong_checksums(to)?);
+    thread::scope(|scope| {
+        let sender = scope.spawn(|| send_all(&client, bytes));
+        // A sender that nobody reads from any more would wait.
+        let received = receive_all(&server).inspect_err(|_| _ = client.shutdown(Shutdown::Both));
+        let sent = sender.join().unwrap_or_else(|panic| resume_unwind(panic));
+        let received = received.with_context(|| match &sent {
+            Ok(()) => "receive".to_owned(),
+            Err(error) => format!("receive; send: {error:#}"),
+        })?;
+        sent.context("send")?;
+        ensure!(received == bytes, "{received} of {bytes} bytes arrived");
+        Ok(start.elapsed())
+    })
+    .and_then(|time| {
+        let refused = wrong_checksums(to)? - refused;
+        ensure!(refused == 0, "{refused} segments had a wrong checksum");
+        Ok(Transfer { bytes, time, client, server })
+    })
+    .with_context(|| format!("TCP from {} to {}", from.ip(), to.ip()))
+}
+
+/// A transfer that is complete.
+#[derive(Debug)]
 pub struct Transfer {
     /// Bytes that arrived unchanged.
     pub bytes: usize,
     /// Time from the first byte sent to the last received.
     pub time: Duration,
+    client: TcpStream,
+    server: TcpStream,
 }
 
-/// Sends `bytes` bytes over a new connection and checks each.
-pub fn tcp_transfer(from: &dyn Host, to: &dyn Host, bytes: usize) -> Result<Transfer> {
-    let TcpSession { client, server, .. } = TcpSession::open(from, to)?;
-    let start = Instant::now();
-    thread::scope(|scope| {
-        let sender = scope.spawn(|| send_all(client, bytes));
-        let received = receive_all(server);
-        sender.join().unwrap_or_else(|panic| resume_unwind(panic)).context("send")?;
-        let received = received.context("receive")?;
-        ensure!(received == bytes, "{received} of {bytes} bytes arrived");
-        Ok(Transfer { bytes, time: start.elapsed() })
-    })
-    .with_context(|| format!("TCP from {} to {}", from.ip(), to.ip()))
+impl Transfer {
+    /// Checks that both ends have counted the same segments, except for 2 %: fewer arrive where packets are dropped or too
+    /// long, more where aggregates are cut wrongly or packets are doubled. What was sent again counts at both ends. So
+    /// packets that overtake each other, which TCP may take for lost, do not disturb.
+    pub fn ensure_few_lost(&self) -> Result<()> {
+        eventually("the segments that were sent have arrived", SETTLED, || {
+            let (client, server) = (tcp_info::read(&self.client)?, tcp_info::read(&self.server)?);
+            let (sent, arrived) = (client.tcpi_data_segs_out, server.tcpi_data_segs_in);
+            ensure!(
+                sent > 0 && sent.abs_diff(arrived) * 50 <= sent,
+                "{sent} segments were sent, {} of them again, and {arrived} arrived, {} of them out of order",
+                client.tcpi_total_retrans,
+                server.tcpi_rcv_ooopack
+            );
+            Ok(())
+        })
+        .with_context(|| format!("{:?}", self.client))
+    }
 }
 
-fn send_all(mut stream: TcpStream, bytes: usize) -> Result<()> {
+/// Returns how many segments a host has refused for their checksum.
+fn wrong_checksums(host: &dyn Host) -> Result<u64> {
+    let snmp = host.netns().run(|| Ok(fs::read_to_string("/proc/thread-self/net/snmp")?))?;
+    let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = lines.next().zip(lines.next()).context("no TCP counters")?;
+    let mut counters = names.split(' ').zip(values.split(' '));
+    Ok(counters.find(|(name, _)| *name == "InCsumErrors").context("no counter InCsumErrors")?.1.parse()?)
+}
+
+fn send_all(mut stream: &TcpStream, bytes: usize) -> Result<()> {
     let (mut pattern, mut buffer, mut left) = (Pattern::new(SEED), vec![0; CHUNK], bytes);
     while left > 0 {
         let chunk = &mut buffer[..left.min(CHUNK)];
@@ -51,7 +94,7 @@ fn send_all(mut stream: TcpStream, bytes: usize) -> Result<()> {
     Ok(stream.shutdown(Shutdown::Write)?)
 }
 
-fn receive_all(mut stream: TcpStream) -> Result<usize> {
+fn receive_all(mut stream: &TcpStream) -> Result<usize> {
     let (mut pattern, mut buffer, mut received) = (Pattern::new(SEED), vec![0; CHUNK], 0);
     loop {
         let length = stream.read(&mut buffer)?;
