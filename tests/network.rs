@@ -15,6 +15,7 @@ mod flow_refused;
 mod flow_rewritten;
 mod forged;
 mod forwarding;
+mod ftp;
 mod group;
 mod healing;
 mod ipv6;

@@ -8,7 +8,7 @@ mod one_port;
 mod ports;
 mod rules;
 mod settings;
-mod shortcut;
+pub(super) mod shortcut;
 
 use std::net::SocketAddr;
 

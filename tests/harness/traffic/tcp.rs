@@ -13,7 +13,8 @@ use super::{Host, Pattern, tcp_info};
 use crate::wait::{eventually, scaled};
 
 const CHUNK: usize = 64 * 1024;
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time until a part of the data has been sent or received.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time until what was sent again, though it was not lost, has arrived.
 const SETTLED: Duration = Duration::from_secs(1);
 const SEED: u64 = 0x7ab1e;
@@ -22,10 +23,21 @@ const SEED: u64 = 0x7ab1e;
 pub fn tcp_transfer(from: &dyn Host, to: &dyn Host, bytes: usize) -> Result<Transfer> {
     let TcpSession { client, server, .. } = TcpSession::open(from, to)?;
     let (start, refused) = (Instant::now(), wrong_checksums(to)?);
+    carry(&client, &server, bytes)
+        .and_then(|()| {
+            let (time, refused) = (start.elapsed(), wrong_checksums(to)? - refused);
+            ensure!(refused == 0, "{refused} segments had a wrong checksum");
+            Ok(Transfer { bytes, time, client, server })
+        })
+        .with_context(|| format!("TCP from {} to {}", from.ip(), to.ip()))
+}
+
+/// Sends `bytes` bytes and ends the sender's direction. Checks each byte.
+pub(super) fn carry(from: &TcpStream, to: &TcpStream, bytes: usize) -> Result<()> {
     thread::scope(|scope| {
-        let sender = scope.spawn(|| send_all(&client, bytes));
+        let sender = scope.spawn(|| send_all(from, bytes));
         // A sender that nobody reads from any more would wait.
-        let received = receive_all(&server).inspect_err(|_| _ = client.shutdown(Shutdown::Both));
+        let received = receive_all(to).inspect_err(|_| _ = from.shutdown(Shutdown::Both));
         let sent = sender.join().unwrap_or_else(|panic| resume_unwind(panic));
         let received = received.with_context(|| match &sent {
             Ok(()) => "receive".to_owned(),
@@ -33,14 +45,8 @@ pub fn tcp_transfer(from: &dyn Host, to: &dyn Host, bytes: usize) -> Result<Tran
         })?;
         sent.context("send")?;
         ensure!(received == bytes, "{received} of {bytes} bytes arrived");
-        Ok(start.elapsed())
+        Ok(())
     })
-    .and_then(|time| {
-        let refused = wrong_checksums(to)? - refused;
-        ensure!(refused == 0, "{refused} segments had a wrong checksum");
-        Ok(Transfer { bytes, time, client, server })
-    })
-    .with_context(|| format!("TCP from {} to {}", from.ip(), to.ip()))
 }
 
 /// A transfer that is complete.

@@ -17,7 +17,7 @@ const SOON: Duration = Duration::from_secs(5);
 const BULK: usize = 4 << 20;
 
 /// Returns how many packets a node has sent and received past its host stack, in both families, aggregates included.
-pub(super) fn past_stack(node: &Node) -> Result<(u64, u64)> {
+pub(in crate::network) fn past_stack(node: &Node) -> Result<(u64, u64)> {
     let count = |hook, outcome| inspect::packets(node, hook, outcome);
     Ok((
         count(Hook::PodEgress, Outcome::Encapsulated)? + count(Hook::PodEgress, Outcome::Forwarded)?,
