@@ -232,6 +232,12 @@ impl Programs {
         kept.insert(&Key::new(bits, end), 1, 0).unwrap();
     }
 
+    /// Lets no flow over IPv4 get a new entry any more.
+    fn spend_entries(&mut self) {
+        let mut spent: Array<_, u64> = self.0.map_mut(abi::SPENT).unwrap().try_into().unwrap();
+        spent.set(0, u64::MAX / 2, 0).unwrap();
+    }
+
     /// Adds a lease to `SUBNETS` or `SUBNETS6`.
     fn subnet<A: Address + Pod>(&mut self, length: u32, subnet: A, lease: Lease<A>) {
         let name = of_family::<A>(abi::SUBNETS, abi::SUBNETS6);

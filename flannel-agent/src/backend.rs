@@ -105,6 +105,8 @@ pub struct Options {
     pub dataplane: Option<DataplaneMode>,
     /// Whether flows that the host stack lets through unchanged skip it.
     pub flow_cache: Option<bool>,
+    /// How many flows of one address family may skip the host stack at a time.
+    pub max_flows: u32,
     /// Where outer headers are taken off.
     pub xdp: Option<XdpMode>,
     /// The BPF filesystem.

@@ -40,6 +40,10 @@ pub struct Metrics {
     pub events: Family<EventLabels, Counter>,
     /// What carries packets: 1 for the dataplane in use.
     pub dataplane: Family<Dataplane, Gauge>,
+    /// Entries of flows with a recent proof, by address family.
+    pub flows: Family<FlowLabels, Gauge>,
+    /// Capacity for flows of one family.
+    pub max_flows: Gauge,
     lease_end: Mutex<Option<Instant>>,
     collectors: Mutex<Vec<Weak<dyn Collector>>>,
 }
@@ -124,6 +128,13 @@ pub struct Dataplane {
     pub name: &'static str,
 }
 
+/// Labels of a map of flows.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct FlowLabels {
+    /// `ipv4` or `ipv6`.
+    pub family: &'static str,
+}
+
 /// A problem that lasts.
 #[derive(Debug)]
 #[must_use = "the problem is over when this is dropped"]
@@ -201,7 +212,7 @@ impl Metrics {
     pub fn text(&self) -> Result<String, fmt::Error> {
         let mut registry = Registry::with_prefix("flannel");
         let Self { leases, held_leases, datastore_up, reconcile_actions, .. } = self;
-        let Self { errors, problems, misses, events, dataplane, .. } = self;
+        let Self { errors, problems, misses, events, dataplane, flows, max_flows, .. } = self;
         registry.register("leases", "Other nodes' leases in kernel and maps", leases.clone());
         registry.register(
             "held_leases",
@@ -235,6 +246,12 @@ impl Metrics {
             "What carries packets: bpf, netlink or the backend",
             dataplane.clone(),
         );
+        registry.register(
+            "flows",
+            "Entries of flows that a packet has proven in the 10 s before they were counted, once a minute",
+            flows.clone(),
+        );
+        registry.register("max_flows", "Capacity for flows of one address family", max_flows.clone());
         registry.register_collector(Box::new(LeaseLeft(*lock(&self.lease_end))));
         for collector in lock(&self.collectors).iter().filter_map(Weak::upgrade) {
             registry.register_collector(Box::new(Shared(collector)));

@@ -33,6 +33,27 @@ pub const PROOF_NS: u64 = 10_000_000_000;
 /// rules change. See [`Passage::lifetime_after`].
 pub const TRANSLATED_NS: u64 = 1_000_000_000;
 
+/// Returns until when the new entries of a map are spent if one more is made now, or `None` if none may be made. `spent`: the same
+/// before; 0 at first. `each`: [`PROOF_NS`] over the capacity of the map. All in nanoseconds.
+///
+/// In the time that a proof holds, a map gets as many new entries as it holds. More would replace entries that are still proven: with many
+/// more flows than entries, hardly one would be there for its flow's next packet. Flows take turns instead.
+///
+/// ```
+/// use flannel_common::flow::{PROOF_NS, spend};
+///
+/// let (now, each) = (1_000, PROOF_NS / 2);
+/// let spent = spend(0, now, each).and_then(|spent| spend(spent, now, each)).unwrap();
+/// assert_eq!(spend(spent, now, each), None, "a map of two entries has got two");
+/// assert!(spend(spent, now + each, each).is_some(), "half of the time later it gets another");
+/// ```
+#[inline(always)]
+#[must_use]
+pub const fn spend(spent: u64, now: u64, each: u64) -> Option<u64> {
+    let after = if spent > now { spent + each } else { now + each };
+    if after - now > PROOF_NS { None } else { Some(after) }
+}
+
 /// Longest time in the stack, in nanoseconds. A packet that leaves later proves nothing.
 pub const TRANSIT_NS: u64 = 1_000_000_000;
 
@@ -285,6 +306,23 @@ mod tests {
         assert!(passage.is_proven(START + PROOF_NS - 1, PROOF_NS, 3));
         assert!(!passage.is_proven(START + PROOF_NS, PROOF_NS, 3));
         assert!(passage.is_known(), "a packet has passed once");
+    }
+
+    #[test]
+    fn a_map_gets_as_many_new_entries_as_it_holds_in_the_time_of_a_proof() {
+        const CAPACITY: u64 = 1000;
+        const EACH: u64 = PROOF_NS / CAPACITY;
+        let mut spent = 0;
+        let mut made = |now, wanted: u64| {
+            let granted =
+                (0..wanted).filter(|_| spend(spent, now, EACH).inspect(|after| spent = *after).is_some());
+            granted.count() as u64
+        };
+        assert_eq!(made(START, 2 * CAPACITY), CAPACITY, "at once, while it is empty");
+        assert_eq!(made(START + PROOF_NS / 10, CAPACITY), CAPACITY / 10);
+        assert_eq!(made(START + PROOF_NS, 2 * CAPACITY), 9 * CAPACITY / 10);
+        assert_eq!(made(START + PROOF_NS + EACH, CAPACITY), 1, "one by one");
+        assert_eq!(made(START + 100 * PROOF_NS, 2 * CAPACITY), CAPACITY, "after a pause");
     }
 
     #[test]

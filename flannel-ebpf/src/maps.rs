@@ -16,7 +16,7 @@ use flannel_common::address::{Address as _, V4, V6};
 use flannel_common::entered::Entered;
 use flannel_common::event::{self, Event};
 use flannel_common::fingerprint::Token;
-use flannel_common::flow::{Flow, FlowKey, Names};
+use flannel_common::flow::{self, Flow, FlowKey, Names, PROOF_NS};
 use flannel_common::kept::KeptEnd;
 use flannel_common::lease::{DIRECT, ENDED, Lease, NETWORK, NODE};
 use flannel_common::node::NodeConfig;
@@ -66,6 +66,9 @@ static ENTERED: InStack<V4> = InStack::new();
 
 #[btf_map]
 static ENTERED6: InStack<V6> = InStack::new();
+
+#[btf_map]
+static SPENT: Array<u64, 2> = Array::new();
 
 #[btf_map]
 static TOO_BIG: Array<u64, 1> = Array::new();
@@ -202,18 +205,31 @@ pub fn flow<F: IpFamily>(name: &FlowKey<F::Address>) -> Option<FlowRef<F::Addres
     F::flows().get_ptr_mut(name).map(|entry| unsafe { FlowRef::new(entry) })
 }
 
-/// Adds or replaces the entry of a flow under one of its names. Nothing else is known of the flow yet. `None`: there is no
-/// memory for it.
+/// [`flannel_common::abi::FLOW_NS`]
+#[unsafe(no_mangle)]
+static FLOW_NS: u64 = PROOF_NS / MAX_FLOWS as u64;
+
+/// Adds the entry of a flow under one of its names. Nothing else is known of the flow yet. `None`: new entries are spent
+/// ([`flow::spend`]), or there is no memory for it.
 #[inline(always)]
 pub fn insert_flow<F: IpFamily>(
     name: &FlowKey<F::Address>,
     names: Names,
     other: &FlowKey<F::Address>,
+    now: u64,
 ) -> Option<FlowRef<F::Address>> {
+    let spent = SPENT.get_ptr_mut(if F::Address::BITS == V4::BITS { 0 } else { 1 })?;
+    // SAFETY: a number that lives as long as the program. The loader sets it, which the compiler must not know.
+    let each = unsafe { (&raw const FLOW_NS).read_volatile() };
+    // SAFETY: a number, aligned as the type is. Two CPUs at the same time may spend as one.
+    unsafe {
+        let after = flow::spend(shared::load::<u64, u64>(spent), now, each)?;
+        shared::store::<u64, _>(spent, after);
+    }
     F::flows().insert(name, F::empty_flow(), 0).ok()?;
-    let flow = flow::<F>(name)?;
-    flow.set_names(name, names, other);
-    Some(flow)
+    let entry = flow::<F>(name)?;
+    entry.set_names(name, names, other);
+    Some(entry)
 }
 
 /// Removes a flow, under both of its names, if it is there.

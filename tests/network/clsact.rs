@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::SchedClassifier;
 use flannel_agent::dataplane::bpf::leases::Routes;
-use flannel_agent::dataplane::bpf::{Bpf, attach};
+use flannel_agent::dataplane::bpf::{Bpf, Wanted, attach};
 use flannel_agent::mac::Mac;
 use flannel_agent::peer::Peer;
 use flannel_common::abi;
@@ -43,7 +43,8 @@ fn facts(node: &Node) -> Result<NodeConfig> {
 
 /// Loads the programs again, with the existing maps, and attaches them by clsact.
 fn attach(node: &Node, peer: &inspect::Peer) -> Result<()> {
-    let mut bpf = Bpf::load(inspect::pins(node)?, &facts(node)?, false, false)?;
+    let wanted = Wanted { node: facts(node)?, max_flows: abi::MAX_FLOWS as u32, xdp: false, log: false };
+    let mut bpf = Bpf::load(inspect::pins(node)?, wanted)?;
     let subnet = format!("{}/24", peer.base).parse()?;
     let peer = Peer { subnet, public_ip: peer.public_ip.into(), vtep_mac: Some(peer.mac.parse()?) };
     bpf.leases.apply(&[peer], Routes::NONE)?;

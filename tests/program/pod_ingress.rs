@@ -8,7 +8,7 @@ use flannel_common::outcome::{Hook, Outcome};
 
 use super::flow::sample::{GATEWAY_MAC, POD_MAC, PodSide, controls, elsewhere, no_flows};
 use super::flow::{
-    Flows, LOST, NOW, OLD, PROVEN, Row, UNKNOWN, changed, check, check_off, flow, none, of_generation,
+    Flows, LOST, NOW, OLD, PROVEN, Row, UNKNOWN, changed, check, check_off, flow, moved, none, of_generation,
     of_tcp, of_udp, row,
 };
 use super::{GENERATION, Programs};
@@ -143,6 +143,27 @@ fn a_flow_that_a_rule_looks_at_packet_by_packet_is_not_proven() {
         row("the first one", datagram(), none(), Outcome::FlowKept, none()),
         row("of a flow that was proven before", datagram(), known.clone(), Outcome::FlowKept, known),
         row("of another protocol", segment, none(), Outcome::FlowProven, new),
+    ];
+    check(&mut programs, HOOK, table, |_, _| unreachable!("this program carries nothing"));
+}
+
+#[test]
+fn a_new_flow_is_not_proven_while_entries_are_spent() {
+    const ANOTHER: u32 = 0x1234;
+    let mut programs = Programs::with_flow_cache();
+    programs.spend_entries();
+    let moved = of_udp(moved(flow(PROVEN, PROVEN), |port| port.ifindex += 1));
+    let table = vec![
+        row("a new one", datagram(), none(), Outcome::FlowCrowded, none()),
+        row("a new one that the stack changes", datagram(), none(), Outcome::NoFlow, none()).token(ANOTHER),
+        row("one of a pod that has moved", datagram(), moved, Outcome::FlowCrowded, none()),
+        row(
+            "a known one",
+            datagram(),
+            of_udp(flow(PROVEN, OLD)),
+            Outcome::FlowProven,
+            of_udp(flow(PROVEN, NOW)),
+        ),
     ];
     check(&mut programs, HOOK, table, |_, _| unreachable!("this program carries nothing"));
 }

@@ -120,6 +120,10 @@ pub struct DataplaneFlags {
     /// it, so new firewall rules take effect. Default: the network's Backend.FlowCache, else true.
     #[arg(long)]
     pub flow_cache: Option<bool>,
+    /// With BPF, how many flows of one address family may skip the host stack at a time; a flow to a service counts
+    /// twice. Of more, some take turns. Each takes 200 bytes (IPv4) or 270 (IPv6) of kernel memory.
+    #[arg(long, value_name = "N", default_value_t = 65536, value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
+    pub max_flows: u32,
     /// With BPF, what strips the outer headers of received packets. XDP does it before the kernel merges
     /// packets into aggregates. Where the interface refuses XDP, TC does it. Default: the network's
     /// Backend.XDP, else auto.

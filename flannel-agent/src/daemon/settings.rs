@@ -62,6 +62,7 @@ pub(super) fn backend_options(flags: &Flags) -> backend::Options {
     backend::Options {
         dataplane: flags.dataplane.dataplane,
         flow_cache: flags.dataplane.flow_cache,
+        max_flows: flags.dataplane.max_flows,
         xdp: flags.dataplane.xdp,
         bpffs: flags.paths.bpffs.clone(),
         log_packets: flags.log.log_packets(),

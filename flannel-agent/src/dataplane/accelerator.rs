@@ -14,7 +14,7 @@ use super::bpf::counters::PacketCounters;
 use super::bpf::events::Events;
 use super::bpf::leases::Routes;
 use super::bpf::pins::Pins;
-use super::bpf::{self, Bpf, logs};
+use super::bpf::{self, Bpf, Wanted, logs};
 use super::capabilities;
 use super::connections::ConnectionKeeper;
 use super::kernel::{Device, DeviceSpec, Kernel, Side};
@@ -36,6 +36,8 @@ pub struct Settings {
     pub mode: DataplaneMode,
     /// Whether flows that the host stack lets through unchanged skip it.
     pub flow_cache: FlowCache,
+    /// Capacity for flows of one address family.
+    pub max_flows: u32,
     /// Whether peers on the uplink's link have direct routes.
     pub direct_routing: bool,
     /// Where outer headers are stripped.
@@ -110,8 +112,8 @@ impl Accelerator {
         let outer = devices.iter().map(outer).collect();
         let watcher = Watcher::open(kernel, settings.flow_cache, networks, outer)?;
         let events = Events::open(bpf.ebpf())?;
-        let connections =
-            (settings.flow_cache != FlowCache::Off).then(|| ConnectionKeeper::new(settings.pins.clone()));
+        let connections = (settings.flow_cache != FlowCache::Off)
+            .then(|| ConnectionKeeper::new(settings.pins.clone(), settings.max_flows));
         let counters = METRICS.register(PacketCounters(settings.pins.clone()));
         let check = interval(CHECK);
         let leasable = settings.ranges.iter().flat_map(SubnetRange::prefixes).collect();
@@ -282,7 +284,9 @@ async fn load(
     let node = facts::facts(settings, devices)?;
     let xdp = devices.first().map(|device| XdpPlan::of(settings.xdp, &device.uplink.name));
     let mode = xdp.as_ref().and_then(XdpPlan::attach_mode);
-    let mut bpf = Bpf::load(settings.pins.clone(), &node, mode.is_some(), settings.log_packets)?;
+    let Settings { max_flows, log_packets: log, .. } = *settings;
+    let wanted = Wanted { node, max_flows, xdp: mode.is_some(), log };
+    let mut bpf = Bpf::load(settings.pins.clone(), wanted)?;
     bpf.release_xdp(mode)?;
     let over = "no program may be an earlier agent's any more";
     let mut strays = Problem::new(FailureKind::Programs, over, Pace::STEADY);

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use aya::programs::{Program, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use flannel_common::abi;
+use flannel_common::flow::PROOF_NS;
 use flannel_common::node::{FEATURE_XDP, NodeConfig};
 use flannel_common::outcome::Hook;
 
@@ -50,6 +51,19 @@ use leases::LeaseMaps;
 use pins::Pins;
 use place::Place;
 
+/// The programs as a node wants them.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// What the programs know of the node.
+    pub node: NodeConfig,
+    /// Capacity for flows of one address family.
+    pub max_flows: u32,
+    /// Whether XDP may be attached later.
+    pub xdp: bool,
+    /// Whether every program run is logged.
+    pub log: bool,
+}
+
 /// The compiled programs.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flannel-ebpf"));
 
@@ -81,20 +95,20 @@ pub struct Bpf {
 }
 
 impl Bpf {
-    /// Loads the programs for this node, on the pinned maps of an earlier agent if their layout is the same. `xdp`: XDP may be
-    /// attached later. With `debug`, every program run is logged.
+    /// Loads the programs for this node, on the pinned maps of an earlier agent if their layout and size are the same.
     ///
     /// # Errors
     /// No BPF filesystem, no privilege, or a kernel that refuses a map or a program: the verifier's message is included.
-    pub fn load(pins: Pins, node: &NodeConfig, xdp: bool, debug: bool) -> Result<Self> {
-        let previous = pins.prepare(node)?;
+    pub fn load(pins: Pins, Wanted { node, max_flows, xdp, log }: Wanted) -> Result<Self> {
+        let previous = pins.prepare(&node, max_flows)?;
         if previous.is_none() {
             // The new programs would not understand what it leaves in the metadata of packets.
             xdp::detach(&pins)?;
         }
-        let node = xdp::inherit(node, previous.as_ref())?;
+        let node = xdp::inherit(&node, previous.as_ref())?;
         let features = node.features() | if xdp { FEATURE_XDP } else { 0 };
-        let mut ebpf = load_programs(loader(debug), &pins, &abi::PINNED_MAPS, &node, &features)?;
+        let constants = Constants::new(features, max_flows);
+        let mut ebpf = load_programs(loader(log), &pins, &abi::PINNED_MAPS, &node, &constants)?;
         let ids = Hook::classifiers().map(|hook| Ok(loaded(&ebpf, hook)?.info()?.id()));
         let ids = ids.collect::<Result<_>>().context("reading the IDs of the programs")?;
         Ok(Self {
@@ -174,21 +188,37 @@ impl Bpf {
     }
 }
 
-/// Loads the programs with these features, on the pinned maps of these names, and on new maps otherwise.
+/// Constants of the loaded programs.
+struct Constants {
+    /// [`abi::FEATURES`]
+    features: u32,
+    /// Capacity for flows of one family, and [`abi::FLOW_NS`].
+    max_flows: u32,
+    flow_ns: u64,
+}
+
+impl Constants {
+    fn new(features: u32, max_flows: u32) -> Self {
+        Self { features, max_flows, flow_ns: PROOF_NS / u64::from(max_flows.max(1)) }
+    }
+}
+
+/// Loads the programs with these constants, on the pinned maps of these names, and on new maps otherwise.
 fn load_programs<'a>(
     mut loader: EbpfLoader<'a>,
     pins: &Pins,
     maps: &[&'static str],
     node: &NodeConfig,
-    features: &'a u32,
+    constants: &'a Constants,
 ) -> Result<Ebpf> {
-    for (name, entries) in sizes::sizes(node) {
+    for (name, entries) in sizes::sizes(node, constants.max_flows) {
         loader.map_max_entries(name, entries);
     }
     for name in maps {
         loader.map_pin_path(name, pins.path(name));
     }
-    loader.override_global(abi::FEATURES, features, true);
+    loader.override_global(abi::FEATURES, &constants.features, true);
+    loader.override_global(abi::FLOW_NS, &constants.flow_ns, true);
     let mut ebpf = loader.load(OBJECT).context("loading the BPF maps")?;
     load_classifiers(&mut ebpf)?;
     Ok(ebpf)

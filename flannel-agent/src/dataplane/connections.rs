@@ -1,4 +1,4 @@
-//! Keeps the connection tracker right about TCP connections that skip the host stack, each by itself.
+//! Keeps the connection tracker right about TCP connections that skip the host stack, each by itself, and counts flows on the way.
 //!
 //! The tracker sees one packet of many. It then takes a reset for invalid that is more than 2 GiB ahead of what it has seen, and
 //! forgets an idle connection early whose acknowledgement it has not seen. Settings of the whole namespace prevent some of that
@@ -10,11 +10,12 @@ use anyhow::{Context as _, Result};
 use flannel_common::flow::{PROOF_NS, TRANSIT_NS};
 use nix::time::{ClockId, clock_gettime};
 use tokio::task::{JoinHandle, spawn_blocking};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
-use super::bpf::flows::{Connection, connections};
+use super::bpf::flows::{Connection, InUse, connections};
 use super::bpf::pins::Pins;
 use super::kernel::conntrack::{Proofs, Timeouts, ignores_invalid_resets};
+use crate::metrics::{FlowLabels, METRICS};
 use crate::netlink::conntrack::{
     BE_LIBERAL, Change, ESTABLISHED, Entry, MAXACK_SET, Tracker, Tuple, UNACKNOWLEDGED,
 };
@@ -27,14 +28,21 @@ pub(super) struct ConnectionKeeper {
     pins: Pins,
     /// When the last round began, and what it was.
     last: Option<(Instant, Round)>,
-    round: Option<JoinHandle<Result<()>>>,
+    round: Option<JoinHandle<Result<InUse>>>,
     /// What has failed, as logged last.
     failed: Option<String>,
+    /// Capacity for flows of one address family.
+    max_flows: usize,
+    /// Whether there are more flows than that, as logged last.
+    crowded: bool,
 }
 
 impl ConnectionKeeper {
-    pub(super) const fn new(pins: Pins) -> Self {
-        Self { pins, last: None, round: None, failed: None }
+    /// `max_flows`: capacity for flows of one address family.
+    pub(super) fn new(pins: Pins, max_flows: u32) -> Self {
+        METRICS.max_flows.set(max_flows.into());
+        let max_flows = max_flows as usize;
+        Self { pins, last: None, round: None, failed: None, max_flows, crowded: false }
     }
 
     /// Begins a round if it is time. To be called every second, say. `timeouts`: the connection tracker's.
@@ -55,8 +63,11 @@ impl ConnectionKeeper {
         self.round = Some(spawn_blocking(move || round.run(&pins)));
     }
 
-    /// Says once why rounds fail.
-    fn note(&mut self, result: Result<()>) {
+    /// Says once why rounds fail, and once when there are more flows than entries.
+    fn note(&mut self, result: Result<InUse>) {
+        if let Ok(in_use) = &result {
+            self.note_flows(*in_use);
+        }
         let failed = result.err().map(|error| format!("{error:#}"));
         if let Some(why) = failed.as_ref().filter(|why| self.failed.as_ref() != Some(why)) {
             warn!(
@@ -66,6 +77,30 @@ impl ConnectionKeeper {
         }
         self.failed = failed;
     }
+
+    fn note_flows(&mut self, InUse { v4, v6 }: InUse) {
+        for (family, flows) in [("ipv4", v4), ("ipv6", v6)] {
+            METRICS.flows.get_or_create(&FlowLabels { family }).set(flows as i64);
+        }
+        let (flows, max) = (v4.max(v6), self.max_flows);
+        if !self.crowded && is_crowded(flows, max) {
+            self.crowded = true;
+            warn!(
+                flows,
+                max,
+                "flows that skip the host stack fill their map: of more some take turns, and the others go through the \
+                 stack. --max-flows makes room"
+            );
+        } else if self.crowded && flows < max / 2 {
+            self.crowded = false;
+            info!(flows, max, "the map of flows has room again");
+        }
+    }
+}
+
+/// Returns whether a map with this capacity is as good as full: some entries are always between two proofs.
+const fn is_crowded(flows: usize, max: usize) -> bool {
+    flows >= max / 4 * 3
 }
 
 /// Returns the time between two rounds: an idle connection is found before it is forgotten, if it is found so soon after its
@@ -103,12 +138,12 @@ impl Round {
         Self { now, proof, judged, established: timeouts.established, clear }
     }
 
-    /// Looks at all connections, and changes what is wrong.
-    fn run(self, pins: &Pins) -> Result<()> {
+    /// Looks at all connections, and changes what is wrong. Returns how many flows are in use.
+    fn run(self, pins: &Pins) -> Result<InUse> {
         let begin = Instant::now();
         let tracker = Tracker::open()?;
         let (mut seen, mut changed, mut result) = (0, 0, Ok(()));
-        connections(pins, |some| {
+        let in_use = connections(pins, self.now.saturating_sub(PROOF_NS), |some| {
             if result.is_ok() {
                 result = self.keep(&tracker, some).map(|changes| {
                     seen += some.len();
@@ -116,8 +151,8 @@ impl Round {
                 });
             }
         })?;
-        debug!(seen, changed, time = ?begin.elapsed(), "connections that skip the stack");
-        result
+        debug!(seen, changed, ?in_use, time = ?begin.elapsed(), "connections that skip the stack");
+        result.map(|()| in_use)
     }
 
     /// Changes what is wrong about these. Returns how many were wrong.

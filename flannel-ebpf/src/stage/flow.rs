@@ -156,7 +156,7 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
     }
 
     /// Notes that the packet has left the host stack. Returns whether this proves its flow ([`Outcome::FlowProven`]), or why not
-    /// ([`Outcome::FlowKept`], [`Outcome::NoFlow`]). `port`: where it goes, if to a pod.
+    /// ([`Outcome::FlowKept`], [`Outcome::FlowCrowded`], [`Outcome::NoFlow`]). `port`: where it goes, if to a pod.
     /// `note_way`: notes in the flow's entry how it reaches the peer, if to one.
     #[inline(always)]
     pub fn note_exit(
@@ -205,7 +205,7 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
         // Rules decide by the mark with which packets enter (ingress) or leave (egress).
         let mark = if EGRESS { self.mark } else { entered.mark };
         let port = port.unwrap_or(&entered.port);
-        let is_proven = self.note_passage(&entered.key, port, |flow| {
+        let noted = self.note_passage(&entered.key, port, |flow| {
             if is_same {
                 // Before the proof that it holds.
                 note_way(flow);
@@ -219,26 +219,29 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
                 }
             })
         });
-        if is_proven { Outcome::FlowProven } else { Outcome::NoFlow }
+        match noted {
+            Some(true) => Outcome::FlowProven,
+            None if is_same => Outcome::FlowCrowded,
+            _ => Outcome::NoFlow,
+        }
     }
 
-    /// Changes what is known of the flow that has entered with this name, under both of its names.
+    /// Changes what is known of the flow that has entered with this name, under both of its names. `None`: it gets no entry.
     #[inline(always)]
     fn note_passage(
         &self,
         entered: &FlowKey<F::Address>,
         port: &Port,
         change: impl Fn(FlowRef<F::Address>) -> bool,
-    ) -> bool {
+    ) -> Option<bool> {
         if *entered == self.key {
-            return entry::<F>(&self.key, Names::BOTH, &self.key, port).is_some_and(change);
+            return entry::<F>(&self.key, Names::BOTH, &self.key, port, self.now).map(change);
         }
         let (before, behind) = (Names::of_entry(Self::DIRECTION), Names::of_entry(Self::DIRECTION.reverse()));
-        let behind = entry::<F>(&self.key, behind, entered, port);
-        let before = entry::<F>(entered, before, &self.key, port);
-        let (Some(before), Some(behind)) = (before, behind) else { return false };
+        let behind = entry::<F>(&self.key, behind, entered, port, self.now)?;
+        let before = entry::<F>(entered, before, &self.key, port, self.now)?;
         change(behind);
-        change(before)
+        Some(change(before))
     }
 
     /// Notes that the stack has made a packet of this flow.
@@ -269,13 +272,14 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
 }
 
 /// Returns the entry of a flow under one of its names. A new one is made if there is none, or that of another flow, or that of
-/// a pod at another port: a program that reads it at the same time must not take an old proof for a new one.
+/// a pod at another port: a program that reads it at the same time must not take an old proof for a new one. `None`: none can be made.
 #[inline(always)]
 fn entry<F: IpFamily>(
     name: &FlowKey<F::Address>,
     names: Names,
     other: &FlowKey<F::Address>,
     port: &Port,
+    now: u64,
 ) -> Option<FlowRef<F::Address>> {
     if let Some(flow) = maps::flow::<F>(name) {
         if flow.names() == names && flow.other() == *other && flow.port() == *port {
@@ -283,7 +287,7 @@ fn entry<F: IpFamily>(
         }
         maps::remove_flow::<F>(name);
     }
-    let flow = maps::insert_flow::<F>(name, names, other)?;
+    let flow = maps::insert_flow::<F>(name, names, other, now)?;
     flow.set_port(*port);
     Some(flow)
 }

@@ -45,7 +45,7 @@ impl Received {
 
 /// Sends datagrams of `payload` bytes as fast as it can for `duration`, and counts them where they arrive.
 pub fn udp_flood(from: &dyn Host, to: &dyn Host, payload: usize, duration: Duration) -> Result<Received> {
-    flood(from, to, payload, |target| {
+    flood(from, &Sink::open(to, payload)?, |target| {
         let source = from.netns().udp_bind(from.ip(), 0)?;
         source.connect(target)?;
         let mut batch = DatagramBatch::new(payload);
@@ -63,33 +63,47 @@ pub fn udp_flood_of(
     duration: Duration,
 ) -> Result<Received> {
     let prepare = |target| Flows::new(from, target, payload, flows);
+    // Another sink would have another port, and flows to it would be others.
+    let sink = Sink::open(to, payload)?;
     for _ in 0..WARM_UP {
-        flood(from, to, payload, |target| {
+        flood(from, &sink, |target| {
             let mut flows = prepare(target)?;
             Ok(move || flows.send_each().map(|()| (0, Duration::ZERO)))
         })?;
     }
-    flood(from, to, payload, |target| {
+    flood(from, &sink, |target| {
         let mut flows = prepare(target)?;
         Ok(move || send(duration, || flows.send_some()))
     })
+}
+
+/// Where datagrams arrive.
+struct Sink<'a> {
+    host: &'a dyn Host,
+    socket: UdpSocket,
+    payload: usize,
+}
+
+impl<'a> Sink<'a> {
+    fn open(host: &'a dyn Host, payload: usize) -> Result<Self> {
+        let socket = host.netns().udp_bind(host.ip(), port_of(host))?;
+        setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).context("enlarge the receive buffer")?;
+        Ok(Self { host, socket, payload })
+    }
 }
 
 /// Counts what arrives while the sender runs that `prepare` makes for an address. A sender returns the datagrams that it has sent
 /// and its CPU time.
 fn flood<S: FnOnce() -> Result<(u64, Duration)> + Send>(
     from: &dyn Host,
-    to: &dyn Host,
-    payload: usize,
+    &Sink { host: to, ref socket, payload }: &Sink<'_>,
     prepare: impl FnOnce(SocketAddr) -> Result<S>,
 ) -> Result<Received> {
-    let sink = to.netns().udp_bind(to.ip(), port_of(to))?;
-    setsockopt(&sink, RcvBufForce, &RECEIVE_BUFFER).context("enlarge the receive buffer")?;
-    let send = prepare(reached_at(to, sink.local_addr()?))?;
+    let send = prepare(reached_at(to, socket.local_addr()?))?;
     let stop = AtomicBool::new(false);
     let before = cpu_time::of_softirq_threads()?;
     thread::scope(|scope| {
-        let receiver = scope.spawn(|| bind_thread(to).and_then(|()| receive(&sink, payload, &stop)));
+        let receiver = scope.spawn(|| bind_thread(to).and_then(|()| receive(socket, payload, &stop)));
         let sender = scope.spawn(|| bind_thread(from).and_then(|()| send()));
         let sent = sender.join().unwrap_or_else(|panic| resume_unwind(panic));
         stop.store(true, Ordering::Relaxed);

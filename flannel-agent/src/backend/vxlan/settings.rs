@@ -61,6 +61,7 @@ pub(super) fn accelerator(Setup { options, network, config, .. }: &Setup<'_, Vxl
             None if config.flow_cache => FlowCache::On,
             _ => FlowCache::Off,
         },
+        max_flows: options.max_flows,
         direct_routing: config.direct_routing,
         xdp: options.xdp.unwrap_or(config.xdp),
         source_check: config.source_check,

@@ -85,7 +85,9 @@ impl DryRun {
         SHARED.iter().try_for_each(|name| pinned(&pins.path(name)).map(drop))?;
         let mut loader = super::loader(false);
         loader.override_global(abi::DRY_RUN, &1_u8, true);
-        let mut ebpf = super::load_programs(loader, pins, &SHARED, &node, &node.features())?;
+        // Its maps of flows hold those of one frame.
+        let constants = super::Constants::new(node.features(), 1024);
+        let mut ebpf = super::load_programs(loader, pins, &SHARED, &node, &constants)?;
         let mut leases = known::leases::<V4>(&mut ebpf)?;
         leases.append(&mut known::leases::<V6>(&mut ebpf)?);
         Ok(Self {

@@ -48,28 +48,42 @@ pub struct Connection {
     pub received: u64,
 }
 
-/// Passes the connections of an overlay on, some at a time.
+/// Entries of flows that a packet has proven lately, by address family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InUse {
+    /// IPv4.
+    pub v4: usize,
+    /// IPv6.
+    pub v6: usize,
+}
+
+/// Passes the connections of an overlay on, some at a time. Returns how many flows of any kind a packet has proven since then.
 ///
 /// # Errors
 /// A map cannot be opened or read.
-pub fn connections(pins: &Pins, mut pass_on: impl FnMut(&[Connection])) -> Result<()> {
-    read::<V4>(pins, &mut pass_on)?;
-    read::<V6>(pins, &mut pass_on)
+pub fn connections(pins: &Pins, since: u64, mut pass_on: impl FnMut(&[Connection])) -> Result<InUse> {
+    Ok(InUse { v4: read::<V4>(pins, since, &mut pass_on)?, v6: read::<V6>(pins, since, &mut pass_on)? })
 }
 
-fn read<A: MapFamily>(pins: &Pins, pass_on: &mut impl FnMut(&[Connection])) -> Result<()> {
+fn read<A: MapFamily>(pins: &Pins, since: u64, pass_on: &mut impl FnMut(&[Connection])) -> Result<usize> {
     /// Many times as many as share a hash.
     const AT_ONCE: usize = 1024;
     let path = pins.path(A::FLOWS);
     let map = MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
-    let mut some = Vec::new();
+    let (mut some, mut in_use) = (Vec::new(), 0);
     Batch::<FlowKey<A>, Flow<A>>::new(&map)?
         .read(AT_ONCE, |keys, flows| {
             some.clear();
             some.extend(keys.iter().zip(flows).filter_map(|(key, flow)| connection(key, flow)));
+            in_use += flows.iter().filter(|flow| is_proven_since(flow, since)).count();
             pass_on(&some);
         })
-        .with_context(|| format!("reading {}", A::FLOWS))
+        .with_context(|| format!("reading {}", A::FLOWS))?;
+    Ok(in_use)
+}
+
+fn is_proven_since<A: MapFamily>(flow: &Flow<A>, since: u64) -> bool {
+    [flow.egress, flow.ingress].iter().any(|passage| passage.is_known() && passage.left >= since)
 }
 
 /// Returns the connection that has this name for its pod.

@@ -15,7 +15,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use tracing::{debug, info, warn};
 
-use super::sizes::resized;
+use super::sizes::sizes;
 
 /// Returns the VNIs of the overlays with pins in the BPF filesystem at `bpffs`.
 ///
@@ -76,13 +76,15 @@ impl Pins {
     }
 
     /// Mounts the BPF filesystem if it is missing, and makes the directory. Removes maps of another layout, or of another
-    /// size than this node needs. Returns the previous agent's node if its maps stay.
-    pub(super) fn prepare(&self, node: &NodeConfig) -> Result<Option<NodeConfig>> {
+    /// size than this node needs, which has room for `max_flows` of one family. Returns the previous agent's node if its maps stay.
+    pub(super) fn prepare(&self, node: &NodeConfig, max_flows: u32) -> Result<Option<NodeConfig>> {
         mount_bpffs(&self.bpffs)?;
         fs::create_dir_all(&self.dir).with_context(|| format!("creating {}", self.dir.display()))?;
         match self.pinned_node() {
             Some(previous) if previous.layout == abi::LAYOUT => {
-                resized(&previous, node).try_for_each(|name| remove(&self.path(name)))?;
+                sizes(node, max_flows)
+                    .into_iter()
+                    .try_for_each(|(name, entries)| self.remove_resized(name, entries))?;
                 self.remove_other_counters()?;
                 self.update_mtu(previous, node)?;
                 Ok(Some(previous))
@@ -150,6 +152,14 @@ impl Pins {
     fn config(&self) -> Result<Array<MapData, NodeConfig>> {
         let data = MapData::from_pin(self.path(abi::CONFIG))?;
         Ok(Map::from_map_data(data)?.try_into()?)
+    }
+
+    /// Removes the map with this name if it has another size.
+    fn remove_resized(&self, name: &str, entries: u32) -> Result<()> {
+        match MapInfo::from_pin(self.path(name)) {
+            Ok(map) if map.max_entries() != entries => self.remove(name),
+            _ => Ok(()),
+        }
     }
 
     /// Removes the counters of a version with more or fewer outcomes. Its programs go on counting there until they are replaced.

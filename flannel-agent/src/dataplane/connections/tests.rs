@@ -90,3 +90,14 @@ fn rounds_are_often_enough_to_find_an_idle_connection_before_it_is_forgotten() {
         assert!(found <= Duration::from_secs(shortest.into()) * 2 / 3, "{shortest}: after {found:?}");
     }
 }
+
+#[test]
+fn a_full_map_of_flows_is_noted_until_half_of_it_is_free() {
+    let mut keeper = ConnectionKeeper::new(Pins::new("/nowhere".as_ref(), 1), 1000);
+    for (v4, v6, crowded) in
+        [(749, 0, false), (750, 0, true), (500, 499, true), (499, 499, false), (0, 1000, true)]
+    {
+        keeper.note_flows(InUse { v4, v6 });
+        assert_eq!(keeper.crowded, crowded, "{v4} and {v6} of 1000");
+    }
+}
