@@ -3,12 +3,15 @@
 mod generation;
 mod iptables;
 pub mod judge;
+mod legacy;
 mod nft;
 mod reader;
 pub mod rules;
+mod stamp;
 pub(crate) mod tool;
 mod watch;
 mod words;
 
+pub(crate) use stamp::{Stamp, Stamps};
 pub use watch::{RuleWatch, Rules};
 pub use words::words;

@@ -5,6 +5,7 @@ mod cleanup;
 mod locked;
 mod nftables;
 mod obstacles;
+mod quiet;
 mod repair;
 mod rules;
 mod tools;

@@ -21,6 +21,7 @@ mod nexthop;
 mod pods;
 mod route;
 mod route_mtu;
+mod setting;
 mod sides;
 mod solicit;
 #[cfg(test)]

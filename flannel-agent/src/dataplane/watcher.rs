@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::bpf::Bpf;
 use super::bpf::attach::PRIORITY;
 use super::bpf::tcx::TcxPrograms;
-use super::kernel::conntrack::{LiberalTracker, Proofs, Timeouts};
+use super::kernel::conntrack::{LiberalTracker, Proofs, TimeoutSettings, Timeouts};
 use super::kernel::{Kernel, LinkWatch};
 use super::obstacle::{self, Closes, Direction, Interface, Obstacle, Outer, PodPort, Role};
 use crate::peer::Peer;
@@ -30,6 +30,7 @@ pub(super) struct Watcher {
     tracker: LiberalTracker,
     /// The connection tracker's timeouts.
     timeouts: Timeouts,
+    timeout_settings: TimeoutSettings,
     /// Why packets of the whole node are left to the kernel, as logged last.
     obstacles: Vec<Obstacle>,
     /// Why ports do not take the shortcut, by name, as logged last.
@@ -74,12 +75,14 @@ impl Watcher {
         networks: Vec<IpNet>,
         outer: Vec<Outer>,
     ) -> Result<Self> {
+        let mut timeout_settings = TimeoutSettings::default();
         Ok(Self {
             links: LinkWatch::open()?,
             flow_cache: flow_cache != FlowCache::Off,
             subnets: Vec::new(),
             tracker: LiberalTracker::default(),
-            timeouts: Timeouts::read(),
+            timeouts: timeout_settings.read(),
+            timeout_settings,
             obstacles: Vec::new(),
             closed_ports: BTreeMap::new(),
             interfaces: Vec::new(),
@@ -129,7 +132,7 @@ impl Watcher {
         if !self.flow_cache {
             return false;
         }
-        let before = std::mem::replace(&mut self.timeouts, Timeouts::read());
+        let before = std::mem::replace(&mut self.timeouts, self.timeout_settings.read());
         let proofs = Proofs::within(&self.timeouts);
         let differ = proofs != Proofs::within(&before);
         if differ {

@@ -8,13 +8,14 @@ use rtnetlink::Handle;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::obstacles::{self, Place};
+use super::obstacles::{Looks, Place};
 use super::rules::{self, IpVersion, Owner};
 use super::writer::Writer;
 use super::{LONGEST_PAUSE, Options, Wanted, blackhole, log};
 use crate::config::NetworkConfig;
 use crate::lease::SubnetKey;
 use crate::metrics::FailureKind;
+use crate::netfilter::{Stamp, Stamps};
 use crate::netlink;
 use crate::problem::{Pace, Problem};
 
@@ -31,6 +32,10 @@ pub(super) struct Keeper {
     problem: Problem,
     /// What is in the way of pods' packets.
     obstacles: Problem,
+    looks: Looks,
+    stamps: Stamps,
+    /// The number of what was wanted and the host's rules, when all was right. While they are the same, it is, and no tool is run.
+    right: Option<(u64, Stamp)>,
 }
 
 impl Keeper {
@@ -49,6 +54,9 @@ impl Keeper {
                 "nothing on this node is in pods' way any more",
                 pace,
             ),
+            looks: Looks::default(),
+            stamps: Stamps::default(),
+            right: None,
         })
     }
 
@@ -58,7 +66,7 @@ impl Keeper {
         let results = [
             self.remove_stale(subnet, &wanted.previous).await,
             self.keep_blackholes(subnet).await,
-            self.keep_rules(subnet).await,
+            self.keep_rules(wanted.number, subnet).await,
         ];
         let problems = results.into_iter().filter_map(Result::err).map(|problem| format!("{problem:#}"));
         let problems: Vec<_> = problems.collect();
@@ -78,18 +86,16 @@ impl Keeper {
     /// Says what stands in the way of pods' packets, once the agent's own rules are complete.
     pub(super) async fn look_for_obstacles(&mut self, wanted: &Wanted) {
         let Some(subnet) = wanted.subnet.filter(|_| self.problem.next_try().is_none()) else { return };
-        let mut found = Vec::new();
-        for (network, subnet) in self.parts(subnet) {
-            let place = Place { network, subnet, has_services: self.options.has_services };
-            match obstacles::find(&self.netlink, &self.writer, place).await {
-                Ok(obstacles) => found.extend(obstacles),
-                // What is in the way remains unknown.
-                Err(error) => {
-                    return debug!("looking for what stands in the way of pods' packets: {error:#}");
-                }
-            }
+        let has_services = self.options.has_services;
+        let places = self.parts(subnet).into_iter();
+        let places: Vec<_> =
+            places.map(|(network, subnet)| Place { network, subnet, has_services }).collect();
+        let rules = self.right.as_ref().map(|(_, rules)| rules);
+        match self.looks.find(&self.netlink, &self.writer, &places, rules).await {
+            Ok(found) => self.obstacles.observed(found),
+            // What is in the way remains unknown.
+            Err(error) => debug!("looking for what stands in the way of pods' packets: {error:#}"),
         }
-        self.obstacles.observed(found);
     }
 
     /// Returns the subnet of each address family, after its network.
@@ -115,7 +121,19 @@ impl Keeper {
         Ok(())
     }
 
-    async fn keep_rules(&mut self, subnet: SubnetKey) -> Result<()> {
+    /// Writes what is missing, unless nothing has changed since nothing was.
+    async fn keep_rules(&mut self, wanted: u64, subnet: SubnetKey) -> Result<()> {
+        // Asked before the rules are read: those that are written now are read once more.
+        let now = self.stamps.now().ok().map(|rules| (wanted, rules));
+        if now.is_none() || now != self.right {
+            self.right = None;
+            self.write_rules(subnet).await?;
+            self.right = now;
+        }
+        Ok(())
+    }
+
+    async fn write_rules(&mut self, subnet: SubnetKey) -> Result<()> {
         // Only once: another agent of the node may get what was this one's network.
         let former = self.former.iter().filter(|_| self.must_clear);
         let own: Vec<_> = self.networks.iter().chain(former).copied().collect();

@@ -12,11 +12,12 @@ use rtnetlink::Handle;
 use super::rules::IpVersion;
 use super::writer::Writer;
 use crate::dataplane::kernel::bridge_of;
+use crate::netfilter::Stamp;
 use crate::netlink::link::Link;
 use docker::Listings;
 
 /// What is looked at.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     /// The pods' network.
     pub(super) network: IpNet,
@@ -26,18 +27,51 @@ pub(super) struct Place {
     pub(super) has_services: bool,
 }
 
-/// Returns a text for each obstacle. There is none until a bridge has the subnet, and thereby pods.
-pub(super) async fn find(netlink: &Handle, writer: &Writer, place: Place) -> Result<Vec<String>> {
-    let Some(Link { name: bridge, .. }) = bridge_of(netlink, place.subnet).await? else {
-        return Ok(Vec::new());
-    };
-    let version = IpVersion::of(place.subnet);
-    let mut found = Vec::new();
-    if place.has_services {
-        found.extend(unfiltered(version));
+/// What was found last.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    /// The rules and bridges that were looked at.
+    seen: Option<(Stamp, Vec<(Place, String)>)>,
+    /// What Docker's rules do there.
+    docker: Vec<String>,
+}
+
+impl Looks {
+    /// Returns a text for each obstacle. There is none until a bridge has a subnet, and thereby pods. Runs iptables only if
+    /// `rules`, or the bridges, are others than those of the last time.
+    pub(super) async fn find(
+        &mut self,
+        netlink: &Handle,
+        writer: &Writer,
+        places: &[Place],
+        rules: Option<&Stamp>,
+    ) -> Result<Vec<String>> {
+        let mut bridged = Vec::new();
+        for place in places {
+            let bridge = bridge_of(netlink, place.subnet).await?;
+            bridged.extend(bridge.map(|Link { name, .. }| (*place, name)));
+        }
+        let with_services = bridged.iter().filter(|(place, _)| place.has_services);
+        let mut found: Vec<_> =
+            with_services.filter_map(|(place, _)| unfiltered(IpVersion::of(place.subnet))).collect();
+        let now = rules.map(|rules| (rules.clone(), bridged.clone()));
+        if now.is_none() || now != self.seen {
+            self.seen = None;
+            self.docker = docker(writer, &bridged).await?;
+            self.seen = now;
+        }
+        found.extend_from_slice(&self.docker);
+        Ok(found)
     }
-    if let Some(listings) = listings(writer, version, &bridge).await? {
-        found.extend(docker::obstacles(&listings, &bridge, place));
+}
+
+/// Returns a text for each thing that Docker's rules do at these bridges.
+async fn docker(writer: &Writer, bridged: &[(Place, String)]) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for (place, bridge) in bridged {
+        if let Some(listings) = listings(writer, IpVersion::of(place.subnet), bridge).await? {
+            found.extend(docker::obstacles(&listings, bridge, *place));
+        }
     }
     Ok(found)
 }

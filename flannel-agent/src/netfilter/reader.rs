@@ -1,34 +1,17 @@
 //! Reads the rules that packets meet which the host sends or forwards. Tables that translate addresses are left out: they see the
 //! first packet of a connection, and of what the host sends itself they change nothing, as a rule.
 
-use std::fs;
-
 use serde_json::Value as Json;
 
 use super::rules::Table;
 use super::tool::{ToolError, run};
-use super::{iptables, nft};
+use super::{iptables, legacy, nft};
 
 /// The tables of iptables that count.
 const TABLES: [&str; 3] = ["raw", "mangle", "filter"];
 
-/// iptables of both families: nft's name of the family, the tool, and the file with the tables of its legacy variant.
-const FAMILIES: [(&str, &str, &str); 2] = [
-    ("ip", "iptables", "/proc/self/net/ip_tables_names"),
-    ("ip6", "ip6tables", "/proc/self/net/ip6_tables_names"),
-];
-
-/// Returns the tables of legacy iptables that are loaded, with the tool. To list another one would load its module.
-pub(super) fn legacy_tables() -> Vec<(&'static str, &'static str)> {
-    let of_family = |(_, tool, file)| {
-        let loaded = fs::read_to_string(file).unwrap_or_default();
-        TABLES
-            .into_iter()
-            .filter(move |table| loaded.lines().any(|name| name == *table))
-            .map(move |table| (tool, table))
-    };
-    FAMILIES.into_iter().flat_map(of_family).collect()
-}
+/// iptables of both families: nft's name of the family, and the tool.
+const FAMILIES: [(&str, &str); 2] = [("ip", "iptables"), ("ip6", "ip6tables")];
 
 /// Returns the rules of iptables, legacy and nft, and of nftables; `None` without a tool to list them.
 ///
@@ -37,8 +20,8 @@ pub(super) fn legacy_tables() -> Vec<(&'static str, &'static str)> {
 pub(super) async fn read() -> Result<Option<Vec<Table>>, ToolError> {
     let mut tables = Vec::new();
     let mut is_complete = true;
-    for (tool, table) in legacy_tables() {
-        is_complete &= saved(tool, "legacy", table).await?.add_to(&mut tables);
+    for (tool, table) in legacy::tables().into_iter().filter(|(_, table)| TABLES.contains(&table.as_str())) {
+        is_complete &= saved(tool, "legacy", &table).await?.add_to(&mut tables);
     }
     let chains = list("chains").await?;
     let listed = match &chains {
@@ -49,8 +32,8 @@ pub(super) async fn read() -> Result<Option<Vec<Table>>, ToolError> {
     for (family, name) in listed {
         // nft cannot read all rules of iptables, nor iptables those of nft.
         let of_iptables =
-            FAMILIES.iter().find(|(known, ..)| *known == family && TABLES.contains(&name.as_str()));
-        if let Some((_, tool, _)) = of_iptables {
+            FAMILIES.iter().find(|(known, _)| *known == family && TABLES.contains(&name.as_str()));
+        if let Some((_, tool)) = of_iptables {
             match saved(tool, "nft", &name).await? {
                 Listed::Known(saved) => {
                     tables.extend(saved);

@@ -9,13 +9,14 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use super::generation::Generation;
+use super::legacy::Digests;
 use super::reader;
 use super::rules::Table;
+use super::stamp::{Stamp, Stamps};
 
 /// Between two looks at the number of nftables' rule set.
 const LOOK: Duration = Duration::from_secs(1);
-/// Between two readings if legacy iptables, which has no such number, is in use, or a reading has failed.
+/// Between two looks at the tables of legacy iptables, which have no such number, and after one that has failed.
 const READ: Duration = Duration::from_secs(5);
 /// A pause is at least this many times the reading before it: kube-proxy can have very many rules and change them often.
 const SHARE: u32 = 10;
@@ -77,28 +78,24 @@ impl Drop for RuleWatch {
 }
 
 async fn run(sender: watch::Sender<Rules>) {
-    let mut generation = Generation::default();
-    // What was read last, and when.
-    let mut last: Option<(Option<u32>, Instant)> = None;
+    let mut last = Last::default();
     loop {
-        let number = generation.get();
-        let is_due = last.is_none_or(|(before, at)| {
-            number != before || at.elapsed() >= READ && !reader::legacy_tables().is_empty()
-        });
-        if !is_due {
+        if !last.is_over() {
             sleep(LOOK).await;
             continue;
         }
+        let stamp = last.stamps.now();
         let begun = Instant::now();
         let read = reader::read().await;
         let (rules, pause) = match read {
             Ok(tables) => {
-                last = Some((number, begun));
-                (tables.map_or(Rules::Unknown, |tables| Rules::Known(tables.into())), LOOK)
+                let pause = if stamp.is_ok() { LOOK } else { READ };
+                (last.stamp, last.looked) = (stamp.ok(), begun);
+                (tables.map_or(Rules::Unknown, |tables| Rules::Known(tables.into())), pause)
             }
             Err(error) => {
                 debug!("reading the rules for packets of the host itself: {error}");
-                last = None;
+                last.stamp = None;
                 // What was read before may still be so.
                 (sender.borrow().clone().or_unknown(), READ)
             }
@@ -109,5 +106,35 @@ async fn run(sender: watch::Sender<Rules>) {
             is_new
         });
         sleep(pause.max(begun.elapsed() * SHARE)).await;
+    }
+}
+
+/// What the rules were like when they were read last.
+struct Last {
+    stamps: Stamps,
+    /// `None` if they have not been read, or cannot be told from others.
+    stamp: Option<Stamp>,
+    /// When legacy iptables was looked at.
+    looked: Instant,
+}
+
+impl Default for Last {
+    fn default() -> Self {
+        Self { stamps: Stamps::default(), stamp: None, looked: Instant::now() }
+    }
+}
+
+impl Last {
+    /// Returns whether the rules may be others by now.
+    fn is_over(&mut self) -> bool {
+        let Some(stamp) = &self.stamp else { return true };
+        if !self.stamps.nftables().is_ok_and(|now| now == stamp.nftables) {
+            return true;
+        }
+        if self.looked.elapsed() < READ {
+            return false;
+        }
+        self.looked = Instant::now();
+        !Digests::read().is_ok_and(|now| now == stamp.legacy)
     }
 }

@@ -5,8 +5,8 @@ use std::pin::pin;
 
 use futures::TryStreamExt as _;
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
-    XdpAttached,
+    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType,
+    LinkMessage, LinkXdp, XdpAttached,
 };
 use rtnetlink::{Error, Handle, LinkGetRequest};
 
@@ -220,7 +220,10 @@ pub async fn by_index_in(handle: &Handle, namespace: i32, index: u32) -> Result<
     get(request).await
 }
 
-async fn get(request: LinkGetRequest) -> Result<Option<Link>, Error> {
+async fn get(mut request: LinkGetRequest) -> Result<Option<Link>, Error> {
+    // Counters are most of an answer. Known since Linux 4.4, and skipped since then for IPv6, which has the most.
+    let mask = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
+    request.message_mut().attributes.push(mask);
     match pin!(request.execute()).try_next().await {
         Ok(link) => Ok(link.as_ref().map(Link::read)),
         Err(error) if errno(&error) == libc::ENODEV => Ok(None),

@@ -12,12 +12,12 @@ use flannel_common::node::{
 use super::{AcceleratedDevice, FlowCache, Settings};
 use crate::config::{SourceCheck, SubnetRange};
 use crate::dataplane::bpf::place::Place;
-use crate::dataplane::kernel::conntrack::{Proofs, Timeouts};
+use crate::dataplane::kernel::conntrack::{Proofs, TimeoutSettings};
 use crate::dataplane::kernel::default_ttl;
 
 /// Returns the node for the map `CONFIG`.
 pub(super) fn facts(settings: &Settings, devices: &[AcceleratedDevice<'_>]) -> Result<NodeConfig> {
-    let proofs = Proofs::within(&Timeouts::read());
+    let proofs = Proofs::within(&TimeoutSettings::default().read());
     let has_flow_cache = settings.flow_cache != FlowCache::Off;
     let mut node = NodeConfig {
         layout: abi::LAYOUT,

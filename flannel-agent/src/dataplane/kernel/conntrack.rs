@@ -8,6 +8,8 @@ use anyhow::{Context, Result};
 use flannel_common::flow::{PROOF_NS, TRANSLATED_NS};
 use tracing::{info, warn};
 
+use super::setting::Setting;
+
 /// The settings of this network namespace. The folder is absent where nothing tracks connections.
 const FOLDER: &str = "/proc/sys/net/netfilter";
 
@@ -38,7 +40,8 @@ pub struct LiberalTracker {
 
 impl Default for LiberalTracker {
     fn default() -> Self {
-        Self { window: Kept::new(BE_LIBERAL), resets: Kept::new(IGNORE_INVALID_RST) }
+        let kept = |name| Kept::new(name, Setting::new(Path::new(FOLDER), name));
+        Self { window: kept(BE_LIBERAL), resets: kept(IGNORE_INVALID_RST) }
     }
 }
 
@@ -68,7 +71,8 @@ impl LiberalTracker {
 /// A setting that has to be 1.
 #[derive(Debug)]
 struct Kept {
-    setting: &'static str,
+    name: &'static str,
+    setting: Setting,
     /// It was 1 before.
     was_set: bool,
     /// It was set back by another program, which is logged once.
@@ -78,26 +82,22 @@ struct Kept {
 }
 
 impl Kept {
-    const fn new(setting: &'static str) -> Self {
-        Self { setting, was_set: false, is_contested: false, refused: None }
+    const fn new(name: &'static str, setting: Setting) -> Self {
+        Self { name, setting, was_set: false, is_contested: false, refused: None }
     }
 
     fn keep(&mut self) {
-        self.keep_in(Path::new(FOLDER));
-    }
-
-    fn keep_in(&mut self, folder: &Path) {
-        match enable(folder, self.setting) {
+        match enable(&mut self.setting) {
             // The connection tracker may be loaded later, and is as the kernel makes it then.
             Ok(None) => (self.was_set, self.refused) = (false, None),
             Ok(Some(changed)) => {
-                let setting = self.setting;
+                let name = self.name;
                 if changed && !self.was_set {
-                    info!("set net.netfilter.{setting}, for the flow cache");
+                    info!("set net.netfilter.{name}, for the flow cache");
                 } else if changed && !self.is_contested {
                     self.is_contested = true;
                     warn!(
-                        "another program has set net.netfilter.{setting} back to 0, which harms TCP connections that skip \
+                        "another program has set net.netfilter.{name} back to 0, which harms TCP connections that skip \
                          the host stack. It is set again, each time. Please set it to 1 where the node's settings are (/etc/sysctl.d)"
                     );
                 }
@@ -114,23 +114,24 @@ impl Kept {
 /// # Errors
 /// A setting cannot be read or written.
 pub fn prepare() -> Result<()> {
-    let folder = Path::new(FOLDER);
-    [BE_LIBERAL, IGNORE_INVALID_RST].into_iter().try_for_each(|setting| enable(folder, setting).map(drop))
+    let settings = [BE_LIBERAL, IGNORE_INVALID_RST].map(|name| Setting::new(Path::new(FOLDER), name));
+    settings.into_iter().try_for_each(|mut setting| enable(&mut setting).map(drop))
 }
 
 /// Sets this to 1. Returns false if it is already, and `None` if the kernel does not have it.
-fn enable(folder: &Path, setting: &str) -> Result<Option<bool>> {
-    let path = folder.join(setting);
-    let current = match fs::read_to_string(&path) {
+fn enable(setting: &mut Setting) -> Result<Option<bool>> {
+    let current = match setting.read() {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        current => current.with_context(|| format!("reading {}", path.display()))?,
+        current => current.with_context(|| format!("reading {}", setting.path().display()))?,
     };
-    if current.trim() != "0" {
+    if current != 0 {
         return Ok(Some(false));
     }
-    fs::write(&path, "1").with_context(|| {
+    let path = setting.path();
+    fs::write(path, "1").with_context(|| {
+        let name = path.file_name().unwrap_or_default().display();
         format!(
-            "writing 1 to {} (net.netfilter.{setting}=1 on the node, or `flannel-agent prepare-node` there, does it)",
+            "writing 1 to {} (net.netfilter.{name}=1 on the node, or `flannel-agent prepare-node` there, does it)",
             path.display()
         )
     })?;
@@ -140,7 +141,7 @@ fn enable(folder: &Path, setting: &str) -> Result<Option<bool>> {
 /// Returns whether resets with an old number are accepted.
 #[must_use]
 pub fn ignores_invalid_resets() -> bool {
-    fs::read_to_string(Path::new(FOLDER).join(IGNORE_INVALID_RST)).is_ok_and(|text| text.trim() != "0")
+    Setting::new(Path::new(FOLDER), IGNORE_INVALID_RST).read().is_ok_and(|value| value != 0)
 }
 
 /// After how many seconds without packets the connection tracker forgets a flow. What it does not say is as if it never did.
@@ -157,19 +158,6 @@ pub struct Timeouts {
 }
 
 impl Timeouts {
-    /// Reads them.
-    #[must_use]
-    pub fn read() -> Self {
-        let shortest = |settings: &[&str]| settings.iter().copied().map(seconds).min().unwrap_or(u32::MAX);
-        let shortest_established = shortest(&TCP_TIMEOUTS);
-        Self {
-            udp: shortest(&UDP_TIMEOUTS),
-            tcp: shortest_established.min(shortest(&HALF_CLOSED_TIMEOUTS)),
-            established: seconds(TCP_TIMEOUTS[0]),
-            shortest_established,
-        }
-    }
-
     /// Returns whether the kernel tracks connections at all.
     #[must_use]
     pub const fn exist(&self) -> bool {
@@ -177,9 +165,44 @@ impl Timeouts {
     }
 }
 
-fn seconds(setting: &str) -> u32 {
-    let text = fs::read_to_string(Path::new(FOLDER).join(setting));
-    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(u32::MAX)
+/// Reads the timeouts, again and again.
+#[derive(Debug)]
+pub struct TimeoutSettings {
+    udp: [Setting; 2],
+    tcp: [Setting; 3],
+    half_closed: [Setting; 2],
+}
+
+impl Default for TimeoutSettings {
+    fn default() -> Self {
+        let setting = |name| Setting::new(Path::new(FOLDER), name);
+        Self {
+            udp: UDP_TIMEOUTS.map(setting),
+            tcp: TCP_TIMEOUTS.map(setting),
+            half_closed: HALF_CLOSED_TIMEOUTS.map(setting),
+        }
+    }
+}
+
+impl TimeoutSettings {
+    /// Reads them.
+    #[must_use]
+    pub fn read(&mut self) -> Timeouts {
+        let Self { udp, tcp, half_closed } = self;
+        let tcp = tcp.each_mut().map(seconds);
+        let shortest = |settings: &mut [Setting]| settings.iter_mut().map(seconds).min().unwrap_or(u32::MAX);
+        let shortest_established = tcp.into_iter().min().unwrap_or(u32::MAX);
+        Timeouts {
+            udp: shortest(udp),
+            tcp: shortest_established.min(shortest(half_closed)),
+            established: tcp[0],
+            shortest_established,
+        }
+    }
+}
+
+fn seconds(setting: &mut Setting) -> u32 {
+    setting.read().unwrap_or(u32::MAX)
 }
 
 /// How long proofs of flows hold, in milliseconds: the connection tracker must see a packet of a busy flow before it forgets
@@ -219,11 +242,11 @@ mod tests {
     fn a_tracker_that_is_loaded_later_was_not_set_back() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(BE_LIBERAL);
-        let mut kept = Kept::new(BE_LIBERAL);
-        kept.keep_in(folder.path());
+        let mut kept = Kept::new(BE_LIBERAL, Setting::new(folder.path(), BE_LIBERAL));
+        kept.keep();
         for is_contested in [false, true] {
             fs::write(&file, "0\n").unwrap();
-            kept.keep_in(folder.path());
+            kept.keep();
             assert_eq!(fs::read_to_string(&file).unwrap(), "1");
             assert_eq!(kept.is_contested, is_contested);
         }

@@ -14,6 +14,7 @@ use rtnetlink::packet_route::tc::{TcAttribute, TcMessage};
 use super::classifier;
 use crate::dataplane::obstacle::{Direction, Interface, Peer, Program, Role};
 use crate::netlink::address::ip_of;
+use crate::netlink::family_of;
 use crate::netlink::link::{self, Link, LinkKind, Xdp};
 
 /// Lists the interfaces of the pods in these subnets, and those in `own`, which are devices and uplinks by index. Filters of
@@ -54,8 +55,17 @@ pub(super) async fn survey(
 /// # Errors
 /// The kernel does not answer.
 pub async fn bridge_of(handle: &Handle, subnet: IpNet) -> Result<Option<Link>> {
-    let (links, addresses) = links_and_addresses(handle).await?;
-    Ok(bridges(&links, &addresses, &[subnet]).next().cloned())
+    // Ports have no IPv4 addresses, and each would be a link to list.
+    let mut request = handle.address().get();
+    request.message_mut().header.family = family_of(subnet.network());
+    let addresses: Vec<_> = request.execute().try_collect().await.context("listing addresses")?;
+    for index in with_gateway(&addresses, &[subnet]) {
+        let link = link::by_index(handle, index).await.context("asking for an interface")?;
+        if let Some(bridge) = link.filter(|link| link.kind == LinkKind::Bridge) {
+            return Ok(Some(bridge));
+        }
+    }
+    Ok(None)
 }
 
 async fn links_and_addresses(handle: &Handle) -> Result<(Vec<Link>, Vec<AddressMessage>)> {
@@ -65,18 +75,20 @@ async fn links_and_addresses(handle: &Handle) -> Result<(Vec<Link>, Vec<AddressM
     Ok((links, addresses))
 }
 
+/// Returns the indexes of the interfaces that have an address of one of the subnets.
+fn with_gateway(addresses: &[AddressMessage], subnets: &[IpNet]) -> BTreeSet<u32> {
+    let is_gateway = |ip: &IpAddr| subnets.iter().any(|subnet| subnet.contains(ip));
+    let with_gateway = addresses.iter().filter(|address| ip_of(address).is_some_and(|ip| is_gateway(&ip)));
+    with_gateway.map(|address| address.header.index).collect()
+}
+
 /// Returns the bridges that have an address of one of the subnets.
 fn bridges<'a>(
     links: &'a [Link],
     addresses: &[AddressMessage],
     subnets: &[IpNet],
 ) -> impl Iterator<Item = &'a Link> {
-    let is_gateway = |ip: &IpAddr| subnets.iter().any(|subnet| subnet.contains(ip));
-    let with_gateway: BTreeSet<u32> = addresses
-        .iter()
-        .filter(|address| ip_of(address).is_some_and(|ip| is_gateway(&ip)))
-        .map(|address| address.header.index)
-        .collect();
+    let with_gateway = with_gateway(addresses, subnets);
     links.iter().filter(move |link| link.kind == LinkKind::Bridge && with_gateway.contains(&link.index))
 }
 
