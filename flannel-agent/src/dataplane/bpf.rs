@@ -67,6 +67,9 @@ pub struct Wanted {
 /// The compiled programs.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flannel-ebpf"));
 
+/// The ring of aya-log, which programs have also while they log nothing.
+const LOG_RING: &str = "AYA_LOGS";
+
 /// Loaded programs and their maps.
 pub struct Bpf {
     /// `CONFIG`.
@@ -249,6 +252,10 @@ pub fn loader(debug: bool) -> EbpfLoader<'static> {
     const OFF: u8 = 0;
     let mut loader = EbpfLoader::new();
     loader.override_global(aya_log::LEVEL, if debug { &DEBUG } else { &OFF }, true);
+    if !debug {
+        // aya makes it a page.
+        loader.map_max_entries(LOG_RING, 1);
+    }
     loader.verifier_log_level(VerifierLogLevel::STATS);
     loader
 }

@@ -15,6 +15,8 @@ pub(super) trait MapFamily: Address + Pod {
     const SUBNETS: &'static str;
     /// Name of the map of flows.
     const FLOWS: &'static str;
+    /// Name of the map of packets in the host stack.
+    const ENTERED: &'static str;
 
     /// Converts an address to the map's wire-order bytes, if it is of this family.
     fn of(ip: IpAddr) -> Option<Self>;
@@ -30,6 +32,7 @@ impl MapFamily for V4 {
     const LEASES: &'static str = abi::LEASES;
     const SUBNETS: &'static str = abi::SUBNETS;
     const FLOWS: &'static str = abi::FLOWS;
+    const ENTERED: &'static str = abi::ENTERED;
 
     fn of(ip: IpAddr) -> Option<Self> {
         match ip {
@@ -51,6 +54,7 @@ impl MapFamily for V6 {
     const LEASES: &'static str = abi::LEASES6;
     const SUBNETS: &'static str = abi::SUBNETS6;
     const FLOWS: &'static str = abi::FLOWS6;
+    const ENTERED: &'static str = abi::ENTERED6;
 
     fn of(ip: IpAddr) -> Option<Self> {
         match ip {

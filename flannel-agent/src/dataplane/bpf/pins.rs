@@ -82,9 +82,7 @@ impl Pins {
         fs::create_dir_all(&self.dir).with_context(|| format!("creating {}", self.dir.display()))?;
         match self.pinned_node() {
             Some(previous) if previous.layout == abi::LAYOUT => {
-                sizes(node, max_flows)
-                    .into_iter()
-                    .try_for_each(|(name, entries)| self.remove_resized(name, entries))?;
+                sizes(node, max_flows).try_for_each(|(name, entries)| self.remove_resized(name, entries))?;
                 self.remove_other_counters()?;
                 self.update_mtu(previous, node)?;
                 Ok(Some(previous))
