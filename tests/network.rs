@@ -11,6 +11,7 @@ mod firewall;
 mod flood;
 mod flow_cache;
 mod flow_changes;
+mod flow_copies;
 mod flow_crowd;
 mod flow_refused;
 mod flow_rewritten;

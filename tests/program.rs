@@ -155,6 +155,7 @@ impl Programs {
         let mut programs = Self::unconfigured();
         programs.set_node(change);
         let not_leased = Lease { public_ip: [0; 4], vtep_mac: [0; 6], flags: lease::NETWORK, route_mtu: 0 };
+        programs.plug(1, flow::sample::POD_MAC);
         programs.lease(16, [10, 1, 0, 0], not_leased);
         programs.lease(
             24,
@@ -230,6 +231,12 @@ impl Programs {
     fn keep(&mut self, bits: u32, end: KeptEnd) {
         let mut kept: LpmTrie<_, KeptEnd, u32> = self.0.map_mut(abi::KEPT).unwrap().try_into().unwrap();
         kept.insert(&Key::new(bits, end), 1, 0).unwrap();
+    }
+
+    /// Adds a pod's port, and the MAC of the pod.
+    fn plug(&mut self, port: u32, mac: [u8; 6]) {
+        let mut ports: HashMap<_, u32, [u8; 6]> = self.0.map_mut(abi::PORTS).unwrap().try_into().unwrap();
+        ports.insert(port, mac, 0).unwrap();
     }
 
     /// Lets no flow over IPv4 get a new entry any more.

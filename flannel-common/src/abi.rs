@@ -33,6 +33,8 @@ pub const ENTERED6: &str = "ENTERED6";
 /// Map: one number, when an ICMP message last said that a packet was too big for its path, in nanoseconds of CLOCK_MONOTONIC, coarse.
 /// Not pinned.
 pub const TOO_BIG: &str = "TOO_BIG";
+/// Map: ifindex of a pod's bridge port -> MAC of the pod's end, as far as flows may skip the host stack there.
+pub const PORTS: &str = "PORTS";
 /// Map: for IPv4 at index 0, for IPv6 at 1, until when new entries of flows are spent ([`crate::flow::spend`]). Not pinned.
 pub const SPENT: &str = "SPENT";
 /// Map: [`crate::kept::KeptEnd`] -> 1, by longest match.
@@ -46,14 +48,17 @@ pub const FEATURES: &str = "FEATURES";
 /// Global variable, a number of 64 bits: [`crate::flow::PROOF_NS`] over the capacity for flows of one family.
 pub const FLOW_NS: &str = "FLOW_NS";
 /// Maps that are pinned under their own names.
-pub const PINNED_MAPS: [&str; 10] =
-    [LEASES, LEASES6, SUBNETS, SUBNETS6, CONFIG, METRICS, FLOWS, FLOWS6, KEPT, EVENTS];
+pub const PINNED_MAPS: [&str; 11] =
+    [LEASES, LEASES6, SUBNETS, SUBNETS6, CONFIG, METRICS, FLOWS, FLOWS6, PORTS, KEPT, EVENTS];
 
 /// Capacity for leases of one family (a /8 of /24 subnets has 65 536).
 pub const MAX_LEASES: usize = 1 << 17;
 
 /// Capacity for ends of flows that rules look at. Where there are more, all flows stay in the host stack.
 pub const MAX_KEPT: usize = 1 << 10;
+
+/// Capacity for ports of pods. A Linux bridge has at most 1024.
+pub const MAX_PORTS: usize = 1 << 12;
 
 /// Capacity for flows of one family, unless the node has another (`--max-flows`). Other flows go through the host stack.
 pub const MAX_FLOWS: usize = 1 << 16;

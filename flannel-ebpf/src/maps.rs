@@ -11,7 +11,7 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key};
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::macros::btf_map;
-use flannel_common::abi::{MAX_FLOWS, MAX_KEPT, MAX_LEASES};
+use flannel_common::abi::{MAX_FLOWS, MAX_KEPT, MAX_LEASES, MAX_PORTS};
 use flannel_common::address::{Address as _, V4, V6};
 use flannel_common::entered::Entered;
 use flannel_common::event::{self, Event};
@@ -66,6 +66,9 @@ static ENTERED: InStack<V4> = InStack::new();
 
 #[btf_map]
 static ENTERED6: InStack<V6> = InStack::new();
+
+#[btf_map]
+static PORTS: HashMap<u32, [u8; 6], MAX_PORTS, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 #[btf_map]
 static SPENT: Array<u64, 2> = Array::new();
@@ -240,6 +243,13 @@ pub fn remove_flow<F: IpFamily>(name: &FlowKey<F::Address>) {
         let _ = F::flows().remove(flow.other());
     }
     let _ = F::flows().remove(name);
+}
+
+/// Returns whether the pod at this bridge port has this MAC.
+#[inline(always)]
+pub fn is_at_port(ifindex: u32, mac: [u8; 6]) -> bool {
+    // SAFETY: bytes, which a hash map's value aligns to 8.
+    PORTS.get_ptr(ifindex).is_some_and(|known| unsafe { shared::load::<u16, [u8; 6]>(known) } == mac)
 }
 
 /// Returns whether flows with this end are kept in the host stack.

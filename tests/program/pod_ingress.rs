@@ -167,3 +167,15 @@ fn a_new_flow_is_not_proven_while_entries_are_spent() {
     ];
     check(&mut programs, HOOK, table, |_, _| unreachable!("this program carries nothing"));
 }
+
+#[test]
+fn a_copy_at_another_pods_port_proves_nothing_and_leaves_the_proof_to_the_pods_own() {
+    let mut programs = Programs::with_flow_cache();
+    programs.plug(1, GATEWAY_MAC);
+    let known = || of_udp(flow(PROVEN, PROVEN));
+    let table = vec![
+        row("of a new flow", datagram(), none(), Outcome::NoFlow, none()),
+        row("of a known one", datagram(), known(), Outcome::NoFlow, known()),
+    ];
+    check(&mut programs, HOOK, table, |_, _| unreachable!("this program carries nothing"));
+}

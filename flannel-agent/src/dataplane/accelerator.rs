@@ -76,6 +76,8 @@ pub struct Accelerator {
     preceded: Option<String>,
     /// Programs that may be an earlier agent's.
     _strays: Problem,
+    /// Whether pods may have other MACs since they were looked at: another namespace does not report them.
+    may_have_moved: bool,
     /// When to look for what the kernel does not report.
     check: Interval,
     _counters: Registration,
@@ -125,6 +127,7 @@ impl Accelerator {
             leasable,
             preceded: None,
             _strays: strays,
+            may_have_moved: false,
             check,
             _counters: counters,
         }))
@@ -176,13 +179,14 @@ impl Accelerator {
 
     /// Waits for the next change. It may be dropped and called again; no change gets lost.
     pub async fn changed(&mut self, kernel: &Kernel) -> AcceleratorEvent {
-        let Self { bpf, events, watcher, connections, check, .. } = self;
+        let Self { bpf, events, watcher, connections, may_have_moved, check, .. } = self;
         loop {
             tokio::select! {
                 event = watcher.changed(kernel) => match event {
                     WatcherEvent::Interfaces => return AcceleratorEvent::Interfaces,
                     WatcherEvent::Forwarding => {
                         end_proofs(bpf);
+                        *may_have_moved = true;
                         continue;
                     }
                 },
@@ -198,7 +202,7 @@ impl Accelerator {
             if !bpf.is_attached(kernel).await {
                 return AcceleratorEvent::Detached;
             }
-            if watcher.has_silently_changed(kernel, bpf).await {
+            if std::mem::take(may_have_moved) || watcher.has_silently_changed(kernel, bpf).await {
                 return AcceleratorEvent::Interfaces;
             }
         }

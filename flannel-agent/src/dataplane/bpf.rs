@@ -50,6 +50,7 @@ use kept::KeptMap;
 use leases::LeaseMaps;
 use pins::Pins;
 use place::Place;
+use ports::PortMacs;
 
 /// The programs as a node wants them.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +84,7 @@ pub struct Bpf {
     /// The kernel's IDs of the programs of TC.
     ids: BTreeSet<u32>,
     flows: Flows,
+    port_macs: PortMacs,
     /// The node's own hooks that the programs are attached to.
     places: Vec<Place>,
     /// The bridge ports that the programs are attached to.
@@ -117,6 +119,7 @@ impl Bpf {
         Ok(Self {
             leases: LeaseMaps::open(&mut ebpf, &node)?,
             flows: Flows::open(&mut ebpf)?,
+            port_macs: PortMacs::open(&mut ebpf)?,
             kept: KeptMap::open(&mut ebpf)?,
             config: ConfigMap::open(&mut ebpf, node, previous.as_ref())?,
             places: Vec::new(),

@@ -10,6 +10,7 @@ use std::fmt;
 
 use flannel_common::node::{FLOOR_UNWRAPS, FLOOR_WRAPS};
 
+use crate::mac::Mac;
 pub use underlay::{MarkedWay, Outer, Underlay};
 
 /// What an interface is for the packets of pods.
@@ -45,8 +46,8 @@ pub enum Peer {
     /// There is none in another network namespace.
     #[default]
     None,
-    /// It has no XDP program in its driver.
-    Plain,
+    /// It has no XDP program in its driver, and this MAC.
+    Plain(Mac),
     /// It has one.
     Xdp,
     /// The kernel does not tell: why.
@@ -81,8 +82,8 @@ pub struct PodPort {
     pub index: u32,
     /// Interface name.
     pub name: String,
-    /// Whether flows may skip the host stack here, or why not.
-    pub shortcut: Result<(), Thing>,
+    /// The MAC of the pod's end, if flows may skip the host stack here, or why they may not.
+    pub shortcut: Result<Mac, Thing>,
 }
 
 /// Why packets must not pass an interface by.
@@ -242,16 +243,16 @@ impl PodPort {
 }
 
 impl Interface {
-    /// Returns whether flows may skip the host stack at this port. An XDP program on it has seen a packet before.
-    fn shortcut(&self) -> Result<(), Thing> {
-        let peer = match &self.peer {
-            Peer::Plain => None,
-            Peer::None => Some(Thing::NoPeer),
-            Peer::Xdp => Some(Thing::PeerXdp),
-            Peer::Unknown(why) => Some(Thing::UnknownPeer(why.clone())),
+    /// Returns the MAC of the other end, if flows may skip the host stack at this port. An XDP program on it has seen a packet before.
+    fn shortcut(&self) -> Result<Mac, Thing> {
+        let mac = match &self.peer {
+            Peer::Plain(mac) => *mac,
+            Peer::None => return Err(Thing::NoPeer),
+            Peer::Xdp => return Err(Thing::PeerXdp),
+            Peer::Unknown(why) => return Err(Thing::UnknownPeer(why.clone())),
         };
-        let thing = peer.or_else(|| self.thing_for_sent()).or_else(|| self.foreign(Direction::Ingress));
-        thing.map_or(Ok(()), Err)
+        let thing = self.thing_for_sent().or_else(|| self.foreign(Direction::Ingress));
+        thing.map_or(Ok(mac), Err)
     }
 
     fn first_thing(&self) -> Option<Thing> {

@@ -238,8 +238,8 @@ impl Watcher {
         let before = std::mem::take(&mut self.closed_ports);
         for PodPort { name: port, shortcut, .. } in ports {
             match (shortcut, before.get(port)) {
-                (Ok(()), Some(_)) => info!(port, "flows of this pod may skip the host stack again"),
-                (Ok(()), None) => {}
+                (Ok(_), Some(_)) => info!(port, "flows of this pod may skip the host stack again"),
+                (Ok(_), None) => {}
                 (Err(thing), known) => {
                     let thing = thing.to_string();
                     if known != Some(&thing) {

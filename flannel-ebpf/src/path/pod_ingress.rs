@@ -4,7 +4,7 @@ use flannel_common::flow::Port;
 use flannel_common::outcome::Outcome;
 
 use crate::features::has_family;
-use crate::maps::IpFamily;
+use crate::maps::{self, IpFamily};
 use crate::packet::Packet;
 use crate::stage::flow::{self, ToPod};
 use crate::stage::parse::{self, Inner, with_inner};
@@ -24,6 +24,11 @@ fn note(packet: &Packet<'_>) -> Result<Outcome, Outcome> {
 #[inline(always)]
 fn note_proof<H: IpFamily>(packet: &Packet<'_>, inner: &Inner<H>) -> Result<Outcome, Outcome> {
     if !has_family::<H::Address>() {
+        return Err(Outcome::NoFlow);
+    }
+    if !maps::is_at_port(packet.ifindex(), inner.frame.dst_addr) {
+        // A copy: the bridge does not know where the pod is, and sends it to all ports. That of the pod proves the flow.
+        packet.take_token();
         return Err(Outcome::NoFlow);
     }
     let flow = ToPod::read(packet, inner, 0)?;

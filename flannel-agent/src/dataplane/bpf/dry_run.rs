@@ -1,5 +1,5 @@
 //! A second copy of the programs, run on single frames to see what the programs do with them. It shares the maps that
-//! programs only read: leases, `KEPT` and `CONFIG`. What programs write goes to maps of its own, so that the node is not affected.
+//! programs only read: leases, `PORTS`, `KEPT` and `CONFIG`. What programs write goes to maps of its own, so that the node is not affected.
 
 pub mod known;
 
@@ -27,7 +27,8 @@ use crate::dataplane::kernel::Kernel;
 use known::{Ends, Held, OurEnd};
 
 /// The maps that the copy shares with the node's programs. Programs do not write them.
-const SHARED: [&str; 6] = [abi::LEASES, abi::LEASES6, abi::SUBNETS, abi::SUBNETS6, abi::CONFIG, abi::KEPT];
+const SHARED: [&str; 7] =
+    [abi::LEASES, abi::LEASES6, abi::SUBNETS, abi::SUBNETS6, abi::CONFIG, abi::PORTS, abi::KEPT];
 /// `struct __sk_buff` (linux/bpf.h): its size, and the offsets of `priority`, `ingress_ifindex` and `ifindex`. Test runs use
 /// the latter since Linux 5.9.
 const CONTEXT: usize = 192;

@@ -1,15 +1,40 @@
 //! Bridge ports of pods: programs are attached and detached as pods come and go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result};
+use aya::Ebpf;
+use aya::maps::{HashMap, MapData};
+use flannel_common::abi;
 use flannel_common::outcome::Hook;
 use tracing::debug;
 
 use super::link::Link;
 use super::pins::{Pins, link_name};
-use super::{Bpf, attach, program};
+use super::{Bpf, attach, program, take};
 use crate::dataplane::obstacle::PodPort;
+
+/// `PORTS`: the MACs of pods by port.
+pub(super) struct PortMacs(HashMap<MapData, u32, [u8; 6]>);
+
+impl PortMacs {
+    pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self> {
+        Ok(Self(HashMap::try_from(take(ebpf, abi::PORTS)?)?))
+    }
+
+    /// Makes the map hold exactly these.
+    fn set(&mut self, wanted: &BTreeMap<u32, [u8; 6]>) -> Result<()> {
+        let known: BTreeMap<_, _> =
+            self.0.iter().collect::<Result<_, _>>().context("reading the BPF map PORTS")?;
+        for (port, mac) in wanted.iter().filter(|(port, mac)| known.get(port) != Some(mac)) {
+            self.0.insert(port, mac, 0).context("writing the BPF map PORTS")?;
+        }
+        for port in known.keys().filter(|port| !wanted.contains_key(port)) {
+            self.0.remove(port).context("removing from the BPF map PORTS")?;
+        }
+        Ok(())
+    }
+}
 
 /// What a pod sends, and what it receives.
 const HOOKS: [Hook; 2] = [Hook::PodEgress, Hook::PodIngress];
@@ -18,6 +43,10 @@ impl Bpf {
     /// Attaches the programs to exactly those of the ports that can take the shortcut. Returns what failed.
     pub fn follow(&mut self, ports: &[PodPort]) -> Vec<anyhow::Error> {
         let mut errors = Vec::new();
+        let macs =
+            ports.iter().filter_map(|port| Some((port.index, port.shortcut.as_ref().ok()?.0))).collect();
+        // Before the programs there are attached, which prove no flow without it.
+        errors.extend(self.port_macs.set(&macs).err());
         let mut before = std::mem::take(&mut self.inherited);
         before.append(&mut self.ports.clone());
         let open = ports.iter().filter(|port| port.is_open()).map(|port| port.index).collect();

@@ -117,7 +117,7 @@ async fn peer(handle: &Handle, link: &Link) -> Peer {
     match link::by_index_in(handle, namespace, index).await {
         Ok(None) => Peer::None,
         Ok(Some(Link { xdp: Some(Xdp::Driver), .. })) => Peer::Xdp,
-        Ok(Some(_)) => Peer::Plain,
+        Ok(Some(Link { mac, .. })) => mac.map_or(Peer::None, Peer::Plain),
         Err(error) => Peer::Unknown(error.to_string()),
     }
 }
