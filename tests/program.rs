@@ -7,8 +7,8 @@ use std::os::fd::AsFd as _;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
 use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions, TestRunResult};
-use aya::{Ebpf, EbpfLoader, Pod};
-use flannel_agent::dataplane::bpf::{OBJECT, counters};
+use aya::{Ebpf, Pod};
+use flannel_agent::dataplane::bpf::{OBJECT, counters, loader};
 use flannel_common::abi;
 use flannel_common::address::{Address, V4, V6};
 use flannel_common::event::Event;
@@ -22,6 +22,7 @@ use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 mod complexity;
 mod direct;
 mod ecn;
+mod entry;
 mod events;
 mod flow;
 mod fuzz;
@@ -185,7 +186,7 @@ impl Programs {
 
     /// Loads them without a configuration, as before the agent has written it.
     pub(crate) fn unconfigured() -> Self {
-        let mut loader = EbpfLoader::new();
+        let mut loader = loader(false);
         // Large maps take long to make and to list.
         for name in [abi::FLOWS, abi::FLOWS6] {
             loader.map_max_entries(name, 1024);

@@ -4,7 +4,7 @@
 /// made anew by itself.
 ///
 /// An agent that finds pinned maps of another version makes new ones.
-pub const LAYOUT: u32 = 14;
+pub const LAYOUT: u32 = 15;
 
 /// Folder of the pins of all overlays: `<bpffs>/flannel/<VNI>/`.
 pub const PIN_DIR: &str = "flannel";
@@ -30,7 +30,7 @@ pub const FLOWS6: &str = "FLOWS6";
 pub const ENTERED: &str = "ENTERED";
 /// Map: as [`ENTERED`], of IPv6.
 pub const ENTERED6: &str = "ENTERED6";
-/// Map: one number, when an ICMP message last said that a packet was too big for its path, in nanoseconds of CLOCK_MONOTONIC, coarse.
+/// Map: one number, when an ICMP message last said that a packet was too big for its path, in nanoseconds of [`CLOCK`].
 /// Not pinned.
 pub const TOO_BIG: &str = "TOO_BIG";
 /// Map: ifindex of a pod's bridge port -> MAC of the pod's end, as far as flows may skip the host stack there.
@@ -47,6 +47,11 @@ pub const DRY_RUN: &str = "DRY_RUN";
 pub const FEATURES: &str = "FEATURES";
 /// Global variable, a number of 64 bits: [`crate::flow::PROOF_NS`] over the capacity for flows of one family.
 pub const FLOW_NS: &str = "FLOW_NS";
+/// Global variable, a number of 64 bits: nanoseconds between two ticks of the kernel, which the loader sets.
+pub const TICK_NS: &str = "TICK_NS";
+/// Program: writes the time of the programs' clock, in nanoseconds, over the first bytes of its packet. It is attached nowhere: user
+/// space runs it to read the clock.
+pub const CLOCK: &str = "clock";
 /// Maps that are pinned under their own names.
 pub const PINNED_MAPS: [&str; 11] =
     [LEASES, LEASES6, SUBNETS, SUBNETS6, CONFIG, METRICS, FLOWS, FLOWS6, PORTS, KEPT, EVENTS];

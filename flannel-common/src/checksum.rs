@@ -17,21 +17,28 @@
 //! assert_eq!(checksum::of(&header), 0);
 //! ```
 
-/// Computes the checksum of at most 128 KiB.
+/// Computes the checksum of at most 16 GiB.
 ///
 /// If the checksum field among the bytes is 0, this is its value; if the field is right, this is 0.
 #[inline(always)]
 #[must_use]
 pub const fn of(bytes: &[u8]) -> u16 {
+    // RFC 1071 section 2: within the sum, the order of the bytes does not matter (B), and larger words may be added (C).
     let (words, rest) = bytes.as_chunks();
-    // RFC 1071 section 4.1: an odd byte is the upper one of a last word.
-    let mut sum = if let [byte] = rest { word([*byte, 0]) } else { 0 };
+    let mut last = [0; 4];
     let mut at = 0;
-    while at < words.len() {
-        sum += word(words[at]);
+    while at < rest.len() {
+        last[at] = rest[at];
         at += 1;
     }
-    !folded(sum)
+    let mut sum = u32::from_ne_bytes(last) as u64;
+    at = 0;
+    while at < words.len() {
+        sum += u32::from_ne_bytes(words[at]) as u64;
+        at += 1;
+    }
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    (!folded((sum & 0xffff) as u32 + (sum >> 16) as u32)).to_be()
 }
 
 /// Returns the checksum after one of the words that it covers has changed (RFC 1624 section 3, equation 3).
@@ -69,10 +76,6 @@ pub const fn change_of(before: &[u8], after: &[u8]) -> u32 {
 #[must_use]
 pub const fn change(before: u16, after: u16) -> u32 {
     !before as u32 + after as u32
-}
-
-const fn word(bytes: [u8; 2]) -> u32 {
-    u16::from_be_bytes(bytes) as u32
 }
 
 /// Adds the carries in. Two rounds are enough for any sum of 32 bits.

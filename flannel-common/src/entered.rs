@@ -25,7 +25,7 @@ use crate::flow::{Direction, FlowKey, Port, TRANSIT_NS};
 pub struct Entered<A: Address> {
     /// Fingerprint of packet and record; 0: the packet has left.
     pub fingerprint: u64,
-    /// When it entered, in nanoseconds of CLOCK_MONOTONIC, coarse.
+    /// When it entered, in nanoseconds of [`crate::abi::CLOCK`].
     pub at: u64,
     /// The flow's name with which it entered.
     pub key: FlowKey<A>,

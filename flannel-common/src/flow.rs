@@ -54,6 +54,10 @@ pub const fn spend(spent: u64, now: u64, each: u64) -> Option<u64> {
     if after - now > PROOF_NS { None } else { Some(after) }
 }
 
+/// How long the MTU of a pod's port is not asked for again, in nanoseconds. While no agent is running, a port that is gone may get packets
+/// for as long; an agent ends proofs when a port changes.
+pub const PORT_NS: u64 = 100_000_000;
+
 /// Longest time in the stack, in nanoseconds. A packet that leaves later proves nothing.
 pub const TRANSIT_NS: u64 = 1_000_000_000;
 
@@ -129,8 +133,10 @@ pub struct Flow<A: Address> {
     pub addresses: u32,
     /// The same, with ports.
     pub ports: u32,
-    /// 0.
-    pub reserved: u32,
+    /// MTU of the pod's port in bytes.
+    pub port_mtu: u32,
+    /// When the kernel was last asked for [`Self::port_mtu`], and the port was there; 0: never. Nanoseconds of [`crate::abi::CLOCK`].
+    pub port_asked: u64,
 }
 
 /// How packets of a flow reach the peer past the host stack, as the lease and the kernel said when the flow was last proven. All
@@ -170,7 +176,7 @@ impl<A: Address> Way<A> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Names(pub u32);
 
-/// One direction of a flow through the host stack. Times are nanoseconds of CLOCK_MONOTONIC, coarse.
+/// One direction of a flow through the host stack. Times are nanoseconds of [`crate::abi::CLOCK`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Passage {
@@ -280,15 +286,15 @@ const _: () = assert!(size_of::<FlowKey<V6>>() == 40 && align_of::<FlowKey<V6>>(
 const _: () = assert!(size_of::<Port>() == 16 && align_of::<Port>() == 4);
 const _: () = assert!(size_of::<Way<V4>>() == 32 && align_of::<Way<V4>>() == 4);
 const _: () = assert!(size_of::<Way<V6>>() == 56 && align_of::<Way<V6>>() == 4);
-const _: () = assert!(size_of::<Flow<V4>>() == 112 && align_of::<Flow<V4>>() == 8);
-const _: () = assert!(size_of::<Flow<V6>>() == 160 && align_of::<Flow<V6>>() == 8);
+const _: () = assert!(size_of::<Flow<V4>>() == 120 && align_of::<Flow<V4>>() == 8);
+const _: () = assert!(size_of::<Flow<V6>>() == 168 && align_of::<Flow<V6>>() == 8);
 
 #[cfg(feature = "user")]
 // SAFETY: repr(C), bytes only for either of the types that can be `A` (16 or 40, asserted above), every bit pattern is
 // valid.
 unsafe impl<A: Address> aya::Pod for FlowKey<A> {}
 #[cfg(feature = "user")]
-// SAFETY: repr(C), no padding (asserted above: 2 * 16 + 16 + 16 or 40 + 32 or 56 + 4 * 4), every bit pattern is valid.
+// SAFETY: repr(C), no padding (asserted above: 2 * 16 + 16 + 16 or 40 + 32 or 56 + 4 * 4 + 8), every bit pattern is valid.
 unsafe impl<A: Address> aya::Pod for Flow<A> {}
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! entry points.
 #![cfg_attr(target_arch = "bpf", no_std)]
 
+pub mod clock;
 pub mod features;
 pub mod group;
 pub mod ip;

@@ -6,8 +6,8 @@ mod entry {
     use aya_ebpf::macros::{classifier, xdp};
     use aya_ebpf::programs::{TcContext, XdpContext};
     use flannel_common::outcome::Hook;
-    use flannel_ebpf::packet::{DriverPacket, Packet};
-    use flannel_ebpf::{path, verdict};
+    use flannel_ebpf::packet::{Aligned, DriverPacket, Packet, PacketAccess as _};
+    use flannel_ebpf::{clock, path, verdict};
 
     /// Egress of `flannel.<VNI>`: packets that the host has routed into the overlay.
     #[classifier]
@@ -63,6 +63,15 @@ mod entry {
     pub(crate) fn underlay_xdp(ctx: XdpContext) -> u32 {
         let packet = DriverPacket::new(&ctx);
         verdict::conclude(Hook::UnderlayXdp, &packet, path::underlay_xdp::run(&packet)) as u32
+    }
+
+    /// [`flannel_common::abi::CLOCK`]
+    #[classifier]
+    pub(crate) fn clock(ctx: TcContext) -> i32 {
+        match Packet::new(&ctx).write(0, &Aligned(clock::now().to_ne_bytes())) {
+            Ok(()) => Packet::PASS,
+            Err(_) => Packet::DROP,
+        }
     }
 
     #[panic_handler]

@@ -35,19 +35,19 @@ use crate::packet::Header;
 /// Bytes of outer headers between the outer Ethernet header and the inner frame.
 pub const LEN: usize = Ipv4Hdr::OUTER_LEN;
 
-/// What encapsulation writes after the outer Ethernet header: outer headers and the start of the inner frame.
+/// What encapsulation writes after the outer Ethernet header: outer headers and the inner frame's Ethernet header.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct EncapHeaders<T> {
+pub struct EncapHeaders {
     ip: Ipv4Hdr,
     udp: UdpHdr,
     vxlan: VxlanHdr,
-    inner: T,
+    inner: EthHdr,
 }
 
 // SAFETY: headers in a row without padding (asserted below), aligned to 2 at most.
-unsafe impl<T: Header> Header for EncapHeaders<T> {}
-const _: () = assert!(size_of::<EncapHeaders<EthHdr>>() == LEN + EthHdr::LEN);
+unsafe impl Header for EncapHeaders {}
+const _: () = assert!(size_of::<EncapHeaders>() == LEN + EthHdr::LEN);
 
 /// Values for the outer headers.
 pub struct EncapParams {
@@ -77,7 +77,7 @@ impl EncapParams {
     /// The UDP checksum is 0, as flannel's peers send it: hardware that computes one for encapsulated packets has corrupted
     /// them (flannel issues 1279 and 2152).
     #[inline(always)]
-    pub fn headers<T: Header>(&self, inner: T, frame_len: u16) -> EncapHeaders<T> {
+    pub fn headers(&self, inner: EthHdr, frame_len: u16) -> EncapHeaders {
         let udp_len = frame_len + (UdpHdr::LEN + VxlanHdr::LEN) as u16;
         EncapHeaders {
             ip: self.ipv4(udp_len + Ipv4Hdr::LEN as u16),

@@ -1,6 +1,7 @@
 //! Access to packet memory. Every read is bounds-checked here, and nowhere else.
 
 use core::mem::MaybeUninit;
+use core::ops::Deref;
 use core::{ptr, slice};
 
 use aya_ebpf::EbpfContext;
@@ -59,6 +60,21 @@ unsafe impl<const LEN: usize> Header for [u32; LEN] {}
 // SAFETY: bytes, the address as well.
 unsafe impl<A: Address> Header for Handover<A> {}
 
+/// A header on the stack, where it can be read and written in words of four bytes. Otherwise LLVM goes byte by byte: most headers
+/// consist of bytes.
+#[derive(Clone, Copy)]
+#[repr(C, align(4))]
+pub struct Aligned<T>(pub T);
+
+impl<T> Deref for Aligned<T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
 /// A frame that a TC or XDP program handles.
 pub trait PacketAccess {
     /// What the kernel passes to the program.
@@ -97,7 +113,7 @@ pub trait PacketAccess {
     /// # Errors
     /// [`Outcome::Truncated`] if the frame ends before the header does.
     #[inline(always)]
-    fn header<T: Header>(&self, offset: usize) -> Result<T, Outcome> {
+    fn header<T: Header>(&self, offset: usize) -> Result<Aligned<T>, Outcome> {
         let start = self.data() + offset;
         if start + size_of::<T>() > self.data_end() {
             return Err(Outcome::Truncated);
@@ -315,7 +331,7 @@ impl<'a> Packet<'a> {
     /// # Errors
     /// [`Outcome::WriteFailed`]: the frame is lost if it has been resized.
     #[inline(always)]
-    pub fn write<T: Header>(&self, offset: usize, header: &T) -> Result<(), Outcome> {
+    pub fn write<T: Header>(&self, offset: usize, header: &Aligned<T>) -> Result<(), Outcome> {
         let start = self.data() + offset;
         if start + size_of::<T>() > self.data_end() {
             return Err(Outcome::WriteFailed);

@@ -1,19 +1,20 @@
 //! Tables for the flow cache: a packet, what `FLOWS` and `ENTERED` hold before the run, and what they hold afterwards.
 
 use std::collections::BTreeMap;
-use std::thread;
-use std::time::Duration;
+use std::sync::LazyLock;
 
-use aya::Pod;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{HashMap, LpmTrie};
+use aya::programs::Program;
+use aya::{Ebpf, Pod};
 use etherparse::IpNumber;
+use flannel_agent::dataplane::bpf::clock;
 use flannel_common::abi;
 use flannel_common::address::{Address, V4, V6};
 use flannel_common::flow::{Flow, FlowKey, Names, PROOF_NS, Passage, Port, TRANSIT_NS, Way};
 use flannel_common::lease::{DIRECT, Lease};
 
-use super::{GENERATION, Programs, UPLINK_MTU, of_family};
+use super::{GENERATION, Programs, UPLINK_MTU, load, of_family};
 pub(super) use row::{Row, check, check_off, row};
 use sample::{GATEWAY_MAC, POD_MAC, key};
 
@@ -146,8 +147,8 @@ fn sum(bytes: &[u8]) -> u32 {
 
 /// Changes all times except "never".
 pub(super) fn at_times<A: Address>(mut flows: Flows<A>, change: impl Fn(u64) -> u64) -> Flows<A> {
-    for Flow { egress, ingress, .. } in flows.values_mut() {
-        for time in [&mut egress.left, &mut ingress.left] {
+    for Flow { egress, ingress, port_asked, .. } in flows.values_mut() {
+        for time in [&mut egress.left, &mut ingress.left, port_asked] {
             if *time != UNKNOWN {
                 *time = change(*time);
             }
@@ -156,21 +157,21 @@ pub(super) fn at_times<A: Address>(mut flows: Flows<A>, change: impl Fn(u64) -> 
     flows
 }
 
-/// Reads the clock once it shows more than the greatest age. A virtual machine has just booted.
-pub(super) fn now_with_a_past() -> u64 {
-    while now() <= OLD {
-        thread::sleep(Duration::from_millis(100));
-    }
-    now()
+/// Forgets the MTUs of ports, which programs note when they ask the kernel.
+pub(super) fn without_port_mtus<A: Address>(mut flows: Flows<A>) -> Flows<A> {
+    flows.values_mut().for_each(|flow| (flow.port_mtu, flow.port_asked) = (0, UNKNOWN));
+    flows
 }
 
 /// Reads the programs' clock, in nanoseconds.
 pub(super) fn now() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the time lives through the call.
-    let read = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
-    assert_eq!(read, 0, "CLOCK_MONOTONIC_COARSE");
-    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+    static PROGRAMS: LazyLock<Ebpf> = LazyLock::new(|| {
+        let Programs(mut ebpf) = Programs::unconfigured();
+        load(abi::CLOCK, ebpf.program_mut(abi::CLOCK).unwrap());
+        ebpf
+    });
+    let Some(Program::SchedClassifier(clock)) = PROGRAMS.program(abi::CLOCK) else { unreachable!() };
+    clock::read(clock).unwrap()
 }
 
 impl Programs {

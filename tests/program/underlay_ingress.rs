@@ -181,7 +181,7 @@ fn packets_are_passed_on_before_the_agent_has_written_its_configuration() {
 }
 
 /// Runs a table. Unwrapped packets must come out as they were inside, and delivered ones one hop further.
-fn check_unwrapped(programs: &mut Programs, table: Vec<Row>) {
+pub(super) fn check_unwrapped(programs: &mut Programs, table: Vec<Row>) {
     check(programs, Hook::UnderlayIngress, table, |run, sent| {
         let inner = &sent[50..];
         match run.outcome {
@@ -192,7 +192,7 @@ fn check_unwrapped(programs: &mut Programs, table: Vec<Row>) {
 }
 
 /// Makes a row of a packet from the peer, which changes no flow: `overlay_ingress` notes that it enters the stack.
-fn from_peer(description: &'static str, packet: &Ipv4, known: Flows, outcome: Outcome) -> Row {
+pub(super) fn from_peer(description: &'static str, packet: &Ipv4, known: Flows, outcome: Outcome) -> Row {
     let sent = carrying(&frame(OUR_MAC, PEER_MAC, EtherType::IPV4, &packet.bytes()));
     row(description, sent, known.clone(), outcome, known)
 }

@@ -20,6 +20,7 @@ use crate::dataplane::kernel::Kernel;
 
 pub mod attach;
 mod batch;
+pub mod clock;
 pub mod config_map;
 pub mod counters;
 pub mod dry_run;
@@ -166,9 +167,9 @@ impl Bpf {
             // Pins do not show which ports have filters of the previous agent.
             self.inherited.extend(attach::interfaces_beside(&self.own_interfaces())?);
         }
-        for hook in Hook::classifiers() {
-            let program = program(&mut self.ebpf, hook)?;
-            self.pins.replace(hook.program(), |path| Ok(program.pin(path)?))?;
+        for name in Hook::classifiers().map(Hook::program).chain([abi::CLOCK]) {
+            let program = classifier(&mut self.ebpf, name)?;
+            self.pins.replace(name, |path| Ok(program.pin(path)?))?;
         }
         Ok(mechanism)
     }
@@ -259,6 +260,7 @@ pub fn loader(debug: bool) -> EbpfLoader<'static> {
         // aya makes it a page.
         loader.map_max_entries(LOG_RING, 1);
     }
+    loader.override_global(abi::TICK_NS, &*clock::TICK_NS, true);
     loader.verifier_log_level(VerifierLogLevel::STATS);
     loader
 }
@@ -276,7 +278,10 @@ pub fn detach(pins: &Pins) -> Result<()> {
 }
 
 fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {
-    let name = hook.program();
+    classifier(ebpf, hook.program())
+}
+
+fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
     let program = ebpf.program_mut(name).with_context(|| format!("no program {name} in the object"))?;
     Ok(program.try_into()?)
 }

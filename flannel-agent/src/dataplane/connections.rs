@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use flannel_common::flow::{PROOF_NS, TRANSIT_NS};
-use nix::time::{ClockId, clock_gettime};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::{debug, info, warn};
 
+use super::bpf::clock;
 use super::bpf::flows::{Connection, InUse, connections};
 use super::bpf::pins::Pins;
 use super::kernel::conntrack::{Proofs, Timeouts, ignores_invalid_resets};
@@ -26,8 +26,8 @@ const PERIOD: Duration = Duration::from_secs(60);
 /// Looks after all connections of an overlay, round by round. Nothing waits for a round.
 pub(super) struct ConnectionKeeper {
     pins: Pins,
-    /// When the last round began, and what it was.
-    last: Option<(Instant, Round)>,
+    /// When the last round began, and what it was; `None` if the time could not be read.
+    last: Option<(Instant, Option<Round>)>,
     round: Option<JoinHandle<Result<InUse>>>,
     /// What has failed, as logged last.
     failed: Option<String>,
@@ -56,11 +56,11 @@ impl ConnectionKeeper {
         if !timeouts.exist() || self.last.is_some_and(|(begin, _)| begin.elapsed() < period(&timeouts)) {
             return;
         }
-        let before = self.last.filter(|_| self.failed.is_none()).map(|(_, round)| round);
-        let round = Round::new(timeouts, now(), before);
-        self.last = Some((Instant::now(), round));
+        let before = self.last.and_then(|(_, round)| round).filter(|_| self.failed.is_none());
+        let round = clock::now(&self.pins).map(|now| Round::new(timeouts, now, before));
+        self.last = Some((Instant::now(), round.as_ref().ok().copied()));
         let pins = self.pins.clone();
-        self.round = Some(spawn_blocking(move || round.run(&pins)));
+        self.round = Some(spawn_blocking(move || round?.run(&pins)));
     }
 
     /// Says once why rounds fail, and once when there are more flows than entries.
@@ -109,13 +109,7 @@ fn period(timeouts: &Timeouts) -> Duration {
     (Duration::from_secs(timeouts.shortest_established.into()) / 3).min(PERIOD)
 }
 
-/// Reads CLOCK_MONOTONIC in nanoseconds, as the programs do.
-fn now() -> u64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map_or(0, |time| time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned())
-}
-
-/// What one round wants. Times in nanoseconds of CLOCK_MONOTONIC.
+/// What one round wants. Times in nanoseconds of the programs' clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Round {
     now: u64,

@@ -84,8 +84,10 @@ impl Ip for Ipv4Hdr {
     #[inline(always)]
     fn hop(&self) -> Option<Self> {
         // The time to live is the upper byte of a word.
-        let check = checksum::updated(u16::from_be_bytes(self.check), 0x0100, 0).to_be_bytes();
-        (self.ttl > 1).then(|| Self { ttl: self.ttl - 1, check, ..*self })
+        let change = checksum::change(u16::from_ne_bytes([1, 0]), 0);
+        let mut next = self.with_changed_addresses(change);
+        next.ttl = next.ttl.wrapping_sub(1);
+        (self.ttl > 1).then_some(next)
     }
 
     #[inline(always)]
@@ -96,7 +98,9 @@ impl Ip for Ipv4Hdr {
 
     #[inline(always)]
     fn with_changed_addresses(&self, change: u32) -> Self {
-        Self { check: checksum::changed(u16::from_ne_bytes(self.check), change).to_ne_bytes(), ..*self }
+        let mut ip = *self;
+        ip.check = checksum::changed(u16::from_ne_bytes(self.check), change).to_ne_bytes();
+        ip
     }
 
     #[inline(always)]

@@ -95,6 +95,14 @@ impl<A: Address> FlowRef<A> {
         unsafe { load::<u32, _>(&raw const (*self.0.as_ptr()).way) }
     }
 
+    /// Returns [`Way::is_known`].
+    #[inline(always)]
+    #[must_use]
+    pub fn is_way_known(self) -> bool {
+        // SAFETY: as in `way`.
+        unsafe { load::<u32, u32>(&raw const (*self.0.as_ptr()).way.mtu) != 0 }
+    }
+
     /// Stores the peer that packets from the pod go to, and the MTU of the path in bytes.
     #[inline(always)]
     pub fn set_peer(self, peer: &Lease<A>, mtu: u32) {
@@ -117,6 +125,35 @@ impl<A: Address> FlowRef<A> {
             store::<u32, _>(&raw mut (*way).next_hop, next_hop);
             store::<u16, _>(&raw mut (*way).next_hop_mac, mac);
             store::<u16, _>(&raw mut (*way).uplink_mac, uplink_mac);
+        }
+    }
+
+    /// Copies the address of the peer that packets from the pod go to.
+    #[inline(always)]
+    #[must_use]
+    pub fn peer(self) -> A {
+        // SAFETY: as in `way`.
+        unsafe { load::<u32, _>(&raw const (*self.0.as_ptr()).way.public_ip) }
+    }
+
+    /// Copies the MTU of the pod's port in bytes, and when it was asked for.
+    #[inline(always)]
+    #[must_use]
+    pub fn port_mtu(self) -> (u32, u64) {
+        // SAFETY: within the entry, and aligned as the types are.
+        unsafe {
+            let asked = load::<u64, _>(&raw const (*self.0.as_ptr()).port_asked);
+            (load::<u32, _>(&raw const (*self.0.as_ptr()).port_mtu), asked)
+        }
+    }
+
+    /// Stores the MTU of the pod's port in bytes, and when it was asked for.
+    #[inline(always)]
+    pub fn set_port_mtu(self, mtu: u32, asked: u64) {
+        // SAFETY: as in `port_mtu`.
+        unsafe {
+            store::<u32, _>(&raw mut (*self.0.as_ptr()).port_mtu, mtu);
+            store::<u64, _>(&raw mut (*self.0.as_ptr()).port_asked, asked);
         }
     }
 
@@ -200,6 +237,8 @@ mod tests {
         entry.set_peer(&Lease { public_ip, vtep_mac, flags, route_mtu: 9000 }, mtu);
         let (next_hop, next_hop_mac, uplink_mac) = ([4, 3, 2, 1], [6; 6], [7; 6]);
         entry.set_next_hop(next_hop, next_hop_mac, uplink_mac);
+        entry.set_port_mtu(1450, 200);
+        assert_eq!((entry.port_mtu(), entry.peer()), ((1450, 200), public_ip));
         let way = Way { public_ip, next_hop, next_hop_mac, uplink_mac, vtep_mac, flags, mtu };
         assert_eq!(entry.way(), way);
         let expected = |left, mark| Passage { left, mark, generation: (mark & 1) ^ 1 };
@@ -228,7 +267,8 @@ mod tests {
             names: Names::POD,
             addresses,
             ports,
-            reserved: 0,
+            port_mtu: 1450,
+            port_asked: 200,
         };
         assert_eq!(flow, expected);
         assert_eq!(

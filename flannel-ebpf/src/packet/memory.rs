@@ -6,26 +6,26 @@
 
 use core::mem::MaybeUninit;
 
-use super::Header;
+use super::{Aligned, Header};
 
 /// Copies a header out of a packet.
 ///
 /// # Safety
 /// `from` points to as many bytes of packet memory as the header has.
 #[inline(always)]
-pub(super) unsafe fn load<T: Header>(from: *const u8) -> T {
-    let mut copy = MaybeUninit::<T>::uninit();
+pub(super) unsafe fn load<T: Header>(from: *const u8) -> Aligned<T> {
+    let mut copy = MaybeUninit::<Aligned<T>>::uninit();
     let to = copy.as_mut_ptr().cast::<u8>();
     let (words, rest) = (size_of::<T>() / 4, size_of::<T>() % 4);
     // SAFETY: each access lies within the packet's bytes and within `copy`. Together they copy the whole header, which may have
     // any bits (`Header`).
     unsafe {
         for at in (0..words).map(|word| word * 4) {
-            to.add(at).cast::<u32>().write_unaligned(read(from.add(at).cast()));
+            to.add(at).cast::<u32>().write(read(from.add(at).cast()));
         }
         let at = words * 4;
         if rest >= 2 {
-            to.add(at).cast::<u16>().write_unaligned(read(from.add(at).cast()));
+            to.add(at).cast::<u16>().write(read(from.add(at).cast()));
         }
         if rest % 2 != 0 {
             to.add(at + rest - 1).write(read(from.add(at + rest - 1)));
@@ -39,17 +39,17 @@ pub(super) unsafe fn load<T: Header>(from: *const u8) -> T {
 /// # Safety
 /// `to` points to as many bytes of packet memory as the header has.
 #[inline(always)]
-pub(super) unsafe fn store<T: Header>(to: *mut u8, header: &T) {
+pub(super) unsafe fn store<T: Header>(to: *mut u8, header: &Aligned<T>) {
     let from = core::ptr::from_ref(header).cast::<u8>();
     let (words, rest) = (size_of::<T>() / 4, size_of::<T>() % 4);
     // SAFETY: each access lies within the header and within the packet's bytes.
     unsafe {
         for at in (0..words).map(|word| word * 4) {
-            write(to.add(at).cast(), from.add(at).cast::<u32>().read_unaligned());
+            write(to.add(at).cast(), from.add(at).cast::<u32>().read());
         }
         let at = words * 4;
         if rest >= 2 {
-            write(to.add(at).cast(), from.add(at).cast::<u16>().read_unaligned());
+            write(to.add(at).cast(), from.add(at).cast::<u16>().read());
         }
         if rest % 2 != 0 {
             write(to.add(at + rest - 1), from.add(at + rest - 1).read());
@@ -86,11 +86,11 @@ mod tests {
         for offset in 0..4 {
             let mut memory = [0; 32];
             // SAFETY: within `memory`.
-            let copied: [u8; LEN] = unsafe {
-                store(memory.as_mut_ptr().add(offset), &bytes);
+            let copied: Aligned<[u8; LEN]> = unsafe {
+                store(memory.as_mut_ptr().add(offset), &Aligned(bytes));
                 load(memory.as_ptr().add(offset))
             };
-            assert_eq!(copied, bytes, "at {offset}");
+            assert_eq!(*copied, bytes, "at {offset}");
             assert_eq!(memory[offset..offset + LEN], bytes, "at {offset}");
             let around = memory[..offset].iter().chain(&memory[offset + LEN..]);
             assert_eq!(around.copied().map(u32::from).sum::<u32>(), 0, "bytes around {LEN} at {offset}");

@@ -49,5 +49,5 @@ fn wrap<H: Transmit>(context: Context) -> Result<Carried, Outcome> {
         }
         flow.note_exit(packet, inner, None, |flow| way::note::<H>(packet.context(), node, &lease, flow));
     }
-    H::wrap(&Outgoing { packet, inner, node, lease, mark })
+    H::wrap(&Outgoing { packet, inner, node, peer: lease.public_ip, mark }, lease.route_mtu)
 }

@@ -1,8 +1,8 @@
 //! Ingress of a pod's bridge port: a packet from the pod, before the host stack.
 
 use flannel_common::fingerprint::Token;
-use flannel_common::flow::{Port, Way};
-use flannel_common::lease::{DIRECT, Lease};
+use flannel_common::flow::{Direction, Port, Way};
+use flannel_common::lease::DIRECT;
 use flannel_common::node::FEATURE_DIRECT_ROUTING;
 use flannel_common::outcome::Outcome;
 
@@ -38,11 +38,10 @@ fn send<H: Transmit>(packet: &Packet<'_>, inner: &Inner<H>, node: NodeRef) -> Re
         Err(reason) => return report::peer_of(inner, node).and(Err(reason)),
     };
     // The entry may still have a mark from an agent with group policy.
-    let mark = if node.group_policy() != 0 { known.mark } else { 0 };
-    let Way { public_ip, vtep_mac, flags, mtu: route_mtu, .. } = known.way;
-    let lease = Lease { public_ip, vtep_mac, flags, route_mtu };
+    let mark = if node.group_policy() != 0 { known.flow.passage(Direction::Egress).mark } else { 0 };
+    let way = known.flow.way();
     // If it is too big, say, the stack gets it after all.
-    let sent = skip_stack(&Outgoing { packet, inner, node, lease, mark }, &known)
+    let sent = skip_stack(&Outgoing { packet, inner, node, peer: way.public_ip, mark }, &known, &way)
         .inspect_err(|_| packet.set_token(Token::UNKNOWN))?;
     if node.group_policy() != 0 {
         // As the stack would send it: routes and queues of the underlay may depend on the mark, and the vxlan device reads
@@ -72,13 +71,14 @@ fn known<H: IpFamily>(
 fn skip_stack<H: Transmit>(
     outgoing: &Outgoing<'_, H>,
     known: &Shortcut<H::Address>,
+    way: &Way<H::Address>,
 ) -> Result<Carried, Outcome> {
-    let Outgoing { inner, node, ref lease, .. } = *outgoing;
-    let routed = route::hop(inner, H::overlay_end(node).vtep_mac(), lease.vtep_mac)?;
-    let front = Front::new(routed, known.translation);
-    if has(FEATURE_DIRECT_ROUTING) && lease.flags & DIRECT != 0 {
-        outgoing.transmit_on_link(&front, &known.way)
+    let Outgoing { inner, node, .. } = *outgoing;
+    let routed = route::hop(inner, H::overlay_end(node).vtep_mac(), way.vtep_mac)?;
+    let front = Front::new(routed, known.translation());
+    if has(FEATURE_DIRECT_ROUTING) && way.flags & DIRECT != 0 {
+        outgoing.transmit_on_link(&front, way)
     } else {
-        H::transmit(outgoing, &front, known)
+        H::transmit(outgoing, &front, way, known.now)
     }
 }

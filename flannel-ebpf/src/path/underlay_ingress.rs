@@ -1,6 +1,7 @@
 //! Ingress of the uplink: unwraps packets of peers, drops forged ones, and passes all others. With DirectRouting, packets
 //! without a tunnel from peers on the link may skip the host stack as well.
 
+use flannel_common::address::Address;
 use flannel_common::flow::Direction;
 use flannel_common::lease::{DIRECT, OWN};
 use flannel_common::node::FLOOR_UNWRAPS;
@@ -14,8 +15,8 @@ use crate::maps::{self, IpFamily, NodeRef};
 use crate::packet::{Context, Packet, PacketAccess as _};
 use crate::stage::decap::OuterHeaders;
 use crate::stage::find_udp::FindUdp;
-use crate::stage::flow::ToPod;
-use crate::stage::parse::{self, Inner, OuterFields, Underlay};
+use crate::stage::flow::{Shortcut, ToPod};
+use crate::stage::parse::{self, Inner, OuterFields};
 use crate::stage::route::Routed;
 use crate::stage::way::{self, Route};
 use crate::stage::{decap, deliver, ecn, handover, report, sender};
@@ -26,9 +27,10 @@ use crate::verdict::Carried;
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
     sender::refuse_note(packet);
-    match parse::underlay(packet)? {
-        Underlay::V4 => receive::<Ipv4Hdr>(packet),
-        Underlay::V6 => receive::<Ipv6Hdr>(packet),
+    match packet.protocol() {
+        Ipv4Hdr::ETHER_TYPE => receive::<Ipv4Hdr>(packet),
+        Ipv6Hdr::ETHER_TYPE => receive::<Ipv6Hdr>(packet),
+        _ => Err(Outcome::NotVxlan),
     }
 }
 
@@ -61,11 +63,8 @@ fn receive_usual<H: IpFamily>(context: Context) -> Result<Carried, Outcome> {
     if !has_family::<H::Address>() {
         return Err(Outcome::NotVxlan);
     }
-    match read_checked::<H>(packet, node) {
-        Ok(arrival) => receive_tunnelled(packet, node, arrival).or_else(|outcome| {
-            packet.note_checked_for_device(node);
-            pass(outcome)
-        }),
+    match read::<H>(packet, node) {
+        Ok(arrival) => receive_tunnelled(packet, node, arrival),
         Err(Outcome::NotVxlan) if node.direct_routing() != 0 => {
             receive_direct::<H>(packet, node).or_else(pass)
         }
@@ -110,12 +109,51 @@ fn receive_direct<H: IpFamily>(packet: &Packet<'_>, node: NodeRef) -> Result<Car
     deliver::past_stack(packet, &inner, node)
 }
 
-/// Handles a VXLAN packet to this node, whose sender is accepted.
+/// Handles a VXLAN packet to this node, if its sender is accepted.
 #[inline(always)]
 fn receive_tunnelled<H: IpFamily>(
     packet: &Packet<'_>,
     node: NodeRef,
     arrival: Arrival<H>,
+) -> Result<Carried, Outcome> {
+    let (fields, _, inner) = &arrival;
+    let known = known(packet, node, &arrival);
+    if !known.is_some_and(|known| known.is_from(fields.sender, node)) {
+        sender::check::<H, H>(node, fields.sender, inner.ip.source())?;
+    }
+    receive_accepted(packet, node, arrival, known).or_else(|outcome| {
+        packet.note_checked_for_device(node);
+        pass(outcome)
+    })
+}
+
+/// Returns what is known of a packet's flow, if the packet may skip the host stack.
+#[inline(always)]
+fn known<H: IpFamily>(
+    packet: &Packet<'_>,
+    node: NodeRef,
+    arrival: &Arrival<H>,
+) -> Option<Shortcut<H::Address>> {
+    let (fields, _, inner) = arrival;
+    if node.flow_cache() == 0 {
+        return None;
+    }
+    ToPod::read(packet, inner, mark(packet, node, fields)).ok()?.shortcut(node, None).ok()
+}
+
+/// Returns the mark that stands for a packet's group.
+#[inline(always)]
+fn mark<A: Address>(packet: &Packet<'_>, node: NodeRef, fields: &OuterFields<A>) -> u32 {
+    group::mark(fields.group).unwrap_or_else(|| parse::mark(packet, node))
+}
+
+/// Handles a VXLAN packet to this node, whose sender is accepted.
+#[inline(always)]
+fn receive_accepted<H: IpFamily>(
+    packet: &Packet<'_>,
+    node: NodeRef,
+    arrival: Arrival<H>,
+    known: Option<Shortcut<H::Address>>,
 ) -> Result<Carried, Outcome> {
     let (fields, outer, inner) = arrival;
     let local = H::overlay_end(node);
@@ -132,10 +170,8 @@ fn receive_tunnelled<H: IpFamily>(
         return Err(Outcome::ForeignVtep);
     }
     let code_point = ecn::decapsulated(fields.tos, inner.ip.traffic_class())?;
-    let mark = group::mark(fields.group).unwrap_or_else(|| parse::mark(packet, node));
-    if node.flow_cache() != 0
-        && let Ok(flow) = ToPod::read(packet, &inner, mark)
-        && let Ok((front, port)) = deliver::shortcut(packet, &inner, node, &flow)
+    if let Some(known) = known
+        && let Ok((front, port)) = deliver::front(packet, &inner, &known)
     {
         unwrap(packet, outer, &inner, front.headers.with_ecn(code_point))?;
         front.complete(packet, 0, Direction::Ingress)?;
@@ -145,7 +181,7 @@ fn receive_tunnelled<H: IpFamily>(
     unwrap(packet, outer, &inner, Routed::unchanged(&inner).with_ecn(code_point))?;
     packet.note_checked(node);
     if node.group_policy() != 0 {
-        packet.set_mark(mark);
+        packet.set_mark(mark(packet, node, &fields));
     }
     Ok(deliver::to_overlay_device(local))
 }
@@ -159,7 +195,7 @@ fn unwrap<H: IpFamily>(
     front: Routed<H>,
 ) -> Result<(), Outcome> {
     let change = inner.ip.checksum_change(&front.ip);
-    decap::pop::<H, _>(packet, outer, front)?;
+    decap::pop(packet, outer, &front)?;
     packet.update_checksum(change);
     Ok(())
 }
@@ -176,12 +212,4 @@ fn read<H: IpFamily>(packet: &Packet<'_>, node: NodeRef) -> Result<Arrival<H>, O
     };
     let inner: Inner<H> = parse::inner_at(packet, outer.inner_offset::<H>())?;
     Ok((fields, outer, inner))
-}
-
-/// [`read`], and checks the sender.
-#[inline(always)]
-fn read_checked<H: IpFamily>(packet: &Packet<'_>, node: NodeRef) -> Result<Arrival<H>, Outcome> {
-    let arrival = read::<H>(packet, node)?;
-    sender::check::<H, H>(node, arrival.0.sender, arrival.2.ip.source())?;
-    Ok(arrival)
 }

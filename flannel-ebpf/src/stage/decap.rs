@@ -5,7 +5,8 @@ use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 
 use crate::ip::Ip;
-use crate::packet::{Header, Packet};
+use crate::packet::Packet;
+use crate::stage::route::Routed;
 
 /// Whether the outer headers are there.
 #[derive(Clone, Copy)]
@@ -29,7 +30,7 @@ impl OuterHeaders {
     }
 }
 
-/// Removes everything in front of the inner frame of a packet with header `H`, and lets the frame begin with `front`.
+/// Removes everything in front of the inner frame of a packet with header `H`, and lets the frame begin with these headers.
 ///
 /// What the kernel knows of the outer checksum does not count for the inner one:
 /// - If the driver has verified the outer one, the receiver verifies the inner one (no `BPF_F_ADJ_ROOM_NO_CSUM_RESET`).
@@ -40,7 +41,7 @@ impl OuterHeaders {
 /// # Errors
 /// [`Outcome::NoRoom`] with the packet as it was; [`Outcome::WriteFailed`] with the packet lost.
 #[inline(always)]
-pub fn pop<H: Ip, T: Header>(packet: &Packet<'_>, outer: OuterHeaders, front: T) -> Result<(), Outcome> {
+pub fn pop<H: Ip>(packet: &Packet<'_>, outer: OuterHeaders, front: &Routed<H>) -> Result<(), Outcome> {
     match outer {
         // The bytes after the outer Ethernet header go. `front` overwrites that header.
         OuterHeaders::Present => {
@@ -52,5 +53,5 @@ pub fn pop<H: Ip, T: Header>(packet: &Packet<'_>, outer: OuterHeaders, front: T)
             packet.discard_checksum()?;
         }
     }
-    packet.write(0, &front)
+    front.write(packet, 0)
 }

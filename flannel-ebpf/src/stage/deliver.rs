@@ -10,9 +10,9 @@ use network_types::eth::EthHdr;
 
 use crate::ip::Ip;
 use crate::maps::{EndRef, IpFamily, NodeRef};
-use crate::packet::Packet;
+use crate::packet::{Aligned, Packet};
 use crate::stage::fit;
-use crate::stage::flow::ToPod;
+use crate::stage::flow::{Shortcut, ToPod};
 use crate::stage::parse::{self, Inner};
 use crate::stage::route;
 use crate::stage::translate::Front;
@@ -43,10 +43,8 @@ pub fn to_next_hop<H: Ip>(
         return Ok(if direct { to_neighbour::<H>(local, way.public_ip) } else { to_uplink(local) });
     }
     // The outer header is of the same family.
-    packet.write(
-        0,
-        &EthHdr { dst_addr: way.next_hop_mac, src_addr: way.uplink_mac, ether_type: H::ETHER_TYPE },
-    )?;
+    let frame = EthHdr { dst_addr: way.next_hop_mac, src_addr: way.uplink_mac, ether_type: H::ETHER_TYPE };
+    packet.write(0, &Aligned(frame))?;
     // SAFETY: a helper call without pointers.
     let action = unsafe { bpf_redirect(local.uplink_ifindex(), 0) };
     let outcome = if direct { Outcome::OnLink } else { Outcome::Encapsulated };
@@ -89,24 +87,20 @@ pub fn through_overlay_device(local: EndRef<impl Address>) -> Carried {
     Carried { outcome: Outcome::Forwarded, action: action as i32 }
 }
 
-/// Returns the headers with which a packet reaches its pod past the host stack, and the pod's port.
+/// Returns the headers with which a packet of a proven flow reaches its pod past the host stack, and the pod's port.
 ///
 /// # Errors
 /// Why it has to go through the host stack.
 #[inline(always)]
-pub fn shortcut<F: IpFamily>(
+pub fn front<F: IpFamily>(
     packet: &Packet<'_>,
     inner: &Inner<F>,
-    node: NodeRef,
-    flow: &ToPod<F>,
+    known: &Shortcut<F::Address>,
 ) -> Result<(Front<F>, Port), Outcome> {
-    let shortcut = flow.shortcut(node, None)?;
-    let port = shortcut.port;
-    // A packet to a port that is gone would be lost. Its flows are still known if no agent is running.
-    let mtu = packet.mtu_of(port.ifindex).ok_or(Outcome::FlowNew)?;
-    fit::mtu(packet, inner, mtu)?;
+    let port = known.flow.port();
+    fit::mtu(packet, inner, known.port_mtu(packet, port).ok_or(Outcome::FlowNew)?)?;
     let routed = route::hop(inner, port.gateway_mac, port.pod_mac)?;
-    Ok((Front::new(routed, shortcut.translation), port))
+    Ok((Front::new(routed, known.translation()), port))
 }
 
 /// Sends a frame without outer headers, from another node, to its pod if its flow is proven.
@@ -120,10 +114,10 @@ pub fn past_stack<F: IpFamily>(
     node: NodeRef,
 ) -> Result<Carried, Outcome> {
     let flow = ToPod::read(packet, inner, parse::mark(packet, node))?;
-    let (front, port) =
-        shortcut(packet, inner, node, &flow).inspect_err(|_| flow.note_entry(packet, inner, node, None))?;
+    let known = flow.shortcut(node, None).and_then(|known| front(packet, inner, &known));
+    let (front, port) = known.inspect_err(|_| flow.note_entry(packet, inner, node, None))?;
     let change = inner.ip.checksum_change(&front.headers.ip);
-    packet.write(0, &front.headers)?;
+    front.headers.write(packet, 0)?;
     packet.update_checksum(change);
     front.complete(packet, 0, Direction::Ingress)?;
     if node.group_policy() != 0 {

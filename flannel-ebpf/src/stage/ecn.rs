@@ -33,6 +33,9 @@ pub const fn decapsulated(outer: u8, inner: u8) -> Result<u8, Outcome> {
 #[inline(always)]
 #[must_use]
 pub fn with_code_point(mut ip: Ipv4Hdr, code_point: u8) -> Ipv4Hdr {
+    if ip.tos & FIELD == code_point {
+        return ip;
+    }
     let before = u16::from_be_bytes([ip.vihl, ip.tos]);
     ip.tos = ip.tos & !FIELD | code_point;
     let after = u16::from_be_bytes([ip.vihl, ip.tos]);

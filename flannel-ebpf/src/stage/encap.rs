@@ -10,27 +10,27 @@ use network_types::ip::Ipv4Hdr;
 
 use crate::maps;
 use crate::outer::{self, EncapParams};
-use crate::packet::{Header, PacketAccess as _};
+use crate::packet::{Aligned, PacketAccess as _};
 use crate::stage::ecn;
 use crate::stage::outgoing::Outgoing;
 
-/// Pushes outer IPv4, UDP and VXLAN headers in front of an inner frame, and lets it begin with `front`. Delivery writes the
+/// Pushes outer IPv4, UDP and VXLAN headers in front of an inner frame, and lets it begin with `frame`. Delivery writes the
 /// Ethernet header before them.
 ///
 /// # Errors
 /// [`Outcome::NoRoom`] with the packet as it was; [`Outcome::WriteFailed`] with the packet lost.
 #[inline(always)]
-pub fn push<T: Header>(outgoing: &Outgoing<'_, Ipv4Hdr>, front: T) -> Result<(), Outcome> {
+pub fn push(outgoing: &Outgoing<'_, Ipv4Hdr>, frame: EthHdr) -> Result<(), Outcome> {
     // FIXED_GSO: segments keep their size, since they fit (`fit::uplink`).
     const FLAGS: u64 = (BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
         | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
         | BPF_F_ADJ_ROOM_ENCAP_L2_ETH
         | BPF_F_ADJ_ROOM_FIXED_GSO) as u64
         | (EthHdr::LEN as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
-    let Outgoing { packet, inner, node, ref lease, mark } = *outgoing;
+    let Outgoing { packet, inner, node, peer, mark } = *outgoing;
     let headers = EncapParams {
         source: node.v4().local_ip(),
-        destination: lease.public_ip,
+        destination: peer,
         source_port: outer::source_port(packet.flow_hash()),
         port: node.port(),
         vni: node.vni(),
@@ -40,7 +40,7 @@ pub fn push<T: Header>(outgoing: &Outgoing<'_, Ipv4Hdr>, front: T) -> Result<(),
         // RFC 6864 section 4: a packet that may be fragmented needs an identification.
         identification: maps::next_identification(),
     }
-    .headers(front, packet.frame_len() as u16);
+    .headers(frame, packet.frame_len() as u16);
     packet.adjust((outer::LEN + EthHdr::LEN) as i32, FLAGS)?;
-    packet.write(EthHdr::LEN, &headers)
+    packet.write(EthHdr::LEN, &Aligned(headers))
 }

@@ -49,7 +49,7 @@ pub fn headers_of_segment<H: Ip>(packet: &impl PacketAccess, inner: &Inner<H>) -
     const DATA_OFFSET: usize = 12;
     let transport = EthHdr::LEN + inner.ip.header_len();
     let header = match inner.ip.protocol() {
-        TCP => usize::from(packet.header::<u8>(inner.offset + transport + DATA_OFFSET)? >> 4) * 4,
+        TCP => usize::from(*packet.header::<u8>(inner.offset + transport + DATA_OFFSET)? >> 4) * 4,
         UDP => UdpHdr::LEN,
         _ => return Err(Outcome::GsoUnknown),
     };

@@ -1,11 +1,11 @@
 //! The flow cache: decides which packets may skip the host stack, and notes what passes it.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use flannel_common::address::Address;
 use flannel_common::entered::{self, Entered};
-use flannel_common::flow::{Direction, FlowKey, Names, Port, Way};
+use flannel_common::flow::{Direction, FlowKey, Names, PORT_NS, Port};
 use flannel_common::outcome::Outcome;
 
+use crate::clock;
 use crate::ip::TCP;
 use crate::maps::{self, FlowRef, IpFamily, NodeRef};
 use crate::packet::{Packet, PacketAccess as _};
@@ -33,18 +33,40 @@ fn is_dry_run() -> bool {
     unsafe { (&raw const DRY_RUN).read_volatile() != 0 }
 }
 
-/// How a packet skips the host stack.
+/// A flow whose packets may skip the host stack, as far as one packet is concerned.
+#[derive(Clone, Copy)]
 pub struct Shortcut<A: Address> {
-    /// Mark with which the flow's packets leave the stack, if they go to a peer.
-    pub mark: u32,
-    /// Where the pod is.
-    pub port: Port,
-    /// The flow's entry, if the stack translates its packets.
-    pub translation: Option<FlowRef<A>>,
-    /// How the packet reaches the peer, if it goes to one.
-    pub way: Way<A>,
+    /// What is known of the flow.
+    pub flow: FlowRef<A>,
     /// When it was looked up.
     pub now: u64,
+}
+
+impl<A: Address> Shortcut<A> {
+    /// Returns the flow's entry, if the stack translates its packets.
+    #[inline(always)]
+    pub fn translation(&self) -> Option<FlowRef<A>> {
+        (self.flow.names() != Names::BOTH).then_some(self.flow)
+    }
+
+    /// Returns whether packets of the flow come from this node, whose sender then need not be checked: its lease was looked up in this
+    /// generation.
+    #[inline(always)]
+    pub fn is_from(&self, sender: A, node: NodeRef) -> bool {
+        self.flow.passage(Direction::Egress).generation == node.generation() && self.flow.peer() == sender
+    }
+
+    /// Returns the MTU in bytes of the pod's port, if the port exists. A packet to a port that is gone would be lost.
+    #[inline(always)]
+    pub fn port_mtu(&self, packet: &Packet<'_>, port: Port) -> Option<u32> {
+        let (mtu, asked) = self.flow.port_mtu();
+        if self.now.wrapping_sub(asked) < PORT_NS {
+            return Some(mtu);
+        }
+        let mtu = packet.mtu_of(port.ifindex)?;
+        self.flow.set_port_mtu(mtu, self.now);
+        Some(mtu)
+    }
 }
 
 /// A packet from a pod of this node.
@@ -78,7 +100,7 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
         let ((pod, pod_port), (remote, remote_port)) = if EGRESS { (from, to) } else { (to, from) };
         let protocol = [inner.ip.protocol(), 0, 0, 0];
         let key = FlowKey { pod, remote, pod_port, remote_port, protocol };
-        Ok(Self { key, control, mark, now: now() })
+        Ok(Self { key, control, mark, now: clock::now() })
     }
 
     /// Returns how the packet may skip the host stack, if it may. `port`: where it comes from, if from a pod.
@@ -91,42 +113,33 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
             return Err(Outcome::TcpControl);
         }
         let flow = maps::flow::<F>(&self.key).ok_or(Outcome::FlowNew)?;
-        let (passage, known_port, names) = (flow.passage(Self::DIRECTION), flow.port(), flow.names());
-        if passage.is_changed(self.now) {
-            return Err(Outcome::FlowChanged);
-        }
+        let (passage, names) = (flow.passage(Self::DIRECTION), flow.names());
         // A connection tracker that sees only one direction of TCP takes its packets for invalid.
-        if self.key.protocol[0] == TCP {
-            let reverse = flow.passage(Self::DIRECTION.reverse());
-            if reverse.is_changed(self.now) {
-                return Err(Outcome::FlowChanged);
-            }
-            if !reverse.is_known() {
-                return Err(Outcome::FlowNew);
-            }
-        }
+        let is_tcp = self.key.protocol[0] == TCP;
+        let reverse = || flow.passage(Self::DIRECTION.reverse());
         // Rules may pass one group and not another. (Egress: the stack sets the group.)
-        let other_group = !EGRESS && passage.mark != self.mark;
-        let other_name = !names.include(Names::of_entry(Self::DIRECTION));
-        let other_port = port.is_some_and(|port| known_port != *port);
-        if !passage.is_known() || other_group || other_name || other_port {
-            return Err(Outcome::FlowNew);
-        }
-        let translated = nanoseconds(node.translated_proof());
-        let (translation, lifetime) = match names {
-            Names::BOTH if self.key.protocol[0] == TCP => (None, nanoseconds(node.tcp_proof())),
-            Names::BOTH => (None, nanoseconds(node.udp_proof())),
-            _ if EGRESS => (Some(flow), translated),
-            _ => (Some(flow), passage.lifetime_after(&flow.passage(Direction::Egress), translated)),
+        let is_this_flow = (EGRESS || passage.mark == self.mark)
+            && names.include(Names::of_entry(Self::DIRECTION))
+            && port.is_none_or(|port| flow.port() == *port)
+            && (!EGRESS || flow.is_way_known())
+            && (!is_tcp || reverse().is_known());
+        let lifetime = match names {
+            Names::BOTH if is_tcp => nanoseconds(node.tcp_proof()),
+            Names::BOTH => nanoseconds(node.udp_proof()),
+            _ if EGRESS => nanoseconds(node.translated_proof()),
+            _ => {
+                passage.lifetime_after(&flow.passage(Direction::Egress), nanoseconds(node.translated_proof()))
+            }
         };
-        if !passage.is_proven(self.now, lifetime, node.generation()) {
-            return Err(Outcome::FlowStale);
+        if is_this_flow && passage.is_proven(self.now, lifetime, node.generation()) {
+            return Ok(Shortcut { flow, now: self.now });
         }
-        let way = flow.way();
-        if EGRESS && !way.is_known() {
-            return Err(Outcome::FlowNew);
-        }
-        Ok(Shortcut { mark: passage.mark, port: known_port, translation, way, now: self.now })
+        let is_changed = passage.is_changed(self.now) || is_tcp && reverse().is_changed(self.now);
+        Err(match is_this_flow && passage.is_known() {
+            _ if is_changed => Outcome::FlowChanged,
+            true => Outcome::FlowStale,
+            false => Outcome::FlowNew,
+        })
     }
 
     /// Notes that the packet enters the host stack, and gives it a token. If it begins or ends a TCP connection, the flow is
@@ -295,11 +308,4 @@ fn entry<F: IpFamily>(
 #[inline(always)]
 fn nanoseconds(milliseconds: u32) -> u64 {
     u64::from(milliseconds) * 1_000_000
-}
-
-/// Reads CLOCK_MONOTONIC in nanoseconds, as of the last tick (Linux 5.11).
-#[inline(always)]
-pub(super) fn now() -> u64 {
-    // SAFETY: a helper call without arguments.
-    unsafe { bpf_ktime_get_coarse_ns() }
 }

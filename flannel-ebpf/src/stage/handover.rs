@@ -41,7 +41,7 @@ pub fn take<H: IpFamily>(
     }
     let metadata =
         *packet.metadata::<Handover<H::Address>>().filter(|found| found.is_signed_by(node.handover_key()))?;
-    let frame: EthHdr = packet.header(0).ok()?;
+    let frame = packet.header::<EthHdr>(0).ok()?;
     if frame.dst_addr != H::overlay_end(node).vtep_mac() {
         return None;
     }

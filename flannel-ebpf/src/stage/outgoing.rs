@@ -1,7 +1,5 @@
 //! A packet on its way to a peer, with what its way out needs.
 
-use flannel_common::lease::Lease;
-
 use crate::maps::{IpFamily, NodeRef};
 use crate::packet::Packet;
 use crate::stage::parse::Inner;
@@ -14,8 +12,8 @@ pub struct Outgoing<'a, H: IpFamily> {
     pub inner: &'a Inner<H>,
     /// This node.
     pub node: NodeRef,
-    /// Lease of the peer.
-    pub lease: Lease<H::Address>,
+    /// The peer's public address: outer destination.
+    pub peer: H::Address,
     /// Mark that makes the packet's group; 0 without group policy.
     pub mark: u32,
 }

@@ -10,7 +10,7 @@ use network_types::vxlan::VxlanHdr;
 use crate::group;
 use crate::ip::{Ip, TCP, UDP};
 use crate::maps::{EndRef, NodeRef};
-use crate::packet::{Packet, PacketAccess};
+use crate::packet::{Aligned, Packet, PacketAccess};
 
 const IPV4: u16 = EtherType::Ipv4 as u16;
 const IPV6: u16 = EtherType::Ipv6 as u16;
@@ -28,9 +28,9 @@ pub struct Inner<H> {
     /// Where the frame begins in the packet.
     pub offset: usize,
     /// Ethernet header.
-    pub frame: EthHdr,
+    pub frame: Aligned<EthHdr>,
     /// IP header.
-    pub ip: H,
+    pub ip: Aligned<H>,
 }
 
 /// An inner frame of either family.
@@ -71,13 +71,13 @@ pub fn frame_at(packet: &impl PacketAccess, offset: usize) -> Result<InnerFrame,
 #[inline(always)]
 pub fn inner_at<H: Ip>(packet: &impl PacketAccess, offset: usize) -> Result<Inner<H>, Outcome> {
     packet.pull((offset + EthHdr::LEN + size_of::<H>() + TRANSPORT) as u32);
-    let frame: EthHdr = packet.header(offset)?;
+    let frame = packet.header::<EthHdr>(offset)?;
     match frame.ether_type {
         own if own == H::ETHER_TYPE && packet.is_untagged() => {}
         IPV4 | IPV6 if packet.is_untagged() => return Err(Outcome::OtherFamily),
         _ => return Err(Outcome::NotIp),
     }
-    let ip: H = packet.header(offset + EthHdr::LEN)?;
+    let ip = packet.header::<H>(offset + EthHdr::LEN)?;
     if ip.is_of_version() { Ok(Inner { offset, frame, ip }) } else { Err(Outcome::NotIp) }
 }
 
@@ -109,7 +109,7 @@ pub fn transport<H: Ip>(packet: &impl PacketAccess, inner: &Inner<H>) -> Result<
     }
     let offset = offset + EthHdr::LEN + size_of::<H>();
     // TCP has its ports where UDP has them.
-    let ports: UdpHdr = packet.header(offset)?;
+    let ports = packet.header::<UdpHdr>(offset)?;
     // The whole header: translation writes the checksum, behind the flags.
     let control =
         ip.protocol() == TCP && packet.header::<[u8; TRANSPORT]>(offset)?[TCP_FLAGS] & FIN_SYN_RST != 0;
@@ -131,7 +131,7 @@ pub fn digest<H: Ip>(packet: &Packet<'_>, inner: &Inner<H>, hops: u8) -> Result<
         return Ok(digest);
     }
     let after_ports = inner.offset + EthHdr::LEN + size_of::<H>() + 4;
-    let [sequence, acknowledgement, flags_and_window] = packet.header(after_ports)?;
+    let [sequence, acknowledgement, flags_and_window] = *packet.header(after_ports)?;
     Ok(digest.with(sequence).with(acknowledgement).with(flags_and_window))
 }
 
@@ -150,7 +150,7 @@ pub enum Underlay {
 #[inline(always)]
 pub fn underlay(packet: &impl PacketAccess) -> Result<Underlay, Outcome> {
     packet.pull((EthHdr::LEN + Ipv4Hdr::OUTER_LEN) as u32);
-    let ethernet: EthHdr = packet.header(0).map_err(|_| Outcome::NotVxlan)?;
+    let ethernet = packet.header::<EthHdr>(0).map_err(|_| Outcome::NotVxlan)?;
     match ethernet.ether_type {
         IPV4 => Ok(Underlay::V4),
         IPV6 => Ok(Underlay::V6),
@@ -159,6 +159,8 @@ pub fn underlay(packet: &impl PacketAccess) -> Result<Underlay, Outcome> {
 }
 
 /// Fields of the outer headers that are needed after they are removed.
+#[derive(Clone, Copy)]
+#[repr(align(4))]
 pub struct OuterFields<A> {
     /// Outer source: address of the sending node, unless it is forged.
     pub sender: A,
@@ -180,11 +182,11 @@ pub fn outer<H: Ip>(
 ) -> Result<OuterFields<H::Address>, Outcome> {
     packet.pull((EthHdr::LEN + H::OUTER_LEN) as u32);
     let ip = outer_ip::<H>(packet, node, local)?;
-    let udp: UdpHdr = packet.header(EthHdr::LEN + size_of::<H>())?;
+    let udp = packet.header::<UdpHdr>(EthHdr::LEN + size_of::<H>())?;
     if udp.dst != node.port() {
         return Err(Outcome::NotVxlan);
     }
-    check_lengths(packet, &ip, &udp)?;
+    check_lengths(packet, &*ip, &udp)?;
     if !ip.are_checksums_plain(&udp) {
         return Err(Outcome::OuterChecksum);
     }
@@ -197,8 +199,8 @@ fn outer_ip<H: Ip>(
     packet: &impl PacketAccess,
     node: NodeRef,
     local: EndRef<H::Address>,
-) -> Result<H, Outcome> {
-    let ip: H = packet.header(EthHdr::LEN).map_err(|_| Outcome::NotVxlan)?;
+) -> Result<Aligned<H>, Outcome> {
+    let ip = packet.header::<H>(EthHdr::LEN).map_err(|_| Outcome::NotVxlan)?;
     if !local.is_configured() || !packet.is_for_host(node) || ip.destination() != local.local_ip() {
         return Err(Outcome::NotVxlan);
     }
@@ -220,7 +222,7 @@ fn check_lengths<H: Ip>(packet: &impl PacketAccess, ip: &H, udp: &UdpHdr) -> Res
 /// Checks the VXLAN header, and returns the bytes that hold the group.
 #[inline(always)]
 fn vxlan<H: Ip>(packet: &impl PacketAccess, node: NodeRef) -> Result<[u8; 4], Outcome> {
-    let vxlan: VxlanHdr = packet.header(EthHdr::LEN + size_of::<H>() + UdpHdr::LEN)?;
+    let vxlan = packet.header::<VxlanHdr>(EthHdr::LEN + size_of::<H>() + UdpHdr::LEN)?;
     let group = if node.group_policy() != 0 { group::bytes(&vxlan) } else { [0; 4] };
     if vxlan.flags != HAS_VNI | group[0] & group::PRESENT {
         return Err(Outcome::VxlanFlags);

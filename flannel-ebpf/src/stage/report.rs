@@ -5,8 +5,8 @@ use flannel_common::event::Event;
 use flannel_common::lease::Lease;
 use flannel_common::outcome::Outcome;
 
+use crate::clock;
 use crate::maps::{self, IpFamily, NodeRef};
-use crate::stage::flow;
 use crate::stage::parse::Inner;
 
 /// Looks up the lease of the peer that a packet goes to. If the destination is not leased, the agent gets an event, since
@@ -33,5 +33,5 @@ pub fn refused<A: Address>(outcome: Outcome, pod: A, node: impl Address) {
 /// Not inlined, so that the verifier has one function to check for many callers.
 #[inline(never)]
 fn emit(event: &Event) {
-    maps::emit_event(event, flow::now());
+    maps::emit_event(event, clock::now());
 }

@@ -1,27 +1,20 @@
-//! Routing by one hop: new MACs, and a decremented TTL or hop limit. Pure.
+//! Routing by one hop: new MACs, and a decremented TTL or hop limit.
 
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
-use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::ip::Ip;
-use crate::packet::Header;
+use crate::packet::{Aligned, Packet};
 use crate::stage::parse::Inner;
 
 /// Headers that a hop changes.
-#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Routed<H> {
     /// Ethernet header.
-    pub frame: EthHdr,
+    pub frame: Aligned<EthHdr>,
     /// IP header. Options follow unchanged.
-    pub ip: H,
+    pub ip: Aligned<H>,
 }
-
-// SAFETY: headers in a row without padding (asserted below), aligned to 2 at most.
-unsafe impl<H: Ip> Header for Routed<H> {}
-const _: () = assert!(size_of::<Routed<Ipv4Hdr>>() == EthHdr::LEN + Ipv4Hdr::LEN);
-const _: () = assert!(size_of::<Routed<Ipv6Hdr>>() == EthHdr::LEN + Ipv6Hdr::LEN);
 
 impl<H: Ip> Routed<H> {
     /// Returns the packet's headers as they are.
@@ -30,11 +23,21 @@ impl<H: Ip> Routed<H> {
         Self { frame: inner.frame, ip: inner.ip }
     }
 
+    /// Writes the headers at the start of a frame, which begins at `offset`.
+    ///
+    /// # Errors
+    /// [`Outcome::WriteFailed`]
+    #[inline(always)]
+    pub fn write(&self, packet: &Packet<'_>, offset: usize) -> Result<(), Outcome> {
+        packet.write(offset, &self.frame)?;
+        packet.write(offset + EthHdr::LEN, &self.ip)
+    }
+
     /// Returns the same headers with this ECN code point.
     #[inline(always)]
     #[must_use]
     pub fn with_ecn(self, code_point: u8) -> Self {
-        Self { ip: self.ip.with_ecn(code_point), ..self }
+        Self { ip: Aligned(self.ip.with_ecn(code_point)), ..self }
     }
 }
 
@@ -46,5 +49,5 @@ impl<H: Ip> Routed<H> {
 pub fn hop<H: Ip>(inner: &Inner<H>, source: [u8; 6], destination: [u8; 6]) -> Result<Routed<H>, Outcome> {
     let ip = inner.ip.hop().ok_or(Outcome::TtlExpired)?;
     let frame = EthHdr { dst_addr: destination, src_addr: source, ether_type: inner.frame.ether_type };
-    Ok(Routed { frame, ip })
+    Ok(Routed { frame: Aligned(frame), ip: Aligned(ip) })
 }

@@ -6,10 +6,11 @@ use core::mem::offset_of;
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use flannel_common::flow::{Direction, FlowKey};
 use flannel_common::outcome::Outcome;
+use network_types::eth::EthHdr;
 
 use crate::ip::{Ip, TCP};
 use crate::maps::FlowRef;
-use crate::packet::Packet;
+use crate::packet::{Aligned, Packet};
 use crate::stage::route::Routed;
 
 /// Offset of the checksum in the transport header: TCP (RFC 9293 section 3.1), UDP (RFC 768).
@@ -35,7 +36,9 @@ impl<H: Ip> Front<H> {
     #[inline(always)]
     pub fn new(routed: Routed<H>, translation: Option<FlowRef<H::Address>>) -> Self {
         let headers = match translation {
-            Some(flow) => Routed { ip: routed.ip.with_changed_addresses(flow.changes().0), ..routed },
+            Some(flow) => {
+                Routed { ip: Aligned(routed.ip.with_changed_addresses(flow.changes().0)), ..routed }
+            }
             None => routed,
         };
         Self { headers, translation }
@@ -52,7 +55,7 @@ impl<H: Ip> Front<H> {
     #[inline(always)]
     pub fn complete(&self, packet: &Packet<'_>, offset: usize, direction: Direction) -> Result<(), Outcome> {
         let Some(flow) = self.translation else { return Ok(()) };
-        let transport = offset + size_of::<Routed<H>>();
+        let transport = offset + EthHdr::LEN + size_of::<H>();
         let (checksum, flags) = if self.headers.ip.protocol() == TCP {
             (transport + TCP_CHECKSUM, 0)
         } else {

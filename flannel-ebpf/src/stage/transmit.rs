@@ -9,7 +9,6 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::ip::Ip as _;
 use crate::maps::{IpFamily, NodeRef};
-use crate::stage::flow::Shortcut;
 use crate::stage::outgoing::Outgoing;
 use crate::stage::translate::Front;
 use crate::stage::way::{self, Route};
@@ -25,7 +24,7 @@ impl<H: IpFamily> Outgoing<'_, H> {
     pub fn transmit_on_link(&self, front: &Front<H>, way: &Way<H::Address>) -> Result<Carried, Outcome> {
         let local = H::overlay_end(self.node);
         fit::mtu(self.packet, self.inner, way.mtu)?;
-        self.packet.write(0, &front.headers)?;
+        front.headers.write(self.packet, 0)?;
         front.complete(self.packet, 0, Direction::Egress)?;
         deliver::to_next_hop::<H>(self.packet, local, way)
     }
@@ -33,11 +32,12 @@ impl<H: IpFamily> Outgoing<'_, H> {
 
 /// A family's way through the tunnel.
 pub trait Transmit: IpFamily + Route {
-    /// Sends a packet that the host stack has routed into the vxlan device to its peer.
+    /// Sends a packet that the host stack has routed into the vxlan device to its peer. `route_mtu`:
+    /// [`Lease::route_mtu`](flannel_common::lease::Lease::route_mtu).
     ///
     /// # Errors
     /// Why the kernel's vxlan device has to wrap it.
-    fn wrap(outgoing: &Outgoing<'_, Self>) -> Result<Carried, Outcome>;
+    fn wrap(outgoing: &Outgoing<'_, Self>, route_mtu: u32) -> Result<Carried, Outcome>;
 
     /// Sends a packet that skips the stack, with these headers, to its peer.
     ///
@@ -46,18 +46,19 @@ pub trait Transmit: IpFamily + Route {
     fn transmit(
         outgoing: &Outgoing<'_, Self>,
         front: &Front<Self>,
-        known: &Shortcut<Self::Address>,
+        way: &Way<Self::Address>,
+        now: u64,
     ) -> Result<Carried, Outcome>;
 }
 
 impl Transmit for Ipv4Hdr {
     #[inline(always)]
-    fn wrap(outgoing: &Outgoing<'_, Self>) -> Result<Carried, Outcome> {
-        let Outgoing { packet, inner, node, ref lease, .. } = *outgoing;
+    fn wrap(outgoing: &Outgoing<'_, Self>, route_mtu: u32) -> Result<Carried, Outcome> {
+        let Outgoing { packet, inner, node, peer, .. } = *outgoing;
         ensure_unobstructed(node)?;
         let outer_len = fit::outer(packet, inner, node.v4().uplink_mtu())?;
-        way::check::<Self>(packet, outer_len, node.v4(), lease)?;
-        encap::push(outgoing, inner.frame)?;
+        way::check::<Self>(packet, outer_len, node.v4(), peer, route_mtu)?;
+        encap::push(outgoing, inner.frame.0)?;
         Ok(deliver::to_uplink(node.v4()))
     }
 
@@ -65,15 +66,18 @@ impl Transmit for Ipv4Hdr {
     fn transmit(
         outgoing: &Outgoing<'_, Self>,
         front: &Front<Self>,
-        known: &Shortcut<V4>,
+        way: &Way<V4>,
+        now: u64,
     ) -> Result<Carried, Outcome> {
-        let Outgoing { packet, inner, node, ref lease, .. } = *outgoing;
+        let Outgoing { packet, inner, node, peer, .. } = *outgoing;
         ensure_unobstructed(node)?;
-        let outer_len = fit::outer(packet, inner, known.way.mtu)?;
-        way::check_again::<Self>(packet, outer_len, node.v4(), lease, known.now)?;
-        encap::push(outgoing, front.headers)?;
-        front.complete(packet, EthHdr::LEN + Self::OUTER_LEN, Direction::Egress)?;
-        deliver::to_next_hop::<Self>(packet, node.v4(), &known.way)
+        let outer_len = fit::outer(packet, inner, way.mtu)?;
+        way::check_again::<Self>(packet, outer_len, node.v4(), peer, now)?;
+        encap::push(outgoing, front.headers.frame.0)?;
+        let start = EthHdr::LEN + Self::OUTER_LEN;
+        packet.write(start + EthHdr::LEN, &front.headers.ip)?;
+        front.complete(packet, start, Direction::Egress)?;
+        deliver::to_next_hop::<Self>(packet, node.v4(), way)
     }
 }
 
@@ -84,7 +88,7 @@ fn ensure_unobstructed(node: NodeRef) -> Result<(), Outcome> {
 
 impl Transmit for Ipv6Hdr {
     #[inline(always)]
-    fn wrap(_: &Outgoing<'_, Self>) -> Result<Carried, Outcome> {
+    fn wrap(_: &Outgoing<'_, Self>, _: u32) -> Result<Carried, Outcome> {
         Err(Outcome::InnerIpv6)
     }
 
@@ -93,12 +97,13 @@ impl Transmit for Ipv6Hdr {
     fn transmit(
         outgoing: &Outgoing<'_, Self>,
         front: &Front<Self>,
-        known: &Shortcut<V6>,
+        way: &Way<V6>,
+        now: u64,
     ) -> Result<Carried, Outcome> {
-        let Outgoing { packet, inner, node, ref lease, .. } = *outgoing;
-        let outer_len = fit::outer(packet, inner, known.way.mtu)?;
-        way::check_again::<Self>(packet, outer_len, node.v6(), lease, known.now)?;
-        packet.write(0, &front.headers)?;
+        let Outgoing { packet, inner, node, peer, .. } = *outgoing;
+        let outer_len = fit::outer(packet, inner, way.mtu)?;
+        way::check_again::<Self>(packet, outer_len, node.v6(), peer, now)?;
+        front.headers.write(packet, 0)?;
         front.complete(packet, 0, Direction::Egress)?;
         Ok(deliver::through_overlay_device(node.v6()))
     }

@@ -18,10 +18,10 @@ use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
+use crate::clock;
 use crate::ip::{Ip, UDP};
 use crate::maps::{self, EndRef, FlowRef, IpFamily, NodeRef};
-use crate::packet::{Context, Packet, PacketAccess as _};
-use crate::stage::flow;
+use crate::packet::{Aligned, Context, Packet, PacketAccess as _};
 
 /// A family whose routes can be asked.
 pub trait Route: Ip {
@@ -82,7 +82,7 @@ impl Route for Ipv6Hdr {
 }
 
 /// Checks that an outer packet of this length fits the path to the peer, as far as the kernel knows it. The MTU of the
-/// route is in the lease: the look-up finds what was learnt, and leaves out an MTU of the route unless it is locked.
+/// route, which the lease has, is given: the look-up finds what was learnt, and leaves out an MTU of the route unless it is locked.
 ///
 /// # Errors
 /// [`Outcome::TooBig`], [`Outcome::NoPath`].
@@ -91,17 +91,29 @@ pub fn check<H: Route>(
     packet: &Packet<'_>,
     len: u32,
     local: EndRef<H::Address>,
-    lease: &Lease<H::Address>,
+    peer: H::Address,
+    route_mtu: u32,
 ) -> Result<(), Outcome> {
-    if lease.route_mtu != 0 && len > lease.route_mtu {
-        return Err(Outcome::TooBig);
+    if route_mtu != 0 && len > route_mtu {
+        Err(Outcome::TooBig)
+    } else {
+        ask_whether_fits::<H>(packet, len, local, peer)
     }
+}
+
+#[inline(always)]
+fn ask_whether_fits<H: Route>(
+    packet: &Packet<'_>,
+    len: u32,
+    local: EndRef<H::Address>,
+    peer: H::Address,
+) -> Result<(), Outcome> {
     if len <= H::ANY_PATH {
         return Ok(());
     }
     let mut query = MaybeUninit::uninit();
     let query = clear(&mut query);
-    match ask::<H>(packet, query, local, lease.public_ip, len as u16) {
+    match ask::<H>(packet, query, local, peer, len as u16) {
         // The kernel compares the length before it looks up the neighbour.
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => Ok(()),
         BPF_FIB_LKUP_RET_FRAG_NEEDED => Err(Outcome::TooBig),
@@ -119,14 +131,17 @@ pub fn check_again<H: Route>(
     packet: &Packet<'_>,
     len: u32,
     local: EndRef<H::Address>,
-    lease: &Lease<H::Address>,
+    peer: H::Address,
     now: u64,
 ) -> Result<(), Outcome> {
-    let last = maps::last_too_big();
-    if len <= H::ANY_PATH || last == 0 || now.wrapping_sub(last) > PROOF_NS {
+    if len <= H::ANY_PATH {
         return Ok(());
     }
-    check::<H>(packet, len, local, lease)
+    let last = maps::last_too_big();
+    if last == 0 || now.wrapping_sub(last) > PROOF_NS {
+        return Ok(());
+    }
+    ask_whether_fits::<H>(packet, len, local, peer)
 }
 
 /// Asks the kernel for the way to the peer, and notes it in the flow's entry.
@@ -209,10 +224,10 @@ pub fn note_too_big<H: Route>(packet: &Packet<'_>) {
     let (expected, mask) = H::TOO_BIG;
     if let Ok(outer) = packet.header::<H>(EthHdr::LEN)
         && outer.protocol() == H::ICMP
-        && let Ok([kind, code]) = packet.header::<[u8; 2]>(EthHdr::LEN + outer.header_len())
+        && let Ok(Aligned([kind, code])) = packet.header::<[u8; 2]>(EthHdr::LEN + outer.header_len())
         && [kind & mask[0], code & mask[1]] == expected
     {
-        maps::note_too_big(flow::now());
+        maps::note_too_big(clock::now());
     }
 }
 

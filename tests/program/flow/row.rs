@@ -8,7 +8,7 @@ use flannel_tests::NetNs;
 
 use super::super::{Programs, RunResult, SkbMeta, TC_ACT_REDIRECT, TC_ACT_UNSPEC};
 use super::in_stack::{InStack, Packet, is_after_stack};
-use super::{Family, Flows, NOW, POD_MTU, PROVEN, at_times, flow, none, now_with_a_past, of_udp};
+use super::{Family, Flows, NOW, POD_MTU, PROVEN, UNKNOWN, at_times, flow, none, now, of_udp};
 
 /// What is noted in `ENTERED` of a packet that leaves the stack.
 enum Record<A: Address> {
@@ -168,7 +168,7 @@ fn check_here<A: Family>(
     }
     // Loading takes long.
     programs.loaded(hook);
-    let start = now_with_a_past();
+    let start = now();
     let before = programs.with_ways(before);
     let after = programs.with_ways(after);
     programs.set_flows(&at_times(before, |age| start - age));
@@ -187,7 +187,7 @@ fn check_here<A: Family>(
     let age = |time| if time >= start { NOW } else { start - time };
     let says_something = meta.token > Token::UNKNOWN.0 && has_left_now(&after);
     let left = at_times(programs.flows(), age);
-    assert_eq!(left, without_unproven_ways(after, &left), "{description}");
+    assert_eq!(left, without_what_may_be_noted(after, &left), "{description}");
     let mut left = programs.in_stack::<A>();
     left.keys().for_each(|slot| programs.set_entered(*slot, Entered::<A>::default()));
     left.values_mut().for_each(|record| record.at = age(record.at));
@@ -209,10 +209,17 @@ fn check_here<A: Family>(
     assert_eq!(left, in_stack, "{description}");
 }
 
-/// Expects any way of flows whose packets from the pod are not proven: nothing takes it.
-fn without_unproven_ways<A: Family>(mut expected: Flows<A>, left: &Flows<A>) -> Flows<A> {
-    for (name, flow) in expected.iter_mut().filter(|(_, flow)| flow.egress.generation == 0) {
-        flow.way = left.get(name).map(|flow| flow.way).unwrap_or_default();
+/// Expects any way of flows whose packets from the pod are not proven: nothing takes it. Expects any MTU of a port, unless one is
+/// expected.
+fn without_what_may_be_noted<A: Family>(mut expected: Flows<A>, left: &Flows<A>) -> Flows<A> {
+    for (name, flow) in &mut expected {
+        let noted = left.get(name).copied().unwrap_or_default();
+        if flow.egress.generation == 0 {
+            flow.way = noted.way;
+        }
+        if flow.port_asked == UNKNOWN {
+            (flow.port_mtu, flow.port_asked) = (noted.port_mtu, noted.port_asked);
+        }
     }
     expected
 }

@@ -7,9 +7,7 @@ use flannel_common::lease::{DIRECT, Lease};
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::super::flow::sample::{GATEWAY_MAC, POD_MAC};
-use super::super::flow::{
-    Flows, LOST, NOW, OLD, PROVEN, Row, UNKNOWN, check, flow, moved, none, now_with_a_past, row,
-};
+use super::super::flow::{Flows, LOST, NOW, OLD, PROVEN, Row, UNKNOWN, check, flow, moved, none, now, row};
 use super::super::way::set_too_big;
 use super::super::{OUR_MAC6, Programs};
 use super::sample::{POD, back, hop, no_flows, of_tcp, of_udp, out, tcp_out, udp_back, udp_out};
@@ -95,7 +93,7 @@ fn the_kernel_is_asked_for_the_path_for_a_while_after_a_packet_was_too_big() {
         (Some(OLD), 1300, Outcome::Forwarded),
     ] {
         let mut programs = Programs::with_flow_cache();
-        let time = ago.map_or(0, |ago| now_with_a_past() - ago);
+        let time = ago.map_or(0, |ago| now() - ago);
         set_too_big(&mut programs, time);
         let row = one("a datagram", udp_out(&vec![1; length]), known.clone(), outcome, known.clone());
         check(&mut programs, Hook::PodEgress, vec![row], |_, _| {});

@@ -42,7 +42,7 @@ pub struct Connection {
     pub pod: SocketAddr,
     /// Where the pod sends to.
     pub remote: SocketAddr,
-    /// When a packet of the pod has last passed the stack, in nanoseconds of CLOCK_MONOTONIC.
+    /// When a packet of the pod has last passed the stack, in nanoseconds of the programs' clock.
     pub sent: u64,
     /// When a packet to the pod has.
     pub received: u64,

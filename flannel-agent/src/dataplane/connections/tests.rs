@@ -1,7 +1,7 @@
 use super::*;
 
 const SECOND: u64 = 1_000_000_000;
-/// A time of CLOCK_MONOTONIC.
+/// A time of the programs' clock.
 const NOW: u64 = 1000 * SECOND;
 /// What the tracker's flags are after a handshake, but for what is looked at here.
 const OTHER: u8 = 0x03;
