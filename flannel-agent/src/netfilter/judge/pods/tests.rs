@@ -36,22 +36,28 @@ fn what_kubernetes_policy_controllers_docker_firewalld_ufw_and_wireguard_write_l
     for saved in [KUBERNETES, UFW, WIREGUARD, KUBE_ROUTER] {
         assert_eq!(of_iptables(saved), "", "{saved}");
     }
-    for listing in [KUBE_PROXY, FIREWALLD, WG_QUICK, KUBE_NETWORK_POLICIES] {
+    for listing in [KUBE_PROXY, FIREWALLD, WG_QUICK] {
         assert_eq!(of_nft(listing), "", "{listing}");
     }
 }
 
 #[test]
 fn the_same_rule_sets_look_at_each_packet_with_one_change() {
-    let first = r#"["established", "related"]"#;
-    assert!(KUBE_NETWORK_POLICIES.contains(first));
-    assert_eq!(
-        of_nft(&KUBE_NETWORK_POLICIES.replace(first, r#"["related"]"#)),
-        "TCP and UDP from 10.244.1.7/32; TCP and UDP from 10.244.1.8/32; TCP and UDP to 10.244.1.7/32; \
-         TCP and UDP to 10.244.1.8/32; TCP and UDP to fd44:0:0:1::7/128"
-    );
     let router = KUBE_ROUTER.replace("RELATED,ESTABLISHED", "RELATED").replace("-j NFLOG", "-j DROP");
     assert_eq!(of_iptables(&router), "TCP and UDP to 10.244.1.7/32; TCP and UDP from 10.244.1.7/32");
+}
+
+/// It gives the label to connections that it has accepted, looks at each packet of the others, and at all of DNS. Which flows of its
+/// pods those are is not known.
+#[test]
+fn kube_network_policies_looks_at_each_packet_of_connections_without_its_label() {
+    let looked_at: BTreeSet<_> = of_nft(KUBE_NETWORK_POLICIES).split("; ").map(str::to_owned).collect();
+    let pods = ["10.244.1.7/32", "10.244.1.8/32", "fd44:0:0:1::7/128"];
+    let expected = pods.iter().flat_map(|pod| ["from", "to"].map(|end| format!("TCP and UDP {end} {pod}")));
+    assert_eq!(looked_at, expected.collect());
+    let label = r#"{"match": {"op": "in", "left": {"ct": {"key": "label"}}, "right": 100}}, "#;
+    let without = KUBE_NETWORK_POLICIES.replacen(label, "", 1);
+    assert_eq!(of_nft(&without.replace(r#""hook": "prerouting""#, r#""hook": "input""#)), "");
 }
 
 #[test]
