@@ -15,6 +15,7 @@ mod flow_copies;
 mod flow_crowd;
 mod flow_refused;
 mod flow_rewritten;
+mod flowtable;
 mod forged;
 mod forwarding;
 mod ftp;

@@ -4,6 +4,7 @@
 //! that was removed, as kube-proxy does for UDP.
 
 mod iptables;
+mod ipvs;
 mod nftables;
 
 use std::fmt;
@@ -29,10 +30,12 @@ pub enum Mode {
     LegacyIptables,
     /// By nftables.
     Nftables,
+    /// By the kernel's load balancer. Needs the kernel module ip_vs.
+    Ipvs,
 }
 
 impl Mode {
-    /// Every mode.
+    /// Every mode that each kernel has.
     pub const ALL: [Self; 3] = [Self::Iptables, Self::LegacyIptables, Self::Nftables];
 }
 
@@ -127,10 +130,11 @@ impl<'a> KubeProxy<'a> {
         };
         let networks = networks.iter().map(of).collect::<Result<_>>()?;
         let proxy = Self { netns, mode, networks, masquerade_all };
-        for (family, _) in &proxy.networks {
+        for (family, network) in &proxy.networks {
             match mode {
                 Mode::Iptables | Mode::LegacyIptables => iptables::start(&proxy, *family)?,
                 Mode::Nftables => nftables::start(&proxy, *family)?,
+                Mode::Ipvs => ipvs::start(&proxy, *family, network)?,
             }
         }
         Ok(proxy)
@@ -144,6 +148,7 @@ impl<'a> KubeProxy<'a> {
             match self.mode {
                 Mode::Iptables | Mode::LegacyIptables => iptables::sync(self, *family, network, &own)?,
                 Mode::Nftables => nftables::sync(self, *family, network, &own)?,
+                Mode::Ipvs => ipvs::sync(self, *family, &own)?,
             }
         }
         Ok(())
@@ -168,6 +173,7 @@ impl<'a> KubeProxy<'a> {
         self.networks.iter().try_for_each(|(family, _)| match self.mode {
             Mode::Iptables | Mode::LegacyIptables => iptables::remove(&self, *family),
             Mode::Nftables => nftables::remove(&self, *family),
+            Mode::Ipvs => ipvs::remove(&self, *family),
         })
     }
 }

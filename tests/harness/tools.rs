@@ -125,6 +125,8 @@ pub const TOOLS: &[Tool] = &[
         "has the plugins that make pods' interfaces for the CNI plugin",
         &[Suite, Kubernetes],
     ),
+    package("ipvsadm", "ipvsadm", "writes kube-proxy's services in ipvs mode", &[Vm]),
+    package("ipset", "ipset", "writes kube-proxy's sets in ipvs mode", &[Vm]),
     package("wg", "wireguard-tools", "makes the nodes' uplinks of WireGuard", &[Vm]),
     package("setpriv", "util-linux", "starts agents without privileges", &[Suite]),
     package(

@@ -46,7 +46,7 @@ impl Mode {
     }
 }
 
-fn restore(proxy: &KubeProxy<'_>, family: Family, flags: &str, rules: &str) -> Result<()> {
+pub(super) fn restore(proxy: &KubeProxy<'_>, family: Family, flags: &str, rules: &str) -> Result<()> {
     let line = format!("{} {flags}", proxy.mode.program(family, "restore"));
     proxy.netns.exec_with(&line, rules).map(drop).with_context(|| format!("write\n{rules}"))
 }

@@ -23,7 +23,13 @@ struct Change<'a> {
     servers: [Responder; 2],
 }
 
-impl Change<'_> {
+impl<'a> Change<'a> {
+    fn new(bed: &'a Bed, mode: Mode, family: Family) -> Result<Self> {
+        let proxies = bed.kube_proxies(mode, false)?;
+        let servers = [serve(&bed.pod(1, family))?, serve(&bed.pod(2, family))?];
+        Ok(Self { bed, proxies, family, servers })
+    }
+
     fn service(&self) -> SocketAddr {
         self.family.service(10)
     }
@@ -85,9 +91,7 @@ impl Change<'_> {
 fn ensure_followed_in(mode: Mode, families: &[Family]) -> TestResult {
     let bed = Bed::new(3)?;
     for family in families.iter().copied() {
-        let proxies = bed.kube_proxies(mode, false)?;
-        let servers = [serve(&bed.pod(1, family))?, serve(&bed.pod(2, family))?];
-        let change = Change { bed: &bed, proxies, family, servers };
+        let change = Change::new(&bed, mode, family)?;
         let mut asker = UdpAsker::open(&bed.pod(0, family), 0)?;
         change.replace(&mut asker).with_context(|| format!("{family:?}, another endpoint"))?;
         change.interrupt(&mut asker).with_context(|| format!("{family:?}, no endpoint"))?;
@@ -100,6 +104,14 @@ fn ensure_followed_in(mode: Mode, families: &[Family]) -> TestResult {
 #[test]
 fn in_iptables_mode() -> TestResult {
     ensure_followed_in(Mode::Iptables, &Family::BOTH)
+}
+
+#[test]
+#[ignore = "needs the kernel module ip_vs, which `cargo xtask vm` has"]
+fn in_ipvs_mode() -> TestResult {
+    let bed = Bed::new(3)?;
+    let change = Change::new(&bed, Mode::Ipvs, Family::V4)?;
+    change.replace(&mut UdpAsker::open(&bed.pod(0, Family::V4), 0)?).map_err(Into::into)
 }
 
 #[test]

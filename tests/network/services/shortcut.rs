@@ -106,6 +106,12 @@ fn in_iptables_mode_with_legacy_iptables() -> TestResult {
 }
 
 #[test]
+#[ignore = "needs the kernel module ip_vs, which `cargo xtask vm` has"]
+fn in_ipvs_mode() -> TestResult {
+    ensure_right_in(Mode::Ipvs)
+}
+
+#[test]
 fn in_nftables_mode() -> TestResult {
     ensure_right_in(Mode::Nftables)
 }
