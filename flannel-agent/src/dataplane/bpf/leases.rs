@@ -122,7 +122,7 @@ impl<A: MapFamily> Leases<A> {
     /// Returns false, with nothing done, if that is not possible.
     fn add_peers(&mut self, joined: &[Peer]) -> Result<bool> {
         let more = leases_of(joined, Routes::NONE, &Table::default());
-        if !self.ended.is_empty() || !self.leases.content().is_disjoint(&more) {
+        if !is_addition(self.leases.content(), &self.ended, &more, Instant::now()) {
             return Ok(false);
         }
         self.leases.add(more)?;
@@ -143,6 +143,12 @@ fn undivided<A: MapFamily>(leases: &Table<A>, length: u8) -> Table<A> {
         subnet.length() == length && next.is_none_or(|next| !subnet.contains(next))
     });
     undivided.map(|((subnet, lease), _)| (*subnet, *lease)).collect()
+}
+
+/// Returns whether these entries can be added with the same result as that of [`Leases::apply`]: none is there already, not even
+/// as one that has ended, and nothing is to be removed.
+fn is_addition<A: MapFamily>(current: &Table<A>, ended: &Ended<A>, more: &Table<A>, now: Instant) -> bool {
+    ended.values().all(|(_, until)| *until > now) && current.is_disjoint(more)
 }
 
 /// Adds the peers' leases that are not wanted any more. Removes those that are wanted again, or whose time is over.
@@ -233,6 +239,17 @@ mod tests {
         assert!(back.is_empty());
         remember(&mut ended, &current, &without, start + REMEMBERED);
         assert!(ended.is_empty());
+    }
+
+    #[test]
+    fn leases_are_added_to_those_that_have_ended_until_these_are_removed() {
+        let (gone, new, start) = (prefix("10.1.15.0/24"), prefix("10.1.16.0/24"), Instant::now());
+        let current = Table::from([(gone, Lease { flags: ENDED, ..LEASE })]);
+        let ended = BTreeMap::from([(gone, (LEASE, start + REMEMBERED))]);
+        let is_addition = |subnet, now| is_addition(&current, &ended, &Table::from([(subnet, LEASE)]), now);
+        assert!(is_addition(new, start));
+        assert!(!is_addition(gone, start), "it is back, and flows to it are to be proven again");
+        assert!(!is_addition(new, start + REMEMBERED));
     }
 
     #[test]
