@@ -174,11 +174,11 @@ pub fn note<H: IpFamily + Route>(
 #[inline(always)]
 fn mtu<H: Route>(found: u32, query: &Query, uplink: u32, route: u32) -> u32 {
     let route = if route == 0 || route > uplink { uplink } else { route };
+    let has_path = matches!(found, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH);
     let learnt = match found {
         // SAFETY: every value is valid.
         BPF_FIB_LKUP_RET_FRAG_NEEDED => unsafe { query.__bindgen_anon_1.mtu_result }.into(),
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => route,
-        _ if H::UNKNOWN.is_ok() => route,
+        _ if has_path || H::UNKNOWN.is_ok() => route,
         _ => H::ANY_PATH,
     };
     if learnt < route { learnt } else { route }
