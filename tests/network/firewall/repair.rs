@@ -1,11 +1,14 @@
 //! Changed and deleted rules are repaired, and foreign rules are kept.
 
 use anyhow::{Context as _, Result, ensure};
+use flannel_agent::dataplane::bpf::clock;
+use flannel_common::flow::{Flow, PROOF_NS};
 use flannel_tests::traffic::ping;
 use flannel_tests::{Node, TestResult, eventually};
 
 use super::{Bed, FOREIGN, IPTABLES, SOON, rules, wait_for_rules};
 use crate::inspect;
+use crate::network::flow_cache::wait_plugged;
 use crate::overlay::Streams;
 
 /// What firewalld's reload does to the rules of others with `FirewallBackend=iptables`: it flushes every table, removes all
@@ -94,10 +97,16 @@ fn a_flush_of_all_rules_interrupts_no_stream_and_is_repaired() -> TestResult {
     let mut bed = Bed::started(2, IPTABLES, &["--ip-masq", "--dataplane=bpf"])?;
     bed.add_pods()?;
     let (node, [one, other]) = (bed.node(0), &bed.pods[..]) else { panic!("not two pods") };
+    wait_plugged(node, one)?;
     let streams = Streams::between(one, other)?;
-    eventually("the streams skip the host stack", SOON, || {
+    eventually("the streams skip the host stack, and will do so for a while", 3 * SOON, || {
         let (sent, delivered) = inspect::shortcut(node)?;
         ensure!(sent > 0 && delivered > 0, "{sent} sent, {delivered} delivered");
+        let now = clock::now(&inspect::pins(node)?)?;
+        for (key, Flow { egress, ingress, .. }) in inspect::flows(node)? {
+            let age = now.saturating_sub(egress.left.max(ingress.left));
+            ensure!(age < PROOF_NS / 10, "{key:?}: proven {age} ns ago");
+        }
         Ok(())
     })?;
     let flannels = || {
