@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use flannel_tests::traffic::{At, Steady, StreamReport, ping};
 use flannel_tests::{Agent, AgentBuilder, Cluster, Etcd, Host, Node, Pod, Topology, eventually};
 
@@ -166,8 +166,9 @@ impl Streams {
 
     /// Ends both. Fails unless both are whole.
     pub(crate) fn ensure_whole(self) -> Result<()> {
-        ensure_whole(&self.there.stop()?)?;
-        ensure_whole(&self.back.stop()?)
+        let (there, back) = (self.there.stop()?, self.back.stop()?);
+        ensure_whole(&there).context("from the first to the second")?;
+        ensure_whole(&back).context("from the second to the first")
     }
 }
 

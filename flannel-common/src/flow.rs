@@ -139,6 +139,9 @@ pub struct Flow<A: Address> {
     pub port_asked: u64,
 }
 
+/// [`Way::flags`]: through the tunnel.
+pub const TUNNEL: u16 = 0;
+
 /// How packets of a flow reach the peer past the host stack, as the lease and the kernel said when the flow was last proven. All
 /// zeroes: not known.
 ///
@@ -156,7 +159,7 @@ pub struct Way<A: Address> {
     pub uplink_mac: [u8; 6],
     /// MAC of the peer's vxlan device: inner destination MAC.
     pub vtep_mac: [u8; 6],
-    /// [`crate::lease::DIRECT`]: without a tunnel; 0: through it.
+    /// [`crate::lease::DIRECT`]: without a tunnel, as the stack has sent the packet that proved the flow; [`TUNNEL`]: through it.
     pub flags: u16,
     /// MTU of the path to the peer in bytes, which outer packets must fit; 0: nothing is known.
     pub mtu: u32,

@@ -21,7 +21,7 @@ fn to_remote(payload: &[u8]) -> Ipv4 {
     ipv4(POD, REMOTE, IpNumber::UDP, udp(40000, 53, payload))
 }
 
-fn to_peer(packet: &Ipv4) -> Vec<u8> {
+pub(super) fn to_peer(packet: &Ipv4) -> Vec<u8> {
     frame(PEER_MAC, OUR_MAC, EtherType::IPV4, &packet.bytes())
 }
 

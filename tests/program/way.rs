@@ -9,8 +9,8 @@ use flannel_common::lease::{DIRECT, Lease};
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::flow::sample::{GATEWAY_MAC, POD_MAC, PodSide, hop};
-use super::flow::{PROVEN, Row, check, flow, none, now, of_udp, row};
-use super::overlay_egress::unwrapped;
+use super::flow::{NOW, PROVEN, Row, UNKNOWN, check, flow, none, now, of_udp, row};
+use super::overlay_egress::{to_peer, unwrapped};
 use super::{OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Programs, UPLINK_MTU};
 use crate::packets::{frame, ipv4};
 
@@ -65,6 +65,18 @@ fn a_packet_fits_the_mtu_of_the_way() {
     let mut programs = Programs::with_flow_cache();
     programs.lease(24, [10, 1, 15, 0], Lease { public_ip: [0; 4], vtep_mac: [0; 6], flags: 4, route_mtu: 0 });
     check(&mut programs, Hook::PodEgress, table, |_, _| {});
+}
+
+#[test]
+fn a_packet_that_the_stack_has_sent_through_the_tunnel_leads_there_whatever_the_lease_says() {
+    // The stack's route is still, or already, that through the tunnel.
+    let lease = Lease { public_ip: PEER_IP, vtep_mac: PEER_MAC, flags: DIRECT, route_mtu: 0 };
+    let left = Flow { way: by(|_| {}).way, ..flow(NOW, UNKNOWN) };
+    let packet = to_peer(&PodSide::Egress.udp(b"x"));
+    let table = vec![row("a direct lease", packet, none(), Outcome::Encapsulated, of_udp(left))];
+    let mut programs = Programs::configured(|node| (node.flow_cache, node.direct_routing) = (1, 1));
+    programs.lease(24, [10, 1, 15, 0], lease);
+    check(&mut programs, Hook::OverlayEgress, table, |_, _| {});
 }
 
 #[test]

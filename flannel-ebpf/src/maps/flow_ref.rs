@@ -103,15 +103,15 @@ impl<A: Address> FlowRef<A> {
         unsafe { load::<u32, u32>(&raw const (*self.0.as_ptr()).way.mtu) != 0 }
     }
 
-    /// Stores the peer that packets from the pod go to, and the MTU of the path in bytes.
+    /// Stores the peer that packets from the pod go to, whether without a tunnel ([`Way::flags`]), and the MTU of the path in bytes.
     #[inline(always)]
-    pub fn set_peer(self, peer: &Lease<A>, mtu: u32) {
+    pub fn set_peer(self, peer: &Lease<A>, flags: u16, mtu: u32) {
         // SAFETY: within the entry, aligned as the types are or to half words (asserted below), bytes and numbers.
         unsafe {
             let way = &raw mut (*self.0.as_ptr()).way;
             store::<u32, _>(&raw mut (*way).public_ip, peer.public_ip);
             store::<u16, _>(&raw mut (*way).vtep_mac, peer.vtep_mac);
-            store::<u16, _>(&raw mut (*way).flags, peer.flags);
+            store::<u16, _>(&raw mut (*way).flags, flags);
             store::<u32, _>(&raw mut (*way).mtu, mtu);
         }
     }
@@ -234,7 +234,7 @@ mod tests {
         let other = FlowKey { pod: [10, 1, 2, 3], remote_port: [1, 2], ..FlowKey::default() };
         entry.set_names(&FlowKey::default(), Names::POD, &other);
         let (public_ip, vtep_mac, flags, mtu) = ([1, 2, 3, 4], [5; 6], 8, 1500);
-        entry.set_peer(&Lease { public_ip, vtep_mac, flags, route_mtu: 9000 }, mtu);
+        entry.set_peer(&Lease { public_ip, vtep_mac, flags: 0, route_mtu: 9000 }, flags, mtu);
         let (next_hop, next_hop_mac, uplink_mac) = ([4, 3, 2, 1], [6; 6], [7; 6]);
         entry.set_next_hop(next_hop, next_hop_mac, uplink_mac);
         entry.set_port_mtu(1450, 200);

@@ -1,5 +1,6 @@
 //! Egress of a vxlan device: wraps a packet that the host has routed into the overlay, and sends it to its node.
 
+use flannel_common::flow::TUNNEL;
 use flannel_common::outcome::Outcome;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
@@ -47,7 +48,8 @@ fn wrap<H: Transmit>(context: Context) -> Result<Carried, Outcome> {
         if H::WRAPPED_BY_DEVICE && flow.has_skipped_stack(packet) {
             return Err(Outcome::AfterShortcut);
         }
-        flow.note_exit(packet, inner, None, |flow| way::note::<H>(packet.context(), node, &lease, flow));
+        let way = |flow| way::note::<H>(packet.context(), node, &lease, TUNNEL, flow);
+        flow.note_exit(packet, inner, None, way);
     }
     H::wrap(&Outgoing { packet, inner, node, peer: lease.public_ip, mark }, lease.route_mtu)
 }

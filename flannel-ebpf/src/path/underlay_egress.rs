@@ -40,6 +40,6 @@ fn note_proof<H: IpFamily + Route>(context: Context) -> Result<Outcome, Outcome>
     if flow.has_skipped_stack(packet) {
         return Err(Outcome::AfterShortcut);
     }
-    let way = |flow| way::note::<H>(packet.context(), node, &lease, flow);
+    let way = |flow| way::note::<H>(packet.context(), node, &lease, DIRECT, flow);
     Ok(flow.note_exit(packet, inner, None, way))
 }

@@ -13,7 +13,7 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
 use flannel_common::address::{V4, V6};
 use flannel_common::flow::PROOF_NS;
-use flannel_common::lease::Lease;
+use flannel_common::lease::{DIRECT, Lease};
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
@@ -144,7 +144,8 @@ pub fn check_again<H: Route>(
     ask_whether_fits::<H>(packet, len, local, peer)
 }
 
-/// Asks the kernel for the way to the peer, and notes it in the flow's entry.
+/// Asks the kernel for the way to the peer, and notes it in the flow's entry. `flags`: [`DIRECT`] if the stack has sent the packet
+/// without a tunnel. (The lease may be of a moment before or after.)
 ///
 /// Not inlined: programs ask seldom, and what the kernel is asked with takes an eighth of the stack.
 #[inline(never)]
@@ -152,6 +153,7 @@ pub fn note<H: IpFamily + Route>(
     context: Context,
     node: NodeRef,
     lease: &Lease<H::Address>,
+    flags: u16,
     flow: FlowRef<H::Address>,
 ) {
     let context = context.into();
@@ -160,10 +162,13 @@ pub fn note<H: IpFamily + Route>(
     let query = clear(&mut query);
     // No path takes such a packet, and the kernel says what it takes (Linux 5.12).
     let found = ask::<H>(packet, query, local, lease.public_ip, u16::MAX);
-    flow.set_peer(lease, mtu::<H>(found, query, local.uplink_mtu(), lease.route_mtu));
+    flow.set_peer(lease, flags, mtu::<H>(found, query, local.uplink_mtu(), lease.route_mtu));
     let found = ask::<H>(packet, query, local, lease.public_ip, 0);
-    if found == BPF_FIB_LKUP_RET_SUCCESS && query.ifindex == local.uplink_ifindex() {
-        flow.set_next_hop(H::next_hop(query), query.dmac, query.smac);
+    let next_hop = H::next_hop(query);
+    // Without a tunnel, only the peer itself knows where the pod is.
+    let leads_there = flags & DIRECT == 0 || next_hop == lease.public_ip;
+    if found == BPF_FIB_LKUP_RET_SUCCESS && query.ifindex == local.uplink_ifindex() && leads_there {
+        flow.set_next_hop(next_hop, query.dmac, query.smac);
     } else {
         flow.set_next_hop(H::Address::default(), [0; 6], [0; 6]);
     }

@@ -23,9 +23,21 @@ const fn target(metric: Metric, variant: Variant, reference: Variant, least: f64
 }
 
 /// What `--check` demands. A variant that was not measured, such as the crowd, has no targets.
-const TARGETS: [Target; 3] = [
-    target(Metric::Flood, Variant::AgentBpf, Variant::KernelVxlan, 1.3),
-    target(Metric::Bulk, Variant::AgentBpf, Variant::KernelVxlan, 1.0 - NOISE),
+const TARGETS: [Target; 13] = [
+    target(Metric::Flood, Variant::AgentBpf, Variant::KernelVxlan, 1.8),
+    target(Metric::Bulk, Variant::AgentBpf, Variant::KernelVxlan, 1.0),
+    target(Metric::RoundTrips, Variant::AgentBpf, Variant::KernelVxlan, 1.6),
+    target(Metric::FloodCpu, Variant::AgentBpf, Variant::Limit, 0.85),
+    target(Metric::Bulk, Variant::AgentBpf, Variant::Limit, 0.85),
+    target(Metric::RoundTrips, Variant::AgentBpf, Variant::Limit, 0.85),
+    // Without the shortcut, it is slower in nothing.
+    target(Metric::Flood, Variant::AgentNoCache, Variant::KernelVxlan, 1.0 - NOISE),
+    target(Metric::Bulk, Variant::AgentNoCache, Variant::KernelVxlan, 1.0 - NOISE),
+    target(Metric::RoundTrips, Variant::AgentNoCache, Variant::KernelVxlan, 1.0 - NOISE),
+    // Services are within a twentieth of other flows.
+    target(Metric::Flood, Variant::AgentService, Variant::AgentBpf, 0.95 - NOISE),
+    target(Metric::Bulk, Variant::AgentService, Variant::AgentBpf, 0.95 - NOISE),
+    target(Metric::RoundTrips, Variant::AgentService, Variant::AgentBpf, 0.95 - NOISE),
     target(Metric::Flood, Variant::AgentCrowd, Variant::AgentBpf, 1.0 - NOISE),
 ];
 
@@ -61,39 +73,64 @@ impl Target {
 mod tests {
     use super::*;
 
-    fn series(variant: Variant, packets: f64, tcp: f64) -> Series {
+    /// Makes a variant with these packets, bits and round trips per second.
+    fn series(variant: Variant, [packets, bits, trips]: [f64; 3]) -> Series {
         let mut series = Series::new(variant);
-        series.add(Metric::Flood, packets);
-        series.add(Metric::Bulk, tcp);
+        for (metric, value) in [
+            (Metric::Flood, packets),
+            (Metric::FloodCpu, 1.0 / packets),
+            (Metric::Bulk, bits),
+            (Metric::RoundTrips, trips),
+        ] {
+            series.add(metric, value);
+        }
         series
     }
 
-    fn checked(packets: f64, tcp: f64) -> Result<()> {
-        check(&[series(Variant::KernelVxlan, 100.0, 100.0), series(Variant::AgentBpf, packets, tcp)])
+    /// Checks the agent, and one more variant, beside a limit of twice what the kernel's device carries.
+    fn checked(agent: [f64; 3], other: Option<(Variant, [f64; 3])>) -> Result<()> {
+        let mut all = vec![
+            series(Variant::KernelVxlan, [100.0; 3]),
+            series(Variant::Limit, [200.0; 3]),
+            series(Variant::AgentBpf, agent),
+        ];
+        all.extend(other.map(|(variant, values)| series(variant, values)));
+        check(&all)
     }
 
     #[test]
     fn targets_are_ratios() {
-        assert!(checked(130.0, 98.0).is_ok());
-        let error = checked(129.0, 96.0).unwrap_err().to_string();
-        assert!(error.contains("agent-bpf is 1.290 x kernel-vxlan, not 1.3"), "{error}");
-        assert!(error.contains("agent-bpf is 0.960 x kernel-vxlan, not 0.97"), "{error}");
-        assert!(checked(f64::NAN, 100.0).is_err());
-        let crowd = |packets| {
-            let among = series(Variant::AgentCrowd, packets, 98.0);
-            check(&[
-                series(Variant::KernelVxlan, 100.0, 100.0),
-                series(Variant::AgentBpf, 200.0, 100.0),
-                among,
-            ])
-        };
-        assert!(crowd(194.0).is_ok() && crowd(193.0).is_err());
+        assert!(checked([180.0, 170.0, 170.0], None).is_ok());
+        let error = checked([169.0, 96.0, 170.0], None).unwrap_err().to_string();
+        for missed in [
+            "packets/s received: agent-bpf is 1.690 x kernel-vxlan, not 1.8",
+            "agent-bpf is 0.960 x kernel-vxlan, not 1",
+            "CPU s per million packets: agent-bpf is 0.845 x limit, not 0.85",
+        ] {
+            assert!(error.contains(missed), "{error}");
+        }
+        assert!(checked([f64::NAN, 170.0, 170.0], None).is_err());
+    }
+
+    #[test]
+    fn other_variants_are_compared_with_what_they_should_equal() {
+        let agent = [200.0; 3];
+        for (variant, good, bad) in [
+            (Variant::AgentCrowd, [194.0, 1.0, 1.0], [193.0, 200.0, 200.0]),
+            (Variant::AgentNoCache, [97.0; 3], [97.0, 96.0, 97.0]),
+            (Variant::AgentService, [184.0; 3], [184.0, 184.0, 183.0]),
+        ] {
+            assert!(checked(agent, Some((variant, good))).is_ok(), "{}", variant.name());
+            assert!(checked(agent, Some((variant, bad))).is_err(), "{}", variant.name());
+        }
     }
 
     #[test]
     fn what_was_not_measured_is_no_pass() {
         assert!(check(&[]).is_err());
-        assert!(check(&[series(Variant::AgentBpf, 200.0, 100.0)]).is_err());
+        assert!(check(&[series(Variant::AgentBpf, [200.0; 3])]).is_err());
+        let pair = [Variant::KernelVxlan, Variant::AgentBpf].map(|variant| series(variant, [200.0; 3]));
+        assert!(check(&pair).unwrap_err().to_string().contains("limit"));
         let [mut rival, mut own] = [Variant::KernelVxlan, Variant::AgentBpf].map(Series::new);
         rival.add(Metric::Flood, 100.0);
         own.add(Metric::Flood, 200.0);
