@@ -45,7 +45,7 @@ pub const EVENTS: &str = "EVENTS";
 pub const DRY_RUN: &str = "DRY_RUN";
 /// Global variable, a number: [`crate::node::NodeConfig::features`]. Programs are loaded without the code of all others.
 pub const FEATURES: &str = "FEATURES";
-/// Global variable, a number of 64 bits: [`crate::flow::PROOF_NS`] over the capacity for flows of one family.
+/// Global variable, a number of 64 bits: [`crate::flow::each_ns`] of the maps of flows.
 pub const FLOW_NS: &str = "FLOW_NS";
 /// Global variable, a number of 64 bits: nanoseconds between two ticks of the kernel, which the loader sets.
 pub const TICK_NS: &str = "TICK_NS";

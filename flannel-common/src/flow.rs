@@ -34,7 +34,7 @@ pub const PROOF_NS: u64 = 10_000_000_000;
 pub const TRANSLATED_NS: u64 = 1_000_000_000;
 
 /// Returns until when the new entries of a map are spent if one more is made now, or `None` if none may be made. `spent`: the same
-/// before; 0 at first. `each`: [`PROOF_NS`] over the capacity of the map. All in nanoseconds.
+/// before; 0 at first. `each`: [`each_ns`] of the map. All in nanoseconds.
 ///
 /// In the time that a proof holds, a map gets as many new entries as it holds. More would replace entries that are still proven: with many
 /// more flows than entries, hardly one would be there for its flow's next packet. Flows take turns instead.
@@ -52,6 +52,12 @@ pub const TRANSLATED_NS: u64 = 1_000_000_000;
 pub const fn spend(spent: u64, now: u64, each: u64) -> Option<u64> {
     let after = if spent > now { spent + each } else { now + each };
     if after - now > PROOF_NS { None } else { Some(after) }
+}
+
+/// Returns [`PROOF_NS`] over the capacity of a map, for [`spend`], in nanoseconds.
+#[must_use]
+pub const fn each_ns(capacity: u32) -> u64 {
+    PROOF_NS / if capacity == 0 { 1 } else { capacity as u64 }
 }
 
 /// How long the MTU of a pod's port is not asked for again, in nanoseconds. While no agent is running, a port that is gone may get packets

@@ -16,7 +16,7 @@ use flannel_common::address::{Address as _, V4, V6};
 use flannel_common::entered::Entered;
 use flannel_common::event::{self, Event};
 use flannel_common::fingerprint::Token;
-use flannel_common::flow::{self, Flow, FlowKey, Names, PROOF_NS};
+use flannel_common::flow::{self, Flow, FlowKey, Names};
 use flannel_common::kept::KeptEnd;
 use flannel_common::lease::{DIRECT, ENDED, Lease, NETWORK, NODE};
 use flannel_common::node::NodeConfig;
@@ -210,7 +210,7 @@ pub fn flow<F: IpFamily>(name: &FlowKey<F::Address>) -> Option<FlowRef<F::Addres
 
 /// [`flannel_common::abi::FLOW_NS`]
 #[unsafe(no_mangle)]
-static FLOW_NS: u64 = PROOF_NS / MAX_FLOWS as u64;
+static FLOW_NS: u64 = flow::each_ns(MAX_FLOWS as u32);
 
 /// Adds the entry of a flow under one of its names. Nothing else is known of the flow yet. `None`: new entries are spent
 /// ([`flow::spend`]), or there is no memory for it.

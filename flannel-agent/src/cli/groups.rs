@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use clap::Args;
+use flannel_common::abi;
 use regex_lite::Regex;
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
@@ -122,7 +123,7 @@ pub struct DataplaneFlags {
     pub flow_cache: Option<bool>,
     /// With BPF, how many flows of one address family may skip the host stack at a time; a flow to a service counts
     /// twice. Of more, some take turns. Each takes 200 bytes (IPv4) or 270 (IPv6) of kernel memory.
-    #[arg(long, value_name = "N", default_value_t = 65536, value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
+    #[arg(long, value_name = "N", default_value_t = abi::MAX_FLOWS as u32, value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     pub max_flows: u32,
     /// With BPF, what strips the outer headers of received packets. XDP does it before the kernel merges
     /// packets into aggregates. Where the interface refuses XDP, TC does it. Default: the network's

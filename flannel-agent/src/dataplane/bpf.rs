@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use aya::programs::{Program, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use flannel_common::abi;
-use flannel_common::flow::PROOF_NS;
+use flannel_common::flow::each_ns;
 use flannel_common::node::{FEATURE_XDP, NodeConfig};
 use flannel_common::outcome::Hook;
 
@@ -206,7 +206,7 @@ struct Constants {
 
 impl Constants {
     fn new(features: u32, max_flows: u32) -> Self {
-        Self { features, max_flows, flow_ns: PROOF_NS / u64::from(max_flows.max(1)) }
+        Self { features, max_flows, flow_ns: each_ns(max_flows) }
     }
 }
 

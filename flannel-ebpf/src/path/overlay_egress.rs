@@ -2,15 +2,13 @@
 
 use flannel_common::flow::TUNNEL;
 use flannel_common::outcome::Outcome;
-use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::features::has_family;
-use crate::ip::Ip as _;
 use crate::maps;
 use crate::packet::{Context, Packet};
 use crate::stage::flow::FromPod;
 use crate::stage::outgoing::Outgoing;
-use crate::stage::parse;
+use crate::stage::parse::{self, by_family};
 use crate::stage::report;
 use crate::stage::transmit::Transmit;
 use crate::stage::way;
@@ -19,11 +17,7 @@ use crate::verdict::Carried;
 /// Handles one packet from the host stack to a peer.
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
-    match packet.protocol() {
-        Ipv4Hdr::ETHER_TYPE => wrap::<Ipv4Hdr>(packet.context()),
-        Ipv6Hdr::ETHER_TYPE => wrap::<Ipv6Hdr>(packet.context()),
-        _ => Err(Outcome::NotIp),
-    }
+    by_family!(packet, H => wrap::<H>(packet.context()), else Err(Outcome::NotIp))
 }
 
 /// Not inlined: each family needs the program's stack for itself.

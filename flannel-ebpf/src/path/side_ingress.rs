@@ -2,12 +2,11 @@
 //! everywhere. The kernel's vxlan device unwraps it.
 
 use flannel_common::outcome::Outcome;
-use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
-use crate::ip::Ip as _;
 use crate::maps::IpFamily;
 use crate::packet::Packet;
 use crate::stage::find_udp::FindUdp;
+use crate::stage::parse::by_family;
 use crate::stage::sender;
 use crate::stage::way::{self, Route};
 
@@ -15,11 +14,7 @@ use crate::stage::way::{self, Route};
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Outcome {
     sender::refuse_note(packet);
-    match packet.protocol() {
-        Ipv4Hdr::ETHER_TYPE => note::<Ipv4Hdr>(packet),
-        Ipv6Hdr::ETHER_TYPE => note::<Ipv6Hdr>(packet),
-        _ => Outcome::NotVxlan,
-    }
+    by_family!(packet, H => note::<H>(packet), else Outcome::NotVxlan)
 }
 
 #[inline(always)]

@@ -3,24 +3,18 @@
 use flannel_common::lease::DIRECT;
 use flannel_common::node::FEATURE_DIRECT_ROUTING;
 use flannel_common::outcome::Outcome;
-use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::features::{has, has_family};
-use crate::ip::Ip as _;
 use crate::maps::{self, IpFamily};
 use crate::packet::{Context, Packet};
 use crate::stage::flow::{self, FromPod};
-use crate::stage::parse;
+use crate::stage::parse::{self, by_family};
 use crate::stage::way::{self, Route};
 
 /// Handles one packet to the underlay. It always goes on; the proof that it gives is noted.
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Outcome {
-    let noted = match packet.protocol() {
-        Ipv4Hdr::ETHER_TYPE => note_proof::<Ipv4Hdr>(packet.context()),
-        Ipv6Hdr::ETHER_TYPE => note_proof::<Ipv6Hdr>(packet.context()),
-        _ => Err(Outcome::NotIp),
-    };
+    let noted = by_family!(packet, H => note_proof::<H>(packet.context()), else Err(Outcome::NotIp));
     noted.unwrap_or_else(|outcome| outcome)
 }
 

@@ -6,7 +6,6 @@ use flannel_common::flow::Direction;
 use flannel_common::lease::{DIRECT, OWN};
 use flannel_common::node::FLOOR_UNWRAPS;
 use flannel_common::outcome::{Outcome, Verdict};
-use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::features::has_family;
 use crate::group;
@@ -16,7 +15,7 @@ use crate::packet::{Context, Packet, PacketAccess as _};
 use crate::stage::decap::OuterHeaders;
 use crate::stage::find_udp::FindUdp;
 use crate::stage::flow::{Shortcut, ToPod};
-use crate::stage::parse::{self, Inner, OuterFields};
+use crate::stage::parse::{self, Inner, OuterFields, by_family};
 use crate::stage::route::Routed;
 use crate::stage::way::{self, Route};
 use crate::stage::{decap, deliver, ecn, handover, report, sender};
@@ -27,11 +26,7 @@ use crate::verdict::Carried;
 #[inline(always)]
 pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
     sender::refuse_note(packet);
-    match packet.protocol() {
-        Ipv4Hdr::ETHER_TYPE => receive::<Ipv4Hdr>(packet),
-        Ipv6Hdr::ETHER_TYPE => receive::<Ipv6Hdr>(packet),
-        _ => Err(Outcome::NotVxlan),
-    }
+    by_family!(packet, H => receive::<H>(packet), else Err(Outcome::NotVxlan))
 }
 
 /// Handles a packet of one family. What [`receive_usual`] has not finished is judged by [`sender`] before it goes on.

@@ -52,6 +52,25 @@ macro_rules! with_inner {
 }
 pub(crate) use with_inner;
 
+/// Evaluates the same expression for the header of either family, as the kernel says of a packet, and another one for other packets:
+/// `by_family!(packet, H => wrap::<H>(packet), else Err(Outcome::NotIp))`.
+macro_rules! by_family {
+    ($packet:expr, $header:ident => $expression:expr, else $other:expr) => {
+        match $packet.protocol() {
+            <network_types::ip::Ipv4Hdr as $crate::ip::Ip>::ETHER_TYPE => {
+                type $header = network_types::ip::Ipv4Hdr;
+                $expression
+            }
+            <network_types::ip::Ipv6Hdr as $crate::ip::Ip>::ETHER_TYPE => {
+                type $header = network_types::ip::Ipv6Hdr;
+                $expression
+            }
+            _ => $other,
+        }
+    };
+}
+pub(crate) use by_family;
+
 /// Reads the inner frame of either family that begins at `offset`.
 ///
 /// # Errors

@@ -21,7 +21,7 @@ use crate::ip::Ip as _;
 use crate::maps::{self, IpFamily, NodeRef};
 use crate::packet::{Context, Header, Packet, PacketAccess as _};
 use crate::stage::find_udp::FindUdp;
-use crate::stage::parse::{self, HAS_VNI, with_inner};
+use crate::stage::parse::{self, HAS_VNI, by_family, with_inner};
 use crate::stage::report;
 
 /// Bytes of a frame that are searched for the inner header. Longer chains of extension headers are not followed.
@@ -129,11 +129,7 @@ fn remove_note(context: Context) {
 /// [`Outcome::UncheckedSender`]
 #[inline(always)]
 pub fn ensure_checked(packet: &Packet<'_>, node: NodeRef) -> Result<(), Outcome> {
-    let mode = match packet.protocol() {
-        Ipv4Hdr::ETHER_TYPE => node.v4().source_check(),
-        Ipv6Hdr::ETHER_TYPE => node.v6().source_check(),
-        _ => SOURCE_CHECK_OFF,
-    };
+    let mode = by_family!(packet, H => H::overlay_end(node).source_check(), else SOURCE_CHECK_OFF);
     if packet.take_note(node) || mode == SOURCE_CHECK_OFF || node.only_checked() == 0 {
         return Ok(());
     }

@@ -40,8 +40,7 @@ pub struct LiberalTracker {
 
 impl Default for LiberalTracker {
     fn default() -> Self {
-        let kept = |name| Kept::new(name, Setting::new(Path::new(FOLDER), name));
-        Self { window: kept(BE_LIBERAL), resets: kept(IGNORE_INVALID_RST) }
+        Self { window: Kept::new(setting(BE_LIBERAL)), resets: Kept::new(setting(IGNORE_INVALID_RST)) }
     }
 }
 
@@ -71,7 +70,6 @@ impl LiberalTracker {
 /// A setting that has to be 1.
 #[derive(Debug)]
 struct Kept {
-    name: &'static str,
     setting: Setting,
     /// It was 1 before.
     was_set: bool,
@@ -82,8 +80,8 @@ struct Kept {
 }
 
 impl Kept {
-    const fn new(name: &'static str, setting: Setting) -> Self {
-        Self { name, setting, was_set: false, is_contested: false, refused: None }
+    const fn new(setting: Setting) -> Self {
+        Self { setting, was_set: false, is_contested: false, refused: None }
     }
 
     fn keep(&mut self) {
@@ -91,7 +89,7 @@ impl Kept {
             // The connection tracker may be loaded later, and is as the kernel makes it then.
             Ok(None) => (self.was_set, self.refused) = (false, None),
             Ok(Some(changed)) => {
-                let name = self.name;
+                let name = self.setting.name();
                 if changed && !self.was_set {
                     info!("set net.netfilter.{name}, for the flow cache");
                 } else if changed && !self.is_contested {
@@ -114,8 +112,12 @@ impl Kept {
 /// # Errors
 /// A setting cannot be read or written.
 pub fn prepare() -> Result<()> {
-    let settings = [BE_LIBERAL, IGNORE_INVALID_RST].map(|name| Setting::new(Path::new(FOLDER), name));
-    settings.into_iter().try_for_each(|mut setting| enable(&mut setting).map(drop))
+    [BE_LIBERAL, IGNORE_INVALID_RST].into_iter().try_for_each(|name| enable(&mut setting(name)).map(drop))
+}
+
+/// Returns a setting of the connection tracker.
+fn setting(name: &str) -> Setting {
+    Setting::new(Path::new(FOLDER), name)
 }
 
 /// Sets this to 1. Returns false if it is already, and `None` if the kernel does not have it.
@@ -129,10 +131,10 @@ fn enable(setting: &mut Setting) -> Result<Option<bool>> {
     }
     let path = setting.path();
     fs::write(path, "1").with_context(|| {
-        let name = path.file_name().unwrap_or_default().display();
         format!(
-            "writing 1 to {} (net.netfilter.{name}=1 on the node, or `flannel-agent prepare-node` there, does it)",
-            path.display()
+            "writing 1 to {} (net.netfilter.{}=1 on the node, or `flannel-agent prepare-node` there, does it)",
+            path.display(),
+            setting.name()
         )
     })?;
     Ok(Some(true))
@@ -141,7 +143,7 @@ fn enable(setting: &mut Setting) -> Result<Option<bool>> {
 /// Returns whether resets with an old number are accepted.
 #[must_use]
 pub fn ignores_invalid_resets() -> bool {
-    Setting::new(Path::new(FOLDER), IGNORE_INVALID_RST).read().is_ok_and(|value| value != 0)
+    setting(IGNORE_INVALID_RST).read().is_ok_and(|value| value != 0)
 }
 
 /// After how many seconds without packets the connection tracker forgets a flow. What it does not say is as if it never did.
@@ -175,7 +177,6 @@ pub struct TimeoutSettings {
 
 impl Default for TimeoutSettings {
     fn default() -> Self {
-        let setting = |name| Setting::new(Path::new(FOLDER), name);
         Self {
             udp: UDP_TIMEOUTS.map(setting),
             tcp: TCP_TIMEOUTS.map(setting),
@@ -242,7 +243,7 @@ mod tests {
     fn a_tracker_that_is_loaded_later_was_not_set_back() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(BE_LIBERAL);
-        let mut kept = Kept::new(BE_LIBERAL, Setting::new(folder.path(), BE_LIBERAL));
+        let mut kept = Kept::new(Setting::new(folder.path(), BE_LIBERAL));
         kept.keep();
         for is_contested in [false, true] {
             fs::write(&file, "0\n").unwrap();

@@ -1,5 +1,6 @@
 //! A kernel setting that is read every second. Opening its file takes several times as long as reading it.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -21,6 +22,11 @@ impl Setting {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns the last part of its name.
+    pub(super) fn name(&self) -> impl Display {
+        self.path.file_name().unwrap_or_default().display()
     }
 
     /// Returns its value.
