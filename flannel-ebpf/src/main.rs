@@ -68,8 +68,12 @@ mod entry {
     /// [`flannel_common::abi::CLOCK`]
     #[classifier]
     pub(crate) fn clock(ctx: TcContext) -> i32 {
-        match Packet::new(&ctx).write(0, &Aligned(clock::now().to_ne_bytes())) {
-            Ok(()) => Packet::PASS,
+        let now = Aligned(clock::now().to_ne_bytes());
+        match Packet::new(&ctx).first_bytes(size_of_val(&now)) {
+            Ok(bytes) => {
+                bytes.write(0, &now);
+                Packet::PASS
+            }
             Err(_) => Packet::DROP,
         }
     }

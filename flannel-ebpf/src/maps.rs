@@ -27,6 +27,7 @@ pub use self::flow_ref::FlowRef;
 pub use self::node_ref::{EndRef, NodeRef};
 use crate::ip::Ip;
 use crate::outer;
+use crate::packet::Mac;
 
 /// Leases of one family by prefix.
 pub type Leases<A> = LpmTrie<A, Lease<A>, MAX_LEASES>;
@@ -247,9 +248,9 @@ pub fn remove_flow<F: IpFamily>(name: &FlowKey<F::Address>) {
 
 /// Returns whether the pod at this bridge port has this MAC.
 #[inline(always)]
-pub fn is_at_port(ifindex: u32, mac: [u8; 6]) -> bool {
-    // SAFETY: bytes, which a hash map's value aligns to 8.
-    PORTS.get_ptr(ifindex).is_some_and(|known| unsafe { shared::load::<u16, [u8; 6]>(known) } == mac)
+pub fn is_at_port(ifindex: u32, mac: Mac) -> bool {
+    // SAFETY: the map's value.
+    PORTS.get_ptr(ifindex).is_some_and(|known| unsafe { shared::load_mac(known) } == mac)
 }
 
 /// Returns whether flows with this end are kept in the host stack.

@@ -3,7 +3,6 @@
 //! ```
 //! use flannel_ebpf::outer::{EncapParams, LEN};
 //! use flannel_ebpf::packet::Header as _;
-//! use network_types::eth::EthHdr;
 //!
 //! let params = EncapParams {
 //!     source: [192, 168, 64, 1],
@@ -16,38 +15,34 @@
 //!     ttl: 64,
 //!     identification: 0,
 //! };
-//! let inner = EthHdr { dst_addr: [2; 6], src_addr: [4; 6], ether_type: 0x0800_u16.to_be() };
-//! let headers = params.headers(inner, 98);
-//! assert_eq!(headers.bytes().len(), LEN + 14);
+//! let headers = params.headers(98);
+//! assert_eq!(headers.bytes().len(), LEN);
 //! assert_eq!(headers.bytes()[2..4], 134_u16.to_be_bytes(), "length of the outer packet");
 //! ```
 
 use flannel_common::checksum;
-use network_types::eth::EthHdr;
 use network_types::ip::{IpProto, Ipv4Hdr};
 use network_types::udp::UdpHdr;
 use network_types::vxlan::VxlanHdr;
 
 use crate::group;
-use crate::ip::Ip as _;
 use crate::packet::Header;
 
 /// Bytes of outer headers between the outer Ethernet header and the inner frame.
-pub const LEN: usize = Ipv4Hdr::OUTER_LEN;
+pub const LEN: usize = Ipv4Hdr::LEN + UdpHdr::LEN + VxlanHdr::LEN;
 
-/// What encapsulation writes after the outer Ethernet header: outer headers and the inner frame's Ethernet header.
+/// What encapsulation writes between the outer Ethernet header and the inner one.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct EncapHeaders {
     ip: Ipv4Hdr,
     udp: UdpHdr,
     vxlan: VxlanHdr,
-    inner: EthHdr,
 }
 
-// SAFETY: headers in a row without padding (asserted below), aligned to 2 at most.
+// SAFETY: headers in a row without padding (asserted below), which consist of bytes.
 unsafe impl Header for EncapHeaders {}
-const _: () = assert!(size_of::<EncapHeaders>() == LEN + EthHdr::LEN);
+const _: () = assert!(size_of::<EncapHeaders>() == LEN);
 
 /// Values for the outer headers.
 pub struct EncapParams {
@@ -72,12 +67,12 @@ pub struct EncapParams {
 }
 
 impl EncapParams {
-    /// Makes the headers for an inner frame of `frame_len` bytes that begins with `inner`.
+    /// Makes the headers for an inner frame of `frame_len` bytes.
     ///
     /// The UDP checksum is 0, as flannel's peers send it: hardware that computes one for encapsulated packets has corrupted
     /// them (flannel issues 1279 and 2152).
     #[inline(always)]
-    pub fn headers(&self, inner: EthHdr, frame_len: u16) -> EncapHeaders {
+    pub fn headers(&self, frame_len: u16) -> EncapHeaders {
         let udp_len = frame_len + (UdpHdr::LEN + VxlanHdr::LEN) as u16;
         EncapHeaders {
             ip: self.ipv4(udp_len + Ipv4Hdr::LEN as u16),
@@ -88,7 +83,6 @@ impl EncapParams {
                 check: [0; 2],
             },
             vxlan: group::header(self.vni, self.mark),
-            inner,
         }
     }
 
@@ -156,15 +150,13 @@ mod tests {
 
     #[test]
     fn headers_have_the_layout_of_the_rfc() {
-        let inner = EthHdr { dst_addr: [2; 6], src_addr: [4; 6], ether_type: 0x0800_u16.to_be() };
-        let headers = params().headers(inner, 100);
+        let headers = params().headers(100);
         let bytes = headers.bytes();
         #[rustfmt::skip]
         let expected = [
             0x45, 0x02, 0, 136, 0x12, 0x34, 0, 0, 64, 17, 0, 0, 192, 168, 64, 1, 192, 168, 64, 2,
             0x9c, 0x40, 0x21, 0x18, 0, 116, 0, 0,
             0x08, 0, 0, 0, 0, 0, 1, 0,
-            2, 2, 2, 2, 2, 2, 4, 4, 4, 4, 4, 4, 0x08, 0x00,
         ];
         assert_eq!(bytes[..10], expected[..10]);
         assert_eq!(bytes[12..], expected[12..]);

@@ -53,6 +53,10 @@ unsafe impl Header for UdpHdr {}
 unsafe impl Header for VxlanHdr {}
 // SAFETY: a byte.
 unsafe impl Header for u8 {}
+// SAFETY: a number.
+unsafe impl Header for u16 {}
+// SAFETY: a number.
+unsafe impl Header for u32 {}
 // SAFETY: bytes.
 unsafe impl<const LEN: usize> Header for [u8; LEN] {}
 // SAFETY: numbers.
@@ -65,6 +69,75 @@ unsafe impl<A: Address> Header for Handover<A> {}
 #[derive(Clone, Copy)]
 #[repr(C, align(4))]
 pub struct Aligned<T>(pub T);
+
+impl<T: Header> Aligned<T> {
+    /// Returns the four bytes at this offset, a multiple of 4, the first of them in the lowest bits.
+    #[inline(always)]
+    pub fn word(&self, at: usize) -> u32 {
+        assert!(at.is_multiple_of(4) && at + 4 <= size_of::<T>(), "no word of the header");
+        // SAFETY: within the header (checked above; the compiler knows the offset), and aligned as this type is.
+        unsafe { ptr::from_ref(self).cast::<u32>().add(at / 4).read() }.to_le()
+    }
+}
+
+/// A MAC, in the words that it is copied in: its first four bytes and its last two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mac {
+    /// As they are on the wire.
+    pub first: u32,
+    /// As they are on the wire.
+    pub last: u16,
+}
+
+impl From<[u8; 6]> for Mac {
+    #[inline(always)]
+    fn from([a, b, c, d, e, f]: [u8; 6]) -> Self {
+        Self { first: u32::from_ne_bytes([a, b, c, d]), last: u16::from_ne_bytes([e, f]) }
+    }
+}
+
+/// An Ethernet header, in the words that it is copied in.
+#[derive(Clone, Copy)]
+pub struct Ethernet {
+    /// Destination and source as they are on the wire.
+    pub macs: [u32; 3],
+    /// As [`EthHdr`] has it.
+    pub ether_type: u16,
+}
+
+impl From<Mac> for [u8; 6] {
+    #[inline(always)]
+    fn from(mac: Mac) -> Self {
+        let ([a, b, c, d], [e, f]) = (mac.first.to_ne_bytes(), mac.last.to_ne_bytes());
+        [a, b, c, d, e, f]
+    }
+}
+
+impl Ethernet {
+    /// Makes the header of a frame.
+    #[inline(always)]
+    pub const fn new(destination: Mac, source: Mac, ether_type: u16) -> Self {
+        let (first, last) = (source.first.to_le(), source.last.to_le() as u32);
+        let second = destination.last.to_le() as u32 | first << 16;
+        let third = first >> 16 | last << 16;
+        Self { macs: [destination.first, second.to_le(), third.to_le()], ether_type }
+    }
+
+    /// Returns the destination MAC.
+    #[inline(always)]
+    pub const fn destination(&self) -> Mac {
+        let [first, second, _] = self.macs;
+        Mac { first, last: (second.to_le() as u16).to_le() }
+    }
+
+    /// Returns the source MAC.
+    #[inline(always)]
+    pub const fn source(&self) -> Mac {
+        let [_, second, third] = self.macs;
+        let (second, third) = (second.to_le(), third.to_le());
+        Mac { first: (second >> 16 | third << 16).to_le(), last: ((third >> 16) as u16).to_le() }
+    }
+}
 
 impl<T> Deref for Aligned<T> {
     type Target = T;
@@ -107,6 +180,24 @@ pub trait PacketAccess {
 
     /// Makes the first `len` bytes readable in place, or the whole frame if it is shorter.
     fn pull(&self, len: u32);
+
+    /// Copies the Ethernet header at `offset`.
+    ///
+    /// # Errors
+    /// [`Outcome::Truncated`] if the frame ends before the header does.
+    #[inline(always)]
+    fn ethernet(&self, offset: usize) -> Result<Ethernet, Outcome> {
+        let start = self.data() + offset;
+        if start + EthHdr::LEN > self.data_end() {
+            return Err(Outcome::Truncated);
+        }
+        // SAFETY: within the frame (checked above).
+        unsafe {
+            let Aligned(macs) = memory::load::<[u32; 3]>(start as *const u8);
+            let Aligned(ether_type) = memory::load::<u16>((start + size_of_val(&macs)) as *const u8);
+            Ok(Ethernet { macs, ether_type })
+        }
+    }
 
     /// Copies the header at `offset`.
     ///
@@ -162,6 +253,29 @@ impl From<Context> for TcContext {
     #[inline(always)]
     fn from(Context(skb): Context) -> Self {
         Self::new(skb)
+    }
+}
+
+/// The first bytes of a frame, which can be written.
+pub struct FirstBytes {
+    start: *mut u8,
+    len: usize,
+}
+
+impl FirstBytes {
+    /// Writes a header at `offset`.
+    #[inline(always)]
+    pub fn write<T: Header>(&self, offset: usize, header: &Aligned<T>) {
+        assert!(offset + size_of::<T>() <= self.len, "not within the first bytes");
+        // SAFETY: within the frame (checked above and in `Packet::first_bytes`; the compiler knows these numbers).
+        unsafe { memory::store(self.start.add(offset), header) };
+    }
+
+    /// Writes an Ethernet header at `offset`.
+    #[inline(always)]
+    pub fn write_ethernet(&self, offset: usize, frame: &Ethernet) {
+        self.write(offset, &Aligned(frame.macs));
+        self.write(offset + size_of_val(&frame.macs), &Aligned(frame.ether_type));
     }
 }
 
@@ -325,20 +439,18 @@ impl<'a> Packet<'a> {
         self.ctx.adjust_room(by, BPF_ADJ_ROOM_MAC, flags).map_err(|_| Outcome::NoRoom)
     }
 
-    /// Writes a header at `offset`, in place: the kernel has made the frame's first bytes this packet's own before the program
+    /// Returns the frame's first `len` bytes for writing, in place: the kernel has made them this packet's own before the program
     /// began. (The verifier adds that to programs that write: Linux 4.7.)
     ///
     /// # Errors
     /// [`Outcome::WriteFailed`]: the frame is lost if it has been resized.
     #[inline(always)]
-    pub fn write<T: Header>(&self, offset: usize, header: &Aligned<T>) -> Result<(), Outcome> {
-        let start = self.data() + offset;
-        if start + size_of::<T>() > self.data_end() {
+    pub fn first_bytes(&self, len: usize) -> Result<FirstBytes, Outcome> {
+        let start = self.data();
+        if start + len > self.data_end() {
             return Err(Outcome::WriteFailed);
         }
-        // SAFETY: within the frame (checked above).
-        unsafe { memory::store(start as *mut u8, header) };
-        Ok(())
+        Ok(FirstBytes { start: start as *mut u8, len })
     }
 
     /// Writes bytes from memory that other CPUs may change at the same time.

@@ -7,7 +7,7 @@ use network_types::eth::EtherType;
 use network_types::ip::{IpProto, Ipv4Hdr};
 use network_types::udp::UdpHdr;
 
-use super::{Ip, UDP};
+use super::{Ip, Mutable, UDP};
 use crate::packet::Header as _;
 use crate::stage::ecn;
 
@@ -24,6 +24,7 @@ impl Ip for Ipv4Hdr {
     const ICMP: u8 = IpProto::Icmp as u8;
     const WRAPPED_BY_DEVICE: bool = false;
     const HAS_CHECKSUM: bool = true;
+    const HOP: usize = 8;
 
     #[inline(always)]
     fn is_of_version(&self) -> bool {
@@ -81,13 +82,11 @@ impl Ip for Ipv4Hdr {
         udp.check == [0; 2] && checksum::of(self.bytes()) == 0
     }
 
+    /// The time to live is the first byte, and the checksum the last two.
     #[inline(always)]
-    fn hop(&self) -> Option<Self> {
-        // The time to live is the upper byte of a word.
-        let change = checksum::change(u16::from_ne_bytes([1, 0]), 0);
-        let mut next = self.with_changed_addresses(change);
-        next.ttl = next.ttl.wrapping_sub(1);
-        (self.ttl > 1).then_some(next)
+    fn hop(words: Mutable) -> Option<Mutable> {
+        let Mutable { hop, .. } = Self::with_changed_addresses(words, checksum::change(1, 0));
+        (words.hop & 0xff > 1).then_some(Mutable { hop: hop.wrapping_sub(1), ..words })
     }
 
     #[inline(always)]
@@ -97,20 +96,25 @@ impl Ip for Ipv4Hdr {
     }
 
     #[inline(always)]
-    fn with_changed_addresses(&self, change: u32) -> Self {
-        let mut ip = *self;
-        ip.check = checksum::changed(u16::from_ne_bytes(self.check), change).to_ne_bytes();
-        ip
+    fn with_changed_addresses(words: Mutable, change: u32) -> Mutable {
+        let checksum = checksum::changed((words.hop >> 16) as u16, change);
+        Mutable { hop: words.hop & 0xffff | u32::from(checksum) << 16, ..words }
     }
 
+    /// The type of service is the second byte. The checksum stays right, or wrong.
     #[inline(always)]
-    fn with_ecn(&self, code_point: u8) -> Self {
-        ecn::with_code_point(*self, code_point)
+    fn with_ecn(words: Mutable, code_point: u8) -> Mutable {
+        let first = ecn::with_code_point(words.first, 8, code_point);
+        if first == words.first {
+            return words;
+        }
+        let change = checksum::change(words.first as u16, first as u16);
+        Self::with_changed_addresses(Mutable { first, ..words }, change)
     }
 
     /// Changes of the header and of its own checksum add up to nothing.
     #[inline(always)]
-    fn checksum_change(&self, _: &Self) -> u32 {
+    fn checksum_change(_: Mutable, _: Mutable) -> u32 {
         0
     }
 
@@ -137,6 +141,8 @@ pub(crate) fn is_later_fragment(ip: &Ipv4Hdr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ip::tests::changed;
+    use crate::packet::Aligned;
 
     fn ip(ttl: u8, id: u16) -> Ipv4Hdr {
         let mut ip = Ipv4Hdr {
@@ -159,8 +165,9 @@ mod tests {
     fn the_checksum_stays_right_at_every_time_to_live() {
         for id in 0..=u16::MAX {
             let ip = ip((id % 254) as u8 + 2, id);
-            let routed = ip.hop().unwrap();
+            let routed = changed(ip, |words| Ipv4Hdr::hop(words).unwrap());
             assert_eq!((checksum::of(routed.bytes()), routed.ttl), (0, ip.ttl - 1), "identification {id}");
+            assert_eq!(Ipv4Hdr { ttl: ip.ttl, check: ip.check, ..routed }.bytes(), ip.bytes());
         }
     }
 
@@ -171,7 +178,7 @@ mod tests {
             let (from, source, destination) = (ip(64, id), [10, a, 255, b], [b, 0, 255, a]);
             let change = checksum::change_of(&from.src_addr, &source)
                 + checksum::change_of(&from.dst_addr, &destination);
-            let ip = from.with_changed_addresses(change);
+            let ip = changed(from, |words| Ipv4Hdr::with_changed_addresses(words, change));
             let moved = Ipv4Hdr { src_addr: source, dst_addr: destination, ..ip };
             assert_eq!(checksum::of(moved.bytes()), 0, "identification {id}");
         }
@@ -180,7 +187,7 @@ mod tests {
     #[test]
     fn an_expired_packet_is_not_forwarded() {
         for ttl in [0, 1] {
-            assert!(ip(ttl, 1).hop().is_none(), "TTL {ttl}");
+            assert!(Ipv4Hdr::hop(Mutable::of(&Aligned(ip(ttl, 1)))).is_none(), "TTL {ttl}");
         }
     }
 }

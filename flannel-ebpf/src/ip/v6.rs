@@ -7,7 +7,7 @@ use network_types::eth::EtherType;
 use network_types::ip::{IpProto, Ipv6Hdr};
 use network_types::udp::UdpHdr;
 
-use super::{Ip, TCP, UDP};
+use super::{Ip, Mutable, TCP, UDP};
 use crate::stage::ecn;
 
 /// Extension header: hop-by-hop options (RFC 8200 section 4.3).
@@ -27,6 +27,7 @@ impl Ip for Ipv6Hdr {
     const ICMP: u8 = IpProto::Ipv6Icmp as u8;
     const WRAPPED_BY_DEVICE: bool = true;
     const HAS_CHECKSUM: bool = false;
+    const HOP: usize = 4;
 
     #[inline(always)]
     fn is_of_version(&self) -> bool {
@@ -85,9 +86,10 @@ impl Ip for Ipv6Hdr {
         udp.check != [0; 2]
     }
 
+    /// The hop limit is the last byte.
     #[inline(always)]
-    fn hop(&self) -> Option<Self> {
-        (self.hop_limit > 1).then(|| Self { hop_limit: self.hop_limit - 1, ..*self })
+    fn hop(words: Mutable) -> Option<Mutable> {
+        (words.hop >> 24 > 1).then(|| Mutable { hop: words.hop - (1 << 24), ..words })
     }
 
     #[inline(always)]
@@ -97,25 +99,22 @@ impl Ip for Ipv6Hdr {
     }
 
     #[inline(always)]
-    fn with_changed_addresses(&self, _: u32) -> Self {
-        *self
+    fn with_changed_addresses(words: Mutable, _: u32) -> Mutable {
+        words
     }
 
+    /// The traffic class ends in the upper half of the second byte.
     #[inline(always)]
-    fn with_ecn(&self, code_point: u8) -> Self {
-        let [first, second, ..] = self.vcf;
-        let mut ip = *self;
-        ip.vcf[..2].copy_from_slice(&[first, second & !(ecn::FIELD << 4) | code_point << 4]);
-        ip
+    fn with_ecn(words: Mutable, code_point: u8) -> Mutable {
+        Mutable { first: ecn::with_code_point(words.first, 12, code_point), ..words }
     }
 
     /// The header has no checksum of its own that would balance the change.
     #[inline(always)]
-    fn checksum_change(&self, after: &Self) -> u32 {
-        let changing =
-            |ip: &Self| [[ip.vcf[0], ip.vcf[1]], [ip.next_hdr, ip.hop_limit]].map(u16::from_ne_bytes);
-        let ([first, second], [after_first, after_second]) = (changing(self), changing(after));
-        checksum::change(first, after_first) + checksum::change(second, after_second)
+    fn checksum_change(before: Mutable, after: Mutable) -> u32 {
+        let machine = |half: u32| u16::from_le(half as u16);
+        checksum::change(machine(before.first), machine(after.first))
+            + checksum::change(machine(before.hop >> 16), machine(after.hop >> 16))
     }
 
     /// Link-local (fe80::/10) and unspecified sources (RFC 4291 sections 2.5.2 and 2.5.6).
@@ -128,7 +127,8 @@ impl Ip for Ipv6Hdr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::Header as _;
+    use crate::ip::tests::changed;
+    use crate::packet::{Aligned, Header as _};
 
     fn ip(next_hdr: u8, hop_limit: u8) -> Ipv6Hdr {
         Ipv6Hdr {
@@ -154,13 +154,15 @@ mod tests {
     fn the_change_of_the_checksum_is_that_of_the_header() {
         for (next_hdr, hop_limit) in (0..=255).flat_map(|next| (2..=255).map(move |limit| (next, limit))) {
             let ip = ip(next_hdr, hop_limit);
-            let routed = ip.hop().unwrap();
-            assert_eq!(routed.hop_limit, hop_limit - 1);
+            let before = Mutable::of(&Aligned(ip));
+            let routed = Ipv6Hdr::hop(before).unwrap();
             for code_point in 0..=ecn::FIELD {
-                let marked = routed.with_ecn(code_point);
-                assert_eq!(marked.traffic_class(), 0xa8 | code_point);
-                let changed = u64::from(sum(&ip)) + u64::from(ip.checksum_change(&marked));
-                assert_eq!(folded(changed), folded(sum(&marked).into()), "{next_hdr} {hop_limit}");
+                let words = Ipv6Hdr::with_ecn(routed, code_point);
+                let after = changed(ip, |_| words);
+                assert_eq!((after.hop_limit, after.traffic_class()), (hop_limit - 1, 0xa8 | code_point));
+                let change = Ipv6Hdr::checksum_change(before, words);
+                let sums = [u64::from(sum(&ip)) + u64::from(change), sum(&after).into()];
+                assert_eq!(folded(sums[0]), folded(sums[1]), "{next_hdr} {hop_limit}");
             }
         }
     }
@@ -168,7 +170,7 @@ mod tests {
     #[test]
     fn an_expired_packet_is_not_forwarded() {
         for limit in [0, 1] {
-            assert!(ip(UDP, limit).hop().is_none(), "hop limit {limit}");
+            assert!(Ipv6Hdr::hop(Mutable::of(&Aligned(ip(UDP, limit)))).is_none(), "hop limit {limit}");
         }
     }
 

@@ -5,9 +5,10 @@ use core::ptr::NonNull;
 use flannel_common::address::Address;
 use flannel_common::checksum;
 use flannel_common::flow::{Direction, Flow, FlowKey, Names, Passage, Port, Way};
-use flannel_common::lease::Lease;
+use flannel_common::lease::{DIRECT, Lease};
 
-use super::shared::{load, store};
+use super::shared::{load, load_mac, load_macs, store};
+use crate::packet::{Ethernet, Mac};
 
 /// An entry, which programs on other CPUs read and write at the same time.
 ///
@@ -38,6 +39,34 @@ impl<A: Address> FlowRef<A> {
                 generation: load::<u32, _>(&raw const (*passage).generation),
             }
         }
+    }
+
+    /// Returns whether this port and frame are those of a packet from the flow's pod.
+    #[inline(always)]
+    #[must_use]
+    pub fn comes_by(self, ifindex: u32, frame: &Ethernet) -> bool {
+        // SAFETY: within the entry.
+        let (pod, gateway) = unsafe {
+            let port = &raw const (*self.0.as_ptr()).port;
+            (load_mac(&raw const (*port).pod_mac), load_mac(&raw const (*port).gateway_mac))
+        };
+        self.port_ifindex() == ifindex && pod == frame.source() && gateway == frame.destination()
+    }
+
+    /// Copies the ifindex of the pod's port.
+    #[inline(always)]
+    #[must_use]
+    pub fn port_ifindex(self) -> u32 {
+        // SAFETY: within the entry, and aligned as the type is.
+        unsafe { load::<u32, _>(&raw const (*self.0.as_ptr()).port.ifindex) }
+    }
+
+    /// Copies the MACs of a frame to the pod.
+    #[inline(always)]
+    #[must_use]
+    pub fn macs_to_pod(self) -> [u32; 3] {
+        // SAFETY: within the entry. The gateway's MAC follows that of the pod (asserted below).
+        unsafe { load_macs((&raw const (*self.0.as_ptr()).port.pod_mac).cast()) }
     }
 
     /// Copies where the pod is.
@@ -87,23 +116,39 @@ impl<A: Address> FlowRef<A> {
         }
     }
 
-    /// Copies how packets from the pod reach the peer.
+    /// Copies the MTU of the path to the peer in bytes ([`Way::mtu`](flannel_common::flow::Way::mtu)).
     #[inline(always)]
     #[must_use]
-    pub fn way(self) -> Way<A> {
-        // SAFETY: within the entry, aligned as the type is, bytes and a number without padding.
-        unsafe { load::<u32, _>(&raw const (*self.0.as_ptr()).way) }
+    pub fn path_mtu(self) -> u32 {
+        // SAFETY: within the entry, and aligned as the type is.
+        unsafe { load::<u32, _>(&raw const (*self.0.as_ptr()).way.mtu) }
     }
 
-    /// Returns [`Way::is_known`].
+    /// Returns whether packets from the pod reach the peer without a tunnel.
     #[inline(always)]
     #[must_use]
-    pub fn is_way_known(self) -> bool {
-        // SAFETY: as in `way`.
-        unsafe { load::<u32, u32>(&raw const (*self.0.as_ptr()).way.mtu) != 0 }
+    pub fn is_direct(self) -> bool {
+        // SAFETY: within the entry, and aligned as the type is.
+        unsafe { load::<u16, u16>(&raw const (*self.0.as_ptr()).way.flags) & DIRECT != 0 }
     }
 
-    /// Stores the peer that packets from the pod go to, whether without a tunnel ([`Way::flags`]), and the MTU of the path in bytes.
+    /// Copies the MACs of a frame to the next hop; destination zero: not known.
+    #[inline(always)]
+    #[must_use]
+    pub fn macs_to_next_hop(self) -> [u32; 3] {
+        // SAFETY: within the entry. The uplink's MAC follows that of the next hop (asserted below).
+        unsafe { load_macs((&raw const (*self.0.as_ptr()).way.next_hop_mac).cast()) }
+    }
+
+    /// Copies the MAC of the peer's vxlan device.
+    #[inline(always)]
+    #[must_use]
+    pub fn vtep_mac(self) -> Mac {
+        // SAFETY: within the entry.
+        unsafe { load_mac(&raw const (*self.0.as_ptr()).way.vtep_mac) }
+    }
+
+    /// Stores the peer that packets from the pod go to, whether without a tunnel ([`Way::flags`](flannel_common::flow::Way::flags)), and the MTU of the path in bytes.
     #[inline(always)]
     pub fn set_peer(self, peer: &Lease<A>, flags: u16, mtu: u32) {
         // SAFETY: within the entry, aligned as the types are or to half words (asserted below), bytes and numbers.
@@ -132,7 +177,7 @@ impl<A: Address> FlowRef<A> {
     #[inline(always)]
     #[must_use]
     pub fn peer(self) -> A {
-        // SAFETY: as in `way`.
+        // SAFETY: within the entry, aligned (asserted below), bytes.
         unsafe { load::<u32, _>(&raw const (*self.0.as_ptr()).way.public_ip) }
     }
 
@@ -218,6 +263,10 @@ const _: () = assert!(core::mem::offset_of!(Flow<[u8; 16]>, other).is_multiple_o
 
 const _: () = assert!(core::mem::offset_of!(Way<[u8; 4]>, vtep_mac).is_multiple_of(align_of::<u16>()));
 const _: () = assert!(core::mem::offset_of!(Way<[u8; 4]>, next_hop_mac).is_multiple_of(align_of::<u16>()));
+const _: () = assert!(
+    core::mem::offset_of!(Way<[u8; 4]>, uplink_mac) == core::mem::offset_of!(Way<[u8; 4]>, next_hop_mac) + 6
+);
+const _: () = assert!(core::mem::offset_of!(Port, gateway_mac) == core::mem::offset_of!(Port, pod_mac) + 6);
 
 #[cfg(test)]
 mod tests {
@@ -233,14 +282,30 @@ mod tests {
         entry.set_port(PORT);
         let other = FlowKey { pod: [10, 1, 2, 3], remote_port: [1, 2], ..FlowKey::default() };
         entry.set_names(&FlowKey::default(), Names::POD, &other);
-        let (public_ip, vtep_mac, flags, mtu) = ([1, 2, 3, 4], [5; 6], 8, 1500);
+        let (public_ip, vtep_mac, flags, mtu) = ([1, 2, 3, 4], [5, 4, 3, 2, 1, 0], DIRECT, 1500);
         entry.set_peer(&Lease { public_ip, vtep_mac, flags: 0, route_mtu: 9000 }, flags, mtu);
-        let (next_hop, next_hop_mac, uplink_mac) = ([4, 3, 2, 1], [6; 6], [7; 6]);
+        let (next_hop, next_hop_mac, uplink_mac) =
+            ([4, 3, 2, 1], [6, 7, 8, 9, 10, 11], [12, 13, 14, 15, 16, 17]);
         entry.set_next_hop(next_hop, next_hop_mac, uplink_mac);
         entry.set_port_mtu(1450, 200);
         assert_eq!((entry.port_mtu(), entry.peer()), ((1450, 200), public_ip));
         let way = Way { public_ip, next_hop, next_hop_mac, uplink_mac, vtep_mac, flags, mtu };
-        assert_eq!(entry.way(), way);
+        assert_eq!((entry.path_mtu(), entry.is_direct()), (1500, true));
+        let words = |macs: [[u8; 6]; 2]| Ethernet::new(macs[0].into(), macs[1].into(), 0).macs;
+        assert_eq!(entry.vtep_mac(), vtep_mac.into());
+        assert_eq!(entry.macs_to_next_hop(), words([next_hop_mac, uplink_mac]));
+        assert_eq!(entry.macs_to_pod(), words([PORT.pod_mac, PORT.gateway_mac]));
+        let frame = |from: [u8; 6], to: [u8; 6]| Ethernet::new(to.into(), from.into(), 0);
+        assert!(entry.comes_by(7, &frame(PORT.pod_mac, PORT.gateway_mac)));
+        assert!(!entry.comes_by(8, &frame(PORT.pod_mac, PORT.gateway_mac)));
+        for byte in 0..6 {
+            let mut other = [PORT.pod_mac, PORT.gateway_mac];
+            other[0][byte] ^= 1;
+            assert!(!entry.comes_by(7, &frame(other[0], other[1])), "byte {byte} of the pod's MAC");
+            other = [PORT.pod_mac, PORT.gateway_mac];
+            other[1][byte] ^= 1;
+            assert!(!entry.comes_by(7, &frame(other[0], other[1])), "byte {byte} of the gateway's MAC");
+        }
         let expected = |left, mark| Passage { left, mark, generation: (mark & 1) ^ 1 };
         for (direction, mark) in [(Direction::Egress, 1), (Direction::Ingress, 2)] {
             let known = entry.update(direction, |passage| {

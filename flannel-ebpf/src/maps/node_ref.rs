@@ -8,8 +8,9 @@ use flannel_common::node::{
     OverlayEnd, SOURCE_CHECK_OFF,
 };
 
-use super::shared::load;
+use super::shared::{load, load_mac};
 use crate::features::{has, has_family};
+use crate::packet::Mac;
 
 /// The node's configuration. Each field is loaded by itself where it is needed: a copy of all would take a third of the stack.
 #[derive(Clone, Copy)]
@@ -31,6 +32,19 @@ macro_rules! fields {
                 unsafe { load::<$word, _>(&raw const (*self.0.as_ptr()).$field) }
             }
         )+)+
+    };
+}
+
+/// Makes a method that copies a MAC.
+macro_rules! mac {
+    ($field:ident) => {
+        #[doc = concat!("Copies the field `", stringify!($field), "`.")]
+        #[inline(always)]
+        #[must_use]
+        pub fn $field(self) -> Mac {
+            // SAFETY: within the value of the map.
+            unsafe { load_mac(&raw const (*self.0.as_ptr()).$field) }
+        }
     };
 }
 
@@ -61,8 +75,10 @@ impl NodeRef {
     fields! {
         u32: layout: u32, vni: u32, ttl: u32, xdp: u32, floor: u32, handover_key: [u8; 4], only_checked: u32, generation: u32, tcp_proof: u32, udp_proof: u32,
             translated_proof: u32;
-        u16: port: [u8; 2], uplink_mac: [u8; 6];
+        u16: port: [u8; 2];
     }
+
+    mac!(uplink_mac);
 
     switches! {
         flow_cache: FEATURE_FLOW_CACHE;
@@ -97,9 +113,10 @@ impl NodeRef {
 impl<A: Address> EndRef<A> {
     fields! {
         u32: overlay_ifindex: u32, uplink_ifindex: u32, uplink_mtu: u32, local_ip: A, subnet_mask: A;
-        u16: vtep_mac: [u8; 6];
         u8: subnet_len: u8;
     }
+
+    mac!(vtep_mac);
 
     /// Returns whether the network has this family.
     #[inline(always)]
@@ -122,7 +139,5 @@ impl<A: Address> EndRef<A> {
 
 const _: () = assert!(core::mem::offset_of!(NodeConfig, port).is_multiple_of(align_of::<u32>()));
 const _: () = assert!(core::mem::offset_of!(NodeConfig, v4).is_multiple_of(align_of::<u32>()));
-const _: () = assert!(core::mem::offset_of!(OverlayEnd<V4>, vtep_mac).is_multiple_of(align_of::<u16>()));
-const _: () = assert!(core::mem::offset_of!(OverlayEnd<V6>, vtep_mac).is_multiple_of(align_of::<u16>()));
 const _: () = assert!(core::mem::offset_of!(OverlayEnd<V4>, subnet_mask).is_multiple_of(align_of::<u32>()));
 const _: () = assert!(core::mem::offset_of!(OverlayEnd<V6>, subnet_mask).is_multiple_of(align_of::<u32>()));

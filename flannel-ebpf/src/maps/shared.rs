@@ -6,6 +6,8 @@
 
 use core::mem::MaybeUninit;
 
+use crate::packet::Mac;
+
 /// A number that the machine loads and stores at once.
 pub(super) trait Word: Copy {}
 impl Word for u8 {}
@@ -30,6 +32,36 @@ pub(super) unsafe fn load<W: Word, T: Copy>(from: *const T) -> T {
     }
     // SAFETY: every word is written above, and every bit pattern is valid.
     unsafe { copy.assume_init() }
+}
+
+/// Copies a MAC out.
+///
+/// # Safety
+/// `from` points into a map's value, at any address. (Programs may load from it so, as from packets: `packet/memory.rs`.)
+#[inline(always)]
+pub(super) unsafe fn load_mac(from: *const [u8; 6]) -> Mac {
+    // SAFETY: within `from`.
+    unsafe { Mac { first: load_word(from.cast()), last: load_word(from.cast::<[u8; 4]>().add(1).cast()) } }
+}
+
+/// Copies the MACs of a frame out.
+///
+/// # Safety
+/// As for [`load_mac`].
+#[inline(always)]
+pub(super) unsafe fn load_macs(from: *const [[u8; 6]; 2]) -> [u32; 3] {
+    // SAFETY: within `from`.
+    [0, 1, 2].map(|index| unsafe { load_word(from.cast::<u32>().add(index)) })
+}
+
+/// Loads a word from any address.
+///
+/// # Safety
+/// As for [`load_mac`].
+#[inline(always)]
+unsafe fn load_word<W: Word>(from: *const W) -> W {
+    // SAFETY: see the caller. For BPF the address is taken for an aligned one, which it may not be: one load comes of it.
+    unsafe { if cfg!(target_arch = "bpf") { from.read_volatile() } else { from.read_unaligned() } }
 }
 
 /// Writes a value, word by word.

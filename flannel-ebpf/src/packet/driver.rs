@@ -4,7 +4,6 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_meta};
 use aya_ebpf::programs::XdpContext;
 use flannel_common::outcome::Outcome;
-use network_types::eth::EthHdr;
 
 use super::{Header, PacketAccess, frame_accessors};
 use crate::maps::NodeRef;
@@ -65,7 +64,7 @@ impl PacketAccess for DriverPacket<'_> {
 
     #[inline(always)]
     fn is_for_host(&self, node: NodeRef) -> bool {
-        self.header::<EthHdr>(0).is_ok_and(|ethernet| ethernet.dst_addr == node.uplink_mac())
+        self.ethernet(0).is_ok_and(|frame| frame.destination() == node.uplink_mac())
     }
 
     /// Only TC sees a tag that the NIC has taken out.

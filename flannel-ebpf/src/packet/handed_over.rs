@@ -9,6 +9,12 @@ use flannel_common::outcome::Outcome;
 use super::{Header, PACKET_HOST, Packet};
 
 impl Packet<'_> {
+    /// Returns whether an XDP program has written metadata in front of the frame.
+    #[inline(always)]
+    pub fn has_metadata(&self) -> bool {
+        (self.skb().data_meta as usize) < self.ctx.data()
+    }
+
     /// Returns the metadata that an XDP program has written in front of the frame.
     #[inline(always)]
     pub fn metadata<T: Header>(&self) -> Option<&T> {

@@ -31,7 +31,7 @@ fn wrap<H: Transmit>(context: Context) -> Result<Carried, Outcome> {
     }
     let inner = &parse::inner_at::<H>(packet, 0)?;
     let lease = report::peer_of(inner, node)?;
-    if inner.frame.dst_addr != lease.vtep_mac {
+    if inner.frame.destination() != lease.vtep_mac.into() {
         // A neighbour entry that the agent did not write. The kernel's FDB knows where it leads.
         return Err(Outcome::ForeignVtep);
     }

@@ -26,13 +26,13 @@ fn note_proof<H: IpFamily>(packet: &Packet<'_>, inner: &Inner<H>) -> Result<Outc
     if !has_family::<H::Address>() {
         return Err(Outcome::NoFlow);
     }
-    if !maps::is_at_port(packet.ifindex(), inner.frame.dst_addr) {
+    if !maps::is_at_port(packet.ifindex(), inner.frame.destination()) {
         // A copy: the bridge does not know where the pod is, and sends it to all ports. That of the pod proves the flow.
         packet.take_token();
         return Err(Outcome::NoFlow);
     }
     let flow = ToPod::read(packet, inner, 0)?;
-    let here =
-        Port { ifindex: packet.ifindex(), pod_mac: inner.frame.dst_addr, gateway_mac: inner.frame.src_addr };
+    let (pod_mac, gateway_mac) = (inner.frame.destination().into(), inner.frame.source().into());
+    let here = Port { ifindex: packet.ifindex(), pod_mac, gateway_mac };
     Ok(flow.note_exit(packet, inner, Some(&here), |_| {}))
 }

@@ -4,10 +4,10 @@
 use flannel_common::address::Address;
 use flannel_common::flow::Direction;
 use flannel_common::lease::{DIRECT, OWN};
-use flannel_common::node::FLOOR_UNWRAPS;
+use flannel_common::node::{FEATURE_XDP, FLOOR_UNWRAPS};
 use flannel_common::outcome::{Outcome, Verdict};
 
-use crate::features::has_family;
+use crate::features::{has, has_family};
 use crate::group;
 use crate::ip::Ip;
 use crate::maps::{self, IpFamily, NodeRef};
@@ -32,7 +32,12 @@ pub fn run(packet: &Packet<'_>) -> Result<Carried, Outcome> {
 /// Handles a packet of one family. What [`receive_usual`] has not finished is judged by [`sender`] before it goes on.
 #[inline(always)]
 fn receive<H: IpFamily + FindUdp + Route>(packet: &Packet<'_>) -> Result<Carried, Outcome> {
-    receive_usual::<H>(packet.context()).map_err(|outcome| match outcome {
+    let received = if has(FEATURE_XDP) && packet.has_metadata() {
+        receive_usual::<H, true>(packet.context())
+    } else {
+        receive_usual::<H, false>(packet.context())
+    };
+    received.map_err(|outcome| match outcome {
         Outcome::NotVxlan if sender::may_be_tunnel::<H>(packet) => sender::note_stray::<H>(packet),
         Outcome::NotVxlan => {
             way::note_too_big::<H>(packet);
@@ -48,17 +53,19 @@ fn receive<H: IpFamily + FindUdp + Route>(packet: &Packet<'_>) -> Result<Carried
 
 /// Handles VXLAN that programs can unwrap, and packets without a tunnel.
 ///
+/// `STRIPPED`: XDP may have removed the outer headers. (Where it has not, all offsets in the packet are constants.)
+///
 /// Not inlined: each family, and the check of the other packets, needs the program's 512 bytes of stack for itself. What it
 /// takes and returns fits into registers.
 #[inline(never)]
-fn receive_usual<H: IpFamily>(context: Context) -> Result<Carried, Outcome> {
+fn receive_usual<H: IpFamily, const STRIPPED: bool>(context: Context) -> Result<Carried, Outcome> {
     let context = context.into();
     let packet = &Packet::new(&context);
     let node = maps::node_config()?;
     if !has_family::<H::Address>() {
         return Err(Outcome::NotVxlan);
     }
-    match read::<H>(packet, node) {
+    match read::<H, STRIPPED>(packet, node) {
         Ok(arrival) => receive_tunnelled(packet, node, arrival),
         Err(Outcome::NotVxlan) if node.direct_routing() != 0 => {
             receive_direct::<H>(packet, node).or_else(pass)
@@ -83,7 +90,7 @@ fn report_again<H: IpFamily>(context: Context, refused: Outcome) -> Outcome {
     let context = context.into();
     let packet = &Packet::new(&context);
     if let Ok(node) = maps::node_config()
-        && let Ok((fields, _, inner)) = read::<H>(packet, node)
+        && let Ok((fields, _, inner)) = read::<H, true>(packet, node)
     {
         report::refused(refused, inner.ip.source(), fields.sender);
     }
@@ -161,16 +168,16 @@ fn receive_accepted<H: IpFamily>(
             return Err(Outcome::GsoAggregate);
         }
     }
-    if inner.frame.dst_addr != local.vtep_mac() {
+    if inner.frame.destination() != local.vtep_mac() {
         return Err(Outcome::ForeignVtep);
     }
     let code_point = ecn::decapsulated(fields.tos, inner.ip.traffic_class())?;
     if let Some(known) = known
-        && let Ok((front, port)) = deliver::front(packet, &inner, &known)
+        && let Ok(front) = deliver::front(packet, &inner, &known)
     {
         unwrap(packet, outer, &inner, front.headers.with_ecn(code_point))?;
-        front.complete(packet, 0, Direction::Ingress)?;
-        return Ok(deliver::to_pod(port));
+        front.complete(packet, &inner, 0, Direction::Ingress)?;
+        return Ok(deliver::to_pod(known.flow));
     }
     // `overlay_ingress` sees the packet next, and counts why it takes no shortcut.
     unwrap(packet, outer, &inner, Routed::unchanged(&inner).with_ecn(code_point))?;
@@ -189,19 +196,22 @@ fn unwrap<H: IpFamily>(
     inner: &Inner<H>,
     front: Routed<H>,
 ) -> Result<(), Outcome> {
-    let change = inner.ip.checksum_change(&front.ip);
     decap::pop(packet, outer, &front)?;
-    packet.update_checksum(change);
+    packet.update_checksum(front.checksum_change(inner));
     Ok(())
 }
 
 /// A packet from a peer: its outer fields, whether the outer headers are there, and the inner frame.
 type Arrival<H> = (OuterFields<<H as Ip>::Address>, OuterHeaders, Inner<H>);
 
-/// Reads a plain VXLAN packet, or one that XDP has unwrapped.
+/// Reads a plain VXLAN packet, or one that XDP has unwrapped (`STRIPPED`: if that may be).
 #[inline(always)]
-fn read<H: IpFamily>(packet: &Packet<'_>, node: NodeRef) -> Result<Arrival<H>, Outcome> {
-    let (fields, outer) = match handover::take::<H>(packet, node) {
+fn read<H: IpFamily, const STRIPPED: bool>(
+    packet: &Packet<'_>,
+    node: NodeRef,
+) -> Result<Arrival<H>, Outcome> {
+    let handed_over = if STRIPPED { handover::take::<H>(packet, node) } else { None };
+    let (fields, outer) = match handed_over {
         Some(handed_over) => handed_over,
         None => (parse::outer::<H>(packet, node, H::overlay_end(node))?, OuterHeaders::Present),
     };

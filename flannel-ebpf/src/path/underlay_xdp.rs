@@ -28,7 +28,7 @@ fn unwrap<H: IpFamily>(packet: &DriverPacket<'_>, node: NodeRef) -> Result<Carri
     let local = H::overlay_end(node);
     let outer = parse::outer::<H>(packet, node, local)?;
     let inner: Inner<H> = parse::inner_at(packet, EthHdr::LEN + H::OUTER_LEN)?;
-    if inner.frame.dst_addr != local.vtep_mac() {
+    if inner.frame.destination() != local.vtep_mac() {
         return Err(Outcome::ForeignVtep);
     }
     if node.floor() & FLOOR_UNWRAPS != 0 {

@@ -53,5 +53,5 @@ pub fn pop<H: Ip>(packet: &Packet<'_>, outer: OuterHeaders, front: &Routed<H>) -
             packet.discard_checksum()?;
         }
     }
-    front.write(packet, 0)
+    front.write(packet)
 }

@@ -3,14 +3,13 @@
 use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use flannel_common::address::Address;
-use flannel_common::flow::{Direction, Port, Way};
-use flannel_common::lease::DIRECT;
+use flannel_common::flow::Direction;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 
 use crate::ip::Ip;
-use crate::maps::{EndRef, IpFamily, NodeRef};
-use crate::packet::{Aligned, Packet};
+use crate::maps::{EndRef, FlowRef, IpFamily, NodeRef};
+use crate::packet::{Ethernet, Mac, Packet};
 use crate::stage::fit;
 use crate::stage::flow::{Shortcut, ToPod};
 use crate::stage::parse::{self, Inner};
@@ -36,15 +35,15 @@ pub fn to_uplink(local: EndRef<impl Address>) -> Carried {
 pub fn to_next_hop<H: Ip>(
     packet: &Packet<'_>,
     local: EndRef<H::Address>,
-    way: &Way<H::Address>,
+    flow: FlowRef<H::Address>,
 ) -> Result<Carried, Outcome> {
-    let direct = way.flags & DIRECT != 0;
-    if way.next_hop_mac == [0; 6] {
-        return Ok(if direct { to_neighbour::<H>(local, way.public_ip) } else { to_uplink(local) });
-    }
+    let direct = flow.is_direct();
     // The outer header is of the same family.
-    let frame = EthHdr { dst_addr: way.next_hop_mac, src_addr: way.uplink_mac, ether_type: H::ETHER_TYPE };
-    packet.write(0, &Aligned(frame))?;
+    let frame = Ethernet { macs: flow.macs_to_next_hop(), ether_type: H::ETHER_TYPE };
+    if frame.destination() == Mac::from([0; 6]) {
+        return Ok(if direct { to_neighbour::<H>(local, flow.peer()) } else { to_uplink(local) });
+    }
+    packet.first_bytes(EthHdr::LEN)?.write_ethernet(0, &frame);
     // SAFETY: a helper call without pointers.
     let action = unsafe { bpf_redirect(local.uplink_ifindex(), 0) };
     let outcome = if direct { Outcome::OnLink } else { Outcome::Encapsulated };
@@ -87,7 +86,7 @@ pub fn through_overlay_device(local: EndRef<impl Address>) -> Carried {
     Carried { outcome: Outcome::Forwarded, action: action as i32 }
 }
 
-/// Returns the headers with which a packet of a proven flow reaches its pod past the host stack, and the pod's port.
+/// Returns the headers with which a packet of a proven flow reaches its pod past the host stack.
 ///
 /// # Errors
 /// Why it has to go through the host stack.
@@ -96,11 +95,10 @@ pub fn front<F: IpFamily>(
     packet: &Packet<'_>,
     inner: &Inner<F>,
     known: &Shortcut<F::Address>,
-) -> Result<(Front<F>, Port), Outcome> {
-    let port = known.flow.port();
-    fit::mtu(packet, inner, known.port_mtu(packet, port).ok_or(Outcome::FlowNew)?)?;
-    let routed = route::hop(inner, port.gateway_mac, port.pod_mac)?;
-    Ok((Front::new(routed, known.translation()), port))
+) -> Result<Front<F>, Outcome> {
+    fit::mtu(packet, inner, known.port_mtu(packet).ok_or(Outcome::FlowNew)?)?;
+    let frame = Ethernet { macs: known.flow.macs_to_pod(), ether_type: F::ETHER_TYPE };
+    Ok(Front::new(route::hop(inner, frame)?, known.translation()))
 }
 
 /// Sends a frame without outer headers, from another node, to its pod if its flow is proven.
@@ -114,23 +112,29 @@ pub fn past_stack<F: IpFamily>(
     node: NodeRef,
 ) -> Result<Carried, Outcome> {
     let flow = ToPod::read(packet, inner, parse::mark(packet, node))?;
-    let known = flow.shortcut(node, None).and_then(|known| front(packet, inner, &known));
-    let (front, port) = known.inspect_err(|_| flow.note_entry(packet, inner, node, None))?;
-    let change = inner.ip.checksum_change(&front.headers.ip);
-    front.headers.write(packet, 0)?;
-    packet.update_checksum(change);
-    front.complete(packet, 0, Direction::Ingress)?;
+    let known = flow.shortcut(node, None);
+    let front = match &known {
+        Ok(known) => front(packet, inner, known),
+        Err(reason) => Err(*reason),
+    };
+    if front.is_err() {
+        flow.note_entry(packet, inner, node, None);
+    }
+    let (front, flow) = (front?, known?.flow);
+    front.headers.write(packet)?;
+    packet.update_checksum(front.headers.checksum_change(inner));
+    front.complete(packet, inner, 0, Direction::Ingress)?;
     if node.group_policy() != 0 {
         // The vxlan device has set it. Through the stack, the packet would lose it at the veth.
         packet.set_mark(0);
     }
-    Ok(to_pod(port))
+    Ok(to_pod(flow))
 }
 
-/// Sends a packet into the pod, through the other end of its bridge port (`bpf_redirect_peer`: Linux 5.10).
+/// Sends a packet into the flow's pod, through the other end of its bridge port (`bpf_redirect_peer`: Linux 5.10).
 #[inline(always)]
-pub fn to_pod(port: Port) -> Carried {
+pub fn to_pod(flow: FlowRef<impl Address>) -> Carried {
     // SAFETY: a helper call without pointers.
-    let action = unsafe { bpf_redirect_peer(port.ifindex, 0) };
+    let action = unsafe { bpf_redirect_peer(flow.port_ifindex(), 0) };
     Carried { outcome: Outcome::Delivered, action: action as i32 }
 }

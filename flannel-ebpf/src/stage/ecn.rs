@@ -1,8 +1,6 @@
 //! Merges congestion marks of the underlay into inner packets (RFC 6040). Pure; tested on the host.
 
-use flannel_common::checksum;
 use flannel_common::outcome::Outcome;
-use network_types::ip::Ipv4Hdr;
 
 /// The ECN field of the type-of-service byte (RFC 3168 section 5).
 pub const FIELD: u8 = 0b11;
@@ -29,23 +27,21 @@ pub const fn decapsulated(outer: u8, inner: u8) -> Result<u8, Outcome> {
     }
 }
 
-/// Returns the header with this code point. Its checksum stays right, or wrong.
+/// Returns a header's word with this code point, which begins at bit `shift`.
 #[inline(always)]
 #[must_use]
-pub fn with_code_point(mut ip: Ipv4Hdr, code_point: u8) -> Ipv4Hdr {
-    if ip.tos & FIELD == code_point {
-        return ip;
-    }
-    let before = u16::from_be_bytes([ip.vihl, ip.tos]);
-    ip.tos = ip.tos & !FIELD | code_point;
-    let after = u16::from_be_bytes([ip.vihl, ip.tos]);
-    ip.check = checksum::updated(u16::from_be_bytes(ip.check), before, after).to_be_bytes();
-    ip
+pub const fn with_code_point(word: u32, shift: u32, code_point: u8) -> u32 {
+    word & !((FIELD as u32) << shift) | (code_point as u32) << shift
 }
 
 #[cfg(test)]
 mod tests {
+    use flannel_common::checksum;
+    use network_types::ip::Ipv4Hdr;
+
     use super::*;
+    use crate::ip::Ip as _;
+    use crate::ip::tests::changed;
     use crate::packet::Header as _;
 
     #[test]
@@ -83,14 +79,15 @@ mod tests {
         for id in 0..=u16::MAX {
             (ip.id, ip.tos, ip.check) = (id.to_be_bytes(), (id >> 3) as u8, [0; 2]);
             ip.check = checksum::of(ip.bytes()).to_be_bytes();
-            let after = with_code_point(ip, (id & 3) as u8);
+            let after = changed(ip, |words| Ipv4Hdr::with_ecn(words, (id & 3) as u8));
             assert_eq!(
                 (checksum::of(after.bytes()), after.tos),
                 (0, ip.tos & 0xfc | (id & 3) as u8),
                 "identification {id}"
             );
             ip.check[1] ^= 1;
-            assert_ne!(checksum::of(with_code_point(ip, CE).bytes()), 0, "identification {id}");
+            let after = changed(ip, |words| Ipv4Hdr::with_ecn(words, CE));
+            assert_ne!(checksum::of(after.bytes()), 0, "identification {id}");
         }
     }
 }

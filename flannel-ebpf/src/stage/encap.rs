@@ -13,14 +13,15 @@ use crate::outer::{self, EncapParams};
 use crate::packet::{Aligned, PacketAccess as _};
 use crate::stage::ecn;
 use crate::stage::outgoing::Outgoing;
+use crate::stage::route::Routed;
 
-/// Pushes outer IPv4, UDP and VXLAN headers in front of an inner frame, and lets it begin with `frame`. Delivery writes the
+/// Pushes outer IPv4, UDP and VXLAN headers in front of an inner frame, and lets it begin with `front`. Delivery writes the
 /// Ethernet header before them.
 ///
 /// # Errors
 /// [`Outcome::NoRoom`] with the packet as it was; [`Outcome::WriteFailed`] with the packet lost.
 #[inline(always)]
-pub fn push(outgoing: &Outgoing<'_, Ipv4Hdr>, frame: EthHdr) -> Result<(), Outcome> {
+pub fn push(outgoing: &Outgoing<'_, Ipv4Hdr>, front: &Routed<Ipv4Hdr>) -> Result<(), Outcome> {
     // FIXED_GSO: segments keep their size, since they fit (`fit::uplink`).
     const FLAGS: u64 = (BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
         | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
@@ -40,7 +41,12 @@ pub fn push(outgoing: &Outgoing<'_, Ipv4Hdr>, frame: EthHdr) -> Result<(), Outco
         // RFC 6864 section 4: a packet that may be fragmented needs an identification.
         identification: maps::next_identification(),
     }
-    .headers(frame, packet.frame_len() as u16);
-    packet.adjust((outer::LEN + EthHdr::LEN) as i32, FLAGS)?;
-    packet.write(EthHdr::LEN, &Aligned(headers))
+    .headers(packet.frame_len() as u16);
+    const FRAME: usize = EthHdr::LEN + outer::LEN;
+    packet.adjust(FRAME as i32, FLAGS)?;
+    let bytes = packet.first_bytes(FRAME + EthHdr::LEN + Ipv4Hdr::LEN)?;
+    bytes.write(EthHdr::LEN, &Aligned(headers));
+    bytes.write_ethernet(FRAME, &front.frame);
+    front.write_ip(&bytes, FRAME + EthHdr::LEN);
+    Ok(())
 }

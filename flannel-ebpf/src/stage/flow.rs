@@ -8,7 +8,7 @@ use flannel_common::outcome::Outcome;
 use crate::clock;
 use crate::ip::TCP;
 use crate::maps::{self, FlowRef, IpFamily, NodeRef};
-use crate::packet::{Packet, PacketAccess as _};
+use crate::packet::{Ethernet, Packet, PacketAccess as _};
 use crate::stage::kept;
 use crate::stage::parse::{self, Inner};
 
@@ -58,12 +58,12 @@ impl<A: Address> Shortcut<A> {
 
     /// Returns the MTU in bytes of the pod's port, if the port exists. A packet to a port that is gone would be lost.
     #[inline(always)]
-    pub fn port_mtu(&self, packet: &Packet<'_>, port: Port) -> Option<u32> {
+    pub fn port_mtu(&self, packet: &Packet<'_>) -> Option<u32> {
         let (mtu, asked) = self.flow.port_mtu();
         if self.now.wrapping_sub(asked) < PORT_NS {
             return Some(mtu);
         }
-        let mtu = packet.mtu_of(port.ifindex)?;
+        let mtu = packet.mtu_of(self.flow.port_ifindex())?;
         self.flow.set_port_mtu(mtu, self.now);
         Some(mtu)
     }
@@ -103,12 +103,17 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
         Ok(Self { key, control, mark, now: clock::now() })
     }
 
-    /// Returns how the packet may skip the host stack, if it may. `port`: where it comes from, if from a pod.
+    /// Returns how the packet may skip the host stack, if it may. `from`: the port and the frame with which it comes from a pod, if it
+    /// does.
     ///
     /// # Errors
     /// [`Outcome::TcpControl`], [`Outcome::FlowNew`], [`Outcome::FlowChanged`], [`Outcome::FlowStale`].
     #[inline(always)]
-    pub fn shortcut(&self, node: NodeRef, port: Option<&Port>) -> Result<Shortcut<F::Address>, Outcome> {
+    pub fn shortcut(
+        &self,
+        node: NodeRef,
+        from: Option<(u32, &Ethernet)>,
+    ) -> Result<Shortcut<F::Address>, Outcome> {
         if self.control {
             return Err(Outcome::TcpControl);
         }
@@ -120,8 +125,8 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
         // Rules may pass one group and not another. (Egress: the stack sets the group.)
         let is_this_flow = (EGRESS || passage.mark == self.mark)
             && names.include(Names::of_entry(Self::DIRECTION))
-            && port.is_none_or(|port| flow.port() == *port)
-            && (!EGRESS || flow.is_way_known())
+            && from.is_none_or(|(ifindex, frame)| flow.comes_by(ifindex, frame))
+            && (!EGRESS || flow.path_mtu() != 0)
             && (!is_tcp || reverse().is_known());
         let lifetime = match names {
             Names::BOTH if is_tcp => nanoseconds(node.tcp_proof()),
@@ -279,7 +284,7 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
     /// Returns whether the packet has come from its pod's port to this device without passing bridge and stack.
     #[inline(always)]
     pub fn has_skipped_stack(&self, packet: &Packet<'_>) -> bool {
-        let ifindex = maps::flow::<F>(&self.key).map_or(0, |flow| flow.port().ifindex);
+        let ifindex = maps::flow::<F>(&self.key).map_or(0, FlowRef::port_ifindex);
         ifindex != 0 && ifindex == packet.ingress_ifindex()
     }
 }

@@ -2,11 +2,8 @@
 //! as metadata.
 
 use flannel_common::handover::Handover;
-use flannel_common::node::FEATURE_XDP;
 use flannel_common::outcome::Outcome;
-use network_types::eth::EthHdr;
 
-use crate::features::has;
 use crate::maps::{IpFamily, NodeRef};
 use crate::packet::{DriverPacket, Packet, PacketAccess as _};
 use crate::stage::decap::OuterHeaders;
@@ -36,13 +33,10 @@ pub fn take<H: IpFamily>(
     packet: &Packet<'_>,
     node: NodeRef,
 ) -> Option<(OuterFields<H::Address>, OuterHeaders)> {
-    if !has(FEATURE_XDP) {
-        return None;
-    }
     let metadata =
         *packet.metadata::<Handover<H::Address>>().filter(|found| found.is_signed_by(node.handover_key()))?;
-    let frame = packet.header::<EthHdr>(0).ok()?;
-    if frame.dst_addr != H::overlay_end(node).vtep_mac() {
+    let frame = packet.ethernet(0).ok()?;
+    if frame.destination() != H::overlay_end(node).vtep_mac() {
         return None;
     }
     packet.clear_outer_frame();

@@ -10,7 +10,7 @@ use network_types::vxlan::VxlanHdr;
 use crate::group;
 use crate::ip::{Ip, TCP, UDP};
 use crate::maps::{EndRef, NodeRef};
-use crate::packet::{Aligned, Packet, PacketAccess};
+use crate::packet::{Aligned, Ethernet, Packet, PacketAccess};
 
 const IPV4: u16 = EtherType::Ipv4 as u16;
 const IPV6: u16 = EtherType::Ipv6 as u16;
@@ -28,7 +28,7 @@ pub struct Inner<H> {
     /// Where the frame begins in the packet.
     pub offset: usize,
     /// Ethernet header.
-    pub frame: Aligned<EthHdr>,
+    pub frame: Ethernet,
     /// IP header.
     pub ip: Aligned<H>,
 }
@@ -90,7 +90,7 @@ pub fn frame_at(packet: &impl PacketAccess, offset: usize) -> Result<InnerFrame,
 #[inline(always)]
 pub fn inner_at<H: Ip>(packet: &impl PacketAccess, offset: usize) -> Result<Inner<H>, Outcome> {
     packet.pull((offset + EthHdr::LEN + size_of::<H>() + TRANSPORT) as u32);
-    let frame = packet.header::<EthHdr>(offset)?;
+    let frame = packet.ethernet(offset)?;
     match frame.ether_type {
         own if own == H::ETHER_TYPE && packet.is_untagged() => {}
         IPV4 | IPV6 if packet.is_untagged() => return Err(Outcome::OtherFamily),
@@ -169,7 +169,7 @@ pub enum Underlay {
 #[inline(always)]
 pub fn underlay(packet: &impl PacketAccess) -> Result<Underlay, Outcome> {
     packet.pull((EthHdr::LEN + Ipv4Hdr::OUTER_LEN) as u32);
-    let ethernet = packet.header::<EthHdr>(0).map_err(|_| Outcome::NotVxlan)?;
+    let ethernet = packet.ethernet(0).map_err(|_| Outcome::NotVxlan)?;
     match ethernet.ether_type {
         IPV4 => Ok(Underlay::V4),
         IPV6 => Ok(Underlay::V6),
@@ -179,14 +179,14 @@ pub fn underlay(packet: &impl PacketAccess) -> Result<Underlay, Outcome> {
 
 /// Fields of the outer headers that are needed after they are removed.
 #[derive(Clone, Copy)]
-#[repr(align(4))]
+#[repr(C, align(4))]
 pub struct OuterFields<A> {
     /// Outer source: address of the sending node, unless it is forged.
     pub sender: A,
-    /// Outer type of service or traffic class, for its ECN field.
-    pub tos: u8,
     /// Bytes of the VXLAN header that hold the group ([`group::bytes`]); zeroes without group policy.
     pub group: [u8; 4],
+    /// Outer type of service or traffic class, for its ECN field.
+    pub tos: u8,
 }
 
 /// Reads the outer headers of a plain VXLAN packet to this node.

@@ -10,7 +10,8 @@ use network_types::eth::EthHdr;
 
 use crate::ip::{Ip, TCP};
 use crate::maps::FlowRef;
-use crate::packet::{Aligned, Packet};
+use crate::packet::Packet;
+use crate::stage::parse::Inner;
 use crate::stage::route::Routed;
 
 /// Offset of the checksum in the transport header: TCP (RFC 9293 section 3.1), UDP (RFC 768).
@@ -22,7 +23,7 @@ const PORT: usize = 2;
 /// The headers that a packet gets past the host stack.
 #[derive(Clone, Copy)]
 pub struct Front<H: Ip> {
-    /// Ethernet and IP header, but for the addresses of a translation.
+    /// What changes of Ethernet and IP header, but for the addresses of a translation.
     pub headers: Routed<H>,
     /// The flow whose other name the packet gets, if the stack would translate it.
     ///
@@ -36,15 +37,13 @@ impl<H: Ip> Front<H> {
     #[inline(always)]
     pub fn new(routed: Routed<H>, translation: Option<FlowRef<H::Address>>) -> Self {
         let headers = match translation {
-            Some(flow) => {
-                Routed { ip: Aligned(routed.ip.with_changed_addresses(flow.changes().0)), ..routed }
-            }
+            Some(flow) => routed.with_changed_addresses(flow.changes().0),
             None => routed,
         };
         Self { headers, translation }
     }
 
-    /// Completes a packet of this direction, whose frame begins at `offset` with these headers: writes addresses, ports and transport checksum
+    /// Completes a packet of this direction, whose inner frame begins at `offset` now: writes addresses, ports and transport checksum
     /// of a translation.
     ///
     /// A checksum that is to be computed later (`CHECKSUM_PARTIAL`), a missing one (UDP) and the kernel's sum over the packet
@@ -53,10 +52,16 @@ impl<H: Ip> Front<H> {
     /// # Errors
     /// [`Outcome::WriteFailed`]
     #[inline(always)]
-    pub fn complete(&self, packet: &Packet<'_>, offset: usize, direction: Direction) -> Result<(), Outcome> {
+    pub fn complete(
+        &self,
+        packet: &Packet<'_>,
+        inner: &Inner<H>,
+        offset: usize,
+        direction: Direction,
+    ) -> Result<(), Outcome> {
         let Some(flow) = self.translation else { return Ok(()) };
         let transport = offset + EthHdr::LEN + size_of::<H>();
-        let (checksum, flags) = if self.headers.ip.protocol() == TCP {
+        let (checksum, flags) = if inner.ip.protocol() == TCP {
             (transport + TCP_CHECKSUM, 0)
         } else {
             (transport + UDP_CHECKSUM, BPF_F_MARK_MANGLED_0)

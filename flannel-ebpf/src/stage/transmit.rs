@@ -1,15 +1,17 @@
 //! How packets leave for their node: BPF wraps IPv4, and the kernel's vxlan device wraps IPv6.
 
 use flannel_common::address::{V4, V6};
-use flannel_common::flow::{Direction, Way};
+use flannel_common::flow::Direction;
 use flannel_common::node::FLOOR_WRAPS;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::ip::Ip as _;
-use crate::maps::{IpFamily, NodeRef};
+use crate::maps::{FlowRef, IpFamily, NodeRef};
+use crate::stage::flow::Shortcut;
 use crate::stage::outgoing::Outgoing;
+use crate::stage::route::Routed;
 use crate::stage::translate::Front;
 use crate::stage::way::{self, Route};
 use crate::stage::{deliver, encap, fit};
@@ -21,12 +23,12 @@ impl<H: IpFamily> Outgoing<'_, H> {
     /// # Errors
     /// Why the host stack has to carry it.
     #[inline(always)]
-    pub fn transmit_on_link(&self, front: &Front<H>, way: &Way<H::Address>) -> Result<Carried, Outcome> {
+    pub fn transmit_on_link(&self, front: &Front<H>, flow: FlowRef<H::Address>) -> Result<Carried, Outcome> {
         let local = H::overlay_end(self.node);
-        fit::mtu(self.packet, self.inner, way.mtu)?;
-        front.headers.write(self.packet, 0)?;
-        front.complete(self.packet, 0, Direction::Egress)?;
-        deliver::to_next_hop::<H>(self.packet, local, way)
+        fit::mtu(self.packet, self.inner, flow.path_mtu())?;
+        front.headers.write(self.packet)?;
+        front.complete(self.packet, self.inner, 0, Direction::Egress)?;
+        deliver::to_next_hop::<H>(self.packet, local, flow)
     }
 }
 
@@ -46,8 +48,7 @@ pub trait Transmit: IpFamily + Route {
     fn transmit(
         outgoing: &Outgoing<'_, Self>,
         front: &Front<Self>,
-        way: &Way<Self::Address>,
-        now: u64,
+        known: &Shortcut<Self::Address>,
     ) -> Result<Carried, Outcome>;
 }
 
@@ -58,7 +59,7 @@ impl Transmit for Ipv4Hdr {
         ensure_unobstructed(node)?;
         let outer_len = fit::outer(packet, inner, node.v4().uplink_mtu())?;
         way::check::<Self>(packet, outer_len, node.v4(), peer, route_mtu)?;
-        encap::push(outgoing, inner.frame.0)?;
+        encap::push(outgoing, &Routed::unchanged(inner))?;
         Ok(deliver::to_uplink(node.v4()))
     }
 
@@ -66,18 +67,15 @@ impl Transmit for Ipv4Hdr {
     fn transmit(
         outgoing: &Outgoing<'_, Self>,
         front: &Front<Self>,
-        way: &Way<V4>,
-        now: u64,
+        known: &Shortcut<V4>,
     ) -> Result<Carried, Outcome> {
         let Outgoing { packet, inner, node, peer, .. } = *outgoing;
         ensure_unobstructed(node)?;
-        let outer_len = fit::outer(packet, inner, way.mtu)?;
-        way::check_again::<Self>(packet, outer_len, node.v4(), peer, now)?;
-        encap::push(outgoing, front.headers.frame.0)?;
-        let start = EthHdr::LEN + Self::OUTER_LEN;
-        packet.write(start + EthHdr::LEN, &front.headers.ip)?;
-        front.complete(packet, start, Direction::Egress)?;
-        deliver::to_next_hop::<Self>(packet, node.v4(), way)
+        let outer_len = fit::outer(packet, inner, known.flow.path_mtu())?;
+        way::check_again::<Self>(packet, outer_len, node.v4(), peer, known.now)?;
+        encap::push(outgoing, &front.headers)?;
+        front.complete(packet, inner, EthHdr::LEN + Self::OUTER_LEN, Direction::Egress)?;
+        deliver::to_next_hop::<Self>(packet, node.v4(), known.flow)
     }
 }
 
@@ -97,14 +95,13 @@ impl Transmit for Ipv6Hdr {
     fn transmit(
         outgoing: &Outgoing<'_, Self>,
         front: &Front<Self>,
-        way: &Way<V6>,
-        now: u64,
+        known: &Shortcut<V6>,
     ) -> Result<Carried, Outcome> {
         let Outgoing { packet, inner, node, peer, .. } = *outgoing;
-        let outer_len = fit::outer(packet, inner, way.mtu)?;
-        way::check_again::<Self>(packet, outer_len, node.v6(), peer, now)?;
-        front.headers.write(packet, 0)?;
-        front.complete(packet, 0, Direction::Egress)?;
+        let outer_len = fit::outer(packet, inner, known.flow.path_mtu())?;
+        way::check_again::<Self>(packet, outer_len, node.v6(), peer, known.now)?;
+        front.headers.write(packet)?;
+        front.complete(packet, inner, 0, Direction::Egress)?;
         Ok(deliver::through_overlay_device(node.v6()))
     }
 }
