@@ -8,6 +8,7 @@ pub(crate) mod docker;
 mod ecn;
 mod fallback;
 mod firewall;
+mod first_start;
 mod flood;
 mod flow_cache;
 mod flow_changes;

@@ -59,6 +59,17 @@ pub trait Backend: Sized {
         std::future::ready(Ok(()))
     }
 
+    /// Returns whether [`Self::accelerate_more`] has something to do.
+    fn is_accelerating(&self) -> bool {
+        false
+    }
+
+    /// Does the next step of what makes packets of some pods faster, which takes a while for each. Nothing waits for it. Returns what
+    /// failed, which [`Self::resync`] repeats.
+    fn accelerate_more(&mut self) -> impl Future<Output = Vec<anyhow::Error>> {
+        std::future::ready(Vec::new())
+    }
+
     /// Makes exactly these peers reachable. Returns what failed, which [`Self::resync`] repeats; the rest is done.
     fn apply(&mut self, peers: &[Peer]) -> impl Future<Output = Vec<anyhow::Error>>;
 

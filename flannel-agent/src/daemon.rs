@@ -17,7 +17,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::backend::Backend;
 use crate::backend::alloc::Alloc;
@@ -234,6 +234,8 @@ async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config
                 }
                 // Said in any case: a unit that never starts is restarted, and would take the lease from the other node again.
                 notify::ready();
+                debug!("reported as ready");
+                node.set_ready();
             }
             () = notices.deliver() => {}
             next = &mut next_network => return Ok(next),

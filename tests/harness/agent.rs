@@ -7,15 +7,15 @@ mod old_kernel;
 
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use crate::cluster::Node;
 use crate::process::Daemon;
 use crate::subnet_env::SubnetEnv;
-use crate::wait::eventually;
+use crate::wait::scaled;
 use crate::workdir::Workdir;
 pub use binary::agent_binary;
 pub use builder::AgentBuilder;
@@ -23,6 +23,8 @@ use builder::Start;
 use notify::Notify;
 
 const READY_LIMIT: Duration = Duration::from_secs(20);
+/// Interval of asking whether a starting daemon still runs.
+const PAUSE: Duration = Duration::from_millis(20);
 const TERM_LIMIT: Duration = Duration::from_secs(5);
 
 /// A running node daemon. Dropping it kills it. If the test failed, this also prints the end of its log.
@@ -49,15 +51,15 @@ impl Agent {
     /// Waits until it has reported readiness as to systemd, then reads its `subnet.env`.
     pub fn wait_ready(&mut self) -> Result<SubnetEnv> {
         let Self { daemon, notify, start, .. } = self;
-        let mut ended = Ok(());
-        let what = format!("{} is ready", start.name);
-        let ready = eventually(&what, READY_LIMIT, || {
-            ended = daemon.ensure_running();
-            if ended.is_err() { Ok(()) } else { notify.ensure_ready() }
-        });
-        ended?;
-        ready.with_context(|| self.daemon.tail())?;
-        SubnetEnv::read(&self.start.subnet_file)
+        let limit = scaled(READY_LIMIT);
+        let end = Instant::now() + limit;
+        while !notify.is_ready_within(PAUSE)? {
+            daemon.ensure_running()?;
+            if Instant::now() >= end {
+                bail!("{} has not sent READY=1 within {limit:?}: {}", start.name, daemon.tail());
+            }
+        }
+        SubnetEnv::read(&start.subnet_file)
     }
 
     /// Returns the last status line read so far, which `systemctl status` would show.
@@ -109,6 +111,21 @@ impl Agent {
         self.notify = Notify::bind(&self.start.socket)?;
         self.daemon = Daemon::start(&self.start.name, self.start.command()?, &self.start.log)?;
         self.wait_ready()
+    }
+
+    /// Ends it, and removes from its node what it has set up there (`flannel-agent cleanup`). Its lease stays, and with it the subnet.
+    pub fn clean_up(&mut self) -> Result<()> {
+        self.term()?;
+        let Start { netns, program, args, subnet_file, .. } = &self.start;
+        let mut command = netns.command(program.clone().map_or_else(agent_binary, Ok)?);
+        command.arg("cleanup").arg("--subnet-file").arg(subnet_file);
+        let output = command.args(args.iter().filter(|arg| arg.starts_with("--bpffs="))).output()?;
+        ensure!(
+            output.status.success(),
+            "flannel-agent cleanup: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
     }
 
     /// Sends it a signal.

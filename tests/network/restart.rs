@@ -51,14 +51,19 @@ fn survives(end: impl Fn(&mut Agent) -> Result<()>) -> TestResult {
     overlay.wait_joined()?;
     streams.ensure_whole()?;
     assert_eq!(identity(&overlay)?, before);
-    let replaced = inspect::attached(&overlay.nodes()[0])?;
     // Three for the node and two for its pod.
-    assert_eq!((programs.len(), replaced.len()), (5, 5));
-    for (name, old) in &programs {
-        let new = &replaced[name];
-        assert_eq!(old.link, new.link, "{name} was replaced");
-        assert_ne!(old.program, new.program, "the program of {name} was not replaced");
-    }
+    assert_eq!(programs.len(), 5);
+    // Those of the pod are replaced when the agent is ready.
+    eventually("all programs are replaced", SOON, || {
+        let replaced = inspect::attached(&overlay.nodes()[0])?;
+        ensure!(replaced.keys().eq(programs.keys()), "{replaced:?}");
+        for (name, old) in &programs {
+            let new = &replaced[name];
+            ensure!(old.link == new.link, "{name} was replaced");
+            ensure!(old.program != new.program, "the program of {name} was not replaced");
+        }
+        Ok(())
+    })?;
     let now = inspect::carried(&overlay.nodes()[0])?;
     assert!(now.0 > counted.0 && now.1 > counted.1, "the counters went from {counted:?} to {now:?}");
     Ok(())

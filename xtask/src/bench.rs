@@ -2,7 +2,7 @@
 //!
 //! All variants run at the same time, and every round measures each of them, so that other load on the machine slows
 //! all of them. Absolute figures depend on the machine; the ratios within one run are the result.
-//! With `--control-plane` the agent itself is measured: see [`control`].
+//! With `--control-plane` or `--start` the agent itself is measured: see [`control`] and [`start`].
 
 mod args;
 mod bed;
@@ -17,6 +17,7 @@ mod record;
 mod rounds;
 mod scenario;
 mod series;
+mod start;
 mod table;
 mod target;
 mod variant;
@@ -43,11 +44,12 @@ pub(crate) const NEEDS: [Part; 4] = [Part::Build, Part::Cluster, Part::Etcd, Par
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(&NEEDS)?;
     let variants = variant::chosen(&args.only, args.before.is_some(), flowtable::require)?;
-    if args.control_plane || variants.iter().any(|variant| variant.is_agent()) {
+    let is_agent_alone = args.control_plane || args.start;
+    if is_agent_alone || variants.iter().any(|variant| variant.is_agent()) {
         let mut build = cargo(["build", "--release", "--package", "flannel-agent"]);
         phase::run("build of the agent, optimised", &mut build)?;
     }
-    if !args.control_plane && variants.iter().any(|variant| variant.is_limit()) {
+    if !is_agent_alone && variants.iter().any(|variant| variant.is_limit()) {
         limit::build()?;
     }
     interrupt::catch()?;
@@ -55,6 +57,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     machine.warn();
     if args.control_plane {
         return control::run(args, &machine);
+    }
+    if args.start {
+        return start::run(args, &machine);
     }
     let series = measure(args, &machine, &variants).inspect_err(|_| failure::declare())?;
     report(args, &machine, &series)

@@ -118,6 +118,14 @@ impl Backend for Vxlan {
         if self.acceleration.is_probed() { Ok(()) } else { self.load_programs().await }
     }
 
+    fn is_accelerating(&self) -> bool {
+        self.acceleration.has_waiting()
+    }
+
+    async fn accelerate_more(&mut self) -> Vec<anyhow::Error> {
+        self.acceleration.attach_next(&self.kernel).await
+    }
+
     async fn apply(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
         let before = self.applied.replace(peers.to_vec());
         if let Some(joined) = before.and_then(|before| desired::added_peers(&before, peers))
@@ -217,7 +225,7 @@ impl Vxlan {
         self.accelerate_own_subnets().await
     }
 
-    /// Tells the programs of the own subnets, once there are any, and attaches them to the ports of the pods there.
+    /// Tells the programs of the own subnets, once there are any, and of the ports of the pods there.
     async fn accelerate_own_subnets(&mut self) -> Vec<anyhow::Error> {
         let Some(own) = self.own else { return Vec::new() };
         self.acceleration.set_own_subnets(own);

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use tokio::task::yield_now;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tracing::{error, info};
 
@@ -43,6 +44,8 @@ pub(super) struct Node<'a, B: Backend> {
     plan: NodePlan<'a, B::Config>,
     started: Started<B>,
     carried: Carried,
+    /// Whether it was said that the node is ready.
+    is_ready: bool,
     resync: Interval,
     /// What [`Backend::resync`] has to repeat.
     problem: Problem,
@@ -72,6 +75,8 @@ pub(super) enum Work {
     React,
     /// [`Backend::resync`].
     Resync,
+    /// [`Backend::accelerate_more`].
+    Accelerate,
 }
 
 impl<'a, B: Backend> Node<'a, B> {
@@ -90,7 +95,7 @@ impl<'a, B: Backend> Node<'a, B> {
             "the kernel's entries and the maps are complete again",
             Pace::SLOWING,
         );
-        Ok(Self { plan, started, carried, resync, problem })
+        Ok(Self { plan, started, carried, is_ready: false, resync, problem })
     }
 
     /// The lease has been taken: carries packets for its subnet, and writes the subnet file. Returns what an operator must
@@ -127,7 +132,8 @@ impl<'a, B: Backend> Node<'a, B> {
     /// The uplink has changed: starts the backend on the new one, for the same subnet and peers. Repeats this until it
     /// succeeds, on the uplink that is right by then.
     pub(super) async fn move_to(self, mut uplink: Uplink, uplinks: &mut UplinkWatch) -> Self {
-        let Self { plan, started: Started { backend, attrs, .. }, carried, mut resync, problem } = self;
+        let Self { plan, started: Started { backend, attrs, .. }, carried, is_ready, mut resync, problem } =
+            self;
         // Two backends cannot have the same port.
         drop(backend);
         let mut moving = Problem::new(FailureKind::Dataplane, "the node has moved", Pace::SLOWING);
@@ -149,7 +155,7 @@ impl<'a, B: Backend> Node<'a, B> {
         };
         moving.solved();
         resync.reset_after(RETRY);
-        let node = Self { plan, started, carried, resync, problem };
+        let node = Self { plan, started, carried, is_ready, resync, problem };
         node.show_status();
         node
     }
@@ -182,14 +188,21 @@ impl<'a, B: Backend> Node<'a, B> {
         self.started.backend.wants_peers()
     }
 
+    /// It was said that the node is ready. What only makes packets faster begins now.
+    pub(super) const fn set_ready(&mut self) {
+        self.is_ready = true;
+    }
+
     /// Waits until something is to be done. It may be dropped and called again; no work gets lost.
     pub(super) async fn work(&mut self) -> Work {
-        if self.carried.peers.is_none() {
-            return pending().await;
-        }
+        let knows_peers = self.carried.peers.is_some();
+        let is_accelerating = self.is_ready && self.started.backend.is_accelerating();
         tokio::select! {
-            () = self.started.backend.changed() => Work::React,
-            _ = self.resync.tick() => Work::Resync,
+            () = self.started.backend.changed(), if knows_peers => Work::React,
+            _ = self.resync.tick(), if knows_peers => Work::Resync,
+            // All others have their turn between two steps.
+            () = yield_now(), if is_accelerating => Work::Accelerate,
+            else => pending().await,
         }
     }
 
@@ -201,6 +214,7 @@ impl<'a, B: Backend> Node<'a, B> {
         let errors = match work {
             Work::React => backend.react(peers).await,
             Work::Resync => backend.resync(peers).await,
+            Work::Accelerate => backend.accelerate_more().await,
         };
         let is_changed = backend.name() != name;
         if matches!(work, Work::Resync) && errors.is_empty() {

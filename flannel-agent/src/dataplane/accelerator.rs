@@ -2,11 +2,14 @@
 
 mod facts;
 
+use std::future::pending;
+use std::panic::resume_unwind;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use flannel_common::event::Event;
 use ipnet::IpNet;
+use tokio::task::spawn_blocking;
 use tokio::time::{Interval, interval};
 use tracing::{info, warn};
 
@@ -208,9 +211,9 @@ impl Accelerator {
         }
     }
 
-    /// Attaches the programs to the ports of the pods that are there, so that these take the shortcut, and to all other
-    /// interfaces where senders are to be checked. The packets of other pods pass the host stack. Leaves to the kernel what
-    /// programs and queues of others must see.
+    /// Makes the ports of the pods that are there take the shortcut, and senders be checked at all other interfaces. The packets of
+    /// other pods pass the host stack. Leaves to the kernel what programs and queues of others must see. The programs are attached
+    /// by [`Self::attach_next`].
     pub async fn follow_interfaces(&mut self, kernel: &Kernel) -> Vec<anyhow::Error> {
         let sides = match self.sides(kernel).await {
             Ok(sides) => sides,
@@ -219,8 +222,26 @@ impl Accelerator {
         let left = self.bpf.leave_sides(&sides);
         let mut errors = self.watcher.follow_pods(kernel, &mut self.bpf).await;
         errors.extend(left.err());
-        errors.extend(self.bpf.follow_sides(&sides, kernel).await);
+        self.bpf.follow_sides(&sides, kernel).await;
+        while self.bpf.has_waiting() && !self.bpf.may_wait() {
+            errors.extend(self.bpf.attach_next().err());
+        }
         errors.extend(self.follow_order(kernel).await.err());
+        errors
+    }
+
+    /// Returns whether interfaces wait for [`Self::attach_next`]. Until then, packets of pods pass the host stack.
+    pub fn has_waiting(&self) -> bool {
+        self.bpf.has_waiting()
+    }
+
+    /// Attaches the programs to the next interface that waits for them.
+    pub async fn attach_next(&mut self, kernel: &Kernel) -> Vec<anyhow::Error> {
+        let is_side = self.bpf.has_waiting_sides();
+        let mut errors: Vec<_> = self.bpf.attach_next().err().into_iter().collect();
+        if is_side {
+            errors.extend(self.follow_order(kernel).await.err());
+        }
         errors
     }
 
@@ -234,10 +255,12 @@ impl Accelerator {
     }
 
     /// Drops what no program has checked, unless programs of others may take packets before the agent's see them. Says once
-    /// if that is so.
+    /// if that is so. Does not begin with it while an interface waits for its check, whose packets would be dropped.
     async fn follow_order(&mut self, kernel: &Kernel) -> Result<()> {
         let preceded = self.bpf.preceded(kernel).await;
-        self.bpf.config.set_only_checked(preceded.is_none())?;
+        if preceded.is_some() || !self.bpf.has_waiting_sides() {
+            self.bpf.config.set_only_checked(preceded.is_none())?;
+        }
         if preceded != self.preceded {
             match &preceded {
                 Some(interface) => warn!(
@@ -290,12 +313,18 @@ async fn load(
     let mode = xdp.as_ref().and_then(XdpPlan::attach_mode);
     let Settings { max_flows, log_packets: log, .. } = *settings;
     let wanted = Wanted { node, max_flows, xdp: mode.is_some(), log };
-    let mut bpf = Bpf::load(settings.pins.clone(), wanted)?;
+    let pins = settings.pins.clone();
+    let mut bpf = aside(move || Bpf::load(pins, wanted)).await?;
     bpf.release_xdp(mode)?;
     let over = "no program may be an earlier agent's any more";
     let mut strays = Problem::new(FailureKind::Programs, over, Pace::STEADY);
     strays.observed(bpf.detach_strays(kernel).await?);
-    let attached = bpf.attach(&facts::places(devices, node.direct_routing != 0));
+    let places = facts::places(devices, node.direct_routing != 0);
+    let (mut bpf, attached) = aside(move || {
+        let attached = bpf.attach(&places);
+        (bpf, attached)
+    })
+    .await;
     if attached.is_err() {
         // Programs of an earlier agent may be left at the vxlan device alone, where nothing has a note any more.
         bpf.config.set_only_checked(false)?;
@@ -311,6 +340,18 @@ async fn load(
     // Parsing the kernel's BTF took some 20 MB.
     memory::release();
     Ok((bpf, strays))
+}
+
+/// Runs work in another thread. The kernel takes its time for the programs, and the firewall's rules are written meanwhile.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // The runtime ends.
+            Err(_) => pending().await,
+        },
+    }
 }
 
 fn ensure_supported(AcceleratedDevice { spec, uplink, .. }: &AcceleratedDevice<'_>) -> Result<()> {

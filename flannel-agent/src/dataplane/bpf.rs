@@ -42,6 +42,7 @@ mod sizes;
 mod strays;
 mod syscall;
 pub mod tcx;
+mod waiting;
 pub mod xdp;
 
 use attach::Mechanism;
@@ -52,6 +53,7 @@ use leases::LeaseMaps;
 use pins::Pins;
 use place::Place;
 use ports::PortMacs;
+use waiting::Waiting;
 
 /// The programs as a node wants them.
 #[derive(Clone, Copy, Debug)]
@@ -90,10 +92,12 @@ pub struct Bpf {
     places: Vec<Place>,
     /// The bridge ports that the programs are attached to.
     ports: BTreeSet<u32>,
-    /// Ports with programs of the previous agent, until [`Bpf::follow`] takes them over.
+    /// Ports with programs of the previous agent, until they are taken over.
     inherited: BTreeSet<u32>,
     /// Other interfaces where senders are checked.
     sides: BTreeSet<u32>,
+    /// Ports and other interfaces where the programs are to be attached.
+    waiting: Waiting,
     /// How programs are attached.
     mechanism: Mechanism,
     /// The node as the previous agent's programs know it.
@@ -127,6 +131,7 @@ impl Bpf {
             ports: BTreeSet::new(),
             inherited: ports::pinned(&pins),
             sides: BTreeSet::new(),
+            waiting: Waiting::default(),
             mechanism: Mechanism::Tcx,
             previous,
             ebpf,

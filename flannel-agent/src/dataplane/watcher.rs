@@ -155,7 +155,9 @@ impl Watcher {
     /// Returns whether others have attached or detached programs by links of tcx or XDP, which the kernel does not report, or
     /// have changed what the host's own packets meet.
     pub(super) async fn has_silently_changed(&mut self, kernel: &Kernel, bpf: &Bpf) -> bool {
-        if bpf.tcx_programs(self.interfaces.iter().copied()).is_ok_and(|now| now != self.tcx) {
+        // While the agent attaches its own programs, each step would look like that.
+        let is_settled = !bpf.has_waiting();
+        if is_settled && bpf.tcx_programs(self.interfaces.iter().copied()).is_ok_and(|now| now != self.tcx) {
             return true;
         }
         for (interface, before) in &self.xdp {

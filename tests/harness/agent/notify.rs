@@ -34,9 +34,13 @@ impl Notify {
         Ok(Self { socket, ready: false, status: None })
     }
 
-    pub(super) fn ensure_ready(&mut self) -> Result<()> {
-        self.listen()?;
-        if self.ready { Ok(()) } else { bail!("it has not sent READY=1") }
+    /// Returns whether `READY=1` has come, as soon as it comes. Waits for messages up to this time.
+    pub(super) fn is_ready_within(&mut self, time: Duration) -> Result<bool> {
+        let end = Instant::now() + time;
+        while !self.ready && self.has_message_by(end)? {
+            self.listen()?;
+        }
+        Ok(self.ready)
     }
 
     /// Reads all messages that have arrived.
@@ -52,18 +56,23 @@ impl Notify {
         let limit = scaled(limit);
         let end = Instant::now() + limit;
         while !self.status().is_some_and(&wanted) {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if !self.has_message_by(end)? {
                 bail!("after {limit:?} its status is still {:?}", self.status().unwrap_or_default());
             }
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], timeout)?;
             // One message at a time: a later status must not hide the wanted one.
             if let Some(message) = self.receive().context("read a readiness message")? {
                 self.record(&message);
             }
         }
         Ok(())
+    }
+
+    /// Waits for a message until this time. Returns whether there is one.
+    fn has_message_by(&self, end: Instant) -> Result<bool> {
+        let left = end.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let ready = poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], timeout);
+        Ok(ready.context("wait for a readiness message")? > 0)
     }
 
     fn record(&mut self, message: &str) {

@@ -31,12 +31,15 @@ pub(crate) struct Args {
     /// Draw the medians
     #[arg(long, value_name = "FILE.svg")]
     pub(super) plot: Option<PathBuf>,
-    /// Fail unless the agent reaches its targets: agent-bpf against kernel-vxlan, or those of --control-plane
+    /// Fail unless the agent reaches its targets: agent-bpf against kernel-vxlan, or those of --control-plane or --start
     #[arg(long)]
     pub(super) check: bool,
     /// Measure instead how soon a starting agent has written all leases to kernel and maps, and then a change of one
     #[arg(long, conflicts_with_all = ["only", "metric", "before", "plot", "seconds"])]
     pub(super) control_plane: bool,
+    /// Measure instead how soon a starting agent is ready, and how soon it has attached the programs to all pods' ports
+    #[arg(long, conflicts_with_all = ["only", "metric", "plot", "seconds", "control_plane"])]
+    pub(super) start: bool,
     /// Datastore of the leases to start among
     #[arg(long, requires = "control_plane", value_enum, default_value_t = Store::Etcd)]
     pub(super) store: Store,

@@ -173,6 +173,19 @@ impl Acceleration {
         }
     }
 
+    /// See [`Accelerator::has_waiting`].
+    pub(super) fn has_waiting(&self) -> bool {
+        matches!(&self.state, State::Present(accelerator) if accelerator.has_waiting())
+    }
+
+    /// See [`Accelerator::attach_next`].
+    pub(super) async fn attach_next(&mut self, kernel: &Kernel) -> Vec<Error> {
+        match &mut self.state {
+            State::Present(accelerator) => accelerator.attach_next(kernel).await,
+            State::NotProbed | State::Absent(_) | State::Failed => Vec::new(),
+        }
+    }
+
     /// See [`Accelerator::changed`]. Programs that were left detached are reported as detached when it is time to attach them
     /// again.
     pub(super) async fn changed(&mut self, kernel: &Kernel) -> AcceleratorEvent {

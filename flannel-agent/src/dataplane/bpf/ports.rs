@@ -40,7 +40,8 @@ impl PortMacs {
 const HOOKS: [Hook; 2] = [Hook::PodEgress, Hook::PodIngress];
 
 impl Bpf {
-    /// Attaches the programs to exactly those of the ports that can take the shortcut. Returns what failed.
+    /// Makes exactly those of the ports take the shortcut that can: detaches the programs from others, and has ports that do not have them
+    /// wait for [`Self::attach_next`]. Returns what failed.
     pub fn follow(&mut self, ports: &[PodPort]) -> Vec<anyhow::Error> {
         let mut errors = Vec::new();
         let macs =
@@ -52,21 +53,14 @@ impl Bpf {
         let open = ports.iter().filter(|port| port.is_open()).map(|port| port.index).collect();
         errors.extend(self.detach_ports(&before.difference(&open).copied().collect(), &open).err());
         self.ports.retain(|index| open.contains(index));
-        for port in ports.iter().filter(|port| port.is_open()) {
-            match self.attach_port(port) {
-                Ok(()) => _ = self.ports.insert(port.index),
-                // The port has just gone. The next event is about that.
-                Err(_) if !attach::is_there(port.index, &port.name) => {}
-                Err(error) => errors.push(error),
-            }
-        }
+        let new = ports.iter().filter(|port| port.is_open() && !self.ports.contains(&port.index));
+        self.waiting.ports = new.cloned().collect();
+        self.inherited = self.waiting.ports.iter().filter_map(|port| before.take(&port.index)).collect();
         errors
     }
 
-    fn attach_port(&mut self, PodPort { index, name, .. }: &PodPort) -> Result<()> {
-        if self.ports.contains(index) {
-            return Ok(());
-        }
+    /// Attaches the programs to a port, in place of an earlier agent's.
+    pub(super) fn attach_port(&mut self, PodPort { index, name, .. }: &PodPort) -> Result<()> {
         for hook in HOOKS {
             let link = port_link(hook, *index);
             let program = program(&mut self.ebpf, hook)?;
@@ -74,6 +68,8 @@ impl Bpf {
                 .with_context(|| format!("attaching {} to {name}", hook.program()))
                 .inspect_err(|_| self.inherited.extend([index]))?;
         }
+        self.inherited.remove(index);
+        self.ports.insert(*index);
         debug!(port = name, "pod port takes the shortcut");
         Ok(())
     }

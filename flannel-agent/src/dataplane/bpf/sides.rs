@@ -50,22 +50,15 @@ impl Bpf {
         Ok(())
     }
 
-    /// Attaches the program to these interfaces. To be called after [`Self::follow`]. Returns what failed.
-    pub async fn follow_sides(&mut self, sides: &[Side], kernel: &Kernel) -> Vec<anyhow::Error> {
-        let mut errors = Vec::new();
+    /// Has those of these interfaces wait for [`Self::attach_next`] that do not have the program. To be called after [`Self::follow`].
+    pub async fn follow_sides(&mut self, sides: &[Side], kernel: &Kernel) {
+        self.waiting.sides.clear();
         for side in sides {
             // It may have become a pod's port since they were listed.
-            if self.ports.contains(&side.index) || self.is_followed(side, kernel).await {
-                continue;
-            }
-            match self.attach_side(side) {
-                Ok(()) => _ = self.sides.insert(side.index),
-                // It has just gone. The next event is about that.
-                Err(_) if !attach::is_there(side.index, &side.name) => {}
-                Err(error) => errors.push(error),
+            if !self.is_port(side.index) && !self.is_followed(side, kernel).await {
+                self.waiting.sides.push_back(side.clone());
             }
         }
-        errors
     }
 
     /// Returns whether the program is attached. Others may delete the shared clsact qdisc, and with it the program.
@@ -75,11 +68,17 @@ impl Bpf {
             && (lasts || attach::has_filter(HOOK, *index, self.pins.vni(), kernel).await.unwrap_or(false))
     }
 
-    fn attach_side(&mut self, Side { index, name }: &Side) -> Result<()> {
+    fn is_port(&self, index: u32) -> bool {
+        self.ports.contains(&index) || self.waiting.ports.iter().any(|port| port.index == index)
+    }
+
+    /// Attaches the program to an interface, in place of an earlier agent's.
+    pub(super) fn attach_side(&mut self, Side { index, name }: &Side) -> Result<()> {
         let program = program(&mut self.ebpf, HOOK)?;
         attach::attach(program, HOOK, name, &side_link(*index), true, &self.pins)
-            .with_context(|| format!("attaching {} to {name}", HOOK.program()))
-            .map(drop)
+            .with_context(|| format!("attaching {} to {name}", HOOK.program()))?;
+        self.sides.insert(*index);
+        Ok(())
     }
 }
 
