@@ -12,6 +12,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use crate::agent::{Agent, AgentBuilder};
+use crate::backlog;
 use crate::etcd::{Etcd, EtcdBuilder};
 use crate::failure;
 use crate::kubernetes::{ApiServer, KubeStore};
@@ -60,6 +61,9 @@ impl Cluster {
         failure::forget();
         require_root()?;
         require_commands(&["ip", "bridge"])?;
+        if topology.has_switch() {
+            backlog::make_room()?;
+        }
         let tag = new_tag()?;
         let workdir = Arc::new(Workdir::create(&tag)?);
         let Wiring { nodes, fabric, mgmt } = wiring::wire(&tag, &topology)?;

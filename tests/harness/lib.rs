@@ -41,6 +41,7 @@
 //! - [`Capture`] records packets and decodes them with tshark.
 
 pub mod agent;
+pub mod backlog;
 pub mod capture;
 pub mod cluster;
 pub mod docker;

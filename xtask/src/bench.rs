@@ -27,7 +27,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use flannel_tests::tools::Part;
-use flannel_tests::{failure, flowtable, interrupt};
+use flannel_tests::{backlog, failure, flowtable, interrupt};
 
 use crate::workspace::cargo;
 use crate::{phase, setup};
@@ -53,6 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         limit::build()?;
     }
     interrupt::catch()?;
+    backlog::shrink()?;
     let machine = Machine::read()?;
     machine.warn();
     if args.control_plane {

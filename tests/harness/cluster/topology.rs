@@ -53,6 +53,11 @@ impl Topology {
         self
     }
 
+    /// Returns whether the nodes are not joined for measurements alone.
+    pub(super) fn has_switch(&self) -> bool {
+        self.medium == Medium::Switched
+    }
+
     /// Returns the segment of each node, and its number there, from 1.
     pub(super) fn places(&self) -> impl Iterator<Item = (usize, usize)> {
         let segments = self.segments.iter().enumerate();
