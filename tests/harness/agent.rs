@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use crate::cluster::Node;
 use crate::process::Daemon;
 use crate::subnet_env::SubnetEnv;
-use crate::wait::scaled;
+use crate::wait::patience;
 use crate::workdir::Workdir;
 pub use binary::agent_binary;
 pub use builder::AgentBuilder;
@@ -51,12 +51,11 @@ impl Agent {
     /// Waits until it has reported readiness as to systemd, then reads its `subnet.env`.
     pub fn wait_ready(&mut self) -> Result<SubnetEnv> {
         let Self { daemon, notify, start, .. } = self;
-        let limit = scaled(READY_LIMIT);
-        let end = Instant::now() + limit;
+        let began = Instant::now();
         while !notify.is_ready_within(PAUSE)? {
             daemon.ensure_running()?;
-            if Instant::now() >= end {
-                bail!("{} has not sent READY=1 within {limit:?}: {}", start.name, daemon.tail());
+            if began.elapsed() >= patience(READY_LIMIT) {
+                bail!("{} has not sent READY=1 after {:?}: {}", start.name, began.elapsed(), daemon.tail());
             }
         }
         SubnetEnv::read(&start.subnet_file)

@@ -14,7 +14,7 @@ use crate::failure::Errors;
 use crate::netns::NetNs;
 use crate::process::{Daemon, PidFd, finish};
 use crate::require::require_commands;
-use crate::wait::eventually;
+use crate::wait::patiently;
 
 /// Enters the cgroups that the arguments before `--` name, then namespaces of which those cgroups are the root.
 const ENTER: &str = r#"
@@ -56,7 +56,7 @@ impl Container {
         command.args([script.0, "boot"]).args(script.1);
         let mut starter = Daemon::start(name, command, log)?;
         let mut pid = 0;
-        let booted = eventually(&format!("{name} is up"), limit, || {
+        let booted = patiently(&format!("{name} is up"), limit, || {
             starter.ensure_running()?;
             pid = child_of(starter.pid())?;
             is_ready(pid)

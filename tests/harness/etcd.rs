@@ -18,7 +18,7 @@ use crate::owner::{MARK, new_tag};
 use crate::process::{Daemon, LIMIT, finish};
 use crate::require::require_commands;
 use crate::store::Datastore;
-use crate::wait::eventually;
+use crate::wait::patiently;
 use crate::workdir::Workdir;
 pub use gateway::{Gateway, KeyValue};
 
@@ -143,7 +143,7 @@ impl Etcd {
     fn wait_healthy(&mut self) -> Result<()> {
         let Self { daemon, gateway, .. } = self;
         let mut died = Ok(());
-        eventually("etcd is healthy", START_LIMIT, || {
+        patiently("etcd is healthy", START_LIMIT, || {
             died = daemon.ensure_running();
             if died.is_err() { Ok(()) } else { gateway.health() }
         })

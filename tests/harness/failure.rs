@@ -5,6 +5,8 @@ use std::{fmt, thread};
 
 use anyhow::{Result, anyhow};
 
+use crate::{backlog, wait};
+
 /// The result of a test. `?` turns every error into a [`Failure`].
 pub type TestResult = Result<(), Failure>;
 
@@ -23,7 +25,13 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 
 impl fmt::Debug for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.0)
+        // A machine that was too busy is part of the reason.
+        let (busy, dropped) = (wait::crowding(), backlog::dropped());
+        writeln!(f, "{:?}", self.0)?;
+        write!(
+            f,
+            "There was work for {busy:.1} times the CPUs; {dropped} packets were dropped from full backlogs"
+        )
     }
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::netns::NetNs;
 use crate::subnet_env::{Net, SubnetEnv};
 use crate::traffic::{At, Host};
-use crate::wait::eventually;
+use crate::wait::patiently;
 
 /// The name of the bridge that pods are plugged into.
 pub const BRIDGE: &str = "cni0";
@@ -127,7 +127,7 @@ pub(crate) fn make_bridge(node: &NetNs, subnet: &SubnetEnv) -> Result<()> {
 /// Waits until the bridge forwards at this port. The kernel activates the end of a veth pair that was set up first up to a
 /// second after the other one, and drops all frames until then.
 fn ensure_forwarding(node: &NetNs, port: &str) -> Result<()> {
-    eventually(&format!("the bridge forwards at {port}"), ACTIVATION, || {
+    patiently(&format!("the bridge forwards at {port}"), ACTIVATION, || {
         let links = node.exec_json(&format!("bridge -json link show dev {port}"))?;
         let state = &links[0]["state"];
         ensure!(state == "forwarding", "its state is {state}");

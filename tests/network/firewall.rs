@@ -15,6 +15,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use flannel_tests::wait::patiently;
 use flannel_tests::{Agent, Cluster, Datastore as _, LocalStore, Node, Pod, TestResult, eventually};
 
 const CLUSTER: &str = "10.5.0.0/16";
@@ -85,7 +86,7 @@ impl Bed {
         self.pods = self.cluster.one_pod_each()?;
         let others: Vec<_> =
             (1..=self.cluster.nodes().len()).map(|number| format!("10.5.{number}.0")).collect();
-        eventually("the nodes know each other", SOON, || {
+        patiently("the nodes know each other", SOON, || {
             for (node, own) in self.cluster.nodes().iter().zip(&others) {
                 let routes = node.exec("ip route show")?;
                 let known =

@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::{TcpSession, UdpSession, ping, tcp_transfer};
-use flannel_tests::wait::throughout;
-use flannel_tests::{Capture, Node, Pod, TestResult, Topology, eventually};
+use flannel_tests::wait::{patiently, throughout};
+use flannel_tests::{Capture, Node, Pod, TestResult, Topology};
 
 use crate::inspect::{self, UPLINK};
 use crate::overlay::Overlay;
@@ -28,13 +28,13 @@ pub(super) fn overlay_of(pods: usize) -> Result<Overlay> {
 /// Waits until the programs are attached to a pod's port. What the plugin made for a node's first pod ends proofs, also a moment later:
 /// that is over as well.
 pub(crate) fn wait_plugged(node: &Node, pod: &Pod) -> Result<()> {
-    eventually("the pod's port has its programs", SOON, || {
+    patiently("the pod's port has its programs", SOON, || {
         let programs = inspect::programs(node, pod.port())?;
         ensure!(programs == ["pod_egress", "pod_ingress"], "there are {programs:?}");
         Ok(())
     })?;
     let generation = || Ok::<_, anyhow::Error>(inspect::node_config(node)?.generation);
-    eventually("proofs are no longer ended", SOON, || {
+    patiently("proofs are no longer ended", SOON, || {
         let before = generation()?;
         throughout("the generation stays", QUIET, || {
             ensure!(generation()? == before, "it has been raised");

@@ -15,7 +15,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::{At, UdpSession, ping, tcp_transfer};
-use flannel_tests::{AgentBuilder, Node, TestResult, Topology, eventually};
+use flannel_tests::wait::patiently;
+use flannel_tests::{AgentBuilder, Node, TestResult, Topology};
 
 use super::flow_cache::{PathCounts, wait_plugged};
 use crate::inspect;
@@ -51,7 +52,7 @@ fn start_with(
     change: impl Fn(AgentBuilder) -> AgentBuilder,
 ) -> Result<Overlay> {
     let overlay = Overlay::launch(config, topology, flags, 1, change)?;
-    eventually("all pods reach each other", JOINING, || all_reach_all(&overlay))?;
+    patiently("all pods reach each other", JOINING, || all_reach_all(&overlay))?;
     Ok(overlay)
 }
 

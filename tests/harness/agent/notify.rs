@@ -10,7 +10,7 @@ use std::{fs, io};
 use anyhow::{Context as _, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::wait::scaled;
+use crate::wait::patience;
 
 /// A socket that receives a daemon's messages, `READY=1` and `STATUS=`.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl Notify {
 
     /// Waits for a status that fits, and checks each message at once when it arrives.
     pub(super) fn wait_for(&mut self, wanted: impl Fn(&str) -> bool, limit: Duration) -> Result<()> {
-        let limit = scaled(limit);
+        let limit = patience(limit);
         let end = Instant::now() + limit;
         while !self.status().is_some_and(&wanted) {
             if !self.has_message_by(end)? {

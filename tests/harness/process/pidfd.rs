@@ -7,7 +7,7 @@ use std::{io, ptr};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
-use crate::wait::scaled;
+use crate::wait::patience;
 
 #[derive(Debug)]
 pub(crate) struct PidFd {
@@ -37,7 +37,7 @@ impl PidFd {
 
     /// Waits until the process has ended. It may still be a zombie.
     pub(crate) fn wait(&self, limit: Duration) -> Result<()> {
-        let limit = scaled(limit);
+        let limit = patience(limit);
         let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
