@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use flannel_tests::firewall::firewall;
-use flannel_tests::wait::throughout;
+use flannel_tests::wait::{patiently, throughout};
 use flannel_tests::{Agent, TestResult, eventually};
 
 use super::{Bed, CLUSTER, IPTABLES, LOOKS, SOON, rules};
@@ -69,13 +69,16 @@ fn legacy_iptables_writes_the_same_rules() -> TestResult {
     let legacy = || -> Result<String> {
         Ok(node.exec("iptables-legacy -w -t nat -S")? + &node.exec("iptables-legacy -w -S")?)
     };
-    assert_eq!(legacy()?, expected);
+    // The agent is ready before its rules are written if that takes seconds.
+    let complete = || -> Result<()> {
+        let rules = legacy()?;
+        ensure!(rules == expected, "{rules}\ninstead of\n{expected}");
+        Ok(())
+    };
+    patiently("the rules are written", SOON, complete)?;
     node.exec("iptables-legacy -w -t nat -D FLANNEL-POSTRTG 4")?;
     node.exec("iptables-legacy -w -F FLANNEL-FWD")?;
-    eventually("the rules are back", SOON, || {
-        ensure!(legacy()? == expected, "{}", legacy()?);
-        Ok(())
-    })?;
+    eventually("the rules are back", SOON, complete)?;
     assert_eq!(lines_of(&agent.log(), "ERROR"), [""; 0]);
     Ok(())
 }
