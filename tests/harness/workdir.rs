@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use anyhow::{Context as _, Result};
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tempfile::NamedTempFile;
 
@@ -64,8 +65,11 @@ pub(crate) fn mount_bpffs(path: &Path) -> Result<()> {
 pub(crate) fn remove(path: &Path) -> Result<()> {
     let mut errors = Errors::default();
     for mounted in mounts_below(path)?.iter().rev() {
-        let unmounted = umount2(mounted, MntFlags::MNT_DETACH);
-        errors.collect(unmounted.with_context(|| format!("unmount {}", mounted.display())));
+        match umount2(mounted, MntFlags::MNT_DETACH) {
+            // Another run that sweeps has unmounted it.
+            Err(Errno::EINVAL | Errno::ENOENT) => {}
+            unmounted => errors.collect(unmounted.with_context(|| format!("unmount {}", mounted.display()))),
+        }
     }
     let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match removed {
