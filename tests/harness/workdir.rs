@@ -68,7 +68,9 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
         match umount2(mounted, MntFlags::MNT_DETACH) {
             // Another run that sweeps has unmounted it.
             Err(Errno::EINVAL | Errno::ENOENT) => {}
-            unmounted => errors.collect(unmounted.with_context(|| format!("unmount {}", mounted.display()))),
+            unmounted => {
+                errors.collect(unmounted.with_context(|| format!("unmount {}", mounted.display())));
+            }
         }
     }
     let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };

@@ -18,17 +18,19 @@ use super::store::Crowd;
 use crate::bench::crowd::{Backend, Lease};
 use crate::bench::series::{median, percentile};
 
-/// Number of joins, and of leaves.
+/// Number of changes of each kind.
 pub(super) const TIMES: usize = 50;
 
 /// How long changes took until kernel and maps had them.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Changes {
-    /// From the start of a write to the datastore, of joins: the median.
+    /// From the start of a write to the datastore, of joins of nodes that were not there before: the median.
     pub(super) join: Duration,
+    /// The same of nodes that are back at once. Their flows are to be proven again, for which the agent computes all entries.
+    pub(super) back: Duration,
     /// The same of leaves.
     pub(super) leave: Duration,
-    /// From the arrival of the datastore's event, of both.
+    /// From the arrival of the datastore's event, of all.
     pub(super) event: Option<Spread>,
 }
 
@@ -45,7 +47,7 @@ struct Times {
     event: Option<f64>,
 }
 
-/// Makes a node beside these leases join and leave again and again.
+/// Makes one node after the other join beside these leases, leave, come back and leave.
 pub(super) fn measure(
     node: &Node,
     agent: &mut Agent,
@@ -53,22 +55,25 @@ pub(super) fn measure(
     backend: Backend,
     leases: u32,
 ) -> Result<Changes> {
-    let lease = Lease::new(backend, leases);
     let mut routes = Routes::open(node)?;
-    let (mut joins, mut leaves) = (Vec::new(), Vec::new());
-    for _ in 0..TIMES {
-        store.prepare(&lease)?;
-        joins.push(change(agent, store, leases + 1, || store.join(&lease))?);
-        routes.ensure_added(lease.subnet)?;
-        leaves.push(change(agent, store, leases, || store.leave(&lease))?);
-        routes.ensure_removed(lease.subnet)?;
+    let (mut joins, mut returns, mut leaves) = (Vec::new(), Vec::new(), Vec::new());
+    for number in 0..TIMES as u32 {
+        let lease = Lease::new(backend, leases + number);
+        for arrivals in [&mut joins, &mut returns] {
+            store.prepare(&lease)?;
+            arrivals.push(change(agent, store, leases + 1, || store.join(&lease))?);
+            routes.ensure_added(lease.subnet)?;
+            leaves.push(change(agent, store, leases, || store.leave(&lease))?);
+            routes.ensure_removed(lease.subnet)?;
+        }
     }
     let write = |times: &[Times]| {
         Duration::from_secs_f64(median(&times.iter().map(|times| times.write).collect::<Vec<_>>()))
     };
-    let (join, leave) = (write(&joins), write(&leaves));
-    let events: Option<Vec<_>> = joins.iter().chain(&leaves).map(|times| times.event).collect();
-    Ok(Changes { join, leave, event: events.map(|times| Spread::of(&times)) })
+    let (join, back, leave) = (write(&joins), write(&returns), write(&leaves));
+    let events: Option<Vec<_>> =
+        joins.iter().chain(&returns).chain(&leaves).map(|times| times.event).collect();
+    Ok(Changes { join, back, leave, event: events.map(|times| Spread::of(&times)) })
 }
 
 /// Makes a change, and waits until the agent reports that kernel and maps have this many peers.

@@ -48,13 +48,14 @@ type Column = (&'static str, fn(&Sample) -> f64);
 
 impl Sample {
     /// All figures, in the table's order and units.
-    pub(super) const COLUMNS: [Column; 9] = [
+    pub(super) const COLUMNS: [Column; 10] = [
         ("subnet.env ms", |sample| millis(sample.subnet_file)),
         ("all leases ms", |sample| millis(sample.all_leases)),
         ("CPU ms", |sample| millis(sample.cpu)),
         ("memory MB", |sample| megabytes(sample.memory)),
         ("peak MB", |sample| megabytes(sample.peak)),
         ("join ms", |sample| millis(sample.changes.join)),
+        ("back ms", |sample| millis(sample.changes.back)),
         ("leave ms", |sample| millis(sample.changes.leave)),
         ("event ms", |sample| sample.event(|event| event.median)),
         ("event p99 ms", |sample| sample.event(|event| event.p99)),

@@ -22,8 +22,8 @@ pub(super) fn text(scales: &[Scale], rounds: u32) -> String {
     let _ = writeln!(
         text,
         "\n\nmedians of {rounds} agents each; all leases: from the agent's start until kernel and maps have them; join, \
-         leave: from the\nstart of a write to the datastore until they have it, median of {TIMES} each; event: of all \
-         these, from the arrival of the\nAPI server's event"
+         back, leave: from\nthe start of a write to the datastore until they have it, median of {TIMES} and more; event: of \
+         all these, from the arrival of the\nAPI server's event"
     );
     text
 }
