@@ -21,8 +21,7 @@ pub(super) struct Waiting {
 }
 
 impl Bpf {
-    /// Returns whether interfaces may wait. Not for clsact: while its qdisc is added, the interface drops packets, which is to be over
-    /// before pods talk.
+    /// Returns whether interfaces may wait. Not for clsact: packets of pods that talk already get lost when its qdisc is added.
     #[must_use]
     pub fn may_wait(&self) -> bool {
         self.mechanism == Mechanism::Tcx
