@@ -118,9 +118,9 @@ fn start(Kind { first, pods }: Kind, program: &Path) -> Result<(f64, f64)> {
     let _pods: Vec<_> = (0..pods).map(|_| node.add_pod()).collect::<Result<_>>()?;
     wait_ports(node, pods)?;
     if first {
-        agent.clean_up()?
+        agent.clean_up()?;
     } else {
-        agent.term().map(drop)?
+        agent.term()?;
     }
 
     let start = Instant::now();
