@@ -65,16 +65,27 @@ fn send(name: &OsStr, state: &str, wait: bool) -> io::Result<()> {
 mod tests {
     use std::time::Duration;
 
+    use tempfile::TempDir;
+
     use super::*;
+
+    const NAME: &str = "notify";
+
+    /// Makes a socket in a folder of its own and fills it. Returns how many messages it has.
+    fn full_socket() -> (TempDir, UnixDatagram, usize) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(NAME);
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let sent = (0..10_000).take_while(|_| send(path.as_os_str(), "STATUS=x", false).is_ok()).count();
+        assert!(sent < 10_000, "the socket never became full");
+        (dir, socket, sent)
+    }
 
     #[test]
     fn a_full_socket_does_not_block() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("notify");
-        let socket = UnixDatagram::bind(&path).unwrap();
-        let name = path.as_os_str();
-        let sent = (0..10_000).take_while(|_| send(name, "STATUS=x", false).is_ok()).count();
-        assert!(sent < 10_000, "the socket never became full");
+        let (dir, socket, _) = full_socket();
+        let name = dir.path().join(NAME);
+        let name = name.as_os_str();
         let mut received = [0; 20];
         assert_eq!(socket.recv(&mut received).unwrap(), "STATUS=x".len());
         assert!(send(name, "STATUS=y", false).is_ok());
@@ -82,12 +93,8 @@ mod tests {
 
     #[test]
     fn a_full_socket_gets_the_message_that_must_not_get_lost() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("notify");
-        let socket = UnixDatagram::bind(&path).unwrap();
-        let name = path.as_os_str();
-        let sent = (0..10_000).take_while(|_| send(name, "STATUS=x", false).is_ok()).count();
-        send_surely(name, "READY=1");
+        let (dir, socket, sent) = full_socket();
+        send_surely(dir.path().join(NAME).as_os_str(), "READY=1");
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let mut received = [0; 20];
         for number in 0..sent {

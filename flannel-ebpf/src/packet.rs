@@ -21,10 +21,12 @@ use network_types::vxlan::VxlanHdr;
 
 mod checked;
 mod driver;
+mod ethernet;
 mod handed_over;
 mod memory;
 
 pub use driver::DriverPacket;
+pub use ethernet::{Ethernet, Mac};
 
 /// `skb->pkt_type` (linux/if_packet.h) of frames addressed to this host.
 const PACKET_HOST: u32 = 0;
@@ -80,65 +82,6 @@ impl<T: Header> Aligned<T> {
     }
 }
 
-/// A MAC, in the words that it is copied in: its first four bytes and its last two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mac {
-    /// As they are on the wire.
-    pub first: u32,
-    /// As they are on the wire.
-    pub last: u16,
-}
-
-impl From<[u8; 6]> for Mac {
-    #[inline(always)]
-    fn from([a, b, c, d, e, f]: [u8; 6]) -> Self {
-        Self { first: u32::from_ne_bytes([a, b, c, d]), last: u16::from_ne_bytes([e, f]) }
-    }
-}
-
-/// An Ethernet header, in the words that it is copied in.
-#[derive(Clone, Copy)]
-pub struct Ethernet {
-    /// Destination and source as they are on the wire.
-    pub macs: [u32; 3],
-    /// As [`EthHdr`] has it.
-    pub ether_type: u16,
-}
-
-impl From<Mac> for [u8; 6] {
-    #[inline(always)]
-    fn from(mac: Mac) -> Self {
-        let ([a, b, c, d], [e, f]) = (mac.first.to_ne_bytes(), mac.last.to_ne_bytes());
-        [a, b, c, d, e, f]
-    }
-}
-
-impl Ethernet {
-    /// Makes the header of a frame.
-    #[inline(always)]
-    pub const fn new(destination: Mac, source: Mac, ether_type: u16) -> Self {
-        let (first, last) = (source.first.to_le(), source.last.to_le() as u32);
-        let second = destination.last.to_le() as u32 | first << 16;
-        let third = first >> 16 | last << 16;
-        Self { macs: [destination.first, second.to_le(), third.to_le()], ether_type }
-    }
-
-    /// Returns the destination MAC.
-    #[inline(always)]
-    pub const fn destination(&self) -> Mac {
-        let [first, second, _] = self.macs;
-        Mac { first, last: (second.to_le() as u16).to_le() }
-    }
-
-    /// Returns the source MAC.
-    #[inline(always)]
-    pub const fn source(&self) -> Mac {
-        let [_, second, third] = self.macs;
-        let (second, third) = (second.to_le(), third.to_le());
-        Mac { first: (second >> 16 | third << 16).to_le(), last: ((third >> 16) as u16).to_le() }
-    }
-}
-
 impl<T> Deref for Aligned<T> {
     type Target = T;
 
@@ -187,16 +130,9 @@ pub trait PacketAccess {
     /// [`Outcome::Truncated`] if the frame ends before the header does.
     #[inline(always)]
     fn ethernet(&self, offset: usize) -> Result<Ethernet, Outcome> {
-        let start = self.data() + offset;
-        if start + EthHdr::LEN > self.data_end() {
-            return Err(Outcome::Truncated);
-        }
-        // SAFETY: within the frame (checked above).
-        unsafe {
-            let Aligned(macs) = memory::load::<[u32; 3]>(start as *const u8);
-            let Aligned(ether_type) = memory::load::<u16>((start + size_of_val(&macs)) as *const u8);
-            Ok(Ethernet { macs, ether_type })
-        }
+        let header = self.header::<EthHdr>(offset)?;
+        let macs = [0, 4, 8].map(|at| u32::from_le(header.word(at)));
+        Ok(Ethernet { macs, ether_type: header.ether_type })
     }
 
     /// Copies the header at `offset`.

@@ -55,10 +55,13 @@ fn repeat<T>(what: &str, limit: impl Fn() -> Duration, mut attempt: impl FnMut()
     loop {
         match attempt() {
             Ok(value) => return Ok(value),
-            Err(error) if start.elapsed() >= limit() => {
-                bail!("{what}: not within {:?}: {error:#}", limit())
+            Err(error) => {
+                let limit = limit();
+                if start.elapsed() >= limit {
+                    bail!("{what}: not within {limit:?}: {error:#}");
+                }
+                thread::sleep(pause);
             }
-            Err(_) => thread::sleep(pause),
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }

@@ -116,12 +116,19 @@ impl<A: Address> FlowRef<A> {
         }
     }
 
-    /// Copies the MTU of the path to the peer in bytes ([`Way::mtu`](flannel_common::flow::Way::mtu)).
+    /// Copies the MTU of the path to the peer in bytes ([`Way::mtu`]).
     #[inline(always)]
     #[must_use]
     pub fn path_mtu(self) -> u32 {
         // SAFETY: within the entry, and aligned as the type is.
         unsafe { load::<u32, _>(&raw const (*self.0.as_ptr()).way.mtu) }
+    }
+
+    /// Returns [`Way::is_known`].
+    #[inline(always)]
+    #[must_use]
+    pub fn is_way_known(self) -> bool {
+        self.path_mtu() != 0
     }
 
     /// Returns whether packets from the pod reach the peer without a tunnel.
@@ -148,7 +155,7 @@ impl<A: Address> FlowRef<A> {
         unsafe { load_mac(&raw const (*self.0.as_ptr()).way.vtep_mac) }
     }
 
-    /// Stores the peer that packets from the pod go to, whether without a tunnel ([`Way::flags`](flannel_common::flow::Way::flags)), and the MTU of the path in bytes.
+    /// Stores the peer that packets from the pod go to, whether without a tunnel ([`Way::flags`]), and the MTU of the path in bytes.
     #[inline(always)]
     pub fn set_peer(self, peer: &Lease<A>, flags: u16, mtu: u32) {
         // SAFETY: within the entry, aligned as the types are or to half words (asserted below), bytes and numbers.

@@ -126,7 +126,7 @@ impl<F: IpFamily, const EGRESS: bool> FlowPacket<F, EGRESS> {
         let is_this_flow = (EGRESS || passage.mark == self.mark)
             && names.include(Names::of_entry(Self::DIRECTION))
             && from.is_none_or(|(ifindex, frame)| flow.comes_by(ifindex, frame))
-            && (!EGRESS || flow.path_mtu() != 0)
+            && (!EGRESS || flow.is_way_known())
             && (!is_tcp || reverse().is_known());
         let lifetime = match names {
             Names::BOTH if is_tcp => nanoseconds(node.tcp_proof()),

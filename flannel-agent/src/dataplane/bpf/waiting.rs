@@ -56,5 +56,8 @@ impl Bpf {
 
 /// Forgives what fails because the interface has just gone. The next event is about that.
 fn unless_gone(attached: Result<()>, index: u32, name: &str) -> Result<()> {
-    if attach::is_there(index, name) { attached } else { Ok(()) }
+    match attached {
+        Err(_) if !attach::is_there(index, name) => Ok(()),
+        attached => attached,
+    }
 }

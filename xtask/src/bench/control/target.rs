@@ -12,7 +12,7 @@ const ETCD: &[Target] = &[
     (0, "ms until subnet.env exists", |sample| millis(sample.subnet_file), 100.0),
     (10_000, "ms until all leases are written", |sample| millis(sample.all_leases), 1000.0),
     (10_000, "ms of CPU", |sample| millis(sample.cpu), 700.0),
-    (10_000, "bytes of memory", |sample| sample.memory as f64, 33e6),
+    (10_000, "bytes of memory", |sample| sample.memory as f64, 30e6),
     (10_000, "ms for a new lease", |sample| millis(sample.changes.join), 3.5),
     (10_000, "ms for a lease that is back", |sample| millis(sample.changes.back), 15.0),
 ];
