@@ -6,7 +6,6 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use aya::Pod;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
@@ -19,13 +18,18 @@ use flannel_common::flow::{Flow, FlowKey};
 use flannel_common::lease::Lease;
 use flannel_common::node::NodeConfig;
 use flannel_common::outcome::{Hook, MetricsKey, Outcome};
-use flannel_tests::{Node, eventually};
+use flannel_tests::wait::{patiently, throughout};
+use flannel_tests::{Node, Pod, eventually};
 
 use crate::overlay::ensure_same;
 
 /// The vxlan device of VNI 1.
 pub(crate) const DEVICE: &str = "flannel.1";
 pub(crate) const UPLINK: &str = "eth0";
+/// Time limit for programs to be attached.
+const ATTACHING: Duration = Duration::from_secs(15);
+/// Longer than the agent waits between two changes that end proofs.
+const QUIET: Duration = Duration::from_millis(300);
 const DIRECTIONS: [&str; 2] = ["ingress", "egress"];
 
 /// A node with a /24, as other nodes know it.
@@ -209,7 +213,7 @@ pub(crate) fn flows6(node: &Node) -> Result<BTreeMap<FlowKey<V6>, Flow<V6>>> {
     flows_in(node, abi::FLOWS6)
 }
 
-fn flows_in<A: Address + Pod>(node: &Node, map: &str) -> Result<BTreeMap<FlowKey<A>, Flow<A>>> {
+fn flows_in<A: Address + aya::Pod>(node: &Node, map: &str) -> Result<BTreeMap<FlowKey<A>, Flow<A>>> {
     let data = MapData::from_pin(pins(node)?.path(map))?;
     let flows = HashMap::<_, FlowKey<A>, Flow<A>>::try_from(Map::from_map_data(data)?)?;
     flows.iter().map(|entry| Ok(entry?)).collect()
@@ -252,6 +256,46 @@ pub(crate) fn attached(node: &Node) -> Result<BTreeMap<String, Attached>> {
         }
     }
     Ok(attached)
+}
+
+/// Waits until the programs are attached to a pod's port. What the plugin made for a node's first pod ends proofs, also a moment later:
+/// that is over as well.
+pub(crate) fn wait_plugged(node: &Node, pod: &Pod) -> Result<()> {
+    patiently("the pod's port has its programs", ATTACHING, || {
+        let programs = programs(node, pod.port())?;
+        ensure!(programs == ["pod_egress", "pod_ingress"], "there are {programs:?}");
+        Ok(())
+    })?;
+    let generation = || Ok::<_, anyhow::Error>(node_config(node)?.generation);
+    patiently("proofs are no longer ended", ATTACHING, || {
+        let before = generation()?;
+        throughout("the generation stays", QUIET, || {
+            ensure!(generation()? == before, "it has been raised");
+            Ok(())
+        })
+    })
+}
+
+/// [`attached`], once there are this many. Those of pods' ports come after READY.
+pub(crate) fn attached_all(node: &Node, number: usize) -> Result<BTreeMap<String, Attached>> {
+    patiently("all programs are attached", ATTACHING, || {
+        let attached = attached(node)?;
+        ensure!(attached.len() == number, "{} instead of {number}: {attached:?}", attached.len());
+        Ok(attached)
+    })
+}
+
+/// Waits until each of these links has another program. Those of pods' ports get it after READY. Fails if a link is another one.
+pub(crate) fn wait_replaced(node: &Node, before: &BTreeMap<String, Attached>) -> Result<()> {
+    patiently("all programs are replaced", ATTACHING, || {
+        let after = attached(node)?;
+        ensure!(after.keys().eq(before.keys()), "{after:?}");
+        for (name, old) in before {
+            ensure!(old.link == after[name].link, "{name} was replaced");
+            ensure!(old.program != after[name].program, "the program of {name} was not replaced");
+        }
+        Ok(())
+    })
 }
 
 fn attached_by(node: &Node, name: &str) -> Result<Attached> {

@@ -133,6 +133,14 @@ impl Overlay {
         inspect::Peer::of(&self.nodes()[node])
     }
 
+    /// Waits until the ports of all pods have their programs, which come after READY.
+    pub(crate) fn wait_plugged(&self) -> Result<()> {
+        let places = self.nodes().iter().zip(&self.pods);
+        places
+            .flat_map(|(node, pods)| pods.iter().map(move |pod| (node, pod)))
+            .try_for_each(|(node, pod)| inspect::wait_plugged(node, pod))
+    }
+
     /// Starts a stream in each direction between pods of the first two nodes, once they reach each other. Before, a lost
     /// ARP request would delay the first datagrams by a second.
     pub(crate) fn streams(&self) -> Result<Streams> {

@@ -129,9 +129,7 @@ fn an_agent_without_privileges_does_what_its_capabilities_allow_and_says_what_is
             let programs = programs.into_iter().collect::<Result<Vec<_>>>()?.concat();
             assert_eq!(programs.len(), container.programs, "{description}: {programs:?}");
             if container.bpffs && container.programs > 0 {
-                let attached = inspect::attached(node)?;
-                let expected = container.programs + container.pod_programs;
-                assert_eq!(attached.len(), expected, "{description}: {:?}", attached.keys());
+                inspect::attached_all(node, container.programs + container.pod_programs)?;
             }
         }
     }

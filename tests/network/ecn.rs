@@ -11,7 +11,6 @@ use flannel_tests::traffic::send_frame;
 use flannel_tests::{Capture, Node, TestResult, Topology};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::flow_cache::wait_plugged;
 use super::forged::ipv4_of;
 use crate::inspect::{self, DEVICE, UPLINK};
 use crate::overlay::{NETWORK, Overlay, with_xdp};
@@ -31,7 +30,7 @@ fn overlay(xdp: &str) -> Result<Overlay> {
     let flags = ["--dataplane=bpf", "--dataplane=netlink", "--dataplane=bpf"];
     let network = with_xdp(NETWORK, xdp);
     let overlay = Overlay::start_in(&network, Topology::segment(3), &flags, 1, |agent| agent)?;
-    wait_plugged(&overlay.nodes()[0], &overlay.pods[0][0])?;
+    inspect::wait_plugged(&overlay.nodes()[0], &overlay.pods[0][0])?;
     Ok(overlay)
 }
 
@@ -171,8 +170,10 @@ fn outer_headers_have_the_ttl_of_the_kernel_device_and_the_inner_code_point() ->
     for node in &overlay.nodes()[..2] {
         node.netns().set(&[("net.ipv4.ip_default_ttl", "99")])?;
     }
+    let before = inspect::attached(&overlay.nodes()[0])?;
     overlay.agents[0].restart()?;
-    wait_plugged(&overlay.nodes()[0], &overlay.pods[0][0])?;
+    inspect::wait_replaced(&overlay.nodes()[0], &before)?;
+    inspect::wait_plugged(&overlay.nodes()[0], &overlay.pods[0][0])?;
     let [by_bpf, by_kernel] = [sent(&overlay, 0)?, sent(&overlay, 1)?];
     assert_eq!(by_bpf.len(), 8, "{by_bpf:?}");
     // The first had no proof yet; the other seven skipped the host stack.

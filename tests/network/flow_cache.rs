@@ -2,45 +2,22 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::{TcpSession, UdpSession, ping, tcp_transfer};
-use flannel_tests::wait::{patiently, throughout};
-use flannel_tests::{Capture, Node, Pod, TestResult, Topology};
+use flannel_tests::{Capture, Node, TestResult, Topology};
 
 use crate::inspect::{self, UPLINK};
 use crate::overlay::Overlay;
 
 /// Time limit for the agent to follow a change.
 pub(super) const SOON: Duration = Duration::from_secs(5);
-/// Longer than the agent waits between two changes that end proofs.
-const QUIET: Duration = Duration::from_millis(300);
 
 /// Starts two nodes with BPF and this number of pods each, and waits until the pods' ports have their programs.
 pub(super) fn overlay_of(pods: usize) -> Result<Overlay> {
     let overlay = Overlay::start(Topology::segment(2), &["--dataplane=bpf"; 2], pods)?;
-    for (node, pods) in overlay.nodes().iter().zip(&overlay.pods) {
-        pods.iter().try_for_each(|pod| wait_plugged(node, pod))?;
-    }
+    overlay.wait_plugged()?;
     Ok(overlay)
-}
-
-/// Waits until the programs are attached to a pod's port. What the plugin made for a node's first pod ends proofs, also a moment later:
-/// that is over as well.
-pub(crate) fn wait_plugged(node: &Node, pod: &Pod) -> Result<()> {
-    patiently("the pod's port has its programs", SOON, || {
-        let programs = inspect::programs(node, pod.port())?;
-        ensure!(programs == ["pod_egress", "pod_ingress"], "there are {programs:?}");
-        Ok(())
-    })?;
-    let generation = || Ok::<_, anyhow::Error>(inspect::node_config(node)?.generation);
-    patiently("proofs are no longer ended", SOON, || {
-        let before = generation()?;
-        throughout("the generation stays", QUIET, || {
-            ensure!(generation()? == before, "it has been raised");
-            Ok(())
-        })
-    })
 }
 
 /// Packets that a node has sent and received past its host stack, and through it.

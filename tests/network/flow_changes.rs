@@ -11,7 +11,7 @@ use flannel_tests::traffic::{TcpSession, UdpSession, ping};
 use flannel_tests::wait::{scaled, throughout};
 use flannel_tests::{Node, Pod, TestResult, eventually};
 
-use super::flow_cache::{SOON, overlay_of, wait_plugged};
+use super::flow_cache::{SOON, overlay_of};
 use crate::inspect;
 use crate::overlay::lines_of;
 
@@ -126,7 +126,7 @@ fn replace_receiver(end_agent: bool) -> TestResult {
     if end_agent {
         overlay.agents[1].restart()?;
     }
-    wait_plugged(node, &new)?;
+    inspect::wait_plugged(node, &new)?;
     eventually("it takes the shortcut, too", SOON, || {
         arrives(&sender, &second)?;
         ensure!(inspect::shortcut(node)?.1 > delivered, "not yet");
@@ -173,7 +173,7 @@ fn a_port_has_no_programs_while_it_has_its_own_qdisc() -> TestResult {
         assert_eq!(inspect::shortcut(node)?, before, "packets past {qdisc}");
         let kind = qdisc.split(' ').next().unwrap_or_default();
         node.exec(&format!("tc qdisc del dev {} {kind}", pod.port()))?;
-        wait_plugged(node, pod)?;
+        inspect::wait_plugged(node, pod)?;
         session.echo(100)?;
         session.echo(100)?;
         before = (before.0 + 1, before.1 + 1);
@@ -198,7 +198,7 @@ fn the_flow_cache_can_be_switched_under_traffic() -> TestResult {
     })?;
     assert_eq!(inspect::shortcut(&overlay.nodes()[0])?, off);
     overlay.agents[0].restart_with(|args| args.retain(|arg| arg != "--flow-cache=false"))?;
-    wait_plugged(&overlay.nodes()[0], &overlay.pods[0][0])?;
+    inspect::wait_plugged(&overlay.nodes()[0], &overlay.pods[0][0])?;
     eventually("the shortcut is open again", SOON, || {
         let now = inspect::shortcut(&overlay.nodes()[0])?;
         ensure!(now.0 > off.0 && now.1 > off.1, "{off:?}, then {now:?}");

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use flannel_tests::traffic::{UdpSession, ping};
 use flannel_tests::{Node, Pod, TestResult, eventually};
 
-use super::flow_cache::{SOON, overlay_of, wait_plugged};
+use super::flow_cache::{SOON, overlay_of};
 use super::flow_changes::{arrives, receiver};
 use crate::inspect;
 
@@ -52,7 +52,7 @@ fn a_copy_at_another_pods_port_proves_nothing() -> TestResult {
     assert_eq!(delivered()?, before, "datagrams took the shortcut to a closed port, or to another");
     // They see both.
     qdisc("del")?;
-    wait_plugged(node, to)?;
+    inspect::wait_plugged(node, to)?;
     for pod in [to, beside] {
         let before = delivered()?;
         send(from, pod, 7002, DATAGRAMS)?;

@@ -8,7 +8,7 @@ use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::udp_flood_of;
 use flannel_tests::{Node, TestResult, Topology, eventually};
 
-use super::flow_cache::{PathCounts, SOON, wait_plugged};
+use super::flow_cache::{PathCounts, SOON};
 use crate::inspect;
 use crate::overlay::Overlay;
 
@@ -29,7 +29,7 @@ fn of_more_flows_than_entries_some_take_the_shortcut_and_the_others_leave_them_a
     let overlay =
         Overlay::start_with(Topology::segment(2), &["--dataplane=bpf"; 2], 1, |agent| agent.arg(&flag))?;
     for (node, pods) in overlay.nodes().iter().zip(&overlay.pods) {
-        pods.iter().try_for_each(|pod| wait_plugged(node, pod))?;
+        pods.iter().try_for_each(|pod| inspect::wait_plugged(node, pod))?;
         assert_eq!(inspect::map_entries(node, abi::FLOWS)?, u64::from(ENTRIES));
     }
     let (one, other) = overlay.two_pods();

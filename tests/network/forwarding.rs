@@ -10,7 +10,7 @@ use flannel_tests::traffic::{At, ping};
 use flannel_tests::wait::throughout;
 use flannel_tests::{Node, TestResult, Topology, eventually};
 
-use super::flow_cache::{SOON, overlay_of, wait_plugged};
+use super::flow_cache::{SOON, overlay_of};
 use super::flow_changes::{arrives, receiver};
 use super::ipv6::{self, BPF, DUAL};
 use crate::inspect::{self, DEVICE, Peer, UPLINK};
@@ -82,9 +82,7 @@ impl<'a> Flow<'a> {
 /// Starts two nodes with both families and two pods each.
 fn nodes() -> Result<Overlay> {
     let overlay = Overlay::launch(DUAL, Topology::segment(2), &[BPF; 2], 2, |agent| agent)?;
-    for (node, pods) in overlay.nodes().iter().zip(&overlay.pods) {
-        pods.iter().try_for_each(|pod| wait_plugged(node, pod))?;
-    }
+    overlay.wait_plugged()?;
     let (one, other) = overlay.two_pods();
     let pairs = || one.addresses().iter().zip(other.addresses());
     eventually("pods reach each other", SOON, || {
@@ -213,7 +211,7 @@ fn what_has_nothing_to_do_with_proven_flows_ends_no_proof() -> TestResult {
     let overlay = Overlay::start_with(Topology::segment(2), &[BPF; 2], 1, |agent| agent.arg("-v=2"))?;
     let node = &overlay.nodes()[0];
     let (one, other) = overlay.two_pods();
-    wait_plugged(node, one)?;
+    inspect::wait_plugged(node, one)?;
     ping(one, other.ip())?;
     let ip = one.ip();
     let neighbours = node.netns().exec_json(&format!("ip -j neigh show {ip}"))?;

@@ -5,7 +5,7 @@ use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::{UdpSession, tcp_transfer};
 use flannel_tests::{Capture, Node, Pod, TestResult, Topology, eventually};
 
-use super::flow_cache::{SOON, wait_plugged};
+use super::flow_cache::SOON;
 use crate::inspect::{self, DEVICE, UPLINK};
 use crate::overlay::{Overlay, with_xdp};
 
@@ -35,7 +35,7 @@ fn overlay_in(network: &str, flags: [&str; 2]) -> Result<Overlay> {
             "a device without GBP"
         );
         if flag == "--dataplane=bpf" {
-            wait_plugged(node, &pods[0])?;
+            inspect::wait_plugged(node, &pods[0])?;
         }
     }
     Ok(overlay)

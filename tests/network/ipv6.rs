@@ -18,7 +18,7 @@ use flannel_tests::traffic::{At, UdpSession, ping, tcp_transfer};
 use flannel_tests::wait::patiently;
 use flannel_tests::{AgentBuilder, Node, TestResult, Topology};
 
-use super::flow_cache::{PathCounts, wait_plugged};
+use super::flow_cache::PathCounts;
 use crate::inspect;
 use crate::overlay::{Overlay, ping_all_pairs};
 
@@ -39,7 +39,7 @@ pub(super) fn start(topology: Topology, config: &str, flags: &[&str]) -> Result<
     let overlay = start_with(topology, config, flags, |agent| agent)?;
     let places = overlay.nodes().iter().zip(&overlay.pods).zip(flags);
     for ((node, pods), _) in places.filter(|(_, flag)| **flag == BPF) {
-        wait_plugged(node, &pods[0])?;
+        inspect::wait_plugged(node, &pods[0])?;
     }
     Ok(overlay)
 }

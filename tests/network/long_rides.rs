@@ -14,7 +14,7 @@ use flannel_tests::wait::{scaled, throughout};
 use flannel_tests::{AgentBuilder, Cluster, Node, TestResult, Topology, eventually};
 
 use super::capabilities::FULL;
-use super::flow_cache::{SOON, overlay_of, wait_plugged};
+use super::flow_cache::{SOON, overlay_of};
 use crate::inspect;
 use crate::overlay::{NETWORK, Overlay};
 
@@ -149,9 +149,7 @@ fn connections_go_on_and_end_where_the_settings_are_taken_back_for_good() -> Tes
     cluster.nodes().iter().try_for_each(strict(false))?;
     let overlay = Overlay::launch_on(NETWORK, cluster, &["--dataplane=bpf"; 2], 1, contain)?;
     overlay.wait_joined()?;
-    for (node, pods) in overlay.nodes().iter().zip(&overlay.pods) {
-        wait_plugged(node, &pods[0])?;
-    }
+    overlay.wait_plugged()?;
     filter(&overlay)?;
     set(&overlay, "tcp_timeout_unacknowledged", TIMEOUT)?;
     wait_short_proofs(&overlay)?;

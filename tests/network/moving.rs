@@ -204,8 +204,11 @@ fn a_new_uplink_interface_is_followed() -> TestResult {
     ensure_moved(&overlay, "eth1", NEW)?;
     ensure_pods_talk(&overlay)?;
     assert_eq!(kept(&overlay)?, before);
-    let old = inspect::programs(&overlay.nodes()[0], UPLINK)?;
-    assert_eq!(old, [Hook::SideIngress.program()], "programs on the old uplink");
+    eventually("senders are checked at the old uplink", FOLLOW, || {
+        let old = inspect::programs(&overlay.nodes()[0], UPLINK)?;
+        ensure!(old == [Hook::SideIngress.program()], "programs on the old uplink: {old:?}");
+        Ok(())
+    })?;
     assert_eq!(inspect::programs(&overlay.nodes()[0], "eth1")?.len(), 1);
     Ok(())
 }

@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 use flannel_tests::traffic::{Datagrams, Host, datagram_transfer, ping, tcp_transfer};
 use flannel_tests::{NetNs, TestResult, Topology, eventually};
 
-use super::flow_cache::{SOON, wait_plugged};
-use crate::inspect::UPLINK;
+use super::flow_cache::SOON;
+use crate::inspect::{self, UPLINK};
 use crate::overlay::Overlay;
 
 const NETWORK: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","EnableIPv6":true,
@@ -62,7 +62,7 @@ impl Offloads {
 fn overlay() -> Result<Overlay> {
     let overlay = Overlay::start_in(NETWORK, Topology::segment(4), &DATAPLANES, 1, |agent| agent)?;
     for (node, pods) in overlay.nodes().iter().zip(&overlay.pods).take(2) {
-        wait_plugged(node, &pods[0])?;
+        inspect::wait_plugged(node, &pods[0])?;
     }
     for (from, to) in ROUNDS.into_iter().flatten() {
         let [from, to] = [from, to].map(|node| overlay.pods[node][0].v6());

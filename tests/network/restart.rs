@@ -39,7 +39,8 @@ fn identity(overlay: &Overlay) -> Result<Identity> {
 /// Ends the first node's agent by `end`, and starts it again after a moment, all under traffic.
 fn survives(end: impl Fn(&mut Agent) -> Result<()>) -> TestResult {
     let mut overlay = Overlay::bpf(2)?;
-    let (before, programs) = (identity(&overlay)?, inspect::attached(&overlay.nodes()[0])?);
+    // Three for the node and two for its pod.
+    let (before, programs) = (identity(&overlay)?, inspect::attached_all(&overlay.nodes()[0], 5)?);
     let streams = overlay.streams()?;
     end(&mut overlay.agents[0])?;
     throughout("the node does not change", AWAY, || {
@@ -51,19 +52,7 @@ fn survives(end: impl Fn(&mut Agent) -> Result<()>) -> TestResult {
     overlay.wait_joined()?;
     streams.ensure_whole()?;
     assert_eq!(identity(&overlay)?, before);
-    // Three for the node and two for its pod.
-    assert_eq!(programs.len(), 5);
-    // Those of the pod are replaced when the agent is ready.
-    eventually("all programs are replaced", SOON, || {
-        let replaced = inspect::attached(&overlay.nodes()[0])?;
-        ensure!(replaced.keys().eq(programs.keys()), "{replaced:?}");
-        for (name, old) in &programs {
-            let new = &replaced[name];
-            ensure!(old.link == new.link, "{name} was replaced");
-            ensure!(old.program != new.program, "the program of {name} was not replaced");
-        }
-        Ok(())
-    })?;
+    inspect::wait_replaced(&overlay.nodes()[0], &programs)?;
     let now = inspect::carried(&overlay.nodes()[0])?;
     assert!(now.0 > counted.0 && now.1 > counted.1, "the counters went from {counted:?} to {now:?}");
     Ok(())

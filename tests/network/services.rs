@@ -17,8 +17,8 @@ use flannel_tests::kube_proxy::{KubeProxy, Mode, Service};
 use flannel_tests::traffic::{Answer, At, Responder};
 use flannel_tests::{Pod, Topology};
 
-use super::flow_cache::wait_plugged;
 use super::ipv6::{BPF, DUAL, start};
+use crate::inspect;
 use crate::overlay::Overlay;
 
 /// The port of services.
@@ -56,7 +56,7 @@ impl Bed {
     fn add_pod(&self, node: usize) -> Result<Pod> {
         let node = &self.overlay.nodes()[node];
         let pod = node.add_pod()?;
-        wait_plugged(node, &pod)?;
+        inspect::wait_plugged(node, &pod)?;
         Ok(pod)
     }
 }

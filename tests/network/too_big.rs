@@ -62,6 +62,7 @@ fn the_node_answers_a_pod_whose_mtu_is_too_large() -> TestResult {
 fn connected() -> Result<(TcpSession, Overlay)> {
     let overlay = Overlay::start(Topology::two_nodes_routed(), &["--dataplane=bpf"; 2], 1)?;
     let (one, other) = overlay.two_pods();
+    overlay.wait_plugged()?;
     let mut session = TcpSession::open(one, other)?;
     eventually("the connection skips the stacks", RECOVERY, || {
         session.exchange(32 << 10)?;

@@ -48,6 +48,9 @@ fn carries(make: impl FnOnce(&Cluster) -> Result<Option<Tunnel>>, way: Way, pods
     for node in overlay.nodes() {
         assert_eq!(node.subnet_env()?.mtu, pods_mtu, "{}", node.name());
     }
+    if let Way::Bpf(_) = way {
+        overlay.wait_plugged()?;
+    }
     let (one, other) = overlay.two_pods();
     // Later not: with XDP a veth drops bursts that its ring cannot hold, on an emulated processor.
     exchange(one, other, pods_mtu)?.ensure_few_lost()?;

@@ -121,6 +121,7 @@ fn forged_packets_do_not_reach_a_pod() -> TestResult {
 #[test]
 fn proven_flows_skip_the_stack() -> TestResult {
     let overlay = overlay_with(&[NATIVE])?;
+    overlay.wait_plugged()?;
     let (one, other) = overlay.two_pods();
     let mut session = UdpSession::open(one, other)?;
     let before = overlay.nodes().iter().map(handed_over).collect::<Result<Vec<_>>>()?;

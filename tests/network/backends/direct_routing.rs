@@ -10,7 +10,6 @@ use flannel_tests::{Capture, Node, Pod, TestResult, Topology, eventually};
 
 use super::{Bed, FOLLOW, base, base_v6, lines};
 use crate::inspect::{self, DEVICE, UPLINK};
-use crate::network::flow_cache::wait_plugged;
 use crate::overlay::{Streams, lines_of};
 
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","EnableIPv6":true,"IPv6Network":"fd44::/48",
@@ -106,7 +105,7 @@ fn flows_to_peers_on_the_link_skip_the_stack() -> TestResult {
     ensure_paths(&bed, &[Path::Direct])?;
     bed.ensure_all_reach_all()?;
     for (node, pod) in bed.nodes().iter().zip(&bed.pods) {
-        wait_plugged(node, pod)?;
+        inspect::wait_plugged(node, pod)?;
     }
     let node = &bed.nodes()[0];
     let [one, other] = &bed.pods[..] else { unreachable!("two pods") };

@@ -8,7 +8,6 @@ use flannel_tests::{Node, TestResult, eventually};
 
 use super::{Bed, FOREIGN, IPTABLES, SOON, rules, wait_for_rules};
 use crate::inspect;
-use crate::network::flow_cache::wait_plugged;
 use crate::overlay::Streams;
 
 /// What firewalld's reload does to the rules of others with `FirewallBackend=iptables`: it flushes every table, removes all
@@ -97,7 +96,7 @@ fn a_flush_of_all_rules_interrupts_no_stream_and_is_repaired() -> TestResult {
     let mut bed = Bed::started(2, IPTABLES, &["--ip-masq", "--dataplane=bpf"])?;
     bed.add_pods()?;
     let (node, [one, other]) = (bed.node(0), &bed.pods[..]) else { panic!("not two pods") };
-    wait_plugged(node, one)?;
+    inspect::wait_plugged(node, one)?;
     let streams = Streams::between(one, other)?;
     eventually("the streams skip the host stack, and will do so for a while", 3 * SOON, || {
         let (sent, delivered) = inspect::shortcut(node)?;

@@ -2,11 +2,13 @@
 //! BPF each still does for peers, and none for strangers.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use etherparse::{EtherType, IpNumber};
 use flannel_common::node;
 use flannel_tests::traffic::send_frame;
+use flannel_tests::wait::patiently;
 use flannel_tests::{Node, Pod, TestResult, Topology};
 
 use super::{ATTACKER, SERVICE, receive};
@@ -15,6 +17,8 @@ use crate::network::ipv6::{DEVICE as DEVICE6, DUAL};
 use crate::overlay::Overlay;
 use crate::packets::{Ipv4, PORT, frame, ipv4, ipv6, udp, udp_over_ipv6, vxlan};
 
+/// Time limit for a new interface to be checked.
+const SOON: Duration = Duration::from_secs(15);
 const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 168, 64, 77);
 const STRANGER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x192, 0x168, 0x40, 0, 0, 0, 0x77);
 /// Addresses of the receiving node beside its public ones.
@@ -79,6 +83,14 @@ fn add_addresses(victim: &Node, peer: &Node) -> Result<()> {
         (&format!("net.ipv4.conf.{NIC}.rp_filter"), "0"),
         (&format!("net.ipv4.conf.{UPLINK}.rp_filter"), "0"),
     ])
+}
+
+/// Waits until the node checks senders at the new interface. It drops their packets before.
+fn wait_checked(victim: &Node) -> Result<()> {
+    patiently("senders are checked at the new interface", SOON, || {
+        ensure!(!inspect::programs(victim, NIC)?.is_empty(), "there is no program yet");
+        Ok(())
+    })
 }
 
 fn mac(node: &Node, interface: &str) -> Result<[u8; 6]> {
@@ -237,6 +249,9 @@ fn each_way_is_open_to_peers_and_closed_to_strangers() -> TestResult {
     for (index, victim) in [guarded, floor].into_iter().enumerate() {
         // One after the other: both are joined to the same NIC of the peer.
         add_addresses(victim, peer)?;
+        if index == 0 {
+            wait_checked(victim)?;
+        }
         let scene = Scene::open(victim, &overlay.pods[index], peer, &overlay.pods[2][0])?;
         let expected: &[&str] = if index == 0 { &["real"] } else { &["forged", "real"] };
         for way in ways(victim) {

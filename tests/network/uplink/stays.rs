@@ -26,7 +26,8 @@ fn a_better_default_route_elsewhere_does_not_move_the_overlay() -> TestResult {
     let mut overlay = Overlay::bpf(2)?;
     let node = overlay.nodes()[0].netns();
     node.ip(&["route add default via 192.168.64.254 metric 1000", "route del default metric 0"])?;
-    let (before, programs) = (device(&overlay)?, inspect::attached(&overlay.nodes()[0])?);
+    // Three for the node and two for its pod.
+    let (before, programs) = (device(&overlay)?, inspect::attached_all(&overlay.nodes()[0], 5)?);
     let streams = overlay.streams()?;
     let port = overlay.pods[0][0].port().to_owned();
     // A second network card, and what DHCP clients do that are not told to leave pods' ports and overlay alone.

@@ -28,6 +28,7 @@ fn a_packet_to_an_unknown_subnet_makes_the_agent_read_the_folder() -> TestResult
     file.set_len(0)?;
     file.write_all(peer.value().as_bytes())?;
     let (node, pod) = (bed.node(0), &bed.pods[0]);
+    inspect::wait_plugged(node, pod)?;
     let socket = pod.netns().udp_bind(pod.ip(), 0)?;
     let remote = std::net::Ipv4Addr::from(peer.base.to_bits() + 9);
     eventually("the lease is read", BEFORE_THE_NEXT_READ, || {

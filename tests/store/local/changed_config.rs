@@ -20,30 +20,21 @@ fn with_backend_keys(keys: &str) -> String {
     NETWORK.replace(r#""Type":"vxlan""#, &format!(r#""Type":"vxlan",{keys}"#))
 }
 
-/// The number of programs of the first node; its pod has two of them with the flow cache.
-fn wait_programs(bed: &Bed, number: usize) -> Result<()> {
-    eventually(&format!("{number} programs are attached"), SOON, || {
-        let attached = inspect::attached(bed.node(0))?;
-        ensure!(attached.len() == number, "{:?}", attached.keys());
-        Ok(())
-    })
-}
-
 #[test]
 fn keys_of_one_node_are_changed_over_to_without_loss_and_others_wait_for_a_restart() -> TestResult {
     let bed = Bed::shared(2)?;
-    wait_programs(&bed, 5)?;
+    inspect::attached_all(bed.node(0), 5)?;
     let streams = bed.streams()?;
     bed.store().configure(&with_backend_keys(r#""FlowCache":false"#))?;
     wait_logged(&bed, "INFO", "has changed: Backend.FlowCache from true to false. Changing over to it")?;
-    wait_programs(&bed, 3)?;
+    inspect::attached_all(bed.node(0), 3)?;
     bed.store().configure(&with_backend_keys(r#""FlowCache":true,"VNI":7"#))?;
     wait_logged(
         &bed,
         "WARN",
         "has changed: Backend.VNI from 1 to 7. This takes effect when the agents of all",
     )?;
-    wait_programs(&bed, 5)?;
+    inspect::attached_all(bed.node(0), 5)?;
     bed.ensure_known(&[])?;
     streams.ensure_whole()?;
     assert_eq!(lines_of(&bed.agents[0].log(), "ERROR"), [""; 0]);
@@ -57,7 +48,7 @@ fn a_text_that_cannot_be_used_changes_nothing() -> TestResult {
     bed.store().configure("Network: 10.5.0.0/16")?;
     wait_logged(&bed, "ERROR", "not a JSON object")?;
     wait_logged(&bed, "ERROR", "the one in use stays")?;
-    wait_programs(&bed, 5)?;
+    inspect::attached_all(bed.node(0), 5)?;
     streams.ensure_whole()?;
     bed.agents[0].ensure_running()?;
     Ok(())
