@@ -21,6 +21,7 @@ mod forged;
 mod forwarding;
 mod ftp;
 mod group;
+mod headroom;
 mod healing;
 mod ipv6;
 mod leases;

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use crate::dataplane::bpf::{self, pins, pins::Pins};
 use crate::dataplane::kernel::Kernel;
 use crate::lease::SubnetKey;
+use crate::netlink::errno;
 use crate::netlink::link::{self, Link};
 use crate::paths::Paths;
 use crate::{firewall, subnet_file};
@@ -116,6 +117,10 @@ async fn remove_devices(kernel: &Kernel, links: &[Link], staying: &[Link]) -> Re
     let removed = links.iter().filter(|link| link.is_flannel_device() && !staying.contains(link));
     for Link { index, name, .. } in removed {
         let removed = kernel.handle().link().del(*index).execute().await;
+        // The kernel has removed it with the device below it.
+        if removed.as_ref().is_err_and(|error| errno(error) == libc::ENODEV) {
+            continue;
+        }
         let removed = removed.with_context(|| format!("removing device {name}"));
         results.push(
             removed.map(|()| format!("removed device {name} with its routes, neighbours and FDB entries")),

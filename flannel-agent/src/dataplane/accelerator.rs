@@ -1,6 +1,7 @@
 //! The accelerator: BPF on top of vxlan devices, if it is wanted and the kernel has it.
 
 mod facts;
+mod headroom;
 
 use std::future::pending;
 use std::panic::resume_unwind;
@@ -31,6 +32,7 @@ use crate::metrics::{FailureKind, METRICS, Registration};
 use crate::peer::Peer;
 use crate::problem::{Pace, Problem};
 use crate::uplink::Uplink;
+use headroom::Headroom;
 
 /// What the accelerator is made from.
 #[derive(Clone, Debug)]
@@ -75,6 +77,8 @@ pub struct Accelerator {
     connections: Option<ConnectionKeeper>,
     /// The prefixes that nodes lease subnets from.
     leasable: Vec<IpNet>,
+    /// The pods' bridges that have been asked for room in front of packets.
+    headroom: Headroom,
     /// The uplink where programs of others may pass packets on unchecked, as logged last.
     preceded: Option<String>,
     /// Programs that may be an earlier agent's.
@@ -128,6 +132,7 @@ impl Accelerator {
             watcher,
             connections,
             leasable,
+            headroom: Headroom::new(settings.pins.vni()),
             preceded: None,
             _strays: strays,
             may_have_moved: false,
@@ -227,16 +232,22 @@ impl Accelerator {
             errors.extend(self.bpf.attach_next().err());
         }
         errors.extend(self.follow_order(kernel).await.err());
+        self.headroom.follow(self.watcher.bridges());
         errors
     }
 
-    /// Returns whether interfaces wait for [`Self::attach_next`]. Until then, packets of pods pass the host stack.
+    /// Returns whether interfaces wait for [`Self::attach_next`]. Until then, packets of pods pass the host stack, or are copied to be
+    /// wrapped.
     pub fn has_waiting(&self) -> bool {
-        self.bpf.has_waiting()
+        self.bpf.has_waiting() || self.headroom.is_waiting()
     }
 
-    /// Attaches the programs to the next interface that waits for them.
+    /// Attaches the programs to the next interface that waits for them. Bridges come last.
     pub async fn attach_next(&mut self, kernel: &Kernel) -> Vec<anyhow::Error> {
+        if !self.bpf.has_waiting() {
+            self.headroom.make_next(kernel).await;
+            return Vec::new();
+        }
         let is_side = self.bpf.has_waiting_sides();
         let mut errors: Vec<_> = self.bpf.attach_next().err().into_iter().collect();
         if is_side {

@@ -13,6 +13,7 @@ pub mod driver;
 pub mod events;
 mod fdb;
 mod forwarding;
+pub mod headroom;
 mod ipv6;
 mod job;
 pub mod lookup;
@@ -239,6 +240,15 @@ impl Kernel {
     pub async fn survey(&self, subnets: &[IpNet], own: &[(u32, Role)], ours: u16) -> Result<Vec<Interface>> {
         let _dumping = self.dumping.lock().await;
         pods::survey(&self.handle, subnets, own, ours).await
+    }
+
+    /// Has the pods behind this bridge leave room for outer headers in front of their packets, [`headroom::ROOM`] bytes. For a moment
+    /// the bridge has another port, which is down. `vni`: that of the network, for the names of devices.
+    ///
+    /// # Errors
+    /// The kernel refuses. Packets are carried all the same.
+    pub async fn make_headroom(&self, vni: u32, bridge: u32) -> Result<()> {
+        headroom::make(&self.handle, vni, bridge).await
     }
 
     /// Whether an XDP program sees what the interface receives.

@@ -37,6 +37,8 @@ pub(super) struct Watcher {
     closed_ports: BTreeMap<String, String>,
     /// The interfaces on the way of packets.
     interfaces: Vec<u32>,
+    /// The bridges among them that have ports.
+    bridges: BTreeSet<u32>,
     /// What tcx ran there when they were looked at.
     tcx: TcxPrograms,
     /// Whether XDP ran there, by index. Left out are ports: for their other ends the kernel reports it.
@@ -86,6 +88,7 @@ impl Watcher {
             obstacles: Vec::new(),
             closed_ports: BTreeMap::new(),
             interfaces: Vec::new(),
+            bridges: BTreeSet::new(),
             tcx: TcxPrograms::new(),
             xdp: BTreeMap::new(),
             underlay: UnderlayWatch::new(outer),
@@ -145,6 +148,11 @@ impl Watcher {
             );
         }
         self.tracker.keep() || differ
+    }
+
+    /// Returns the bridges of the pods, as seen last.
+    pub(super) const fn bridges(&self) -> &BTreeSet<u32> {
+        &self.bridges
     }
 
     /// Returns the connection tracker's timeouts, as read last.
@@ -213,6 +221,7 @@ impl Watcher {
         let subnets = if self.flow_cache { &self.subnets[..] } else { &[] };
         let mut interfaces = kernel.survey(subnets, &bpf.interfaces(), PRIORITY).await?;
         self.interfaces = interfaces.iter().map(|interface| interface.index).collect();
+        self.bridges = bridges_with_ports(&interfaces);
         let without_ports = interfaces.iter().filter(|interface| interface.role != Role::Port);
         self.forwarding.set_on_way(without_ports.clone().map(|interface| interface.index));
         self.xdp = without_ports.map(|interface| (interface.index, interface.xdp)).collect();
@@ -252,6 +261,15 @@ impl Watcher {
             }
         }
     }
+}
+
+/// A bridge without ports has the MTU that its next port brings, so it is left alone.
+fn bridges_with_ports(interfaces: &[Interface]) -> BTreeSet<u32> {
+    if interfaces.iter().all(|interface| interface.role != Role::Port) {
+        return BTreeSet::new();
+    }
+    let bridges = interfaces.iter().filter(|interface| interface.role == Role::Bridge);
+    bridges.map(|bridge| bridge.index).collect()
 }
 
 /// Returns the reason that the connection tracker is, if it does not accept flows that skip it.

@@ -118,12 +118,17 @@ impl Link {
     }
 
     /// Whether flannel makes such devices: `flannel.<VNI>` or `flannel-v6.<VNI>` of kind vxlan, or `flannel0` of kind tun
-    /// (udp backend).
+    /// (udp backend). The agent also makes [`headroom_devices`].
     #[must_use]
     pub fn is_flannel_device(&self) -> bool {
         let vni = self.name.strip_prefix("flannel.").or_else(|| self.name.strip_prefix("flannel-v6."));
+        let is_vni = |vni: &str| vni.parse::<u32>().is_ok();
+        let is_for_headroom = |rest: &str| {
+            let vni = rest.get(1..).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+            vni.is_some_and(|vni| headroom_devices(vni).contains(&self.name))
+        };
         match self.kind {
-            LinkKind::Vxlan(_) => vni.is_some_and(|vni| vni.parse::<u32>().is_ok()),
+            LinkKind::Vxlan(_) => vni.is_some_and(|rest| is_vni(rest) || is_for_headroom(rest)),
             LinkKind::Tun => self.name == "flannel0",
             _ => false,
         }
@@ -186,6 +191,13 @@ fn vxlan_options(infos: &[LinkInfo]) -> VxlanOptions {
     options
 }
 
+/// Returns the names of two devices of kind vxlan that are there for a moment, for the pods' bridge: the lower one and the bridge's port.
+/// At most 15 bytes, so the VNI has hexadecimal digits.
+#[must_use]
+pub fn headroom_devices(vni: u32) -> [String; 2] {
+    ['l', 'p'].map(|kind| format!("flannel.{kind}{vni:06x}"))
+}
+
 /// Returns all interfaces.
 ///
 /// # Errors
@@ -241,6 +253,10 @@ mod tests {
             ("flannel.1", LinkKind::Vxlan(VxlanOptions::default()), true),
             ("flannel.4096", LinkKind::Vxlan(VxlanOptions::default()), true),
             ("flannel-v6.1", LinkKind::Vxlan(VxlanOptions::default()), true),
+            ("flannel.l000001", LinkKind::Vxlan(VxlanOptions::default()), true),
+            ("flannel.pffffff", LinkKind::Vxlan(VxlanOptions::default()), true),
+            ("flannel.p1", LinkKind::Vxlan(VxlanOptions::default()), false),
+            ("flannel.p000001", LinkKind::Other, false),
             ("flannel0", LinkKind::Tun, true),
             ("flannel.1", LinkKind::Other, false),
             ("flannel0", LinkKind::Vxlan(VxlanOptions::default()), false),

@@ -47,7 +47,7 @@ impl Pins {
     }
 
     /// Returns the overlay's VNI.
-    pub(super) const fn vni(&self) -> u32 {
+    pub(in crate::dataplane) const fn vni(&self) -> u32 {
         self.vni
     }
 
