@@ -8,6 +8,7 @@
 mod cni;
 mod documents;
 mod endpoint;
+mod faults;
 mod image;
 mod inspect;
 mod kube_api;

@@ -5,6 +5,7 @@ pub mod conntrack;
 pub mod filter;
 pub mod link;
 pub mod message;
+pub mod namespace;
 pub mod notifications;
 mod raw;
 pub mod route;

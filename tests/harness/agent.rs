@@ -7,6 +7,7 @@ mod old_kernel;
 
 use std::process::ExitStatus;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -105,11 +106,23 @@ impl Agent {
 
     /// [`Agent::restart`] with other flags.
     pub fn restart_with(&mut self, change: impl FnOnce(&mut Vec<String>)) -> Result<SubnetEnv> {
-        self.kill()?;
         change(&mut self.start.args);
+        self.start_again()?;
+        self.wait_ready()
+    }
+
+    /// Kills it if it runs, starts it again, and kills it after this time, whatever it does by then.
+    pub fn restart_and_kill_after(&mut self, time: Duration) -> Result<()> {
+        self.start_again()?;
+        thread::sleep(time);
+        self.kill()
+    }
+
+    fn start_again(&mut self) -> Result<()> {
+        self.kill()?;
         self.notify = Notify::bind(&self.start.socket)?;
         self.daemon = Daemon::start(&self.start.name, self.start.command()?, &self.start.log)?;
-        self.wait_ready()
+        Ok(())
     }
 
     /// Ends it, and removes from its node what it has set up there (`flannel-agent cleanup`). Its lease stays, and with it the subnet.

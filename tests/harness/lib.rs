@@ -47,6 +47,7 @@ pub mod cluster;
 pub mod docker;
 pub mod etcd;
 pub mod failure;
+pub mod fault;
 pub mod firewall;
 pub mod flanneld;
 pub mod flowtable;

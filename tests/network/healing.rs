@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use flannel_common::abi;
+use flannel_common::outcome::Hook;
 use flannel_tests::traffic::ping;
 use flannel_tests::wait::throughout;
 use flannel_tests::{AgentBuilder, Node, TestResult, Topology, eventually};
@@ -153,6 +154,25 @@ fn detached_links_come_back() -> TestResult {
         links.map(|link| format!("bpftool link detach pinned {}", pins.path(link).display())).to_vec();
     damages.push(format!("rm -r {}", pins.path("").display()));
     programs_come_back(&overlay, &damages, false)
+}
+
+#[test]
+fn a_sender_check_that_was_detached_comes_back() -> TestResult {
+    let overlay = Overlay::bpf(1)?;
+    let node = &overlay.nodes()[0];
+    node.exec("ip link add more type veth peer name more-end")?;
+    let pin = inspect::pins(node)?.path(&format!("side_ingress_link_{}", inspect::link(node, "more")?.index));
+    let wait_checked = || {
+        eventually("senders are checked", SOON, || {
+            let programs = inspect::programs(node, "more")?;
+            ensure!(programs == [Hook::SideIngress.program()], "{programs:?}");
+            Ok(())
+        })
+    };
+    wait_checked()?;
+    node.exec(&format!("bpftool link detach pinned {}", pin.display()))?;
+    wait_checked()?;
+    Ok(())
 }
 
 #[test]

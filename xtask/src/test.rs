@@ -1,5 +1,7 @@
 //! `cargo xtask test`: lint, build, every test, the release, and tests on other kernels.
 
+mod faults;
+
 use std::path::Path;
 use std::process::Stdio;
 use std::{env, thread};
@@ -38,6 +40,9 @@ pub(crate) struct Args {
     /// Leave out the tests on a real Kubernetes, and its build (`cargo xtask kube`)
     #[arg(long)]
     no_kube: bool,
+    /// Run only the faults (kill, hang, delete, detach, ...), one at a time, and print what each costs pods that talk
+    #[arg(long, conflicts_with = "suite")]
+    faults: bool,
     /// Run only the integration suite, with these arguments (a filter, --list, --nocapture, ...)
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     suite: Vec<String>,
@@ -45,6 +50,11 @@ pub(crate) struct Args {
 
 /// Runs the tests. With arguments for the suite, that is all.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.faults {
+        setup::ensure(&SUITE)?;
+        build_agent()?;
+        return faults::run();
+    }
     if args.suite.is_empty() {
         return run_all(args);
     }

@@ -225,7 +225,7 @@ impl Accelerator {
             Err(error) => return vec![error],
         };
         let left = self.bpf.leave_sides(&sides);
-        let mut errors = self.watcher.follow_pods(kernel, &mut self.bpf).await;
+        let mut errors = self.watcher.follow_pods(kernel, &mut self.bpf, &sides).await;
         errors.extend(left.err());
         self.bpf.follow_sides(&sides, kernel).await;
         while self.bpf.has_waiting() && !self.bpf.may_wait() {

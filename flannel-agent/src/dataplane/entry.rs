@@ -28,8 +28,10 @@ impl Via {
 }
 
 /// The properties of an interface that can change after its creation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkState {
+    /// Its name.
+    pub name: String,
     /// Whether it is up.
     pub up: bool,
     /// Its MTU in bytes.

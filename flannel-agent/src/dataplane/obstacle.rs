@@ -84,6 +84,8 @@ pub struct PodPort {
     pub name: String,
     /// The MAC of the pod's end, if flows may skip the host stack here, or why they may not.
     pub shortcut: Result<Mac, Thing>,
+    /// Whether the agent's programs are attached, in both directions.
+    pub is_attached: bool,
 }
 
 /// Why packets must not pass an interface by.
@@ -230,7 +232,12 @@ fn obstacle(interface: &Interface) -> Option<Obstacle> {
 pub fn ports(interfaces: &[Interface]) -> Vec<PodPort> {
     let ports = interfaces.iter().filter(|interface| interface.role == Role::Port);
     ports
-        .map(|port| PodPort { index: port.index, name: port.name.clone(), shortcut: port.shortcut() })
+        .map(|port| PodPort {
+            index: port.index,
+            name: port.name.clone(),
+            shortcut: port.shortcut(),
+            is_attached: [&port.ingress, &port.egress].iter().all(|hook| hook.contains(&Program::Ours)),
+        })
         .collect()
 }
 

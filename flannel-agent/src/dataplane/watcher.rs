@@ -14,7 +14,7 @@ use super::bpf::Bpf;
 use super::bpf::attach::PRIORITY;
 use super::bpf::tcx::TcxPrograms;
 use super::kernel::conntrack::{LiberalTracker, Proofs, TimeoutSettings, Timeouts};
-use super::kernel::{Kernel, LinkWatch};
+use super::kernel::{Kernel, LinkWatch, Side};
 use super::obstacle::{self, Closes, Direction, Interface, Obstacle, Outer, PodPort, Role};
 use crate::peer::Peer;
 use forwarding::ForwardingWatch;
@@ -35,7 +35,7 @@ pub(super) struct Watcher {
     obstacles: Vec<Obstacle>,
     /// Why ports do not take the shortcut, by name, as logged last.
     closed_ports: BTreeMap<String, String>,
-    /// The interfaces on the way of packets.
+    /// The interfaces on the way of packets, and those beside the uplink where senders are checked.
     interfaces: Vec<u32>,
     /// The bridges among them that have ports.
     bridges: BTreeSet<u32>,
@@ -176,9 +176,15 @@ impl Watcher {
         self.underlay.has_silently_changed(kernel).await
     }
 
-    /// Attaches the programs to the ports of the pods that are there, and tells them what is left to the kernel.
-    pub(super) async fn follow_pods(&mut self, kernel: &Kernel, bpf: &mut Bpf) -> Vec<anyhow::Error> {
-        let interfaces = match self.survey(kernel, bpf).await {
+    /// Attaches the programs to the ports of the pods that are there, and tells them what is left to the kernel. `sides`: where senders
+    /// are checked.
+    pub(super) async fn follow_pods(
+        &mut self,
+        kernel: &Kernel,
+        bpf: &mut Bpf,
+        sides: &[Side],
+    ) -> Vec<anyhow::Error> {
+        let interfaces = match self.survey(kernel, bpf, sides).await {
             Ok(interfaces) => interfaces,
             Err(error) => return vec![error],
         };
@@ -217,10 +223,11 @@ impl Watcher {
     }
 
     /// Returns the interfaces on the way of pods' packets. Without the shortcut nothing passes by what pods have.
-    async fn survey(&mut self, kernel: &Kernel, bpf: &Bpf) -> Result<Vec<Interface>> {
+    async fn survey(&mut self, kernel: &Kernel, bpf: &Bpf, sides: &[Side]) -> Result<Vec<Interface>> {
         let subnets = if self.flow_cache { &self.subnets[..] } else { &[] };
         let mut interfaces = kernel.survey(subnets, &bpf.interfaces(), PRIORITY).await?;
-        self.interfaces = interfaces.iter().map(|interface| interface.index).collect();
+        let on_way = interfaces.iter().map(|interface| interface.index);
+        self.interfaces = on_way.chain(sides.iter().map(|side| side.index)).collect();
         self.bridges = bridges_with_ports(&interfaces);
         let without_ports = interfaces.iter().filter(|interface| interface.role != Role::Port);
         self.forwarding.set_on_way(without_ports.clone().map(|interface| interface.index));

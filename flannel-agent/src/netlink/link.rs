@@ -232,6 +232,26 @@ pub async fn by_index_in(handle: &Handle, namespace: i32, index: u32) -> Result<
     get(request).await
 }
 
+/// Returns all interfaces in the namespace with this number (Linux 4.18).
+///
+/// # Errors
+/// The kernel does not answer, or the process lacks `CAP_NET_ADMIN` there.
+pub async fn list_in(handle: &Handle, namespace: i32) -> Result<Vec<Link>, Error> {
+    let mut request = handle.link().get();
+    request.message_mut().attributes.push(LinkAttribute::IfNetnsId(namespace));
+    request.execute().map_ok(|link| Link::read(&link)).try_collect().await
+}
+
+/// Removes the interface with this index in the namespace with this number (Linux 4.18).
+///
+/// # Errors
+/// The kernel refuses.
+pub async fn remove_in(handle: &Handle, namespace: i32, index: u32) -> Result<(), Error> {
+    let mut request = handle.link().del(index);
+    request.message_mut().attributes.push(LinkAttribute::IfNetnsId(namespace));
+    request.execute().await
+}
+
 async fn get(mut request: LinkGetRequest) -> Result<Option<Link>, Error> {
     // Counters are most of an answer. Known since Linux 4.4, and skipped since then for IPv6, which has the most.
     let mask = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);

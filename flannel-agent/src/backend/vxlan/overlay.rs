@@ -115,7 +115,7 @@ impl Overlay {
     pub(super) fn is_broken_by(&self, event: &KernelEvent) -> bool {
         match event {
             KernelEvent::Link(index, state) => {
-                *index == self.device.index && *state != Some(self.link_state())
+                *index == self.device.index && state.as_ref() != Some(&self.link_state())
             }
             KernelEvent::AddressGone(index, address) => {
                 *index == self.device.index && self.base().is_some_and(|base| base.network() == *address)
@@ -127,8 +127,9 @@ impl Overlay {
     }
 
     /// Returns the device's desired state.
-    const fn link_state(&self) -> LinkState {
-        LinkState { up: true, mtu: self.device.mtu, mac: Some(self.device.mac) }
+    fn link_state(&self) -> LinkState {
+        let Device { mtu, mac, .. } = self.device;
+        LinkState { name: self.spec.name.clone(), up: true, mtu, mac: Some(mac) }
     }
 
     /// Returns the own subnet of this family, once there is one.

@@ -52,7 +52,9 @@ impl Bpf {
         before.append(&mut self.ports.clone());
         let open = ports.iter().filter(|port| port.is_open()).map(|port| port.index).collect();
         errors.extend(self.detach_ports(&before.difference(&open).copied().collect(), &open).err());
-        self.ports.retain(|index| open.contains(index));
+        // Others may have detached them.
+        let attached = ports.iter().filter(|port| port.is_attached).map(|port| port.index);
+        self.ports = attached.filter(|index| self.ports.contains(index) && open.contains(index)).collect();
         let new = ports.iter().filter(|port| port.is_open() && !self.ports.contains(&port.index));
         self.waiting.ports = new.cloned().collect();
         self.inherited = self.waiting.ports.iter().filter_map(|port| before.take(&port.index)).collect();

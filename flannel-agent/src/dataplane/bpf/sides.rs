@@ -7,6 +7,7 @@ use flannel_common::node::{NodeConfig, SOURCE_CHECK_OFF};
 use flannel_common::outcome::Hook;
 
 use super::attach::{self, Mechanism};
+use super::link::Link;
 use super::pins::link_name;
 use super::{Bpf, program};
 use crate::dataplane::kernel::{Kernel, Side};
@@ -61,11 +62,20 @@ impl Bpf {
         }
     }
 
-    /// Returns whether the program is attached. Others may delete the shared clsact qdisc, and with it the program.
+    /// Returns whether the program is attached. Others may detach it, or delete the shared clsact qdisc, and with it the program.
     async fn is_followed(&self, Side { index, .. }: &Side, kernel: &Kernel) -> bool {
-        let lasts = self.mechanism == Mechanism::Tcx;
-        self.sides.contains(index)
-            && (lasts || attach::has_filter(HOOK, *index, self.pins.vni(), kernel).await.unwrap_or(false))
+        if !self.sides.contains(index) {
+            return false;
+        }
+        match self.mechanism {
+            Mechanism::Tcx => {
+                let link = Link::pinned(&self.pins.path(&side_link(*index)));
+                link.and_then(|link| link.attachment()).is_ok_and(|(interface, _)| interface == *index)
+            }
+            Mechanism::Clsact => {
+                attach::has_filter(HOOK, *index, self.pins.vni(), kernel).await.unwrap_or(false)
+            }
+        }
     }
 
     fn is_port(&self, index: u32) -> bool {

@@ -1,5 +1,7 @@
 //! The vxlan device: created, adopted, or replaced by a new one with the same MAC.
 
+mod strayed;
+
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -114,15 +116,29 @@ fn difference(spec: &DeviceSpec, link: &Link) -> Option<String> {
 }
 
 async fn create(handle: &Handle, spec: &DeviceSpec, mac: Mac) -> Result<Link> {
-    let added = handle.link().add(message(spec, mac)).execute().await;
-    match added {
-        Err(error) if errno(&error) == libc::EEXIST => Err(taken(handle, spec).await),
-        added => added.with_context(|| format!("creating vxlan device {}", spec.name)),
-    }?;
+    let add = || handle.link().add(message(spec, mac)).execute();
+    let mut added = add().await;
+    if is_taken(&added) {
+        if let Some(link) = strayed::named_back(handle, spec, mac).await? {
+            return Ok(link);
+        }
+        if strayed::remove_elsewhere(handle, spec, mac).await? {
+            added = add().await;
+        }
+    }
+    if is_taken(&added) {
+        return Err(taken(handle, spec).await);
+    }
+    added.with_context(|| format!("creating vxlan device {}", spec.name))?;
     info!(device = spec.name, vni = spec.vni, port = spec.port, %mac, "created the vxlan device");
     by_name(handle, &spec.name)
         .await?
         .with_context(|| format!("{} was deleted after its creation", spec.name))
+}
+
+/// Returns whether a device has VNI and port already.
+fn is_taken(added: &Result<(), rtnetlink::Error>) -> bool {
+    added.as_ref().is_err_and(|error| errno(error) == libc::EEXIST)
 }
 
 /// Returns the message that creates the device as flanneld does. The outer UDP checksum stays zero: offloads

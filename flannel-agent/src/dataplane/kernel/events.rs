@@ -28,7 +28,7 @@ const GROUPS: [MulticastGroup; 7] = [
 ];
 
 /// An event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KernelEvent {
     /// Index and state of an interface; `None` if it was deleted.
     Link(u32, Option<LinkState>),
@@ -85,8 +85,8 @@ fn read(payload: &NetlinkPayload<Message>) -> Option<KernelEvent> {
 fn read_route_message(message: &RouteNetlinkMessage) -> Option<KernelEvent> {
     match message {
         RouteNetlinkMessage::NewLink(link) => {
-            let Link { index, up, mtu, mac, .. } = Link::read(link);
-            Some(KernelEvent::Link(index, Some(LinkState { up, mtu, mac })))
+            let Link { index, name, up, mtu, mac, .. } = Link::read(link);
+            Some(KernelEvent::Link(index, Some(LinkState { name, up, mtu, mac })))
         }
         RouteNetlinkMessage::DelLink(link) => Some(KernelEvent::Link(link.header.index, None)),
         RouteNetlinkMessage::DelAddress(address) => {

@@ -95,8 +95,29 @@ fn flows_do_not_skip_the_stack_at_ports_without_a_plain_peer_or_with_things_of_o
         (Put::Peer(Peer::Unknown("EPERM".to_owned())), Err(Thing::UnknownPeer("EPERM".to_owned()))),
     ] {
         let found = ports(&[with(Role::Port, &put), interface(Role::Bridge)]);
-        let expected = PodPort { index: 7, name: "if7".to_owned(), shortcut: expected.map(|()| MAC) };
+        let expected = PodPort {
+            index: 7,
+            name: "if7".to_owned(),
+            shortcut: expected.map(|()| MAC),
+            is_attached: !matches!(put, Put::Egress(&[Tcx])),
+        };
         assert_eq!(found, [expected], "{put:?}");
+    }
+}
+
+#[test]
+fn a_port_has_the_programs_if_both_hooks_have_one() {
+    for (ingress, egress, expected) in [
+        (&[Ours][..], &[Ours][..], true),
+        (&[Tcx, Ours], &[Ours, Filter], true),
+        (&[], &[Ours], false),
+        (&[Ours], &[], false),
+        (&[Ours], &[Tcx], false),
+        (&[], &[], false),
+    ] {
+        let (ingress, egress) = (ingress.to_vec(), egress.to_vec());
+        let port = Interface { ingress, egress, ..interface(Role::Port) };
+        assert_eq!(ports(std::slice::from_ref(&port))[0].is_attached, expected, "{port:?}");
     }
 }
 
