@@ -1,6 +1,21 @@
 //! Faults: what others and failures do to a node, and what that costs pods that talk meanwhile, each way 500 datagrams a second. Each is
 //! a test, and a row of the table that `cargo xtask test --faults` prints.
 
+/// Lists faults, each with a test: its name, what happens, what that may cost, and how to do it to a node.
+macro_rules! faults {
+    ($($test:ident: $name:literal, $bound:ident, $happen:expr;)+) => {
+        pub(super) const ALL: &[super::Fault] =
+            &[$(super::Fault { name: $name, bound: super::Bound::$bound, happen: $happen }),+];
+
+        $(
+            #[test]
+            fn $test() -> flannel_tests::TestResult {
+                super::endure($name, super::Bound::$bound, $happen)
+            }
+        )+
+    };
+}
+
 mod agent;
 mod datastore;
 mod device;
@@ -28,9 +43,23 @@ const BEFORE: Duration = Duration::from_millis(500);
 /// Time for which they talk after: the agent looks at its programs every second.
 const AFTER: Duration = Duration::from_millis(1500);
 
+/// All of them.
+pub(crate) const ALL: [&[Fault]; 5] = [agent::ALL, datastore::ALL, device::ALL, port::ALL, program::ALL];
+
+/// Something that happens to the node with this number. It returns when whatever it has taken away for a while is back.
+pub(crate) type Happen = fn(&mut Overlay, usize) -> Result<()>;
+
+/// A fault.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fault {
+    pub(crate) name: &'static str,
+    pub(crate) bound: Bound,
+    pub(crate) happen: Happen,
+}
+
 /// What a fault may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Bound {
+pub(crate) enum Bound {
     /// No datagram: neither a device nor a route on the way was taken away.
     Nothing,
     /// A gap of less than 200 ms: a port has moved.
@@ -40,7 +69,8 @@ enum Bound {
 }
 
 impl Bound {
-    const fn gap(self) -> Option<Duration> {
+    /// Returns the longest gap, or `None` if no datagram may be lost.
+    pub(crate) const fn gap(self) -> Option<Duration> {
         match self {
             Self::Nothing => None,
             Self::Moment => Some(Duration::from_millis(200)),
@@ -59,13 +89,14 @@ impl Bound {
 
 /// What has to be the same after a fault.
 #[derive(Debug, PartialEq, Eq)]
-struct State {
+pub(crate) struct State {
     device: String,
     addresses: String,
     programs: Vec<Vec<String>>,
 }
 
-fn state(node: &Node, pod: &Pod) -> Result<State> {
+/// Returns what a node has, with its pod's port. Fails while the vxlan device is down or has another MTU.
+pub(crate) fn state(node: &Node, pod: &Pod) -> Result<State> {
     let link = node.exec(&format!("ip -o link show dev {DEVICE}"))?;
     ensure!([",UP,", "mtu 1450"].iter().all(|mark| link.contains(mark)), "{link}");
     let addresses = node.exec(&format!("ip -o -4 address show dev {DEVICE} scope global"))?;
@@ -80,7 +111,7 @@ fn state(node: &Node, pod: &Pod) -> Result<State> {
 }
 
 /// Lets something happen to the first of two nodes while their pods talk, and waits until all is as it was.
-fn endure(fault: &str, bound: Bound, happen: impl FnOnce(&mut Overlay) -> Result<()>) -> TestResult {
+fn endure(fault: &str, bound: Bound, happen: Happen) -> TestResult {
     let mut overlay = Overlay::bpf(2)?;
     overlay.wait_plugged()?;
     let (before, peer) = (state(&overlay.nodes()[0], &overlay.pods[0][0])?, overlay.peer(1)?);
@@ -88,7 +119,7 @@ fn endure(fault: &str, bound: Bound, happen: impl FnOnce(&mut Overlay) -> Result
     thread::sleep(BEFORE);
 
     let start = Instant::now();
-    happen(&mut overlay).context(fault.to_owned())?;
+    happen(&mut overlay, 0).context(fault.to_owned())?;
     let node = &overlay.nodes()[0];
     let is_right = || {
         inspect::ensure_knows(node, std::slice::from_ref(&peer))?;
@@ -101,6 +132,11 @@ fn endure(fault: &str, bound: Bound, happen: impl FnOnce(&mut Overlay) -> Result
     thread::sleep(AFTER);
     eventually(fault, REPAIR, is_right).context("it was right, and is not any more")?;
     judge(fault, bound, streams, right)
+}
+
+/// Runs a command line on a node.
+fn on(overlay: &Overlay, node: usize, line: &str) -> Result<()> {
+    overlay.nodes()[node].exec(line).map(drop)
 }
 
 /// Ends the streams, writes the row, and checks the bound.

@@ -21,4 +21,5 @@ mod package;
 mod packets;
 mod program;
 mod seeds;
+mod soak;
 mod store;

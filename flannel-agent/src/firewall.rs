@@ -19,13 +19,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
 use crate::config::NetworkConfig;
 use crate::lease::SubnetKey;
 use crate::netlink;
+use crate::task::Task;
 use iptables::Variant;
 use keeper::Keeper;
 pub use rules::RuleOptions;
@@ -58,7 +58,7 @@ pub struct Firewall {
     tried: watch::Receiver<u64>,
     /// Until when [`Self::tried`] waits; `None` if it has returned for the present subnet.
     patience: Option<Instant>,
-    task: JoinHandle<()>,
+    _task: Task,
 }
 
 /// What the rules are for.
@@ -84,8 +84,8 @@ impl Firewall {
         let keeper = Keeper::new(options, config, former)?;
         let (wanted, seen) = watch::channel(Wanted::default());
         let (done, tried) = watch::channel(0);
-        let task = tokio::spawn(run(keeper, seen, done));
-        Ok(Self { wanted, tried, patience: None, task })
+        let task = Task::spawn(run(keeper, seen, done));
+        Ok(Self { wanted, tried, patience: None, _task: task })
     }
 
     /// Has the rules for the node's `subnet` written, and the blackhole routes of its `previous` one removed. Returns at
@@ -113,12 +113,6 @@ impl Firewall {
             );
         }
         self.patience = None;
-    }
-}
-
-impl Drop for Firewall {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

@@ -32,5 +32,6 @@ mod random;
 pub mod signals;
 pub mod sole;
 pub mod subnet_file;
+pub mod task;
 pub mod trace;
 pub mod uplink;

@@ -7,14 +7,18 @@ use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use tracing::debug;
 
 /// Reports that the node has its subnet and has written the subnet file. If the socket is full, a thread waits for room: systemd would
-/// end an agent that is never ready.
+/// end an agent that is never ready. Later calls do nothing: there would be a waiting thread for each.
 pub fn ready() {
-    if let Some(name) = env::var_os("NOTIFY_SOCKET") {
+    static REPORTED: AtomicBool = AtomicBool::new(false);
+    if let Some(name) = env::var_os("NOTIFY_SOCKET")
+        && !REPORTED.swap(true, Ordering::Relaxed)
+    {
         send_surely(&name, "READY=1");
     }
 }

@@ -14,9 +14,10 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket};
 use nix::unistd::geteuid;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
+
+use crate::task::Task;
 
 /// How long a new agent waits for the one before it to end: both run for a moment when one replaces the other.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -26,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Says that this process serves a network, until it is dropped.
 #[derive(Debug)]
 #[must_use = "another agent may serve the network when this is dropped"]
-pub struct Sole(Option<JoinHandle<()>>);
+pub struct Sole(#[expect(dead_code, reason = "it holds the socket")] Option<Task>);
 
 impl Sole {
     /// Waits some seconds until no other agent of this network namespace serves `network`: "vxlan 1".
@@ -41,7 +42,7 @@ impl Sole {
         let bind = || std::future::ready(listen(&name));
         let bound = once_free(&format!("another flannel-agent serves the network {network}"), bind).await;
         match bound {
-            Ok(listener) => Ok(Self(Some(tokio::spawn(hang_up(listener))))),
+            Ok(listener) => Ok(Self(Some(Task::spawn(hang_up(listener))))),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 let owner =
                     Owner::of(&name).with_context(|| format!("asking who holds the unix socket @{name}"))?;
@@ -55,12 +56,6 @@ impl Sole {
             }
             Err(error) => Err(error).with_context(|| format!("binding the unix socket @{name}")),
         }
-    }
-}
-
-impl Drop for Sole {
-    fn drop(&mut self) {
-        self.0.iter().for_each(JoinHandle::abort);
     }
 }
 

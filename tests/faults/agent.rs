@@ -3,65 +3,47 @@
 use std::thread;
 use std::time::Duration;
 
-use flannel_tests::TestResult;
 use nix::sys::signal::Signal;
 
-use super::Bound::{Nothing, Second};
-use super::endure;
+use super::on;
 use crate::inspect::{DEVICE, pins};
 
 /// Time for which the agent does nothing.
 const AWAY: Duration = Duration::from_secs(2);
 
-#[test]
-fn killed() -> TestResult {
-    endure("agent killed and started again", Nothing, |overlay| overlay.agents[0].restart().map(drop))
-}
+faults! {
+    killed: "agent killed and started again", Nothing, |overlay, node| overlay.agents[node].restart().map(drop);
 
-#[test]
-fn restarted_often() -> TestResult {
-    endure("agent killed 10 times while it starts", Nothing, |overlay| {
+    restarted_often: "agent killed 10 times while it starts", Nothing, |overlay, node| {
         for time in 0..10 {
-            overlay.agents[0].restart_and_kill_after(Duration::from_millis(15 * time))?;
+            overlay.agents[node].restart_and_kill_after(Duration::from_millis(15 * time))?;
         }
-        overlay.agents[0].restart().map(drop)
-    })
-}
+        overlay.agents[node].restart().map(drop)
+    };
 
-#[test]
-fn stopped() -> TestResult {
-    endure("agent stopped for 2 s (SIGSTOP)", Nothing, |overlay| {
-        overlay.agents[0].signal(Signal::SIGSTOP)?;
+    stopped: "agent stopped for 2 s (SIGSTOP)", Nothing, |overlay, node| {
+        overlay.agents[node].signal(Signal::SIGSTOP)?;
         thread::sleep(AWAY);
-        overlay.agents[0].signal(Signal::SIGCONT)
-    })
-}
+        overlay.agents[node].signal(Signal::SIGCONT)
+    };
 
-#[test]
-fn without_pins() -> TestResult {
-    endure("pins deleted, and the agent restarts", Nothing, |overlay| {
-        overlay.agents[0].kill()?;
-        let node = &overlay.nodes()[0];
-        node.exec(&format!("rm -r {}", pins(node)?.path("").display()))?;
-        overlay.agents[0].restart().map(drop)
-    })
-}
+    without_pins: "pins deleted, and the agent restarts", Second, |overlay, node| {
+        overlay.agents[node].kill()?;
+        let pins = pins(&overlay.nodes()[node])?;
+        on(overlay, node, &format!("rm -r {}", pins.path("").display()))?;
+        overlay.agents[node].restart().map(drop)
+    };
 
-#[test]
-fn without_a_bpf_filesystem() -> TestResult {
-    endure("BPF filesystem unmounted, and the agent restarts", Nothing, |overlay| {
-        overlay.agents[0].kill()?;
-        let node = &overlay.nodes()[0];
-        node.exec(&format!("umount --lazy {}", node.bpffs()?.display()))?;
-        overlay.agents[0].restart().map(drop)
-    })
-}
+    without_a_bpf_filesystem: "BPF filesystem unmounted, and the agent restarts", Second, |overlay, node| {
+        overlay.agents[node].kill()?;
+        let bpffs = overlay.nodes()[node].bpffs()?.display().to_string();
+        on(overlay, node, &format!("umount --lazy {bpffs}"))?;
+        overlay.agents[node].restart().map(drop)
+    };
 
-#[test]
-fn device_deleted_without_an_agent() -> TestResult {
-    endure("flannel.1 deleted while the agent restarts", Second, |overlay| {
-        overlay.agents[0].kill()?;
-        overlay.nodes()[0].exec(&format!("ip link del {DEVICE}"))?;
-        overlay.agents[0].restart().map(drop)
-    })
+    device_deleted_without_an_agent: "flannel.1 deleted while the agent restarts", Second, |overlay, node| {
+        overlay.agents[node].kill()?;
+        on(overlay, node, &format!("ip link del {DEVICE}"))?;
+        overlay.agents[node].restart().map(drop)
+    };
 }

@@ -3,64 +3,46 @@
 use std::thread;
 use std::time::Duration;
 
-use flannel_tests::TestResult;
 use flannel_tests::etcd::PREFIX;
 
-use super::Bound::{Moment, Nothing};
-use super::endure;
+use crate::overlay::NETWORK;
 
 /// Time for which it is away.
 const AWAY: Duration = Duration::from_secs(2);
 
-#[test]
-fn killed() -> TestResult {
-    endure("etcd killed and started again after 2 s", Nothing, |overlay| {
+faults! {
+    killed: "etcd killed and started again after 2 s", Nothing, |overlay, _| {
         overlay.etcd.kill()?;
         thread::sleep(AWAY);
         overlay.etcd.restart()
-    })
-}
+    };
 
-#[test]
-fn hanging() -> TestResult {
-    endure("etcd hangs for 2 s", Nothing, |overlay| {
+    hanging: "etcd hangs for 2 s", Nothing, |overlay, _| {
         overlay.etcd.stop()?;
         thread::sleep(AWAY);
         overlay.etcd.cont()
-    })
-}
+    };
 
-#[test]
-fn hanging_at_a_restart() -> TestResult {
-    endure("etcd hangs for 2 s, and the agent restarts", Nothing, |overlay| {
+    hanging_at_a_restart: "etcd hangs for 2 s, and the agent restarts", Nothing, |overlay, node| {
         overlay.etcd.stop()?;
-        overlay.agents[0].restart()?;
+        overlay.agents[node].restart()?;
         thread::sleep(AWAY);
         overlay.etcd.cont()
-    })
-}
+    };
 
-#[test]
-fn wiped() -> TestResult {
-    endure("all leases deleted", Nothing, |overlay| {
+    wiped: "all leases deleted", Nothing, |overlay, _| {
         overlay.etcd.kv().delete_prefix(&format!("{PREFIX}/subnets/")).map(drop)
-    })
-}
+    };
 
-#[test]
-fn own_lease_deleted() -> TestResult {
-    // The peer removes its route at once, until the lease is back.
-    endure("own lease deleted", Moment, |overlay| {
-        let key = overlay.peer(0)?.key();
+    // Peers remove the route at once, until the lease is back.
+    own_lease_deleted: "own lease deleted", Moment, |overlay, node| {
+        let key = overlay.peer(node)?.key();
         overlay.etcd.delete(&key)
-    })
-}
+    };
 
-#[test]
-fn started_empty() -> TestResult {
-    endure("etcd replaced by an empty one, and configured again after 2 s", Nothing, |overlay| {
+    started_empty: "etcd replaced by an empty one, and configured again after 2 s", Nothing, |overlay, _| {
         overlay.etcd.restart_empty()?;
         thread::sleep(AWAY);
-        overlay.etcd.configure(crate::overlay::NETWORK)
-    })
+        overlay.etcd.configure(NETWORK)
+    };
 }

@@ -1,84 +1,61 @@
 //! What others do to the vxlan device and to the kernel's entries for it.
 
-use flannel_tests::TestResult;
+use std::time::Duration;
+
+use anyhow::ensure;
+use flannel_tests::eventually;
 use flannel_tests::netns::NetNs;
 
-use super::Bound::{Nothing, Second};
-use super::endure;
-use crate::inspect::DEVICE;
+use super::on;
+use crate::inspect::{self, DEVICE};
 
-#[test]
-fn deleted() -> TestResult {
-    endure("flannel.1 deleted", Second, |overlay| {
-        overlay.nodes()[0].exec(&format!("ip link del {DEVICE}")).map(drop)
-    })
-}
+/// Time limit for the agent to notice.
+const NOTICED: Duration = Duration::from_secs(20);
 
-#[test]
-fn down() -> TestResult {
-    endure("flannel.1 set down", Second, |overlay| {
-        overlay.nodes()[0].exec(&format!("ip link set {DEVICE} down")).map(drop)
-    })
-}
+faults! {
+    deleted: "flannel.1 deleted", Second, |overlay, node| on(overlay, node, &format!("ip link del {DEVICE}"));
 
-#[test]
-fn renamed() -> TestResult {
-    endure("flannel.1 renamed", Nothing, |overlay| {
-        overlay.nodes()[0].exec(&format!("ip link set {DEVICE} name mine")).map(drop)
-    })
-}
+    down: "flannel.1 set down", Second, |overlay, node| on(overlay, node, &format!("ip link set {DEVICE} down"));
 
-#[test]
-fn moved() -> TestResult {
-    let elsewhere = NetNs::new("elsewhere")?;
-    endure("flannel.1 moved to another namespace", Second, |overlay| {
-        overlay.nodes()[0].exec(&format!("ip link set {DEVICE} netns {}", elsewhere.name())).map(drop)
-    })
-}
+    renamed: "flannel.1 renamed", Nothing, |overlay, node| {
+        on(overlay, node, &format!("ip link set {DEVICE} name mine"))
+    };
 
-#[test]
-fn another_mac() -> TestResult {
-    endure("flannel.1 given another MAC", Second, |overlay| {
-        overlay.nodes()[0].exec(&format!("ip link set {DEVICE} address 02:00:00:00:00:99")).map(drop)
-    })
-}
+    moved: "flannel.1 moved to another namespace", Second, |overlay, node| {
+        let elsewhere = NetNs::new("elsewhere")?;
+        on(overlay, node, &format!("ip link set {DEVICE} netns {}", elsewhere.name()))?;
+        // The namespace would end with it.
+        eventually("there is another device", NOTICED, || inspect::link(&overlay.nodes()[node], DEVICE))?;
+        let links = elsewhere.exec("ip -o link show")?;
+        ensure!(!links.contains(DEVICE), "{links}");
+        Ok(())
+    };
 
-#[test]
-fn another_mtu() -> TestResult {
-    endure("flannel.1 given another MTU", Nothing, |overlay| {
-        overlay.nodes()[0].exec(&format!("ip link set {DEVICE} mtu 1300")).map(drop)
-    })
-}
+    another_mac: "flannel.1 given another MAC", Second, |overlay, node| {
+        on(overlay, node, &format!("ip link set {DEVICE} address 02:00:00:00:00:99"))
+    };
 
-#[test]
-fn without_its_address() -> TestResult {
-    endure("address of flannel.1 removed", Nothing, |overlay| {
-        overlay.nodes()[0].exec(&format!("ip address flush dev {DEVICE} scope global")).map(drop)
-    })
-}
+    another_mtu: "flannel.1 given another MTU", Nothing, |overlay, node| {
+        on(overlay, node, &format!("ip link set {DEVICE} mtu 1300"))
+    };
 
-#[test]
-fn without_routes() -> TestResult {
-    endure("routes to peers removed", Second, |overlay| {
-        overlay.nodes()[0].exec(&format!("ip route flush dev {DEVICE}")).map(drop)
-    })
-}
+    // The kernel removes the routes of an interface without an address.
+    without_its_address: "address of flannel.1 removed", Second, |overlay, node| {
+        on(overlay, node, &format!("ip address flush dev {DEVICE} scope global"))
+    };
 
-#[test]
-fn without_neighbours() -> TestResult {
-    endure("neighbours and FDB removed", Second, |overlay| {
-        let node = &overlay.nodes()[0];
-        node.exec(&format!("ip neigh flush dev {DEVICE} nud permanent"))?;
-        node.exec(&format!("bridge fdb flush dev {DEVICE}")).map(drop)
-    })
-}
+    without_routes: "routes to peers removed", Second, |overlay, node| {
+        on(overlay, node, &format!("ip route flush dev {DEVICE}"))
+    };
 
-#[test]
-fn uplink_down() -> TestResult {
-    endure("uplink down and up again", Second, |overlay| {
-        let node = &overlay.nodes()[0];
-        node.exec("ip link set eth0 down")?;
-        node.exec("ip link set eth0 up")?;
-        node.exec("ip route replace default via 192.168.64.254").map(drop)
-    })
+    without_neighbours: "neighbours and FDB removed", Second, |overlay, node| {
+        on(overlay, node, &format!("ip neigh flush dev {DEVICE} nud permanent"))?;
+        on(overlay, node, &format!("bridge fdb flush dev {DEVICE}"))
+    };
+
+    uplink_down: "uplink down and up again", Second, |overlay, node| {
+        on(overlay, node, "ip link set eth0 down")?;
+        on(overlay, node, "ip link set eth0 up")?;
+        on(overlay, node, "ip route replace default via 192.168.64.254")
+    };
 }

@@ -12,6 +12,7 @@ mod phase;
 mod prepare;
 mod run;
 mod setup;
+mod soak;
 mod suite;
 mod test;
 mod toolchain;
@@ -42,6 +43,8 @@ enum Chore {
     Run(run::Args),
     /// Lint, build the agent, run every test (needs root: nodes are network namespaces)
     Test(test::Args),
+    /// Let faults happen to eight nodes at random while their pods talk, and check that nothing is lost and nothing grows
+    Soak(soak::Args),
     /// Measure the dataplane against bare veth, host-gw routing and the kernel's vxlan, in one run
     Bench(bench::Args),
     /// Run the tests that depend on the kernel on Debian's kernel, in a virtual machine; part of `test`
@@ -75,6 +78,7 @@ fn execute(chore: Chore) -> Result<()> {
         Chore::Setup(args) => prepare::run(&args),
         Chore::Run(args) => run::run(&args),
         Chore::Test(args) => test::run(&args),
+        Chore::Soak(args) => soak::run(&args),
         Chore::Bench(args) => bench::run(&args),
         Chore::Vm(args) => vm::execute(&args),
         Chore::Kube(args) => kube::run(&args),

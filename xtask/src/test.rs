@@ -2,7 +2,7 @@
 
 mod faults;
 
-use std::path::Path;
+use std::ffi::OsStr;
 use std::process::Stdio;
 use std::{env, thread};
 
@@ -18,7 +18,7 @@ use crate::{architecture, dist, lint, phase, setup, suite, vm};
 /// The variable of Rust's test harness that says how many tests run at once.
 const THREADS: &str = "RUST_TEST_THREADS";
 /// The parts of the work without which no test runs.
-const SUITE: [Part; 4] = [Part::Build, Part::Cluster, Part::Etcd, Part::Suite];
+pub(crate) const SUITE: [Part; 4] = [Part::Build, Part::Cluster, Part::Etcd, Part::Suite];
 /// The parts of the work whose tools it needs, without those of virtual machines and releases.
 pub(crate) const NEEDS: [Part; 5] = [Part::Lint, Part::Build, Part::Cluster, Part::Etcd, Part::Suite];
 /// Makes the suite print the names of the tests that it would run.
@@ -103,7 +103,7 @@ fn run_all(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn build_agent() -> Result<()> {
+pub(crate) fn build_agent() -> Result<()> {
     phase::run("build of the agent", &mut cargo(["build", "--package", "flannel-agent"]))
 }
 
@@ -139,7 +139,7 @@ fn run_suite(arguments: &[String], kubernetes: Option<&Binaries>) -> Result<()> 
     };
     let (on_cluster, others): (Vec<_>, Vec<_>) =
         selected(arguments)?.into_iter().partition(|test| test.starts_with(kube::ON_CLUSTER));
-    let variable = (VARIABLE, binaries.folder());
+    let variable = (VARIABLE, binaries.folder().as_os_str());
     if !others.is_empty() || on_cluster.is_empty() {
         run_tests(arguments, &[format!("--skip={}", kube::ON_CLUSTER)], &[variable])?;
     }
@@ -153,10 +153,11 @@ fn run_suite(arguments: &[String], kubernetes: Option<&Binaries>) -> Result<()> 
     // Ctrl-C ends the tests, and then the cluster is removed.
     interrupt::catch()?;
     let cluster = kube::up::start(binaries, kube::up::NODES)?;
-    run_tests(&chosen, &[], &[variable, (CLUSTER, cluster.folder())])
+    run_tests(&chosen, &[], &[variable, (CLUSTER, cluster.folder().as_os_str())])
 }
 
-fn run_tests(arguments: &[String], more: &[String], variables: &[(&str, &Path)]) -> Result<()> {
+/// Runs tests that need no Kubernetes, with these arguments and variables for the suite.
+pub(crate) fn run_tests(arguments: &[String], more: &[String], variables: &[(&str, &OsStr)]) -> Result<()> {
     let mut command = suite::command();
     command.arg("--").args(arguments).args(more).env("FLANNEL_AGENT", agent()?);
     command.envs(variables.iter().copied());

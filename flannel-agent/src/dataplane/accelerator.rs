@@ -31,6 +31,7 @@ use crate::memory;
 use crate::metrics::{FailureKind, METRICS, Registration};
 use crate::peer::Peer;
 use crate::problem::{Pace, Problem};
+use crate::task::Task;
 use crate::uplink::Uplink;
 use headroom::Headroom;
 
@@ -83,6 +84,8 @@ pub struct Accelerator {
     preceded: Option<String>,
     /// Programs that may be an earlier agent's.
     _strays: Problem,
+    /// Forwards what the programs log, if they log.
+    _logs: Option<Task>,
     /// Whether pods may have other MACs since they were looked at: another namespace does not report them.
     may_have_moved: bool,
     /// When to look for what the kernel does not report.
@@ -121,6 +124,7 @@ impl Accelerator {
         let outer = devices.iter().map(outer).collect();
         let watcher = Watcher::open(kernel, settings.flow_cache, networks, outer)?;
         let events = Events::open(bpf.ebpf())?;
+        let logs = settings.log_packets.then(|| logs::forward(bpf.ebpf())).transpose()?;
         let connections = (settings.flow_cache != FlowCache::Off)
             .then(|| ConnectionKeeper::new(settings.pins.clone(), settings.max_flows));
         let counters = METRICS.register(PacketCounters(settings.pins.clone()));
@@ -135,6 +139,7 @@ impl Accelerator {
             headroom: Headroom::new(settings.pins.vni()),
             preceded: None,
             _strays: strays,
+            _logs: logs,
             may_have_moved: false,
             check,
             _counters: counters,
@@ -345,9 +350,6 @@ async fn load(
         info!(%mechanism, overlay = spec.name, uplink = uplink.name, "BPF programs attached");
     }
     xdp.map_or(Ok(()), |xdp| xdp.carry_out(&mut bpf, mechanism))?;
-    if settings.log_packets {
-        logs::forward(bpf.ebpf())?;
-    }
     // Parsing the kernel's BTF took some 20 MB.
     memory::release();
     Ok((bpf, strays))

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
@@ -13,6 +12,7 @@ use super::legacy::Digests;
 use super::reader;
 use super::rules::Table;
 use super::stamp::{Stamp, Stamps};
+use crate::task::Task;
 
 /// Between two looks at the number of nftables' rule set.
 const LOOK: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ impl Rules {
 #[derive(Debug)]
 pub struct RuleWatch {
     rules: watch::Receiver<Rules>,
-    task: JoinHandle<()>,
+    _task: Task,
 }
 
 impl RuleWatch {
@@ -54,7 +54,7 @@ impl RuleWatch {
     #[must_use]
     pub fn start() -> Self {
         let (sender, rules) = watch::channel(Rules::Pending);
-        Self { rules, task: tokio::spawn(run(sender)) }
+        Self { rules, _task: Task::spawn(run(sender)) }
     }
 
     /// Waits until the rules have changed. May be dropped and called again.
@@ -68,12 +68,6 @@ impl RuleWatch {
     #[must_use]
     pub fn rules(&self) -> Rules {
         self.rules.borrow().clone()
-    }
-}
-
-impl Drop for RuleWatch {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

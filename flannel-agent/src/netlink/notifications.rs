@@ -13,12 +13,15 @@ use rtnetlink::sys::{AsyncSocket as _, SocketAddr, TokioSocket};
 use tracing::{debug, warn};
 
 use super::filter::Omit;
+use crate::task::Task;
 
 /// A subscription to some multicast groups. Messages that `M` cannot read are left out.
 #[derive(Debug)]
 pub struct Notifications<M = RouteNetlinkMessage> {
     messages: Messages<M>,
     ended: bool,
+    /// Reads the socket. By itself it would end, and close it, only with the next message.
+    _reader: Task,
 }
 
 type Messages<M> = UnboundedReceiver<(NetlinkMessage<M>, SocketAddr)>;
@@ -57,8 +60,7 @@ impl<M: Readable> Notifications<M> {
         let (mut connection, messages) = open()?;
         omitted.map_or(Ok(()), |omitted| omitted.apply_to(connection.socket_mut().socket_mut()))?;
         join(&mut connection, groups)?;
-        tokio::spawn(connection);
-        Ok(Self { messages, ended: false })
+        Ok(Self { messages, ended: false, _reader: Task::spawn(connection) })
     }
 
     /// Waits for the next notification, or for [`NetlinkPayload::Overrun`] if some were lost.

@@ -29,7 +29,7 @@ pub struct StreamReport {
     pub lost: Vec<u64>,
     /// Datagrams that arrived more than once, each counted as often as it arrived again.
     pub duplicates: u64,
-    /// The longest time between two arrivals.
+    /// The longest time between two arrivals, or between the last one and the end of sending.
     pub longest_gap: Duration,
 }
 
@@ -37,7 +37,7 @@ pub struct StreamReport {
 #[derive(Debug)]
 pub struct Steady {
     stop: Arc<AtomicBool>,
-    sender: Option<JoinHandle<u64>>,
+    sender: Option<JoinHandle<(u64, Instant)>>,
     receiver: Option<JoinHandle<Vec<(u64, Instant)>>>,
 }
 
@@ -59,9 +59,9 @@ impl Steady {
     /// Ends the stream, waits for datagrams on their way, and returns the result.
     pub fn stop(mut self) -> Result<StreamReport> {
         self.stop.store(true, Ordering::Relaxed);
-        let sent = join(self.sender.take())?;
+        let (sent, end) = join(self.sender.take())?;
         let arrivals = join(self.receiver.take())?;
-        Ok(report(sent, &arrivals))
+        Ok(report(sent, end, &arrivals))
     }
 }
 
@@ -75,21 +75,23 @@ fn join<T>(thread: Option<JoinHandle<T>>) -> Result<T> {
     Ok(thread.context("the stream was stopped before")?.join().unwrap_or_else(|panic| resume_unwind(panic)))
 }
 
-fn send(socket: &UdpSocket, pace: Duration, stop: &AtomicBool) -> u64 {
+/// Returns how many were sent, and when the last one was.
+fn send(socket: &UdpSocket, pace: Duration, stop: &AtomicBool) -> (u64, Instant) {
     let (mut due, mut number) = (Instant::now(), 0u64);
     loop {
         // A datagram that cannot be sent, for instance without a route, counts as lost.
         let _ = socket.send(&number.to_be_bytes());
         number += 1;
         // At least one is sent, even if the stream is stopped before this thread has run.
+        let last = Instant::now();
         if stop.load(Ordering::Relaxed) {
-            return number;
+            return (number, last);
         }
         // A sender that was delayed does not catch up: a burst would overflow queues.
         due = (due + pace).max(Instant::now());
         thread::sleep(due.saturating_duration_since(Instant::now()));
         if stop.load(Ordering::Relaxed) {
-            return number;
+            return (number, last);
         }
     }
 }
@@ -106,7 +108,7 @@ fn receive(socket: &UdpSocket, stop: &AtomicBool) -> Vec<(u64, Instant)> {
     }
 }
 
-fn report(sent: u64, arrivals: &[(u64, Instant)]) -> StreamReport {
+fn report(sent: u64, end: Instant, arrivals: &[(u64, Instant)]) -> StreamReport {
     let mut seen = vec![0u64; usize::try_from(sent).unwrap_or(0)];
     for (number, _) in arrivals {
         if let Some(times) = usize::try_from(*number).ok().and_then(|number| seen.get_mut(number)) {
@@ -116,7 +118,8 @@ fn report(sent: u64, arrivals: &[(u64, Instant)]) -> StreamReport {
     let lost: Vec<_> =
         (0..sent).zip(&seen).filter(|(_, times)| **times == 0).map(|(number, _)| number).collect();
     let duplicates = seen.iter().map(|times| times.saturating_sub(1)).sum();
-    let gaps = arrivals.windows(2).map(|pair| pair[1].1 - pair[0].1);
+    let at_end = arrivals.last().map(|(_, last)| end.saturating_duration_since(*last));
+    let gaps = arrivals.windows(2).map(|pair| pair[1].1 - pair[0].1).chain(at_end);
     StreamReport {
         sent,
         received: sent - lost.len() as u64,

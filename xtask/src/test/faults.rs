@@ -17,7 +17,7 @@ const TESTS: &str = "faults::";
 pub(super) fn run() -> Result<()> {
     let file = target()?.join(format!("faults-{}.jsonl", process::id()));
     let arguments = [TESTS, "--test-threads=1"].map(str::to_owned);
-    let run = super::run_tests(&arguments, &[], &[(VARIABLE, &file)]);
+    let run = super::run_tests(&arguments, &[], &[(VARIABLE, file.as_os_str())]);
     let rows = read(&file);
     // There is none if no test has ended.
     let _ = fs::remove_file(&file);

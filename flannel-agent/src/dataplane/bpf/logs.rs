@@ -8,16 +8,18 @@ use log::{Log, Metadata, Record};
 use tokio::io::unix::AsyncFd;
 use tracing::{debug, warn};
 
-/// Forwards log records for as long as the agent runs.
+use crate::task::Task;
+
+/// Forwards log records until the task is dropped.
 ///
 /// # Errors
 /// The programs were loaded without logging.
-pub fn forward(ebpf: &mut Ebpf) -> Result<()> {
+pub fn forward(ebpf: &mut Ebpf) -> Result<Task> {
     let logger =
         EbpfLogger::init_with_logger(ebpf, Names).context("opening the log ring of the BPF programs")?;
     // SAFETY: the logger owns its ring's file descriptor, and returns the same one until it is dropped.
     let mut logger = unsafe { AsyncFd::register(logger) }?;
-    tokio::spawn(async move {
+    Ok(Task::spawn(async move {
         loop {
             match logger.readable_mut().await {
                 Ok(mut ready) => {
@@ -27,8 +29,7 @@ pub fn forward(ebpf: &mut Ebpf) -> Result<()> {
                 Err(error) => return warn!(%error, "no more logs from the BPF programs"),
             }
         }
-    });
-    Ok(())
+    }))
 }
 
 /// A log that replaces the numbers that programs log by names: hook and outcome of a run, with its bytes.
