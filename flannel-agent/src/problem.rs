@@ -64,7 +64,7 @@ impl Problem {
         let mut new = Vec::new();
         for text in texts {
             METRICS.count_failure(self.kind);
-            if self.is_new(&text) {
+            if self.is_new(&text, now) {
                 error!("{text}; trying again until it works");
                 new.push(text);
             } else {
@@ -84,7 +84,7 @@ impl Problem {
             self.solved();
         }
         for text in texts {
-            if self.is_new(&text) {
+            if self.is_new(&text, Instant::now()) {
                 METRICS.count_failure(self.kind);
                 warn!("{text}");
             }
@@ -92,9 +92,9 @@ impl Problem {
     }
 
     /// Opens it, and returns whether this is to be logged.
-    fn is_new(&mut self, text: &str) -> bool {
+    fn is_new(&mut self, text: &str, now: Instant) -> bool {
         let open = self.open.get_or_insert_with(|| Open {
-            tries: Tries::new(Instant::now()),
+            tries: Tries::new(now),
             said: BTreeSet::new(),
             _counted: METRICS.lasting(self.kind),
         });

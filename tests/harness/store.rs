@@ -60,6 +60,14 @@ impl LocalStore {
         fs::write(self.file(name), value).with_context(|| format!("write {name}"))
     }
 
+    /// Writes a lease's file at once, as programs do that rename it. No one reads half of it.
+    pub fn put_whole(&self, name: &str, value: &str) -> Result<()> {
+        fs::create_dir_all(self.subnets())?;
+        let hidden = self.file(&format!(".{name}"));
+        fs::write(&hidden, value).with_context(|| format!("write {name}"))?;
+        fs::rename(&hidden, self.file(name)).with_context(|| format!("rename {name}"))
+    }
+
     /// Removes a lease's file.
     pub fn delete(&self, name: &str) -> Result<()> {
         fs::remove_file(self.file(name)).with_context(|| format!("remove {name}"))

@@ -49,6 +49,8 @@ pub(super) struct Node<'a, B: Backend> {
     resync: Interval,
     /// What [`Backend::resync`] has to repeat.
     problem: Problem,
+    /// Whether the last [`Backend::resync`], and what it has put off, has succeeded so far.
+    is_complete: bool,
 }
 
 /// A backend on its uplink.
@@ -95,7 +97,7 @@ impl<'a, B: Backend> Node<'a, B> {
             "the kernel's entries and the maps are complete again",
             Pace::SLOWING,
         );
-        Ok(Self { plan, started, carried, is_ready: false, resync, problem })
+        Ok(Self { plan, started, carried, is_ready: false, resync, problem, is_complete: true })
     }
 
     /// The lease has been taken: carries packets for its subnet, and writes the subnet file. Returns what an operator must
@@ -132,8 +134,8 @@ impl<'a, B: Backend> Node<'a, B> {
     /// The uplink has changed: starts the backend on the new one, for the same subnet and peers. Repeats this until it
     /// succeeds, on the uplink that is right by then.
     pub(super) async fn move_to(self, mut uplink: Uplink, uplinks: &mut UplinkWatch) -> Self {
-        let Self { plan, started: Started { backend, attrs, .. }, carried, is_ready, mut resync, problem } =
-            self;
+        let Self { plan, started: Started { backend, attrs, .. }, carried, is_ready, mut resync, .. } = self;
+        let (problem, is_complete) = (self.problem, self.is_complete);
         // Two backends cannot have the same port.
         drop(backend);
         let mut moving = Problem::new(FailureKind::Dataplane, "the node has moved", Pace::SLOWING);
@@ -155,7 +157,7 @@ impl<'a, B: Backend> Node<'a, B> {
         };
         moving.solved();
         resync.reset_after(RETRY);
-        let node = Self { plan, started, carried, is_ready, resync, problem };
+        let node = Self { plan, started, carried, is_ready, resync, problem, is_complete };
         node.show_status();
         node
     }
@@ -217,7 +219,13 @@ impl<'a, B: Backend> Node<'a, B> {
             Work::Accelerate => backend.accelerate_more().await,
         };
         let is_changed = backend.name() != name;
-        if matches!(work, Work::Resync) && errors.is_empty() {
+        match work {
+            Work::Resync => self.is_complete = errors.is_empty(),
+            Work::Accelerate => self.is_complete &= errors.is_empty(),
+            Work::React => {}
+        }
+        // What a resync has put off may still fail.
+        if self.is_complete && !matches!(work, Work::React) && !backend.is_accelerating() {
             self.problem.solved();
         }
         self.report(errors);

@@ -206,14 +206,15 @@ impl Accelerator {
                 event = events.next() => return AcceleratorEvent::Packet(event),
                 _ = check.tick() => {}
             }
+            // What follows needs pins.
+            if !bpf.is_attached(kernel).await {
+                return AcceleratorEvent::Detached;
+            }
             if let Some(connections) = connections {
                 connections.keep(watcher.timeouts()).await;
             }
             if watcher.follow_tracker() {
                 return AcceleratorEvent::Interfaces;
-            }
-            if !bpf.is_attached(kernel).await {
-                return AcceleratorEvent::Detached;
             }
             if std::mem::take(may_have_moved) || watcher.has_silently_changed(kernel, bpf).await {
                 return AcceleratorEvent::Interfaces;
@@ -255,6 +256,10 @@ impl Accelerator {
         }
         let is_side = self.bpf.has_waiting_sides();
         let mut errors: Vec<_> = self.bpf.attach_next().err().into_iter().collect();
+        // All of them are attached again when the next check has seen it.
+        if !errors.is_empty() && !self.bpf.is_attached(kernel).await {
+            return Vec::new();
+        }
         if is_side {
             errors.extend(self.follow_order(kernel).await.err());
         }

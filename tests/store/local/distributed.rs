@@ -57,7 +57,7 @@ fn copied_leases_join_nodes_and_copying_them_again_changes_nothing() -> TestResu
         (0..2).try_for_each(|node| copy_lease(&bed, node))?;
         // A new lease, followed after the copies, shows that the copies were read.
         let new = Peer::fictional(150);
-        bed.stores.iter().try_for_each(|store| store.put(&new.name(), &new.value()))?;
+        bed.stores.iter().try_for_each(|store| store.put_whole(&new.name(), &new.value()))?;
         bed.ensure_known(std::slice::from_ref(&new))?;
         bed.stores.iter().try_for_each(|store| store.delete(&new.name()))?;
         bed.ensure_known(&[])?;
