@@ -19,8 +19,8 @@ macro_rules! faults {
 mod agent;
 mod datastore;
 mod device;
+mod hook;
 mod port;
-mod program;
 
 use std::env;
 use std::fs::OpenOptions;
@@ -44,7 +44,7 @@ const BEFORE: Duration = Duration::from_millis(500);
 const AFTER: Duration = Duration::from_millis(1500);
 
 /// All of them.
-pub(crate) const ALL: [&[Fault]; 5] = [agent::ALL, datastore::ALL, device::ALL, port::ALL, program::ALL];
+pub(crate) const ALL: [&[Fault]; 5] = [agent::ALL, datastore::ALL, device::ALL, hook::ALL, port::ALL];
 
 /// Something that happens to the node with this number. It returns when whatever it has taken away for a while is back.
 pub(crate) type Happen = fn(&mut Overlay, usize) -> Result<()>;
