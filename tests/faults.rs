@@ -43,6 +43,9 @@ const BEFORE: Duration = Duration::from_millis(500);
 /// Time for which they talk after: the agent looks at its programs every second.
 const AFTER: Duration = Duration::from_millis(1500);
 
+/// Time for which something is away.
+const AWAY: Duration = Duration::from_secs(2);
+
 /// All of them.
 pub(crate) const ALL: [&[Fault]; 5] = [agent::ALL, datastore::ALL, device::ALL, hook::ALL, port::ALL];
 

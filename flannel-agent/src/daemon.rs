@@ -35,7 +35,7 @@ use crate::lease::{LastKnown, PublicIps, SubnetManager};
 use crate::notify;
 use crate::signals::Stop;
 use crate::sole::Sole;
-use crate::subnet_file;
+use crate::subnet_file::{self, SubnetFile};
 use crate::uplink::watch::UplinkWatch;
 use crate::uplink::{InUse, Uplink};
 use membership::{LeaseEvent, Membership, Recorder, Terms};
@@ -94,8 +94,9 @@ async fn run_with_config(store: &impl SubnetManager, flags: &Flags, health: &Hea
         Some(name) => Some(Sole::take(&name).await?),
         None => None,
     };
+    let subnet_file = SubnetFile::start(flags.paths.subnet_file.clone());
     loop {
-        let next = run_with_backend(store, flags, health, &network, last_known).await?;
+        let next = run_with_backend(store, flags, health, &subnet_file, &network, last_known).await?;
         network = Answer { value: next, is_fresh: true };
         last_known = self::last_known(flags);
     }
@@ -115,6 +116,7 @@ async fn run_with_backend(
     store: &impl SubnetManager,
     flags: &Flags,
     health: &Health,
+    subnet_file: &SubnetFile,
     network: &Answer<NetworkConfig>,
     last_known: Option<LastKnown>,
 ) -> Result<NetworkConfig> {
@@ -130,7 +132,7 @@ async fn run_with_backend(
     // Its leases are checked against the configuration like all others. The own subnet is not.
     let last_known =
         last_known.filter(|known| known.network.changes(config).iter().all(Change::is_for_run_time));
-    let run = Run { store, flags, health, network, last_known };
+    let run = Run { store, flags, health, subnet_file, network, last_known };
     match &config.backend {
         config::Backend::Vxlan(vxlan) => drive::<Vxlan, _>(run, vxlan).await,
         config::Backend::HostGw => drive::<HostGw, _>(run, &()).await,
@@ -149,6 +151,7 @@ struct Run<'a, S> {
     store: &'a S,
     flags: &'a Flags,
     health: &'a Health,
+    subnet_file: &'a SubnetFile,
     network: &'a Answer<NetworkConfig>,
     /// What an earlier run knew of the same network.
     last_known: Option<LastKnown>,
@@ -156,17 +159,11 @@ struct Run<'a, S> {
 
 /// Starts the node and makes it follow uplink, leases and kernel, until another network configuration is to be used.
 async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config) -> Result<NetworkConfig> {
-    let Run { store, flags, health, network: in_use, last_known } = run;
+    let Run { store, flags, health, subnet_file, network: in_use, last_known } = run;
     let network = &in_use.value;
     let options = backend_options(flags);
-    let plan = NodePlan {
-        network,
-        config,
-        options: &options,
-        subnet_file: &flags.paths.subnet_file,
-        ip_masq: flags.firewall.ip_masq,
-    };
-    let previous = subnet_file::read_previous(plan.subnet_file);
+    let plan = NodePlan { network, config, options: &options, subnet_file, ip_masq: flags.firewall.ip_masq };
+    let previous = subnet_file::read_previous(subnet_file.path());
     let before = last_known.as_ref().map(|known| known.node.clone());
     let asked = ask("reading what is known of this node", || store.known_node(), before.clone());
     let Answer { value: known_node, is_fresh } = asked.await;
@@ -176,7 +173,7 @@ async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config
     let uplinks = UplinkWatch::open(uplink_options(&flags.uplink, network, given))?;
     let announced = known_node.as_ref().map(PublicIps::from).unwrap_or_default();
     let uplink = uplinks.choose(&InUse::from(announced)).await?;
-    let former = subnet_file::read_networks(plan.subnet_file);
+    let former = subnet_file::read_networks(subnet_file.path());
     let mut firewall = Firewall::start(firewall_options(flags), network, former)?;
     let mut node = Node::<B>::start(plan, uplink, known_node.as_ref()).await?;
     let answers = is_fresh && in_use.is_fresh;
@@ -228,7 +225,7 @@ async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config
                 node.perform(work).await;
                 notices.slow_path(node.shortcoming());
             }
-            () = firewall.tried() => {
+            () = firewall.tried(), if subnet_file.is_written() => {
                 if !membership.has_given_way() {
                     health.set_ready();
                 }
@@ -237,6 +234,8 @@ async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config
                 debug!("reported as ready");
                 node.set_ready();
             }
+            // What waits for the file has its turn.
+            () = subnet_file.written(), if !subnet_file.is_written() => {}
             () = notices.deliver() => {}
             next = &mut next_network => return Ok(next),
         }

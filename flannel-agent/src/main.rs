@@ -56,7 +56,11 @@ fn run(flags: Flags) -> ExitCode {
 
 fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("starting the asynchronous runtime")?.block_on(work)
+    let runtime = runtime.context("starting the asynchronous runtime")?;
+    let end = runtime.block_on(work);
+    // A write to a file system that hangs is not waited for.
+    runtime.shutdown_background();
+    end
 }
 
 fn print(error: &anyhow::Error) {

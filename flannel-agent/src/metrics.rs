@@ -79,6 +79,8 @@ pub enum FailureKind {
     Dataplane,
     /// Reading or writing firewall rules.
     Firewall,
+    /// Writing the subnet file.
+    SubnetFile,
     /// What others have set up on the node and drops pods' packets.
     NodeSetup,
     /// Attaching the BPF programs again, or recognising an earlier agent's.
@@ -96,6 +98,7 @@ impl EncodeLabelValue for FailureKind {
             Self::Contested => "contested-lease",
             Self::Dataplane => "dataplane",
             Self::Firewall => "firewall",
+            Self::SubnetFile => "subnet-file",
             Self::NodeSetup => "node-setup",
             Self::Programs => "programs",
             Self::Health => "health",

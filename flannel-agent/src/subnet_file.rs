@@ -1,6 +1,8 @@
 //! Writes and reads subnet.env, the file that the CNI plugin and mk-docker-opts.sh read (format: `WriteSubnetFile` in
 //! flannel's pkg/subnet).
 
+mod keeper;
+
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -13,6 +15,7 @@ use crate::atomic_file;
 use crate::config::NetworkConfig;
 use crate::env_file::assignments;
 use crate::lease::SubnetKey;
+pub use keeper::SubnetFile;
 
 /// Returns the file's text. A subnet is written as the address of its gateway, the first after the base address. `mtu`
 /// is in bytes.

@@ -1,15 +1,17 @@
 //! What happens to the agent itself.
 
-use std::thread;
 use std::time::Duration;
+use std::{fs, thread};
 
+use anyhow::Result;
+use flannel_tests::eventually;
 use nix::sys::signal::Signal;
 
-use super::on;
-use crate::inspect::{DEVICE, pins};
+use super::{AWAY, on};
+use crate::inspect::{self, DEVICE, Peer, pins};
 
-/// Time for which the agent does nothing.
-const AWAY: Duration = Duration::from_secs(2);
+/// More events than the agent's sockets hold.
+const EVENTS: u32 = 20_000;
 
 faults! {
     killed: "agent killed and started again", Nothing, |overlay, node| overlay.agents[node].restart().map(drop);
@@ -25,6 +27,47 @@ faults! {
         overlay.agents[node].signal(Signal::SIGSTOP)?;
         thread::sleep(AWAY);
         overlay.agents[node].signal(Signal::SIGCONT)
+    };
+
+    deaf: "agent stopped while its netlink sockets overflow, and routes to peers removed", Second, |overlay, node| {
+        overlay.agents[node].signal(Signal::SIGSTOP)?;
+        let events = (0..EVENTS / 2).flat_map(|number| {
+            let neighbour = format!("169.254.99.{} lladdr 02:00:00:00:99:99 dev {DEVICE}", number % 250);
+            [format!("neigh replace {neighbour}"), format!("neigh del {neighbour}")]
+        });
+        let flood = overlay.nodes()[node].netns().ip(&events.collect::<Vec<_>>());
+        let removed = on(overlay, node, &format!("ip route flush dev {DEVICE}"));
+        overlay.agents[node].signal(Signal::SIGCONT)?;
+        flood.and(removed)
+    };
+
+    absent: "agent away for 2 s while nodes join, move and leave", Nothing, |overlay, node| {
+        let [stays, leaves] = [93, 94].map(Peer::fictional);
+        let moved = Peer { public_ip: Peer::fictional(95).public_ip, ..stays.clone() };
+        overlay.etcd.put(&leaves.key(), &leaves.value())?;
+        overlay.etcd.put(&stays.key(), &stays.value())?;
+        overlay.agents[node].term()?;
+        overlay.etcd.delete(&leaves.key())?;
+        overlay.etcd.put(&moved.key(), &moved.value())?;
+        thread::sleep(AWAY);
+        overlay.agents[node].restart()?;
+        let others = (0..overlay.nodes().len()).filter(|other| *other != node);
+        let mut peers = others.map(|other| overlay.peer(other)).collect::<Result<Vec<_>>>()?;
+        peers.push(moved.clone());
+        eventually("the agent has caught up", AWAY, || inspect::ensure_knows(&overlay.nodes()[node], &peers))?;
+        overlay.etcd.delete(&moved.key())
+    };
+
+    unwritable_file: "subnet.env cannot be written for 2 s, and the agent restarts", Nothing, |overlay, node| {
+        let file = overlay.nodes()[node].subnet_file();
+        overlay.agents[node].kill()?;
+        fs::remove_file(&file)?;
+        // No file takes the place of a folder.
+        fs::create_dir(&file)?;
+        overlay.agents[node].start_again()?;
+        thread::sleep(AWAY);
+        fs::remove_dir(&file)?;
+        overlay.agents[node].wait_ready().map(drop)
     };
 
     without_pins: "pins deleted, and the agent restarts", Second, |overlay, node| {

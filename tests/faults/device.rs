@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use flannel_tests::eventually;
 use flannel_tests::netns::NetNs;
 
@@ -51,6 +51,17 @@ faults! {
     without_neighbours: "neighbours and FDB removed", Second, |overlay, node| {
         on(overlay, node, &format!("ip neigh flush dev {DEVICE} nud permanent"))?;
         on(overlay, node, &format!("bridge fdb flush dev {DEVICE}"))
+    };
+
+    renumbered: "uplink given another address", Second, |overlay, node| {
+        let old = overlay.nodes()[node].exec("ip -o -4 address show dev eth0")?;
+        let old = old.split_whitespace().nth(3).context("no address")?;
+        let (network, host) = old.split_once('/').and_then(|(ip, _)| ip.rsplit_once('.')).context("no octets")?;
+        // There and, the next time, back.
+        let new = format!("{network}.{}/24", host.parse::<u8>()? ^ 128);
+        on(overlay, node, &format!("ip address del {old} dev eth0"))?;
+        on(overlay, node, &format!("ip address add {new} dev eth0"))?;
+        on(overlay, node, "ip route replace default via 192.168.64.254")
     };
 
     uplink_down: "uplink down and up again", Second, |overlay, node| {

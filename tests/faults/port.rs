@@ -1,5 +1,10 @@
 //! What others do to pods' ports and their bridge.
 
+use flannel_tests::netns::NetNs;
+
+/// Number of ports that come and go together.
+const CROWD: u16 = 200;
+
 faults! {
     out_of_the_bridge_and_back: "pod's port taken out of the bridge and put back", Moment, |overlay, node| {
         let port = overlay.pods[node][0].port();
@@ -16,6 +21,17 @@ faults! {
         let port = overlay.pods[node][0].port();
         let lines = [format!("link set {port} name renamed"), format!("link set renamed name {port}")];
         overlay.nodes()[node].netns().ip(&lines)
+    };
+
+    crowd: "200 more ports of pods come and go", Nothing, |overlay, node| {
+        let (node, inside) = (overlay.nodes()[node].netns(), NetNs::new("crowd")?);
+        let come = |port| {
+            let link = format!("link add crowd{port} type veth peer name eth{port} netns {}", inside.name());
+            [link, format!("link set crowd{port} master cni0 up")]
+        };
+        node.ip(&(0..CROWD).flat_map(come).collect::<Vec<_>>())?;
+        inside.ip(&(0..CROWD).map(|port| format!("link set eth{port} up")).collect::<Vec<_>>())?;
+        node.ip(&(0..CROWD).map(|port| format!("link del crowd{port}")).collect::<Vec<_>>())
     };
 
     another_bridge: "cni0 deleted and made anew", Moment, |overlay, node| {

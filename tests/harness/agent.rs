@@ -118,7 +118,8 @@ impl Agent {
         self.kill()
     }
 
-    fn start_again(&mut self) -> Result<()> {
+    /// Kills it if it runs, and starts it again with the same flags.
+    pub fn start_again(&mut self) -> Result<()> {
         self.kill()?;
         self.notify = Notify::bind(&self.start.socket)?;
         self.daemon = Daemon::start(&self.start.name, self.start.command()?, &self.start.log)?;

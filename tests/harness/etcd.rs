@@ -26,6 +26,8 @@ pub use gateway::{Gateway, KeyValue};
 pub const PREFIX: &str = "/coreos.com/network";
 const START_LIMIT: Duration = Duration::from_secs(15);
 const CLIENT_PORT: u16 = 2379;
+/// Leaves no room for any value.
+const FULL: &str = "--quota-backend-bytes=1";
 
 /// Flags of an etcd server before its start.
 #[derive(Debug, Default)]
@@ -221,9 +223,32 @@ impl Etcd {
 
     /// Kills it if it runs, and starts it again with its data.
     pub fn restart(&mut self) -> Result<()> {
+        self.start_again()?;
+        self.wait_healthy()
+    }
+
+    fn start_again(&mut self) -> Result<()> {
         self.kill()?;
         let command = command(&self.location, &self.dir, &self.builder);
         self.daemon = Daemon::start("etcd", command, &self.dir.join("etcd.log"))?;
+        Ok(())
+    }
+
+    /// Kills it if it runs, and starts it again as one whose database is full: it refuses all writes.
+    pub fn fill(&mut self) -> Result<()> {
+        self.builder.args.push(FULL.to_owned());
+        self.restart()?;
+        // It finds out at the first write.
+        ensure!(self.put("full", "").is_err(), "etcd still takes writes");
+        Ok(())
+    }
+
+    /// Ends [`Etcd::fill`].
+    pub fn make_room(&mut self) -> Result<()> {
+        self.builder.args.retain(|arg| arg != FULL);
+        self.start_again()?;
+        // Until then it says that it is not healthy.
+        patiently("etcd takes writes again", START_LIMIT, || self.ctl("alarm disarm"))?;
         self.wait_healthy()
     }
 

@@ -1,6 +1,6 @@
 //! A node keeps its lease, finds it after a restart, and takes it again after a loss.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use flannel_tests::{TestResult, eventually};
@@ -9,7 +9,11 @@ use crate::inspect::{self, Peer};
 use crate::overlay::{Overlay, ensure_whole, lines_of};
 
 const SOON: Duration = Duration::from_secs(5);
-/// Longest gap in the traffic from a peer while a lost lease is taken again.
+/// Time limit for the repair of what others have removed.
+const REPAIR: Duration = Duration::from_secs(1);
+/// Time for which etcd refuses writes.
+const FULL: Duration = Duration::from_secs(8);
+/// Longest gap in traffic while a lost lease is taken again, or entries are put back.
 const PAUSE: Duration = Duration::from_millis(500);
 
 fn leases(overlay: &Overlay) -> Result<Vec<(String, String)>> {
@@ -67,6 +71,35 @@ fn a_deleted_or_revoked_lease_is_taken_again_on_the_same_subnet() -> TestResult 
     ensure_whole(&streams.there.stop()?)?;
     let back = streams.back.stop()?;
     assert!(back.longest_gap < PAUSE && back.received * 2 > back.sent, "{back:?}");
+    Ok(())
+}
+
+#[test]
+fn a_lease_deleted_while_etcd_is_full_is_back_soon_after_and_the_node_is_repaired_meanwhile() -> TestResult {
+    let mut overlay = Overlay::bpf(2)?;
+    let (before, peer) = (leases(&overlay)?, overlay.peer(1)?);
+    let there = overlay.streams()?.there;
+    overlay.etcd.fill()?;
+    overlay.etcd.delete(&overlay.peer(0)?.key())?;
+    let damage = ["ip route flush dev flannel.1", "ip neigh flush dev flannel.1 nud permanent"];
+    // For so long that pauses between tries could have become long.
+    let start = Instant::now();
+    while start.elapsed() < FULL {
+        damage.iter().try_for_each(|line| overlay.nodes()[0].exec(line).map(drop))?;
+        eventually("the node knows its peer", REPAIR, || {
+            inspect::ensure_knows(&overlay.nodes()[0], std::slice::from_ref(&peer))
+        })?;
+    }
+    assert_eq!(leases(&overlay)?.len(), 1, "etcd was not full");
+    overlay.etcd.make_room()?;
+    eventually("the lease is back", SOON, || {
+        ensure!(leases(&overlay)? == before, "{:?}", leases(&overlay)?);
+        Ok(())
+    })?;
+    overlay.wait_joined()?;
+    // The node itself keeps sending.
+    let there = there.stop()?;
+    assert!(there.longest_gap < PAUSE, "{there:?}");
     Ok(())
 }
 

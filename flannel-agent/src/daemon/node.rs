@@ -2,10 +2,9 @@
 //! datastore.
 
 use std::future::pending;
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use tokio::task::yield_now;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tracing::{error, info};
@@ -20,7 +19,7 @@ use crate::metrics::{FailureKind, METRICS};
 use crate::notify;
 use crate::peer::Peer;
 use crate::problem::{Pace, Problem};
-use crate::subnet_file;
+use crate::subnet_file::{self, SubnetFile};
 use crate::uplink::watch::UplinkWatch;
 use crate::uplink::{InUse, Uplink};
 
@@ -35,7 +34,7 @@ pub(super) struct NodePlan<'a, C> {
     pub(super) network: &'a NetworkConfig,
     pub(super) config: &'a C,
     pub(super) options: &'a Options,
-    pub(super) subnet_file: &'a Path,
+    pub(super) subnet_file: &'a SubnetFile,
     pub(super) ip_masq: bool,
 }
 
@@ -100,7 +99,7 @@ impl<'a, B: Backend> Node<'a, B> {
         Ok(Self { plan, started, carried, is_ready: false, resync, problem, is_complete: true })
     }
 
-    /// The lease has been taken: carries packets for its subnet, and writes the subnet file. Returns what an operator must
+    /// The lease has been taken: carries packets for its subnet, and has the subnet file written. Returns what an operator must
     /// know if the node had another subnet before; it is logged already.
     pub(super) async fn take_subnet(
         &mut self,
@@ -290,14 +289,13 @@ async fn start<B: Backend>(
     Ok(Started { uplink: uplink.clone(), backend, attrs })
 }
 
-/// Writes the subnet file, and then makes the backend fast.
+/// Has the subnet file written, and then makes the backend fast.
 async fn publish<B: Backend>(
-    NodePlan { network, subnet_file: path, ip_masq, .. }: &NodePlan<'_, B::Config>,
+    NodePlan { network, subnet_file, ip_masq, .. }: &NodePlan<'_, B::Config>,
     backend: &mut B,
     subnet: SubnetKey,
 ) -> Result<()> {
-    let text = subnet_file::render(network, *ip_masq, subnet, backend.mtu());
-    subnet_file::write(path, &text).with_context(|| format!("writing the subnet file {}", path.display()))?;
+    subnet_file.set(subnet_file::render(network, *ip_masq, subnet, backend.mtu())).await;
     backend.accelerate().await
 }
 
