@@ -47,6 +47,7 @@ mod truncated;
 mod two_networks;
 mod udp;
 mod underlay;
+mod upgrade;
 mod uplink;
 mod uplink_kinds;
 mod wire;

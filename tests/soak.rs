@@ -8,6 +8,7 @@ use std::{env, thread};
 
 use anyhow::{Context as _, Result, ensure};
 use fastrand::Rng;
+use flannel_tests::fault::{SOAK_SECONDS, SOAK_SEED};
 use flannel_tests::traffic::{Steady, ping};
 use flannel_tests::wait::patience;
 use flannel_tests::{AgentBuilder, TestResult, Topology, eventually};
@@ -16,10 +17,6 @@ use crate::faults::{self, Bound, Fault};
 use crate::inspect::{self, Peer};
 use crate::overlay::Overlay;
 use resources::Resources;
-
-/// The variables that say for how many seconds it runs, and which number the random ones are made from.
-const SECONDS: &str = "FLANNEL_SOAK_SECONDS";
-const SEED: &str = "FLANNEL_SOAK_SEED";
 
 const NODES: usize = 8;
 /// Time between two datagrams of a stream.
@@ -133,7 +130,7 @@ fn number(variable: &str) -> Result<u64> {
 #[test]
 #[ignore = "`cargo xtask soak` runs it"]
 fn pods_talk_whatever_happens() -> TestResult {
-    let (time, seed) = (Duration::from_secs(number(SECONDS)?), number(SEED)?);
+    let (time, seed) = (Duration::from_secs(number(SOAK_SECONDS)?), number(SOAK_SEED)?);
     let mut random = Rng::with_seed(seed);
     // Leases that vanish together are held; those of a step before may be among them.
     let hold = |agent: AgentBuilder| agent.arg("--lease-hold=5");

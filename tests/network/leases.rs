@@ -3,14 +3,22 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::lpm_trie::Key as LpmKey;
+use aya::maps::{LpmTrie, Map, MapData};
+use flannel_common::abi;
+use flannel_common::address::V4;
+use flannel_common::lease::{Lease, OWN};
 use flannel_tests::{TestResult, Topology, eventually};
 
-use crate::inspect::{self, Peer};
-use crate::overlay::Overlay;
+use crate::inspect::{self, DEVICE, Peer};
+use crate::overlay::{Overlay, lines_of};
 
 /// Time limit for all nodes to follow a change.
 const FOLLOW: Duration = Duration::from_secs(1);
+
+/// Time limit until what has failed is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// Waits until both nodes know each other and these other nodes, and no more.
 fn ensure_followed(overlay: &Overlay, what: &str, others: &[&Peer]) -> Result<()> {
@@ -44,6 +52,38 @@ fn all_nodes_follow_each_change_of_a_lease() -> TestResult {
     ensure_followed(&overlay, "a node that is gone", &[&second])?;
     etcd.delete(&second.key())?;
     ensure_followed(&overlay, "nobody is left", &[])?;
+    streams.ensure_whole()?;
+    Ok(())
+}
+
+#[test]
+fn a_full_map_leaves_a_new_peer_to_the_kernel_until_there_is_room() -> TestResult {
+    let overlay = Overlay::bpf(2)?;
+    let node = &overlay.nodes()[0];
+    let pin = inspect::pins(node)?.path(abi::LEASES);
+    let mut leases = LpmTrie::<_, V4, Lease<V4>>::try_from(Map::from_map_data(MapData::from_pin(pin)?)?)?;
+    let streams = overlay.streams()?;
+    // Entries of nobody, from 11.0.0.0 on.
+    let key = |address: u32| LpmKey::new(32, address.to_be_bytes());
+    let nobody = Lease { public_ip: [0; 4], vtep_mac: [0; 6], flags: OWN, route_mtu: 0 };
+    let first_without_room =
+        (0x0b00_0000..0x0c00_0000).find(|address| leases.insert(&key(*address), nobody, 0).is_err());
+    let first_without_room = first_without_room.context("the map is not full")?;
+    let new = Peer::fictional(77);
+    overlay.etcd.put(&new.key(), &new.value())?;
+    eventually("the kernel has a route", FOLLOW, || {
+        let routes = node.exec(&format!("ip route show dev {DEVICE}"))?;
+        ensure!(routes.contains(&new.base.to_string()), "{routes}");
+        Ok(())
+    })?;
+    // The agent removes foreign entries too, where it comes first.
+    (0x0b00_0000..first_without_room).for_each(|address| drop(leases.remove(&key(address))));
+    eventually("the node knows the peer", AGAIN, || {
+        inspect::ensure_knows(node, &[overlay.peer(1)?, new.clone()])
+    })?;
+    let errors = lines_of(&overlay.agents[0].log(), "ERROR");
+    let said = errors.iter().filter(|line| line.contains("10.5.77.0/24 into LEASES"));
+    assert_eq!(said.count(), 1, "{errors:#?}");
     streams.ensure_whole()?;
     Ok(())
 }

@@ -4,13 +4,12 @@ use std::ffi::OsString;
 use std::time::SystemTime;
 
 use anyhow::Result;
+use flannel_tests::fault::{SOAK_SECONDS, SOAK_SEED};
 
 use crate::{phase, setup, test};
 
-/// The test that it runs, and the variables that it reads.
+/// The test that it runs.
 const TEST: &str = "soak::";
-const SECONDS: &str = "FLANNEL_SOAK_SECONDS";
-const SEED: &str = "FLANNEL_SOAK_SEED";
 
 /// How long, and which faults.
 #[derive(clap::Args)]
@@ -27,10 +26,14 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(&test::SUITE)?;
     test::build_agent()?;
-    let seed = args.seed.unwrap_or_else(from_clock);
-    phase::note(&format!("{} min of faults; `cargo xtask soak --seed {seed}` repeats them", args.minutes));
-    let values = [60 * args.minutes, seed].map(|number| OsString::from(number.to_string()));
-    let variables = [(SECONDS, values[0].as_os_str()), (SEED, values[1].as_os_str())];
+    run_with(args.minutes, args.seed.unwrap_or_else(from_clock))
+}
+
+/// Runs the soak with the agent that is built.
+pub(crate) fn run_with(minutes: u64, seed: u64) -> Result<()> {
+    phase::note(&format!("{minutes} min of faults; `cargo xtask soak --seed {seed}` repeats them"));
+    let values = [60 * minutes, seed].map(|number| OsString::from(number.to_string()));
+    let variables = [(SOAK_SECONDS, values[0].as_os_str()), (SOAK_SEED, values[1].as_os_str())];
     test::run_tests(&[TEST, "--ignored", "--nocapture"].map(str::to_owned), &[], &variables)
 }
 

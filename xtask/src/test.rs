@@ -13,7 +13,7 @@ use flannel_tests::tools::Part;
 
 use crate::kube::{self, Kubernetes};
 use crate::workspace::{agent, cargo};
-use crate::{architecture, dist, lint, phase, setup, suite, vm};
+use crate::{architecture, dist, lint, phase, setup, soak, suite, vm};
 
 /// The variable of Rust's test harness that says how many tests run at once.
 const THREADS: &str = "RUST_TEST_THREADS";
@@ -28,6 +28,9 @@ const OUTPUT: [&str; 5] = ["--nocapture", "--no-capture", "--show-output", "--qu
 /// The tests of the release's files, as parts of their names. They are ignored where no release has been made.
 const RELEASE: [&str; 2] = ["package::", "image::"];
 
+/// Minutes and seed of the soak. The seed is fixed: what fails once fails again.
+const SOAK: (u64, u64) = (5, 1);
+
 /// What to test.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -40,6 +43,9 @@ pub(crate) struct Args {
     /// Leave out the tests on a real Kubernetes, and its build (`cargo xtask kube`)
     #[arg(long)]
     no_kube: bool,
+    /// Leave out the soak (`cargo xtask soak`), of which five minutes are run
+    #[arg(long)]
+    no_soak: bool,
     /// Run only the faults (kill, hang, delete, detach, ...), one at a time, and print what each costs pods that talk
     #[arg(long, conflicts_with = "suite")]
     faults: bool,
@@ -87,14 +93,21 @@ fn run_all(args: &Args) -> Result<()> {
     phase::run("unit tests", &mut cargo(["test", "--workspace", "--exclude", suite::PACKAGE]))?;
     let kubernetes = kubernetes.map(Kubernetes::build).transpose()?;
     run_suite(&[], kubernetes.as_ref())?;
+    if !args.no_soak {
+        soak::run_with(SOAK.0, SOAK.1)?;
+    }
     if dist {
         dist::run(&dist::Args::default())?;
         let arguments = ["--ignored"].into_iter().chain(RELEASE).map(str::to_owned);
         run_suite(&arguments.collect::<Vec<_>>(), None)?;
     }
     machines.iter().try_for_each(|parts| vm::run(&[], parts))?;
-    let parts =
-        [("tests on Debian's kernel", vm), ("tests of the release", dist), ("tests on Kubernetes", kube)];
+    let parts = [
+        ("tests on Debian's kernel", vm),
+        ("tests of the release", dist),
+        ("tests on Kubernetes", kube),
+        ("the soak", !args.no_soak),
+    ];
     for (part, run) in parts {
         if !run {
             phase::note(&format!("not run, as was asked for: {part}"));
