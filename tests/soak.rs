@@ -135,7 +135,7 @@ fn pods_talk_whatever_happens() -> TestResult {
     // Leases that vanish together are held; those of a step before may be among them.
     let hold = |agent: AgentBuilder| agent.arg("--lease-hold=5");
     let flags = ["--dataplane=bpf"; NODES];
-    let mut overlay = Overlay::start_with(Topology::segment(NODES), &flags, 1, hold)?;
+    let mut overlay = Overlay::start_with(Topology::segment(NODES), &flags, faults::PODS, hold)?;
     overlay.wait_plugged()?;
     let states = |overlay: &Overlay| {
         let nodes = overlay.nodes().iter().zip(&overlay.pods);

@@ -35,7 +35,7 @@ faults! {
     };
 
     another_bridge: "cni0 deleted and made anew", Moment, |overlay, node| {
-        let (port, node) = (overlay.pods[node][0].port(), overlay.nodes()[node].netns());
+        let (pods, node) = (&overlay.pods[node], overlay.nodes()[node].netns());
         let addresses = node.exec("ip -o -4 address show dev cni0")?;
         let address = addresses.split_whitespace().nth(3).unwrap_or_default().to_owned();
         node.ip(&[
@@ -43,7 +43,7 @@ faults! {
             "link add cni0 mtu 1450 type bridge".to_owned(),
             format!("addr add {address} dev cni0"),
             "link set cni0 up".to_owned(),
-            format!("link set {port} master cni0"),
-        ])
+        ])?;
+        node.ip(&pods.iter().map(|pod| format!("link set {} master cni0", pod.port())).collect::<Vec<_>>())
     };
 }

@@ -28,6 +28,8 @@ const RESYNC: Duration = Duration::from_secs(60);
 
 /// So many nodes that come or go at once take memory for a moment that is worth returning.
 const MANY: usize = 500;
+/// So do so many interfaces that get their programs one after the other.
+const MANY_INTERFACES: usize = 50;
 
 /// What a node is made from, for as long as the agent runs.
 pub(super) struct NodePlan<'a, C> {
@@ -50,6 +52,8 @@ pub(super) struct Node<'a, B: Backend> {
     problem: Problem,
     /// Whether the last [`Backend::resync`], and what it has put off, has succeeded so far.
     is_complete: bool,
+    /// How many steps of [`Work::Accelerate`] have followed each other.
+    steps: usize,
 }
 
 /// A backend on its uplink.
@@ -96,7 +100,7 @@ impl<'a, B: Backend> Node<'a, B> {
             "the kernel's entries and the maps are complete again",
             Pace::SLOWING,
         );
-        Ok(Self { plan, started, carried, is_ready: false, resync, problem, is_complete: true })
+        Ok(Self { plan, started, carried, is_ready: false, resync, problem, is_complete: true, steps: 0 })
     }
 
     /// The lease has been taken: carries packets for its subnet, and has the subnet file written. Returns what an operator must
@@ -156,7 +160,7 @@ impl<'a, B: Backend> Node<'a, B> {
         };
         moving.solved();
         resync.reset_after(RETRY);
-        let node = Self { plan, started, carried, is_ready, resync, problem, is_complete };
+        let node = Self { plan, started, carried, is_ready, resync, problem, is_complete, steps: 0 };
         node.show_status();
         node
     }
@@ -226,6 +230,12 @@ impl<'a, B: Backend> Node<'a, B> {
         // What a resync has put off may still fail.
         if self.is_complete && !matches!(work, Work::React) && !backend.is_accelerating() {
             self.problem.solved();
+        }
+        if matches!(work, Work::Accelerate) {
+            self.steps += 1;
+        }
+        if !self.started.backend.is_accelerating() && std::mem::take(&mut self.steps) >= MANY_INTERFACES {
+            memory::release();
         }
         self.report(errors);
         if is_changed {
