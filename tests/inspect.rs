@@ -105,7 +105,20 @@ pub(crate) fn ensure_knows(node: &Node, peers: &[Peer]) -> Result<()> {
     Ok(())
 }
 
-fn floor(node: &Node) -> Result<BTreeSet<String>> {
+/// Fails unless the node knows this peer among any others.
+pub(crate) fn ensure_has(node: &Node, peer: &Peer) -> Result<()> {
+    let known = floor(node)?;
+    for line in peer.floor() {
+        ensure!(known.contains(&line), "{} has no {line:?}", node.name());
+    }
+    let map = Map::from_map_data(MapData::from_pin(pins(node)?.path(abi::LEASES))?)?;
+    let leases = shown(LpmTrie::<_, V4, Lease<V4>>::try_from(map)?.iter())?;
+    ensure!(leases.contains(&peer.lease()), "{} has no lease {}", node.name(), peer.lease());
+    Ok(())
+}
+
+/// Returns the routes, neighbours and FDB entries of the vxlan device, as `ip` and `bridge` print them.
+pub(crate) fn floor(node: &Node) -> Result<BTreeSet<String>> {
     let commands = [
         format!("ip -4 route show dev {DEVICE}"),
         format!("ip -4 neigh show dev {DEVICE}"),

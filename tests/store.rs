@@ -10,6 +10,7 @@ mod format;
 mod health;
 mod last_known;
 mod local;
+mod mutated;
 mod outage;
 mod own_lease;
 mod policy;

@@ -79,6 +79,29 @@ fn answer(version: &mut String) -> Result<Vec<u8>, Failure> {
     operation(&request, &network)
 }
 
+/// Returns the configuration that the delegate gets at ADD. `variable` returns the value of an environment variable, `input` is
+/// standard input, `subnet_env` the text of subnet.env. Pure.
+///
+/// # Errors
+/// The request, the configuration or subnet.env cannot be used. The error is the JSON text for the runtime.
+pub fn delegate_config(
+    variable: impl Fn(&str) -> Option<String>,
+    input: &str,
+    subnet_env: &str,
+) -> Result<String, String> {
+    let mut version = String::new();
+    let delegate = || {
+        let request = Request::read(variable)?;
+        let network = Network::parse(input)?;
+        version.clone_from(&network.cni_version);
+        version::ensure_allows(&version, request.verb)?;
+        let subnet = Subnet::of_text(&network.subnet_file, subnet_env)?;
+        Delegate::new(&network, &subnet)
+    };
+    let delegate = delegate();
+    delegate.map(|delegate| delegate.text()).map_err(|error| error.to_json(&version))
+}
+
 /// Reads standard input; empty if that is a terminal.
 fn input() -> Result<String, Error> {
     let mut text = String::new();

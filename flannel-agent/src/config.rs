@@ -63,7 +63,8 @@ pub enum ConfigError {
 
 impl ConfigError {
     fn bad(key: impl Into<String>, value: impl ToString, allowed: impl Into<String>) -> Self {
-        Self::BadValue { key: key.into(), value: value.to_string(), allowed: allowed.into() }
+        let value = shown(&value.to_string());
+        Self::BadValue { key: key.into(), value, allowed: allowed.into() }
     }
 }
 
@@ -120,6 +121,17 @@ impl NetworkConfig {
         }
         let nftables = keys.flag("EnableNFTables", false)?;
         Ok(Self { ipv4, ipv6, nftables, backend: Backend::read(&keys)? })
+    }
+}
+
+/// Returns a value as messages show it: in one line, and no more than its beginning if it is long.
+fn shown(value: &str) -> String {
+    const LONGEST: usize = 200;
+    let words: Vec<_> = value.split_ascii_whitespace().collect();
+    let text = words.join(" ").replace(char::is_control, "?");
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
     }
 }
 

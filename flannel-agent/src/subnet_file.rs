@@ -49,19 +49,29 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
 /// Reads the subnet of an earlier run; `None` if the file is missing or has no subnet.
 #[must_use]
 pub fn read_previous(path: &Path) -> Option<SubnetKey> {
-    let text = fs::read_to_string(path).ok()?;
-    let key = SubnetKey {
-        v4: value::<Ipv4Net>(&text, "FLANNEL_SUBNET").map(|net| net.trunc()),
-        v6: value::<Ipv6Net>(&text, "FLANNEL_IPV6_SUBNET").map(|net| net.trunc()),
-    };
-    Some(key).filter(|key| key.nets().next().is_some())
+    parse_subnet(&fs::read_to_string(path).ok()?)
 }
 
 /// Reads the networks of an earlier run; empty if the file is missing or has none.
 #[must_use]
 pub fn read_networks(path: &Path) -> Vec<IpNet> {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    ["FLANNEL_NETWORK", "FLANNEL_IPV6_NETWORK"].into_iter().filter_map(|key| value(&text, key)).collect()
+    parse_networks(&fs::read_to_string(path).unwrap_or_default())
+}
+
+/// Returns the subnet in the file's text; `None` if it has none.
+#[must_use]
+pub fn parse_subnet(text: &str) -> Option<SubnetKey> {
+    let key = SubnetKey {
+        v4: value::<Ipv4Net>(text, "FLANNEL_SUBNET").map(|net| net.trunc()),
+        v6: value::<Ipv6Net>(text, "FLANNEL_IPV6_SUBNET").map(|net| net.trunc()),
+    };
+    Some(key).filter(|key| key.nets().next().is_some())
+}
+
+/// Returns the networks in the file's text.
+#[must_use]
+pub fn parse_networks(text: &str) -> Vec<IpNet> {
+    ["FLANNEL_NETWORK", "FLANNEL_IPV6_NETWORK"].into_iter().filter_map(|key| value(text, key)).collect()
 }
 
 fn value<T: FromStr>(text: &str, key: &str) -> Option<T> {

@@ -5,7 +5,7 @@ mod program;
 use std::env;
 use std::path::{Path, PathBuf};
 
-use Part::{Bench, Cluster, Cross, Descriptors, Etcd, Kubernetes, Lint, Release, Run, Suite, Vm};
+use Part::{Bench, Cluster, Cross, Descriptors, Etcd, Fuzz, Kubernetes, Lint, Release, Run, Suite, Vm};
 pub use program::find as find_program;
 
 /// A part of the chores' work: a chore is made of parts, and a tool names the parts that need it.
@@ -15,6 +15,8 @@ pub enum Part {
     Lint,
     /// Building the agent.
     Build,
+    /// Building and running fuzz targets.
+    Fuzz,
     /// Building static binaries, for another architecture too.
     Cross,
     /// Clusters of network namespaces, with agents and traffic.
@@ -103,6 +105,8 @@ pub const TOOLS: &[Tool] = &[
     component("rustfmt", "rustfmt", "formats the sources", &[Lint]),
     component("clippy-driver", "clippy", "lints the sources", &[Lint]),
     from_crate("cargo-deny", "0.20.2", "checks licences, duplicates and sources of dependencies", &[Lint]),
+    from_crate("cargo-fuzz", "0.13.1", "builds the fuzz targets", &[Fuzz]),
+    package("c++", "g++", "compiles libFuzzer, and links the fuzz targets", &[Fuzz]),
     package("x86_64-linux-gnu-gcc", CC_X86_64, "compiles ring's C code, and links", &[Cross]),
     package("aarch64-linux-gnu-gcc", CC_AARCH64, "compiles ring's C code, and links", &[Cross]),
     package(FOREIGN_HEADERS.0, FOREIGN_HEADERS.1, "is included by ring's C code", &[Cross]),

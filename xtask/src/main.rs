@@ -5,6 +5,7 @@ mod bench;
 mod complexity;
 mod descriptors;
 mod dist;
+mod fuzz;
 mod image;
 mod kube;
 mod lint;
@@ -45,6 +46,8 @@ enum Chore {
     Test(test::Args),
     /// Let faults happen to eight nodes at random while their pods talk, and check that nothing is lost and nothing grows
     Soak(soak::Args),
+    /// Give mutated data to what reads it: configurations, leases, subnet.env, CNI requests, Nodes, packets
+    Fuzz(fuzz::Args),
     /// Measure the dataplane against bare veth, host-gw routing and the kernel's vxlan, in one run
     Bench(bench::Args),
     /// Run the tests that depend on the kernel on Debian's kernel, in a virtual machine; part of `test`
@@ -79,6 +82,7 @@ fn execute(chore: Chore) -> Result<()> {
         Chore::Run(args) => run::run(&args),
         Chore::Test(args) => test::run(&args),
         Chore::Soak(args) => soak::run(&args),
+        Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Bench(args) => bench::run(&args),
         Chore::Vm(args) => vm::execute(&args),
         Chore::Kube(args) => kube::run(&args),

@@ -5,7 +5,7 @@ use clap::ValueEnum;
 use flannel_tests::tools::Part;
 
 use crate::architecture::Architecture;
-use crate::{bench, dist, kube, lint, phase, run, setup, test, vm};
+use crate::{bench, dist, fuzz, kube, lint, phase, run, setup, test, vm};
 
 /// What to prepare.
 #[derive(clap::Args)]
@@ -26,6 +26,7 @@ enum Chore {
     Lint,
     Run,
     Test,
+    Fuzz,
     Bench,
     Kube,
     Vm,
@@ -39,6 +40,7 @@ impl Chore {
             Self::Lint => &lint::NEEDS,
             Self::Run => &run::NEEDS,
             Self::Test => &test::NEEDS,
+            Self::Fuzz => &fuzz::NEEDS,
             Self::Bench => &bench::NEEDS,
             Self::Kube => &kube::NEEDS,
             Self::Vm => &vm::NEEDS,

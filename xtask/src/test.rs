@@ -13,14 +13,15 @@ use flannel_tests::tools::Part;
 
 use crate::kube::{self, Kubernetes};
 use crate::workspace::{agent, cargo};
-use crate::{architecture, dist, lint, phase, setup, soak, suite, vm};
+use crate::{architecture, dist, fuzz, lint, phase, setup, soak, suite, vm};
 
 /// The variable of Rust's test harness that says how many tests run at once.
 const THREADS: &str = "RUST_TEST_THREADS";
 /// The parts of the work without which no test runs.
 pub(crate) const SUITE: [Part; 4] = [Part::Build, Part::Cluster, Part::Etcd, Part::Suite];
 /// The parts of the work whose tools it needs, without those of virtual machines and releases.
-pub(crate) const NEEDS: [Part; 5] = [Part::Lint, Part::Build, Part::Cluster, Part::Etcd, Part::Suite];
+pub(crate) const NEEDS: [Part; 6] =
+    [Part::Lint, Part::Build, Part::Fuzz, Part::Cluster, Part::Etcd, Part::Suite];
 /// Makes the suite print the names of the tests that it would run.
 const LIST: &str = "--list";
 /// Arguments of the suite that only say what is printed.
@@ -69,7 +70,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let kubernetes =
         if args.no_kube || !needs_kubernetes(&args.suite)? { None } else { Some(build_kubernetes()?) };
     run_suite(&args.suite, kubernetes.as_ref())?;
-    phase::note("not run with a filter: lint, unit tests, tests on Debian's kernel, tests of the release");
+    phase::note(
+        "not run with a filter: lint, unit tests, fuzz targets, tests on Debian's kernel, tests of the release",
+    );
     if args.no_kube {
         phase::note("not run, as was asked for: tests on Kubernetes");
     }
@@ -91,6 +94,7 @@ fn run_all(args: &Args) -> Result<()> {
     lint::run()?;
     build_agent()?;
     phase::run("unit tests", &mut cargo(["test", "--workspace", "--exclude", suite::PACKAGE]))?;
+    fuzz::check()?;
     let kubernetes = kubernetes.map(Kubernetes::build).transpose()?;
     run_suite(&[], kubernetes.as_ref())?;
     if !args.no_soak {

@@ -30,10 +30,15 @@ impl Subnet {
     /// [`Code::TryAgainLater`] where the file does not exist: the agent writes it once the node has its subnet.
     pub(super) fn read(path: &Path) -> Result<Self, Error> {
         match fs::read_to_string(path) {
-            Ok(text) => Self::parse(&text).map_err(|problem| unreadable(path, &problem)),
+            Ok(text) => Self::of_text(path, &text),
             Err(error) if error.kind() == ErrorKind::NotFound => Err(not_ready(path)),
             Err(error) => Err(Error::io("reading the node's subnet", path, &error)),
         }
+    }
+
+    /// Reads the text of subnet.env. The path is for messages.
+    pub(super) fn of_text(path: &Path, text: &str) -> Result<Self, Error> {
+        Self::parse(text).map_err(|problem| unreadable(path, &problem))
     }
 
     fn parse(text: &str) -> Result<Self, String> {

@@ -196,6 +196,21 @@ fn keys_are_read_in_any_case() {
 }
 
 #[test]
+fn the_message_about_a_value_is_one_line_that_is_not_long() {
+    let long = "x".repeat(10_000);
+    for (keys, expected) in [
+        (r#""SubnetLen": [1,\n 2]"#.replace("\\n", "\n"), "SubnetLen is [1, 2]; allowed: "),
+        ("\"SubnetLen\": \"\u{7f}\"".to_owned(), "SubnetLen is \"?\"; allowed: "),
+        (format!(r#""SubnetMin": "{long}""#), "SubnetMin is \"xxx"),
+    ] {
+        let error = NetworkConfig::parse(&format!(r#"{{"Network": "10.5.0.0/16", {keys}}}"#)).unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with(expected), "{text}");
+        assert!(text.len() < 300 && !text.contains(char::is_control), "{text:?}");
+    }
+}
+
+#[test]
 fn defaults_follow_the_size_of_the_network() {
     for (network, len, min, max) in [
         ("10.0.0.0/8", 24, "10.0.1.0", "10.255.255.0"),

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -35,11 +36,17 @@ pub struct LeaseAttrs {
 }
 
 impl LeaseAttrs {
+    /// Reads the value of a lease.
+    ///
+    /// # Errors
+    /// It is not the JSON object of a lease.
+    pub fn parse(value: &[u8]) -> serde_json::Result<Self> {
+        object(value)
+    }
+
     /// Returns the MACs of the node's vxlan devices, that for IPv4 first. Other backends have none.
     pub fn vtep_macs(&self) -> impl Iterator<Item = Mac> + use<> {
-        let mac = |data: &Option<Box<RawValue>>| {
-            Some(serde_json::from_str::<VxlanData>(data.as_ref()?.get()).ok()?.vtep_mac)
-        };
+        let mac = |data: &Option<Box<RawValue>>| Some(VxlanData::parse(data.as_ref()?).ok()?.vtep_mac);
         [mac(&self.backend_data), mac(&self.backend_v6_data)].into_iter().flatten()
     }
 }
@@ -72,6 +79,24 @@ pub struct VxlanData {
     /// MAC of the node's vxlan device.
     #[serde(rename = "VtepMAC")]
     pub vtep_mac: Mac,
+}
+
+impl VxlanData {
+    /// Reads the data of a vxlan lease.
+    ///
+    /// # Errors
+    /// It is not their JSON object.
+    pub fn parse(data: &RawValue) -> serde_json::Result<Self> {
+        object(data.get().as_bytes())
+    }
+}
+
+/// Reads a JSON object. serde takes a list as well, with the values in the order of the fields; flannel does not.
+fn object<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
+    if json.trim_ascii_start().starts_with(b"[") {
+        return Err(serde::de::Error::custom("a list instead of a JSON object"));
+    }
+    serde_json::from_slice(json)
 }
 
 /// An entry of the datastore, not yet checked.

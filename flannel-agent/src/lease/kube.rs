@@ -43,10 +43,51 @@ use annotations::{NODE_PUBLIC_IP, NODE_PUBLIC_IPV6, Prefix};
 use api::Api;
 use convert::CidrProblem;
 use events::Events;
-use nodes::OwnNode;
+use node::NodeView;
+use nodes::{Nodes, OwnNode};
 use session::Session;
 use store::{KubeStore, Versioned};
 use watch::Follower;
+
+/// Returns the leases of these Nodes, the oldest Node first, and what an operator must repair. Each Node is the JSON of the API
+/// server. None of them is this node. Pure.
+///
+/// ```
+/// use flannel_agent::lease::kube::leases_of;
+///
+/// let node = r#"{"metadata":{"name":"w1","annotations":{
+///     "flannel.alpha.coreos.com/kube-subnet-manager":"true","flannel.alpha.coreos.com/backend-type":"host-gw",
+///     "flannel.alpha.coreos.com/public-ip":"192.168.64.2"}},"spec":{"podCIDRs":["10.244.1.0/24"]}}"#;
+/// let (leases, problems) = leases_of([node], "flannel.alpha.coreos.com")?;
+/// assert_eq!((leases[0].key.as_str(), problems), ("10.244.1.0-24", vec![]));
+/// # Ok::<_, anyhow::Error>(())
+/// ```
+///
+/// # Errors
+/// One is not the JSON of a Node, or the prefix of the annotations has not the form that Kubernetes wants.
+pub fn leases_of<'a>(
+    nodes: impl IntoIterator<Item = &'a str>,
+    annotation_prefix: &str,
+) -> Result<(Vec<RawLease>, Vec<String>)> {
+    let prefix = Prefix::new(annotation_prefix)?;
+    let view = |node| {
+        let object = serde_json::from_str(node).context("reading a Node")?;
+        Ok(NodeView::new(&object, &prefix))
+    };
+    let views = nodes.into_iter().map(view).collect::<Result<Vec<_>>>()?;
+    let attrs = LeaseAttrs {
+        public_ip: None,
+        public_ipv6: None,
+        backend_type: String::new(),
+        backend_data: None,
+        backend_v6_data: None,
+    };
+    let nobody = OwnNode { name: "no Node".into(), subnet: SubnetKey { v4: None, v6: None }, attrs };
+    let mut nodes = Nodes::new(nobody);
+    let problems = nodes.replace(views).problems.into_iter().map(|problem| problem.message);
+    let problems = problems.collect();
+    Ok((nodes.leases(), problems))
+}
 
 /// Pause after a failure of a write that must be done in the end, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));

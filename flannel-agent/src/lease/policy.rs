@@ -209,7 +209,7 @@ impl Traces {
 
 /// Returns the MACs of the node's vxlan devices that a lease names.
 fn vtep_macs(lease: &RawLease) -> impl Iterator<Item = Mac> {
-    serde_json::from_slice::<LeaseAttrs>(&lease.value).into_iter().flat_map(|attrs| attrs.vtep_macs())
+    LeaseAttrs::parse(&lease.value).into_iter().flat_map(|attrs| attrs.vtep_macs())
 }
 
 fn held_by(holder: PublicIps, ours: &[PublicIps]) -> Standing {

@@ -18,7 +18,7 @@ impl PublicIps {
     /// Reads the holder of a lease. Returns no address if the value is not that of a lease.
     #[must_use]
     pub fn of_holder(lease: &RawLease) -> Self {
-        let attrs = serde_json::from_slice::<LeaseAttrs>(&lease.value);
+        let attrs = LeaseAttrs::parse(&lease.value);
         attrs.map(|attrs| Self::from(&attrs)).unwrap_or_default()
     }
 

@@ -72,6 +72,8 @@ pub struct Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, node, reason } = self;
+        // Anybody who writes to the datastore chooses the key: it must not end the line.
+        let key = key.escape_debug();
         match node {
             Some(node) => {
                 write!(

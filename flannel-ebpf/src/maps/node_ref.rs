@@ -63,6 +63,13 @@ macro_rules! switches {
     };
 }
 
+/// For code on the host, where no map is.
+impl From<&'static NodeConfig> for NodeRef {
+    fn from(node: &'static NodeConfig) -> Self {
+        Self(NonNull::from(node))
+    }
+}
+
 impl NodeRef {
     /// # Safety
     /// `node` points to the value of `CONFIG`.

@@ -74,6 +74,16 @@ impl Gateway {
         Ok(())
     }
 
+    /// Removes many keys, a thousand in each transaction.
+    pub fn delete_all(&self, keys: &[String]) -> Result<()> {
+        for chunk in keys.chunks(OPS_PER_TXN) {
+            let delete = |key: &String| json!({"requestDeleteRange": {"key": encode(key)}});
+            let deletes: Vec<_> = chunk.iter().map(delete).collect();
+            self.post("kv/txn", &json!({"success": deletes}))?;
+        }
+        Ok(())
+    }
+
     /// Reads a key.
     pub fn entry(&self, key: &str) -> Result<Option<KeyValue>> {
         let found = self.post("kv/range", &json!({"key": encode(key)}))?;

@@ -48,7 +48,7 @@ fn device(setup: &Setup<'_, VxlanConfig>, name: String, local: IpAddr, overhead:
 
 /// Returns the MAC that other nodes know, if they do.
 fn vtep_mac(data: Option<&RawValue>) -> Option<Mac> {
-    let data: VxlanData = serde_json::from_str(data?.get()).ok()?;
+    let data = VxlanData::parse(data?).ok()?;
     Some(data.vtep_mac)
 }
 

@@ -48,8 +48,10 @@ pub(super) fn subnet(node: &NodeView) -> Result<SubnetKey, CidrProblem> {
     let name = || node.name.to_string();
     let mut key = SubnetKey { v4: None, v6: None };
     for cidr in &node.pod_cidrs {
-        let parsed = IpNet::from_str(cidr)
-            .map_err(|_| CidrProblem::NotANetwork { node: name(), cidr: cidr.to_string() })?;
+        // A network of all addresses has the key that stands for no IPv4 subnet.
+        let parsed = IpNet::from_str(cidr).ok().filter(|net| net.prefix_len() > 0);
+        let parsed =
+            parsed.ok_or_else(|| CidrProblem::NotANetwork { node: name(), cidr: cidr.to_string() })?;
         let before = match parsed.trunc() {
             IpNet::V4(v4) => key.v4.replace(v4).map(IpNet::V4),
             IpNet::V6(v6) => key.v6.replace(v6).map(IpNet::V6),

@@ -195,7 +195,7 @@ impl LeaseChecker {
 fn vtep_mac(node: u32, field: &'static str, data: Option<&RawValue>) -> Result<Mac, RefusalReason> {
     let refused = |problem: String| RefusalReason::NoVtepMac { field, problem };
     let data = data.ok_or_else(|| refused(format!("{field} is missing")))?;
-    let data: VxlanData = serde_json::from_str(data.get()).map_err(|err| match data.get() {
+    let data = VxlanData::parse(data).map_err(|err| match data.get() {
         text if text.starts_with('"') => refused(format!("the text {text} is not JSON")),
         _ => refused(err.to_string()),
     })?;
@@ -207,7 +207,7 @@ fn vtep_mac(node: u32, field: &'static str, data: Option<&RawValue>) -> Result<M
 }
 
 fn attrs(lease: &RawLease) -> Result<LeaseAttrs, RefusalReason> {
-    serde_json::from_slice(&lease.value).map_err(|err| RefusalReason::Value(err.to_string()))
+    LeaseAttrs::parse(&lease.value).map_err(|err| RefusalReason::Value(err.to_string()))
 }
 
 fn is_host(ip: IpAddr) -> bool {

@@ -53,6 +53,28 @@ fn own_ip(set: &LeaseSet) -> Option<String> {
 }
 
 #[test]
+fn a_list_in_place_of_an_object_is_no_lease() {
+    let mut set = set();
+    let data = format!(r#"[1, "{MAC}"]"#);
+    for text in [
+        format!(r#"["192.168.0.2", null, "vxlan", {{"VNI": 1, "VtepMAC": "{MAC}"}}]"#),
+        format!(r#"{{"PublicIP": "192.168.0.2", "BackendType": "vxlan", "BackendData": {data}}}"#),
+    ] {
+        let refusals = set.apply(put("10.5.2.0-24", &text));
+        assert!(refusals[0].to_string().contains("a list instead of a JSON object"), "{refusals:?}");
+        assert_eq!(peers(&set), [""; 0]);
+    }
+}
+
+#[test]
+fn a_refusal_is_one_line_whatever_the_key() {
+    let refusals = set().apply(put("10.5.2.0-24\nINFO all is well\x1b[2J", ""));
+    let text = refusals[0].to_string();
+    assert!(text.starts_with(r"lease 10.5.2.0-24\nINFO all is well\u{1b}[2J not used: "), "{text}");
+    assert!(!text.contains(char::is_control), "{text:?}");
+}
+
+#[test]
 fn entries_are_refused_one_by_one() {
     let overlaps = || RefusalReason::OverlapsOwn { own: OWN.parse().unwrap() };
     let good = value("192.168.0.2", MAC);

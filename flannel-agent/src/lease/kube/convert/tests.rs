@@ -43,6 +43,7 @@ fn a_wrong_pod_cidr_is_reported_with_node_and_remedy() {
         ("", ["w1 has no podCIDR", "--allocate-node-cidrs=true and --cluster-cidr"]),
         (r#""podCIDR":null,"podCIDRs":null"#, ["w1 has no podCIDR", "--allocate-node-cidrs"]),
         (r#""podCIDRs":["10.244.1.0"]"#, ["w1 has the podCIDR \"10.244.1.0\"", "delete the node"]),
+        (r#""podCIDRs":["0.0.0.0/0","fd44::/64"]"#, ["w1 has the podCIDR \"0.0.0.0/0\"", "delete the node"]),
         (
             r#""podCIDRs":["10.244.1.0/24","10.244.2.0/24"]"#,
             ["w1 has more than one podCIDR", "delete the node"],
