@@ -72,6 +72,8 @@ pub struct Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, node, reason } = self;
+        // A key of the datastore may have any characters, line ends too.
+        let key = key.escape_debug();
         match node {
             Some(node) => {
                 write!(
