@@ -139,3 +139,33 @@ fn imports(code: &str) -> Vec<String> {
     });
     paths.collect()
 }
+
+/// Returns whether there is a test of this name in the suite or in the agent: `network::forged::…`, `sole::tests::…`.
+fn is_test(path: &str) -> bool {
+    let parts: Vec<_> = path.split("::").collect();
+    let Some((name, modules)) = parts.split_last() else { return false };
+    let file = modules.join("/");
+    let files = [Some(file.as_str()), file.strip_suffix("/tests")].into_iter().flatten();
+    let files = files.flat_map(|file| ["tests", SOURCES[0]].map(|folder| root().join(folder).join(file)));
+    let texts = files.filter_map(|file| fs::read_to_string(file.with_extension("rs")).ok());
+    texts.into_iter().any(|text| {
+        let before = text.split(&format!("fn {name}(")).next().unwrap();
+        before.len() < text.len() && before.trim_end().trim_end_matches("async").trim_end().ends_with("test]")
+    })
+}
+
+#[test]
+fn each_promise_of_security_names_tests_that_exist() {
+    assert!(!is_test("documents::root") && !is_test("documents::no_such_test") && !is_test("nowhere::test"));
+    let text = fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let tables = text.split("| promise | test |\n").skip(1);
+    let rows: Vec<_> =
+        tables.flat_map(|table| table.lines().skip(1).take_while(|row| row.starts_with('|'))).collect();
+    assert!(rows.len() > 10, "SECURITY.md has tables of promises");
+    for row in rows {
+        let tests: Vec<_> = row.rsplit('|').nth(1).unwrap().split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "no test holds: {row}");
+        let missing: Vec<_> = tests.iter().filter(|test| !is_test(test)).collect();
+        assert!(missing.is_empty(), "there are no tests {missing:?}, for: {row}");
+    }
+}

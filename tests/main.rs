@@ -20,6 +20,7 @@ mod overlay;
 mod package;
 mod packets;
 mod program;
+mod security;
 mod seeds;
 mod soak;
 mod store;

@@ -1,13 +1,13 @@
 //! Tests of the dataplanes with real packets between nodes that are network namespaces. Needs root.
 
 mod backends;
-mod capabilities;
+pub(crate) mod capabilities;
 mod clsact;
 mod counters;
 pub(crate) mod docker;
 mod ecn;
 mod fallback;
-mod firewall;
+pub(crate) mod firewall;
 mod first_start;
 mod flood;
 mod flow_cache;

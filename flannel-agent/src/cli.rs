@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
+use clap::parser::ValueSource;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use self::flanneld::{has_value, like_flanneld, two_dashes, without_empty_variable};
@@ -104,7 +105,10 @@ impl Flags {
         } else {
             command.try_get_matches_from_mut(args.into_iter().filter(has_value).map(two_dashes))
         };
-        let flags = Self::from_arg_matches(&matches?)?;
+        let matches = matches?;
+        let mut flags = Self::from_arg_matches(&matches)?;
+        flags.etcd.password_is_shown =
+            matches.value_source("etcd_password") == Some(ValueSource::CommandLine);
         match flags.contradiction() {
             Some(message) => Err(command.error(ErrorKind::ArgumentConflict, message)),
             None => Ok(flags),
@@ -127,6 +131,14 @@ impl Flags {
             (
                 etcd.etcd_username.is_empty() && !etcd.etcd_password.is_empty(),
                 "--etcd-password is given without --etcd-username",
+            ),
+            (
+                etcd.etcd_username.is_empty() && !etcd.etcd_password_file.is_empty(),
+                "--etcd-password-file is given without --etcd-username",
+            ),
+            (
+                !etcd.etcd_password.is_empty() && !etcd.etcd_password_file.is_empty(),
+                "choose one place of the password: --etcd-password or --etcd-password-file",
             ),
             (
                 dataplane.dataplane == Some(DataplaneMode::Netlink)

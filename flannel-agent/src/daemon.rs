@@ -79,7 +79,15 @@ async fn run_with_datastore(flags: &Flags, health: &Health) -> Result<()> {
         None if flags.kube.kube_subnet_mgr => {
             run_with_config(&KubeManager::new(kube_options(&flags.kube)?)?, flags, health).await
         }
-        None => run_with_config(&EtcdManager::new(etcd_options(&flags.etcd)), flags, health).await,
+        None => {
+            if flags.etcd.password_is_shown {
+                warn!(
+                    "every user of this node can read --etcd-password in the list of processes; give it by \
+                     --etcd-password-file, or by FLANNELD_ETCD_PASSWORD"
+                );
+            }
+            run_with_config(&EtcdManager::new(etcd_options(&flags.etcd)), flags, health).await
+        }
     }
 }
 

@@ -20,6 +20,7 @@ mod public_ips;
 mod rival;
 pub mod set;
 mod transaction;
+mod url;
 mod watch;
 
 pub use entry::{LeaseAttrs, RawLease, TTL, VxlanData};

@@ -9,7 +9,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use flannel_agent::cli::{Command, Flags};
 use flannel_agent::{cleanup, cni, counters, daemon, docker_opts, prepare_node, trace};
-use tracing::error;
+use nix::sys::prctl::set_dumpable;
+use tracing::{error, warn};
 use tracing_subscriber::fmt::layer;
 use tracing_subscriber::prelude::*;
 
@@ -49,6 +50,9 @@ fn run(flags: Flags) -> ExitCode {
         Some(Command::Trace(options)) => exit_code(block_on(trace::run(options)), print),
         None => {
             start_log(&flags);
+            if let Err(error) = keep_memory_private() {
+                warn!("the memory of this process, secrets included, may be dumped: {error}");
+            }
             exit_code(block_on(daemon::run(flags)), |error| error!("{error:#}"))
         }
     }
@@ -73,6 +77,12 @@ fn exit_code(result: Result<()>, report: impl Fn(&anyhow::Error)) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// Keeps passwords and tokens from core dumps, and from other processes of the same user: no core is written, and only root can
+/// trace the process or read its memory and environment. Programs that it starts are not concerned.
+fn keep_memory_private() -> nix::Result<()> {
+    set_dumpable(false)
 }
 
 fn start_log(flags: &Flags) {

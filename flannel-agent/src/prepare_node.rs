@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, send, socket};
+use nix::unistd::User;
 
 use crate::dataplane::bpf::pins;
 use crate::dataplane::kernel::conntrack;
@@ -18,14 +19,34 @@ pub struct PrepareNode {
     /// BPF filesystem for programs and maps.
     #[arg(long, env = "FLANNELD_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,
+    /// User, by name or number, who runs the agent if that is not root: gets the folder of the pins in the BPF filesystem, and
+    /// the filesystem as a whole if it is mounted now.
+    #[arg(long, value_name = "USER")]
+    pub owner: Option<String>,
 }
 
 /// Prepares the node and prints what could not be done.
 pub fn run(options: &PrepareNode) {
-    let steps = [pins::mount_bpffs(&options.bpffs), prepare_conntrack()];
+    let steps = [prepare_bpffs(options), prepare_conntrack()];
     for error in steps.into_iter().filter_map(Result::err) {
         eprintln!("warning: {error:#}");
     }
+}
+
+fn prepare_bpffs(options: &PrepareNode) -> Result<()> {
+    match &options.owner {
+        Some(name) => pins::prepare_for(&options.bpffs, user(name)?),
+        None => pins::mount_bpffs(&options.bpffs),
+    }
+}
+
+/// Returns the number of a user.
+fn user(name: &str) -> Result<u32> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    let user = User::from_name(name).with_context(|| format!("looking for the user {name}"))?;
+    Ok(user.with_context(|| format!("there is no user {name}; see --owner"))?.uid.as_raw())
 }
 
 /// Sets the connection tracker, which is loaded before: its settings are there only then, and kube-proxy or the agent

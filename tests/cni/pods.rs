@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -81,6 +83,8 @@ fn the_delegates_configuration_is_saved_until_the_pod_is_deleted() -> TestResult
     );
     let saved = data_dir(node).join(pod.id());
     assert_eq!(fs::read_to_string(&saved)?, expected);
+    let mode = |path: &Path| fs::metadata(path).map(|found| found.permissions().mode() & 0o7777);
+    assert_eq!((mode(&data_dir(node))?, mode(&saved)?), (0o700, 0o600));
     runtime.detach(&pod)?;
     assert!(!saved.exists(), "{} is left", saved.display());
     Ok(())

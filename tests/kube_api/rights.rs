@@ -61,6 +61,25 @@ fn nodes_stay_known_while_the_api_server_refuses_to_list_them() -> TestResult {
 }
 
 #[test]
+fn the_token_is_never_logged() -> TestResult {
+    let cluster = Cluster::segment(1)?;
+    let store = cluster.kube_store()?;
+    store.configure(NETWORK)?;
+    store.add_node("node1", &["10.5.1.0/24"])?;
+    let mut agent = Agent::builder(&cluster.nodes()[0]).store(&store).arg(NETLINK).arg("-v=6").start()?;
+    agent.wait_ready()?;
+    let old = store.token()?;
+    store.revoke_token()?;
+    store.forwarder().reset();
+    wait_logged(&agent, "WARN", &["401"])?;
+    store.renew_token()?;
+    wait_logged(&agent, "INFO", &["again"])?;
+    let log = agent.log();
+    assert!(!log.contains(&old) && !log.contains(&store.token()?), "a token is in the log");
+    Ok(())
+}
+
+#[test]
 fn a_renewed_token_is_read_after_the_old_one_has_become_invalid() -> TestResult {
     let bed = Bed::start(2, NETLINK)?;
     let streams = bed.streams()?;

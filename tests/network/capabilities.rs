@@ -15,7 +15,7 @@ const LIBERAL: &str = "net.netfilter.nf_conntrack_tcp_be_liberal";
 /// What flannel's own manifest gives.
 const STOCK: [&str; 2] = ["net_admin", "net_raw"];
 /// What the agent needs for everything.
-pub(super) const FULL: [&str; 4] = ["net_admin", "net_raw", "bpf", "perfmon"];
+pub(crate) const FULL: [&str; 4] = ["net_admin", "net_raw", "bpf", "perfmon"];
 
 /// A container, and what an agent does in it.
 struct Container {

@@ -8,7 +8,7 @@ mod obstacles;
 mod quiet;
 mod repair;
 mod rules;
-mod tools;
+pub(crate) mod tools;
 mod traffic;
 
 use std::net::Ipv4Addr;

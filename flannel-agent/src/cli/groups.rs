@@ -61,6 +61,12 @@ pub struct EtcdFlags {
     /// shown.
     #[arg(long, value_name = "PASSWORD", default_value = "", hide_env_values = true)]
     pub etcd_password: String,
+    /// File with the password of the etcd user. It is read for every connection.
+    #[arg(long, value_name = "FILE", default_value = "")]
+    pub etcd_password_file: String,
+    /// Whether the password stands on the command line.
+    #[arg(skip)]
+    pub password_is_shown: bool,
 }
 
 /// Subnets from Kubernetes.

@@ -58,6 +58,8 @@ fn contradicting_flags_are_refused() {
         ("-etcd-certfile /cert.pem", "--etcd-certfile and --etcd-keyfile"),
         ("-etcd-keyfile /key.pem -etcd-certfile=", "--etcd-certfile and --etcd-keyfile"),
         ("-etcd-password secret", "--etcd-username"),
+        ("-etcd-password-file /p", "--etcd-username"),
+        ("-etcd-username u -etcd-password secret -etcd-password-file /p", "one place of the password"),
         ("-dataplane netlink -xdp=native", "--xdp needs BPF"),
         ("-dataplane netlink -xdp=generic", "--xdp needs BPF"),
     ] {
@@ -72,5 +74,19 @@ fn contradicting_flags_are_refused() {
         "-xdp=native",
     ] {
         parse(&format!("flannel-agent {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
+}
+
+#[test]
+fn a_password_on_the_command_line_is_known_to_be_shown() {
+    for (line, shown) in [
+        ("", false),
+        ("-etcd-username=u -etcd-password=", false),
+        ("-etcd-username=u -etcd-password-file=/p", false),
+        ("-etcd-username=u -etcd-password=secret", true),
+        ("--etcd-username u --etcd-password secret", true),
+    ] {
+        let flags = parse(&format!("flannel-agent {line}")).unwrap();
+        assert_eq!(flags.etcd.password_is_shown, shown, "{line}");
     }
 }

@@ -11,14 +11,16 @@ use crate::cli::{EtcdFlags, Flags, KubeFlags, UplinkFlags};
 use crate::config::NetworkConfig;
 use crate::firewall::{self, RuleOptions};
 use crate::lease::PublicIps;
-use crate::lease::etcd::{EtcdOptions, Login, TlsFiles};
+use crate::lease::etcd::{EtcdOptions, Login, Password, TlsFiles};
 use crate::lease::kube::{KubeOptions, NodeName};
 use crate::uplink::{Stack, UplinkOptions};
 
 pub(super) fn etcd_options(flags: &EtcdFlags) -> EtcdOptions {
     let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
     let file = |text: &String| given(text).map(PathBuf::from);
-    let login = |user| Login { user, password: flags.etcd_password.clone() };
+    let password = file(&flags.etcd_password_file)
+        .map_or_else(|| Password::Given(flags.etcd_password.clone()), Password::File);
+    let login = |user| Login { user, password };
     EtcdOptions {
         endpoints: flags.etcd_endpoints.clone(),
         prefix: flags.etcd_prefix.clone(),

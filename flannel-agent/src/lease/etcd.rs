@@ -16,7 +16,7 @@ use super::transaction::{acquire, renew};
 use super::watch::watch;
 use crate::config::NetworkConfig;
 use access::MemberAccess;
-pub use access::{Login, TlsFiles};
+pub use access::{Login, Password, TlsFiles};
 use connection::Connection;
 use store::EtcdStore;
 use transaction::EtcdTransaction;

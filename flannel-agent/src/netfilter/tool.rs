@@ -15,6 +15,9 @@ use tokio::time::timeout;
 /// Time limit of a command. Hosts with very many rules need seconds.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Variable with the password of etcd's user, which is none of the tools' business.
+const PASSWORD: &str = "FLANNELD_ETCD_PASSWORD";
+
 /// Exit status of iptables when another program held the lock for too long (`RESOURCE_PROBLEM` in xtables.h).
 const LOCKED: i32 = 4;
 
@@ -88,6 +91,7 @@ async fn output(line: &str, input: &str) -> io::Result<Output> {
     // A group of its own, so that a script ends together with what it runs.
     command.args(words).process_group(0).kill_on_drop(true);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env_remove(PASSWORD);
     let mut child = command.spawn().inspect_err(|_| programs::forget(name))?;
     let group = Group(child.id());
     if let Some(mut stdin) = child.stdin.take() {

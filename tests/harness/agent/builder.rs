@@ -1,10 +1,11 @@
 //! Flags and environment of a node daemon before its start.
 
+use std::os::unix::fs::chown;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::{Agent, agent_binary, old_kernel};
 use crate::cluster::Node;
@@ -122,6 +123,32 @@ impl AgentBuilder {
         let kept: Vec<_> = names.iter().map(|name| format!("+{name}")).collect();
         let set = format!("--bounding-set=-all,{}", kept.join(","));
         self.start.wrapper.extend(["setpriv".to_owned(), set]);
+        self
+    }
+
+    /// Starts it as a user without privileges, with these capabilities as ambient ones: `net_admin`, `bpf`. Gives the user the
+    /// node's folder.
+    pub fn as_user(mut self, user: u32, names: &[&str]) -> Result<Self> {
+        let dir = self.start.subnet_file.parent().context("the folder of the subnet file")?;
+        chown(dir, Some(user), Some(user)).with_context(|| format!("give {} to {user}", dir.display()))?;
+        // The folder of the one that was built may be closed to other users.
+        let program = dir.join("flannel-agent");
+        if !program.exists() {
+            std::fs::copy(agent_binary()?, &program).context("copy the agent")?;
+        }
+        let kept: Vec<_> = names.iter().map(|name| format!("+{name}")).collect();
+        let set = format!("-all,{}", kept.join(","));
+        let flags = ["inh-caps", "ambient-caps", "bounding-set"].map(|flag| format!("--{flag}={set}"));
+        let user = ["reuid", "regid"].map(|flag| format!("--{flag}={user}"));
+        let rest = ["--clear-groups", "--no-new-privs"].map(str::to_owned);
+        self.start.wrapper.push("setpriv".to_owned());
+        self.start.wrapper.extend(user.into_iter().chain(rest).chain(flags));
+        Ok(self.program(program))
+    }
+
+    /// Starts it by this script of the shell, which has to end with `exec "$@"`.
+    pub fn by_script(mut self, script: &str) -> Self {
+        self.start.wrapper.splice(0..0, ["sh", "-c", script, "sh"].map(str::to_owned));
         self
     }
 

@@ -2,10 +2,14 @@
 
 use std::io::ErrorKind;
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use std::{fs, io};
+use std::{
+    fs::{self, Permissions},
+    io,
+};
 
 use anyhow::{Context as _, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -30,6 +34,8 @@ impl Notify {
             _ => {}
         }
         let socket = UnixDatagram::bind(path).with_context(|| format!("bind {}", path.display()))?;
+        // An agent of another user sends to it, too.
+        fs::set_permissions(path, Permissions::from_mode(0o666)).context("open the socket to all users")?;
         socket.set_nonblocking(true)?;
         Ok(Self { socket, ready: false, status: None })
     }

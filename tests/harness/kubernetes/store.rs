@@ -194,7 +194,7 @@ impl KubeStore {
     pub fn revoke_token(&self) -> Result<()> {
         self.client().delete_account(NAMESPACE, &self.tag)?;
         self.client().create_account(NAMESPACE, &self.tag)?;
-        let token = fs::read_to_string(self.token_file()).context("read the token")?;
+        let token = self.token()?;
         eventually("the old token is refused", 2 * IN_FORCE, || {
             ensure!(!self.client().accepts(&token)?, "not yet");
             Ok(())
@@ -205,6 +205,11 @@ impl KubeStore {
     pub fn renew_token(&self) -> Result<()> {
         let token = self.client().token(NAMESPACE, &self.tag)?;
         fs::write(self.token_file(), token).context("write a token")
+    }
+
+    /// Returns the agents' token.
+    pub fn token(&self) -> Result<String> {
+        fs::read_to_string(self.token_file()).context("read the token")
     }
 
     /// Replaces the configuration as the kubelet replaces the files of a ConfigMap: a link to a new folder takes the place of

@@ -13,7 +13,7 @@ use crate::endpoint::{Figures, with_endpoint};
 use crate::overlay::lines_of;
 
 /// Returns the path of an installed program.
-pub(super) fn installed(program: &str) -> Result<PathBuf> {
+pub(crate) fn installed(program: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").context("no PATH")?;
     let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file());
     found.with_context(|| format!("{program} is not installed: apt-get install iptables"))

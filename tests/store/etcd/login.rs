@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use flannel_agent::lease::SubnetManager as _;
-use flannel_agent::lease::etcd::{EtcdManager, EtcdOptions, Login, TlsFiles};
+use flannel_agent::lease::etcd::{EtcdManager, EtcdOptions, Login, Password, TlsFiles};
 use flannel_tests::etcd::PREFIX;
 use flannel_tests::{Agent, Cluster, Etcd, TestResult, eventually};
 
@@ -12,12 +12,12 @@ use crate::overlay::{NETWORK, lines_of};
 
 const SOON: Duration = Duration::from_secs(10);
 const ROOT: &str = "--user root:rootpw";
-const PASSWORD: &str = "hush-hush-4711";
+pub(crate) const PASSWORD: &str = "hush-hush-4711";
 /// Lifetime of a token in seconds, from its last use.
 const TOKEN: u64 = 1;
 
 /// Adds users. `flannel` may read and write below flannel's prefix and nothing else.
-fn with_users(etcd: Etcd) -> Result<Etcd> {
+pub(crate) fn with_users(etcd: Etcd) -> Result<Etcd> {
     etcd.configure(NETWORK)?;
     for line in [
         "user add root:rootpw",
@@ -99,7 +99,7 @@ fn an_expired_token_is_renewed() -> TestResult {
         endpoints: vec![etcd.endpoint()],
         prefix: PREFIX.to_owned(),
         tls: TlsFiles::default(),
-        login: Some(Login { user: "flannel".to_owned(), password: PASSWORD.to_owned() }),
+        login: Some(Login { user: "flannel".to_owned(), password: Password::Given(PASSWORD.to_owned()) }),
     });
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         manager.network_config().await?;

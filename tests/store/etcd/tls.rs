@@ -114,6 +114,30 @@ fn a_bad_file_is_named_with_its_flag() -> TestResult {
 }
 
 #[test]
+fn the_key_is_never_logged() -> TestResult {
+    let bed = Bed::start(&MGMT.to_string())?;
+    let (ca, Issued { cert, key }) = (bed.authority.file(), &bed.client);
+    let text = fs::read_to_string(key)?;
+    let lines: Vec<_> = text.lines().filter(|line| !line.starts_with('-')).collect();
+    assert!(!lines.is_empty(), "{} has a key", key.display());
+    let damaged = bed.cluster.dir().join("damaged.key");
+    fs::write(&damaged, text.replacen(&lines[0][..4], "!!!!", 1))?;
+    let ensure_hidden = |log: &str| {
+        // The damaged line is looked for without its beginning.
+        assert!(lines.iter().all(|line| !log.contains(&line[4..])), "the key is in the log: {log}");
+    };
+    for [ca, cert, key] in [[&ca, cert, &damaged], [key, cert, key], [&ca, key, key]] {
+        let agent = bed.agent_with(Some(ca), Some(cert), Some(key)).arg("-v=6");
+        bed.first_error(agent)?;
+        ensure_hidden(&fs::read_to_string(bed.cluster.nodes()[0].dir().join("agent.log"))?);
+    }
+    let mut agent = bed.trusted().arg("-v=6").start()?;
+    agent.wait_ready()?;
+    ensure_hidden(&agent.log());
+    Ok(())
+}
+
+#[test]
 fn the_error_says_which_certificate_is_not_trusted() -> TestResult {
     let bed = Bed::start("elsewhere.example")?;
     let theirs = Authority::new(bed.cluster.dir(), "theirs")?;

@@ -2,20 +2,25 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::fs;
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, lchown};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::maps::{Array, Map, MapData, MapInfo};
 use flannel_common::abi;
 use flannel_common::node::NodeConfig;
 use flannel_common::outcome::{Hook, Metrics};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::unistd::geteuid;
 use tracing::{debug, info, warn};
 
 use super::sizes::sizes;
+
+/// Mode of the folders of pins. The kernel makes pins themselves 0600.
+const PRIVATE: u32 = 0o700;
 
 /// Returns the VNIs of the overlays with pins in the BPF filesystem at `bpffs`.
 ///
@@ -79,7 +84,8 @@ impl Pins {
     /// size than this node needs, which has room for `max_flows` of one family. Returns the previous agent's node if its maps stay.
     pub(super) fn prepare(&self, node: &NodeConfig, max_flows: u32) -> Result<Option<NodeConfig>> {
         mount_bpffs(&self.bpffs)?;
-        fs::create_dir_all(&self.dir).with_context(|| format!("creating {}", self.dir.display()))?;
+        make_private(&self.bpffs.join(abi::PIN_DIR))?;
+        make_private(&self.dir)?;
         match self.pinned_node() {
             Some(previous) if previous.layout == abi::LAYOUT => {
                 sizes(node, max_flows).try_for_each(|(name, entries)| self.remove_resized(name, entries))?;
@@ -181,6 +187,65 @@ impl Pins {
         }
         self.config()?.set(0, updated, 0).context("writing the uplink's MTU to the BPF map CONFIG")
     }
+}
+
+/// Makes a folder that only this user may read and write, or makes an existing one such a folder.
+///
+/// # Errors
+/// It cannot be made, or belongs to another user: a BPF filesystem may be writable for all users, and whoever has the folder can
+/// remove and replace the pins in it.
+fn make_private(folder: &Path) -> Result<()> {
+    match DirBuilder::new().mode(PRIVATE).create(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => return made.with_context(|| format!("creating {}", folder.display())),
+    }
+    let found = fs::symlink_metadata(folder).with_context(|| format!("looking at {}", folder.display()))?;
+    let (path, user) = (folder.display(), geteuid());
+    if !found.is_dir() || found.uid() != user.as_raw() {
+        bail!(
+            "{path} belongs to the user {}, who could replace the pins in it, and the agent runs as {user}: remove it (rm -r {path})",
+            found.uid()
+        );
+    }
+    if found.mode() & 0o777 != PRIVATE {
+        fs::set_permissions(folder, Permissions::from_mode(PRIVATE))
+            .with_context(|| format!("setting the mode of {path}"))?;
+    }
+    Ok(())
+}
+
+/// Mounts a BPF filesystem if it is missing, and gives the folder of the pins in it to a user, who can then run the agent. A
+/// filesystem that is mounted here is given to the user as a whole.
+///
+/// # Errors
+/// It cannot be mounted, or the folder belongs to a third user.
+pub fn prepare_for(bpffs: &Path, user: u32) -> Result<()> {
+    let is_new = !is_bpffs(bpffs);
+    mount_bpffs(bpffs)?;
+    let folder = bpffs.join(abi::PIN_DIR);
+    if fs::symlink_metadata(&folder).map_or(true, |found| found.uid() != user) {
+        make_private(&folder)?;
+        // What is in it belongs to this user, so nobody else exchanges a folder for a link meanwhile.
+        give(&folder, user).with_context(|| format!("giving {} to the user {user}", folder.display()))?;
+    }
+    if is_new {
+        lchown(bpffs, Some(user), None)
+            .with_context(|| format!("giving {} to the user {user}", bpffs.display()))?;
+    }
+    Ok(())
+}
+
+/// Gives a folder to a user, and before that what is in it.
+fn give(folder: &Path, user: u32) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            give(&entry.path(), user)?;
+        } else {
+            lchown(entry.path(), Some(user), None)?;
+        }
+    }
+    lchown(folder, Some(user), None)
 }
 
 /// Mounts a BPF filesystem, unless there is one.

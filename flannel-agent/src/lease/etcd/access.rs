@@ -35,7 +35,16 @@ pub struct Login {
     /// The name.
     pub user: String,
     /// The password. `Debug` does not print it.
-    pub password: String,
+    pub password: Password,
+}
+
+/// A password, or where it is.
+#[derive(Clone)]
+pub enum Password {
+    /// This text.
+    Given(String),
+    /// The text of this file (`--etcd-password-file`), which is read for every connection.
+    File(PathBuf),
 }
 
 impl fmt::Debug for Login {
@@ -60,13 +69,33 @@ impl MemberAccess {
         let open = async |options| Client::connect([endpoint], Some(options)).await;
         let client = match &self.login {
             None => open(options).await,
-            Some(Login { user, password }) => match open(options.clone().with_user(user, password)).await {
-                // An etcd without users needs no login. flanneld's client connects without one, too.
-                Err(Error::GRpcStatus(status)) if status.message() == NO_LOGIN => open(options).await,
-                opened => opened,
-            },
+            Some(Login { user, password }) => {
+                let password = password.read()?;
+                match open(options.clone().with_user(user, password)).await {
+                    // An etcd without users needs no login. flanneld's client connects without one, too.
+                    Err(Error::GRpcStatus(status)) if status.message() == NO_LOGIN => open(options).await,
+                    opened => opened,
+                }
+            }
         };
         client.map_err(|error| anyhow!(describe(&error)))
+    }
+}
+
+impl Password {
+    /// Returns it. In a file, an end of line behind it is not part of it.
+    fn read(&self) -> anyhow::Result<String> {
+        const FLAG: &str = "--etcd-password-file";
+        let file = match self {
+            Self::Given(password) => return Ok(password.clone()),
+            Self::File(file) => file,
+        };
+        let text = String::from_utf8(read(FLAG, file)?);
+        // The error would have the bytes.
+        let text = text.map_err(|_| anyhow!("{FLAG} {} is not UTF-8", file.display()))?;
+        let password = text.trim_end_matches(['\n', '\r']);
+        ensure!(!password.is_empty(), "{FLAG} {} is empty", file.display());
+        Ok(password.to_owned())
     }
 }
 
@@ -157,8 +186,26 @@ mod tests {
     }
 
     #[test]
+    fn a_password_in_a_file_ends_with_its_line_and_no_error_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("password");
+        let password = Password::File(file.clone());
+        assert!(password.read().unwrap_err().to_string().contains("--etcd-password-file"));
+        for (text, expected) in [("sec ret", "sec ret"), ("sec ret\n", "sec ret"), (" secret\r\n", " secret")]
+        {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(password.read().unwrap(), expected);
+        }
+        for wrong in [&b""[..], b"\n", b"secret\xff"] {
+            std::fs::write(&file, wrong).unwrap();
+            let error = format!("{:?}", password.read().unwrap_err());
+            assert!(error.contains("--etcd-password-file") && !error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
     fn a_password_is_not_printed() {
-        let login = Login { user: "root".into(), password: "secret".into() };
+        let login = Login { user: "root".into(), password: Password::Given("secret".into()) };
         let text = format!("{login:?}");
         assert!(text.contains("root") && !text.contains("secret"), "{text}");
     }

@@ -11,6 +11,7 @@ use etcd_client::Client;
 
 use super::access::MemberAccess;
 use super::error::describe;
+use crate::lease::url::without_login;
 
 /// Longest time for a request, connecting included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,7 +38,8 @@ impl Connection {
 
     /// Returns the configured endpoints, as etcdctl takes them.
     pub(super) fn endpoints(&self) -> String {
-        self.endpoints.join(",")
+        let shown: Vec<_> = self.endpoints.iter().map(|endpoint| without_login(endpoint)).collect();
+        shown.join(",")
     }
 
     /// Sends a request to one member after the other until one answers. `doing` is its purpose, for errors.
@@ -60,8 +62,13 @@ impl Connection {
             };
             failures.push(match tokio::time::timeout(REQUEST_TIMEOUT, attempt).await {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) => format!("{endpoint}{}: {error:#}", self.access.tls.describe(&endpoint)),
-                Err(_) => format!("{endpoint}: no answer within {} s", REQUEST_TIMEOUT.as_secs()),
+                Ok(Err(error)) => {
+                    let (shown, tls) = (without_login(&endpoint), self.access.tls.describe(&endpoint));
+                    format!("{shown}{tls}: {error:#}")
+                }
+                Err(_) => {
+                    format!("{}: no answer within {} s", without_login(&endpoint), REQUEST_TIMEOUT.as_secs())
+                }
             });
             self.give_up(generation);
         }

@@ -3,14 +3,17 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use hyper::header::HeaderValue;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ConfigExt as _};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use tower::{BoxError, ServiceBuilder};
+
+use crate::lease::url::without_login;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time between probes of an idle connection.
@@ -38,7 +41,7 @@ impl Access {
     /// Reads the files, and returns a client with what they have now. Connects at the first request.
     pub(super) async fn connect(&self) -> Result<Connected> {
         let config = self.config().await?;
-        let url = config.cluster_url.to_string();
+        let url = without_login(&config.cluster_url.to_string()).into_owned();
         let client = client(&config).with_context(|| format!("preparing to talk to the API server {url}"))?;
         Ok(Connected { client, url })
     }
@@ -70,12 +73,30 @@ fn for_url(url: &str) -> Result<Config> {
 }
 
 fn parse(url: &str) -> Result<hyper::Uri> {
-    url.parse().with_context(|| format!("--kube-api-url {url} is not a URL"))
+    url.parse().with_context(|| format!("--kube-api-url {} is not a URL", without_login(url)))
 }
 
 async fn from_file(file: &PathBuf) -> Result<Config> {
-    let kubeconfig = Kubeconfig::read_from(file)?;
-    Ok(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
+    let kubeconfig = Kubeconfig::read_from(file).map_err(without_text)?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    // kube panics when it makes a header of a token that cannot be one.
+    let user = serde_json::to_value(&config.auth_info).context("reading its user")?;
+    let token = user["token"].as_str().unwrap_or_default();
+    ensure!(
+        HeaderValue::from_str(token).is_ok(),
+        "the token in it has a line end, or another character that none has"
+    );
+    Ok(config)
+}
+
+/// Returns an error of reading a kubeconfig file without the lines of the file, which may have a token or a key.
+fn without_text(error: KubeconfigError) -> anyhow::Error {
+    let KubeconfigError::Parse(error) = error else { return error.into() };
+    let place = error.location().map(|place| format!(" at line {}, column {}", place.line(), place.column()));
+    anyhow!(
+        "it is not a kubeconfig file: wrong YAML, or a value of a wrong kind{}",
+        place.unwrap_or_default()
+    )
 }
 
 fn client(config: &Config) -> Result<Client> {

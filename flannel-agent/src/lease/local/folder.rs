@@ -1,6 +1,6 @@
 //! Reads and writes the files of the folder, one operation for each function.
 
-use std::fs::{self, File, FileTimes, OpenOptions, TryLockError};
+use std::fs::{self, File, FileTimes, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -23,6 +23,9 @@ const VALUE_MAX: u64 = 64 << 10;
 const LOCK_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 /// Longest wait for the lock, which agents hold for milliseconds.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Mode of the lock. Whoever can read a file can hold a lock of it.
+const LOCK_MODE: u32 = 0o600;
 
 /// The folder with the network config and the leases.
 pub(super) struct LeaseFolder {
@@ -93,8 +96,12 @@ impl LeaseFolder {
     pub(super) async fn lock(&self) -> Result<File> {
         self.subnets()?;
         let path = self.dir.join("lock");
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(LOCK_MODE).open(&path);
         let file = file.with_context(|| format!("opening {}", path.display()))?;
+        if file.metadata()?.permissions().mode() & 0o777 != LOCK_MODE {
+            // It may be another agent's.
+            let _ = file.set_permissions(Permissions::from_mode(LOCK_MODE));
+        }
         let mut pause = Backoff::new(LOCK_PAUSE.0, LOCK_PAUSE.1);
         let deadline = Instant::now() + LOCK_TIMEOUT;
         loop {
@@ -164,7 +171,7 @@ fn entry(path: &Path, key: String) -> Option<StoredLease<()>> {
         Ok(read) => read,
         Err(error) if error.kind() == ErrorKind::NotFound => return None,
         Err(error) => {
-            tracing::debug!("reading {}: {error}", path.display());
+            tracing::debug!("reading {path:?}: {error}");
             (Vec::new(), Lifetime::Reservation)
         }
     };
