@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use flannel_tests::fault::{Row, VARIABLE};
 use flannel_tests::wait::patience;
-use flannel_tests::{Node, Pod, TestResult, Topology, eventually};
+use flannel_tests::{Node, Pod, TestResult, eventually};
 
 use crate::inspect::{self, DEVICE, UPLINK};
 use crate::overlay::{Overlay, Streams};
@@ -43,8 +43,6 @@ const BEFORE: Duration = Duration::from_millis(500);
 /// Time for which they talk after: the agent looks at its programs every second.
 const AFTER: Duration = Duration::from_millis(1500);
 
-/// A bridge whose only port leaves it has no carrier, so the kernel forgets its neighbours, and may ask for them a second later.
-pub(crate) const PODS: usize = 2;
 /// Time for which something is away.
 const AWAY: Duration = Duration::from_secs(2);
 
@@ -117,7 +115,7 @@ pub(crate) fn state(node: &Node, pod: &Pod) -> Result<State> {
 
 /// Lets something happen to the first of two nodes while their pods talk, and waits until all is as it was.
 fn endure(fault: &str, bound: Bound, happen: Happen) -> TestResult {
-    let mut overlay = Overlay::start(Topology::segment(2), &["--dataplane=bpf"; 2], PODS)?;
+    let mut overlay = Overlay::bpf(2)?;
     overlay.wait_plugged()?;
     let (before, peer) = (state(&overlay.nodes()[0], &overlay.pods[0][0])?, overlay.peer(1)?);
     let streams = overlay.streams()?;
