@@ -76,14 +76,20 @@ fn a_full_map_leaves_a_new_peer_to_the_kernel_until_there_is_room() -> TestResul
         ensure!(routes.contains(&new.base.to_string()), "{routes}");
         Ok(())
     })?;
+    let said = || {
+        let errors = lines_of(&overlay.agents[0].log(), "ERROR");
+        errors.iter().filter(|line| line.contains("10.5.77.0/24 into LEASES")).count()
+    };
+    eventually("the agent has found no room", FOLLOW, || {
+        ensure!(said() == 1, "not yet");
+        Ok(())
+    })?;
     // The agent removes foreign entries too, where it comes first.
     (0x0b00_0000..first_without_room).for_each(|address| drop(leases.remove(&key(address))));
     eventually("the node knows the peer", AGAIN, || {
         inspect::ensure_knows(node, &[overlay.peer(1)?, new.clone()])
     })?;
-    let errors = lines_of(&overlay.agents[0].log(), "ERROR");
-    let said = errors.iter().filter(|line| line.contains("10.5.77.0/24 into LEASES"));
-    assert_eq!(said.count(), 1, "{errors:#?}");
+    assert_eq!(said(), 1);
     streams.ensure_whole()?;
     Ok(())
 }
