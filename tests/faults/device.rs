@@ -1,12 +1,13 @@
 //! What others do to the vxlan device and to the kernel's entries for it.
 
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use flannel_tests::eventually;
 use flannel_tests::netns::NetNs;
 
-use super::on;
+use super::{AWAY, on};
 use crate::inspect::{self, DEVICE};
 
 /// Time limit for the agent to notice.
@@ -53,15 +54,19 @@ faults! {
         on(overlay, node, &format!("bridge fdb flush dev {DEVICE}"))
     };
 
-    renumbered: "uplink given another address", Second, |overlay, node| {
+    renumbered: "uplink given another address for 2 s", Second, |overlay, node| {
         let old = overlay.nodes()[node].exec("ip -o -4 address show dev eth0")?;
         let old = old.split_whitespace().nth(3).context("no address")?;
         let (network, host) = old.split_once('/').and_then(|(ip, _)| ip.rsplit_once('.')).context("no octets")?;
-        // There and, the next time, back.
-        let new = format!("{network}.{}/24", host.parse::<u8>()? ^ 128);
-        on(overlay, node, &format!("ip address del {old} dev eth0"))?;
-        on(overlay, node, &format!("ip address add {new} dev eth0"))?;
-        on(overlay, node, "ip route replace default via 192.168.64.254")
+        let new = format!("{network}.{}/24", host.parse::<u8>()? + 128);
+        let change = |from: &str, to: &str| {
+            on(overlay, node, &format!("ip address del {from} dev eth0"))?;
+            on(overlay, node, &format!("ip address add {to} dev eth0"))?;
+            on(overlay, node, "ip route replace default via 192.168.64.254")
+        };
+        change(old, &new)?;
+        thread::sleep(AWAY);
+        change(&new, old)
     };
 
     uplink_down: "uplink down and up again", Second, |overlay, node| {
