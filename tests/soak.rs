@@ -24,8 +24,8 @@ const PACE: Duration = Duration::from_millis(5);
 /// Time limit until all is right after a step.
 const REPAIR: Duration = Duration::from_secs(30);
 
-/// The kernel's time until it asks for a neighbour again (`retrans_time_ms`): a request for a pod's address gets lost while its port is
-/// away for a moment, with or without an agent. In so many steps that happens.
+/// The kernel's time until it asks for a neighbour again (`retrans_time_ms`): a request for an address can get lost while a pod's port is
+/// away for a moment. In so many steps that happens.
 const ASKED_AGAIN: Duration = Duration::from_millis(1000);
 /// Time for which pods talk after a step.
 const AFTER: Duration = Duration::from_millis(300);
