@@ -118,13 +118,15 @@ impl Overlay {
     /// Waits until every node has its entries for every other one, in the kernel and, with BPF, in `LEASES`.
     pub(crate) fn wait_joined(&self) -> Result<()> {
         patiently("all nodes know each other", JOINING, || {
-            (0..self.nodes().len()).try_for_each(|node| self.knows_the_others(node))
+            (0..self.nodes().len()).try_for_each(|node| self.ensure_knows_others(node, &[]))
         })
     }
 
-    fn knows_the_others(&self, node: usize) -> Result<()> {
+    /// Fails unless a node knows exactly the other ones, and these, which exist only in the datastore.
+    pub(crate) fn ensure_knows_others(&self, node: usize, more: &[inspect::Peer]) -> Result<()> {
         let others = (0..self.nodes().len()).filter(|other| *other != node);
-        let peers = others.map(|other| self.peer(other)).collect::<Result<Vec<_>>>()?;
+        let mut peers = others.map(|other| self.peer(other)).collect::<Result<Vec<_>>>()?;
+        peers.extend_from_slice(more);
         inspect::ensure_knows(&self.nodes()[node], &peers)
     }
 

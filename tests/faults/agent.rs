@@ -3,12 +3,11 @@
 use std::time::Duration;
 use std::{fs, thread};
 
-use anyhow::Result;
 use flannel_tests::eventually;
 use nix::sys::signal::Signal;
 
 use super::{AWAY, on};
-use crate::inspect::{self, DEVICE, Peer, pins};
+use crate::inspect::{DEVICE, Peer, pins};
 
 /// More events than the agent's sockets hold.
 const EVENTS: u32 = 20_000;
@@ -51,10 +50,9 @@ faults! {
         overlay.etcd.put(&moved.key(), &moved.value())?;
         thread::sleep(AWAY);
         overlay.agents[node].restart()?;
-        let others = (0..overlay.nodes().len()).filter(|other| *other != node);
-        let mut peers = others.map(|other| overlay.peer(other)).collect::<Result<Vec<_>>>()?;
-        peers.push(moved.clone());
-        eventually("the agent has caught up", AWAY, || inspect::ensure_knows(&overlay.nodes()[node], &peers))?;
+        eventually("the agent has caught up", AWAY, || {
+            overlay.ensure_knows_others(node, std::slice::from_ref(&moved))
+        })?;
         overlay.etcd.delete(&moved.key())
     };
 

@@ -15,17 +15,13 @@ const LATE: Duration = Duration::from_millis(900);
 const AWAKE: Duration = Duration::from_millis(50);
 
 /// Lets nothing reach etcd, by this target of iptables, while something happens and for some time after.
-fn partition(
-    overlay: &mut Overlay,
-    target: &str,
-    meanwhile: impl FnOnce(&Overlay) -> Result<()>,
-) -> Result<()> {
+fn partition(overlay: &Overlay, target: &str, meanwhile: impl FnOnce(&Overlay) -> Result<()>) -> Result<()> {
     let rule = format!("INPUT -p tcp --dport 2379 -j {target}");
     let mgmt = overlay.cluster.mgmt();
     mgmt.exec(&format!("iptables -w -I {rule}"))?;
     let happened = meanwhile(overlay);
     thread::sleep(AWAY);
-    overlay.cluster.mgmt().exec(&format!("iptables -w -D {rule}"))?;
+    mgmt.exec(&format!("iptables -w -D {rule}"))?;
     happened
 }
 

@@ -8,7 +8,7 @@ use flannel_tests::traffic::ping;
 use flannel_tests::wait::throughout;
 use flannel_tests::{Agent, Cluster, TestResult, eventually};
 
-use crate::inspect::{self, Peer};
+use crate::inspect::Peer;
 use crate::overlay::{NETWORK, Overlay, lines_of};
 
 /// Time for several of the agent's attempts, one each second.
@@ -49,10 +49,9 @@ fn late_peer() -> Peer {
 fn ensure_follows(overlay: &Overlay) -> Result<()> {
     let new = late_peer();
     overlay.etcd.put(&new.key(), &new.value())?;
-    for (node, other) in [(0, 1), (1, 0)] {
-        let peers = [overlay.peer(other)?, new.clone()];
+    for node in 0..overlay.nodes().len() {
         eventually("a new lease is followed", WATCHING_AGAIN, || {
-            inspect::ensure_knows(&overlay.nodes()[node], &peers)
+            overlay.ensure_knows_others(node, std::slice::from_ref(&new))
         })?;
     }
     Ok(())

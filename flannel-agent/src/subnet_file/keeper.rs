@@ -1,7 +1,7 @@
 //! Writes subnet.env, again and again until that succeeds, and again when others have changed it. A file system that hangs
 //! delays nothing else.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
 
@@ -40,7 +40,7 @@ impl SubnetFile {
 
     /// Returns where the file is.
     #[must_use]
-    pub const fn path(&self) -> &PathBuf {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
