@@ -1,9 +1,9 @@
 //! `cargo xtask fuzz`: gives bad data to the parsers, and keeps what makes them fail.
 
 use std::collections::VecDeque;
-use std::env::consts::ARCH;
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -17,10 +17,14 @@ use crate::{phase, setup};
 
 /// The parts of the work whose tools it needs.
 pub(crate) const NEEDS: [Part; 1] = [Part::Fuzz];
-/// The crate of the fuzz targets, which is no member of the workspace.
-pub(crate) const CRATE: &str = "flannel-agent/fuzz";
+/// The folder of the fuzz targets.
+const FOLDER: &str = "flannel-agent/fuzz";
+/// Their package.
+const PACKAGE: &str = "flannel-fuzz";
 /// For how long each target runs as part of the tests, in seconds.
 const SHORT: u32 = 4;
+/// The seed of these runs. It is fixed: what fails once fails again, and what passes passes again.
+const SEED: u32 = 1;
 /// An input that takes longer, in seconds, is a failure.
 const SLOW: u32 = 10;
 /// The memory in MB beyond which an input is a failure.
@@ -34,8 +38,11 @@ pub(crate) struct Args {
     /// For how long each target runs
     #[arg(long, default_value_t = 60)]
     seconds: u32,
+    /// Begin with nothing that was found before, and mutate as an earlier run with this seed did
+    #[arg(long)]
+    seed: Option<u32>,
     /// Give this file to the one target that is named, once, and show what it prints
-    #[arg(long, value_name = "FILE", conflicts_with = "seconds")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seconds", "seed"])]
     input: Option<PathBuf>,
 }
 
@@ -47,7 +54,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let chosen = if args.targets.is_empty() { all } else { args.targets.clone() };
     setup::ensure(&NEEDS)?;
-    let folders = Folders::new()?;
+    let folders = Folders::new(args.seed)?;
     folders.build()?;
     match (&args.input, &chosen[..]) {
         (None, _) => folders.run_all(chosen, args.seconds),
@@ -58,14 +65,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Builds all targets and runs each for a few seconds, on the inputs in the repository first.
 pub(crate) fn check() -> Result<()> {
-    let folders = Folders::new()?;
+    let folders = Folders::new(Some(SEED))?;
     folders.build()?;
     folders.run_all(targets()?, SHORT)
 }
 
 /// Returns the names of the targets.
 fn targets() -> Result<Vec<String>> {
-    let folder = root().join(CRATE).join("fuzz_targets");
+    let folder = root().join(FOLDER).join("fuzz_targets");
     let mut names = Vec::new();
     for entry in folder.read_dir().with_context(|| format!("reading {}", folder.display()))? {
         let path = entry?.path();
@@ -76,25 +83,47 @@ fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The folders below cargo's output.
+/// Where targets are and what they find.
 struct Folders {
+    /// Of cargo's output.
     target: PathBuf,
+    /// What the mutations begin with, if not with what was found before.
+    seed: Option<u32>,
 }
 
 impl Folders {
-    fn new() -> Result<Self> {
-        Ok(Self { target: target()?.join("fuzz") })
+    fn new(seed: Option<u32>) -> Result<Self> {
+        Ok(Self { target: target()?, seed })
     }
 
     /// Builds the targets without optimisation and without a sanitizer, which stable compilers do not have. The BPF programs are left out.
     fn build(&self) -> Result<()> {
-        let mut command = cargo(["fuzz", "build", "--dev", "--sanitizer", "none", "--fuzz-dir", CRATE]);
-        command.args(["--target", &triple()]).arg("--target-dir").arg(&self.target);
+        let mut command = cargo(["build", "--package", PACKAGE, "--bins"]);
+        command.env("RUSTC_WORKSPACE_WRAPPER", root().join(FOLDER).join("instrument"));
         phase::run("build of the fuzz targets", command.env("AYA_BUILD_SKIP", "1"))
     }
 
     fn program(&self, name: &str) -> PathBuf {
-        self.target.join(triple()).join("debug").join(name)
+        self.target.join("debug").join(name)
+    }
+
+    /// Returns a folder of a target below cargo's output.
+    fn folder(&self, kind: &str, name: &str) -> PathBuf {
+        self.target.join("fuzz").join(kind).join(name)
+    }
+
+    /// Returns the folder for what a target finds. With a seed it is empty: what is found depends on what is there.
+    fn found(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.folder(if self.seed.is_some() { "seeded" } else { "found" }, name);
+        if self.seed.is_some() {
+            match fs::remove_dir_all(&folder) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("emptying {}", folder.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(folder)
     }
 
     /// Runs the targets, one for each processor at a time. One that fails does not stop the others.
@@ -124,18 +153,17 @@ impl Folders {
 
     /// Runs a target. What it finds goes to a folder below cargo's output, and the inputs in the repository stay as they are.
     fn run(&self, name: &str, seconds: u32) -> Result<()> {
-        let folder = |kind: &str| {
-            let folder = self.target.join(kind).join(name);
-            fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-            anyhow::Ok(folder)
-        };
-        let (found, failed) = (folder("found")?, folder("failed")?);
-        let log = self.target.join("found").join(format!("{name}.log"));
+        let (found, failed) = (self.found(name)?, self.folder("failed", name));
+        for folder in [&found, &failed] {
+            fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+        }
+        let log = found.with_extension("log");
         let output = File::create(&log).with_context(|| format!("writing {}", log.display()))?;
         let mut command = Command::new(self.program(name));
-        command.arg(&found).arg(root().join(CRATE).join("corpus").join(name));
+        command.arg(&found).arg(root().join(FOLDER).join("corpus").join(name));
         command.arg(format!("-artifact_prefix={}/", failed.display()));
         command.arg(format!("-max_total_time={seconds}"));
+        command.args(self.seed.map(|seed| format!("-seed={seed}")));
         command.args([format!("-timeout={SLOW}"), format!("-rss_limit_mb={MEMORY}")]);
         command.arg("-print_final_stats=1").stdout(output.try_clone()?).stderr(output);
         let status = command.status().with_context(|| format!("running the fuzz target {name}"))?;
@@ -146,11 +174,6 @@ impl Folders {
         }
         Err(anyhow::Error::msg(failure(name, &text, &log)))
     }
-}
-
-/// Returns the target of this machine's compiler.
-fn triple() -> String {
-    format!("{ARCH}-unknown-linux-gnu")
 }
 
 /// Returns how much a target has run, of what libFuzzer prints at its end.
@@ -182,12 +205,12 @@ mod tests {
 
     #[test]
     fn every_target_is_a_program_of_the_crate_and_has_inputs() {
-        let manifest = fs::read_to_string(root().join(CRATE).join("Cargo.toml")).unwrap();
+        let manifest = fs::read_to_string(root().join(FOLDER).join("Cargo.toml")).unwrap();
         let targets = targets().unwrap();
         assert!(targets.contains(&"vxlan".to_owned()));
         for name in targets {
             assert!(manifest.contains(&format!("path = \"fuzz_targets/{name}.rs\"")), "{name}");
-            let inputs = root().join(CRATE).join("corpus").join(&name).read_dir().unwrap().count();
+            let inputs = root().join(FOLDER).join("corpus").join(&name).read_dir().unwrap().count();
             assert!((1..200).contains(&inputs), "{inputs} inputs for {name}");
         }
     }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use flannel_tests::tools::Part;
 
 use crate::workspace::{cargo, cargo_bpf};
-use crate::{fuzz, phase, setup};
+use crate::{phase, setup};
 
 /// The parts of the work whose tools it needs.
 pub(crate) const NEEDS: [Part; 1] = [Part::Lint];
@@ -15,8 +15,6 @@ pub(crate) const NEEDS: [Part; 1] = [Part::Lint];
 pub(crate) fn run() -> Result<()> {
     setup::ensure(&NEEDS)?;
     phase::run("formatting", &mut cargo(["fmt", "--all", "--check"]))?;
-    let fuzz = format!("{}/Cargo.toml", fuzz::CRATE);
-    phase::run("formatting of the fuzz targets", cargo(["fmt", "--check", "--manifest-path"]).arg(fuzz))?;
     let mut deny = cargo(["deny", "--locked", "check", "--hide-inclusion-graph"]);
     phase::run(
         "licences, duplicates and sources of dependencies",

@@ -20,7 +20,7 @@ use flannel_ebpf::stage::parse::{self, InnerFrame, OuterFields, Underlay};
 use libfuzzer_sys::fuzz_target;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
-const VNI: u32 = 0x0102_03;
+const VNI: u32 = 0x01_0203;
 const PORT: u16 = 8472;
 const LOCAL4: [u8; 4] = [192, 168, 64, 1];
 const LOCAL6: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];

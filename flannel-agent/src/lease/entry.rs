@@ -1,5 +1,6 @@
 //! Entries of a datastore: keys and values as flannel writes them.
 
+use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +42,7 @@ impl LeaseAttrs {
     /// # Errors
     /// It is not the JSON object of a lease.
     pub fn parse(value: &[u8]) -> serde_json::Result<Self> {
-        object(value)
+        object(&text(value))
     }
 
     /// Returns the MACs of the node's vxlan devices, that for IPv4 first. Other backends have none.
@@ -87,16 +88,21 @@ impl VxlanData {
     /// # Errors
     /// It is not their JSON object.
     pub fn parse(data: &RawValue) -> serde_json::Result<Self> {
-        object(data.get().as_bytes())
+        object(data.get())
     }
 }
 
 /// Reads a JSON object. serde takes a list as well, with the values in the order of the fields; flannel does not.
-fn object<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
-    if json.trim_ascii_start().starts_with(b"[") {
+fn object<T: DeserializeOwned>(json: &str) -> serde_json::Result<T> {
+    if json.trim_ascii_start().starts_with('[') {
         return Err(serde::de::Error::custom("a list instead of a JSON object"));
     }
-    serde_json::from_slice(json)
+    serde_json::from_str(json)
+}
+
+/// Returns a value as text. What is not UTF-8 becomes U+FFFD, as with Go's `encoding/json`.
+fn text(value: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(value)
 }
 
 /// An entry of the datastore, not yet checked.
@@ -108,4 +114,11 @@ pub struct RawLease {
     pub value: Vec<u8>,
     /// The name of its node, for messages. Only Kubernetes has one.
     pub node: Option<Arc<str>>,
+}
+
+impl RawLease {
+    /// Returns the value as text. What is not UTF-8 is U+FFFD there.
+    pub fn text(&self) -> Cow<'_, str> {
+        text(&self.value)
+    }
 }

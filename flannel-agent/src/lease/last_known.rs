@@ -97,9 +97,8 @@ impl LastKnown {
     /// # Errors
     /// The file cannot be written.
     pub fn write(&self, path: &Path, datastore: &str) -> Result<()> {
-        let lease = |lease| {
-            let RawLease { key, value, .. }: &RawLease = lease;
-            anyhow::Ok((key.as_str(), serde_json::from_slice::<&RawValue>(value)?))
+        let lease = |lease: &RawLease| {
+            anyhow::Ok((lease.key.clone(), RawValue::from_string(lease.text().into_owned())?))
         };
         let text = Text {
             version: VERSION,
@@ -167,6 +166,25 @@ mod tests {
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
         }
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "a temporary file is left");
+    }
+
+    #[test]
+    fn what_makes_a_usable_lease_can_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for (unused, kept) in [
+            (&b"\"x\": 1e999"[..], "\"x\": 1e999"),
+            (b"\"x\": \"\xff\"", "\"x\": \"\u{fffd}\""),
+            (b"\"x\": \"\\ud800\"", "\"x\": \"\\ud800\""),
+        ] {
+            let value = |unused: &[u8]| [b"{", unused, b", ", &VALUE.as_bytes()[1..]].concat();
+            let mut written = known(2);
+            written.leases[0].value = value(unused);
+            LeaseAttrs::parse(&written.leases[0].value).unwrap();
+            written.write(&path, STORE).unwrap();
+            written.leases[0].value = value(kept.as_bytes());
+            ensure_same(&LastKnown::read(&path, STORE).unwrap().unwrap(), &written);
+        }
     }
 
     #[test]
