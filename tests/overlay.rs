@@ -13,6 +13,12 @@ use crate::inspect;
 /// Network of these tests. Subnets from 10.5.64.0 on are for leases that a test writes itself.
 pub(crate) const NETWORK: &str =
     r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","Backend":{"Type":"vxlan"}}"#;
+
+/// Returns [`NETWORK`] with these keys in `Backend`.
+pub(crate) fn with_backend_keys(keys: &str) -> String {
+    NETWORK.replace(r#""Type":"vxlan""#, &format!(r#""Type":"vxlan",{keys}"#))
+}
+
 /// Sets `Backend.XDP` in the configuration of a vxlan network.
 pub(crate) fn with_xdp(network: &str, xdp: &str) -> String {
     network.replace(r#""Type":"vxlan""#, &format!(r#""Type":"vxlan","XDP":"{xdp}""#))
@@ -22,6 +28,8 @@ pub(crate) fn with_xdp(network: &str, xdp: &str) -> String {
 const JOINING: Duration = Duration::from_secs(10);
 /// Time limit for an agent to end with an error.
 const REFUSING: Duration = Duration::from_secs(10);
+/// Time limit for an agent to log what happens.
+const LOGGING: Duration = Duration::from_secs(10);
 /// Time between two datagrams of a stream.
 const PACE: Duration = Duration::from_millis(2);
 
@@ -209,6 +217,15 @@ const SLOW: &str = "the firewall rules are not written after";
 pub(crate) fn lines_of(log: &str, level: &str) -> Vec<String> {
     let has_level = |line: &&str| line.split_whitespace().nth(1) == Some(level) && !line.contains(SLOW);
     log.lines().filter(has_level).map(str::to_owned).collect()
+}
+
+/// Waits until the agent's log has a line of this level with all these parts, and returns the line.
+pub(crate) fn wait_logged(agent: &Agent, level: &str, parts: &[&str]) -> Result<String> {
+    patiently(&format!("the agent logs {parts:?}"), LOGGING, || {
+        let lines = lines_of(&agent.log(), level);
+        let found = lines.iter().find(|line| parts.iter().all(|part| line.contains(part)));
+        found.cloned().with_context(|| format!("its lines: {lines:#?}"))
+    })
 }
 
 /// Fails unless the two sets are equal, and lists the differences.

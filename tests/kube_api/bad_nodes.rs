@@ -2,9 +2,9 @@
 
 use flannel_tests::TestResult;
 
-use super::bed::{Bed, NETLINK, as_flanneld, ensure_not_logged, register, wait_logged};
+use super::bed::{Bed, NETLINK, as_flanneld, ensure_not_logged, register};
 use crate::inspect::Peer;
-use crate::overlay::lines_of;
+use crate::overlay::{lines_of, wait_logged};
 
 const GOOD: &str = r#"{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:09"}"#;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use flannel_tests::kubernetes::KubeStore;
 use flannel_tests::traffic::ping;
 use flannel_tests::{Agent, Cluster, Datastore as _, Node, Pod, eventually};
@@ -98,15 +98,6 @@ pub(crate) fn as_flanneld<'a>(data: &'a str, public_ip: &'a str) -> [(&'static s
         ("kube-subnet-manager", "true"),
         ("public-ip", public_ip),
     ]
-}
-
-/// Waits until the agent's log has a line of this level with all these parts, and returns the line.
-pub(crate) fn wait_logged(agent: &Agent, level: &str, parts: &[&str]) -> Result<String> {
-    eventually(&format!("the agent logs {parts:?}"), SOON, || {
-        let lines = lines_of(&agent.log(), level);
-        let found = lines.iter().find(|line| parts.iter().all(|part| line.contains(part)));
-        found.cloned().with_context(|| format!("its lines: {lines:#?}"))
-    })
 }
 
 /// Fails if the agent has logged a line of this level with this part.

@@ -6,8 +6,8 @@ use anyhow::Context as _;
 use flannel_tests::traffic::ping;
 use flannel_tests::{Cluster, Datastore as _, TestResult};
 
-use super::bed::{NETWORK, wait_logged};
-use crate::overlay::lines_of;
+use super::bed::NETWORK;
+use crate::overlay::{lines_of, wait_logged};
 
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 const SETTING: &str = "net.bridge.bridge-nf-call-iptables";

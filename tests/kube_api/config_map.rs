@@ -3,8 +3,9 @@
 use anyhow::ensure;
 use flannel_tests::{Datastore as _, TestResult, eventually};
 
-use super::bed::{BPF, Bed, NETWORK, SOON, wait_logged};
+use super::bed::{BPF, Bed, NETWORK, SOON};
 use crate::inspect;
+use crate::overlay::wait_logged;
 
 #[test]
 fn a_change_for_the_running_node_is_made_without_a_lost_packet() -> TestResult {

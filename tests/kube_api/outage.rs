@@ -9,8 +9,9 @@ use flannel_tests::traffic::ping;
 use flannel_tests::wait::throughout;
 use flannel_tests::{Agent, Cluster, Datastore as _, TestResult, eventually};
 
-use super::bed::{BPF, Bed, NETLINK, NETWORK, SOON, ensure_not_logged, register, wait_logged};
+use super::bed::{BPF, Bed, NETLINK, NETWORK, SOON, ensure_not_logged, register};
 use crate::inspect::{self, Peer};
+use crate::overlay::wait_logged;
 
 /// Time under traffic without an API server.
 const AWAY: Duration = Duration::from_millis(500);

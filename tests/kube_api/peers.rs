@@ -3,8 +3,9 @@
 use anyhow::ensure;
 use flannel_tests::{Cluster, Datastore as _, TestResult, eventually};
 
-use super::bed::{Bed, NETLINK, SOON, as_flanneld, register, wait_logged};
+use super::bed::{Bed, NETLINK, SOON, as_flanneld, register};
 use crate::inspect::Peer;
+use crate::overlay::wait_logged;
 
 #[test]
 fn a_node_of_flanneld_is_reached_as_its_annotations_say() -> TestResult {

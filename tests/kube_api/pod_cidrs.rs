@@ -4,9 +4,9 @@ use anyhow::{Context as _, Result, ensure};
 use flannel_tests::kubernetes::{Event, KubeStore};
 use flannel_tests::{Agent, Cluster, Datastore as _, TestResult, eventually};
 
-use super::bed::{Bed, NETLINK, NETWORK, SOON, register, wait_logged};
+use super::bed::{Bed, NETLINK, NETWORK, SOON, register};
 use crate::inspect::Peer;
-use crate::overlay::lines_of;
+use crate::overlay::{lines_of, wait_logged};
 
 /// Starts an agent on the node, which has these podCIDRs.
 fn start_with(pod_cidrs: &[&str]) -> Result<(Agent, KubeStore, Cluster)> {

@@ -2,8 +2,9 @@
 
 use flannel_tests::{Agent, Cluster, Datastore as _, TestResult};
 
-use super::bed::{Bed, NETLINK, NETWORK, ensure_not_logged, register, wait_logged};
+use super::bed::{Bed, NETLINK, NETWORK, ensure_not_logged, register};
 use crate::inspect::{self, Peer};
+use crate::overlay::wait_logged;
 
 #[test]
 fn the_rights_in_the_manifest_suffice() -> TestResult {

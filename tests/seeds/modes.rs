@@ -131,11 +131,7 @@ fn vxlan(walk: &Walk) -> Result<()> {
 /// The mode directrouting: routes through the other nodes once flannel has been restarted, and pings without a tunnel.
 fn direct_routing(walk: &mut Walk) -> Result<()> {
     walk.etcd.configure(DIRECT)?;
-    // "kubectl edit" alone changes nothing, the text shows. It restarts everything.
-    walk.ensure_routes(
-        "10.244.1.0/24 via 10.244.1.0 dev flannel.1 onlink",
-        "10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink",
-    )?;
+    // "kubectl edit" alone changes nothing with flannel, so the text restarts everything.
     walk.agents.iter_mut().try_for_each(|agent| agent.restart().map(drop))?;
     walk.ensure_routes(
         "10.244.1.0/24 via 172.16.1.101 dev ens192",

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use super::retry::until_it_works;
@@ -13,6 +13,9 @@ use crate::lease::SubnetManager;
 
 /// How long the datastore may take to answer before the node goes on with what an earlier run knew.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Pause after a changed configuration could not be read.
+const PAUSE: Duration = Duration::from_secs(1);
 
 const READING: &str = "reading the network configuration";
 
@@ -71,7 +74,11 @@ pub(super) async fn changed(store: &impl SubnetManager, in_use: &Answer<NetworkC
                 Ok(None) => seen = config,
                 Err(error) => error!("{error:#}; the one in use stays"),
             },
-            Err(error) => error!("{READING} again: {error:#}; the one in use stays"),
+            Err(error) => {
+                error!("{READING} again: {error:#}; the one in use stays");
+                // The datastore may say again at once that it has changed.
+                sleep(PAUSE).await;
+            }
         }
     }
 }

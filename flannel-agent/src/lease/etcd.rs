@@ -7,18 +7,20 @@ mod store;
 mod transaction;
 mod watch;
 
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use anyhow::Context as _;
 use tokio::sync::mpsc;
 
 use super::entry::{LeaseAttrs, RawLease};
-use super::manager::{LeaseUpdate, OwnLease, SubnetManager, parse_config};
+use super::manager::{EXAMPLE_CONFIG, LeaseUpdate, OwnLease, SubnetManager, parse_config};
 use super::policy::{Loss, Traces};
 use super::transaction::{acquire, renew};
-use super::watch::watch;
 use crate::config::NetworkConfig;
 use access::MemberAccess;
 pub use access::{Login, Password, TlsFiles};
 use connection::Connection;
-use store::EtcdStore;
+use store::{EtcdStore, StoredConfig};
 use transaction::EtcdTransaction;
 
 /// How to reach etcd.
@@ -38,6 +40,8 @@ pub struct EtcdOptions {
 /// The datastore etcd. Connects at the first request, and again after a failure.
 pub struct EtcdManager {
     store: EtcdStore,
+    /// etcd's revision when the network configuration was last read.
+    config_revision: AtomicI64,
 }
 
 impl EtcdManager {
@@ -46,14 +50,29 @@ impl EtcdManager {
     pub fn new(options: EtcdOptions) -> Self {
         let prefix = options.prefix.trim_end_matches('/').to_owned();
         let access = MemberAccess { tls: options.tls, login: options.login };
-        Self { store: EtcdStore { connection: Connection::new(options.endpoints, access), prefix } }
+        let connection = Connection::new(options.endpoints, access);
+        Self { store: EtcdStore { connection, prefix }, config_revision: AtomicI64::default() }
     }
 }
 
 impl SubnetManager for EtcdManager {
     async fn network_config(&self) -> anyhow::Result<NetworkConfig> {
-        let text = self.store.config().await?;
-        parse_config(&text, &format!("etcd's key {}", self.store.config_key()))
+        let StoredConfig { text, revision } = self.store.config().await?;
+        self.config_revision.store(revision, Ordering::Relaxed);
+        let key = self.store.config_key();
+        let text = text.with_context(|| {
+            format!(
+                "etcd has no network config. Set it with: ETCDCTL_API=3 etcdctl --endpoints {} put {key} \
+                 '{EXAMPLE_CONFIG}'",
+                self.store.connection.endpoints()
+            )
+        })?;
+        let text = str::from_utf8(&text).with_context(|| format!("etcd's key {key} is not UTF-8 text"))?;
+        parse_config(text, &format!("etcd's key {key}"))
+    }
+
+    async fn config_changed(&self) {
+        watch::config_changed(&self.store, self.config_revision.load(Ordering::Relaxed) + 1).await;
     }
 
     async fn acquire(
@@ -74,6 +93,6 @@ impl SubnetManager for EtcdManager {
     }
 
     async fn watch(&self, updates: mpsc::Sender<LeaseUpdate>) {
-        watch(&self.store, updates).await;
+        super::watch::watch(&self.store, updates).await;
     }
 }

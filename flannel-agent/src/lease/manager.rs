@@ -71,8 +71,7 @@ pub trait SubnetManager {
     /// The datastore cannot be reached, or has no configuration, or a wrong one. The message names key and value.
     fn network_config(&self) -> impl Future<Output = anyhow::Result<NetworkConfig>> + Send;
 
-    /// Waits until the network configuration may be another than before. It is read again then. A datastore that nobody
-    /// watches for that waits for ever: a change there takes effect when the agent is started again, as with flannel.
+    /// Waits until the network configuration may be another than when it was last read. By default it never is.
     fn config_changed(&self) -> impl Future<Output = ()> + Send {
         pending()
     }

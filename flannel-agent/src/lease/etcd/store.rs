@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use etcd_client::{
-    Client, Compare, CompareOp, Error, GetOptions, GetResponse, KeyValue, PutOptions, Txn, TxnOp,
-    WatchOptions, WatchStream,
+    Client, Compare, CompareOp, Error, GetOptions, GetResponse, KeyValue, PutOptions, ResponseHeader, Txn,
+    TxnOp, WatchOptions, WatchStream,
 };
 use tokio::time::Instant;
 
 use super::connection::Connection;
 use crate::lease::entry::{RawLease, TTL};
 use crate::lease::key::SubnetKey;
-use crate::lease::manager::EXAMPLE_CONFIG;
 use crate::lease::policy::{Lifetime, StoredLease};
 
 /// Largest answer in bytes: enough for a million leases. gRPC's default of 4 MiB is enough for some 20 000.
@@ -48,6 +47,14 @@ pub(super) struct Listing {
     pub revision: i64,
 }
 
+/// The network configuration.
+pub(super) struct StoredConfig {
+    /// `None` if there is none.
+    pub text: Option<Vec<u8>>,
+    /// etcd's revision when it was read.
+    pub revision: i64,
+}
+
 /// The state that a key must have for a write to be done.
 pub(super) enum Precondition {
     /// The key does not exist. With a revision, no other key below `subnets/` was written after it either.
@@ -75,18 +82,10 @@ impl EtcdStore {
     }
 
     /// Reads `<prefix>/config`.
-    pub(super) async fn config(&self) -> anyhow::Result<String> {
-        let key = self.config_key();
-        let answer = self.get("reading the network config", key.clone()).await?;
-        let Some(found) = answer.kvs().first() else {
-            bail!(
-                "etcd has no network config. Set it with: ETCDCTL_API=3 etcdctl --endpoints {} put {key} \
-                 '{EXAMPLE_CONFIG}'",
-                self.connection.endpoints()
-            );
-        };
-        let text = found.value_str();
-        text.map(str::to_owned).with_context(|| format!("etcd's key {key} is not UTF-8 text"))
+    pub(super) async fn config(&self) -> anyhow::Result<StoredConfig> {
+        let mut answer = self.get("reading the network config", self.config_key()).await?;
+        let revision = revision(answer.header())?;
+        Ok(StoredConfig { text: answer.take_kvs().pop().map(|kv| kv.into_key_value().1), revision })
     }
 
     /// Reads all leases and reservations.
@@ -97,7 +96,7 @@ impl EtcdStore {
             async move { kv.get(subnets, Some(GetOptions::new().with_prefix())).await }
         };
         let mut answer = self.connection.request("listing the leases", list).await?;
-        let revision = answer.header().context("etcd's answer has no revision")?.revision();
+        let revision = revision(answer.header())?;
         let entries = answer.take_kvs().into_iter().map(|kv| self.stored(kv)).collect();
         Ok(Listing { entries, revision })
     }
@@ -197,14 +196,28 @@ impl EtcdStore {
 
     /// Watches the keys below `subnets/` from this revision on.
     pub(super) async fn events(&self, from_revision: i64) -> anyhow::Result<WatchStream> {
+        let options = WatchOptions::new().with_prefix().with_start_revision(from_revision);
+        self.watch("watching the leases", self.subnets(), options).await
+    }
+
+    /// Watches `<prefix>/config` from this revision on.
+    pub(super) async fn config_events(&self, from_revision: i64) -> anyhow::Result<WatchStream> {
+        let options = WatchOptions::new().with_start_revision(from_revision);
+        self.watch("watching the network config", self.config_key(), options).await
+    }
+
+    async fn watch(&self, doing: &str, keys: String, options: WatchOptions) -> anyhow::Result<WatchStream> {
         let open = |client: Client| {
             let mut watch = client.watch_client().max_decoding_message_size(MESSAGE_MAX);
-            let options = WatchOptions::new().with_prefix().with_start_revision(from_revision);
-            let subnets = self.subnets();
-            async move { watch.watch(subnets, Some(options)).await }
+            let (keys, options) = (keys.clone(), options.clone());
+            async move { watch.watch(keys, Some(options)).await }
         };
-        self.connection.request("watching the leases", open).await
+        self.connection.request(doing, open).await
     }
+}
+
+fn revision(header: Option<&ResponseHeader>) -> anyhow::Result<i64> {
+    Ok(header.context("etcd's answer has no revision")?.revision())
 }
 
 /// Renews an etcd lease. Returns its life in seconds, 0 if it has ended.

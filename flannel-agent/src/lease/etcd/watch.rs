@@ -1,15 +1,44 @@
-//! Follows the leases by etcd's watch. After every gap in the events the leases are listed again.
+//! Follows leases and network configuration by etcd's watch. What may have been missed in a gap of the events is read again.
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use etcd_client::{Event, EventType, WatchResponse};
+use etcd_client::{Event, EventType, WatchResponse, WatchStream};
+
+use tokio::time::sleep;
+use tracing::debug;
 
 use super::error::describe;
 use super::store::EtcdStore;
 use crate::lease::entry::RawLease;
 use crate::lease::manager::LeaseUpdate;
 use crate::lease::watch::{Follow, Outage, Updates};
+
+/// Pause after a watch on the network configuration has failed. Where etcd refuses it, that is how often the configuration is read.
+const CONFIG_PAUSE: Duration = Duration::from_secs(5);
+
+/// Waits until the network configuration is written or removed at this revision or later. Also returns when it may have been:
+/// once etcd answers again after the watch has failed.
+pub(super) async fn config_changed(store: &EtcdStore, from_revision: i64) {
+    let Err(error) = config_event(store, from_revision).await else {
+        return;
+    };
+    debug!("no watch on the network config: {error:#}");
+    loop {
+        sleep(CONFIG_PAUSE).await;
+        match store.config().await {
+            Ok(_) => return,
+            Err(error) => debug!("{error:#}"),
+        }
+    }
+}
+
+async fn config_event(store: &EtcdStore, from_revision: i64) -> Result<()> {
+    let mut events = store.config_events(from_revision).await?;
+    while next(&mut events).await?.events().is_empty() {}
+    Ok(())
+}
 
 impl Follow for EtcdStore {
     async fn follow(&self, updates: &Updates, outage: &mut Outage) -> Result<()> {
@@ -27,9 +56,7 @@ async fn follow(store: &EtcdStore, updates: &Updates, outage: &mut Outage) -> Re
         return Ok(());
     }
     loop {
-        let response = events.message().await.map_err(|error| anyhow!(describe(&error)))?;
-        let response = response.context("etcd ended the watch")?;
-        refuse_canceled(&response)?;
+        let response = next(&mut events).await?;
         outage.end();
         for update in response.events().iter().filter_map(|event| update(store, event)) {
             if deliver(updates, update).await.is_break() {
@@ -37,6 +64,14 @@ async fn follow(store: &EtcdStore, updates: &Updates, outage: &mut Outage) -> Re
             }
         }
     }
+}
+
+/// Waits for the next answer of a watch.
+async fn next(events: &mut WatchStream) -> Result<WatchResponse> {
+    let response = events.message().await.map_err(|error| anyhow!(describe(&error)))?;
+    let response = response.context("etcd ended the watch")?;
+    refuse_canceled(&response)?;
+    Ok(response)
 }
 
 async fn deliver(updates: &Updates, update: LeaseUpdate) -> ControlFlow<()> {
