@@ -3,14 +3,26 @@
 use std::time::Duration;
 use std::{fs, thread};
 
-use flannel_tests::eventually;
+use anyhow::Result;
+use flannel_tests::{Refusal, eventually};
 use nix::sys::signal::Signal;
 
 use super::{AWAY, on};
 use crate::inspect::{DEVICE, Peer, pins};
+use crate::overlay::Overlay;
 
 /// More events than the agent's sockets hold.
 const EVENTS: u32 = 20_000;
+
+/// Restarts an agent that need not have BPF, and the kernel refuses it this for a while.
+fn refuse(overlay: &mut Overlay, node: usize, refusal: Refusal) -> Result<()> {
+    let agent = &mut overlay.agents[node];
+    agent.set_refusals(&[refusal]);
+    agent.restart_with(|args| args.retain(|arg| arg != "--dataplane=bpf"))?;
+    thread::sleep(AWAY);
+    agent.set_refusals(&[]);
+    agent.restart().map(drop)
+}
 
 faults! {
     killed: "agent killed and started again", Nothing, |overlay, node| overlay.agents[node].restart().map(drop);
@@ -66,6 +78,26 @@ faults! {
         thread::sleep(AWAY);
         fs::remove_dir(&file)?;
         overlay.agents[node].wait_ready().map(drop)
+    };
+
+    loading_refused: "agent restarts where programs cannot be loaded, and 2 s later where they can", Nothing, |overlay, node| {
+        refuse(overlay, node, Refusal::LOADING)
+    };
+
+    attaching_refused: "agent restarts where programs cannot be attached, and 2 s later where they can", Nothing, |overlay, node| {
+        refuse(overlay, node, Refusal::ATTACHING)
+    };
+
+    querying_refused: "agent restarts where programs cannot be listed, and 2 s later where they can", Nothing, |overlay, node| {
+        refuse(overlay, node, Refusal::QUERYING)
+    };
+
+    maps_refused: "agent restarts where maps cannot be made, and 2 s later where they can", Nothing, |overlay, node| {
+        refuse(overlay, node, Refusal::MAPS)
+    };
+
+    pins_refused: "agent restarts where pins cannot be opened, and 2 s later where they can", Nothing, |overlay, node| {
+        refuse(overlay, node, Refusal::PINS)
     };
 
     without_pins: "pins deleted, and the agent restarts", Second, |overlay, node| {

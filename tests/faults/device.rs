@@ -69,6 +69,23 @@ faults! {
         change(&new, old)
     };
 
+    // The kernel removes flannel.1 with it.
+    uplink_again: "uplink deleted and made anew", Second, |overlay, node| {
+        let mac = inspect::link(&overlay.nodes()[node], "eth0")?.mac;
+        let fabric = overlay.cluster.fabric().context("no switch between the nodes")?;
+        let address = overlay.nodes()[node].exec("ip -o -4 address show dev eth0")?;
+        let address = address.split_whitespace().nth(3).context("no address")?;
+        on(overlay, node, "ip link del eth0")?;
+        let end = format!("eth0 address {mac} netns {}", overlay.nodes()[node].netns().name());
+        fabric.ip(&[
+            format!("link add {end} type veth peer name n{node}"),
+            format!("link set n{node} master seg0 up"),
+        ])?;
+        on(overlay, node, "ip link set eth0 up")?;
+        on(overlay, node, &format!("ip address add {address} dev eth0"))?;
+        on(overlay, node, "ip route replace default via 192.168.64.254")
+    };
+
     uplink_down: "uplink down and up again", Second, |overlay, node| {
         on(overlay, node, "ip link set eth0 down")?;
         on(overlay, node, "ip link set eth0 up")?;

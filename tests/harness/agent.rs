@@ -3,7 +3,7 @@
 mod binary;
 mod builder;
 mod notify;
-mod old_kernel;
+mod refusal;
 
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ pub use binary::agent_binary;
 pub use builder::AgentBuilder;
 use builder::Start;
 use notify::Notify;
+pub use refusal::Refusal;
 
 const READY_LIMIT: Duration = Duration::from_secs(20);
 /// Interval of asking whether a starting daemon still runs.
@@ -97,6 +98,11 @@ impl Agent {
     /// Kills it with SIGKILL, as the kernel does when memory runs out.
     pub fn kill(&mut self) -> Result<()> {
         self.daemon.kill()
+    }
+
+    /// Makes the kernel refuse this, and nothing else, from the next start on.
+    pub fn set_refusals(&mut self, refusals: &[Refusal]) {
+        self.start.refusals = refusals.to_vec();
     }
 
     /// Kills it if it runs, starts it again with the same flags, and waits until it is ready.

@@ -81,7 +81,7 @@ mod packet_socket;
 mod parallel;
 mod workdir;
 
-pub use agent::{Agent, AgentBuilder};
+pub use agent::{Agent, AgentBuilder, Refusal};
 pub use capture::Capture;
 pub use cluster::{Cluster, Node, Topology};
 pub use docker::Docker;

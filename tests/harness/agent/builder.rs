@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 
-use super::{Agent, agent_binary, old_kernel};
+use super::refusal::{self, Refusal};
+use super::{Agent, agent_binary};
 use crate::cluster::Node;
 use crate::etcd::Etcd;
 use crate::netns::NetNs;
@@ -31,7 +32,7 @@ pub(super) struct Start {
     pub(super) netns: Arc<NetNs>,
     pub(super) program: Option<PathBuf>,
     pub(super) wrapper: Vec<String>,
-    pub(super) tcx: bool,
+    pub(super) refusals: Vec<Refusal>,
     pub(super) args: Vec<String>,
     pub(super) env: Vec<(String, String)>,
     pub(super) subnet_file: PathBuf,
@@ -47,7 +48,7 @@ impl AgentBuilder {
             netns: Arc::clone(node.netns()),
             program: None,
             wrapper: Vec::new(),
-            tcx: true,
+            refusals: Vec::new(),
             args: vec![format!("--subnet-file={}", subnet_file.display())],
             env: Vec::new(),
             subnet_file,
@@ -163,7 +164,7 @@ impl AgentBuilder {
 
     /// Starts it as on a kernel without tcx (before 6.6).
     pub fn without_tcx(mut self) -> Self {
-        self.start.tcx = false;
+        self.start.refusals.push(Refusal::LINKS);
         self
     }
 
@@ -189,9 +190,7 @@ impl Start {
         let mut command = self.netns.command(words.next().unwrap_or_default());
         command.args(words).args(&self.args).env("NOTIFY_SOCKET", &self.socket);
         command.envs(self.env.iter().map(|(key, value)| (key, value)));
-        if !self.tcx {
-            old_kernel::without_tcx(&mut command);
-        }
+        self.refusals.iter().for_each(|refusal| refusal::refuse(&mut command, *refusal));
         Ok(command)
     }
 }
