@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use anyhow::Result;
 use flannel_tests::fault::{SOAK_SECONDS, SOAK_SEED};
 
+use crate::test::Tries;
 use crate::{phase, setup, test};
 
 /// The test that it runs.
@@ -34,7 +35,8 @@ pub(crate) fn run_with(minutes: u64, seed: u64) -> Result<()> {
     phase::note(&format!("{minutes} min of faults; `cargo xtask soak --seed {seed}` repeats them"));
     let values = [60 * minutes, seed].map(|number| OsString::from(number.to_string()));
     let variables = [(SOAK_SECONDS, values[0].as_os_str()), (SOAK_SEED, values[1].as_os_str())];
-    test::run_tests(&[TEST, "--ignored", "--nocapture"].map(str::to_owned), &[], &variables)
+    let arguments = [TEST, "--ignored", "--nocapture"].map(str::to_owned);
+    test::run_tests(&arguments, &[], &variables, Tries::One).map(drop)
 }
 
 fn from_clock() -> u64 {

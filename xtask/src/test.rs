@@ -1,6 +1,7 @@
 //! `cargo xtask test`: lint, build, every test, the release, and tests on other kernels.
 
 mod faults;
+mod tries;
 
 use std::ffi::OsStr;
 use std::process::Stdio;
@@ -14,6 +15,7 @@ use flannel_tests::tools::Part;
 use crate::kube::{self, Kubernetes};
 use crate::workspace::{agent, cargo};
 use crate::{architecture, dist, fuzz, lint, phase, setup, soak, suite, vm};
+pub(crate) use tries::Tries;
 
 /// The variable of Rust's test harness that says how many tests run at once.
 const THREADS: &str = "RUST_TEST_THREADS";
@@ -69,7 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     build_agent()?;
     let kubernetes =
         if args.no_kube || !needs_kubernetes(&args.suite)? { None } else { Some(build_kubernetes()?) };
-    run_suite(&args.suite, kubernetes.as_ref())?;
+    run_suite(&args.suite, kubernetes.as_ref(), Tries::One)?;
     phase::note(
         "not run with a filter: lint, unit tests, fuzz targets, tests on Debian's kernel, tests of the release",
     );
@@ -96,14 +98,14 @@ fn run_all(args: &Args) -> Result<()> {
     phase::run("unit tests", &mut cargo(["test", "--workspace", "--exclude", suite::PACKAGE]))?;
     fuzz::check()?;
     let kubernetes = kubernetes.map(Kubernetes::build).transpose()?;
-    run_suite(&[], kubernetes.as_ref())?;
+    let mut unsteady = run_suite(&[], kubernetes.as_ref(), Tries::Two)?;
     if !args.no_soak {
         soak::run_with(SOAK.0, SOAK.1)?;
     }
     if dist {
         dist::run(&dist::Args::default())?;
         let arguments = ["--ignored"].into_iter().chain(RELEASE).map(str::to_owned);
-        run_suite(&arguments.collect::<Vec<_>>(), None)?;
+        unsteady.extend(run_suite(&arguments.collect::<Vec<_>>(), None, Tries::Two)?);
     }
     machines.iter().try_for_each(|parts| vm::run(&[], parts))?;
     let parts = [
@@ -117,6 +119,7 @@ fn run_all(args: &Args) -> Result<()> {
             phase::note(&format!("not run, as was asked for: {part}"));
         }
     }
+    tries::report(&unsteady);
     Ok(())
 }
 
@@ -149,19 +152,20 @@ fn selected(arguments: &[String]) -> Result<Vec<String>> {
 }
 
 /// Runs the suite: first all tests that make what they need, then those that need a cluster of Kubernetes, on one that is
-/// started for them. Without Kubernetes, its tests are left out.
-fn run_suite(arguments: &[String], kubernetes: Option<&Binaries>) -> Result<()> {
+/// started for them. Without Kubernetes, its tests are left out. Returns the tests that have failed at first.
+fn run_suite(arguments: &[String], kubernetes: Option<&Binaries>, tries: Tries) -> Result<Vec<String>> {
     let Some(binaries) = kubernetes else {
-        return run_tests(arguments, &kube::TESTS.map(|name| format!("--skip={name}")), &[]);
+        return run_tests(arguments, &kube::TESTS.map(|name| format!("--skip={name}")), &[], tries);
     };
+    let mut failed = Vec::new();
     let (on_cluster, others): (Vec<_>, Vec<_>) =
         selected(arguments)?.into_iter().partition(|test| test.starts_with(kube::ON_CLUSTER));
     let variable = (VARIABLE, binaries.folder().as_os_str());
     if !others.is_empty() || on_cluster.is_empty() {
-        run_tests(arguments, &[format!("--skip={}", kube::ON_CLUSTER)], &[variable])?;
+        failed = run_tests(arguments, &[format!("--skip={}", kube::ON_CLUSTER)], &[variable], tries)?;
     }
     if on_cluster.is_empty() {
-        return Ok(());
+        return Ok(failed);
     }
     // Tests change the cluster: one runs at a time.
     let mut chosen = vec!["--test-threads=1".to_owned(), "--exact".to_owned()];
@@ -170,18 +174,32 @@ fn run_suite(arguments: &[String], kubernetes: Option<&Binaries>) -> Result<()> 
     // Ctrl-C ends the tests, and then the cluster is removed.
     interrupt::catch()?;
     let cluster = kube::up::start(binaries, kube::up::NODES)?;
-    run_tests(&chosen, &[], &[variable, (CLUSTER, cluster.folder().as_os_str())])
+    let variables = [variable, (CLUSTER, cluster.folder().as_os_str())];
+    failed.extend(run_tests(&chosen, &[], &variables, tries)?);
+    Ok(failed)
 }
 
-/// Runs tests that need no Kubernetes, with these arguments and variables for the suite.
-pub(crate) fn run_tests(arguments: &[String], more: &[String], variables: &[(&str, &OsStr)]) -> Result<()> {
-    let mut command = suite::command();
-    command.arg("--").args(arguments).args(more).env("FLANNEL_AGENT", agent()?);
-    command.envs(variables.iter().copied());
-    if env::var_os(THREADS).is_none() {
-        command.env(THREADS, at_once()?.to_string());
-    }
-    phase::run("integration suite", &mut command)
+/// Runs tests with these arguments and variables for the suite. Returns those that have failed at first.
+pub(crate) fn run_tests(
+    arguments: &[String],
+    more: &[String],
+    variables: &[(&str, &OsStr)],
+    tries: Tries,
+) -> Result<Vec<String>> {
+    let command = |arguments: &mut dyn Iterator<Item = &String>| {
+        let mut command = suite::command();
+        command.arg("--").args(arguments).env("FLANNEL_AGENT", agent()?);
+        command.envs(variables.iter().copied());
+        if env::var_os(THREADS).is_none() {
+            command.env(THREADS, at_once()?.to_string());
+        }
+        Ok(command)
+    };
+    let all = command(&mut arguments.iter().chain(more))?;
+    tries::run("integration suite", all, tries, |failed| {
+        let exactly = ["--include-ignored", "--exact", "--test-threads=1"].map(str::to_owned);
+        command(&mut exactly.iter().chain(failed))
+    })
 }
 
 /// Returns two tests for each processor: half of them wait for a timer, the kernel or etcd.
