@@ -1,9 +1,12 @@
 //! What others do to pods' ports and their bridge.
 
 use flannel_tests::netns::NetNs;
+use flannel_tests::pod::port_mac;
 
 /// Number of ports that come and go together.
 const CROWD: u16 = 200;
+/// Number of the first of them: higher than those of all pods.
+const FIRST: u16 = 0x8000;
 
 faults! {
     out_of_the_bridge_and_back: "pod's port taken out of the bridge and put back", Moment, |overlay, node| {
@@ -26,7 +29,9 @@ faults! {
     crowd: "200 more ports of pods come and go", Nothing, |overlay, node| {
         let (node, inside) = (overlay.nodes()[node].netns(), NetNs::new("crowd")?);
         let come = |port| {
-            let link = format!("link add crowd{port} type veth peer name eth{port} netns {}", inside.name());
+            let mac = port_mac(FIRST + port);
+            let peer = format!("name eth{port} netns {}", inside.name());
+            let link = format!("link add crowd{port} address {mac} type veth peer {peer}");
             [link, format!("link set crowd{port} master cni0 up")]
         };
         node.ip(&(0..CROWD).flat_map(come).collect::<Vec<_>>())?;

@@ -29,8 +29,12 @@ impl Pod {
     pub(crate) fn plug(node: &NetNs, subnet: &SubnetEnv, number: u16) -> Result<Self> {
         let netns = NetNs::create(&format!("{}-pod{number}", node.name()))?;
         let port = format!("veth{number}");
+        let (mac, mtu) = (port_mac(number), subnet.mtu);
         node.ip(&[
-            format!("link add {port} mtu {} type veth peer name eth0 netns {}", subnet.mtu, netns.name()),
+            format!(
+                "link add {port} address {mac} mtu {mtu} type veth peer name eth0 netns {}",
+                netns.name()
+            ),
             format!("link set {port} master {BRIDGE} up"),
             format!("link set {port} type bridge_slave hairpin on"),
         ])?;
@@ -122,6 +126,13 @@ pub(crate) fn make_bridge(node: &NetNs, subnet: &SubnetEnv) -> Result<()> {
     );
     lines.push(format!("link set {BRIDGE} up"));
     node.ip(&lines)
+}
+
+/// Returns the MAC of the port with this number. The CNI plugin gives the bridge a MAC for good. Here it has that of its first port, the lowest:
+/// if a port with a lower one came, the bridge would take that, and pods would lose their gateway for seconds.
+pub fn port_mac(number: u16) -> String {
+    let [high, low] = number.to_be_bytes();
+    format!("fe:00:00:00:{high:02x}:{low:02x}")
 }
 
 /// Waits until the bridge forwards at this port. The kernel activates the end of a veth pair that was set up first up to a

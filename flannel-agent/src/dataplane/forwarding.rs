@@ -1,12 +1,16 @@
 //! What the host's forwarding of pods' packets depends on: tells a change that may give a proven flow another way from the noise of
 //! a busy node. Pure.
 
+mod returning;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::mac::Mac;
+use returning::Pods;
+pub use returning::Returned;
 
 /// So many addresses and MACs are remembered. Those of pods that have gone stay until then: the kernel forgets an idle pod as well, and
 /// only the next entry shows whether it has moved.
@@ -54,6 +58,8 @@ pub struct Link {
     pub up: bool,
     /// Its MTU in bytes.
     pub mtu: u32,
+    /// The index of the bridge, or other controller, that it is a port of.
+    pub bridge: Option<u32>,
     /// Whether it is a bridge.
     pub is_bridge: bool,
     /// Whether it is a vxlan device, whose neighbours are the agent's.
@@ -73,12 +79,13 @@ pub struct Forwarding {
     neighbours: BTreeMap<(u32, IpAddr), Mac>,
     /// The port where a MAC is, by bridge, MAC and VLAN; `None` if the bridge has forgotten it.
     places: BTreeMap<(u32, Mac, u16), Option<u32>>,
+    pods: Pods,
 }
 
 impl Forwarding {
     /// Knows nothing of the packets of pods in these networks yet.
     #[must_use]
-    pub const fn new(networks: Vec<IpNet>) -> Self {
+    pub fn new(networks: Vec<IpNet>) -> Self {
         Self {
             networks,
             peers: BTreeSet::new(),
@@ -86,6 +93,7 @@ impl Forwarding {
             links: BTreeMap::new(),
             neighbours: BTreeMap::new(),
             places: BTreeMap::new(),
+            pods: Pods::default(),
         }
     }
 
@@ -110,16 +118,28 @@ impl Forwarding {
 
     /// Replaces what is known by what the kernel has now.
     pub fn set(&mut self, all: impl IntoIterator<Item = Change>) {
-        self.links.clear();
+        let before = std::mem::take(&mut self.links);
         self.neighbours.clear();
         self.places.clear();
-        all.into_iter().for_each(|part| _ = self.observe(&part));
+        for part in all {
+            if let Change::Link(index, now) = &part {
+                self.pods.follow(*index, now, before.get(index));
+            }
+            self.learn(&part);
+        }
     }
 
     /// Follows a change. Returns whether proven flows may have another way now.
     ///
     /// What is new changes no flow that was proven before. Ports do not count: the flows of those that leave are removed.
     pub fn observe(&mut self, change: &Change) -> bool {
+        if let Change::Link(index, now) = change {
+            self.pods.follow(*index, now, self.links.get(index));
+        }
+        self.learn(change)
+    }
+
+    fn learn(&mut self, change: &Change) -> bool {
         match *change {
             Change::Link(index, ref now) => {
                 let before = self.links.insert(index, now.clone());
@@ -130,11 +150,16 @@ impl Forwarding {
                 self.on_way.contains(&index)
             }
             Change::Neighbour(interface, address, mac) if self.has_neighbours(interface) => {
+                if self.is_bridge(interface) && self.networks.iter().any(|network| network.contains(&address))
+                {
+                    self.pods.has_address(address, mac);
+                }
                 let overflows = make_room(&mut self.neighbours);
                 let before = self.neighbours.insert((interface, address), mac);
                 overflows || before.is_some_and(|before| before != mac) && self.on_way.contains(&interface)
             }
             Change::Place { bridge, mac, vlan, port } if self.is_bridge(bridge) => {
+                self.pods.has_place(mac, port);
                 let overflows = make_room(&mut self.places);
                 let before = self.places.insert((bridge, mac, vlan), port);
                 let may_be_elsewhere = |before| match (before, port) {
@@ -153,6 +178,11 @@ impl Forwarding {
             }
             Change::Rule | Change::Lost => true,
         }
+    }
+
+    /// Returns one of the addresses of pods behind ports that were away for a moment. The host is to ask for it.
+    pub fn next_returned(&mut self) -> Option<Returned> {
+        self.pods.next_returned()
     }
 
     fn has_peer(&self, net: IpNet) -> bool {
@@ -192,7 +222,7 @@ mod tests {
     const ELSEWHERE: u32 = 21;
 
     fn link() -> Link {
-        Link { name: "if".to_owned(), up: true, mtu: 1450, is_bridge: false, is_vxlan: false }
+        Link { name: "if".to_owned(), up: true, mtu: 1450, bridge: None, is_bridge: false, is_vxlan: false }
     }
 
     fn bridge() -> Link {

@@ -4,6 +4,7 @@
 //! ([`Floor::changes_to`]), and only the difference is written ([`Kernel::apply`]).
 
 mod address;
+mod ask;
 mod batch;
 mod classifier;
 pub mod conntrack;

@@ -1,5 +1,6 @@
 //! Follows pods, and what others put on the way of their packets: decides what the programs carry, and what the kernel.
 
+mod asking;
 mod forwarding;
 mod looks;
 mod underlay;
@@ -123,6 +124,8 @@ impl Watcher {
     /// Waits for the next event. It may be dropped and called again; no change gets lost.
     pub(super) async fn changed(&mut self, kernel: &Kernel) -> WatcherEvent {
         tokio::select! {
+            // First, since it knows the port of each pod by the changes before.
+            biased;
             () = self.forwarding.changed(kernel), if self.flow_cache => WatcherEvent::Forwarding,
             () = self.links.changed() => WatcherEvent::Interfaces,
             () = self.underlay.changed() => WatcherEvent::Interfaces,

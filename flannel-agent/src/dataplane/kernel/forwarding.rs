@@ -111,9 +111,9 @@ fn is_whole(link: &LinkMessage) -> bool {
 }
 
 fn of_link(link: netlink::link::Link) -> Change {
-    let netlink::link::Link { index, name, up, mtu, kind, .. } = link;
+    let netlink::link::Link { index, name, up, mtu, kind, controller: bridge, .. } = link;
     let (is_bridge, is_vxlan) = (kind == LinkKind::Bridge, matches!(kind, LinkKind::Vxlan(_)));
-    Change::Link(index, Link { name, up, mtu, is_bridge, is_vxlan })
+    Change::Link(index, Link { name, up, mtu, bridge, is_bridge, is_vxlan })
 }
 
 /// Reads an entry of a bridge's FDB, or a neighbour that is resolved. Nothing follows from a neighbour that is `gone`: packets ask for it

@@ -47,15 +47,22 @@ impl Kernel {
     /// # Errors
     /// The dump fails.
     pub async fn neighbour(&self, interface: u32, address: IpAddr) -> Result<Option<Neighbour>> {
+        let entry = self.neighbour_entry(interface, address).await?;
+        Ok(entry.map(|entry| Neighbour { mac: neighbour::mac(&entry), state: name_of(entry.header.state) }))
+    }
+
+    /// [`Self::neighbour`], as the kernel writes it.
+    pub(super) async fn neighbour_entry(
+        &self,
+        interface: u32,
+        address: IpAddr,
+    ) -> Result<Option<NeighbourMessage>> {
         let by = NeighbourAttribute::IfIndex(interface);
         let entries = self.neighbours(family_of(address), 0, Some(by)).await.context("listing neighbours")?;
-        let is_it = |entry: &&NeighbourMessage| {
+        let is_it = |entry: &NeighbourMessage| {
             entry.header.ifindex == interface && neighbour::destination(entry) == Some(address)
         };
-        Ok(entries
-            .iter()
-            .find(is_it)
-            .map(|entry| Neighbour { mac: neighbour::mac(entry), state: name_of(entry.header.state) }))
+        Ok(entries.into_iter().find(is_it))
     }
 
     /// Returns the node that a vxlan device sends frames for this MAC to (`bridge fdb show dev ...`).

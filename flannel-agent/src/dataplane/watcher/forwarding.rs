@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
+use super::asking::Asking;
 use crate::dataplane::forwarding::{Change, Forwarding};
 use crate::dataplane::kernel::{ForwardingChanges, Kernel};
 
@@ -21,6 +22,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct ForwardingWatch {
     changes: ForwardingChanges,
     known: Forwarding,
+    asking: Asking,
     /// Whether what is known may be wrong.
     is_stale: bool,
     /// Whether something has changed since the last report.
@@ -35,6 +37,7 @@ impl ForwardingWatch {
         Ok(Self {
             changes: ForwardingChanges::open(kernel)?,
             known: Forwarding::new(networks),
+            asking: Asking::default(),
             is_stale: true,
             is_due: false,
             next: Instant::now(),
@@ -58,7 +61,10 @@ impl ForwardingWatch {
             if self.is_stale {
                 self.read(kernel).await;
             }
-            let Self { changes, is_due, next, .. } = self;
+            while let Some(returned) = self.known.next_returned() {
+                self.asking.add(returned);
+            }
+            let Self { changes, is_due, next, asking, .. } = self;
             let due = async { if *is_due { sleep_until(*next).await } else { pending().await } };
             tokio::select! {
                 biased;
@@ -68,6 +74,7 @@ impl ForwardingWatch {
                     return;
                 }
                 change = changes.next() => self.follow(&change),
+                () = asking.next(kernel) => {}
             }
         }
     }
