@@ -29,6 +29,7 @@ pub mod peer;
 pub mod prepare_node;
 pub mod problem;
 mod random;
+pub mod report;
 pub mod signals;
 pub mod sole;
 pub mod subnet_file;
