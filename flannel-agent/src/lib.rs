@@ -32,6 +32,7 @@ mod random;
 pub mod report;
 pub mod signals;
 pub mod sole;
+pub mod status;
 pub mod subnet_file;
 pub mod task;
 pub mod trace;
