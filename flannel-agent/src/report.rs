@@ -291,5 +291,8 @@ mod tests {
         assert!(text.len() < 100_000, "{} bytes", text.len());
         assert_eq!(report.carrying.as_ref().unwrap().slow_ports_in_all, 1024);
         assert_eq!(serde_json::from_str::<AgentReport>(&text).unwrap(), report);
+        // Of an agent of another version.
+        let other = serde_json::from_str::<AgentReport>(r#"{"schema": 9, "pid": 7, "more": []}"#).unwrap();
+        assert_eq!((other.schema, other.pid, other.ready), (9, 7, false));
     }
 }

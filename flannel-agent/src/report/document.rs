@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 /// Version of the document. It rises when a field goes or gets another meaning.
 pub const SCHEMA: u32 = 1;
 
-/// The document. Times are whole seconds.
+/// The document. Times are whole seconds. What an agent of another version does not say has its default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct AgentReport {
     /// [`SCHEMA`] of the agent that wrote it.
     pub schema: u32,
@@ -40,6 +41,7 @@ pub struct AgentReport {
 
 /// How packets are carried.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Carrying {
     /// `bpf`, `netlink`, or the backend's name.
     pub dataplane: String,
@@ -84,6 +86,7 @@ pub enum Lease {
 
 /// What the agent knows of the datastore.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Datastore {
     /// Its kind and place: `etcd /coreos.com/network`.
     pub name: String,

@@ -51,7 +51,9 @@ pub(super) async fn ask(path: &Path) -> Agent {
             let pid = stream.peer_cred().ok().and_then(|peer| peer.pid()).filter(|pid| *pid != 0);
             match timeout(DEADLINE, read(&mut stream)).await {
                 Ok(Ok(report)) => Agent::Answers { report: Box::new(report) },
-                Ok(Err(error)) => Agent::Silent { pid, why: format!("its answer cannot be read: {error}") },
+                Ok(Err(error)) => {
+                    Agent::Silent { pid, why: format!("gives an answer that cannot be read: {error}") }
+                }
                 Err(_) => silent(pid),
             }
         }
@@ -61,6 +63,9 @@ pub(super) async fn ask(path: &Path) -> Agent {
             }
             // So many others wait for it already.
             io::ErrorKind::WouldBlock => silent(None),
+            io::ErrorKind::PermissionDenied => {
+                Agent::Closed { why: format!("{}: {error}; this needs root", path.display()) }
+            }
             _ => Agent::Closed { why: format!("{}: {error}", path.display()) },
         },
         Err(_) => silent(None),

@@ -69,7 +69,8 @@ impl Tables {
         };
         let without_bpf = match carrying {
             Some(carrying) => carrying.without_bpf.clone(),
-            None if has_programs => None,
+            // It waits for its configuration, or for the datastore.
+            None if has_programs || matches!(agent, Agent::Answers { .. }) => None,
             None => Some("only the agent knows".to_owned()),
         };
         let ways = Ways {
