@@ -39,6 +39,7 @@ mod routed;
 mod services;
 mod shared_mac;
 mod sole;
+mod status;
 mod takeover;
 mod tcp;
 mod too_big;

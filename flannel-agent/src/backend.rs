@@ -13,6 +13,7 @@ use anyhow::Result;
 use crate::config::{BackendType, DataplaneMode, NetworkConfig, XdpMode};
 use crate::lease::{LeaseAttrs, SubnetKey};
 use crate::peer::Peer;
+use crate::report::SlowPort;
 use crate::uplink::Uplink;
 
 /// A node's connection to the other nodes. In the kernel it adopts what an earlier run left, and leaves it in place when
@@ -42,6 +43,16 @@ pub trait Backend: Sized {
     /// Returns why it does not carry packets as fast as it was asked to; `None` if it does. It is logged already.
     fn shortcoming(&self) -> Option<String> {
         None
+    }
+
+    /// Returns why BPF does not carry packets; `None` if it does.
+    fn without_bpf(&self) -> Option<String> {
+        Some(format!("the backend {} has no BPF programs", self.name()))
+    }
+
+    /// Returns the ports of pods whose flows all pass the host stack, and why. They are logged already.
+    fn slow_ports(&self) -> Vec<SlowPort> {
+        Vec::new()
     }
 
     /// Sets the node's own subnets. May be called again, with the same or with others.

@@ -21,7 +21,7 @@ use crate::{firewall, subnet_file};
 use others::Others;
 
 /// Removes from this node what the agent, or flanneld, has set up: devices with their routes, neighbours and FDB
-/// entries, BPF programs and maps, firewall rules, blackhole routes, the subnet file and the file beside it with what the agent knew.
+/// entries, BPF programs and maps, firewall rules, blackhole routes, the subnet file, and beside it the file with what the agent knew and the agent's socket.
 ///
 /// If the node belongs to another network too, whose daemon runs or whose device is there, then only things of the network in
 /// the subnet file are removed.
@@ -80,6 +80,8 @@ async fn remove_all(options: &Cleanup, kernel: &Kernel, links: &[Link], others: 
     // Last, and only without failures: the next attempt needs the subnet that this file has.
     if results.iter().all(Result::is_ok) {
         results.extend(remove_file(&options.paths.last_known()).transpose());
+        // An agent that was killed has left it.
+        results.extend(remove_file(&options.paths.report()).transpose());
         results.extend(remove_file(&options.paths.subnet_file).transpose());
     }
     results

@@ -22,6 +22,7 @@ use crate::counters::ShowCounters;
 use crate::docker_opts::DockerOpts;
 use crate::paths::Paths;
 use crate::prepare_node::PrepareNode;
+use crate::status::{ShowPeers, ShowStatus};
 use crate::trace::Trace;
 
 /// Node daemon of a flannel network: leases a pod subnet and carries packets between its pods and those of
@@ -71,6 +72,12 @@ pub struct Flags {
 pub enum Command {
     /// Writes subnet.env as options for the Docker daemon, as flannel's mk-docker-opts.sh does.
     DockerOpts(DockerOpts),
+    /// Shows whether this node works, how, and if not why. The agent need not run.
+    ///
+    /// Exit status: 0 if all is well, 1 if packets are carried and something is not as it should be, 2 if they are not carried.
+    Status(ShowStatus),
+    /// Lists the other nodes: subnet, public address, MAC, and the way of packets to them.
+    Peers(ShowPeers),
     /// Shows how many packets the BPF programs have seen on this node, and what became of them.
     Counters(ShowCounters),
     /// Removes from this node what the agent has set up. The datastore is not changed.

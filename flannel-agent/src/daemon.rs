@@ -33,6 +33,8 @@ use crate::lease::kube::KubeManager;
 use crate::lease::local::LocalManager;
 use crate::lease::{LastKnown, PublicIps, SubnetManager};
 use crate::notify;
+use crate::report::REPORT;
+use crate::report::server::ReportServer;
 use crate::signals::Stop;
 use crate::sole::Sole;
 use crate::subnet_file::{self, SubnetFile};
@@ -94,11 +96,16 @@ async fn run_with_datastore(flags: &Flags, health: &Health) -> Result<()> {
 /// Runs with the network's configuration, and starts again in this process when that has changed: like a restart of the
 /// agent it adopts what is there.
 async fn run_with_config(store: &impl SubnetManager, flags: &Flags, health: &Health) -> Result<()> {
+    REPORT.start(datastore(flags));
+    // Before the first request to the datastore, which may not answer.
+    let _report = ReportServer::start(flags.paths.report());
     let mut last_known = last_known(flags);
     let known_network = last_known.as_ref().map(|known| known.network.clone());
     let mut network = network::read(store, known_network).await;
     // Changes at run time leave its name as it is.
-    let _sole = match network.value.name_on_node() {
+    let name = network.value.name_on_node();
+    REPORT.set_network(name.clone());
+    let _sole = match name {
         Some(name) => Some(Sole::take(&name).await?),
         None => None,
     };

@@ -18,6 +18,7 @@ use tracing::{debug, info};
 
 use crate::metrics::{FailureKind, METRICS};
 use crate::problem::{Pace, Problem};
+use crate::report::REPORT;
 use crate::sole::once_free;
 
 /// A connection is closed if its request has not arrived by then.
@@ -36,11 +37,13 @@ impl Health {
     /// Makes `/readyz` succeed: the node has its subnet and has written the subnet file.
     pub fn set_ready(&self) {
         self.ready.store(true, Ordering::Relaxed);
+        REPORT.set_ready(true);
     }
 
     /// Makes `/readyz` fail again.
     pub fn set_unready(&self) {
         self.ready.store(false, Ordering::Relaxed);
+        REPORT.set_ready(false);
     }
 
     /// Listens on this address and port, and answers in the background until the process ends. Waits some seconds for an

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use flannel_agent::cli::{Command, Flags};
-use flannel_agent::{cleanup, cni, counters, daemon, docker_opts, prepare_node, trace};
+use flannel_agent::status::model::State;
+use flannel_agent::{cleanup, cni, counters, daemon, docker_opts, prepare_node, status, trace};
 use nix::sys::prctl::set_dumpable;
 use tracing::{error, warn};
 use tracing_subscriber::fmt::layer;
@@ -46,6 +47,14 @@ fn run(flags: Flags) -> ExitCode {
         }
         Some(Command::DockerOpts(options)) => exit_code(block_on(docker_opts::run(options)), print),
         Some(Command::Counters(options)) => exit_code(counters::run(options), print),
+        Some(Command::Status(options)) => match block_on(status::run(options)) {
+            Ok(state) => ExitCode::from(state.exit_status()),
+            Err(error) => {
+                print(&error);
+                ExitCode::from(State::NotWorking.exit_status())
+            }
+        },
+        Some(Command::Peers(options)) => exit_code(block_on(status::run_peers(options)), print),
         Some(Command::Cleanup(options)) => exit_code(block_on(cleanup::run(options)), print),
         Some(Command::Trace(options)) => exit_code(block_on(trace::run(options)), print),
         None => {
@@ -58,7 +67,7 @@ fn run(flags: Flags) -> ExitCode {
     }
 }
 
-fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("starting the asynchronous runtime")?;
     let end = runtime.block_on(work);

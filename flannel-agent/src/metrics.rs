@@ -48,6 +48,10 @@ pub struct Metrics {
     collectors: Mutex<Vec<Weak<dyn Collector>>>,
 }
 
+/// What [`Action`] can say.
+const OBJECTS: [&str; 4] = ["route", "neighbour", "fdb", "nexthop"];
+const ACTIONS: [&str; 2] = ["set", "remove"];
+
 /// Labels of a change to the kernel's entries.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Action {
@@ -89,9 +93,11 @@ pub enum FailureKind {
     Health,
 }
 
-impl EncodeLabelValue for FailureKind {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        let name = match self {
+impl FailureKind {
+    /// Returns its name, which metrics and `flannel-agent status` show.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
             Self::Datastore => "datastore",
             Self::Refused => "refused-lease",
             Self::Renewal => "renewal",
@@ -102,8 +108,13 @@ impl EncodeLabelValue for FailureKind {
             Self::NodeSetup => "node-setup",
             Self::Programs => "programs",
             Self::Health => "health",
-        };
-        EncodeLabelValue::encode(&name, encoder)
+        }
+    }
+}
+
+impl EncodeLabelValue for FailureKind {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        EncodeLabelValue::encode(&self.name(), encoder)
     }
 }
 
@@ -169,7 +180,7 @@ impl Metrics {
 
     /// Counts entries that are set and removed.
     pub fn count_changes(&self, object: &'static str, set: usize, removed: usize) {
-        for (action, count) in [("set", set), ("remove", removed)] {
+        for (action, count) in ACTIONS.into_iter().zip([set, removed]) {
             if count > 0 {
                 self.reconcile_actions.get_or_create(&Action { object, action }).inc_by(count as u64);
             }
@@ -196,6 +207,19 @@ impl Metrics {
     /// Sets when the node's lease ends; `None` for a reservation.
     pub fn set_lease_end(&self, end: Option<Instant>) {
         *lock(&self.lease_end) = end;
+    }
+
+    /// Returns when the node's lease ends; `None` for a reservation, or before there is a lease.
+    #[must_use]
+    pub fn lease_end(&self) -> Option<Instant> {
+        *lock(&self.lease_end)
+    }
+
+    /// Returns how many entries were written to the kernel and removed, all in all.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        let actions = OBJECTS.into_iter().flat_map(|object| ACTIONS.map(|action| Action { object, action }));
+        actions.filter_map(|action| self.reconcile_actions.get(&action).map(|count| count.get())).sum()
     }
 
     /// Adds a collector, which is called whenever the metrics are read. It is removed when the registration
@@ -306,6 +330,7 @@ mod tests {
         metrics.leases.set(3);
         metrics.count_failure(FailureKind::Renewal);
         metrics.count_changes("route", 2, 0);
+        assert_eq!(metrics.changes(), 2);
         metrics.set_dataplane("bpf");
         metrics.set_dataplane("netlink");
         let lasting = metrics.lasting(FailureKind::Firewall);

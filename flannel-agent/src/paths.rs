@@ -28,4 +28,10 @@ impl Paths {
     pub fn last_known(&self) -> PathBuf {
         self.subnet_file.with_extension("last-known.json")
     }
+
+    /// Returns the Unix socket on which the daemon says how it is.
+    #[must_use]
+    pub fn report(&self) -> PathBuf {
+        self.subnet_file.with_extension("sock")
+    }
 }

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use crate::metrics::{FailureKind, Lasting, METRICS};
+use crate::report::{REPORT, ReportedProblem};
 
 /// So many different texts of one problem are logged. Some errors contain a number that changes all the time.
 const TEXTS: usize = 16;
@@ -49,6 +50,7 @@ pub struct Problem {
 struct Open {
     tries: Tries,
     said: BTreeSet<String>,
+    reported: ReportedProblem,
     _counted: Lasting,
 }
 
@@ -61,9 +63,12 @@ impl Problem {
     /// It has occurred, in these words. Logs and returns those that are new, and has it tried again later.
     pub fn failed(&mut self, texts: impl IntoIterator<Item = String>) -> Vec<String> {
         let now = Instant::now();
-        let mut new = Vec::new();
+        let (mut new, mut all) = (Vec::new(), Vec::new());
         for text in texts {
             METRICS.count_failure(self.kind);
+            if all.len() < TEXTS {
+                all.push(text.clone());
+            }
             if self.is_new(&text, now) {
                 error!("{text}; trying again until it works");
                 new.push(text);
@@ -71,8 +76,9 @@ impl Problem {
                 debug!("{text}");
             }
         }
-        if let Some(Open { tries, .. }) = &mut self.open {
+        if let Some(Open { tries, reported, .. }) = &mut self.open {
             tries.failed(now, self.pace);
+            reported.say(all);
         }
         new
     }
@@ -83,11 +89,14 @@ impl Problem {
         if texts.is_empty() {
             self.solved();
         }
-        for text in texts {
-            if self.is_new(&text, Instant::now()) {
+        for text in &texts {
+            if self.is_new(text, Instant::now()) {
                 METRICS.count_failure(self.kind);
                 warn!("{text}");
             }
+        }
+        if let Some(Open { reported, .. }) = &self.open {
+            reported.say(texts.into_iter().take(TEXTS).collect());
         }
     }
 
@@ -96,6 +105,7 @@ impl Problem {
         let open = self.open.get_or_insert_with(|| Open {
             tries: Tries::new(now),
             said: BTreeSet::new(),
+            reported: REPORT.problem(self.kind),
             _counted: METRICS.lasting(self.kind),
         });
         open.said.len() < TEXTS && open.said.insert(text.to_owned())
@@ -105,6 +115,7 @@ impl Problem {
     pub fn solved(&mut self) {
         if let Some(Open { tries, .. }) = self.open.take() {
             info!("{}, after {} s", self.over, tries.since.elapsed().as_secs());
+            REPORT.repaired(&*self.over);
         }
     }
 

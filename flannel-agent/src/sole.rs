@@ -59,6 +59,14 @@ impl Sole {
     }
 }
 
+/// Returns the process ID of the agent that serves `network` in this network namespace, if one does; 0 if this process's PID namespace
+/// does not contain it.
+#[must_use]
+pub fn holder(network: &str) -> Option<i32> {
+    let owner = Owner::of(&format!("flannel-agent {network}")).ok()?;
+    owner.ensure_no_agent(network).is_err().then_some(owner.pid)
+}
+
 /// Binds an address as soon as it is free. If it is in use, says so (`used`), and waits some seconds for the agent before
 /// this one to end.
 ///
@@ -157,8 +165,10 @@ mod tests {
         });
         sleep(2 * PAUSE).await;
         assert!(!waiting.is_finished());
+        assert_eq!(holder(name), Some(std::process::id().cast_signed()));
         drop(first);
         drop(waiting.await.unwrap().unwrap());
+        assert_eq!(holder(&format!("{name} nowhere")), None);
         drop(other);
     }
     #[test]

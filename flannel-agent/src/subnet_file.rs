@@ -68,6 +68,12 @@ pub fn parse_subnet(text: &str) -> Option<SubnetKey> {
     Some(key).filter(|key| key.nets().next().is_some())
 }
 
+/// Returns the pods' MTU in the file's text, in bytes.
+#[must_use]
+pub fn parse_mtu(text: &str) -> Option<u32> {
+    value(text, "FLANNEL_MTU")
+}
+
 /// Returns the networks in the file's text.
 #[must_use]
 pub fn parse_networks(text: &str) -> Vec<IpNet> {

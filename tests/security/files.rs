@@ -4,14 +4,18 @@ use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use flannel_common::abi;
+use flannel_tests::wait::patiently;
 use flannel_tests::{Agent, Cluster, Datastore as _, TestResult};
 
 use super::USER;
 use crate::overlay::{NETWORK, lines_of};
 
+/// Time limit for files that READY does not wait for.
+const WRITING: Duration = Duration::from_secs(10);
 /// Has the agent set all modes itself.
 const WITHOUT_UMASK: &str = "umask 0; exec \"$@\"";
 
@@ -56,11 +60,18 @@ fn files_and_pins_are_for_the_agents_user_alone() -> TestResult {
     let mut agent = agent.start()?;
     agent.wait_ready()?;
     ensure_private(node.bpffs()?)?;
-    let files = modes(node.dir())?;
-    assert_eq!(files["subnet.last-known.json"], 0o600);
+    let written = ["subnet.last-known.json", "subnet.sock"];
+    let files = patiently("the agent has written its files", WRITING, || {
+        let files = modes(node.dir())?;
+        ensure!(written.iter().all(|name| files.contains_key(*name)), "{files:?}");
+        Ok(files)
+    })?;
+    for name in written {
+        assert_eq!(files[name], 0o600, "{name}");
+    }
     // flannel's mode: CNI plugins and Docker read it.
     assert_eq!(files["subnet.env"], 0o644);
-    let known = ["subnet.env", "subnet.last-known.json", "agent.log", "notify", "bpf"];
+    let known = ["subnet.env", "subnet.last-known.json", "subnet.sock", "agent.log", "notify", "bpf"];
     let others = files.keys().filter(|name| !known.contains(&name.split('/').next().unwrap_or_default()));
     assert_eq!(others.collect::<Vec<_>>(), [""; 0], "files that nobody expects");
     // An earlier version made the folders readable.

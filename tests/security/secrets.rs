@@ -1,8 +1,10 @@
 //! Passwords, tokens and keys stay where they were given.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -35,6 +37,16 @@ fn spy_on_tools(node: &Node, agent: AgentBuilder) -> Result<AgentBuilder> {
     }
     let path = std::env::var("PATH").context("no PATH")?;
     Ok(agent.env("PATH", format!("{}:{path}", folder.display())))
+}
+
+/// Returns what the agent tells `flannel-agent status`.
+fn told_on_socket(node: &Node) -> Result<String> {
+    let path = node.subnet_file().with_extension("sock");
+    eventually("the agent tells its state", SOON, || {
+        let mut told = String::new();
+        UnixStream::connect(&path)?.read_to_string(&mut told)?;
+        Ok(told)
+    })
 }
 
 /// Fails if one of the files below a folder has the text. Passes by what the test itself has put there.
@@ -82,6 +94,8 @@ fn the_password_of_etcd_is_in_no_log_file_command_line_metric_or_tool() -> TestR
         for path in ["/metrics", "/healthz", "/readyz", "/"] {
             assert!(!get(node, LOCALHOST, path)?.1.contains(PASSWORD), "{path}");
         }
+        let told = told_on_socket(node)?;
+        assert!(told.contains("etcd /coreos.com/network") && !told.contains(PASSWORD), "{told}");
         eventually("firewall tools have run", SOON, || Ok(fs::metadata(node.dir().join("environment"))?))?;
         // Log, files beside the subnet file, and the environment of the tools.
         ensure_in_no_file(node.dir(), PASSWORD, &["password", "bpf"])?;

@@ -23,6 +23,7 @@ use crate::lease::{
 };
 use crate::metrics::METRICS;
 use crate::peer::Peer;
+use crate::report::REPORT;
 use following::{Following, peers, warn_of};
 use own::{End, Own};
 pub(super) use recorder::Recorder;
@@ -271,6 +272,7 @@ impl<'a, S: SubnetManager> Membership<'a, S> {
     /// Holds the lease, or writes an address to it that has changed during the request.
     fn hold(&mut self, lease: OwnLease) {
         METRICS.set_lease_end(lease.term);
+        REPORT.set_holds_lease(true);
         self.own = if std::mem::take(&mut self.moved) {
             Own::readdress(self.store, lease, self.attrs.clone())
         } else {
@@ -319,6 +321,7 @@ impl<'a, S: SubnetManager> Membership<'a, S> {
             }
             Verdict::GiveWay => {
                 self.own = Own::GivenWay(lease, rival.mac);
+                REPORT.set_holds_lease(false);
                 Some(LeaseEvent::GivenWay)
             }
         }
@@ -338,6 +341,7 @@ impl<'a, S: SubnetManager> Membership<'a, S> {
     /// Takes a lease. Address and MAC do not count this time: another node that has both would take the lease back in turn.
     fn take_again(&mut self) {
         self.rivalry.ended();
+        REPORT.set_holds_lease(false);
         self.moved = false;
         let traces = Traces { subnet: self.previous, ..Traces::default() };
         self.own = Own::take(self.store, self.network, self.attrs.clone(), traces);

@@ -19,6 +19,7 @@ use crate::metrics::{FailureKind, METRICS};
 use crate::notify;
 use crate::peer::Peer;
 use crate::problem::{Pace, Problem};
+use crate::report::{Carrying, REPORT};
 use crate::subnet_file::{self, SubnetFile};
 use crate::uplink::watch::UplinkWatch;
 use crate::uplink::{InUse, Uplink};
@@ -100,7 +101,10 @@ impl<'a, B: Backend> Node<'a, B> {
             "the kernel's entries and the maps are complete again",
             Pace::SLOWING,
         );
-        Ok(Self { plan, started, carried, is_ready: false, resync, problem, is_complete: true, steps: 0 })
+        let node =
+            Self { plan, started, carried, is_ready: false, resync, problem, is_complete: true, steps: 0 };
+        node.describe();
+        Ok(node)
     }
 
     /// The lease has been taken: carries packets for its subnet, and has the subnet file written. Returns what an operator must
@@ -240,6 +244,8 @@ impl<'a, B: Backend> Node<'a, B> {
         self.report(errors);
         if is_changed {
             self.show_status();
+        } else {
+            self.describe();
         }
     }
 
@@ -266,8 +272,24 @@ impl<'a, B: Backend> Node<'a, B> {
         self.problem.next_try().into_iter().for_each(|next| self.resync.reset_at(next));
     }
 
+    /// Says in the report how packets are carried.
+    fn describe(&self) {
+        let Started { uplink, backend, .. } = &self.started;
+        let subnets = self.carried.subnet.iter().flat_map(SubnetKey::nets);
+        REPORT.set_carrying(Carrying {
+            dataplane: backend.name().to_owned(),
+            without_bpf: backend.without_bpf(),
+            shortcoming: backend.shortcoming(),
+            uplink: uplink.to_string(),
+            subnets: subnets.map(|subnet| subnet.to_string()).collect(),
+            slow_ports: backend.slow_ports(),
+            slow_ports_in_all: 0,
+        });
+    }
+
     /// Shows subnet, dataplane and number of peers in `systemctl status` and `/metrics`.
     fn show_status(&self) {
+        self.describe();
         let name = self.started.backend.name();
         METRICS.set_dataplane(name);
         let Some(subnet) = self.carried.subnet else { return };

@@ -31,6 +31,7 @@ use crate::memory;
 use crate::metrics::{FailureKind, METRICS, Registration};
 use crate::peer::Peer;
 use crate::problem::{Pace, Problem};
+use crate::report::SlowPort;
 use crate::task::Task;
 use crate::uplink::Uplink;
 use headroom::Headroom;
@@ -157,6 +158,11 @@ impl Accelerator {
     /// Returns why packets of the whole node are left to the kernel, as logged already.
     pub fn shortcoming(&self) -> Option<String> {
         self.watcher.shortcoming()
+    }
+
+    /// Returns the ports of pods that do not take the shortcut, as logged already.
+    pub fn slow_ports(&self) -> Vec<SlowPort> {
+        self.watcher.slow_ports()
     }
 
     /// Sets the node's own subnets, with the next [`Self::apply`]: the node's pods are in them, and no other node may send

@@ -27,6 +27,7 @@ pub mod dry_run;
 pub mod events;
 mod family;
 pub mod flows;
+pub mod inspect;
 pub mod kept;
 mod lease_map;
 pub mod leases;

@@ -18,6 +18,7 @@ use super::kernel::conntrack::{LiberalTracker, Proofs, TimeoutSettings, Timeouts
 use super::kernel::{Kernel, LinkWatch, Side};
 use super::obstacle::{self, Closes, Direction, Interface, Obstacle, Outer, PodPort, Role};
 use crate::peer::Peer;
+use crate::report::SlowPort;
 use forwarding::ForwardingWatch;
 use looks::Looks;
 use underlay::UnderlayWatch;
@@ -114,6 +115,12 @@ impl Watcher {
     pub(super) fn shortcoming(&self) -> Option<String> {
         let reasons: Vec<_> = self.obstacles.iter().map(Obstacle::to_string).collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
+    }
+
+    /// Returns the ports that do not take the shortcut, and why.
+    pub(super) fn slow_ports(&self) -> Vec<SlowPort> {
+        let slow = |(port, why): (&String, &String)| SlowPort { port: port.clone(), why: why.clone() };
+        self.closed_ports.iter().map(slow).collect()
     }
 
     /// Sets the subnets of this node's pods.

@@ -18,6 +18,7 @@ use crate::metrics::FailureKind;
 use crate::netfilter::{Stamp, Stamps};
 use crate::netlink;
 use crate::problem::{Pace, Problem};
+use crate::report::REPORT;
 
 /// The rules and routes of this node.
 pub(super) struct Keeper {
@@ -73,6 +74,7 @@ impl Keeper {
         self.must_clear &= !problems.is_empty();
         if problems.is_empty() {
             self.problem.solved();
+            REPORT.rules_are_complete(self.writer.name());
         } else {
             self.problem.failed(problems);
         }
@@ -126,14 +128,19 @@ impl Keeper {
         // Asked before the rules are read: those that are written now are read once more.
         let now = self.stamps.now().ok().map(|rules| (wanted, rules));
         if now.is_none() || now != self.right {
-            self.right = None;
-            self.write_rules(subnet).await?;
+            let were_right = self.right.take().is_some_and(|(number, _)| number == wanted);
+            let changed = self.write_rules(subnet).await?;
+            if were_right && changed {
+                REPORT.repaired("firewall rules had been changed or removed, and are as they were");
+            }
             self.right = now;
         }
         Ok(())
     }
 
-    async fn write_rules(&mut self, subnet: SubnetKey) -> Result<()> {
+    /// Returns whether there was something to write.
+    async fn write_rules(&mut self, subnet: SubnetKey) -> Result<bool> {
+        let mut changed = false;
         // Only once: another agent of the node may get what was this one's network.
         let former = self.former.iter().filter(|_| self.must_clear);
         let own: Vec<_> = self.networks.iter().chain(former).copied().collect();
@@ -146,12 +153,14 @@ impl Keeper {
             chains.retain(|chain| self.must_clear || !chain.rules.is_empty());
             if !chains.is_empty() {
                 let changes = self.writer.apply(IpVersion::of(net), &chains, network, owner).await;
-                log(changes.context("writing the firewall rules")?);
+                let changes = changes.context("writing the firewall rules")?;
+                changed |= !changes.is_empty();
+                log(changes);
             }
         }
         if self.must_clear {
             self.writer.clear_other_mode(owner).await;
         }
-        Ok(())
+        Ok(changed)
     }
 }

@@ -21,6 +21,13 @@ impl Writer {
         if nftables { Self::Nftables(Nftables::default()) } else { Self::Iptables(None) }
     }
 
+    pub(super) const fn name(&self) -> &'static str {
+        match self {
+            Self::Iptables(_) => "iptables",
+            Self::Nftables(_) => "nftables",
+        }
+    }
+
     /// Writes what differs from these chains of `network`. Returns a line of text for each change.
     pub(super) async fn apply(
         &mut self,

@@ -16,10 +16,12 @@ use serde_json::value::RawValue;
 
 use super::entry::{LeaseAttrs, RawLease};
 use super::key::SubnetKey;
-use super::manager::KnownNode;
+use super::manager::{KnownNode, LeaseUpdate};
 use super::public_ips::PublicIps;
+use super::set::LeaseSet;
 use crate::atomic_file;
 use crate::config::NetworkConfig;
+use crate::peer::Peer;
 
 /// Format of the file. A file of another version is not used.
 const VERSION: u32 = 1;
@@ -67,6 +69,16 @@ impl LastKnown {
     /// # Errors
     /// The file cannot be read, or is not what [`LastKnown::write`] writes.
     pub fn read(path: &Path, datastore: &str) -> Result<Option<Self>> {
+        let found = Self::read_any(path)?;
+        Ok(found.and_then(|(known, of)| (of == datastore).then_some(known)))
+    }
+
+    /// Reads the file, whichever datastore it is about, and says which. Returns `None` if there is no file, or only one of the
+    /// time before a reboot.
+    ///
+    /// # Errors
+    /// As of [`LastKnown::read`].
+    pub fn read_any(path: &Path) -> Result<Option<(Self, String)>> {
         let text = match fs::read_to_string(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             text => text?,
@@ -76,12 +88,12 @@ impl LastKnown {
             bail!("it has version {version}, and this agent reads version {VERSION}");
         }
         let text: Text<BTreeMap<String, Box<RawValue>>> = serde_json::from_str(&text)?;
-        if text.boot != boot_id()? || text.datastore != datastore {
+        if text.boot != boot_id()? {
             return Ok(None);
         }
         let lease =
             |(key, value): (String, Box<RawValue>)| RawLease { key, value: value.get().into(), node: None };
-        Ok(Some(Self {
+        let known = Self {
             network: NetworkConfig::parse(&text.network.to_string())?,
             node: KnownNode {
                 attrs: text.own,
@@ -89,7 +101,16 @@ impl LastKnown {
             },
             subnet: text.subnet.parse()?,
             leases: text.leases.into_iter().map(lease).collect(),
-        }))
+        };
+        Ok(Some((known, text.datastore)))
+    }
+
+    /// Returns the other nodes, without those whose entries cannot be used.
+    #[must_use]
+    pub fn peers(self) -> Vec<Peer> {
+        let mut leases = LeaseSet::new(&self.network, self.subnet);
+        leases.apply(LeaseUpdate::Snapshot(self.leases));
+        leases.peers()
     }
 
     /// Replaces the file in one step. Only root can read it.

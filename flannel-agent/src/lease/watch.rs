@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::backoff::Backoff;
 use super::manager::LeaseUpdate;
 use crate::metrics::{FailureKind, METRICS};
+use crate::report::REPORT;
 
 /// Pause after a failure, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -65,7 +66,7 @@ impl Outage {
         } else {
             tracing::warn!("lost the watch on the leases, retrying; routes stay as they are: {error:#}");
         }
-        METRICS.datastore_up.set(0);
+        REPORT.datastore_is_away(error);
         METRICS.count_failure(FailureKind::Datastore);
         self.ongoing = true;
         self.refused |= refusal;
@@ -76,7 +77,7 @@ impl Outage {
         if self.ongoing {
             tracing::info!("watching the leases again");
         }
-        METRICS.datastore_up.set(1);
+        REPORT.datastore_answers();
         self.ongoing = false;
         self.refused = false;
         self.backoff.reset();

@@ -1,5 +1,6 @@
 //! Routes, and look-ups in the routing tables.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::pin::pin;
 
@@ -206,6 +207,23 @@ pub fn list(
     request.header.table = RouteHeader::RT_TABLE_MAIN;
     request.attributes.extend(interface.map(RouteAttribute::Oif));
     handle.route().get(request).execute()
+}
+
+/// Lists the next hops of the main table by destination, without default routes.
+///
+/// # Errors
+/// The dump fails.
+pub async fn next_hops(handle: &Handle, family: AddressFamily) -> Result<BTreeMap<IpNet, Hop>, Error> {
+    let mut hops = BTreeMap::new();
+    let mut routes = pin!(list(handle, family, None).into_stream());
+    while let Some(route) = routes.try_next().await? {
+        if route.header.kind == RouteType::Unicast
+            && let Some((destination, hop)) = destination_of(&route).zip(hop(&route))
+        {
+            hops.entry(destination).or_insert(hop);
+        }
+    }
+    Ok(hops)
 }
 
 /// Returns the route to this network in the main table, `proto boot` as flanneld writes its routes, without a

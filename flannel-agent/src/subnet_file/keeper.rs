@@ -12,6 +12,7 @@ use tracing::info;
 
 use crate::metrics::FailureKind;
 use crate::problem::{Pace, Problem};
+use crate::report::REPORT;
 use crate::task::Task;
 
 /// Period of looking whether others have changed the file.
@@ -77,7 +78,9 @@ async fn keep(
             match ensure(path.clone(), text.clone()).await {
                 Ok(is_new) => {
                     if is_new && written.borrow().as_ref() == Some(&text) {
-                        info!("the subnet file had been changed or removed, and is as it was");
+                        const TEXT: &str = "the subnet file had been changed or removed, and is as it was";
+                        info!("{TEXT}");
+                        REPORT.repaired(TEXT);
                     }
                     written.send_replace(Some(text));
                     problem.solved();

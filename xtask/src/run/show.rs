@@ -58,6 +58,8 @@ pub(crate) fn hints(cluster: &Cluster, store: &dyn Datastore, pods: &[Vec<Pod>])
     println!("  enter a pod        ip netns exec {pod} bash");
     println!("  reach another      ip netns exec {pod} ping {target}");
     println!("  leases             bpftool map dump pinned {maps}/LEASES");
+    let files = format!("--subnet-file {} --bpffs {}", node.subnet_file().display(), node.bpffs()?.display());
+    println!("  does it work       ip netns exec {node_ns} {agent} status {files}");
     println!("  counters           {agent} counters --bpffs {}", node.bpffs()?.display());
     println!("  packets            ip netns exec {peer_ns} tcpdump -ni eth0 udp port 8472");
     println!("  kernel entries     ip -n {node_ns} route; bridge -n {node_ns} fdb show dev flannel.1");

@@ -15,6 +15,7 @@ use crate::dataplane::bpf::leases::Routes;
 use crate::dataplane::kernel::Kernel;
 use crate::lease::SubnetKey;
 use crate::peer::Peer;
+use crate::report::{REPORT, SlowPort};
 use crate::uplink::Uplink;
 use failed::Failed;
 
@@ -120,6 +121,9 @@ impl Acceleration {
             Ok(accelerator) => {
                 self.failed.attached();
                 self.state = State::Present(accelerator);
+                if detached {
+                    REPORT.repaired("BPF programs that others had detached are attached again");
+                }
             }
             Err(error) => self.give_up(error),
         }
@@ -140,6 +144,26 @@ impl Acceleration {
             State::Absent(why) => why.clone(),
             State::Failed => Some(self.failed.why().to_owned()),
             State::NotProbed => None,
+        }
+    }
+
+    /// Returns why there are no programs; `None` if there are.
+    pub(super) fn absence(&self) -> Option<String> {
+        let why = match &self.state {
+            State::Present(_) => return None,
+            State::Absent(Some(why)) => why,
+            State::Failed => self.failed.why(),
+            State::Absent(None) => "the kernel's dataplane was chosen (--dataplane, or Backend.Dataplane)",
+            State::NotProbed => "the programs are not loaded yet",
+        };
+        Some(why.to_owned())
+    }
+
+    /// See [`Accelerator::slow_ports`].
+    pub(super) fn slow_ports(&self) -> Vec<SlowPort> {
+        match &self.state {
+            State::Present(accelerator) => accelerator.slow_ports(),
+            State::NotProbed | State::Absent(_) | State::Failed => Vec::new(),
         }
     }
 

@@ -10,6 +10,7 @@ use super::Peers;
 use crate::lease::set::{LeaseSet, Refusal, Settled};
 use crate::lease::{LeaseUpdate, OwnLease, PublicIps, RawLease, Rival, Standing, SubnetManager, rival};
 use crate::metrics::{FailureKind, METRICS};
+use crate::report::REPORT;
 
 /// Lease updates in flight between datastore and backend (flanneld's EVENT_QUEUE_DEPTH).
 const QUEUE: usize = 5000;
@@ -47,8 +48,9 @@ impl<'a> Following<'a> {
         let mut next = Some(first);
         while let Some(update) = next {
             if matches!(update, LeaseUpdate::Snapshot(_)) {
-                METRICS.datastore_up.set(1);
+                REPORT.datastore_answers();
             }
+            REPORT.datastore_changed();
             warn_of(self.leases.apply(update));
             next = self.updates.try_recv().ok();
         }

@@ -21,8 +21,8 @@ use ipnet::IpNet;
 use super::attach;
 use super::counters::{self, Counters};
 use super::family::MapFamily;
-use super::loaded;
 use super::pins::Pins;
+use super::{loaded, take};
 use crate::dataplane::kernel::Kernel;
 use known::{Ends, Held, OurEnd};
 
@@ -89,8 +89,8 @@ impl DryRun {
         // Its maps of flows hold those of one frame.
         let constants = super::Constants::new(node.features(), 1024);
         let mut ebpf = super::load_programs(loader, pins, &SHARED, &node, &constants)?;
-        let mut leases = known::leases::<V4>(&mut ebpf)?;
-        leases.append(&mut known::leases::<V6>(&mut ebpf)?);
+        let mut leases = known::leases::<V4>(take(&mut ebpf, abi::LEASES)?)?;
+        leases.append(&mut known::leases::<V6>(take(&mut ebpf, abi::LEASES6)?)?);
         Ok(Self {
             ebpf,
             pins: pins.clone(),
@@ -209,7 +209,7 @@ impl DryRun {
 }
 
 /// Reads `CONFIG`, if the pinned maps have the layout of this version.
-fn node(pins: &Pins) -> Result<NodeConfig> {
+pub(super) fn node(pins: &Pins) -> Result<NodeConfig> {
     let path = pins.path(abi::CONFIG);
     let node = Array::<_, NodeConfig>::try_from(pinned(&path)?)
         .and_then(|config| config.get(&0, 0))
@@ -224,7 +224,7 @@ fn node(pins: &Pins) -> Result<NodeConfig> {
     Ok(node)
 }
 
-fn pinned(path: &Path) -> Result<Map> {
+pub(super) fn pinned(path: &Path) -> Result<Map> {
     let data = MapData::from_pin(path).with_context(|| format!("opening {}", path.display()))?;
     Ok(Map::from_map_data(data)?)
 }

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result};
-use aya::Ebpf;
-use aya::maps::LpmTrie;
+use aya::maps::{LpmTrie, Map};
 use flannel_common::address::{V4, V6};
 use flannel_common::flow::FlowKey;
 use flannel_common::lease::{Lease, NETWORK};
@@ -13,7 +12,6 @@ use flannel_common::node::{NodeConfig, OverlayEnd};
 use ipnet::IpNet;
 
 use crate::dataplane::bpf::family::MapFamily;
-use crate::dataplane::bpf::take;
 use crate::mac::Mac;
 
 /// A lease in a map.
@@ -86,9 +84,9 @@ impl OurEnd {
     }
 }
 
-/// Reads the leases of one family.
-pub(super) fn leases<A: MapFamily>(ebpf: &mut Ebpf) -> Result<BTreeMap<IpNet, Held>> {
-    let map = LpmTrie::<_, A, Lease<A>>::try_from(take(ebpf, A::LEASES)?)?;
+/// Reads the leases of one family from its map.
+pub(in crate::dataplane::bpf) fn leases<A: MapFamily>(map: Map) -> Result<BTreeMap<IpNet, Held>> {
+    let map = LpmTrie::<_, A, Lease<A>>::try_from(map)?;
     let mut leases = BTreeMap::new();
     for entry in map.iter() {
         let (key, Lease { public_ip, vtep_mac, flags, .. }) =
