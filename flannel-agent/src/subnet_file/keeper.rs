@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::info;
 
-use crate::metrics::FailureKind;
+use crate::metrics::{FailureKind, METRICS, Repaired};
 use crate::problem::{Pace, Problem};
 use crate::task::Task;
 
@@ -77,6 +77,7 @@ async fn keep(
             match ensure(path.clone(), text.clone()).await {
                 Ok(is_new) => {
                     if is_new && written.borrow().as_ref() == Some(&text) {
+                        METRICS.count_repairs(Repaired::SubnetFile, 1);
                         info!("the subnet file had been changed or removed, and is as it was");
                     }
                     written.send_replace(Some(text));

@@ -14,6 +14,7 @@ use crate::dataplane::accelerator::{AcceleratedDevice, Accelerator, AcceleratorE
 use crate::dataplane::bpf::leases::Routes;
 use crate::dataplane::kernel::Kernel;
 use crate::lease::SubnetKey;
+use crate::metrics::{METRICS, Repaired};
 use crate::peer::Peer;
 use crate::uplink::Uplink;
 use failed::Failed;
@@ -119,6 +120,7 @@ impl Acceleration {
         match Accelerator::start(&self.settings, &accelerated(overlays, uplink), kernel).await {
             Ok(accelerator) => {
                 self.failed.attached();
+                METRICS.count_repairs(Repaired::Programs, detached.into());
                 self.state = State::Present(accelerator);
             }
             Err(error) => self.give_up(error),
