@@ -9,6 +9,10 @@ use flannel_tests::{TestResult, eventually};
 use super::{Bed, SOON, file, text_of};
 use crate::endpoint::{Figures, LOCALHOST, get};
 
+/// Files that name metrics.
+const NAMERS: [&str; 3] =
+    ["deploy/grafana/flannel.json", "deploy/prometheus/alerts.yml", "deploy/prometheus/alerts.test.yml"];
+
 /// What is known of a metric: its type, its labels, and what it means.
 type Known = (String, BTreeSet<String>, String);
 
@@ -46,7 +50,7 @@ fn documented() -> Result<BTreeMap<String, Known>> {
     let text = text_of("docs/metrics.md")?;
     let rows = text.lines().filter(|line| line.starts_with("| `flannel_"));
     let row = |line: &str| {
-        let cells: Vec<_> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
         let [name, kind, labels, help] = cells[..] else { anyhow::bail!("not four cells: {line}") };
         let labels = labels.split('`').skip(1).step_by(2).map(str::to_owned).collect();
         Ok((name.trim_matches('`').to_owned(), (kind.to_owned(), labels, help.to_owned())))
@@ -63,6 +67,18 @@ fn named(text: &str) -> BTreeSet<&str> {
     words.filter(|word| word.starts_with("flannel_")).collect()
 }
 
+/// Returns the row of the table for a metric.
+fn row(name: &str, (kind, labels, help): &Known) -> String {
+    let labels = labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
+    format!("| `{name}` | {kind} | {labels} | {help} |")
+}
+
+/// Returns whether this is the name of a metric, or of a part of a histogram.
+fn is_served(metrics: &BTreeMap<String, Known>, name: &str) -> bool {
+    let of_histogram = ["_bucket", "_sum", "_count"].into_iter().filter_map(|part| name.strip_suffix(part));
+    [name].into_iter().chain(of_histogram).any(|name| metrics.contains_key(name))
+}
+
 #[test]
 fn the_table_in_the_documents_is_what_an_agent_serves() -> TestResult {
     let bed = Bed::start()?;
@@ -76,24 +92,14 @@ fn the_table_in_the_documents_is_what_an_agent_serves() -> TestResult {
         ensure!(missing.is_empty(), "{missing:?} are in docs/metrics.md, and not served");
         Ok(())
     })?;
-    for (name, (kind, labels, help)) in &metrics {
-        let labels_text = labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
-        let row = format!("| `{name}` | {kind} | {labels_text} | {help} |");
-        let known = documented.get(name).with_context(|| format!("docs/metrics.md lacks the row {row}"))?;
-        assert!(known == &(kind.clone(), labels.clone(), help.clone()), "docs/metrics.md: the row is {row}");
-    }
-    for path in
-        ["deploy/grafana/flannel.json", "deploy/prometheus/alerts.yml", "deploy/prometheus/alerts.test.yml"]
-    {
+    let wrong = metrics.iter().filter(|(name, known)| documented.get(*name) != Some(known));
+    let wrong: Vec<_> = wrong.map(|(name, known)| row(name, known)).collect();
+    assert!(wrong.is_empty(), "docs/metrics.md does not have these rows:\n{}", wrong.join("\n"));
+    for path in NAMERS {
         let text = text_of(path)?;
         let names = named(&text);
-        assert!(names.len() > 5, "{path} names no metrics");
-        for name in names {
-            let of_histogram =
-                ["_bucket", "_sum", "_count"].into_iter().filter_map(|part| name.strip_suffix(part));
-            let is_served = [name].into_iter().chain(of_histogram).any(|name| metrics.contains_key(name));
-            assert!(is_served, "{path} names {name}, which no agent serves");
-        }
+        let unknown: Vec<_> = names.iter().filter(|name| !is_served(&metrics, name)).collect();
+        assert!(names.len() > 5 && unknown.is_empty(), "{path} names {unknown:?}, which no agent serves");
     }
     Ok(())
 }

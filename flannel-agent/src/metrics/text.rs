@@ -110,7 +110,7 @@ impl Metrics {
         );
         registry.register(
             "translated_flows",
-            "Those of the flows that the host translates, to a service for example; each has two entries",
+            "Flows with such a proof that the host translates, to a service for example; each has two entries",
             self.translated_flows.clone(),
         );
         registry.register("max_flows", "Capacity for flows of one address family", self.max_flows.clone());
@@ -139,7 +139,7 @@ impl Metrics {
         );
         registry.register(
             "firewall_syncs",
-            "Runs of iptables or nft that compared the rules with the wanted ones, and wrote what differed",
+            "Comparisons of the firewall rules with the wanted ones, which are written where they differ, by result",
             self.firewall_syncs.clone(),
         );
         registry.register("errors", "Failures, by kind", self.errors.clone());

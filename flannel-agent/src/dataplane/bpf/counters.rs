@@ -169,7 +169,7 @@ fn encode_programs(encoder: &mut DescriptorEncoder<'_>, pins: &Pins) -> fmt::Res
         let labels = [("program", *program)];
         ConstCounter::new(info.run_count()).encode(family.encode_family(&labels)?)?;
     }
-    let help = "Time that these runs took.";
+    let help = "Time that the runs in flannel_program_runs have taken.";
     let mut family =
         encoder.encode_descriptor("program_run", help, Some(&Unit::Seconds), MetricType::Counter)?;
     for (program, info) in &programs {
