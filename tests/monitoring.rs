@@ -2,6 +2,7 @@
 
 mod alerts;
 mod dashboard;
+mod repairs;
 mod table;
 
 use std::fs;
