@@ -14,6 +14,9 @@ use crate::endpoint::PORT;
 /// are read every 15 s.
 const VARIABLES: [(&str, &str); 3] = [("$job", JOB), ("$instance", ".+"), ("$__rate_interval", "1m")];
 
+/// An agent has fewer samples than this, whatever happens.
+const SAMPLES: f64 = 1000.0;
+
 /// A query of the dashboard.
 struct Query {
     panel: String,
@@ -108,6 +111,11 @@ fn prometheus_reads_the_agents_and_each_panel_of_the_dashboard_has_data() -> Tes
         assert!(found.iter().sum::<f64>() > 0.0, "{happened} is {found:?}");
     }
     ensure_read(&prometheus, agents.len())?;
+    let most =
+        |metric: &str| Ok::<_, anyhow::Error>(numbers(&prometheus.query(&format!("max({metric})"))?)[0]);
+    let (samples, seconds) = (most("scrape_samples_scraped")?, most("scrape_duration_seconds")?);
+    println!("{samples} samples of an agent, read in {seconds} s");
+    assert!(samples < SAMPLES, "{samples} samples of one agent: does a label have too many values?");
     let firing = firing(&prometheus)?;
     assert!(firing.is_empty(), "alerts of healthy nodes: {firing:?}");
     assert!(!prometheus.log().contains("scrape"), "{}", prometheus.log());

@@ -152,7 +152,7 @@ pub struct MissLabels {
 /// Labels of an event.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct EventLabels {
-    /// Name of the [`Outcome`].
+    /// Name of the [`Outcome`](flannel_common::outcome::Outcome).
     pub outcome: &'static str,
 }
 

@@ -67,6 +67,7 @@ fn lasts(
     for name in [LASTING, DEGRADED, r#"flannel_dataplane{name="netlink"}"#] {
         assert!(figures.get(name)? > 0.0, "{}", figures.text());
     }
+    assert!(!figures.text().contains("\nflannel_flows{"), "nobody counts flows: {}", figures.text());
     let tries = || Figures::of(node)?.get(r#"flannel_errors_total{kind="programs"}"#);
     let (first, used) = (tries()?, ticks(agent.pid())?);
     throughout("the floor carries, and nothing more is said", WINDOW, || {
