@@ -15,10 +15,18 @@ pub(crate) fn with_endpoint(agent: AgentBuilder) -> AgentBuilder {
     agent.arg(format!("-healthz-port={PORT}"))
 }
 
+/// What Prometheus accepts.
+const OPEN_METRICS: &str = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
+
 /// Requests a path from the node's endpoint, and returns status and text.
 pub(crate) fn get(node: &Node, ip: IpAddr, path: &str) -> Result<(u16, String)> {
+    get_as(node, ip, path, "*/*")
+}
+
+/// [`get`] for a client that accepts these content types.
+fn get_as(node: &Node, ip: IpAddr, path: &str, accept: &str) -> Result<(u16, String)> {
     let mut stream = node.netns().tcp_connect((ip, PORT).into())?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nAccept: {accept}\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let status = answer.split_whitespace().nth(1).context("no status")?.parse()?;
@@ -32,7 +40,7 @@ pub(crate) struct Figures(String);
 impl Figures {
     /// Reads them.
     pub(crate) fn of(node: &Node) -> Result<Self> {
-        let (status, text) = get(node, LOCALHOST, "/metrics")?;
+        let (status, text) = get_as(node, LOCALHOST, "/metrics", OPEN_METRICS)?;
         ensure!(status == 200 && text.ends_with("# EOF\n"), "{status}: {text}");
         Ok(Self(text))
     }

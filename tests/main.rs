@@ -15,6 +15,7 @@ mod kube_api;
 mod kubernetes;
 mod manifests;
 mod migration;
+mod monitoring;
 mod network;
 mod overlay;
 mod package;

@@ -17,7 +17,7 @@ mod flow_crowd;
 mod flow_refused;
 mod flow_rewritten;
 mod flowtable;
-mod forged;
+pub(crate) mod forged;
 mod forwarding;
 mod ftp;
 mod group;

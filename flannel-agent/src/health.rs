@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -16,16 +16,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, info};
 
-use crate::metrics::{FailureKind, METRICS};
+use crate::metrics::{FailureKind, Format, METRICS};
 use crate::problem::{Pace, Problem};
-use crate::report::REPORT;
 use crate::sole::once_free;
 
 /// A connection is closed if its request has not arrived by then.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Content type of the text format of [`crate::metrics`].
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The state that the endpoint reports. Clones share it.
 #[derive(Clone, Default)]
@@ -37,13 +33,13 @@ impl Health {
     /// Makes `/readyz` succeed: the node has its subnet and has written the subnet file.
     pub fn set_ready(&self) {
         self.ready.store(true, Ordering::Relaxed);
-        REPORT.set_ready(true);
+        METRICS.ready.set(1);
     }
 
     /// Makes `/readyz` fail again.
     pub fn set_unready(&self) {
         self.ready.store(false, Ordering::Relaxed);
-        REPORT.set_ready(false);
+        METRICS.ready.set(0);
     }
 
     /// Listens on this address and port, and answers in the background until the process ends. Waits some seconds for an
@@ -72,13 +68,15 @@ impl Health {
         }
     }
 
-    fn respond(&self, path: &str) -> Response<Full<Bytes>> {
+    /// `accept`: the request's header of this name.
+    fn respond(&self, path: &str, accept: &str) -> Response<Full<Bytes>> {
         if path != "/metrics" {
             let (status, text) = self.answer(path);
             return response(status, "text/plain; charset=utf-8", text.into());
         }
-        match METRICS.text() {
-            Ok(text) => response(StatusCode::OK, OPEN_METRICS, text.into()),
+        let format = Format::accepted_by(accept);
+        match METRICS.text(format) {
+            Ok(text) => response(StatusCode::OK, format.content_type(), text.into()),
             Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", error.to_string().into()),
         }
     }
@@ -104,7 +102,8 @@ async fn accept(listener: TcpListener, health: Health) {
 /// Answers one request and closes the connection.
 async fn answer_one(stream: TcpStream, health: Health) {
     let respond = service_fn(|request: Request<Incoming>| {
-        let response = health.respond(request.uri().path());
+        let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
+        let response = health.respond(request.uri().path(), accept.unwrap_or_default());
         async move { Ok::<_, Infallible>(response) }
     });
     let mut http = http1::Builder::new();

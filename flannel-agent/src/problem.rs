@@ -115,7 +115,7 @@ impl Problem {
     pub fn solved(&mut self) {
         if let Some(Open { tries, .. }) = self.open.take() {
             info!("{}, after {} s", self.over, tries.since.elapsed().as_secs());
-            REPORT.repaired(&*self.over);
+            REPORT.is_over(&*self.over);
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 pub use self::document::{
     AgentReport, Carrying, Datastore, Lasting, Lease, Repair, Rules, SCHEMA, SlowPort, spoken,
 };
-use crate::metrics::{FailureKind, METRICS};
+use crate::metrics::{FailureKind, METRICS, Repaired};
 
 /// The longest text in the document in bytes. Some errors have the verifier's log.
 const LONGEST: usize = 600;
@@ -32,7 +32,6 @@ pub struct Reporter(Mutex<State>);
 #[derive(Debug)]
 struct State {
     started: Instant,
-    ready: bool,
     network: Option<String>,
     carrying: Option<Carrying>,
     holds_lease: bool,
@@ -44,7 +43,7 @@ struct State {
     /// By the order in which they began.
     problems: BTreeMap<u64, OpenProblem>,
     next_problem: u64,
-    repairs: VecDeque<Repaired>,
+    repairs: VecDeque<Mended>,
 }
 
 #[derive(Debug)]
@@ -55,7 +54,7 @@ struct OpenProblem {
 }
 
 #[derive(Debug)]
-struct Repaired {
+struct Mended {
     last: Instant,
     text: String,
     times: u64,
@@ -70,7 +69,6 @@ impl Default for Reporter {
     fn default() -> Self {
         Self(Mutex::new(State {
             started: Instant::now(),
-            ready: false,
             network: None,
             carrying: None,
             holds_lease: false,
@@ -97,11 +95,6 @@ impl Reporter {
     /// Sets the network's name on this node.
     pub fn set_network(&self, name: Option<String>) {
         self.state().network = name;
-    }
-
-    /// Sets whether the node is ready.
-    pub fn set_ready(&self, ready: bool) {
-        self.state().ready = ready;
     }
 
     /// Sets how packets are carried.
@@ -148,13 +141,21 @@ impl Reporter {
         self.state().rules = Some((tool, Instant::now()));
     }
 
-    /// Something was repaired.
-    pub fn repaired(&self, text: impl Into<String>) {
+    /// So many things of a kind, which others had changed or removed, have been put right.
+    pub fn repaired(&self, what: Repaired, count: usize) {
+        METRICS.count_repairs(what, count);
+        if count > 0 {
+            self.is_over(what.is_right());
+        }
+    }
+
+    /// Something is well again.
+    pub fn is_over(&self, text: impl Into<String>) {
         let (text, last) = (shortened(text.into()), Instant::now());
         let repairs = &mut self.state().repairs;
         let known = repairs.iter().position(|known| known.text == text);
         let times = known.and_then(|known| repairs.remove(known)).map_or(0, |known| known.times) + 1;
-        repairs.push_front(Repaired { last, text, times });
+        repairs.push_front(Mended { last, text, times });
         repairs.truncate(REPAIRS);
     }
 
@@ -183,7 +184,7 @@ impl Reporter {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             runs_for: since(state.started),
-            ready: state.ready,
+            ready: METRICS.ready.get() == 1,
             network: state.network.clone(),
             carrying: state.carrying.clone(),
             nodes: METRICS.leases.get(),
@@ -214,7 +215,7 @@ impl OpenProblem {
     }
 }
 
-impl Repaired {
+impl Mended {
     fn report(&self, ago: u64) -> Repair {
         Repair { ago, text: self.text.clone(), times: self.times }
     }
@@ -258,12 +259,12 @@ mod tests {
     async fn repairs_are_counted_by_their_text_and_the_newest_come_first() {
         let reporter = Reporter::default();
         for text in ["a", "b", "a"] {
-            reporter.repaired(text);
+            reporter.is_over(text);
             tokio::time::advance(Duration::from_secs(5)).await;
         }
         let repair = |ago, text: &str, times| Repair { ago, text: text.to_owned(), times };
         assert_eq!(reporter.read().repairs, [repair(5, "a", 2), repair(10, "b", 1)]);
-        (0..100).for_each(|number| reporter.repaired(number.to_string()));
+        (0..100).for_each(|number| reporter.is_over(number.to_string()));
         assert_eq!(reporter.read().repairs.len(), REPAIRS);
     }
 

@@ -63,6 +63,7 @@ pub mod netns;
 pub mod package;
 pub mod pod;
 pub mod process;
+pub mod prometheus;
 pub mod require;
 pub mod store;
 pub mod subnet_env;

@@ -131,6 +131,8 @@ pub const TOOLS: &[Tool] = &[
     package("ipvsadm", "ipvsadm", "writes kube-proxy's services in ipvs mode", &[Vm]),
     package("ipset", "ipset", "writes kube-proxy's sets in ipvs mode", &[Vm]),
     package("wg", "wireguard-tools", "makes the nodes' uplinks of WireGuard", &[Vm]),
+    package("prometheus", "prometheus", "reads the agents' metrics, as in operation", &[Suite]),
+    package("promtool", "prometheus", "checks metrics and rules of alerts", &[Suite]),
     package("setpriv", "util-linux", "starts agents without privileges", &[Suite]),
     package(
         "dockerd",

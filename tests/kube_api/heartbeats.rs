@@ -39,6 +39,11 @@ fn heartbeats_of_500_nodes_write_nothing_to_the_kernel() -> TestResult {
         })
     };
     leases(f64::from(NODES))?;
+    let requests = r#"flannel_datastore_request_duration_seconds_count{result="answered"}"#;
+    assert!(
+        Figures::of(node)?.get(requests)? > 2.0,
+        "the own Node was read and written, and all Nodes listed"
+    );
     let writes = || Figures::of(node)?.sum("flannel_reconcile_actions_total");
     let before = writes()?;
     (0..NODES).try_for_each(|number| store.client().heartbeat(&store.name_of(&name(number)), number))?;

@@ -39,14 +39,14 @@ fn forgeries(overlay: &Overlay) -> Result<Vec<Forgery>> {
 }
 
 /// Returns an address that a node could lease, and neither of the two nodes has leased.
-pub(super) fn unleased(overlay: &Overlay) -> Result<Ipv4Addr> {
+pub(crate) fn unleased(overlay: &Overlay) -> Result<Ipv4Addr> {
     let taken = [overlay.base(0)?, overlay.base(1)?];
     let free = (1..).map(|subnet| Ipv4Addr::new(10, 5, subnet, 0)).find(|base| !taken.contains(base));
     Ok(Ipv4Addr::from(free.context("a free subnet")?.to_bits() + 7))
 }
 
 /// Sends a VXLAN packet from the second node to the first node's pod, with these outer and inner sources.
-pub(super) fn send(overlay: &Overlay, from: Ipv4Addr, source: Ipv4Addr, payload: &[u8]) -> Result<()> {
+pub(crate) fn send(overlay: &Overlay, from: Ipv4Addr, source: Ipv4Addr, payload: &[u8]) -> Result<()> {
     let [victim, attacker] = overlay.nodes() else { unreachable!("two nodes") };
     let pod = ipv4_of(overlay, 0)?;
     let packet = ipv4(source, pod, IpNumber::UDP, udp(53, SERVICE, payload)).bytes();

@@ -138,7 +138,7 @@ fn a_node_that_works_says_how_and_what_was_repaired() -> TestResult {
     patiently("the repair is told", SOON, || {
         let network = state(node, "well", 0)?;
         let repairs = network["agent"]["report"]["repairs"].to_string();
-        ensure!(repairs.contains("FDB entries had been changed"), "{repairs}");
+        ensure!(repairs.contains("routes to peers had been changed"), "{repairs}");
         Ok(())
     })?;
     Ok(())

@@ -105,7 +105,8 @@ fn metrics_count_leases_repairs_and_packets() -> TestResult {
         ensure!(value("flannel_dataplane{name=\"bpf\"}")? == 1.0, "{text}");
         ensure!(value("flannel_lease_left_seconds")? > 86_000.0, "{text}");
         ensure!(value("flannel_reconcile_actions_total{object=\"route\",action=\"set\"}")? >= 2.0, "{text}");
-        let sent = "flannel_packets_total{outcome=\"encapsulated\",program=\"overlay_egress\"}";
+        let sent =
+            "flannel_packets_total{outcome=\"encapsulated\",verdict=\"carried\",program=\"overlay_egress\"}";
         ensure!(value(sent)? >= 1.0, "{text}");
         Ok(())
     })?;

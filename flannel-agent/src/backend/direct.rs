@@ -6,6 +6,7 @@
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::net::IpAddr;
 
 use anyhow::{Error, Result};
@@ -14,7 +15,9 @@ use ipnet::IpNet;
 use crate::config::{NetworkConfig, SubnetRange};
 use crate::dataplane::desired::{Changes, Ways};
 use crate::dataplane::kernel::Kernel;
+use crate::metrics::{METRICS, Repaired};
 use crate::peer::Peer;
+use crate::report::REPORT;
 use crate::uplink::Uplink;
 use watch::RouteWatch;
 
@@ -50,7 +53,8 @@ impl Direct {
     pub(super) async fn read(&mut self, kernel: &Kernel) -> Result<()> {
         self.answers.clear();
         let is_node_subnet = |subnet| self.ranges.iter().any(|range| range.can_hold(subnet));
-        self.routes = kernel.direct_routes(self.uplink, is_node_subnet).await?;
+        let before = mem::replace(&mut self.routes, kernel.direct_routes(self.uplink, is_node_subnet).await?);
+        REPORT.repaired(Repaired::Route, Changes::between(&self.routes, &before).set.len());
         Ok(())
     }
 
@@ -91,6 +95,7 @@ impl Direct {
     /// Adds the routes that are missing.
     pub(super) async fn add(&mut self, kernel: &Kernel, ways: &Ways) -> Vec<Error> {
         let missing = Changes::between(&self.routes, &ways.direct).set;
+        METRICS.count_changes("route", missing.len(), 0);
         self.routes.extend(missing.iter().copied());
         kernel.set_direct(self.uplink, &missing).await
     }
@@ -102,6 +107,7 @@ impl Direct {
             let tunnelled: BTreeSet<_> = ways.tunnelled.iter().map(|peer| peer.subnet).collect();
             surplus.retain(|(subnet, _)| tunnelled.contains(subnet));
         }
+        METRICS.count_changes("route", 0, surplus.len());
         for (subnet, _) in &surplus {
             self.routes.remove(subnet);
         }

@@ -23,7 +23,7 @@ use crate::dataplane::kernel::Kernel;
 use crate::lease::{LeaseAttrs, SubnetKey, VxlanData};
 use crate::metrics::METRICS;
 use crate::peer::Peer;
-use crate::report::{REPORT, SlowPort};
+use crate::report::SlowPort;
 use crate::uplink::Uplink;
 use acceleration::Acceleration;
 use floor::{FloorEvent, NodeFloor};
@@ -148,20 +148,13 @@ impl Backend for Vxlan {
     async fn resync(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
         let detached = mem::take(&mut self.due) == Due::Attach;
         self.applied = None;
-        let before = METRICS.changes();
         let (mut errors, recreated) = self.floor.repair(&self.kernel).await;
-        if recreated {
-            REPORT.repaired("a vxlan device was gone or changed, and was made again");
-        }
         if detached || recreated {
             let healed = self.acceleration.heal(self.floor.overlays(), &self.uplink, &self.kernel, detached);
             errors.extend(healed.await.err());
             errors.extend(self.programs_loaded().await);
         }
         errors.extend(self.apply(peers).await);
-        if METRICS.changes() > before && !recreated {
-            REPORT.repaired("routes, neighbours or FDB entries had been changed, and are as they were");
-        }
         errors.extend(self.acceleration.follow_interfaces(&self.kernel).await);
         errors
     }

@@ -172,6 +172,8 @@ impl<'a, B: Backend> Node<'a, B> {
     /// The leases have changed: makes these peers reachable, and no others.
     pub(super) async fn apply(&mut self, Peers { peers, nodes, .. }: Peers) {
         let errors = self.started.backend.apply(&peers).await;
+        let v4 = peers.iter().filter(|peer| peer.subnet.addr().is_ipv4()).count();
+        METRICS.set_peers(v4, peers.len() - v4);
         self.carried.peers = Some(peers);
         let before = self.carried.nodes.replace(nodes).unwrap_or_default();
         if nodes.abs_diff(before) >= MANY {
@@ -242,6 +244,7 @@ impl<'a, B: Backend> Node<'a, B> {
             memory::release();
         }
         self.report(errors);
+        METRICS.dataplane_degraded.set(self.shortcoming().is_some().into());
         if is_changed {
             self.show_status();
         } else {
@@ -292,6 +295,7 @@ impl<'a, B: Backend> Node<'a, B> {
         self.describe();
         let name = self.started.backend.name();
         METRICS.set_dataplane(name);
+        METRICS.dataplane_degraded.set(self.shortcoming().is_some().into());
         let Some(subnet) = self.carried.subnet else { return };
         let subnets: Vec<_> = subnet.nets().map(|subnet| subnet.to_string()).collect();
         let peers = self.carried.nodes.map_or_else(String::new, |nodes| format!(", peers: {nodes}"));

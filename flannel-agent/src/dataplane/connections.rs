@@ -15,7 +15,7 @@ use super::bpf::clock;
 use super::bpf::flows::{Connection, InUse, connections};
 use super::bpf::pins::Pins;
 use super::kernel::conntrack::{Proofs, Timeouts, ignores_invalid_resets};
-use crate::metrics::{FlowLabels, METRICS};
+use crate::metrics::{Family, METRICS};
 use crate::netlink::conntrack::{
     BE_LIBERAL, Change, ESTABLISHED, Entry, MAXACK_SET, Tracker, Tuple, UNACKNOWLEDGED,
 };
@@ -80,9 +80,10 @@ impl ConnectionKeeper {
 
     fn note_flows(&mut self, InUse { v4, v6 }: InUse) {
         for (family, flows) in [("ipv4", v4), ("ipv6", v6)] {
-            METRICS.flows.get_or_create(&FlowLabels { family }).set(flows as i64);
+            METRICS.flows.get_or_create(&Family { family }).set(flows.entries as i64);
+            METRICS.translated_flows.get_or_create(&Family { family }).set(flows.translated as i64);
         }
-        let (flows, max) = (v4.max(v6), self.max_flows);
+        let (flows, max) = (v4.entries.max(v6.entries), self.max_flows);
         if !self.crowded && is_crowded(flows, max) {
             self.crowded = true;
             warn!(
@@ -95,6 +96,14 @@ impl ConnectionKeeper {
             self.crowded = false;
             info!(flows, max, "the map of flows has room again");
         }
+    }
+}
+
+impl Drop for ConnectionKeeper {
+    /// Nobody counts flows any more. The next keeper does so again at once.
+    fn drop(&mut self) {
+        METRICS.flows.clear();
+        METRICS.translated_flows.clear();
     }
 }
 

@@ -193,6 +193,12 @@ pub struct Changes<K, V> {
 }
 
 impl<K: Ord + Clone, V: PartialEq + Clone> Changes<K, V> {
+    /// Returns the number of entries to set and to remove.
+    #[must_use]
+    pub const fn count(&self) -> usize {
+        self.set.len() + self.remove.len()
+    }
+
     /// Returns the changes that lead from `actual` to `desired`, both in the order of their keys.
     ///
     /// ```

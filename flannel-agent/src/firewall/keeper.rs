@@ -14,7 +14,7 @@ use super::writer::Writer;
 use super::{LONGEST_PAUSE, Options, Wanted, blackhole, log};
 use crate::config::NetworkConfig;
 use crate::lease::SubnetKey;
-use crate::metrics::FailureKind;
+use crate::metrics::{FailureKind, METRICS, Repaired, SyncResult};
 use crate::netfilter::{Stamp, Stamps};
 use crate::netlink;
 use crate::problem::{Pace, Problem};
@@ -37,6 +37,8 @@ pub(super) struct Keeper {
     stamps: Stamps,
     /// The number of what was wanted and the host's rules, when all was right. While they are the same, it is, and no tool is run.
     right: Option<(u64, Stamp)>,
+    /// The number of what was wanted when the rules were complete last. What differs from it later is damage.
+    complete: Option<u64>,
 }
 
 impl Keeper {
@@ -58,6 +60,7 @@ impl Keeper {
             looks: Looks::default(),
             stamps: Stamps::default(),
             right: None,
+            complete: None,
         })
     }
 
@@ -128,19 +131,20 @@ impl Keeper {
         // Asked before the rules are read: those that are written now are read once more.
         let now = self.stamps.now().ok().map(|rules| (wanted, rules));
         if now.is_none() || now != self.right {
-            let were_right = self.right.take().is_some_and(|(number, _)| number == wanted);
-            let changed = self.write_rules(subnet).await?;
-            if were_right && changed {
-                REPORT.repaired("firewall rules had been changed or removed, and are as they were");
+            self.right = None;
+            let changes = self.write_rules(subnet).await?;
+            if self.complete == Some(wanted) {
+                REPORT.repaired(Repaired::Firewall, changes);
             }
+            self.complete = Some(wanted);
             self.right = now;
         }
         Ok(())
     }
 
-    /// Returns whether there was something to write.
-    async fn write_rules(&mut self, subnet: SubnetKey) -> Result<bool> {
-        let mut changed = false;
+    /// Returns how many changes it took.
+    async fn write_rules(&mut self, subnet: SubnetKey) -> Result<usize> {
+        let mut count = 0;
         // Only once: another agent of the node may get what was this one's network.
         let former = self.former.iter().filter(|_| self.must_clear);
         let own: Vec<_> = self.networks.iter().chain(former).copied().collect();
@@ -153,14 +157,22 @@ impl Keeper {
             chains.retain(|chain| self.must_clear || !chain.rules.is_empty());
             if !chains.is_empty() {
                 let changes = self.writer.apply(IpVersion::of(net), &chains, network, owner).await;
+                METRICS.count_firewall_sync(
+                    if net.addr().is_ipv4() { "ipv4" } else { "ipv6" },
+                    match &changes {
+                        Ok(changes) if changes.is_empty() => SyncResult::Unchanged,
+                        Ok(_) => SyncResult::Changed,
+                        Err(_) => SyncResult::Failed,
+                    },
+                );
                 let changes = changes.context("writing the firewall rules")?;
-                changed |= !changes.is_empty();
+                count += changes.len();
                 log(changes);
             }
         }
         if self.must_clear {
             self.writer.clear_other_mode(owner).await;
         }
-        Ok(changed)
+        Ok(count)
     }
 }

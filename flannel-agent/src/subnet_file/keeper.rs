@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::info;
 
-use crate::metrics::FailureKind;
+use crate::metrics::{FailureKind, Repaired};
 use crate::problem::{Pace, Problem};
 use crate::report::REPORT;
 use crate::task::Task;
@@ -78,9 +78,8 @@ async fn keep(
             match ensure(path.clone(), text.clone()).await {
                 Ok(is_new) => {
                     if is_new && written.borrow().as_ref() == Some(&text) {
-                        const TEXT: &str = "the subnet file had been changed or removed, and is as it was";
-                        info!("{TEXT}");
-                        REPORT.repaired(TEXT);
+                        REPORT.repaired(Repaired::SubnetFile, 1);
+                        info!("the subnet file had been changed or removed, and is as it was");
                     }
                     written.send_replace(Some(text));
                     problem.solved();

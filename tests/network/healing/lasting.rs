@@ -28,6 +28,8 @@ const TRIES: f64 = 3.0;
 const TICKS: u64 = 100;
 const FAILED: &str = "the BPF programs cannot be attached again";
 const LASTING: &str = r#"flannel_problems{kind="programs"}"#;
+/// Packets take a slower way than was asked for.
+const DEGRADED: &str = "flannel_dataplane_degraded";
 const SOLVED: &str = "the BPF programs are attached again";
 
 fn programs(node: &Node) -> Result<Vec<String>> {
@@ -62,9 +64,10 @@ fn lasts(
     })?;
     eventually("the floor carries", SOON, || ping(one, other.ip()).and(ping(other, one.ip())))?;
     let figures = Figures::of(node)?;
-    for name in [LASTING, r#"flannel_dataplane{name="netlink"}"#] {
+    for name in [LASTING, DEGRADED, r#"flannel_dataplane{name="netlink"}"#] {
         assert!(figures.get(name)? > 0.0, "{}", figures.text());
     }
+    assert!(!figures.text().contains("\nflannel_flows{"), "nobody counts flows: {}", figures.text());
     let tries = || Figures::of(node)?.get(r#"flannel_errors_total{kind="programs"}"#);
     let (first, used) = (tries()?, ticks(agent.pid())?);
     throughout("the floor carries, and nothing more is said", WINDOW, || {
@@ -79,7 +82,10 @@ fn lasts(
     eventually("the programs are back", 3 * SOON, || {
         ensure!(said(SOLVED) == solved + 1, "{}", agent.log());
         ensure!(programs(node)?.len() == before.len(), "{:?}", programs(node)?);
-        ensure!(Figures::of(node)?.get(LASTING)? < 1.0, "{LASTING} is not 0");
+        let figures = Figures::of(node)?;
+        for name in [LASTING, DEGRADED] {
+            ensure!(figures.get(name)? < 1.0, "{name} is not 0");
+        }
         Ok(())
     })?;
     let carried = inspect::carried(node)?;

@@ -36,6 +36,8 @@ fn a_packet_to_an_unknown_subnet_makes_the_agent_read_the_folder() -> TestResult
         let _ = socket.send_to(b"anybody?", (remote, 9));
         inspect::ensure_knows(node, std::slice::from_ref(&peer))
     })?;
+    let requests = r#"flannel_datastore_request_duration_seconds_count{result="answered"}"#;
+    assert!(Figures::of(node)?.get(requests)? > 2.0, "the folder was read, and a lease written");
     let answered = Figures::of(node)?.get("flannel_misses_total{kind=\"lease\",answer=\"lease\"}")?;
     assert_eq!(answered, 1.0, "misses that were resolved");
     drop(file);

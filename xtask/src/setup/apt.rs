@@ -18,6 +18,17 @@ pub(crate) mod unpack;
 const LISTS_LOCK: &str = "/var/lib/apt/lists/lock";
 /// `--no-remove` keeps every package that the user has.
 const INSTALL: [&str; 4] = ["install", "--yes", "--no-install-recommends", "--no-remove"];
+/// The same, but ends when the plan is printed, and takes no lock. Answering "no" is not enough: apt does not ask if it needs
+/// nothing else than the packages named, and with `--yes` never.
+const PLAN: [&str; 7] = [
+    "install",
+    "--print-uris",
+    "--assume-no",
+    "--no-install-recommends",
+    "--no-remove",
+    "-o",
+    "Debug::NoLocking=1",
+];
 
 /// Returns whether this system has apt.
 pub(crate) fn exists() -> bool {
@@ -48,10 +59,7 @@ pub(crate) fn cost(packages: &BTreeSet<&'static str>) -> Option<String> {
     if packages.is_empty() {
         return None;
     }
-    // Ends before it changes anything, and takes no lock.
-    let mut command = apt_get();
-    command.args(INSTALL).args(["--assume-no", "-o", "Debug::NoLocking=1"]).args(packages);
-    sizes(&ask(&mut command).ok()?)
+    sizes(&ask(apt_get().args(PLAN).args(packages)).ok()?)
 }
 
 fn sizes(plan: &str) -> Option<String> {
@@ -116,6 +124,13 @@ mod tests {
             sizes(plan).is_some_and(|text| text.starts_with("Need to get 161 kB of archives. After this"))
         );
         assert_eq!(sizes("E: Unable to locate package tshark\n"), None);
+    }
+
+    #[test]
+    fn the_plan_of_an_installation_installs_nothing() {
+        assert!(PLAN.contains(&"--print-uris") && !PLAN.contains(&"--yes"));
+        let wanted = INSTALL.iter().filter(|argument| **argument != "--yes");
+        assert!(wanted.clone().all(|argument| PLAN.contains(argument)), "it is not the plan of {INSTALL:?}");
     }
 
     const POLICY: &str = "etcd-server:\n  Installed: (none)\n  Candidate: 3.4.23-4+b4\n  Version table:\n     \

@@ -16,12 +16,13 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 /// Marks a policy that a killed set-up has left behind.
 const MARK: &str = "# written by flannel's xtask";
 /// Packages, and the units that would start at boot. `containerd` comes with `docker.io`.
-const UNITS: [(&str, &str); 5] = [
+const UNITS: [(&str, &str); 6] = [
     ("etcd-server", "etcd.service"),
     ("docker.io", "docker.service"),
     ("docker.io", "docker.socket"),
     ("docker.io", "containerd.service"),
     ("containerd", "containerd.service"),
+    ("prometheus", "prometheus.service"),
 ];
 /// Where an administrator's units take precedence.
 const UNIT_FOLDER: &str = "/etc/systemd/system";

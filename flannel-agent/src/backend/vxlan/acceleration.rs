@@ -14,6 +14,7 @@ use crate::dataplane::accelerator::{AcceleratedDevice, Accelerator, AcceleratorE
 use crate::dataplane::bpf::leases::Routes;
 use crate::dataplane::kernel::Kernel;
 use crate::lease::SubnetKey;
+use crate::metrics::Repaired;
 use crate::peer::Peer;
 use crate::report::{REPORT, SlowPort};
 use crate::uplink::Uplink;
@@ -120,10 +121,8 @@ impl Acceleration {
         match Accelerator::start(&self.settings, &accelerated(overlays, uplink), kernel).await {
             Ok(accelerator) => {
                 self.failed.attached();
+                REPORT.repaired(Repaired::Programs, detached.into());
                 self.state = State::Present(accelerator);
-                if detached {
-                    REPORT.repaired("BPF programs that others had detached are attached again");
-                }
             }
             Err(error) => self.give_up(error),
         }

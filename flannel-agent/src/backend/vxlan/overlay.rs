@@ -1,5 +1,7 @@
 //! One vxlan device, and the kernel's entries for it.
 
+use std::mem;
+
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use tracing::debug;
@@ -9,9 +11,10 @@ use crate::dataplane::entry::{LinkState, Miss};
 use crate::dataplane::kernel::events::KernelEvent;
 use crate::dataplane::kernel::{Device, DeviceSpec, Kernel};
 use crate::lease::SubnetKey;
-use crate::metrics::FailureKind;
+use crate::metrics::{FailureKind, Repaired};
 use crate::peer::Peer;
 use crate::problem::{Pace, Problem};
+use crate::report::REPORT;
 
 /// The floor of one address family.
 pub(super) struct Overlay {
@@ -107,8 +110,10 @@ impl Overlay {
         if let Some(own) = self.own {
             self.set_subnet(kernel, own).await?;
         }
-        self.floor = kernel.actual(&self.device).await?;
-        Ok(self.device.index != before)
+        let floor = mem::replace(&mut self.floor, kernel.actual(&self.device).await?);
+        let is_new = self.device.index != before;
+        count_repairs(is_new, &self.floor.changes_to(&floor));
+        Ok(is_new)
     }
 
     /// Returns whether the event is about a change of the device, its address or its entries.
@@ -146,4 +151,13 @@ impl Overlay {
     fn carries(&self, subnet: IpNet) -> bool {
         self.is_v6() == subnet.addr().is_ipv6()
     }
+}
+
+/// Counts what others have changed: these changes lead back to what was written last.
+fn count_repairs(device: bool, FloorChanges { routes, nexthops, neighbours, fdb }: &FloorChanges) {
+    REPORT.repaired(Repaired::Device, device.into());
+    REPORT.repaired(Repaired::Route, routes.count());
+    REPORT.repaired(Repaired::Nexthop, nexthops.count());
+    REPORT.repaired(Repaired::Neighbour, neighbours.count());
+    REPORT.repaired(Repaired::Fdb, fdb.count());
 }

@@ -52,9 +52,18 @@ pub struct Connection {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InUse {
     /// IPv4.
-    pub v4: usize,
+    pub v4: Counted,
     /// IPv6.
-    pub v6: usize,
+    pub v6: Counted,
+}
+
+/// Entries of one map.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// All entries.
+    pub entries: usize,
+    /// Flows that the host translates, each of which has two entries.
+    pub translated: usize,
 }
 
 /// Passes the connections of an overlay on, some at a time. Returns how many flows of any kind a packet has proven since then.
@@ -65,17 +74,20 @@ pub fn connections(pins: &Pins, since: u64, mut pass_on: impl FnMut(&[Connection
     Ok(InUse { v4: read::<V4>(pins, since, &mut pass_on)?, v6: read::<V6>(pins, since, &mut pass_on)? })
 }
 
-fn read<A: MapFamily>(pins: &Pins, since: u64, pass_on: &mut impl FnMut(&[Connection])) -> Result<usize> {
+fn read<A: MapFamily>(pins: &Pins, since: u64, pass_on: &mut impl FnMut(&[Connection])) -> Result<Counted> {
     /// Many times as many as share a hash.
     const AT_ONCE: usize = 1024;
     let path = pins.path(A::FLOWS);
     let map = MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
-    let (mut some, mut in_use) = (Vec::new(), 0);
+    let (mut some, mut in_use) = (Vec::new(), Counted::default());
     Batch::<FlowKey<A>, Flow<A>>::new(&map)?
         .read(AT_ONCE, |keys, flows| {
             some.clear();
             some.extend(keys.iter().zip(flows).filter_map(|(key, flow)| connection(key, flow)));
-            in_use += flows.iter().filter(|flow| is_proven_since(flow, since)).count();
+            for flow in flows.iter().filter(|flow| is_proven_since(flow, since)) {
+                in_use.entries += 1;
+                in_use.translated += usize::from(flow.names == Names::POD);
+            }
             pass_on(&some);
         })
         .with_context(|| format!("reading {}", A::FLOWS))?;

@@ -1,3 +1,4 @@
+use super::super::bpf::flows::Counted;
 use super::*;
 
 const SECOND: u64 = 1_000_000_000;
@@ -97,7 +98,8 @@ fn a_full_map_of_flows_is_noted_until_half_of_it_is_free() {
     for (v4, v6, crowded) in
         [(749, 0, false), (750, 0, true), (500, 499, true), (499, 499, false), (0, 1000, true)]
     {
-        keeper.note_flows(InUse { v4, v6 });
+        let counted = |entries| Counted { entries, translated: 0 };
+        keeper.note_flows(InUse { v4: counted(v4), v6: counted(v6) });
         assert_eq!(keeper.crowded, crowded, "{v4} and {v6} of 1000");
     }
 }

@@ -12,6 +12,7 @@ use etcd_client::Client;
 use super::access::MemberAccess;
 use super::error::describe;
 use crate::lease::url::without_login;
+use crate::metrics::Request;
 
 /// Longest time for a request, connecting included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -60,7 +61,10 @@ impl Connection {
                 let client = self.client(&endpoint, generation).await?;
                 operation(client).await.map_err(|error| anyhow!(describe(&error)))
             };
-            failures.push(match tokio::time::timeout(REQUEST_TIMEOUT, attempt).await {
+            let request = Request::begin();
+            let answer = tokio::time::timeout(REQUEST_TIMEOUT, attempt).await;
+            request.end(matches!(answer, Ok(Ok(_))));
+            failures.push(match answer {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => {
                     let (shown, tls) = (without_login(&endpoint), self.access.tls.describe(&endpoint));

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::access::{Access, Connected};
+use crate::metrics;
 
 /// The name of this client in the API server's logs and in `managedFields`.
 const AGENT: &str = concat!("flannel-agent/", env!("CARGO_PKG_VERSION"));
@@ -89,7 +90,10 @@ impl Api {
         let Connected { client, url } = self.connected().await?;
         let at = |problem: &str| self.failed(call, &format!("{url}: {problem}"));
         let request = call.request().map_err(|error| at(&error.to_string()))?;
-        let response = match timeout(ANSWER_TIMEOUT, client.send(request)).await {
+        let measured = metrics::Request::begin();
+        let answer = timeout(ANSWER_TIMEOUT, client.send(request)).await;
+        measured.end(matches!(answer, Ok(Ok(_))));
+        let response = match answer {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err(at(&innermost(&error))),
             Err(_) => return Err(at(&format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))),

@@ -10,6 +10,7 @@ use crate::lease::entry::TTL;
 use crate::lease::key::SubnetKey;
 use crate::lease::policy::{StoredLease, Upkeep};
 use crate::lease::transaction::{Transaction, WriteResult};
+use crate::metrics::Request;
 
 /// See [`Transaction`].
 pub(super) struct LocalTransaction<'a> {
@@ -20,7 +21,10 @@ pub(super) struct LocalTransaction<'a> {
 impl<'a> LocalTransaction<'a> {
     /// Waits for the lock.
     pub(super) async fn begin(folder: &'a LeaseFolder) -> Result<Self> {
-        Ok(Self { folder, _lock: folder.lock().await? })
+        let request = Request::begin();
+        let lock = folder.lock().await;
+        request.end(lock.is_ok());
+        Ok(Self { folder, _lock: lock? })
     }
 }
 
@@ -33,31 +37,31 @@ impl Transaction for LocalTransaction<'_> {
     }
 
     async fn entries(&mut self) -> Result<Vec<StoredLease<()>>> {
-        self.folder.entries()
+        Request::measure(|| self.folder.entries())
     }
 
     async fn entry(&mut self, subnet: SubnetKey) -> Result<Option<StoredLease<()>>> {
-        self.folder.entry(subnet)
+        Request::measure(|| self.folder.entry(subnet))
     }
 
     async fn create(&mut self, subnet: SubnetKey, value: &str) -> Result<WriteResult> {
         let ends = Instant::now() + TTL;
-        self.folder.create(subnet, value)?;
+        Request::measure(|| self.folder.create(subnet, value))?;
         Ok(WriteResult::Done(Some(ends)))
     }
 
     async fn keep(&mut self, subnet: SubnetKey, upkeep: &Upkeep<'_, ()>, value: &str) -> Result<WriteResult> {
         let ends = upkeep.prolong.then(|| Instant::now() + TTL);
         if upkeep.write {
-            self.folder.replace(subnet, value, upkeep.entry.lifetime)?;
+            Request::measure(|| self.folder.replace(subnet, value, upkeep.entry.lifetime))?;
         } else if upkeep.prolong {
-            self.folder.touch(subnet)?;
+            Request::measure(|| self.folder.touch(subnet))?;
         }
         Ok(WriteResult::Done(ends))
     }
 
     async fn remove(&mut self, subnet: SubnetKey, _: &StoredLease<()>) -> Result<()> {
-        self.folder.remove(subnet)
+        Request::measure(|| self.folder.remove(subnet))
     }
 
     async fn finish(self) {}

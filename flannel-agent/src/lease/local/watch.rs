@@ -11,6 +11,7 @@ use crate::lease::entry::RawLease;
 use crate::lease::manager::LeaseUpdate;
 use crate::lease::policy::Lifetime;
 use crate::lease::watch::{Follow, Outage, Updates};
+use crate::metrics::Request;
 
 /// Time between a change and the reading of the files, for a writer to finish.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -45,6 +46,6 @@ impl Follow for LeaseFolder {
 
 /// Returns the leases and reservations that have not ended.
 pub(super) fn in_force(folder: &LeaseFolder) -> Result<Vec<RawLease>> {
-    let entries = folder.entries()?.into_iter();
+    let entries = Request::measure(|| folder.entries())?.into_iter();
     Ok(entries.filter(|entry| entry.lifetime != Lifetime::Ended).map(|entry| entry.lease).collect())
 }
