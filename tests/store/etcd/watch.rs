@@ -1,9 +1,10 @@
 //! A watch delivers the current leases in the end, even if etcd's history is compacted, or etcd hangs or restarts.
 
 use std::collections::BTreeMap;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use flannel_agent::lease::{LeaseUpdate, SubnetManager as _};
 use flannel_tests::etcd::PREFIX;
 use flannel_tests::{Etcd, TestResult};
@@ -16,6 +17,10 @@ const SOON: Duration = Duration::from_secs(20);
 /// More changes than etcd keeps for a watch that does not read them (1024). Their size soon fills the connection.
 const MANY: usize = 1500;
 const BIG: usize = 10_000;
+/// The first request of a watch and the second one are some milliseconds apart. In so many rounds, others change something a step later each
+/// time.
+const ROUNDS: u32 = 60;
+const STEP: Duration = Duration::from_micros(150);
 
 /// The leases according to the received updates.
 #[derive(Default)]
@@ -134,5 +139,37 @@ fn a_renewal_fails_while_etcd_hangs_and_the_next_succeeds() -> TestResult {
         assert!(manager.renew(&lease, &lease.attrs).await?.is_ok());
         Ok(())
     })?;
+    Ok(())
+}
+
+/// etcd before 3.4.36 and 3.5.18 keeps a deletion from a watch that begins with the compacted revision.
+#[test]
+fn a_lease_that_is_deleted_and_compacted_while_a_watch_begins_is_gone() -> TestResult {
+    let etcd = Etcd::start()?;
+    let key = |name: &str| format!("{PREFIX}/subnets/{name}");
+    for round in 0..ROUNDS {
+        etcd.kv().delete_prefix(&key(""))?;
+        put(&etcd, "late")?;
+        let (sender, mut updates) = mpsc::channel(1);
+        let (manager, mut received) = (manager(&etcd), ReceivedLeases::default());
+        let others = || {
+            thread::sleep(STEP * round);
+            etcd.delete(&key("late"))?;
+            etcd.compact()?;
+            put(&etcd, "last")
+        };
+        let follow = async {
+            tokio::select! {
+                () = manager.watch(sender) => anyhow::bail!("the watch has ended"),
+                seen = received.until("last", &mut updates) => seen,
+            }
+        };
+        thread::scope(|scope| {
+            let others = scope.spawn(others);
+            run(follow)?;
+            others.join().map_err(|_| anyhow::anyhow!("a panic"))?
+        })?;
+        received.ensure_is(&etcd).with_context(|| format!("round {round}"))?;
+    }
     Ok(())
 }

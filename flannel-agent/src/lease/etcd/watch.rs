@@ -50,7 +50,9 @@ impl Follow for EtcdStore {
 
 async fn follow(store: &EtcdStore, updates: &Updates, outage: &mut Outage) -> Result<()> {
     let leases = store.list().await?;
-    let mut events = store.events(leases.revision + 1).await?;
+    // What the list has already comes once more. A watch that began after it would miss the deletion of a lease if that is compacted by
+    // then: etcd before 3.4.36 and 3.5.18 forgets a deletion with the revision that it is compacted at.
+    let mut events = store.events(leases.revision).await?;
     let snapshot = leases.entries.into_iter().map(|entry| entry.lease).collect();
     if deliver(updates, LeaseUpdate::Snapshot(snapshot)).await.is_break() {
         return Ok(());
