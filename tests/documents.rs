@@ -169,3 +169,23 @@ fn each_promise_of_security_names_tests_that_exist() {
         assert!(missing.is_empty(), "there are no tests {missing:?}, for: {row}");
     }
 }
+
+#[test]
+fn words_of_the_log_in_troubleshooting_are_the_agents() {
+    let sources: Vec<_> = sources(&root().join("flannel-agent/src"))
+        .into_iter()
+        .filter(|file| {
+            !file.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs")
+        })
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect();
+    let text = fs::read_to_string(root().join("docs/troubleshooting.md")).unwrap();
+    let tables = text.split("| symptom | the log says | what to do |\n").skip(1);
+    let rows = tables.flat_map(|table| table.lines().skip(1).take_while(|row| row.starts_with('|')));
+    let words: Vec<_> =
+        rows.flat_map(|row| row.split('|').nth(2).unwrap().split('`').skip(1).step_by(2)).collect();
+    assert!(words.len() > 5, "docs/troubleshooting.md quotes the log");
+    for words in words {
+        assert!(sources.iter().any(|source| source.contains(words)), "the agent never says {words:?}");
+    }
+}
