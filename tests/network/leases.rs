@@ -9,6 +9,7 @@ use aya::maps::{LpmTrie, Map, MapData};
 use flannel_common::abi;
 use flannel_common::address::V4;
 use flannel_common::lease::{Lease, OWN};
+use flannel_tests::wait::patiently;
 use flannel_tests::{TestResult, Topology, eventually};
 
 use crate::inspect::{self, DEVICE, Peer};
@@ -80,7 +81,7 @@ fn a_full_map_leaves_a_new_peer_to_the_kernel_until_there_is_room() -> TestResul
         let errors = lines_of(&overlay.agents[0].log(), "ERROR");
         errors.iter().filter(|line| line.contains("10.5.77.0/24 into LEASES")).count()
     };
-    eventually("the agent has found no room", FOLLOW, || {
+    patiently("the agent has found no room", AGAIN, || {
         ensure!(said() == 1, "not yet");
         Ok(())
     })?;
