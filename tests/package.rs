@@ -131,8 +131,17 @@ fn install(bed: &Bed, package: &Path) -> Result<()> {
     let installed = bed.machine.exec("dpkg-query --show --showformat=${Version} flannel-agent")?;
     assert_eq!(version.trim(), format!("flannel-agent {installed}"));
     let files = bed.machine.exec("dpkg --listfiles flannel-agent")?;
-    const SUBCOMMANDS: [&str; 8] =
-        ["-cleanup", "-cni", "-counters", "-docker-opts", "-install-cni", "-peers", "-status", "-trace"];
+    const SUBCOMMANDS: [&str; 9] = [
+        "-cleanup",
+        "-cni",
+        "-counters",
+        "-docker-opts",
+        "-flows",
+        "-install-cni",
+        "-peers",
+        "-status",
+        "-trace",
+    ];
     for subcommand in SUBCOMMANDS.into_iter().chain([""]) {
         let page = format!("flannel-agent{subcommand}");
         assert!(files.contains(&format!("/usr/share/man/man8/{page}.8.gz")), "{page}: {files}");

@@ -20,6 +20,7 @@ use crate::cni::install::InstallCni;
 use crate::config::{DataplaneMode, XdpMode};
 use crate::counters::ShowCounters;
 use crate::docker_opts::DockerOpts;
+use crate::flows::ShowFlows;
 use crate::paths::Paths;
 use crate::prepare_node::PrepareNode;
 use crate::status::{ShowPeers, ShowStatus};
@@ -78,6 +79,8 @@ pub enum Command {
     Status(ShowStatus),
     /// Lists the other nodes: subnet, public address, MAC, and the way of packets to them.
     Peers(ShowPeers),
+    /// Lists the flows of this node's pods that the BPF programs know, and how they take the shortcut past the host stack.
+    Flows(ShowFlows),
     /// Shows how many packets the BPF programs have seen on this node, and what became of them.
     Counters(ShowCounters),
     /// Removes from this node what the agent has set up. The datastore is not changed.

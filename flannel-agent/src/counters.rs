@@ -1,16 +1,35 @@
 //! `flannel-agent counters`: how many packets the BPF programs have seen, and what became of them.
 
+use std::cmp::Reverse;
+use std::fmt;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, Result, ensure};
 use flannel_common::abi;
-use flannel_common::outcome::{MetricsKey, Traffic};
+use flannel_common::outcome::{MetricsKey, Traffic, Verdict};
+use serde::Serialize;
 
 use crate::dataplane::bpf::counters::{self, Counters};
 use crate::dataplane::bpf::pins::{self, Pins};
+use crate::output::{print, print_json};
 use crate::paths::Paths;
+
+/// Version of the JSON. It rises when a field goes or gets another meaning.
+const SCHEMA: u32 = 1;
+/// Period of `--watch`.
+const PERIOD: Duration = Duration::from_secs(1);
 
 /// Shows how many packets the BPF programs have seen on this node, and what became of them, the most frequent first.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ShowCounters {
+    /// Print what has come in each second, until Ctrl-C.
+    #[arg(long)]
+    pub watch: bool,
+    /// Print the counters as JSON.
+    #[arg(long, conflicts_with = "watch")]
+    pub json: bool,
     /// Where this node's things are.
     #[command(flatten)]
     pub paths: Paths,
@@ -21,31 +40,151 @@ pub struct ShowCounters {
 /// # Errors
 /// No programs are pinned, or their counters cannot be read.
 pub fn run(options: &ShowCounters) -> Result<()> {
-    let folder = options.paths.bpffs.join(abi::PIN_DIR);
-    let vnis = pins::vnis(&options.paths.bpffs).with_context(|| format!("reading {}", folder.display()))?;
+    let bpffs = &options.paths.bpffs;
+    if options.watch {
+        return watch(bpffs);
+    }
+    let list = Listing { schema: SCHEMA, overlays: overlays(read(bpffs)?) };
+    if options.json { print_json(&list) } else { print(&list) }.map(drop)
+}
+
+/// Prints what has come since the last time, again and again. Ends when the reader has gone away.
+fn watch(bpffs: &Path) -> Result<()> {
+    let (mut before, mut then) = (read(bpffs)?, Instant::now());
+    loop {
+        sleep(PERIOD);
+        let (all, now) = (read(bpffs)?, Instant::now());
+        let news = all.iter().map(|(vni, counters)| {
+            let before = before.iter().find(|(known, _)| known == vni).map(|(_, counters)| counters);
+            (*vni, before.map_or_else(|| counters.clone(), |before| since(before, counters)))
+        });
+        let seconds = now.duration_since(then).as_secs_f64();
+        let list = Listing { schema: SCHEMA, overlays: overlays(news.collect()) };
+        if !print(&format_args!("in {seconds:.1} s\n{list}\n"))? {
+            return Ok(());
+        }
+        (before, then) = (all, now);
+    }
+}
+
+/// Returns what has come since then. Maps that were made anew begin at 0.
+fn since(before: &Counters, now: &Counters) -> Counters {
+    let is_new = before.iter().any(|(key, old)| now.get(key).is_none_or(|new| new.packets < old.packets));
+    let news = now.iter().map(|(key, new)| {
+        let old = before.get(key).filter(|_| !is_new).copied().unwrap_or_default();
+        (*key, Traffic { packets: new.packets - old.packets, bytes: new.bytes.saturating_sub(old.bytes) })
+    });
+    news.filter(|(_, traffic)| traffic.packets > 0).collect()
+}
+
+/// Reads the counters of each overlay.
+fn read(bpffs: &Path) -> Result<Vec<(u32, Counters)>> {
+    let folder = bpffs.join(abi::PIN_DIR);
+    let vnis = pins::vnis(bpffs).with_context(|| format!("reading {}", folder.display()))?;
     ensure!(
         !vnis.is_empty(),
         "there are no programs below {}: the kernel carries all packets, or no agent has run here. If its files are elsewhere, \
          set --bpffs",
         folder.display()
     );
-    for vni in vnis {
-        let counters = counters::read(&Pins::new(&options.paths.bpffs, vni)).with_context(|| {
+    let counters = |vni| {
+        let counters = counters::read(&Pins::new(bpffs, vni)).with_context(|| {
             format!("the counters of VNI {vni}: those of another version are read by its own flannel-agent")
         })?;
-        println!("VNI {vni}");
-        sorted(counters).iter().for_each(|(key, traffic)| println!("{}", line(*key, *traffic)));
+        Ok((vni, counters))
+    };
+    vnis.into_iter().map(counters).collect()
+}
+
+/// Returns the counters in the order in which they are shown.
+fn overlays(all: Vec<(u32, Counters)>) -> Vec<Overlay> {
+    let overlay = |(vni, counters): (u32, Counters)| {
+        let mut counters: Vec<_> = counters.into_iter().map(Row::of).collect();
+        counters.sort_by_key(|row| Reverse(row.packets));
+        Overlay { vni, counters }
+    };
+    all.into_iter().map(overlay).collect()
+}
+
+#[derive(Debug, Serialize)]
+struct Listing {
+    schema: u32,
+    overlays: Vec<Overlay>,
+}
+
+#[derive(Debug, Serialize)]
+struct Overlay {
+    vni: u32,
+    counters: Vec<Row>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    program: &'static str,
+    outcome: &'static str,
+    /// What happens to such a packet: `carried`, `floor`, `foreign` or `dropped`.
+    verdict: &'static str,
+    packets: u64,
+    bytes: u64,
+    help: &'static str,
+}
+
+impl Row {
+    fn of((MetricsKey { outcome, hook }, Traffic { packets, bytes }): (MetricsKey, Traffic)) -> Self {
+        let verdict = match outcome.verdict() {
+            Verdict::Carried => "carried",
+            Verdict::Floor => "floor",
+            Verdict::Foreign => "foreign",
+            Verdict::Dropped => "dropped",
+        };
+        let (program, outcome, help) = (hook.program(), outcome.name(), outcome.help());
+        Self { program, outcome, verdict, packets, bytes, help }
     }
-    Ok(())
 }
 
-fn sorted(counters: Counters) -> Vec<(MetricsKey, Traffic)> {
-    let mut sorted: Vec<_> = counters.into_iter().collect();
-    sorted.sort_by_key(|(_, traffic)| std::cmp::Reverse(traffic.packets));
-    sorted
+impl fmt::Display for Listing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Overlay { vni, counters } in &self.overlays {
+            writeln!(f, "VNI {vni}")?;
+            for Row { program, outcome, packets, bytes, help, .. } in counters {
+                writeln!(f, "{packets:>12} packets {bytes:>15} bytes  {program:<16} {outcome:<17} {help}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
-fn line(MetricsKey { outcome, hook }: MetricsKey, Traffic { packets, bytes }: Traffic) -> String {
-    let (program, name, help) = (hook.program(), outcome.name(), outcome.help());
-    format!("{packets:>12} packets {bytes:>15} bytes  {program:<16} {name:<17} {help}")
+#[cfg(test)]
+mod tests {
+    use flannel_common::outcome::{Hook, Outcome};
+
+    use super::*;
+
+    fn counters(counted: &[(Outcome, u64)]) -> Counters {
+        let traffic = |packets| Traffic { packets, bytes: 100 * packets };
+        let key = |outcome| MetricsKey { outcome, hook: Hook::PodEgress };
+        counted.iter().map(|(outcome, packets)| (key(*outcome), traffic(*packets))).collect()
+    }
+
+    #[test]
+    fn what_has_come_since_is_without_what_has_not() {
+        let before = counters(&[(Outcome::Encapsulated, 10), (Outcome::FlowNew, 3)]);
+        let now = counters(&[(Outcome::Encapsulated, 15), (Outcome::FlowNew, 3), (Outcome::TooBig, 1)]);
+        let expected = counters(&[(Outcome::Encapsulated, 5), (Outcome::TooBig, 1)]);
+        assert_eq!(since(&before, &now), expected);
+        assert_eq!(since(&now, &before), before, "the map was made anew");
+    }
+
+    #[test]
+    fn the_most_frequent_come_first() {
+        let all = overlays(vec![(7, counters(&[(Outcome::Encapsulated, 1), (Outcome::FlowNew, 30)]))]);
+        let text = Listing { schema: SCHEMA, overlays: all }.to_string();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "VNI 7");
+        assert!(
+            lines[1].starts_with("          30 packets            3000 bytes  pod_egress       flow-new"),
+            "{text}"
+        );
+        assert_eq!(lines.len(), 3);
+    }
 }

@@ -14,12 +14,11 @@ mod traffic;
 mod tests;
 
 use std::env;
-use std::fmt;
-use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 
 use anyhow::{Result, ensure};
-use serde::Serialize;
 
+use crate::output::{print, print_json};
 use crate::paths::Paths;
 use collect::collect;
 use model::{SCHEMA, State, Status};
@@ -75,20 +74,11 @@ pub async fn run_peers(options: &ShowPeers) -> Result<()> {
     let Status { networks, .. } = collect(&options.paths).await?;
     let unread: Vec<_> = networks.iter().flat_map(|network| network.unread.clone()).collect();
     let list = PeerList::of(SCHEMA, networks);
-    if options.json { print_json(&list) } else { print(&list) }?;
+    if options.json {
+        print_json(&list)?
+    } else {
+        print(&list)?
+    };
     ensure!(unread.is_empty(), "not everything can be read: {}", unread.join("; "));
     Ok(())
-}
-
-fn print_json(value: &impl Serialize) -> Result<()> {
-    print(&format_args!("{}\n", serde_json::to_string_pretty(value)?))
-}
-
-/// Prints to a reader who may leave early (`| head`).
-fn print(text: &dyn fmt::Display) -> Result<()> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    match write!(out, "{text}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
 }

@@ -3,6 +3,7 @@
 mod affinity;
 mod checksums;
 mod endpoints;
+mod listed;
 mod near;
 mod one_port;
 mod ports;

@@ -190,7 +190,9 @@ pub(super) fn is_there(index: u32, name: &str) -> bool {
 
 /// Returns the name of the interface with this index, if it exists.
 pub(super) fn interface_name(index: u32) -> Option<String> {
-    if_indextoname(index).ok().map(|name| name.to_string_lossy().into_owned())
+    let name = if_indextoname(index).ok()?.to_string_lossy().into_owned();
+    // What nix 0.31 says of an interface that is not there.
+    Some(name).filter(|name| !name.is_empty())
 }
 
 /// Returns the indexes of all interfaces but these.
@@ -235,5 +237,17 @@ const fn direction(hook: Hook) -> TcAttachType {
         | Hook::PodEgress
         | Hook::UnderlayXdp
         | Hook::SideIngress => TcAttachType::Ingress,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_interface_that_is_there_has_a_name() {
+        assert_eq!(interface_name(1).as_deref(), Some("lo"));
+        assert_eq!(interface_name(0), None);
+        assert_eq!(interface_name(0x7fff_ffff), None);
     }
 }

@@ -1,5 +1,7 @@
 //! `FLOWS` and `FLOWS6`: the programs fill them. The agent removes the flows of ports that are gone, and looks at connections.
 
+pub mod listed;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
@@ -75,23 +77,32 @@ pub fn connections(pins: &Pins, since: u64, mut pass_on: impl FnMut(&[Connection
 }
 
 fn read<A: MapFamily>(pins: &Pins, since: u64, pass_on: &mut impl FnMut(&[Connection])) -> Result<Counted> {
+    let (mut some, mut in_use) = (Vec::new(), Counted::default());
+    batches::<A>(pins, |keys, flows| {
+        some.clear();
+        some.extend(keys.iter().zip(flows).filter_map(|(key, flow)| connection(key, flow)));
+        for flow in flows.iter().filter(|flow| is_proven_since(flow, since)) {
+            in_use.entries += 1;
+            in_use.translated += usize::from(flow.names == Names::POD);
+        }
+        pass_on(&some);
+    })?;
+    Ok(in_use)
+}
+
+/// Passes the flows of one family on, many at a time.
+fn batches<A: MapFamily>(pins: &Pins, pass_on: impl FnMut(&[FlowKey<A>], &[Flow<A>])) -> Result<()> {
     /// Many times as many as share a hash.
     const AT_ONCE: usize = 1024;
     let path = pins.path(A::FLOWS);
     let map = MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
-    let (mut some, mut in_use) = (Vec::new(), Counted::default());
-    Batch::<FlowKey<A>, Flow<A>>::new(&map)?
-        .read(AT_ONCE, |keys, flows| {
-            some.clear();
-            some.extend(keys.iter().zip(flows).filter_map(|(key, flow)| connection(key, flow)));
-            for flow in flows.iter().filter(|flow| is_proven_since(flow, since)) {
-                in_use.entries += 1;
-                in_use.translated += usize::from(flow.names == Names::POD);
-            }
-            pass_on(&some);
-        })
-        .with_context(|| format!("reading {}", A::FLOWS))?;
-    Ok(in_use)
+    let batch = Batch::<FlowKey<A>, Flow<A>>::new(&map)?;
+    batch.read(AT_ONCE, pass_on).with_context(|| format!("reading {}", A::FLOWS))
+}
+
+/// Passes the flows of one family on, one by one.
+fn each<A: MapFamily>(pins: &Pins, mut pass_on: impl FnMut(&FlowKey<A>, &Flow<A>)) -> Result<()> {
+    batches::<A>(pins, |keys, flows| keys.iter().zip(flows).for_each(|(key, flow)| pass_on(key, flow)))
 }
 
 fn is_proven_since<A: MapFamily>(flow: &Flow<A>, since: u64) -> bool {

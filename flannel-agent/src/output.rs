@@ -1,0 +1,28 @@
+//! What a subcommand prints.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Write as _};
+
+use anyhow::Result;
+use serde::Serialize;
+
+/// Prints a value as JSON. Returns whether it was read to the end.
+///
+/// # Errors
+/// The output cannot be written.
+pub(crate) fn print_json(value: &impl Serialize) -> Result<bool> {
+    print(&format_args!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+/// Prints to a reader who may leave early (`| head`). Returns whether it was read to the end.
+///
+/// # Errors
+/// The output cannot be written.
+pub(crate) fn print(text: &dyn fmt::Display) -> Result<bool> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    match write!(out, "{text}").and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
