@@ -23,6 +23,7 @@ mod tcp_info;
 mod times;
 mod udp;
 
+use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 
 use crate::netns::NetNs;
@@ -77,5 +78,16 @@ impl Host for At<'_> {
 
     fn ip(&self) -> IpAddr {
         self.ip
+    }
+}
+
+/// Repeats a receiving call that is interrupted. The kernel does not repeat those with a time limit (signal(7)), also when the process
+/// was only stopped or frozen for a moment.
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            done => return done,
+        }
     }
 }

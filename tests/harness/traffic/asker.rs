@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::responder::CLOSE;
+use super::uninterrupted;
 use super::{Host, Pattern, tcp_info};
 use crate::wait::{eventually, scaled};
 
@@ -98,7 +99,7 @@ impl UdpAsker {
             let left = deadline.saturating_duration_since(Instant::now());
             ensure!(!left.is_zero(), "no answer");
             self.socket.set_read_timeout(Some(left))?;
-            let (length, from) = match self.socket.recv_from(&mut buffer) {
+            let (length, from) = match uninterrupted(|| self.socket.recv_from(&mut buffer)) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => bail!("no answer"),
                 received => received?,
             };
@@ -165,7 +166,7 @@ impl Connection {
     /// Makes the server close the connection, and closes it then. Its port is free for the next one to the same server.
     pub fn end_by_server(mut self) -> Result<()> {
         self.stream.write_all(&CLOSE.to_be_bytes())?;
-        ensure!(self.stream.read(&mut [0])? == 0, "data after the last answer");
+        ensure!(uninterrupted(|| self.stream.read(&mut [0]))? == 0, "data after the last answer");
         self.stream.shutdown(Shutdown::Write)?;
         eventually("the server confirms the end of a connection", PATIENCE, || {
             let state = tcp_info::read(&self.stream)?.tcpi_state;

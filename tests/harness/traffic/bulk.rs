@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::placed::bind_thread;
 use super::served::{port_of, reached_at};
+use super::uninterrupted;
 use super::{Host, cpu_time};
 use crate::wait::scaled;
 
@@ -74,7 +75,7 @@ fn receive(mut stream: TcpStream) -> Result<Bulk> {
     // The clock starts with the first byte, which is therefore not counted.
     let (start, mut bytes) = (Instant::now(), 0);
     loop {
-        match stream.read(&mut buffer).context("receive")? {
+        match uninterrupted(|| stream.read(&mut buffer)).context("receive")? {
             0 => break,
             length => bytes += length as u64,
         }

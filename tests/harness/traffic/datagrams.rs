@@ -10,6 +10,7 @@ use std::{io, ops};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{SockaddrStorage, bind, setsockopt, sockopt};
 
+use super::uninterrupted;
 use super::{Host, Pattern};
 use crate::wait::scaled;
 
@@ -135,7 +136,7 @@ impl Sockets {
     fn receive(&self, burst: &Burst, missing: &mut BTreeSet<u64>) -> Result<()> {
         let mut buffer = [0; 1 << 16];
         while !missing.is_empty() {
-            let length = match self.server.recv(&mut buffer) {
+            let length = match uninterrupted(|| self.server.recv(&mut buffer)) {
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
                 received => received.context("receive a datagram")?,
             };

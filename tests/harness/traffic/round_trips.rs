@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::placed::{bind_thread, may_spin};
 use super::served::{port_of, reached_at};
+use super::uninterrupted;
 use super::{Host, Times};
 use crate::wait::scaled;
 
@@ -78,7 +79,7 @@ fn answer(client: &UdpSocket, sent: Instant) -> Result<u8> {
 
 /// Receives what has arrived, or arrives within the socket's timeout if it blocks.
 fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Option<(usize, SocketAddr)>> {
-    match socket.recv_from(buffer) {
+    match uninterrupted(|| socket.recv_from(buffer)) {
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(None),
         received => received.map(Some),
     }

@@ -9,6 +9,7 @@ use std::{fs, thread};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 
+use super::uninterrupted;
 use super::{Host, Pattern, tcp_info};
 use crate::wait::{eventually, scaled};
 
@@ -103,7 +104,7 @@ fn send_all(mut stream: &TcpStream, bytes: usize) -> Result<()> {
 fn receive_all(mut stream: &TcpStream) -> Result<usize> {
     let (mut pattern, mut buffer, mut received) = (Pattern::new(SEED), vec![0; CHUNK], 0);
     loop {
-        let length = stream.read(&mut buffer)?;
+        let length = uninterrupted(|| stream.read(&mut buffer))?;
         if length == 0 {
             return Ok(received);
         }
@@ -165,7 +166,8 @@ pub fn pour(mut from: &TcpStream, mut to: &TcpStream, bytes: usize) -> Result<()
         });
         let (mut buffer, mut left) = (vec![0; CHUNK], bytes.next_multiple_of(CHUNK));
         while left > 0 {
-            let read = to.read(&mut buffer).with_context(|| format!("{left} bytes are to come"))?;
+            let read = uninterrupted(|| to.read(&mut buffer))
+                .with_context(|| format!("{left} bytes are to come"))?;
             ensure!(read > 0, "the connection has ended, {left} bytes are to come");
             left -= read;
         }

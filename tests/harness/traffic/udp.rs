@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::uninterrupted;
 use super::{Host, Pattern};
 use crate::wait::scaled;
 
@@ -79,7 +80,7 @@ fn pass(from: &UdpSocket, to: &UdpSocket, seed: u64, size: usize) -> Result<()> 
     let way = || format!("UDP of {size} bytes from {source} to {target}");
     from.send_to(&Pattern::bytes(seed, size), target).with_context(way)?;
     let mut buffer = vec![0; LARGEST];
-    let (length, seen) = to.recv_from(&mut buffer).with_context(way)?;
+    let (length, seen) = uninterrupted(|| to.recv_from(&mut buffer)).with_context(way)?;
     ensure!(seen == source, "{}: it arrived from {seen}", way());
     ensure!(length == size, "{}: {length} bytes arrived", way());
     Pattern::new(seed).verify(&buffer[..length]).with_context(way)
