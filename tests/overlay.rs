@@ -14,14 +14,14 @@ use crate::inspect;
 pub(crate) const NETWORK: &str =
     r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","Backend":{"Type":"vxlan"}}"#;
 
-/// Returns [`NETWORK`] with these keys in `Backend`.
-pub(crate) fn with_backend_keys(keys: &str) -> String {
-    NETWORK.replace(r#""Type":"vxlan""#, &format!(r#""Type":"vxlan",{keys}"#))
+/// Returns the configuration of a vxlan network with these keys in `Backend`.
+pub(crate) fn with_backend_keys(network: &str, keys: &str) -> String {
+    network.replace(r#""Type":"vxlan""#, &format!(r#""Type":"vxlan",{keys}"#))
 }
 
 /// Sets `Backend.XDP` in the configuration of a vxlan network.
 pub(crate) fn with_xdp(network: &str, xdp: &str) -> String {
-    network.replace(r#""Type":"vxlan""#, &format!(r#""Type":"vxlan","XDP":"{xdp}""#))
+    with_backend_keys(network, &format!(r#""XDP":"{xdp}""#))
 }
 
 /// Longest time until all nodes know each other.

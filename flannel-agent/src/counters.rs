@@ -6,14 +6,13 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
-use flannel_common::abi;
-use flannel_common::outcome::{MetricsKey, Traffic, Verdict};
+use anyhow::{Context as _, Result};
+use flannel_common::outcome::{MetricsKey, Traffic};
 use serde::Serialize;
 
 use crate::dataplane::bpf::counters::{self, Counters};
 use crate::dataplane::bpf::pins::{self, Pins};
-use crate::output::{print, print_json};
+use crate::output::{print, show};
 use crate::paths::Paths;
 
 /// Version of the JSON. It rises when a field goes or gets another meaning.
@@ -45,7 +44,7 @@ pub fn run(options: &ShowCounters) -> Result<()> {
         return watch(bpffs);
     }
     let list = Listing { schema: SCHEMA, overlays: overlays(read(bpffs)?) };
-    if options.json { print_json(&list) } else { print(&list) }.map(drop)
+    show(&list, options.json)
 }
 
 /// Prints what has come since the last time, again and again. Ends when the reader has gone away.
@@ -79,21 +78,13 @@ fn since(before: &Counters, now: &Counters) -> Counters {
 
 /// Reads the counters of each overlay.
 fn read(bpffs: &Path) -> Result<Vec<(u32, Counters)>> {
-    let folder = bpffs.join(abi::PIN_DIR);
-    let vnis = pins::vnis(bpffs).with_context(|| format!("reading {}", folder.display()))?;
-    ensure!(
-        !vnis.is_empty(),
-        "there are no programs below {}: the kernel carries all packets, or no agent has run here. If its files are elsewhere, \
-         set --bpffs",
-        folder.display()
-    );
     let counters = |vni| {
         let counters = counters::read(&Pins::new(bpffs, vni)).with_context(|| {
             format!("the counters of VNI {vni}: those of another version are read by its own flannel-agent")
         })?;
         Ok((vni, counters))
     };
-    vnis.into_iter().map(counters).collect()
+    pins::overlays(bpffs)?.into_iter().map(counters).collect()
 }
 
 /// Returns the counters in the order in which they are shown.
@@ -131,12 +122,7 @@ struct Row {
 
 impl Row {
     fn of((MetricsKey { outcome, hook }, Traffic { packets, bytes }): (MetricsKey, Traffic)) -> Self {
-        let verdict = match outcome.verdict() {
-            Verdict::Carried => "carried",
-            Verdict::Floor => "floor",
-            Verdict::Foreign => "foreign",
-            Verdict::Dropped => "dropped",
-        };
+        let verdict = outcome.verdict().name();
         let (program, outcome, help) = (hook.program(), outcome.name(), outcome.help());
         Self { program, outcome, verdict, packets, bytes, help }
     }

@@ -3,14 +3,13 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context as _, Result, ensure};
-use flannel_common::abi;
+use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::dataplane::bpf::flows::listed::{ListedFlow, Passed, list};
 use crate::dataplane::bpf::pins::{self, Pins};
-use crate::output::{print, print_json};
+use crate::output::show;
 use crate::paths::Paths;
 
 /// Version of the JSON. It rises when a field goes or gets another meaning.
@@ -56,23 +55,15 @@ fn network(text: &str) -> Result<IpNet, String> {
 /// # Errors
 /// No programs are pinned, their flows cannot be read, or the output cannot be written.
 pub fn run(options: &ShowFlows) -> Result<()> {
-    let folder = options.paths.bpffs.join(abi::PIN_DIR);
-    let vnis = pins::vnis(&options.paths.bpffs).with_context(|| format!("reading {}", folder.display()))?;
-    ensure!(
-        !vnis.is_empty(),
-        "there are no programs below {}: the kernel carries all packets, or no agent has run here. If its files are elsewhere, \
-         set --bpffs",
-        folder.display()
-    );
     let mut overlays = Vec::new();
-    for vni in vnis {
+    for vni in pins::overlays(&options.paths.bpffs)? {
         let flows = list(&Pins::new(&options.paths.bpffs, vni));
         let flows = flows.with_context(|| format!("the flows of VNI {vni}"))?.into_iter();
         overlays
             .push(Overlay { vni, flows: flows.filter(|flow| options.wants(flow)).map(Row::of).collect() });
     }
     let list = Flows { schema: SCHEMA, overlays };
-    if options.json { print_json(&list) } else { print(&list) }.map(drop)
+    show(&list, options.json)
 }
 
 impl ShowFlows {

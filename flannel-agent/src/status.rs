@@ -18,7 +18,7 @@ use std::io::{self, IsTerminal as _};
 
 use anyhow::{Result, ensure};
 
-use crate::output::{print, print_json};
+use crate::output::{print, print_json, show};
 use crate::paths::Paths;
 use collect::collect;
 use model::{SCHEMA, State, Status};
@@ -74,11 +74,7 @@ pub async fn run_peers(options: &ShowPeers) -> Result<()> {
     let Status { networks, .. } = collect(&options.paths).await?;
     let unread: Vec<_> = networks.iter().flat_map(|network| network.unread.clone()).collect();
     let list = PeerList::of(SCHEMA, networks);
-    if options.json {
-        print_json(&list)?
-    } else {
-        print(&list)?
-    };
+    show(&list, options.json)?;
     ensure!(unread.is_empty(), "not everything can be read: {}", unread.join("; "));
     Ok(())
 }

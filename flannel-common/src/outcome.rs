@@ -27,6 +27,19 @@ pub enum Verdict {
     Dropped,
 }
 
+impl Verdict {
+    /// Returns its name, which metrics, counters and traces show.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Carried => "carried",
+            Self::Floor => "floor",
+            Self::Foreign => "foreign",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
 macro_rules! outcomes {
     ($($number:literal $variant:ident $name:literal $verdict:ident $help:literal,)+) => {
         /// How a program run ended. Numbers are stable: append only.

@@ -9,7 +9,7 @@ use flannel_tests::wait::throughout;
 use flannel_tests::{Agent, AgentBuilder, TestResult, Topology, eventually};
 
 use crate::inspect::{self, DEVICE, Peer, UPLINK};
-use crate::overlay::{NETWORK, Overlay, lines_of};
+use crate::overlay::{NETWORK, Overlay, lines_of, with_backend_keys};
 
 /// Time limit for a repair, and for following etcd again.
 const SOON: Duration = Duration::from_secs(10);
@@ -149,7 +149,7 @@ fn another_configuration_is_taken_over_when_etcd_is_back() -> TestResult {
     let mut overlay = Overlay::bpf(2)?;
     wait_written(&overlay)?;
     overlay.agents[0].term()?;
-    let network = NETWORK.replace(r#""Type":"vxlan""#, r#""Type":"vxlan","FlowCache":false"#);
+    let network = with_backend_keys(NETWORK, r#""FlowCache":false"#);
     overlay.etcd.configure(&network)?;
     overlay.etcd.kill()?;
     overlay.agents[0].restart()?;

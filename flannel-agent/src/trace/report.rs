@@ -5,7 +5,7 @@ mod text;
 use std::fmt;
 use std::net::IpAddr;
 
-use flannel_common::outcome::{Hook, Outcome, Verdict};
+use flannel_common::outcome::{Hook, Outcome};
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
@@ -163,7 +163,7 @@ impl TraceStep {
         Self::Program {
             program: hook.program(),
             device: device.to_owned(),
-            verdict: name_of(outcome.verdict()),
+            verdict: outcome.verdict().name(),
             outcome: outcome.name(),
             help: outcome.help(),
         }
@@ -176,13 +176,4 @@ impl TraceStep {
 
 fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
-}
-
-const fn name_of(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Carried => "carried",
-        Verdict::Floor => "floor",
-        Verdict::Foreign => "foreign",
-        Verdict::Dropped => "dropped",
-    }
 }

@@ -13,11 +13,11 @@ const CHANGED: &str = "has changed: Backend.FlowCache from true to false. Changi
 fn all_agents_change_over_without_loss_or_say_what_needs_a_restart() -> TestResult {
     let overlay = Overlay::bpf(2)?;
     let streams = overlay.streams()?;
-    overlay.etcd.configure(&with_backend_keys(NO_FLOW_CACHE))?;
+    overlay.etcd.configure(&with_backend_keys(NETWORK, NO_FLOW_CACHE))?;
     for agent in &overlay.agents {
         wait_logged(agent, "INFO", &[CHANGED])?;
     }
-    overlay.etcd.configure(&with_backend_keys(r#""FlowCache":false,"VNI":7"#))?;
+    overlay.etcd.configure(&with_backend_keys(NETWORK, r#""FlowCache":false,"VNI":7"#))?;
     for (agent, node) in overlay.agents.iter().zip(overlay.nodes()) {
         wait_logged(agent, "WARN", &["has changed: Backend.VNI from 1 to 7. This takes effect when"])?;
         inspect::attached_all(node, 3)?;
@@ -39,7 +39,7 @@ fn a_text_that_cannot_be_used_or_is_removed_changes_nothing_until_it_is_mended()
     overlay.etcd.delete(&format!("{PREFIX}/config"))?;
     wait_logged(agent, "ERROR", &["etcd has no network config", "the one in use stays"])?;
     inspect::attached_all(node, 5)?;
-    overlay.etcd.configure(&with_backend_keys(NO_FLOW_CACHE))?;
+    overlay.etcd.configure(&with_backend_keys(NETWORK, NO_FLOW_CACHE))?;
     wait_logged(agent, "INFO", &[CHANGED])?;
     inspect::attached_all(node, 3)?;
     streams.ensure_whole()?;
@@ -51,7 +51,7 @@ fn a_change_is_seen_that_was_made_while_etcd_did_not_answer() -> TestResult {
     let mut overlay = Overlay::bpf(2)?;
     let streams = overlay.streams()?;
     overlay.etcd.restart_empty()?;
-    overlay.etcd.configure(&with_backend_keys(NO_FLOW_CACHE))?;
+    overlay.etcd.configure(&with_backend_keys(NETWORK, NO_FLOW_CACHE))?;
     for agent in &overlay.agents {
         wait_logged(agent, "INFO", &[CHANGED])?;
     }

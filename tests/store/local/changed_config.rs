@@ -4,21 +4,21 @@ use flannel_tests::{Datastore as _, TestResult};
 
 use super::Bed;
 use crate::inspect;
-use crate::overlay::{lines_of, wait_logged, with_backend_keys};
+use crate::overlay::{NETWORK, lines_of, wait_logged, with_backend_keys};
 
 #[test]
 fn keys_of_one_node_are_changed_over_to_without_loss_and_others_wait_for_a_restart() -> TestResult {
     let bed = Bed::shared(2)?;
     inspect::attached_all(bed.node(0), 5)?;
     let streams = bed.streams()?;
-    bed.store().configure(&with_backend_keys(r#""FlowCache":false"#))?;
+    bed.store().configure(&with_backend_keys(NETWORK, r#""FlowCache":false"#))?;
     wait_logged(
         &bed.agents[0],
         "INFO",
         &["has changed: Backend.FlowCache from true to false. Changing over to it"],
     )?;
     inspect::attached_all(bed.node(0), 3)?;
-    bed.store().configure(&with_backend_keys(r#""FlowCache":true,"VNI":7"#))?;
+    bed.store().configure(&with_backend_keys(NETWORK, r#""FlowCache":true,"VNI":7"#))?;
     wait_logged(
         &bed.agents[0],
         "WARN",

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData, PerCpuArray};
 use aya::programs::ProgramInfo;
 use flannel_common::abi;
-use flannel_common::outcome::{Hook, Metrics, MetricsKey, Outcome, Traffic, Verdict};
+use flannel_common::outcome::{Hook, Metrics, MetricsKey, Outcome, Traffic};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
@@ -94,16 +94,6 @@ impl CacheUse {
     }
 }
 
-/// Returns how `/metrics` names a verdict.
-const fn verdict(outcome: Outcome) -> &'static str {
-    match outcome.verdict() {
-        Verdict::Carried => "carried",
-        Verdict::Floor => "floor",
-        Verdict::Foreign => "foreign",
-        Verdict::Dropped => "dropped",
-    }
-}
-
 /// Collects the pinned counters of an overlay, and the kernel's statistics of its programs.
 #[derive(Debug)]
 pub struct PacketCounters(pub Pins);
@@ -123,7 +113,11 @@ impl Collector for PacketCounters {
 
 fn encode_traffic(encoder: &mut DescriptorEncoder<'_>, counters: &Counters) -> fmt::Result {
     let labels = |key: &MetricsKey| {
-        [("outcome", key.outcome.name()), ("verdict", verdict(key.outcome)), ("program", key.hook.program())]
+        [
+            ("outcome", key.outcome.name()),
+            ("verdict", key.outcome.verdict().name()),
+            ("program", key.hook.program()),
+        ]
     };
     let help = "Runs of the BPF programs, by outcome; each packet or aggregate (GSO, GRO) is a run.";
     let mut family = encoder.encode_descriptor("packets", help, None, MetricType::Counter)?;

@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, lchown};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Array, Map, MapData, MapInfo};
 use flannel_common::abi;
 use flannel_common::node::NodeConfig;
@@ -33,6 +33,22 @@ pub fn vnis(bpffs: &Path) -> io::Result<Vec<u32>> {
             Ok(overlays?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
         }
     }
+}
+
+/// [`vnis`], of which there has to be one.
+///
+/// # Errors
+/// The directory cannot be read, or no programs are pinned.
+pub fn overlays(bpffs: &Path) -> Result<Vec<u32>> {
+    let folder = bpffs.join(abi::PIN_DIR);
+    let vnis = vnis(bpffs).with_context(|| format!("reading {}", folder.display()))?;
+    ensure!(
+        !vnis.is_empty(),
+        "there are no programs below {}: the kernel carries all packets, or no agent has run here. If its files are elsewhere, \
+         set --bpffs",
+        folder.display()
+    );
+    Ok(vnis)
 }
 
 /// The directory of one overlay's pins.
