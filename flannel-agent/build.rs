@@ -1,5 +1,6 @@
 //! Builds the BPF programs into `OUT_DIR/flannel-ebpf`, which the agent embeds.
 
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -14,6 +15,8 @@ mod program;
 #[path = "../xtask/src/toolchain.rs"]
 mod toolchain;
 
+/// The package of the programs, and the file that the agent embeds.
+const NAME: &str = "flannel-ebpf";
 const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../flannel-ebpf");
 /// What the programs are made of besides their own folder, which aya-build watches.
 const INPUTS: [&str; 3] = ["../flannel-common", "../Cargo.toml", "../Cargo.lock"];
@@ -42,9 +45,33 @@ fn build() -> Result<()> {
     if !chosen.nightly {
         set("RUSTC_BOOTSTRAP", "1");
     }
-    let package = Package { name: "flannel-ebpf", root_dir: PROGRAMS, ..Package::default() };
+    // The programs read no registers of a processor, and are the same for each.
+    set("CARGO_CFG_TARGET_ARCH", env::consts::ARCH);
+    share_output()?;
+    let package = Package { name: NAME, root_dir: PROGRAMS, ..Package::default() };
     aya_build::build_ebpf([package], Toolchain::Custom(&chosen.name))?;
     strip(&object()?)
+}
+
+/// Makes all builds of the agent keep the output for the BPF target in one folder, which `xtask` uses as well: the core library
+/// takes most of a minute to compile. aya-build has a folder for each profile and architecture.
+fn share_output() -> Result<()> {
+    let out = out_folder()?;
+    // Cargo marks the folder of its output, and those for other architectures in it, for tools that make backups.
+    let target = out.ancestors().filter(|folder| folder.join("CACHEDIR.TAG").is_file()).last();
+    let shared = target.context("OUT_DIR is not in cargo's folder")?.join("bpf");
+    let own = out.join("aya-build/target");
+    fs::create_dir_all(&shared).with_context(|| format!("cannot create {}", shared.display()))?;
+    fs::create_dir_all(&own).with_context(|| format!("cannot create {}", own.display()))?;
+    let link = own.join(NAME);
+    if fs::read_link(&link).is_ok_and(|target| target == shared) {
+        return Ok(());
+    }
+    // What an older version of this script left.
+    if link.is_dir() && !link.is_symlink() {
+        fs::remove_dir_all(&link).with_context(|| format!("cannot remove {}", link.display()))?;
+    }
+    symlink(&shared, &link).with_context(|| format!("cannot make {}", link.display()))
 }
 
 /// Removes DWARF, four fifths of the object. The kernel and `bpftool` read BTF, which bpf-linker has made of it.
@@ -73,8 +100,12 @@ fn stand_in() -> Result<()> {
 
 /// Returns the file that the agent embeds.
 fn object() -> Result<PathBuf> {
-    let folder = env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?;
-    Ok(Path::new(&folder).join("flannel-ebpf"))
+    Ok(out_folder()?.join(NAME))
+}
+
+/// Returns the folder for what this script makes.
+fn out_folder() -> Result<PathBuf> {
+    env::var_os("OUT_DIR").map(PathBuf::from).context("cargo sets OUT_DIR")
 }
 
 /// Sets a variable of the cargo that aya-build runs.

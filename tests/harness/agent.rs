@@ -18,7 +18,7 @@ use crate::process::Daemon;
 use crate::subnet_env::SubnetEnv;
 use crate::wait::patience;
 use crate::workdir::Workdir;
-pub use binary::agent_binary;
+pub use binary::{agent_binary, named_agent};
 pub use builder::AgentBuilder;
 use builder::Start;
 use notify::Notify;

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use flannel_tests::kubernetes::Binaries;
 use flannel_tests::tools::Part;
 
-use crate::workspace::target;
+use crate::workspace::cache;
 use crate::{phase, setup};
 use build::Build;
 
@@ -64,7 +64,7 @@ impl Kubernetes {
         if let Some(binaries) = Binaries::named()? {
             return Ok(Self::Built(binaries));
         }
-        let parent = target()?.join("kube");
+        let parent = cache()?.join("kubernetes");
         let folder = parent.join(build::name()?);
         if folder.exists() {
             return Ok(Self::Built(Binaries::at(folder)?));

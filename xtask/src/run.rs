@@ -7,12 +7,16 @@ mod store;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use flannel_tests::agent::named_agent;
+use flannel_tests::tools::Part;
 use flannel_tests::{Cluster, Pod, eventually, failure, interrupt, traffic};
 
 use crate::phase;
 use crate::workspace::cargo;
-pub(crate) use store::NEEDS;
 use store::Store;
+
+/// The parts of the work whose tools it needs.
+pub(crate) const NEEDS: [Part; 4] = [Part::Build, Part::Cluster, Part::Run, Part::Etcd];
 
 const CONFIG: &str = r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#;
 const PODS_PER_NODE: usize = 2;
@@ -41,10 +45,17 @@ pub(crate) struct Args {
     flags: Option<Vec<String>>,
 }
 
-/// Builds the agent and runs it, in a cluster or on this machine.
+/// Builds the agent, unless `$FLANNEL_AGENT` names one, and runs it, in a cluster or on this machine.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let store = store::choose(args.store)?;
-    phase::run("build of the agent", &mut cargo(["build", "--package", "flannel-agent"]))?;
+    let named = named_agent()?.is_some();
+    let mut parts = vec![Part::Cluster];
+    parts.extend((!named).then_some(Part::Build));
+    // Whoever reads the hints uses these.
+    parts.extend((!args.once).then_some(Part::Run));
+    let store = store::choose(args.store, &parts)?;
+    if !named {
+        phase::run("build of the agent", &mut cargo(["build", "--package", "flannel-agent"]))?;
+    }
     if let Some(flags) = &args.flags {
         return machine::run(flags);
     }

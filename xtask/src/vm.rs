@@ -22,7 +22,7 @@ use kernel::Kernel;
 use machine::{Machine, Setup};
 use qemu::Qemu;
 use root::Root;
-use script::Task;
+use script::{Task, Work};
 
 /// The parts of the work whose tools it needs.
 pub(crate) const NEEDS: [Part; 5] = [Part::Build, Part::Cluster, Part::Etcd, Part::Suite, Part::Vm];
@@ -30,8 +30,8 @@ pub(crate) const NEEDS: [Part; 5] = [Part::Build, Part::Cluster, Part::Etcd, Par
 /// What to run in the virtual machine.
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
-    /// Emulate this architecture, x86_64 or aarch64. Default: this machine's
-    #[arg(long, value_name = "NAME", value_parser = Architecture::named)]
+    /// Prove the released binary for this architecture, x86_64 or aarch64, in a cluster, if it is not this machine's
+    #[arg(long, value_name = "NAME", value_parser = Architecture::named, conflicts_with = "filters")]
     arch: Option<&'static Architecture>,
     /// Run the tests with these in their names, instead of those that depend on the kernel
     filters: Vec<String>,
@@ -86,21 +86,19 @@ impl Parts {
     }
 }
 
-/// Builds on this machine and runs the tests in the virtual one. That one reads this machine's files and keeps its
-/// changes in memory.
+/// Builds on this machine and runs in the virtual one: tests, or for another architecture a cluster of the released
+/// binary. The virtual machine reads this machine's files and keeps its changes in memory.
 pub(crate) fn run(filters: &[String], parts: &Parts) -> Result<()> {
     let Parts { architecture, qemu, kernel, root, folder } = parts;
-    let agent = build_agent(architecture)?;
-    let suite = suite::build(architecture)?;
-    let filters = suite::select(architecture, &suite, filters)?;
-    let task = Task {
-        agent: &agent,
-        suite: &suite,
-        architecture: architecture.debian,
-        kernel,
-        root,
-        filters: &filters,
+    let (agent, work) = if architecture.is_native() {
+        phase::run("build of the agent", &mut cargo(["build", "--package", "flannel-agent"]))?;
+        let program = suite::build()?;
+        let filters = suite::select(&program, filters)?;
+        (agent()?, Work::Suite { program, filters })
+    } else {
+        (dist::build(architecture)?, Work::Proof { program: build_chores(architecture)? })
     };
+    let task = Task { agent: &agent, work: &work, architecture: architecture.debian, kernel, root };
     let script = script::write(&task)?;
     let initramfs = initramfs::write(folder, kernel, &root.busybox()?, &script)?;
     let (shares, log) = (root.shares(), folder.join("kernel.log"));
@@ -112,11 +110,9 @@ pub(crate) fn run(filters: &[String], parts: &Parts) -> Result<()> {
     })
 }
 
-/// Builds the agent: as the other tests have it, or as it is released for another architecture.
-fn build_agent(architecture: &Architecture) -> Result<PathBuf> {
-    if !architecture.is_native() {
-        return dist::build(architecture);
-    }
-    phase::run("build of the agent", &mut cargo(["build", "--package", "flannel-agent"]))?;
-    agent()
+/// Builds the chores for another architecture. They are static, and need no libraries there.
+fn build_chores(architecture: &Architecture) -> Result<PathBuf> {
+    let mut command = cargo(["build", "--package", "xtask"]);
+    phase::run(&format!("build of the chores for {}", architecture.name), architecture.select(&mut command))?;
+    Ok(target()?.join(architecture.target).join("debug/xtask"))
 }

@@ -26,6 +26,14 @@ pub(crate) fn target() -> Result<PathBuf> {
     Ok(folder.to_owned())
 }
 
+/// Returns the folder for what takes long to make and serves all clones of the repository: below `$XDG_CACHE_HOME`, else
+/// `~/.cache`, else cargo's output.
+pub(crate) fn cache() -> Result<PathBuf> {
+    let folder = |name| env::var_os(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
+    let caches = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
+    Ok(caches.map_or_else(target, Ok)?.join("flannel-xtask"))
+}
+
 /// Returns where `cargo build -p flannel-agent` puts the agent.
 pub(crate) fn agent() -> Result<PathBuf> {
     Ok(target()?.join("debug/flannel-agent"))

@@ -8,10 +8,16 @@ use anyhow::{Context as _, Result, bail, ensure};
 const NAME: &str = "flannel-agent";
 const VARIABLE: &str = "FLANNEL_AGENT";
 
+/// Returns `$FLANNEL_AGENT`. None if it is not set.
+pub fn named_agent() -> Result<Option<PathBuf>> {
+    let Some(path) = env::var_os(VARIABLE).map(PathBuf::from) else { return Ok(None) };
+    ensure!(path.is_file(), "{VARIABLE} is {}, which is not a file", path.display());
+    Ok(Some(path))
+}
+
 /// Returns `$FLANNEL_AGENT`, or the agent built beside the current program. Prefers the same build profile.
 pub fn agent_binary() -> Result<PathBuf> {
-    if let Some(path) = env::var_os(VARIABLE).map(PathBuf::from) {
-        ensure!(path.is_file(), "{VARIABLE} is {}, which is not a file", path.display());
+    if let Some(path) = named_agent()? {
         return Ok(path);
     }
     let current = env::current_exe().context("find the current program")?;

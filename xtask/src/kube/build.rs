@@ -47,7 +47,7 @@ fn stamp(bytes: impl Iterator<Item = u8>) -> u64 {
 }
 
 impl Build {
-    /// Builds, removes the source and Go's cache (2 GB), and the programs of earlier recipes.
+    /// Builds, and removes the source and Go's cache (2 GB). Programs of other recipes stay: another clone may use them.
     pub(super) fn run(self) -> Result<Binaries> {
         let Self { work, folder, .. } = &self;
         let output = work.join("programs");
@@ -58,7 +58,7 @@ impl Build {
             compile_pause(&go::source(work), &output)
         })?;
         fs::rename(&output, folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        remove_others(folder)?;
+        fs::remove_dir_all(work).with_context(|| format!("cannot remove {}", work.display()))?;
         Binaries::at(folder.clone())
     }
 }
@@ -123,18 +123,6 @@ fn compile_pause(source: &Path, output: &Path) -> Result<()> {
     let mut command = Command::new("gcc");
     command.args(["-Os", "-Wall", "-static", "-s", "-DVERSION=3.2", "-o"]).arg(output.join("pause"));
     phase::execute(command.arg(source.join("build/pause/linux/pause.c")))
-}
-
-/// Removes the folder of the build and those of other recipes.
-fn remove_others(folder: &Path) -> Result<()> {
-    let parent = folder.parent().unwrap_or(folder);
-    for entry in parent.read_dir().with_context(|| format!("cannot read {}", parent.display()))? {
-        let path = entry?.path();
-        if path.is_dir() && path != folder {
-            fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

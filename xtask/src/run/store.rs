@@ -6,11 +6,6 @@ use flannel_tests::{Cluster, Datastore};
 
 use crate::{phase, setup};
 
-/// The parts of the work whose tools it needs with etcd.
-pub(crate) const NEEDS: [Part; 4] = [Part::Build, Part::Cluster, Part::Run, Part::Etcd];
-/// The same with leases as files.
-const NEEDS_WITHOUT_ETCD: [Part; 3] = [Part::Build, Part::Cluster, Part::Run];
-
 /// A kind of datastore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Store {
@@ -20,25 +15,27 @@ pub(crate) enum Store {
     Local,
 }
 
-/// Finds or installs the tools for the datastore that the user wants. Without a wish it is etcd, or files if etcd
-/// cannot be installed.
-pub(crate) fn choose(wanted: Option<Store>) -> Result<Store> {
+/// Finds or installs the tools for the datastore that the user wants, and those of the other parts. Without a wish it is
+/// etcd, or files if etcd cannot be installed.
+pub(crate) fn choose(wanted: Option<Store>, parts: &[Part]) -> Result<Store> {
+    let with_etcd: Vec<_> = parts.iter().copied().chain([Part::Etcd]).collect();
     match wanted {
-        Some(Store::Etcd) => setup::ensure(&NEEDS).map(|()| Store::Etcd),
-        Some(Store::Local) => setup::ensure(&NEEDS_WITHOUT_ETCD).map(|()| Store::Local),
-        None => setup::ensure(&NEEDS).map(|()| Store::Etcd).or_else(instead_of_etcd),
+        Some(Store::Etcd) => setup::ensure(&with_etcd).map(|()| Store::Etcd),
+        Some(Store::Local) => setup::ensure(parts).map(|()| Store::Local),
+        None => setup::ensure(&with_etcd)
+            .map(|()| Store::Etcd)
+            .or_else(|cause| setup::ensure(parts).map(|()| instead_of_etcd(&cause))),
     }
 }
 
-fn instead_of_etcd(cause: anyhow::Error) -> Result<Store> {
-    setup::ensure(&NEEDS_WITHOUT_ETCD)?;
+fn instead_of_etcd(cause: &anyhow::Error) -> Store {
     let cause = format!("{cause:#}");
     // The list of what is missing follows the first line.
     let cause = cause.lines().next().unwrap_or_default().trim_end_matches(" Missing:");
     phase::note(&format!(
         "etcd cannot be installed, leases are kept in files (as with --store local): {cause}"
     ));
-    Ok(Store::Local)
+    Store::Local
 }
 
 impl Store {

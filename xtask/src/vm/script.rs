@@ -1,6 +1,6 @@
 //! What the virtual machine does on its root, as a shell script.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -9,7 +9,10 @@ use super::machine::END;
 use super::root::Root;
 use crate::suite::COMPLEXITY;
 
-const GUEST: &str = include_str!("guest.sh");
+const MOUNTS: &str = include_str!("guest/mounts.sh");
+const SUITE: &str = include_str!("guest/suite.sh");
+const PROOF: &str = include_str!("guest/proof.sh");
+const REST: &str = include_str!("guest/end.sh");
 /// How much longer the tests may wait than on a real machine. Emulation takes ten times as long.
 const SLOWNESS: u32 = 20;
 
@@ -17,21 +20,39 @@ const SLOWNESS: u32 = 20;
 pub(super) struct Task<'a> {
     /// The agent's file.
     pub(super) agent: &'a Path,
-    /// The suite's file.
-    pub(super) suite: &'a Path,
+    /// What it does.
+    pub(super) work: &'a Work,
     /// Debian's name of the architecture.
     pub(super) architecture: &'static str,
     /// The kernel, for its modules.
     pub(super) kernel: &'a Kernel,
     /// The files around it.
     pub(super) root: &'a Root,
-    /// The tests to run.
-    pub(super) filters: &'a [String],
 }
 
-/// Returns the script. It runs the tests if this kernel loads the programs, and prints at the end what they cost it.
+/// What the virtual machine does.
+pub(super) enum Work {
+    /// Runs tests of the suite.
+    Suite {
+        /// The suite's file.
+        program: PathBuf,
+        /// Parts of the tests' names.
+        filters: Vec<String>,
+    },
+    /// Proves that a cluster works, as `cargo xtask run --once` does.
+    Proof {
+        /// The file of the chores.
+        program: PathBuf,
+    },
+}
+
+/// Returns the script.
 pub(super) fn write(task: &Task) -> Result<String> {
-    let Task { agent, suite, architecture, kernel, root, filters } = task;
+    let Task { agent, work, architecture, kernel, root } = task;
+    let (program, filters, work) = match work {
+        Work::Suite { program, filters } => (program, filters.join(" "), SUITE),
+        Work::Proof { program } => (program, String::new(), PROOF),
+    };
     let text = |path: &Path| path.display().to_string();
     let mut variables = String::new();
     for (name, value) in [
@@ -43,14 +64,14 @@ pub(super) fn write(task: &Task) -> Result<String> {
         ("MODULES", text(&kernel.modules())),
         ("TARGET", root.target().map(text).unwrap_or_default()),
         ("FOLDER", text(&root.tests())),
-        ("SUITE", text(suite)),
+        ("PROGRAM", text(program)),
         ("COMPLEXITY", COMPLEXITY.to_owned()),
-        ("FILTERS", filters.join(" ")),
+        ("FILTERS", filters),
         ("END", END.to_owned()),
     ] {
         variables += &format!("export {name}={}\n", quoted(&value));
     }
-    Ok(variables + GUEST)
+    Ok(variables + MOUNTS + work + REST)
 }
 
 fn quoted(value: &str) -> String {

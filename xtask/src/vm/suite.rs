@@ -1,4 +1,4 @@
-//! The integration suite, built on this machine, and the part of it that runs in the virtual one.
+//! The integration suite, and the part of it that runs in the virtual machine.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -6,7 +6,6 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::architecture::Architecture;
 use crate::{phase, suite};
 
 /// Tests that depend on the kernel, as parts of their names: the programs, and each kind of cluster once. The emulated
@@ -27,16 +26,10 @@ const SELECTED: &[&str] = &[
     "network::xdp::card::",
 ];
 
-/// Tests that depend on the processor: the programs' translation for it, and a cluster.
-const FOREIGN: &[&str] = &["network::reachability::all_pods_reach_each_other"];
-
-/// Builds the suite and returns its file. For another architecture it is static, and needs no libraries there.
-pub(super) fn build(architecture: &Architecture) -> Result<PathBuf> {
-    phase::measured(&format!("build of the integration suite for {}", architecture.name), || {
+/// Builds the suite and returns its file.
+pub(super) fn build() -> Result<PathBuf> {
+    phase::measured("build of the integration suite", || {
         let mut command = suite::command();
-        if !architecture.is_native() {
-            architecture.select(&mut command);
-        }
         command.args(["--no-run", "--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
         let output = command.output().context("cannot run cargo")?;
         ensure!(output.status.success(), "the integration suite does not build");
@@ -51,19 +44,16 @@ fn executable(message: &str) -> Option<PathBuf> {
 }
 
 /// Returns the parts of names of the tests to run: those that the user asked for, else the selected ones. Says what
-/// that leaves out. A suite for another architecture cannot be asked for its names here; the virtual machine does that.
-pub(super) fn select(architecture: &Architecture, suite: &Path, asked: &[String]) -> Result<Vec<String>> {
-    let selected = if architecture.is_native() { SELECTED } else { FOREIGN };
+/// that leaves out.
+pub(super) fn select(suite: &Path, asked: &[String]) -> Result<Vec<String>> {
     let filters: Vec<_> =
-        if asked.is_empty() { selected.iter().map(ToString::to_string).collect() } else { asked.to_vec() };
-    if architecture.is_native() {
-        let tests = names(suite)?;
-        if let Some(stale) = filters.iter().find(|filter| !tests.iter().any(|test| test.contains(*filter))) {
-            bail!("the suite has no test with {stale} in its name");
-        }
-        if asked.is_empty() {
-            phase::note(&left_out(&tests, &filters));
-        }
+        if asked.is_empty() { SELECTED.iter().map(ToString::to_string).collect() } else { asked.to_vec() };
+    let tests = names(suite)?;
+    if let Some(stale) = filters.iter().find(|filter| !tests.iter().any(|test| test.contains(*filter))) {
+        bail!("the suite has no test with {stale} in its name");
+    }
+    if asked.is_empty() {
+        phase::note(&left_out(&tests, &filters));
     }
     Ok(filters)
 }
