@@ -27,6 +27,7 @@ mod ipv6;
 mod leases;
 mod long_rides;
 mod mixed;
+mod monitor;
 mod moving;
 mod narrow_path;
 mod obstacles;

@@ -21,6 +21,7 @@ use crate::config::{DataplaneMode, XdpMode};
 use crate::counters::ShowCounters;
 use crate::docker_opts::DockerOpts;
 use crate::flows::ShowFlows;
+use crate::monitor::Monitor;
 use crate::paths::Paths;
 use crate::prepare_node::PrepareNode;
 use crate::status::{ShowPeers, ShowStatus};
@@ -83,6 +84,11 @@ pub enum Command {
     Flows(ShowFlows),
     /// Shows how many packets the BPF programs have seen on this node, and what became of them.
     Counters(ShowCounters),
+    /// Shows what happens on this node, as it happens: drops, misses, flows, peers, repairs, problems.
+    ///
+    /// A line for each, until Ctrl-C; times are UTC. The running agent tells it. Of packets it tells at most 50 a second and CPU; further
+    /// ones are counted. Without an agent, flows and counted packets are shown.
+    Monitor(Monitor),
     /// Removes from this node what the agent has set up. The datastore is not changed.
     Cleanup(Cleanup),
     /// Does what takes more privileges than the agent has in its pod: mounts the BPF filesystem, and prepares the

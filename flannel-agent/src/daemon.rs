@@ -34,7 +34,7 @@ use crate::lease::local::LocalManager;
 use crate::lease::{LastKnown, PublicIps, SubnetManager};
 use crate::notify;
 use crate::report::REPORT;
-use crate::report::server::ReportServer;
+use crate::report::server::{ReportServer, Service};
 use crate::signals::Stop;
 use crate::sole::Sole;
 use crate::subnet_file::{self, SubnetFile};
@@ -98,7 +98,8 @@ async fn run_with_datastore(flags: &Flags, health: &Health) -> Result<()> {
 async fn run_with_config(store: &impl SubnetManager, flags: &Flags, health: &Health) -> Result<()> {
     REPORT.start(datastore(flags));
     // Before the first request to the datastore, which may not answer.
-    let _report = ReportServer::start(flags.paths.report());
+    let _report = ReportServer::start(flags.paths.report(), Service::Report);
+    let _feed = ReportServer::start(flags.paths.feed(), Service::Feed);
     let mut last_known = last_known(flags);
     let known_network = last_known.as_ref().map(|known| known.network.clone());
     let mut network = network::read(store, known_network).await;

@@ -45,7 +45,8 @@ pub struct ShowFlows {
     pub paths: Paths,
 }
 
-fn network(text: &str) -> Result<IpNet, String> {
+/// Parses an address or a network.
+pub(crate) fn network(text: &str) -> Result<IpNet, String> {
     let address = || text.parse::<IpAddr>().map(IpNet::from);
     text.parse().or_else(|_| address()).map_err(|_| "neither an address nor a network".to_owned())
 }
@@ -122,14 +123,19 @@ struct Direction {
 impl Row {
     fn of(flow: ListedFlow) -> Self {
         let ListedFlow { protocol, pod, remote, behind, seen_as, peer, on_link, port, sent, received } = flow;
-        let protocol = match i32::from(protocol) {
-            libc::IPPROTO_TCP => "tcp".to_owned(),
-            libc::IPPROTO_UDP => "udp".to_owned(),
-            number => number.to_string(),
-        };
+        let protocol = protocol_name(protocol);
         let way = if on_link { "on-link" } else { "vxlan" };
         let (sent, received) = (Direction::of(sent), Direction::of(received));
         Self { protocol, pod, remote, behind, seen_as, peer, way, port, sent, received }
+    }
+}
+
+/// Returns `tcp` or `udp`, or the number of another protocol.
+pub(crate) fn protocol_name(protocol: u8) -> String {
+    match i32::from(protocol) {
+        libc::IPPROTO_TCP => "tcp".to_owned(),
+        libc::IPPROTO_UDP => "udp".to_owned(),
+        number => number.to_string(),
     }
 }
 

@@ -22,6 +22,7 @@ pub mod lease;
 pub mod mac;
 mod memory;
 pub mod metrics;
+pub mod monitor;
 pub mod netfilter;
 pub mod netlink;
 pub mod notify;

@@ -9,7 +9,9 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use flannel_agent::cli::{Command, Flags};
 use flannel_agent::status::model::State;
-use flannel_agent::{cleanup, cni, counters, daemon, docker_opts, flows, prepare_node, status, trace};
+use flannel_agent::{
+    cleanup, cni, counters, daemon, docker_opts, flows, monitor, prepare_node, status, trace,
+};
 use nix::sys::prctl::set_dumpable;
 use tracing::{error, warn};
 use tracing_subscriber::fmt::layer;
@@ -47,6 +49,7 @@ fn run(flags: Flags) -> ExitCode {
         }
         Some(Command::DockerOpts(options)) => exit_code(block_on(docker_opts::run(options)), print),
         Some(Command::Flows(options)) => exit_code(flows::run(options), print),
+        Some(Command::Monitor(options)) => exit_code(monitor::run(options), print),
         Some(Command::Counters(options)) => exit_code(counters::run(options), print),
         Some(Command::Status(options)) => match block_on(status::run(options)) {
             Ok(state) => ExitCode::from(state.exit_status()),

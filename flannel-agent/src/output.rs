@@ -1,10 +1,17 @@
 //! What a subcommand prints.
 
+use std::env;
 use std::fmt;
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
 
 use anyhow::Result;
 use serde::Serialize;
+
+/// Returns whether the output may have colours: on a terminal, unless `NO_COLOR` is set.
+pub(crate) fn colours() -> bool {
+    let no_colour = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !no_colour && io::stdout().is_terminal()
+}
 
 /// Prints a value as text, or as JSON.
 ///
@@ -33,4 +40,15 @@ pub(crate) fn print(text: &dyn fmt::Display) -> Result<bool> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Returns the first line of a text, without what a terminal would take for commands: it may come from the datastore.
+pub(crate) fn clean(text: &str) -> String {
+    let mut lines = text.lines();
+    let first: String = lines.next().unwrap_or_default().chars().map(visible).collect();
+    if lines.next().is_some() { format!("{first} ...") } else { first }
+}
+
+fn visible(letter: char) -> char {
+    if letter.is_control() { '?' } else { letter }
 }

@@ -34,4 +34,10 @@ impl Paths {
     pub fn report(&self) -> PathBuf {
         self.subnet_file.with_extension("sock")
     }
+
+    /// Returns the Unix socket on which the daemon says what happens.
+    #[must_use]
+    pub fn feed(&self) -> PathBuf {
+        self.subnet_file.with_extension("feed.sock")
+    }
 }

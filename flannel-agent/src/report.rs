@@ -3,6 +3,7 @@
 //! It is global, as the metrics are, and is filled where things happen. What the metrics have is taken from there.
 
 mod document;
+pub mod feed;
 pub mod server;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 pub use self::document::{
     AgentReport, Carrying, Datastore, Lasting, Lease, Repair, Rules, SCHEMA, SlowPort, spoken,
 };
+use self::feed::{FEED, What};
 use crate::metrics::{FailureKind, METRICS, Repaired};
 
 /// The longest text in the document in bytes. Some errors have the verifier's log.
@@ -110,7 +112,9 @@ impl Reporter {
 
     /// Sets whether the node holds a lease.
     pub fn set_holds_lease(&self, holds: bool) {
-        self.state().holds_lease = holds;
+        if std::mem::replace(&mut self.state().holds_lease, holds) != holds {
+            FEED.tell(|| [What::Lease { held: holds }]);
+        }
     }
 
     /// The datastore answers: the leases are watched.
@@ -118,6 +122,7 @@ impl Reporter {
         let mut state = self.state();
         if METRICS.datastore_up.set(1) == 0 || state.datastore_since.is_none() {
             state.datastore_since = Some(Instant::now());
+            FEED.tell(|| [What::Datastore { connected: true, why: None }]);
         }
         state.outage = None;
     }
@@ -125,10 +130,12 @@ impl Reporter {
     /// The datastore cannot be reached.
     pub fn datastore_is_away(&self, why: &anyhow::Error) {
         let mut state = self.state();
+        let why = shortened(format!("{why:#}"));
         if METRICS.datastore_up.set(0) == 1 {
             state.datastore_since = Some(Instant::now());
+            FEED.tell(|| [What::Datastore { connected: false, why: Some(why.clone()) }]);
         }
-        state.outage = Some(shortened(format!("{why:#}")));
+        state.outage = Some(why);
     }
 
     /// The datastore has sent leases.
@@ -152,6 +159,7 @@ impl Reporter {
     /// Something is well again.
     pub fn is_over(&self, text: impl Into<String>) {
         let (text, last) = (shortened(text.into()), Instant::now());
+        FEED.tell(|| [What::Repair { text: text.clone() }]);
         let repairs = &mut self.state().repairs;
         let known = repairs.iter().position(|known| known.text == text);
         let times = known.and_then(|known| repairs.remove(known)).map_or(0, |known| known.times) + 1;
@@ -225,7 +233,11 @@ impl ReportedProblem {
     /// Sets what has failed this time.
     pub fn say(&self, texts: Vec<String>) {
         if let Some(problem) = REPORT.state().problems.get_mut(&self.0) {
-            problem.texts = texts.into_iter().map(shortened).collect();
+            let texts: Vec<_> = texts.into_iter().map(shortened).collect();
+            if texts != problem.texts {
+                FEED.tell(|| [What::Problem { work: problem.kind.name().to_owned(), texts: texts.clone() }]);
+            }
+            problem.texts = texts;
         }
     }
 }

@@ -13,12 +13,9 @@ mod traffic;
 #[cfg(test)]
 mod tests;
 
-use std::env;
-use std::io::{self, IsTerminal as _};
-
 use anyhow::{Result, ensure};
 
-use crate::output::{print, print_json, show};
+use crate::output::{colours, print, print_json, show};
 use crate::paths::Paths;
 use collect::collect;
 use model::{SCHEMA, State, Status};
@@ -60,8 +57,7 @@ pub async fn run(options: &ShowStatus) -> Result<State> {
     if options.json {
         print_json(&status)?;
     } else {
-        let no_colour = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        print(&Text { status: &status, colour: !no_colour && io::stdout().is_terminal() })?;
+        print(&Text { status: &status, colour: colours() })?;
     }
     Ok(status.state)
 }

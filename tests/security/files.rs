@@ -60,7 +60,7 @@ fn files_and_pins_are_for_the_agents_user_alone() -> TestResult {
     let mut agent = agent.start()?;
     agent.wait_ready()?;
     ensure_private(node.bpffs()?)?;
-    let written = ["subnet.last-known.json", "subnet.sock"];
+    let written = ["subnet.last-known.json", "subnet.sock", "subnet.feed.sock"];
     let files = patiently("the agent has written its files", WRITING, || {
         let files = modes(node.dir())?;
         ensure!(written.iter().all(|name| files.contains_key(*name)), "{files:?}");
@@ -71,7 +71,15 @@ fn files_and_pins_are_for_the_agents_user_alone() -> TestResult {
     }
     // flannel's mode: CNI plugins and Docker read it.
     assert_eq!(files["subnet.env"], 0o644);
-    let known = ["subnet.env", "subnet.last-known.json", "subnet.sock", "agent.log", "notify", "bpf"];
+    let known = [
+        "subnet.env",
+        "subnet.last-known.json",
+        "subnet.sock",
+        "subnet.feed.sock",
+        "agent.log",
+        "notify",
+        "bpf",
+    ];
     let others = files.keys().filter(|name| !known.contains(&name.split('/').next().unwrap_or_default()));
     assert_eq!(others.collect::<Vec<_>>(), [""; 0], "files that nobody expects");
     // An earlier version made the folders readable.

@@ -19,6 +19,7 @@ use crate::metrics::{FailureKind, METRICS};
 use crate::notify;
 use crate::peer::Peer;
 use crate::problem::{Pace, Problem};
+use crate::report::feed::{FEED, changes};
 use crate::report::{Carrying, REPORT};
 use crate::subnet_file::{self, SubnetFile};
 use crate::uplink::watch::UplinkWatch;
@@ -174,6 +175,7 @@ impl<'a, B: Backend> Node<'a, B> {
         let errors = self.started.backend.apply(&peers).await;
         let v4 = peers.iter().filter(|peer| peer.subnet.addr().is_ipv4()).count();
         METRICS.set_peers(v4, peers.len() - v4);
+        FEED.tell(|| changes(self.carried.peers.as_deref().unwrap_or_default(), &peers));
         self.carried.peers = Some(peers);
         let before = self.carried.nodes.replace(nodes).unwrap_or_default();
         if nodes.abs_diff(before) >= MANY {

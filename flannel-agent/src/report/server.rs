@@ -1,5 +1,5 @@
-//! Hands the report out on a Unix socket that this user and root alone may open: whoever connects gets the document, and the
-//! connection is closed.
+//! Two Unix sockets that this user and root alone may open. On one, whoever connects gets the report, and the connection is closed. On
+//! the other, a listener gets a line of JSON for whatever happens, until it goes away.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -12,13 +12,15 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::task::spawn_blocking;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::REPORT;
+use super::feed::{FEED, Happening, What};
 use crate::atomic_file::folder;
 use crate::task::Task;
 
@@ -28,8 +30,19 @@ const PRIVATE: u32 = 0o600;
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Period of looking whether the socket is still there.
 const LOOK: Duration = Duration::from_secs(2);
+/// So many may listen to the feed at the same time.
+const LISTENERS: usize = 16;
 /// So many connections may wait.
 const WAITING: i32 = 16;
+
+/// What whoever connects gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// The report.
+    Report,
+    /// What happens from now on.
+    Feed,
+}
 
 /// Answers until it is dropped, which removes the socket. Nothing waits for it, and it needs nothing but the file system.
 #[derive(Debug)]
@@ -49,9 +62,9 @@ impl ReportServer {
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn start(path: PathBuf) -> Self {
+    pub fn start(path: PathBuf, service: Service) -> Self {
         let bound = Bound::default();
-        let task = Task::spawn(serve(path.clone(), Arc::clone(&bound)));
+        let task = Task::spawn(serve(path.clone(), service, Arc::clone(&bound)));
         Self { path, bound, _task: task }
     }
 }
@@ -67,29 +80,37 @@ impl Drop for ReportServer {
     }
 }
 
-async fn serve(path: PathBuf, bound: Bound) {
+async fn serve(path: PathBuf, service: Service, bound: Bound) {
     loop {
         match aside(path.clone(), take).await {
             Ok(Some((listener, identity))) => {
                 *bound.lock().unwrap_or_else(PoisonError::into_inner) = Some(identity);
                 if let Ok(listener) = UnixListener::from_std(listener) {
                     tokio::select! {
-                        () = answer(&listener) => {}
+                        () = answer(&listener, service) => {}
                         () = replaced(&path, identity) => {}
                     }
                 }
             }
             Ok(None) => debug!("another agent answers at {}", path.display()),
-            Err(error) => debug!("`flannel-agent status` is not answered at {}: {error}", path.display()),
+            Err(error) => debug!("nobody is answered at {}: {error}", path.display()),
         }
         sleep(LOOK).await;
     }
 }
 
-/// Answers each connection, one after the other.
-async fn answer(listener: &UnixListener) {
+/// Answers each connection: with the report one after the other, with the feed many at the same time.
+async fn answer(listener: &UnixListener, service: Service) {
+    let mut listeners = JoinSet::new();
     loop {
         match listener.accept().await {
+            Ok((stream, _)) if service == Service::Feed => {
+                while listeners.try_join_next().is_some() {}
+                // One too many is turned away: the connection is closed.
+                if listeners.len() < LISTENERS {
+                    listeners.spawn(tell(stream));
+                }
+            }
             Ok((stream, _)) => {
                 if !matches!(timeout(PATIENCE, write(stream)).await, Ok(Ok(()))) {
                     debug!("a reader of the report did not read it");
@@ -107,6 +128,28 @@ async fn answer(listener: &UnixListener) {
 async fn write(mut stream: UnixStream) -> io::Result<()> {
     stream.write_all(&serde_json::to_vec(&REPORT.read())?).await?;
     stream.shutdown().await
+}
+
+/// Tells what happens, a line for each, until the listener goes away. What a listener does not read is left out and counted.
+async fn tell(stream: UnixStream) {
+    let (mut reader, mut writer) = stream.into_split();
+    let mut feed = FEED.listen();
+    loop {
+        let happening = tokio::select! {
+            happening = feed.recv() => match happening {
+                Ok(happening) => happening,
+                Err(RecvError::Lagged(count)) => Happening::now(What::LeftOut { count }),
+                Err(RecvError::Closed) => return,
+            },
+            // Listeners say nothing: it has gone, or is none.
+            _ = reader.read_u8() => return,
+        };
+        let Ok(mut line) = serde_json::to_vec(&happening) else { continue };
+        line.push(b'\n');
+        if writer.write_all(&line).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Waits until something else is at the path, or nothing.
@@ -202,7 +245,7 @@ mod tests {
     async fn who_connects_gets_the_report_and_the_socket_is_private_and_goes_with_the_agent() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run/subnet.sock");
-        let first = ReportServer::start(path.clone());
+        let first = ReportServer::start(path.clone(), Service::Report);
         assert_eq!(read(&path).await.schema, super::super::SCHEMA);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, PRIVATE);
         // Somebody who never reads delays nobody.
@@ -211,7 +254,7 @@ mod tests {
         drop(idle);
         // Another agent leaves it alone, and has the path when the first has ended.
         let before = identity(&path);
-        let second = ReportServer::start(path.clone());
+        let second = ReportServer::start(path.clone(), Service::Report);
         read(&path).await;
         assert_eq!(identity(&path), before);
         drop(first);
@@ -230,7 +273,10 @@ mod tests {
         drop(StdListener::bind(&left).unwrap());
         assert!(left.exists());
         fs::write(&file, "text").unwrap();
-        let (_left, _file) = (ReportServer::start(left.clone()), ReportServer::start(file.clone()));
+        let (_left, _file) = (
+            ReportServer::start(left.clone(), Service::Report),
+            ReportServer::start(file.clone(), Service::Report),
+        );
         read(&left).await;
         assert_eq!(fs::read_to_string(&file).unwrap(), "text");
     }

@@ -4,6 +4,7 @@ use std::fmt::{self, Display};
 
 use super::agent::Agent;
 use super::model::{Device, NetworkStatus, ProgramStatus, Role, State, Status, Traffic, Way};
+use crate::output::clean;
 use crate::report::{AgentReport, Lease, Repair, spoken};
 
 /// So many peers, interfaces or ports are shown.
@@ -54,17 +55,6 @@ const fn said(state: State) -> &'static str {
 
 fn line(f: &mut fmt::Formatter<'_>, label: &str, text: impl Display) -> fmt::Result {
     writeln!(f, "{label:<12} {text}")
-}
-
-/// Returns the first line of a text, without what a terminal would take for commands: it may come from the datastore.
-fn clean(text: &str) -> String {
-    let mut lines = text.lines();
-    let first: String = lines.next().unwrap_or_default().chars().map(visible).collect();
-    if lines.next().is_some() { format!("{first} ...") } else { first }
-}
-
-fn visible(letter: char) -> char {
-    if letter.is_control() { '?' } else { letter }
 }
 
 /// Returns the first of these, and how many more there are.

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use crate::config::NetworkConfig;
 use crate::dataplane::entry::Miss;
 use crate::metrics::METRICS;
+use crate::report::feed::{FEED, What};
 use misses::Misses;
 pub(super) use misses::Question;
 use refused::RefusedSenders;
@@ -35,7 +36,11 @@ impl Questions {
 
     /// Adds a question of the kernel at the device with this index. Returns whether it is to be answered.
     pub(super) fn add_miss(&mut self, device: u32, miss: Miss) -> bool {
-        self.misses.add(device, miss, Instant::now())
+        let is_new = self.misses.add(device, miss, Instant::now());
+        if is_new {
+            FEED.tell(|| [asked(Question::Kernel(device, miss))]);
+        }
+        is_new
     }
 
     /// Adds an event of the programs: a question, or a refused sender. Returns whether there is something to answer.
@@ -43,6 +48,7 @@ impl Questions {
         let Event { outcome, pod, node } = *event;
         let (now, pod) = (Instant::now(), IpAddr::from(pod).to_canonical());
         METRICS.count_event(outcome);
+        FEED.tell(|| [told(event)]);
         let asks = matches!(outcome, Outcome::Unleased | Outcome::UnknownSender);
         if asks && self.networks.iter().any(|network| network.contains(&pod)) {
             return self.misses.add_pod(pod, now);
@@ -50,4 +56,19 @@ impl Questions {
         self.refused.log(IpAddr::from(node).to_canonical(), pod, outcome, now);
         false
     }
+}
+
+/// Returns what a listener is told of an event.
+fn told(&Event { outcome, pod, node }: &Event) -> What {
+    let canonical = |address: [u8; 16]| IpAddr::from(address).to_canonical();
+    let node = Some(canonical(node)).filter(|node| !node.is_unspecified());
+    if outcome.is_drop() {
+        What::Drop { outcome: outcome.name().to_owned(), source: canonical(pod), node }
+    } else {
+        asked(Question::Pod(canonical(pod)))
+    }
+}
+
+fn asked(question: Question) -> What {
+    What::Miss { wanted: question.kind().to_owned(), of: question.to_string() }
 }
