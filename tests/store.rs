@@ -2,6 +2,7 @@
 //! root.
 
 mod bad_entries;
+mod clock;
 mod config;
 mod docker_opts;
 pub(crate) mod etcd;

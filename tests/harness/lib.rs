@@ -43,6 +43,7 @@
 pub mod agent;
 pub mod backlog;
 pub mod capture;
+pub mod clock;
 pub mod cluster;
 pub mod docker;
 pub mod etcd;

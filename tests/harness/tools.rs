@@ -99,6 +99,13 @@ const FOREIGN_HEADERS: (&str, &str) = if cfg!(target_arch = "x86_64") {
     ("/usr/x86_64-linux-gnu/include/stdint.h", "libc6-dev-amd64-cross")
 };
 
+/// The library that gives agents another clock.
+const FAKETIME: &str = if cfg!(target_arch = "x86_64") {
+    "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+} else {
+    "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"
+};
+
 /// Every tool that can be installed by itself. `xtask/src/setup` adds what takes more than that: a Rust toolchain for
 /// the BPF target, and bpf-linker.
 pub const TOOLS: &[Tool] = &[
@@ -133,6 +140,7 @@ pub const TOOLS: &[Tool] = &[
     package("wg", "wireguard-tools", "makes the nodes' uplinks of WireGuard", &[Vm]),
     package("prometheus", "prometheus", "reads the agents' metrics, as in operation", &[Suite]),
     package("promtool", "prometheus", "checks metrics and rules of alerts", &[Suite]),
+    package(FAKETIME, "libfaketime", "sets the clock of agents", &[Suite]),
     package("setpriv", "util-linux", "starts agents without privileges", &[Suite]),
     package(
         "dockerd",

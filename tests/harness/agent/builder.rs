@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 
 use super::refusal::{self, Refusal};
 use super::{Agent, agent_binary};
+use crate::clock::Clock;
 use crate::cluster::Node;
 use crate::etcd::Etcd;
 use crate::netns::NetNs;
@@ -98,6 +99,11 @@ impl AgentBuilder {
     pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.start.env.push((key.into(), value.into()));
         self
+    }
+
+    /// Makes it use this clock.
+    pub fn clock(self, clock: &Clock) -> Self {
+        clock.environment().into_iter().fold(self, |builder, (key, value)| builder.env(key, value))
     }
 
     /// Leaves out the flag `--bpffs`.

@@ -1,14 +1,16 @@
 //! Reads and writes the files of the folder, one operation for each function.
 
-use std::fs::{self, File, FileTimes, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, File, FileTimes, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::time::Instant;
 
+use super::lifetime::Ends;
 use crate::atomic_file;
 use crate::lease::backoff::Backoff;
 use crate::lease::config_file::ConfigFile;
@@ -31,11 +33,12 @@ const LOCK_MODE: u32 = 0o600;
 pub(super) struct LeaseFolder {
     pub dir: PathBuf,
     pub config: ConfigFile,
+    ends: Mutex<Ends>,
 }
 
 impl LeaseFolder {
     pub(super) fn new(dir: PathBuf) -> Self {
-        Self { config: ConfigFile::new(dir.join("config")), dir }
+        Self { config: ConfigFile::new(dir.join("config")), dir, ends: Mutex::default() }
     }
 
     /// Reads `config`.
@@ -79,17 +82,42 @@ impl LeaseFolder {
             let file = file.with_context(|| format!("listing {}", subnets.display()))?;
             let name = file.file_name().to_string_lossy().into_owned();
             if is_visible(&name) {
-                entries.extend(entry(&file.path(), name));
+                entries.extend(self.read_entry(&file.path(), name));
             }
         }
         entries.sort_by(|one, other| one.lease.key.cmp(&other.lease.key));
+        let is_there = |name: &str| {
+            entries.binary_search_by(|entry: &StoredLease<()>| entry.lease.key.as_str().cmp(name)).is_ok()
+        };
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).retain(is_there);
         Ok(entries)
     }
 
     /// Reads one lease; `None` if there is no such file.
     pub(super) fn entry(&self, subnet: SubnetKey) -> Result<Option<StoredLease<()>>> {
         self.subnets()?;
-        Ok(entry(&self.path(subnet), subnet.to_string()))
+        Ok(self.read_entry(&self.path(subnet), subnet.to_string()))
+    }
+
+    /// Reads a file of `subnets/`; `None` if there is none. A file that cannot be read is a reservation without a value:
+    /// its name is taken.
+    fn read_entry(&self, path: &Path, key: String) -> Option<StoredLease<()>> {
+        let read = read(path).and_then(|(value, metadata)| Ok((value, self.lifetime(&key, &metadata)?)));
+        let (value, lifetime) = match read {
+            Ok(read) => read,
+            Err(error) if error.kind() == ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::debug!("reading {path:?}: {error}");
+                (Vec::new(), Lifetime::Reservation)
+            }
+        };
+        Some(StoredLease { lease: RawLease { key, value, node: None }, lifetime, version: () })
+    }
+
+    fn lifetime(&self, name: &str, metadata: &Metadata) -> io::Result<Lifetime> {
+        let (permissions, modified) = (metadata.permissions().mode(), metadata.modified()?);
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(ends.lifetime(name, permissions, modified, SystemTime::now(), Instant::now()))
     }
 
     /// Locks out other agents that would change something, until the result is dropped.
@@ -164,28 +192,13 @@ fn is_visible(name: &str) -> bool {
     !name.starts_with('.')
 }
 
-/// Reads a file of `subnets/`; `None` if there is none. A file that cannot be read is a reservation without a value:
-/// its name is taken.
-fn entry(path: &Path, key: String) -> Option<StoredLease<()>> {
-    let (value, lifetime) = match read(path) {
-        Ok(read) => read,
-        Err(error) if error.kind() == ErrorKind::NotFound => return None,
-        Err(error) => {
-            tracing::debug!("reading {path:?}: {error}");
-            (Vec::new(), Lifetime::Reservation)
-        }
-    };
-    Some(StoredLease { lease: RawLease { key, value, node: None }, lifetime, version: () })
-}
-
-fn read(path: &Path) -> io::Result<(Vec<u8>, Lifetime)> {
+fn read(path: &Path) -> io::Result<(Vec<u8>, Metadata)> {
     // Does not wait for the writer of a FIFO.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
     let mut value = Vec::new();
     file.take(VALUE_MAX).read_to_end(&mut value)?;
-    let lifetime = Lifetime::of_file(metadata.permissions().mode(), metadata.modified()?, SystemTime::now());
-    Ok((value, lifetime))
+    Ok((value, metadata))
 }
 
 #[cfg(test)]

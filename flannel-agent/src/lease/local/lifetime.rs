@@ -1,6 +1,9 @@
 //! Reads from the permissions and the time of a file whether it is a lease, a reservation or an ended lease. Pure.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
+
+use tokio::time::Instant;
 
 use crate::lease::entry::TTL;
 use crate::lease::policy::Lifetime;
@@ -8,18 +11,43 @@ use crate::lease::policy::Lifetime;
 /// Any of these permissions makes a file a reservation.
 const WRITABLE: u32 = 0o222;
 
-impl Lifetime {
-    /// Returns the lifetime of a file with these permissions that was last modified then.
-    pub(super) fn of_file(permissions: u32, modified: SystemTime, now: SystemTime) -> Self {
+/// When the leases end that have been seen, by name. The clock is asked when a file's time is seen first. From then on the time
+/// that passes counts, so that no lease ends because somebody sets the clock.
+#[derive(Debug, Default)]
+pub(super) struct Ends(BTreeMap<String, (SystemTime, Instant)>);
+
+impl Ends {
+    /// Returns the lifetime of the file with this name and these permissions that was last modified then. `clock` and `now` are the
+    /// same moment.
+    pub(super) fn lifetime(
+        &mut self,
+        name: &str,
+        permissions: u32,
+        modified: SystemTime,
+        clock: SystemTime,
+        now: Instant,
+    ) -> Lifetime {
         if permissions & WRITABLE != 0 {
-            Self::Reservation
-        } else if modified.checked_add(TTL).is_some_and(|ends| ends <= now) {
-            Self::Ended
-        } else {
-            Self::Lease
+            return Lifetime::Reservation;
         }
+        let known = self.0.get(name).filter(|(time, _)| *time == modified).map(|(_, end)| *end);
+        let end = known.unwrap_or_else(|| {
+            // A time in the future is of a clock that differs.
+            let age = clock.duration_since(modified).unwrap_or_default();
+            let end = now + TTL.saturating_sub(age);
+            self.0.insert(name.to_owned(), (modified, end));
+            end
+        });
+        if end <= now { Lifetime::Ended } else { Lifetime::Lease }
     }
 
+    /// Forgets files that are not there any more.
+    pub(super) fn retain(&mut self, is_there: impl Fn(&str) -> bool) {
+        self.0.retain(|name, _| is_there(name));
+    }
+}
+
+impl Lifetime {
     /// Returns the permissions of files that are written with this lifetime.
     pub(super) fn permissions(self) -> u32 {
         match self {
@@ -51,7 +79,7 @@ mod tests {
             (0o464, 25, Lifetime::Reservation),
             (0o446, 25, Lifetime::Reservation),
         ] {
-            let lifetime = Lifetime::of_file(permissions, now - age * HOUR, now);
+            let lifetime = Ends::default().lifetime("a", permissions, now - age * HOUR, now, Instant::now());
             assert_eq!(lifetime, expected, "{permissions:o}, {age} h old");
         }
     }
@@ -60,7 +88,26 @@ mod tests {
     fn a_file_that_is_written_again_keeps_its_lifetime() {
         let now = SystemTime::now();
         for lifetime in [Lifetime::Lease, Lifetime::Reservation] {
-            assert_eq!(Lifetime::of_file(lifetime.permissions(), now, now), lifetime);
+            let read = Ends::default().lifetime("a", lifetime.permissions(), now, now, Instant::now());
+            assert_eq!(read, lifetime);
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_ends_no_lease_and_prolongs_none() {
+        let (clock, now, mut ends) = (SystemTime::now(), Instant::now(), Ends::default());
+        let written = clock - HOUR;
+        let mut at = |modified, clock, hours| {
+            ends.lifetime("a", 0o444, modified, clock, now + hours * HOUR) == Lifetime::Lease
+        };
+        assert!(at(written, clock, 0));
+        assert!(at(written, clock + 72 * HOUR, 1), "three days forward");
+        assert!(at(written, clock - 72 * HOUR, 22), "three days back");
+        assert!(!at(written, clock - 72 * HOUR, 23), "24 h have passed");
+        assert!(at(clock - 72 * HOUR, clock - 72 * HOUR, 23), "renewed, by the clock as it is by then");
+        assert!(!at(written, clock + 72 * HOUR, 24), "a copy of the lease as it was");
+        assert!(at(clock + 72 * HOUR, clock, 24), "written by a clock that goes before");
+        ends.retain(|name| name != "a");
+        assert!(ends.0.is_empty());
     }
 }
