@@ -25,6 +25,7 @@ mod headroom;
 mod healing;
 mod ipv6;
 mod leases;
+mod listed;
 mod long_rides;
 mod mixed;
 mod moving;

@@ -131,13 +131,14 @@ fn install(bed: &Bed, package: &Path) -> Result<()> {
     let installed = bed.machine.exec("dpkg-query --show --showformat=${Version} flannel-agent")?;
     assert_eq!(version.trim(), format!("flannel-agent {installed}"));
     let files = bed.machine.exec("dpkg --listfiles flannel-agent")?;
-    const SUBCOMMANDS: [&str; 9] = [
+    const SUBCOMMANDS: [&str; 10] = [
         "-cleanup",
         "-cni",
         "-counters",
         "-docker-opts",
         "-flows",
         "-install-cni",
+        "-leases",
         "-peers",
         "-status",
         "-trace",

@@ -56,6 +56,7 @@ fn run(flags: Flags) -> ExitCode {
             }
         },
         Some(Command::Peers(options)) => exit_code(block_on(status::run_peers(options)), print),
+        Some(Command::Leases(options)) => exit_code(block_on(status::run_leases(options)), print),
         Some(Command::Cleanup(options)) => exit_code(block_on(cleanup::run(options)), print),
         Some(Command::Trace(options)) => exit_code(block_on(trace::run(options)), print),
         None => {

@@ -1,9 +1,10 @@
-//! `flannel-agent status` and `flannel-agent peers`: whether the node works, how, and if not why. Reads what is on the node, and
+//! `flannel-agent status`, `peers` and `leases`: whether the node works, how, and if not why. Reads what is on the node, and
 //! asks the running agent for what it alone knows. Changes nothing.
 
 pub mod agent;
 mod collect;
 mod judge;
+mod leases;
 pub mod model;
 mod peers;
 mod sources;
@@ -15,14 +16,18 @@ mod tests;
 
 use std::env;
 use std::io::{self, IsTerminal as _};
+use std::time::SystemTime;
 
 use anyhow::{Result, ensure};
 
+use crate::dataplane::kernel::Kernel;
 use crate::output::{print, print_json, show};
 use crate::paths::Paths;
 use collect::collect;
+use leases::LeaseList;
 use model::{SCHEMA, State, Status};
 use peers::PeerList;
+use sources::{Sources, find};
 use text::Text;
 
 /// Shows whether this node works, how, and if not why. The agent need not run: then what is on the node is shown, and that it
@@ -43,6 +48,21 @@ pub struct ShowStatus {
 /// vxlan (BPF), floor (the kernel's vxlan device), on-link (a route without a tunnel), udp, other, or missing (no route).
 #[derive(Clone, Debug, clap::Args)]
 pub struct ShowPeers {
+    /// Print the list as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Where this node's things are.
+    #[command(flatten)]
+    pub paths: Paths,
+}
+
+/// Lists the leases that this node knows, as the datastore has them: subnet, public address, backend with its data, and when each ends
+/// unless it is renewed.
+///
+/// `own` is this node's. `held` is no longer in the datastore: it vanished together with others, and its node stays reachable for
+/// a while (--lease-hold). How packets get to the nodes is shown by `flannel-agent peers`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ShowLeases {
     /// Print the list as JSON.
     #[arg(long)]
     pub json: bool,
@@ -73,8 +93,22 @@ pub async fn run(options: &ShowStatus) -> Result<State> {
 pub async fn run_peers(options: &ShowPeers) -> Result<()> {
     let Status { networks, .. } = collect(&options.paths).await?;
     let unread: Vec<_> = networks.iter().flat_map(|network| network.unread.clone()).collect();
-    let list = PeerList::of(SCHEMA, networks);
-    show(&list, options.json)?;
+    show(&PeerList::of(SCHEMA, networks), options.json)?;
+    ensure_read(&unread)
+}
+
+fn ensure_read<'a>(unread: impl IntoIterator<Item = &'a String>) -> Result<()> {
+    let unread: Vec<_> = unread.into_iter().map(String::as_str).collect();
     ensure!(unread.is_empty(), "not everything can be read: {}", unread.join("; "));
     Ok(())
+}
+
+/// Prints the leases.
+///
+/// # Errors
+/// As of [`run_peers`].
+pub async fn run_leases(options: &ShowLeases) -> Result<()> {
+    let networks = find(&options.paths, &Kernel::new()?).await;
+    show(&LeaseList::of(SCHEMA, &networks, SystemTime::now()), options.json)?;
+    ensure_read(networks.iter().flat_map(|Sources { unread, .. }| unread))
 }

@@ -57,7 +57,7 @@ fn line(f: &mut fmt::Formatter<'_>, label: &str, text: impl Display) -> fmt::Res
 }
 
 /// Returns the first line of a text, without what a terminal would take for commands: it may come from the datastore.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     let mut lines = text.lines();
     let first: String = lines.next().unwrap_or_default().chars().map(visible).collect();
     if lines.next().is_some() { format!("{first} ...") } else { first }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::atomic_file;
 use crate::lease::backoff::Backoff;
 use crate::lease::config_file::ConfigFile;
-use crate::lease::entry::RawLease;
+use crate::lease::entry::{LeaseEnd, RawLease};
 use crate::lease::key::SubnetKey;
 use crate::lease::manager::EXAMPLE_CONFIG;
 use crate::lease::policy::{Lifetime, StoredLease};
@@ -167,25 +167,26 @@ fn is_visible(name: &str) -> bool {
 /// Reads a file of `subnets/`; `None` if there is none. A file that cannot be read is a reservation without a value:
 /// its name is taken.
 fn entry(path: &Path, key: String) -> Option<StoredLease<()>> {
-    let (value, lifetime) = match read(path) {
+    let (value, lifetime, end) = match read(path) {
         Ok(read) => read,
         Err(error) if error.kind() == ErrorKind::NotFound => return None,
         Err(error) => {
             tracing::debug!("reading {path:?}: {error}");
-            (Vec::new(), Lifetime::Reservation)
+            (Vec::new(), Lifetime::Reservation, LeaseEnd::Never)
         }
     };
-    Some(StoredLease { lease: RawLease { key, value, node: None }, lifetime, version: () })
+    Some(StoredLease { lease: RawLease { end, ..RawLease::new(key, value) }, lifetime, version: () })
 }
 
-fn read(path: &Path) -> io::Result<(Vec<u8>, Lifetime)> {
+fn read(path: &Path) -> io::Result<(Vec<u8>, Lifetime, LeaseEnd)> {
     // Does not wait for the writer of a FIFO.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
     let mut value = Vec::new();
     file.take(VALUE_MAX).read_to_end(&mut value)?;
-    let lifetime = Lifetime::of_file(metadata.permissions().mode(), metadata.modified()?, SystemTime::now());
-    Ok((value, lifetime))
+    let modified = metadata.modified()?;
+    let lifetime = Lifetime::of_file(metadata.permissions().mode(), modified, SystemTime::now());
+    Ok((value, lifetime, lifetime.end(modified)))
 }
 
 #[cfg(test)]
