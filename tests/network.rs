@@ -52,5 +52,6 @@ mod underlay;
 mod upgrade;
 mod uplink;
 mod uplink_kinds;
+mod watched;
 mod wire;
 mod xdp;

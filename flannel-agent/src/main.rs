@@ -46,8 +46,8 @@ fn run(flags: Flags) -> ExitCode {
             ExitCode::SUCCESS
         }
         Some(Command::DockerOpts(options)) => exit_code(block_on(docker_opts::run(options)), print),
-        Some(Command::Flows(options)) => exit_code(flows::run(options), print),
-        Some(Command::Counters(options)) => exit_code(counters::run(options), print),
+        Some(Command::Flows(options)) => exit_code(block_on(flows::run(options)), print),
+        Some(Command::Counters(options)) => exit_code(block_on(counters::run(options)), print),
         Some(Command::Status(options)) => match block_on(status::run(options)) {
             Ok(state) => ExitCode::from(state.exit_status()),
             Err(error) => {

@@ -21,13 +21,14 @@ use std::time::SystemTime;
 use anyhow::{Result, ensure};
 
 use crate::dataplane::kernel::Kernel;
-use crate::output::{print, print_json, show};
+use crate::output::{print, print_json};
 use crate::paths::Paths;
+use crate::watch::{Form, show_all};
 use collect::collect;
 use leases::LeaseList;
 use model::{SCHEMA, State, Status};
 use peers::PeerList;
-use sources::{Sources, find};
+use sources::find;
 use text::Text;
 
 /// Shows whether this node works, how, and if not why. The agent need not run: then what is on the node is shown, and that it
@@ -48,7 +49,10 @@ pub struct ShowStatus {
 /// vxlan (BPF), floor (the kernel's vxlan device), on-link (a route without a tunnel), udp, other, or missing (no route).
 #[derive(Clone, Debug, clap::Args)]
 pub struct ShowPeers {
-    /// Print the list as JSON.
+    /// Print the list each second, until Ctrl-C.
+    #[arg(long)]
+    pub watch: bool,
+    /// Print the list as JSON; with --watch a line each second.
     #[arg(long)]
     pub json: bool,
     /// Where this node's things are.
@@ -63,7 +67,10 @@ pub struct ShowPeers {
 /// a while (--lease-hold). How packets get to the nodes is shown by `flannel-agent peers`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ShowLeases {
-    /// Print the list as JSON.
+    /// Print the list each second, until Ctrl-C.
+    #[arg(long)]
+    pub watch: bool,
+    /// Print the list as JSON; with --watch a line each second.
     #[arg(long)]
     pub json: bool,
     /// Where this node's things are.
@@ -91,14 +98,17 @@ pub async fn run(options: &ShowStatus) -> Result<State> {
 /// # Errors
 /// As of [`run`], or not everything can be read. What can be is printed.
 pub async fn run_peers(options: &ShowPeers) -> Result<()> {
-    let Status { networks, .. } = collect(&options.paths).await?;
-    let unread: Vec<_> = networks.iter().flat_map(|network| network.unread.clone()).collect();
-    show(&PeerList::of(SCHEMA, networks), options.json)?;
+    let mut unread = Vec::new();
+    let peers = async || {
+        let Status { networks, .. } = collect(&options.paths).await?;
+        unread = networks.iter().flat_map(|network| network.unread.clone()).collect();
+        Ok(PeerList::of(SCHEMA, networks))
+    };
+    show_all(Form { watch: options.watch, json: options.json }, peers).await?;
     ensure_read(&unread)
 }
 
-fn ensure_read<'a>(unread: impl IntoIterator<Item = &'a String>) -> Result<()> {
-    let unread: Vec<_> = unread.into_iter().map(String::as_str).collect();
+fn ensure_read(unread: &[String]) -> Result<()> {
     ensure!(unread.is_empty(), "not everything can be read: {}", unread.join("; "));
     Ok(())
 }
@@ -108,7 +118,13 @@ fn ensure_read<'a>(unread: impl IntoIterator<Item = &'a String>) -> Result<()> {
 /// # Errors
 /// As of [`run_peers`].
 pub async fn run_leases(options: &ShowLeases) -> Result<()> {
-    let networks = find(&options.paths, &Kernel::new()?).await;
-    show(&LeaseList::of(SCHEMA, &networks, SystemTime::now()), options.json)?;
-    ensure_read(networks.iter().flat_map(|Sources { unread, .. }| unread))
+    let kernel = Kernel::new()?;
+    let mut unread = Vec::new();
+    let leases = async || {
+        let networks = find(&options.paths, &kernel).await;
+        unread = networks.iter().flat_map(|network| network.unread.clone()).collect();
+        Ok(LeaseList::of(SCHEMA, &networks, SystemTime::now()))
+    };
+    show_all(Form { watch: options.watch, json: options.json }, leases).await?;
+    ensure_read(&unread)
 }
