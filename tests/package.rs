@@ -131,13 +131,14 @@ fn install(bed: &Bed, package: &Path) -> Result<()> {
     let installed = bed.machine.exec("dpkg-query --show --showformat=${Version} flannel-agent")?;
     assert_eq!(version.trim(), format!("flannel-agent {installed}"));
     let files = bed.machine.exec("dpkg --listfiles flannel-agent")?;
-    const SUBCOMMANDS: [&str; 10] = [
+    const SUBCOMMANDS: [&str; 11] = [
         "-cleanup",
         "-cni",
         "-counters",
         "-docker-opts",
         "-flows",
         "-install-cni",
+        "-leases",
         "-monitor",
         "-peers",
         "-status",
@@ -147,6 +148,14 @@ fn install(bed: &Bed, package: &Path) -> Result<()> {
         let page = format!("flannel-agent{subcommand}");
         assert!(files.contains(&format!("/usr/share/man/man8/{page}.8.gz")), "{page}: {files}");
     }
+    for completions in [
+        "/usr/share/bash-completion/completions/flannel-agent",
+        "/usr/share/zsh/vendor-completions/_flannel-agent",
+        "/usr/share/fish/vendor_completions.d/flannel-agent.fish",
+    ] {
+        assert!(files.lines().any(|file| file == completions), "{completions}: {files}");
+    }
+    assert_eq!(complete(bed, "stat")?, "status");
     // They keep other programs from the agent's devices.
     for settings in [
         "/usr/lib/systemd/network/10-flannel.link",
@@ -156,6 +165,20 @@ fn install(bed: &Bed, package: &Path) -> Result<()> {
         assert!(files.lines().any(|file| file == settings), "{settings}: {files}");
     }
     Ok(())
+}
+
+/// Returns what bash makes of the beginning of a subcommand after the Tab key.
+fn complete(bed: &Bed, beginning: &str) -> Result<String> {
+    const SCRIPT: &str = r#"
+        source /usr/share/bash-completion/completions/flannel-agent
+        [[ $(complete -p flannel-agent) =~ \ -F\ ([^ ]+) ]] && function=${BASH_REMATCH[1]}
+        COMP_WORDS=(flannel-agent BEGINNING) COMP_CWORD=1 COMP_LINE="flannel-agent BEGINNING" COMP_POINT=${#COMP_LINE}
+        "$function" flannel-agent BEGINNING flannel-agent
+        echo "${COMPREPLY[@]}"
+    "#;
+    let script = bed.machine.path("/tmp/complete");
+    fs::write(&script, SCRIPT.replace("BEGINNING", beginning)).context("write the script")?;
+    Ok(bed.machine.exec("bash /tmp/complete")?.trim().to_owned())
 }
 
 /// Starts the unit, which has privileges for everything, and sends traffic.

@@ -24,7 +24,7 @@ use crate::flows::ShowFlows;
 use crate::monitor::Monitor;
 use crate::paths::Paths;
 use crate::prepare_node::PrepareNode;
-use crate::status::{ShowPeers, ShowStatus};
+use crate::status::{ShowLeases, ShowPeers, ShowStatus};
 use crate::trace::Trace;
 
 /// Node daemon of a flannel network: leases a pod subnet and carries packets between its pods and those of
@@ -80,6 +80,8 @@ pub enum Command {
     Status(ShowStatus),
     /// Lists the other nodes: subnet, public address, MAC, and the way of packets to them.
     Peers(ShowPeers),
+    /// Lists the leases that this node knows, as the datastore has them, and when each ends.
+    Leases(ShowLeases),
     /// Lists the flows of this node's pods that the BPF programs know, and how they take the shortcut past the host stack.
     Flows(ShowFlows),
     /// Shows how many packets the BPF programs have seen on this node, and what became of them.

@@ -2,23 +2,22 @@
 
 use std::cmp::Reverse;
 use std::fmt;
+use std::mem::replace;
 use std::path::Path;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use flannel_common::outcome::{MetricsKey, Traffic};
 use serde::Serialize;
+use tokio::time::sleep;
 
 use crate::dataplane::bpf::counters::{self, Counters};
 use crate::dataplane::bpf::pins::{self, Pins};
-use crate::output::{print, show};
 use crate::paths::Paths;
+use crate::watch::{Form, PERIOD, show_all};
 
 /// Version of the JSON. It rises when a field goes or gets another meaning.
 const SCHEMA: u32 = 1;
-/// Period of `--watch`.
-const PERIOD: Duration = Duration::from_secs(1);
 
 /// Shows how many packets the BPF programs have seen on this node, and what became of them, the most frequent first.
 #[derive(Clone, Debug, clap::Args)]
@@ -26,8 +25,8 @@ pub struct ShowCounters {
     /// Print what has come in each second, until Ctrl-C.
     #[arg(long)]
     pub watch: bool,
-    /// Print the counters as JSON.
-    #[arg(long, conflicts_with = "watch")]
+    /// Print the counters as JSON; with --watch a line each second.
+    #[arg(long)]
     pub json: bool,
     /// Where this node's things are.
     #[command(flatten)]
@@ -38,32 +37,37 @@ pub struct ShowCounters {
 ///
 /// # Errors
 /// No programs are pinned, or their counters cannot be read.
-pub fn run(options: &ShowCounters) -> Result<()> {
+pub async fn run(options: &ShowCounters) -> Result<()> {
     let bpffs = &options.paths.bpffs;
-    if options.watch {
-        return watch(bpffs);
-    }
-    let list = Listing { schema: SCHEMA, overlays: overlays(read(bpffs)?) };
-    show(&list, options.json)
+    let ShowCounters { watch, json, .. } = *options;
+    let mut before = None;
+    let listing = async || {
+        if watch { news(bpffs, &mut before).await } else { Ok(Listing::of(read(bpffs)?, None)) }
+    };
+    show_all(Form { watch, json }, listing).await
 }
 
-/// Prints what has come since the last time, again and again. Ends when the reader has gone away.
-fn watch(bpffs: &Path) -> Result<()> {
-    let (mut before, mut then) = (read(bpffs)?, Instant::now());
-    loop {
-        sleep(PERIOD);
-        let (all, now) = (read(bpffs)?, Instant::now());
-        let news = all.iter().map(|(vni, counters)| {
-            let before = before.iter().find(|(known, _)| known == vni).map(|(_, counters)| counters);
-            (*vni, before.map_or_else(|| counters.clone(), |before| since(before, counters)))
-        });
-        let seconds = now.duration_since(then).as_secs_f64();
-        let list = Listing { schema: SCHEMA, overlays: overlays(news.collect()) };
-        if !print(&format_args!("in {seconds:.1} s\n{list}\n"))? {
-            return Ok(());
+/// Counters by VNI, and when they were read.
+type Reading = (Vec<(u32, Counters)>, Instant);
+
+/// Returns what has come since the last time; the first time, in one period.
+async fn news(bpffs: &Path, before: &mut Option<Reading>) -> Result<Listing> {
+    let read = || Ok::<_, anyhow::Error>((read(bpffs)?, Instant::now()));
+    let last = match before {
+        Some(last) => last,
+        None => {
+            let first = before.insert(read()?);
+            sleep(PERIOD).await;
+            first
         }
-        (before, then) = (all, now);
-    }
+    };
+    let (before, then) = replace(last, read()?);
+    let (all, now) = last;
+    let news = all.iter().map(|(vni, counters)| {
+        let before = before.iter().find(|(known, _)| known == vni).map(|(_, counters)| counters);
+        (*vni, before.map_or_else(|| counters.clone(), |before| since(before, counters)))
+    });
+    Ok(Listing::of(news.collect(), Some(now.duration_since(then).as_secs_f64())))
 }
 
 /// Returns what has come since then. Maps that were made anew begin at 0.
@@ -100,6 +104,9 @@ fn overlays(all: Vec<(u32, Counters)>) -> Vec<Overlay> {
 #[derive(Debug, Serialize)]
 struct Listing {
     schema: u32,
+    /// In how many seconds these packets have come; `None` if all of them are counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seconds: Option<f64>,
     overlays: Vec<Overlay>,
 }
 
@@ -120,6 +127,12 @@ struct Row {
     help: &'static str,
 }
 
+impl Listing {
+    fn of(all: Vec<(u32, Counters)>, seconds: Option<f64>) -> Self {
+        Self { schema: SCHEMA, seconds, overlays: overlays(all) }
+    }
+}
+
 impl Row {
     fn of((MetricsKey { outcome, hook }, Traffic { packets, bytes }): (MetricsKey, Traffic)) -> Self {
         let verdict = outcome.verdict().name();
@@ -130,6 +143,9 @@ impl Row {
 
 impl fmt::Display for Listing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(seconds) = self.seconds {
+            writeln!(f, "in {seconds:.1} s")?;
+        }
         for Overlay { vni, counters } in &self.overlays {
             writeln!(f, "VNI {vni}")?;
             for Row { program, outcome, packets, bytes, help, .. } in counters {
@@ -163,8 +179,9 @@ mod tests {
 
     #[test]
     fn the_most_frequent_come_first() {
-        let all = overlays(vec![(7, counters(&[(Outcome::Encapsulated, 1), (Outcome::FlowNew, 30)]))]);
-        let text = Listing { schema: SCHEMA, overlays: all }.to_string();
+        let all = vec![(7, counters(&[(Outcome::Encapsulated, 1), (Outcome::FlowNew, 30)]))];
+        assert_eq!(Listing::of(all.clone(), Some(1.04)).to_string().lines().next(), Some("in 1.0 s"));
+        let text = Listing::of(all, None).to_string();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "VNI 7");
         assert!(

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use crate::dataplane::bpf::flows::listed::{ListedFlow, Passed, list};
 use crate::dataplane::bpf::pins::{self, Pins};
-use crate::output::show;
 use crate::paths::Paths;
+use crate::watch::{Form, show_all};
 
 /// Version of the JSON. It rises when a field goes or gets another meaning.
 const SCHEMA: u32 = 1;
@@ -37,7 +37,10 @@ pub struct ShowFlows {
     /// Also flows none of whose directions is proven.
     #[arg(long)]
     pub all: bool,
-    /// Print the list as JSON.
+    /// Print the list each second, until Ctrl-C.
+    #[arg(long)]
+    pub watch: bool,
+    /// Print the list as JSON; with --watch a line each second.
     #[arg(long)]
     pub json: bool,
     /// Where this node's things are.
@@ -55,7 +58,12 @@ pub(crate) fn network(text: &str) -> Result<IpNet, String> {
 ///
 /// # Errors
 /// No programs are pinned, their flows cannot be read, or the output cannot be written.
-pub fn run(options: &ShowFlows) -> Result<()> {
+pub async fn run(options: &ShowFlows) -> Result<()> {
+    let ShowFlows { watch, json, .. } = *options;
+    show_all(Form { watch, json }, async || read(options)).await
+}
+
+fn read(options: &ShowFlows) -> Result<Flows> {
     let mut overlays = Vec::new();
     for vni in pins::overlays(&options.paths.bpffs)? {
         let flows = list(&Pins::new(&options.paths.bpffs, vni));
@@ -63,8 +71,7 @@ pub fn run(options: &ShowFlows) -> Result<()> {
         overlays
             .push(Overlay { vni, flows: flows.filter(|flow| options.wants(flow)).map(Row::of).collect() });
     }
-    let list = Flows { schema: SCHEMA, overlays };
-    show(&list, options.json)
+    Ok(Flows { schema: SCHEMA, overlays })
 }
 
 impl ShowFlows {
@@ -223,6 +230,7 @@ mod tests {
             peer: None,
             translated: false,
             all: false,
+            watch: false,
             json: false,
             paths,
         };

@@ -23,7 +23,7 @@ mod transaction;
 mod url;
 mod watch;
 
-pub use entry::{LeaseAttrs, RawLease, TTL, VxlanData};
+pub use entry::{LeaseAttrs, LeaseEnd, RawLease, TTL, VxlanData};
 pub use key::SubnetKey;
 pub use last_known::LastKnown;
 pub use manager::{KnownNode, LeaseUpdate, OwnLease, SubnetManager};

@@ -40,3 +40,4 @@ pub mod subnet_file;
 pub mod task;
 pub mod trace;
 pub mod uplink;
+mod watch;

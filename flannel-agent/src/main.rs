@@ -48,9 +48,9 @@ fn run(flags: Flags) -> ExitCode {
             ExitCode::SUCCESS
         }
         Some(Command::DockerOpts(options)) => exit_code(block_on(docker_opts::run(options)), print),
-        Some(Command::Flows(options)) => exit_code(flows::run(options), print),
         Some(Command::Monitor(options)) => exit_code(monitor::run(options), print),
-        Some(Command::Counters(options)) => exit_code(counters::run(options), print),
+        Some(Command::Flows(options)) => exit_code(block_on(flows::run(options)), print),
+        Some(Command::Counters(options)) => exit_code(block_on(counters::run(options)), print),
         Some(Command::Status(options)) => match block_on(status::run(options)) {
             Ok(state) => ExitCode::from(state.exit_status()),
             Err(error) => {
@@ -59,6 +59,7 @@ fn run(flags: Flags) -> ExitCode {
             }
         },
         Some(Command::Peers(options)) => exit_code(block_on(status::run_peers(options)), print),
+        Some(Command::Leases(options)) => exit_code(block_on(status::run_leases(options)), print),
         Some(Command::Cleanup(options)) => exit_code(block_on(cleanup::run(options)), print),
         Some(Command::Trace(options)) => exit_code(block_on(trace::run(options)), print),
         None => {

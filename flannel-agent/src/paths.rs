@@ -1,6 +1,6 @@
 //! Paths on the node that the daemon and its subcommands share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Flags that say where the agent keeps its state.
 #[derive(Clone, Debug, clap::Args)]
@@ -26,7 +26,13 @@ impl Paths {
     /// Returns the file in which the daemon keeps what it knows of the network, for its next start.
     #[must_use]
     pub fn last_known(&self) -> PathBuf {
-        self.subnet_file.with_extension("last-known.json")
+        Self::last_known_beside(&self.subnet_file)
+    }
+
+    /// Returns that file of the daemon with this subnet file.
+    #[must_use]
+    pub fn last_known_beside(subnet_file: &Path) -> PathBuf {
+        subnet_file.with_extension("last-known.json")
     }
 
     /// Returns the Unix socket on which the daemon says how it is.

@@ -132,7 +132,7 @@ fn every_dropped_packet_is_told_or_counted() -> TestResult {
         [&first["source"], &first["node"]],
         [&Value::from(source.to_string()), &Value::from(attacker.to_string())]
     );
-    assert_eq!(monitor.all(|said| said.is_string()), [Value::Null; 0], "each line is JSON");
+    assert_eq!(monitor.all(Value::is_string), [Value::Null; 0], "each line is JSON");
     Ok(())
 }
 

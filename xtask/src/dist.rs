@@ -1,6 +1,8 @@
 //! `cargo xtask dist`: makes the files of a release.
 
 mod binary;
+mod completions;
+mod generated;
 mod man;
 mod manifests;
 mod package;
@@ -47,6 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let folder = empty_folder()?;
     for (architecture, binary) in &binaries {
         man::write(binary)?;
+        completions::write(binary)?;
         package::write(architecture, &folder)?;
         let name = format!("flannel-agent-{VERSION}-{}", architecture.name);
         fs::copy(binary, folder.join(&name)).with_context(|| format!("cannot write {name}"))?;

@@ -45,7 +45,7 @@ fuzz_target!(|text: &str| {
 });
 
 fn lease(key: &str, value: &str) -> RawLease {
-    RawLease { key: key.to_owned(), value: value.as_bytes().to_vec(), node: None }
+    RawLease::new(key.to_owned(), value.as_bytes().to_vec())
 }
 
 fn snapshot(datastore: &Datastore) -> LeaseUpdate {

@@ -35,7 +35,7 @@ fn value(fields: &Fields, name: &str) -> Value {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    let lease = RawLease { key: KEY.to_owned(), value: bytes.to_vec(), node: None };
+    let lease = RawLease::new(KEY.to_owned(), bytes.to_vec());
     let attrs = LeaseAttrs::parse(bytes);
     if let Ok(attrs) = &attrs {
         let written = serde_json::to_string(attrs).expect("what was read can be written");

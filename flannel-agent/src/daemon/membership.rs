@@ -266,6 +266,7 @@ impl<'a, S: SubnetManager> Membership<'a, S> {
             node: KnownNode { attrs: Some(self.attrs.clone()), public_ips: self.given },
             subnet: self.previous?,
             leases: following.leases.entries(),
+            held: following.held(),
         })
     }
 

@@ -105,6 +105,19 @@ fn text(value: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(value)
 }
 
+/// When an entry ends unless it is renewed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LeaseEnd {
+    /// Within [`TTL`]. etcd tells the time only to who asks for each lease.
+    #[default]
+    Unknown,
+    /// It does not end by itself: it is a reservation, or that of a Node.
+    Never,
+    /// At this time, in seconds since 1970 (UTC).
+    At(u64),
+}
+
 /// An entry of the datastore, not yet checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawLease {
@@ -114,9 +127,23 @@ pub struct RawLease {
     pub value: Vec<u8>,
     /// The name of its node, for messages. Only Kubernetes has one.
     pub node: Option<Arc<str>>,
+    /// When it ends.
+    pub end: LeaseEnd,
 }
 
 impl RawLease {
+    /// Returns an entry that may end at any time within [`TTL`].
+    #[must_use]
+    pub fn new(key: String, value: Vec<u8>) -> Self {
+        Self { key, value, node: None, end: LeaseEnd::Unknown }
+    }
+
+    /// Returns true if the two are the same but for their ends.
+    #[must_use]
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        (&self.key, &self.value, &self.node) == (&other.key, &other.value, &other.node)
+    }
+
     /// Returns the value as text. What is not UTF-8 is U+FFFD there.
     pub fn text(&self) -> Cow<'_, str> {
         text(&self.value)

@@ -31,7 +31,7 @@ use tracing::{debug, info, warn};
 
 use super::backoff::Backoff;
 use super::config_file::ConfigFile;
-use super::entry::{LeaseAttrs, RawLease};
+use super::entry::{LeaseAttrs, LeaseEnd, RawLease};
 use super::key::SubnetKey;
 use super::manager::{KnownNode, LeaseUpdate, OwnLease, SubnetManager, parse_config};
 use super::notice::{Notice, Severity};
@@ -313,8 +313,11 @@ fn own_entry(node: &Versioned, lease: &OwnLease) -> Option<StoredLease<()>> {
     let given = convert::subnet(&node.view).ok()?;
     let SubnetKey { v4, v6 } = lease.subnet;
     let enabled = SubnetKey { v4: given.v4.filter(|_| v4.is_some()), v6: given.v6.filter(|_| v6.is_some()) };
-    let lease =
-        RawLease { key: lease.subnet.to_string(), value: Vec::new(), node: Some(node.view.name.clone()) };
+    let lease = RawLease {
+        node: Some(node.view.name.clone()),
+        end: LeaseEnd::Never,
+        ..RawLease::new(lease.subnet.to_string(), Vec::new())
+    };
     (enabled == SubnetKey { v4, v6 }).then_some(StoredLease {
         lease,
         lifetime: Lifetime::Reservation,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::entry::{LeaseAttrs, RawLease};
+use super::entry::{LeaseAttrs, LeaseEnd, RawLease};
 use super::key::SubnetKey;
 use super::manager::{KnownNode, LeaseUpdate};
 use super::public_ips::PublicIps;
@@ -40,6 +40,8 @@ pub struct LastKnown {
     pub subnet: SubnetKey,
     /// The leases of the other nodes.
     pub leases: Vec<RawLease>,
+    /// Those of them that the datastore no longer has, and until when they are held, in seconds since 1970 (UTC).
+    pub held: BTreeMap<SubnetKey, u64>,
 }
 
 /// The file's text. `L`: the leases by key, borrowed or owned.
@@ -54,6 +56,11 @@ struct Text<L> {
     own: Option<LeaseAttrs>,
     subnet: String,
     leases: L,
+    /// When leases end, as far as that is known. Agents before this field wrote none.
+    #[serde(default)]
+    ends: BTreeMap<String, LeaseEnd>,
+    #[serde(default)]
+    held: BTreeMap<String, u64>,
 }
 
 /// The part that all versions have in common.
@@ -91,8 +98,11 @@ impl LastKnown {
         if text.boot != boot_id()? {
             return Ok(None);
         }
-        let lease =
-            |(key, value): (String, Box<RawValue>)| RawLease { key, value: value.get().into(), node: None };
+        let lease = |(key, value): (String, Box<RawValue>)| RawLease {
+            end: text.ends.get(&key).copied().unwrap_or_default(),
+            ..RawLease::new(key, value.get().into())
+        };
+        let held = text.held.into_iter().filter_map(|(key, until)| Some((key.parse().ok()?, until)));
         let known = Self {
             network: NetworkConfig::parse(&text.network.to_string())?,
             node: KnownNode {
@@ -101,6 +111,7 @@ impl LastKnown {
             },
             subnet: text.subnet.parse()?,
             leases: text.leases.into_iter().map(lease).collect(),
+            held: held.collect(),
         };
         Ok(Some((known, text.datastore)))
     }
@@ -121,6 +132,7 @@ impl LastKnown {
         let lease = |lease: &RawLease| {
             anyhow::Ok((lease.key.clone(), RawValue::from_string(lease.text().into_owned())?))
         };
+        let ends = self.leases.iter().filter(|lease| lease.end != LeaseEnd::Unknown);
         let text = Text {
             version: VERSION,
             boot: boot_id()?,
@@ -131,6 +143,8 @@ impl LastKnown {
             own: self.node.attrs.clone(),
             subnet: self.subnet.to_string(),
             leases: self.leases.iter().map(lease).collect::<Result<BTreeMap<_, _>>>()?,
+            ends: ends.map(|lease| (lease.key.clone(), lease.end)).collect(),
+            held: self.held.iter().map(|(key, until)| (key.to_string(), *until)).collect(),
         };
         fs::create_dir_all(atomic_file::folder(path))?;
         Ok(atomic_file::replace_with(path, 0o600, |file| Ok(serde_json::to_writer_pretty(file, &text)?))?)
@@ -152,10 +166,10 @@ mod tests {
     const VALUE: &str = r#"{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}}"#;
 
     fn known(leases: usize) -> LastKnown {
+        const ENDS: [LeaseEnd; 3] = [LeaseEnd::Unknown, LeaseEnd::Never, LeaseEnd::At(1_800_000_000)];
         let lease = |n: usize| RawLease {
-            key: format!("10.5.{}.0-24", n + 2),
-            value: VALUE.as_bytes().to_vec(),
-            node: None,
+            end: ENDS[n % ENDS.len()],
+            ..RawLease::new(format!("10.5.{}.0-24", n + 2), VALUE.as_bytes().to_vec())
         };
         LastKnown {
             network: NetworkConfig::parse(r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#)
@@ -166,6 +180,7 @@ mod tests {
             },
             subnet: "10.5.1.0-24".parse().unwrap(),
             leases: (0..leases).map(lease).collect(),
+            held: (0..leases / 2).map(|n| (lease(n).key.parse().unwrap(), 1_700_000_000)).collect(),
         }
     }
 
@@ -173,7 +188,7 @@ mod tests {
         assert_eq!(read.network, written.network);
         let own = |known: &LastKnown| serde_json::to_string(&known.node.attrs).unwrap();
         assert_eq!((own(read), read.node.public_ips), (own(written), written.node.public_ips));
-        assert_eq!((read.subnet, &read.leases), (written.subnet, &written.leases));
+        assert_eq!((read.subnet, &read.leases, &read.held), (written.subnet, &written.leases, &written.held));
     }
 
     #[test]
@@ -217,6 +232,20 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, text.replace(&boot_id().unwrap(), "another boot")).unwrap();
         assert!(LastKnown::read(&path, STORE).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_file_of_an_agent_that_wrote_no_ends_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        known(2).write(&path, STORE).unwrap();
+        let mut text: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        for field in ["ends", "held"] {
+            text.as_object_mut().unwrap().remove(field).unwrap();
+        }
+        fs::write(&path, text.to_string()).unwrap();
+        let read = LastKnown::read(&path, STORE).unwrap().unwrap();
+        assert!(read.held.is_empty() && read.leases.iter().all(|lease| lease.end == LeaseEnd::Unknown));
     }
 
     #[test]

@@ -190,6 +190,11 @@ impl LeaseSet {
         self.hold.held()
     }
 
+    /// Returns the other nodes whose leases are held, and until when.
+    pub fn held_until(&self) -> impl Iterator<Item = (SubnetKey, Instant)> {
+        self.hold.held_until()
+    }
+
     /// Returns for how long leases that vanish together are held.
     #[must_use]
     pub const fn hold_length(&self) -> Duration {
@@ -234,7 +239,8 @@ impl LeaseSet {
                 None
             }
             Err(reason) => {
-                let reported = self.refused.insert(lease.key.clone(), lease.clone()).as_ref() == Some(&lease);
+                let before = self.refused.insert(lease.key.clone(), lease.clone());
+                let reported = before.is_some_and(|before| before.says_the_same(&lease));
                 let RawLease { key, node, .. } = lease;
                 (!reported).then_some(Refusal { key, node, reason })
             }

@@ -56,10 +56,8 @@ impl Tables {
         } else {
             Vec::new()
         };
+        let (network, datastore) = (sources.network(), sources.datastore());
         let Sources { file, env, known, agent, overlay, unread, .. } = sources;
-        let (network, datastore) = known.as_ref().map_or((None, None), |(known, datastore)| {
-            (known.network.name_on_node(), Some(datastore.clone()))
-        });
         let has_programs = overlay.as_ref().is_some_and(is_attached);
         let carrying = agent.carrying();
         let dataplane = match carrying {
@@ -90,7 +88,7 @@ impl Tables {
         };
         let peers = ways.peers(known.map(|(known, _)| known.peers()).unwrap_or_default());
         NetworkStatus {
-            network: agent.network().cloned().or(network),
+            network,
             backend: backend.map(str::to_owned),
             dataplane,
             without_bpf,
@@ -98,7 +96,7 @@ impl Tables {
             prefixes: parse_networks(&env).iter().map(ToString::to_string).collect(),
             subnets: subnets.iter().map(ToString::to_string).collect(),
             mtu: parse_mtu(&env),
-            datastore: agent.datastore().cloned().or(datastore),
+            datastore,
             agent,
             devices,
             peers,
@@ -190,14 +188,15 @@ impl Agent {
     }
 
     /// Returns the network's name, as the agent says it.
-    fn network(&self) -> Option<&String> {
+    pub(super) fn network(&self) -> Option<&String> {
         match self {
             Self::Answers { report } => report.network.as_ref(),
             Self::Silent { .. } | Self::Absent | Self::Closed { .. } => None,
         }
     }
 
-    fn datastore(&self) -> Option<&String> {
+    /// Returns the datastore, as the agent says it.
+    pub(super) fn datastore(&self) -> Option<&String> {
         match self {
             Self::Answers { report } => Some(&report.datastore.name),
             Self::Silent { .. } | Self::Absent | Self::Closed { .. } => None,

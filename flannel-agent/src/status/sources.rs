@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use flannel_common::lease::{NODE, OWN};
 use ipnet::IpNet;
@@ -27,6 +28,8 @@ pub(super) struct Sources {
     pub(super) env: String,
     /// What the agent knew last, and of which datastore.
     pub(super) known: Option<(LastKnown, String)>,
+    /// When it wrote that.
+    pub(super) known_at: Option<SystemTime>,
     pub(super) agent: Agent,
     /// The programs and maps.
     pub(super) overlay: Option<Inspection>,
@@ -91,6 +94,7 @@ impl Sources {
             unread.push(format!("{}: {error:#}", paths.last_known().display()));
             None
         });
+        let known_at = fs::metadata(paths.last_known()).and_then(|file| file.modified()).ok();
         let env = fs::read_to_string(&paths.subnet_file).unwrap_or_default();
         let agent = match ask(&paths.report()).await {
             Agent::Absent => {
@@ -103,7 +107,7 @@ impl Sources {
             _ => None,
         });
         let vni = agent.vni().or(vni);
-        Self { file: Some(paths.subnet_file), env, known, agent, overlay: None, vni, unread }
+        Self { file: Some(paths.subnet_file), env, known, known_at, agent, overlay: None, vni, unread }
     }
 
     fn add(&mut self, vni: u32, overlay: anyhow::Result<Inspection>) {
@@ -116,6 +120,23 @@ impl Sources {
 
     fn is_empty(&self) -> bool {
         self.env.is_empty() && self.known.is_none() && self.overlay.is_none() && self.agent == Agent::Absent
+    }
+
+    /// Returns the file of what the agent knew last.
+    pub(super) fn known_file(&self) -> Option<PathBuf> {
+        self.file.as_deref().map(Paths::last_known_beside)
+    }
+
+    /// Returns the network's name on this node.
+    pub(super) fn network(&self) -> Option<String> {
+        let known = || self.known.as_ref().and_then(|(known, _)| known.network.name_on_node());
+        self.agent.network().cloned().or_else(known)
+    }
+
+    /// Returns the datastore's kind and place.
+    pub(super) fn datastore(&self) -> Option<String> {
+        let known = || self.known.as_ref().map(|(_, datastore)| datastore.clone());
+        self.agent.datastore().cloned().or_else(known)
     }
 
     /// Returns the node's own subnets.

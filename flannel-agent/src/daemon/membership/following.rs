@@ -1,5 +1,8 @@
 //! The leases of all nodes, followed by a watch of the datastore.
 
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
 use futures::FutureExt as _;
 use futures::future::{Fuse, LocalBoxFuture, OptionFuture};
 use tokio::sync::mpsc;
@@ -8,7 +11,9 @@ use tracing::{error, info, warn};
 
 use super::Peers;
 use crate::lease::set::{LeaseSet, Refusal, Settled};
-use crate::lease::{LeaseUpdate, OwnLease, PublicIps, RawLease, Rival, Standing, SubnetManager, rival};
+use crate::lease::{
+    LeaseUpdate, OwnLease, PublicIps, RawLease, Rival, Standing, SubnetKey, SubnetManager, rival,
+};
 use crate::metrics::{FailureKind, METRICS};
 use crate::report::REPORT;
 
@@ -73,6 +78,14 @@ impl<'a> Following<'a> {
             info!("all leases that had vanished are there again, or others have their subnets");
         }
         Peers { alarm, ..peers(&self.leases) }
+    }
+
+    /// Returns the leases that the datastore no longer has, and until when they are held, in seconds since 1970 (UTC).
+    pub(super) fn held(&self) -> BTreeMap<SubnetKey, u64> {
+        let (now, since_1970) = (Instant::now(), SystemTime::now().duration_since(SystemTime::UNIX_EPOCH));
+        let since_1970 = since_1970.unwrap_or_default();
+        let until = |end: Instant| (since_1970 + end.saturating_duration_since(now)).as_secs();
+        self.leases.held_until().map(|(key, end)| (key, until(end))).collect()
     }
 
     /// Returns what the datastore's entry of the own subnet means to the node with this lease.

@@ -82,7 +82,7 @@ fn value(last: u8) -> String {
 }
 
 fn raw(key: &str, last: u8) -> RawLease {
-    RawLease { key: key.to_owned(), value: value(last).into_bytes(), node: None }
+    RawLease::new(key.to_owned(), value(last).into_bytes())
 }
 
 fn terms(network: &NetworkConfig) -> Terms<'_> {
@@ -193,7 +193,7 @@ async fn a_damaged_value_of_the_own_lease_is_written_again_once() {
     let (store, network) = (Store::new(1), network());
     let mut membership = taken(&store, &network).await;
     for _ in 0..2 {
-        store.send(LeaseUpdate::Put(RawLease { key: OWN.to_owned(), value: b"{}".to_vec(), node: None }));
+        store.send(LeaseUpdate::Put(RawLease::new(OWN.to_owned(), b"{}".to_vec())));
         assert!(matches!(membership.changed().await, LeaseEvent::Peers(_)));
         assert!(is_quiet(&mut membership).await);
     }
@@ -205,7 +205,7 @@ async fn a_damaged_value_of_the_own_lease_is_written_again_once() {
 /// Returns the own lease as another node with the same address writes it.
 fn of_rival(mac: Mac) -> LeaseUpdate {
     let value = value(1).replace("c6:d2:32:6f:8f:44", &mac.to_string());
-    LeaseUpdate::Put(RawLease { key: OWN.to_owned(), value: value.into_bytes(), node: None })
+    LeaseUpdate::Put(RawLease::new(OWN.to_owned(), value.into_bytes()))
 }
 
 #[tokio::test(start_paused = true)]

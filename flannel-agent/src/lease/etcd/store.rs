@@ -10,7 +10,7 @@ use etcd_client::{
 use tokio::time::Instant;
 
 use super::connection::Connection;
-use crate::lease::entry::{RawLease, TTL};
+use crate::lease::entry::{LeaseEnd, RawLease, TTL};
 use crate::lease::key::SubnetKey;
 use crate::lease::policy::{Lifetime, StoredLease};
 
@@ -120,8 +120,13 @@ impl EtcdStore {
         let version =
             KeyVersion { revision: kv.mod_revision(), lease: Some(kv.lease()).filter(|id| *id != 0) };
         let lifetime = version.lease.map_or(Lifetime::Reservation, |_| Lifetime::Lease);
-        let (key, value) = kv.into_key_value();
-        StoredLease { lease: RawLease { key: self.name(&key), value, node: None }, lifetime, version }
+        StoredLease { lease: self.lease(&kv), lifetime, version }
+    }
+
+    /// Returns the lease or reservation of a key.
+    pub(super) fn lease(&self, kv: &KeyValue) -> RawLease {
+        let end = if kv.lease() == 0 { LeaseEnd::Never } else { LeaseEnd::Unknown };
+        RawLease { key: self.name(kv.key()), value: kv.value().to_vec(), node: None, end }
     }
 
     /// Writes a lease, or a reservation if there is no etcd lease. Returns false if the key is not as expected.

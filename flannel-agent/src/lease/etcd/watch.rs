@@ -11,7 +11,6 @@ use tracing::debug;
 
 use super::error::describe;
 use super::store::EtcdStore;
-use crate::lease::entry::RawLease;
 use crate::lease::manager::LeaseUpdate;
 use crate::lease::watch::{Follow, Outage, Updates};
 
@@ -95,9 +94,8 @@ fn refuse_canceled(response: &WatchResponse) -> Result<()> {
 
 fn update(store: &EtcdStore, event: &Event) -> Option<LeaseUpdate> {
     let kv = event.kv()?;
-    let key = store.name(kv.key());
     Some(match event.event_type() {
-        EventType::Put => LeaseUpdate::Put(RawLease { key, value: kv.value().to_vec(), node: None }),
-        EventType::Delete => LeaseUpdate::Delete(key),
+        EventType::Put => LeaseUpdate::Put(store.lease(kv)),
+        EventType::Delete => LeaseUpdate::Delete(store.name(kv.key())),
     })
 }

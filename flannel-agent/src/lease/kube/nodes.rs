@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::convert;
 use super::node::NodeView;
-use crate::lease::entry::{LeaseAttrs, RawLease};
+use crate::lease::entry::{LeaseAttrs, LeaseEnd, RawLease};
 use crate::lease::key::SubnetKey;
 use crate::lease::manager::LeaseUpdate;
 
@@ -168,7 +168,12 @@ impl Nodes {
         let value = serde_json::to_vec(&attrs).ok()?;
         let damaged = own.is_some() && serde_json::to_vec(&self.own.attrs).ok()? != value;
         let value = if damaged { Vec::new() } else { value };
-        Some(RawLease { key: key.to_string(), value, node: Some(Arc::clone(&winner.node)) })
+        Some(RawLease {
+            key: key.to_string(),
+            value,
+            node: Some(Arc::clone(&winner.node)),
+            end: LeaseEnd::Never,
+        })
     }
 
     fn age(&self, name: &Arc<str>) -> Option<Claim> {

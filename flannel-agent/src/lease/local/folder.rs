@@ -14,7 +14,7 @@ use super::lifetime::Ends;
 use crate::atomic_file;
 use crate::lease::backoff::Backoff;
 use crate::lease::config_file::ConfigFile;
-use crate::lease::entry::RawLease;
+use crate::lease::entry::{LeaseEnd, RawLease};
 use crate::lease::key::SubnetKey;
 use crate::lease::manager::EXAMPLE_CONFIG;
 use crate::lease::policy::{Lifetime, StoredLease};
@@ -102,22 +102,26 @@ impl LeaseFolder {
     /// Reads a file of `subnets/`; `None` if there is none. A file that cannot be read is a reservation without a value:
     /// its name is taken.
     fn read_entry(&self, path: &Path, key: String) -> Option<StoredLease<()>> {
-        let read = read(path).and_then(|(value, metadata)| Ok((value, self.lifetime(&key, &metadata)?)));
-        let (value, lifetime) = match read {
+        let read = read(path).and_then(|(value, metadata)| {
+            let (lifetime, end) = self.lifetime(&key, &metadata)?;
+            Ok((value, lifetime, end))
+        });
+        let (value, lifetime, end) = match read {
             Ok(read) => read,
             Err(error) if error.kind() == ErrorKind::NotFound => return None,
             Err(error) => {
                 tracing::debug!("reading {path:?}: {error}");
-                (Vec::new(), Lifetime::Reservation)
+                (Vec::new(), Lifetime::Reservation, LeaseEnd::Never)
             }
         };
-        Some(StoredLease { lease: RawLease { key, value, node: None }, lifetime, version: () })
+        Some(StoredLease { lease: RawLease { end, ..RawLease::new(key, value) }, lifetime, version: () })
     }
 
-    fn lifetime(&self, name: &str, metadata: &Metadata) -> io::Result<Lifetime> {
+    fn lifetime(&self, name: &str, metadata: &Metadata) -> io::Result<(Lifetime, LeaseEnd)> {
         let (permissions, modified) = (metadata.permissions().mode(), metadata.modified()?);
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(ends.lifetime(name, permissions, modified, SystemTime::now(), Instant::now()))
+        let lifetime = ends.lifetime(name, permissions, modified, SystemTime::now(), Instant::now());
+        Ok((lifetime, lifetime.end(modified)))
     }
 
     /// Locks out other agents that would change something, until the result is dropped.

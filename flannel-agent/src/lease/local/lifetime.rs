@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-use crate::lease::entry::TTL;
+use crate::lease::entry::{LeaseEnd, TTL};
 use crate::lease::policy::Lifetime;
 
 /// Any of these permissions makes a file a reservation.
@@ -48,6 +48,16 @@ impl Ends {
 }
 
 impl Lifetime {
+    /// Returns when an entry with this lifetime ends whose file was last modified then.
+    pub(super) fn end(self, modified: SystemTime) -> LeaseEnd {
+        let end = modified.checked_add(TTL).and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
+        match (self, end) {
+            (Self::Lease | Self::Ended, Some(end)) => LeaseEnd::At(end.as_secs()),
+            (Self::Lease | Self::Ended, None) => LeaseEnd::Unknown,
+            (Self::Reservation, _) => LeaseEnd::Never,
+        }
+    }
+
     /// Returns the permissions of files that are written with this lifetime.
     pub(super) fn permissions(self) -> u32 {
         match self {
@@ -82,6 +92,14 @@ mod tests {
             let lifetime = Ends::default().lifetime("a", permissions, now - age * HOUR, now, Instant::now());
             assert_eq!(lifetime, expected, "{permissions:o}, {age} h old");
         }
+    }
+
+    #[test]
+    fn the_end_is_a_day_after_the_time_of_the_file() {
+        let modified = SystemTime::UNIX_EPOCH + HOUR;
+        assert_eq!(Lifetime::Lease.end(modified), LeaseEnd::At(25 * 3600));
+        assert_eq!(Lifetime::Ended.end(modified), LeaseEnd::At(25 * 3600));
+        assert_eq!(Lifetime::Reservation.end(modified), LeaseEnd::Never);
     }
 
     #[test]

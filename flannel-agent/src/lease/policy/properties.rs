@@ -48,7 +48,7 @@ fn node(n: u8) -> PublicIps {
 
 fn entry(key: SubnetKey, holder: PublicIps) -> StoredLease<()> {
     let value = serde_json::json!({ "PublicIP": holder.v4, "PublicIPv6": holder.v6 }).to_string();
-    let lease = RawLease { key: key.to_string(), value: value.into_bytes(), node: None };
+    let lease = RawLease::new(key.to_string(), value.into_bytes());
     StoredLease { lease, lifetime: Lifetime::Lease, version: () }
 }
 

@@ -24,7 +24,7 @@ fn entry(key: &str, holder: &str, lifetime: Lifetime) -> StoredLease<()> {
 }
 
 fn stored(key: &str, value: &str, lifetime: Lifetime) -> StoredLease<()> {
-    let lease = RawLease { key: key.to_owned(), value: value.as_bytes().to_vec(), node: None };
+    let lease = RawLease::new(key.to_owned(), value.as_bytes().to_vec());
     StoredLease { lease, lifetime, version: () }
 }
 

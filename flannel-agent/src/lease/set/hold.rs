@@ -70,6 +70,11 @@ impl Hold {
         self.held.len()
     }
 
+    /// Returns the peers that are held, and until when.
+    pub(super) fn held_until(&self) -> impl Iterator<Item = (SubnetKey, Instant)> {
+        self.held.iter().map(|(key, end)| (*key, *end))
+    }
+
     /// Returns when the next peer is to be let go.
     pub(super) fn next_end(&self) -> Option<Instant> {
         self.held.values().min().copied()

@@ -59,7 +59,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 type Datastore = BTreeMap<String, String>;
 
 fn lease((key, value): (&String, &String)) -> RawLease {
-    RawLease { key: key.clone(), value: value.clone().into_bytes(), node: None }
+    RawLease::new(key.clone(), value.clone().into_bytes())
 }
 
 fn snapshot(datastore: &Datastore) -> LeaseUpdate {

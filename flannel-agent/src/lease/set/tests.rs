@@ -33,7 +33,7 @@ fn value(ip: &str, mac: &str) -> String {
 }
 
 fn lease(key: &str, value: &str) -> RawLease {
-    RawLease { key: key.to_owned(), value: value.as_bytes().to_vec(), node: None }
+    RawLease::new(key.to_owned(), value.as_bytes().to_vec())
 }
 
 fn put(key: &str, value: &str) -> LeaseUpdate {

@@ -1,5 +1,6 @@
 //! What an earlier run knew, until the datastore answers, and what is written for the next one.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::*;
@@ -14,6 +15,7 @@ fn last_known(network: &NetworkConfig) -> LastKnown {
         node: KnownNode::default(),
         subnet: OWN.parse().unwrap(),
         leases: vec![raw(OTHER, 2), raw("10.5.3.0-24", 3)],
+        held: BTreeMap::new(),
     }
 }
 

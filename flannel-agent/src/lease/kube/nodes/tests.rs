@@ -18,7 +18,12 @@ fn value(ip: &str) -> String {
 }
 
 fn lease(key: &str, node: &str, value: &str) -> RawLease {
-    RawLease { key: key.to_owned(), value: value.as_bytes().to_vec(), node: Some(node.into()) }
+    RawLease {
+        key: key.to_owned(),
+        value: value.as_bytes().to_vec(),
+        node: Some(node.into()),
+        end: LeaseEnd::Never,
+    }
 }
 
 /// The nodes as this one sees them, which is `own` with 10.244.0.0/24 and 192.168.0.1.
