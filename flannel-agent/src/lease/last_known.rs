@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -90,11 +91,16 @@ impl LastKnown {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             text => text?,
         };
-        let Versioned { version } = serde_json::from_str(&text)?;
-        if version != VERSION {
-            bail!("it has version {version}, and this agent reads version {VERSION}");
-        }
-        let text: Text<BTreeMap<String, Box<RawValue>>> = serde_json::from_str(&text)?;
+        let text: Text<BTreeMap<String, Box<RawValue>>> = match serde_json::from_str(&text) {
+            Ok(text) => text,
+            Err(error) => {
+                // That of another version may have other fields.
+                let Versioned { version } = serde_json::from_str(&text)?;
+                ensure_version(version)?;
+                return Err(error.into());
+            }
+        };
+        ensure_version(text.version)?;
         if text.boot != boot_id()? {
             return Ok(None);
         }
@@ -116,9 +122,12 @@ impl LastKnown {
         Ok(Some((known, text.datastore)))
     }
 
-    /// Returns the other nodes, without those whose entries cannot be used.
+    /// Returns the other nodes, without those whose entries cannot be used, and without those all of whose subnets are `elsewhere`:
+    /// checking an entry takes longer than anything else that is done with it.
     #[must_use]
-    pub fn peers(self) -> Vec<Peer> {
+    pub fn peers_but(mut self, elsewhere: impl Fn(&IpNet) -> bool) -> Vec<Peer> {
+        let is_elsewhere = |key: SubnetKey| key.nets().all(|net| elsewhere(&net));
+        self.leases.retain(|lease| !lease.key.parse().is_ok_and(is_elsewhere));
         let mut leases = LeaseSet::new(&self.network, self.subnet);
         leases.apply(LeaseUpdate::Snapshot(self.leases));
         leases.peers()
@@ -149,6 +158,13 @@ impl LastKnown {
         fs::create_dir_all(atomic_file::folder(path))?;
         Ok(atomic_file::replace_with(path, 0o600, |file| Ok(serde_json::to_writer_pretty(file, &text)?))?)
     }
+}
+
+fn ensure_version(version: u32) -> Result<()> {
+    if version != VERSION {
+        bail!("it has version {version}, and this agent reads version {VERSION}");
+    }
+    Ok(())
 }
 
 fn boot_id() -> Result<String> {
@@ -249,6 +265,20 @@ mod tests {
     }
 
     #[test]
+    fn nodes_that_are_known_otherwise_are_left_out_if_all_their_subnets_are() {
+        let subnets = |elsewhere: &[&str]| {
+            let mut known = known(2);
+            known.leases.push(RawLease::new("10.5.9.0-24&fd44::-64".to_owned(), VALUE.as_bytes().to_vec()));
+            let elsewhere: Vec<IpNet> = elsewhere.iter().map(|net| net.parse().unwrap()).collect();
+            let peers = known.peers_but(|net| elsewhere.contains(net));
+            peers.into_iter().map(|peer| peer.subnet.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(subnets(&[]), ["10.5.2.0/24", "10.5.3.0/24", "10.5.9.0/24"]);
+        assert_eq!(subnets(&["10.5.2.0/24", "10.5.9.0/24"]), ["10.5.3.0/24", "10.5.9.0/24"]);
+        assert_eq!(subnets(&["10.5.9.0/24", "fd44::/64"]), ["10.5.2.0/24", "10.5.3.0/24"]);
+    }
+
+    #[test]
     fn a_damaged_file_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
@@ -258,6 +288,7 @@ mod tests {
             (String::new(), "EOF"),
             (text[..text.len() / 2].to_owned(), "EOF"),
             (text.replace("\"version\": 1", "\"version\": 2"), "version 2"),
+            ("{\"version\": 3}".to_owned(), "version 3"),
             (text.replace("10.5.1.0-24", "10.5.1.1-24"), "host bits"),
             (text.replace("10.5.0.0/16", "10.5.0.0"), "Network"),
         ] {

@@ -86,7 +86,8 @@ impl Tables {
                 .collect(),
             held: overlay.as_ref().filter(|_| has_programs).map(|overlay| &overlay.leases),
         };
-        let peers = ways.peers(known.map(|(known, _)| known.peers()).unwrap_or_default());
+        let known = known.map(|(known, _)| known.peers_but(|subnet| ways.is_in_maps(subnet)));
+        let peers = ways.peers(known.unwrap_or_default());
         NetworkStatus {
             network,
             backend: backend.map(str::to_owned),

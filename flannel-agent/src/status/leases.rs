@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use flannel_common::lease::{ENDED, NETWORK, NODE, OWN};
+use flannel_common::lease::{NODE, OWN};
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::agent::Agent;
+use super::peers::is_of_other;
 use super::sources::Sources;
 use crate::dataplane::bpf::dry_run::known::Held;
 use crate::lease::{LastKnown, LeaseAttrs, LeaseEnd, PublicIps, SubnetKey, TTL, VxlanData};
@@ -109,9 +110,7 @@ impl LeasesOfNetwork {
             (None, Some(overlay)) => {
                 let row =
                     |(net, lease): (&IpNet, &Held)| Row::of_map(*net, lease, sources.vni, &sources.agent);
-                let is_lease = |lease: &Held| {
-                    lease.flags & (OWN | NODE) == OWN || lease.flags & (OWN | NODE | ENDED | NETWORK) == 0
-                };
+                let is_lease = |lease: &Held| lease.flags & (OWN | NODE) == OWN || is_of_other(lease);
                 let leases = overlay.leases.iter().filter(|(_, lease)| is_lease(lease));
                 (Some(Source::Maps), leases.map(row).collect())
             }

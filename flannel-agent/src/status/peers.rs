@@ -27,6 +27,11 @@ pub(super) struct Ways<'a> {
 }
 
 impl Ways<'_> {
+    /// Returns whether the maps have this subnet of another node.
+    pub(super) fn is_in_maps(&self, subnet: &IpNet) -> bool {
+        self.held.and_then(|held| held.get(subnet)).is_some_and(is_of_other)
+    }
+
     /// Returns the other nodes, by subnet: those in the maps, and those that the agent knew.
     pub(super) fn peers(&self, known: Vec<Peer>) -> Vec<PeerStatus> {
         let mut peers: BTreeMap<IpNet, (IpAddr, Option<Mac>)> =
@@ -34,7 +39,7 @@ impl Ways<'_> {
         if let Some(held) = self.held {
             // The file is written some time after the maps: who has just gone is still in it.
             peers.retain(|subnet, _| held.contains_key(subnet) || self.hops.contains_key(subnet));
-            let others = held.iter().filter(|(_, lease)| lease.flags & (OWN | NODE | ENDED | NETWORK) == 0);
+            let others = held.iter().filter(|(_, lease)| is_of_other(lease));
             peers.extend(others.map(|(subnet, lease)| (*subnet, (lease.public_ip, Some(lease.vtep_mac)))));
         }
         let peers = peers.into_iter().map(|(subnet, (public_ip, mac))| PeerStatus {
@@ -61,6 +66,11 @@ impl Ways<'_> {
             _ => Way::Missing,
         }
     }
+}
+
+/// Returns whether it is a lease of another node that has not ended.
+pub(super) const fn is_of_other(lease: &Held) -> bool {
+    lease.flags & (OWN | NODE | ENDED | NETWORK) == 0
 }
 
 /// The other nodes of all networks.
