@@ -20,7 +20,7 @@ use anyhow::{Result, ensure};
 
 use crate::output::{print, print_json, show};
 use crate::paths::Paths;
-use collect::collect;
+pub(crate) use collect::collect;
 use model::{SCHEMA, State, Status};
 use peers::PeerList;
 use text::Text;
