@@ -30,6 +30,8 @@ use text::Text;
 
 /// Time limit for all probes of other nodes.
 const PROBING: Duration = Duration::from_secs(5);
+/// A prober that does not end at its deadline is given up so much later.
+const MARGIN: Duration = Duration::from_secs(1);
 /// Time limit for the address of a node's name.
 const NAMING: Duration = Duration::from_secs(2);
 
@@ -73,7 +75,10 @@ async fn check(options: &CheckNode) -> Result<Report> {
     let chosen = chosen(options, &facts).await?;
     let (node, tables, (mut found, probed)) =
         tokio::join!(facts.node(options), facts::rules(), probe_all(&facts, &chosen));
-    found.extend(local::findings(&facts, &node?, &tables, &options.cni_conf_dir.display().to_string()));
+    found.append(&mut match node {
+        Ok(node) => local::findings(&facts, &node, &tables, &options.cni_conf_dir.display().to_string()),
+        Err(error) => local::without_node(&facts, &error),
+    });
     Ok(Report::of(found, probed))
 }
 
@@ -119,11 +124,11 @@ fn is_called(peer: &PeerStatus, name: &str, addresses: &[IpAddr]) -> bool {
 /// Probes the other nodes of all networks, and judges the answers.
 async fn probe_all(facts: &Facts, chosen: &[String]) -> (Vec<Finding>, Vec<ProbedPeer>) {
     let (mut findings, mut all) = (Vec::new(), Vec::new());
+    let deadline = Instant::now() + PROBING;
     for network in &facts.networks {
         let mut targets = network.targets(&facts.host);
         targets.retain(|target| chosen.is_empty() || chosen.contains(&target.subnet.to_string()));
-        let deadline = Instant::now() + PROBING;
-        let probing = timeout(2 * PROBING, spawn_blocking(move || probe::probe(&targets, deadline)));
+        let probing = timeout(PROBING + MARGIN, spawn_blocking(move || probe::probe(&targets, deadline)));
         let probed = match probing.await {
             Ok(Ok(probed)) => probed,
             Ok(Err(error)) => Err(error).context("probing"),

@@ -37,6 +37,7 @@ fn a_healthy_cluster_has_nothing_worse_than_notes() -> TestResult {
         assert!(text.contains(words), "no {words:?} in {text}");
     }
     assert!(!text.contains('\x1b'), "{text}");
+    println!("{text}");
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use super::facts::network::{Host, Network};
 use super::facts::{Facts, NodeFacts, Processes};
 use super::judge::firewall::{Rules, Tunnel};
 use super::judge::{agent, cni, firewall, host, kernel, leases, managers, mtu, others};
-use super::model::Finding;
+use super::model::{Check, Finding};
 use crate::netfilter::rules::Table;
 
 /// The rules of the packet filters, or why they are not known.
@@ -16,6 +16,18 @@ pub(super) fn findings(facts: &Facts, node: &NodeFacts, tables: &Tables, cni_fol
     let mut findings = of_node(facts, node, cni_folder);
     for (network, processes) in networks.iter().zip(&node.by_network) {
         let mut found = of_network(network, host, node, processes, tables);
+        name(&mut found, network, networks.len());
+        findings.append(&mut found);
+    }
+    findings
+}
+
+/// Returns what is found if the facts about the node are not there in time.
+pub(super) fn without_node(Facts { networks, .. }: &Facts, error: &anyhow::Error) -> Vec<Finding> {
+    let remedy = "a filesystem or a system call hangs: dmesg, and cat /proc/mounts, may tell which";
+    let mut findings = vec![Check::Agent.warning(format!("most checks are left out: {error:#}"), remedy)];
+    for network in networks {
+        let mut found = agent::status(&network.status);
         name(&mut found, network, networks.len());
         findings.append(&mut found);
     }

@@ -21,7 +21,13 @@ pub(in crate::check) fn judge(folder: &str, found: Result<&[Configuration], &str
     };
     let configurations = match found {
         Ok(configurations) => configurations,
-        Err(why) => return missing(format!("{folder}: {why}")),
+        // A container does not see the node's.
+        Err(why) => {
+            let remedy = format!(
+                "run this command on the node itself, or set --cni-conf-dir. If nothing is there either: {install}"
+            );
+            return Check::Cni.note(format!("not known: {folder}: {why}"), remedy);
+        }
     };
     let Some((first, text)) = configurations.first() else {
         return missing(format!("{folder} has no configuration"));
@@ -110,6 +116,6 @@ mod tests {
             assert_eq!(finding.level, expected, "{finding:?}");
             assert!(finding.found.contains(named), "{finding:?}");
         }
-        assert_eq!(judge("/net.d", Err("no such folder"), true).level, Level::Error);
+        assert_eq!(judge("/net.d", Err("no such folder"), true).level, Level::Note);
     }
 }

@@ -97,7 +97,7 @@ fn blocked(way: Way, port: Option<u16>) -> String {
 
 fn full(peer: &ProbedPeer, paths: Paths) -> Option<Finding> {
     let ProbedPeer { subnet, public_ip, full_bytes, longest_answered, .. } = peer;
-    let full = (*full_bytes)?;
+    let full = full_bytes.filter(|_| peer.answered > 0)?;
     let Some(longest) = *longest_answered else {
         return Some(Check::FullPackets.error(
             format!("{subnet} at {public_ip}: packets of {full} bytes are lost"),
