@@ -115,7 +115,8 @@ impl Prober {
         };
         let token = Token { run: self.run, number: self.sent.len() as u64 };
         let at = Instant::now();
-        let is_sent = socket.send(&echo::request(v6, token, length), to);
+        // What this node has no room for says nothing about the way to others.
+        let Some(is_sent) = socket.send(&echo::request(v6, token, length), to) else { return Ok(()) };
         self.open += usize::from(is_sent);
         self.sent.push(Sent { target, is_underlay, length, answer: None, at: is_sent.then_some(at), to });
         Ok(())

@@ -11,8 +11,8 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 
-/// Room for answers in bytes. The kernel counts more than their own length.
-const ROOM: usize = 8 << 20;
+/// Room for answers, and for requests to nodes whose MACs the kernel is asking for, in bytes. The kernel counts more than their own length.
+const ROOM: usize = 32 << 20;
 
 /// A socket for echo requests that are not fragmented here, whatever MTU of the path is known.
 #[derive(Debug)]
@@ -39,6 +39,9 @@ impl EchoSocket {
         if setsockopt(&socket, sockopt::RcvBufForce, &ROOM).is_err() {
             setsockopt(&socket, sockopt::RcvBuf, &ROOM).context("making room for answers")?;
         }
+        if setsockopt(&socket, sockopt::SndBufForce, &ROOM).is_err() {
+            setsockopt(&socket, sockopt::SndBuf, &ROOM).context("making room for requests")?;
+        }
         if v6 {
             set(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
             set(&socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 1)?;
@@ -48,10 +51,15 @@ impl EchoSocket {
         Ok(Self(socket))
     }
 
-    /// Sends a message. Returns whether it was sent: the kernel refuses what is too long for the interface, or has no route.
-    pub(super) fn send(&self, message: &[u8], to: IpAddr) -> bool {
+    /// Sends a message. Returns whether it was sent: the kernel refuses what is too long for the interface, or has no route. `None` if
+    /// there is no room for it now.
+    pub(super) fn send(&self, message: &[u8], to: IpAddr) -> Option<bool> {
         let to = SockaddrStorage::from(SocketAddr::new(to, 0));
-        sendto(self.0.as_raw_fd(), message, &to, MsgFlags::empty()).is_ok()
+        match sendto(self.0.as_raw_fd(), message, &to, MsgFlags::empty()) {
+            Ok(_) => Some(true),
+            Err(Errno::EAGAIN | Errno::ENOBUFS) => None,
+            Err(_) => Some(false),
+        }
     }
 
     /// Receives a packet and its sender; `None` if there is none now.
