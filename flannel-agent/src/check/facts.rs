@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::CheckNode;
+use super::judge::host::Interfaces;
 use super::judge::kernel::{BpffsFacts, KernelFacts};
 use super::judge::others::{Daemon, ForeignProgram};
 use crate::dataplane::kernel::{Kernel, bridge_of};
@@ -99,7 +100,7 @@ impl Facts {
         let mut families: Vec<_> = interfaces.iter().map(|family| family.v6).collect();
         families.sort_unstable();
         families.dedup();
-        let settings: Vec<_> = interfaces.iter().flat_map(|family| family.settings()).collect();
+        let settings: Vec<_> = interfaces.iter().flat_map(Interfaces::settings).collect();
         let networks: Vec<_> =
             self.networks.iter().map(|network| (network.status.clone(), network.links(&self.host))).collect();
         let CheckNode { paths, cni_conf_dir, .. } = options.clone();

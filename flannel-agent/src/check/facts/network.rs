@@ -68,11 +68,15 @@ impl Network {
         self.status.peers.iter().any(|peer| peer.way == Way::OnLink)
     }
 
-    /// Returns the VNI, and the name of the vxlan device of an address family.
+    /// Returns the VNI by the network's name, or by those of its devices.
     fn vni(&self) -> Option<u32> {
-        self.status.network.as_ref()?.strip_prefix("vxlan ")?.parse().ok()
+        let name = self.status.network.as_deref().and_then(|name| name.strip_prefix("vxlan "));
+        let devices = self.status.devices.iter().filter(|device| device.role == Role::Overlay);
+        let mut by_device = devices.filter_map(|device| device.name.rsplit_once('.')?.1.parse().ok());
+        name.and_then(|vni| vni.parse().ok()).or_else(|| by_device.next())
     }
 
+    /// Returns the name of the vxlan device of an address family.
     fn overlay(&self, v6: bool) -> Option<String> {
         let vni = self.vni().filter(|_| self.is_vxlan())?;
         Some(format!("{}.{vni}", if v6 { "flannel-v6" } else { "flannel" }))
@@ -172,7 +176,7 @@ impl Network {
         self.subnets().iter().filter_map(device).collect()
     }
 
-    /// Returns the interfaces that other programs are to leave alone. The last one is any pod's.
+    /// Returns the interfaces that other programs are to leave alone.
     pub(in crate::check) fn managed(&self, host: &Host) -> Vec<Managed> {
         let mut managed = Vec::new();
         for Interfaces { overlay, bridge, .. } in self.interfaces(host) {

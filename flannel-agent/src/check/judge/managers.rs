@@ -155,16 +155,16 @@ fn is_among(list: &str, words: &[&str]) -> bool {
 }
 
 fn is_unmanaged(sections: &Sections<'_>) -> bool {
-    let of_link =
+    let mut of_link =
         sections.iter().filter(|(name, _)| *name == "Link").flat_map(|(_, assignments)| assignments);
-    of_link.filter(|(key, _)| *key == "Unmanaged").next_back().is_some_and(|(_, value)| is_yes(value))
+    of_link.rfind(|(key, _)| *key == "Unmanaged").is_some_and(|(_, value)| is_yes(value))
 }
 
 fn keeps_foreign_routes(settings: &[File]) -> bool {
     let values = settings.iter().flat_map(|(_, text)| sections(text)).filter(|(name, _)| *name == "Network");
-    let values =
+    let mut values =
         values.flat_map(|(_, assignments)| assignments).filter(|(key, _)| *key == "ManageForeignRoutes");
-    values.last().is_some_and(|(_, value)| !is_yes(value))
+    values.next_back().is_some_and(|(_, value)| !is_yes(value))
 }
 
 fn is_yes(value: &str) -> bool {
