@@ -71,10 +71,15 @@ fn two_nodes(topology: Topology, flag: &str) -> Result<Overlay> {
     Ok(overlay)
 }
 
-/// Waits until the checks of all nodes find nothing that is worse than a note.
+/// Waits until the checks of all nodes find nothing that is worse than a note, and know all other nodes: agents write down a moment later
+/// whom they know.
 fn wait_well(overlay: &Overlay) -> Result<()> {
+    let others = overlay.nodes().len() - 1;
     for node in overlay.nodes() {
-        patiently("all is well", SOON, || report(node, 0, &[]).map(drop))?;
+        patiently("all is well", SOON, || {
+            let found = report(node, 0, &[])?;
+            finding(&found, "peers", "ok", &format!("{others} of {others} answer")).map(drop)
+        })?;
     }
     Ok(())
 }

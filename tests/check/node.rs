@@ -1,11 +1,13 @@
 //! What is found on the node itself.
 
 use std::fs;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use flannel_agent::check::model::Check;
 use flannel_tests::wait::patiently;
 use flannel_tests::{TestResult, Topology};
+use nix::sys::signal::Signal;
 
 use super::{SOON, cni_folder, finding, report, run, two_nodes};
 use crate::inspect::Peer;
@@ -28,7 +30,9 @@ fn a_healthy_cluster_has_nothing_worse_than_notes() -> TestResult {
     for finding in findings.iter().filter(|finding| finding["level"] != "ok") {
         assert!(finding["remedy"].is_string(), "{finding}");
     }
+    let start = Instant::now();
     let text = String::from_utf8(run(node, &[])?.stdout)?;
+    println!("in {:?}:\n{text}", start.elapsed());
     for words in [
         "[ok]      Agent and status: the agent runs",
         "[ok]      IP forwarding: on\n",
@@ -37,7 +41,6 @@ fn a_healthy_cluster_has_nothing_worse_than_notes() -> TestResult {
         assert!(text.contains(words), "no {words:?} in {text}");
     }
     assert!(!text.contains('\x1b'), "{text}");
-    println!("{text}");
     Ok(())
 }
 
@@ -99,12 +102,16 @@ fn nodes_with_one_address_or_one_mac_are_found() -> TestResult {
 }
 
 #[test]
-fn other_devices_daemons_and_a_dead_agent_are_found() -> TestResult {
+fn other_devices_and_an_agent_that_is_stopped_or_dead_are_found() -> TestResult {
     let mut overlay = two_nodes(Topology::segment(2), "--dataplane=netlink")?;
     overlay.nodes()[0].exec("ip link add other type vxlan external dstport 8472")?;
     let found = report(&overlay.nodes()[0], 0, &[])?;
     finding(&found, "devices", "note", "other of another program uses UDP port 8472")?;
     overlay.nodes()[0].exec("ip link del other")?;
+    overlay.agents[0].signal(Signal::SIGSTOP)?;
+    let stopped = report(&overlay.nodes()[0], 1, &[]);
+    overlay.agents[0].signal(Signal::SIGCONT)?;
+    finding(&stopped?, "agent", "warning", "the process is stopped")?;
     overlay.agents[0].kill()?;
     let node = &overlay.nodes()[0];
     let found = report(node, 1, &[])?;
