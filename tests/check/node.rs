@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 
 use super::{SOON, cni_folder, finding, report, run, two_nodes};
 use crate::inspect::Peer;
+use crate::network::firewall::tools::installed;
 
 #[test]
 fn a_healthy_cluster_has_nothing_worse_than_notes() -> TestResult {
@@ -121,6 +122,27 @@ fn other_devices_and_an_agent_that_is_stopped_or_dead_are_found() -> TestResult 
     node.exec("ip link del flannel.1")?;
     node.exec("ip link add flannel.1 type vxlan id 9 dev eth0 dstport 8472")?;
     finding(&report(node, 2, &[])?, "devices", "error", "its VNI is 9, not 1")?;
+    Ok(())
+}
+
+#[test]
+fn two_daemons_of_one_network_are_found() -> TestResult {
+    let overlay = two_nodes(Topology::segment(2), "--dataplane=netlink")?;
+    let node = &overlay.nodes()[0];
+    // A process that does nothing, with the name and the flag of flanneld.
+    let program = node.dir().join("flanneld");
+    fs::copy(installed("tail")?, &program)?;
+    let mut daemon = node.netns().command(&program);
+    let mut daemon =
+        daemon.arg("-f").env("FLANNELD_SUBNET_FILE", node.subnet_file()).arg("/dev/null").spawn()?;
+    let found = patiently("both are found", SOON, || {
+        let found = report(node, 2, &[])?;
+        finding(&found, "other-agents", "error", &format!("flanneld (pid {})", daemon.id())).map(drop)
+    });
+    daemon.kill()?;
+    daemon.wait()?;
+    found?;
+    finding(&report(node, 0, &[])?, "other-agents", "ok", "none")?;
     Ok(())
 }
 
