@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use flannel_agent::check::model::Check;
 use flannel_common::outcome::Outcome;
 
 /// Folders whose modules documents name without the folder: `lease/etcd` is `flannel-agent/src/lease/etcd.rs`.
@@ -168,6 +169,18 @@ fn each_promise_of_security_names_tests_that_exist() {
         let missing: Vec<_> = tests.iter().filter(|test| !is_test(test)).collect();
         assert!(missing.is_empty(), "there are no tests {missing:?}, for: {row}");
     }
+}
+
+#[test]
+fn the_page_of_the_check_has_each_check_by_name_and_title() {
+    let text = fs::read_to_string(root().join("docs/check.md")).unwrap();
+    let rows = text.split("| check | title | finds | what to do |\n").nth(1).unwrap().lines().skip(1);
+    let rows = rows.take_while(|row| row.starts_with('|')).map(|row| {
+        let mut cells = row.split('|').map(str::trim).skip(1);
+        (cells.next().unwrap().trim_matches('`').to_owned(), cells.next().unwrap().to_owned())
+    });
+    let checks = Check::ALL.iter().map(|check| (check.name().to_owned(), check.title().to_owned()));
+    assert_eq!(rows.collect::<Vec<_>>(), checks.collect::<Vec<_>>());
 }
 
 #[test]

@@ -23,7 +23,7 @@ mod ftp;
 mod group;
 mod headroom;
 mod healing;
-mod ipv6;
+pub(crate) mod ipv6;
 mod leases;
 mod listed;
 mod long_rides;

@@ -131,7 +131,8 @@ fn install(bed: &Bed, package: &Path) -> Result<()> {
     let installed = bed.machine.exec("dpkg-query --show --showformat=${Version} flannel-agent")?;
     assert_eq!(version.trim(), format!("flannel-agent {installed}"));
     let files = bed.machine.exec("dpkg --listfiles flannel-agent")?;
-    const SUBCOMMANDS: [&str; 11] = [
+    const SUBCOMMANDS: [&str; 12] = [
+        "-check",
         "-cleanup",
         "-cni",
         "-counters",

@@ -1,6 +1,6 @@
 //! `flannel-agent cleanup`: removes from the node what the agent, or flanneld, has set up.
 
-mod others;
+pub(crate) mod others;
 mod routes;
 
 use std::fs;

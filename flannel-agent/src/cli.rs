@@ -14,6 +14,7 @@ use self::flanneld::{has_value, like_flanneld, two_dashes, without_empty_variabl
 pub use self::groups::{
     DataplaneFlags, EtcdFlags, FirewallFlags, HealthFlags, KubeFlags, LeaseFlags, LogFlags, UplinkFlags,
 };
+use crate::check::CheckNode;
 use crate::cleanup::Cleanup;
 use crate::cni::Cni;
 use crate::cni::install::InstallCni;
@@ -78,6 +79,10 @@ pub enum Command {
     ///
     /// Exit status: 0 if all is well, 1 if packets are carried and something is not as it should be, 2 if they are not carried.
     Status(ShowStatus),
+    /// Finds what is wrong around the agent on this node, and says what to do: settings, rules, devices, and what reaches the other nodes.
+    ///
+    /// Exit status: 0 if there is nothing worse than a note, 1 with warnings, 2 with errors.
+    Check(CheckNode),
     /// Lists the other nodes: subnet, public address, MAC, and the way of packets to them.
     Peers(ShowPeers),
     /// Lists the leases that this node knows, as the datastore has them, and when each ends.

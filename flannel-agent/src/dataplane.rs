@@ -3,7 +3,7 @@
 
 pub mod accelerator;
 pub mod bpf;
-mod capabilities;
+pub(crate) mod capabilities;
 mod connections;
 pub mod desired;
 pub mod entry;

@@ -8,7 +8,7 @@ mod blackhole;
 mod iptables;
 mod keeper;
 mod nftables;
-mod obstacles;
+pub(crate) mod obstacles;
 mod rules;
 mod writer;
 

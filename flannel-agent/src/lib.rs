@@ -6,6 +6,7 @@
 
 mod atomic_file;
 pub mod backend;
+pub mod check;
 pub mod cleanup;
 pub mod cli;
 pub mod cni;

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use flannel_agent::check;
+use flannel_agent::check::model::Level;
 use flannel_agent::cli::{Command, Flags};
 use flannel_agent::status::model::State;
 use flannel_agent::{
@@ -51,6 +53,13 @@ fn run(flags: Flags) -> ExitCode {
         Some(Command::Monitor(options)) => exit_code(monitor::run(options), print),
         Some(Command::Flows(options)) => exit_code(block_on(flows::run(options)), print),
         Some(Command::Counters(options)) => exit_code(block_on(counters::run(options)), print),
+        Some(Command::Check(options)) => match block_on(check::run(options)) {
+            Ok(level) => ExitCode::from(level.exit_status()),
+            Err(error) => {
+                print(&error);
+                ExitCode::from(Level::Error.exit_status())
+            }
+        },
         Some(Command::Status(options)) => match block_on(status::run(options)) {
             Ok(state) => ExitCode::from(state.exit_status()),
             Err(error) => {

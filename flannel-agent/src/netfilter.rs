@@ -5,7 +5,7 @@ mod iptables;
 pub mod judge;
 mod legacy;
 mod nft;
-mod reader;
+pub(crate) mod reader;
 pub mod rules;
 mod stamp;
 pub(crate) mod tool;

@@ -22,7 +22,7 @@ use crate::dataplane::kernel::Kernel;
 use crate::output::{colours, print, print_json};
 use crate::paths::Paths;
 use crate::watch::{Form, show_all};
-use collect::collect;
+pub(crate) use collect::collect;
 use leases::LeaseList;
 use model::{SCHEMA, State, Status};
 use peers::PeerList;

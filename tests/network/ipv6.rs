@@ -24,7 +24,7 @@ use crate::overlay::{Overlay, ping_all_pairs};
 
 pub(super) const V6_ONLY: &str =
     r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd44::/48","Backend":{"Type":"vxlan"}}"#;
-pub(super) const DUAL: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","EnableIPv6":true,"IPv6Network":"fd44::/48",
+pub(crate) const DUAL: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","EnableIPv6":true,"IPv6Network":"fd44::/48",
     "IPv6SubnetMax":"fd44:0:0:fff::","Backend":{"Type":"vxlan"}}"#;
 pub(super) const DEVICE: &str = "flannel-v6.1";
 pub(super) const BPF: &str = "--dataplane=bpf";

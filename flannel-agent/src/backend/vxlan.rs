@@ -5,7 +5,7 @@ mod floor;
 mod overlay;
 mod questions;
 mod route_mtus;
-mod settings;
+pub(crate) mod settings;
 
 use std::collections::BTreeMap;
 use std::mem;

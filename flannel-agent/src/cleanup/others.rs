@@ -16,10 +16,11 @@ use crate::paths::Paths;
 use crate::subnet_file;
 
 /// A running flannel daemon of this network namespace.
-struct Daemon {
-    pid: u32,
+pub(crate) struct Daemon {
+    /// Its process ID.
+    pub(crate) pid: u32,
     /// Its subnet file, by a path that this process can read.
-    subnet_file: PathBuf,
+    pub(crate) subnet_file: PathBuf,
 }
 
 /// Which networks stay when `own` is removed.
@@ -95,19 +96,28 @@ fn is_global(address: &IpAddr) -> bool {
     !matches!(address, IpAddr::V6(address) if Ipv6Addr::is_unicast_link_local(address))
 }
 
-/// Lists the processes in this network namespace that have the name of the agent or of flanneld.
-fn daemons() -> Result<Vec<Daemon>> {
+/// Lists the processes in this network namespace that have the name of the agent or of flanneld and run no subcommand.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub(crate) fn daemons() -> Result<Vec<Daemon>> {
     let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net"));
     let own = namespace("self").context("reading /proc/self/ns/net")?;
     let is_daemon = |pid: &u32| {
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         *pid != std::process::id()
             && ["flannel-agent", "flanneld"].contains(&name.trim_end())
+            && !runs_subcommand(&fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default())
             && namespace(&pid.to_string()).is_ok_and(|other| other == own)
     };
     let processes = fs::read_dir("/proc").context("listing /proc")?.flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_daemon);
     Ok(pids.map(|pid| Daemon { pid, subnet_file: subnet_file_of(pid) }).collect())
+}
+
+/// Returns whether the words of a command line, each ended by a null byte, name a subcommand. A daemon has flags alone. Pure.
+fn runs_subcommand(words: &str) -> bool {
+    words.split('\0').nth(1).is_some_and(|word| !word.is_empty() && !word.starts_with('-'))
 }
 
 fn subnet_file_of(pid: u32) -> PathBuf {
@@ -134,7 +144,8 @@ fn chosen_file(flags: &str, environment: &str) -> String {
     by_flag.or_else(by_environment).unwrap_or(Paths::SUBNET_FILE).to_owned()
 }
 
-fn is_same_file(one: &Path, other: &Path) -> bool {
+/// Returns whether both paths are of one file.
+pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
     let id = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
     match (id(one), id(other)) {
         (Ok(one), Ok(other)) => one == other,
@@ -147,6 +158,18 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_subcommand_is_told_from_the_daemon() {
+        for (words, expected) in [
+            ("flannel-agent\0status\0--json\0", true),
+            ("flannel-agent\0--ip-masq\0", false),
+            ("flanneld\0", false),
+            ("", false),
+        ] {
+            assert_eq!(runs_subcommand(words), expected, "{words:?}");
+        }
+    }
 
     #[test]
     fn a_daemon_s_subnet_file_is_that_of_its_flag_else_of_its_environment() {

@@ -1,6 +1,6 @@
 //! `flannel-agent install-cni`: puts the CNI plugin and its conflist where the node's runtime looks for them.
 
-mod conflist;
+pub(crate) mod conflist;
 mod plugin;
 
 use std::path::{Path, PathBuf};
@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result};
 use self::plugin::Owner;
 
 /// Name of the conflist. Runtimes take the first of the folder's configurations by name.
-const CONFLIST: &str = "10-flannel.conflist";
+pub(crate) const CONFLIST: &str = "10-flannel.conflist";
 /// Name of the plugin, and the type by which conflists ask for it.
-const PLUGIN: &str = "flannel";
+pub(crate) const PLUGIN: &str = "flannel";
 
 /// Installs the CNI plugin and its conflist on the node, in place of an older flannel's too. Files that are right
 /// already stay untouched.

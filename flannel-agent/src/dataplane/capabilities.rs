@@ -1,8 +1,12 @@
-//! The capabilities of this process, to say which of them BPF misses.
+//! The capabilities of a process, and which of them the agent misses.
 
 use std::fs;
 
 /// Numbers of capabilities (`include/uapi/linux/capability.h`). `CAP_BPF` and `CAP_PERFMON` exist since Linux 5.8.
+/// For iptables of the legacy kind.
+pub(crate) const NET_RAW: u32 = 13;
+/// For devices, routes, firewall rules and attaching programs.
+pub(crate) const NET_ADMIN: u32 = 12;
 const SYS_ADMIN: u32 = 21;
 const PERFMON: u32 = 38;
 const BPF: u32 = 39;
@@ -14,14 +18,14 @@ pub(super) fn missing_for_bpf() -> Option<String> {
 }
 
 /// Reads the set of effective capabilities, one bit for each.
-fn effective(status: &str) -> Option<u64> {
+pub(crate) fn effective(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
-/// `CAP_SYS_ADMIN` includes the others.
-fn missing(set: u64) -> Option<String> {
-    let has = |capability: u32| set & (1 << capability) != 0;
+/// Returns the capabilities for the programs that a set lacks, as words. `CAP_SYS_ADMIN` includes the others.
+pub(crate) fn missing(set: u64) -> Option<String> {
+    let has = |capability| has(set, capability);
     if has(SYS_ADMIN) {
         return None;
     }
@@ -29,6 +33,11 @@ fn missing(set: u64) -> Option<String> {
     let missing: Vec<_> =
         needed.into_iter().filter(|(number, _)| !has(*number)).map(|(_, name)| name).collect();
     (!missing.is_empty()).then(|| missing.join(" and "))
+}
+
+/// Returns whether a set has a capability.
+pub(crate) const fn has(set: u64, capability: u32) -> bool {
+    set & (1 << capability) != 0
 }
 
 #[cfg(test)]

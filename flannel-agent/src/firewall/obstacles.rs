@@ -105,6 +105,16 @@ fn unfiltered(version: IpVersion) -> Option<String> {
 }
 
 fn missing_filter(key: &str, value: io::Result<String>) -> Option<String> {
+    let (what, remedy) = missing_setting(key, value)?;
+    Some(format!("{what}: {UNANSWERED}. The remedy is {remedy}"))
+}
+
+/// What does not work without the setting.
+pub(crate) const UNANSWERED: &str =
+    "a pod that connects to a Service gets no answer from an endpoint on this same node";
+
+/// Returns what is wrong with a setting of br_netfilter, given its value or the error of reading it, and the remedy.
+pub(crate) fn missing_setting(key: &str, value: io::Result<String>) -> Option<(String, String)> {
     let (what, remedy) = match value {
         Ok(value) if value.trim() == "0" => (format!("net.bridge.{key} is 0"), String::new()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => (
@@ -113,10 +123,8 @@ fn missing_filter(key: &str, value: io::Result<String>) -> Option<String> {
         ),
         _ => return None,
     };
-    Some(format!(
-        "{what}: a pod that connects to a Service gets no answer from an endpoint on this same node. The remedy is \
-         {remedy}`sysctl -w net.bridge.{key}=1` (at each boot: a line in /etc/sysctl.d)"
-    ))
+    let set = format!("`sysctl -w net.bridge.{key}=1` (at each boot: a line in /etc/sysctl.d)");
+    Some((what, remedy + &set))
 }
 
 #[cfg(test)]

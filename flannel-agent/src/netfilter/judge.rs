@@ -1,5 +1,6 @@
 //! What the rules of a host do with the packets that it sends itself, and which look at each packet of pods ([`pods`]). Pure.
 
+pub mod passage;
 pub mod pods;
 mod walk;
 

@@ -17,7 +17,7 @@ const FAMILIES: [(&str, &str); 2] = [("ip", "iptables"), ("ip6", "ip6tables")];
 ///
 /// # Errors
 /// A tool does not end in time, or prints what cannot be read.
-pub(super) async fn read() -> Result<Option<Vec<Table>>, ToolError> {
+pub(crate) async fn read() -> Result<Option<Vec<Table>>, ToolError> {
     let mut tables = Vec::new();
     let mut is_complete = true;
     for (tool, table) in legacy::tables().into_iter().filter(|(_, table)| TABLES.contains(&table.as_str())) {

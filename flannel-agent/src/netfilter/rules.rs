@@ -67,11 +67,13 @@ pub struct Base {
     pub reroutes: bool,
 }
 
-/// A hook for packets that the host forwards or sends itself, in their order.
+/// A hook for packets that the host receives, forwards or sends, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hook {
     /// They have arrived.
     Prerouting,
+    /// They were routed to the host itself.
+    Input,
     /// They were routed elsewhere.
     Forward,
     /// The host's own were routed.
@@ -86,6 +88,7 @@ impl Hook {
     pub fn of(name: &str) -> Option<Self> {
         match name {
             "PREROUTING" | "prerouting" => Some(Self::Prerouting),
+            "INPUT" | "input" => Some(Self::Input),
             "FORWARD" | "forward" => Some(Self::Forward),
             "OUTPUT" | "output" => Some(Self::Output),
             "POSTROUTING" | "postrouting" => Some(Self::Postrouting),

@@ -33,7 +33,7 @@ struct Tables {
 ///
 /// # Errors
 /// The kernel does not answer.
-pub(super) async fn collect(paths: &Paths) -> Result<Status> {
+pub(crate) async fn collect(paths: &Paths) -> Result<Status> {
     let kernel = Kernel::new()?;
     let links = link::list(kernel.handle()).await.context("listing interfaces")?;
     let mut hops = BTreeMap::new();

@@ -13,9 +13,9 @@ use crate::lease::VxlanData;
 use crate::mac::Mac;
 
 /// Bytes that VXLAN over IPv4 adds to a packet: outer IPv4, UDP and VXLAN headers, inner Ethernet header.
-const ENCAPSULATION: u32 = 50;
+pub(crate) const ENCAPSULATION: u32 = 50;
 /// The same over IPv6, whose header is 20 bytes longer.
-const ENCAPSULATION_V6: u32 = 70;
+pub(crate) const ENCAPSULATION_V6: u32 = 70;
 
 /// Returns one device for each address family, IPv4 first.
 pub(super) fn devices(setup: &Setup<'_, VxlanConfig>) -> Vec<DeviceSpec> {

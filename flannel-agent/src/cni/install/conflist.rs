@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -60,17 +60,26 @@ fn has_plugin(text: &str) -> bool {
 
 /// Returns a warning for each configuration that the runtime takes instead of flannel's, because its name is before.
 pub(super) fn rivals(folder: &Path) -> Result<Vec<String>> {
+    let names = configurations(folder)?;
+    let before = names.iter().take_while(|name| name.as_path() < Path::new(CONFLIST));
+    Ok(before.map(|name| warning(&folder.join(name))).collect())
+}
+
+/// Returns the names of a folder's configurations, in the order in which runtimes look at them.
+///
+/// # Errors
+/// The folder cannot be listed.
+pub(crate) fn configurations(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = folder.read_dir().with_context(|| format!("listing {}", folder.display()))?;
     let mut names = Vec::new();
     for entry in entries {
         names.push(entry.with_context(|| format!("listing {}", folder.display()))?.file_name());
     }
     names.sort();
-    let read = names.iter().map(Path::new).filter(|name| {
+    let read = names.into_iter().map(PathBuf::from).filter(|name| {
         name.extension().and_then(|ending| ending.to_str()).is_some_and(|ending| ENDINGS.contains(&ending))
     });
-    let before = read.take_while(|name| *name < Path::new(CONFLIST));
-    Ok(before.map(|name| warning(&folder.join(name))).collect())
+    Ok(read.collect())
 }
 
 fn warning(path: &Path) -> String {

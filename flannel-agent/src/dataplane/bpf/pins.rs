@@ -281,7 +281,9 @@ pub fn mount_bpffs(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn is_bpffs(path: &Path) -> bool {
+/// Returns whether a BPF filesystem is mounted at this path.
+#[must_use]
+pub fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC)
 }
 

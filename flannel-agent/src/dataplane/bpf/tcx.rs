@@ -41,7 +41,7 @@ struct QueryAttributes {
 }
 
 /// Returns the IDs of the programs on a hook, each with that of its link; `None` if the kernel has no tcx.
-pub(super) fn query(interface: u32, direction: Direction) -> io::Result<Option<Vec<(u32, u32)>>> {
+pub(crate) fn query(interface: u32, direction: Direction) -> io::Result<Option<Vec<(u32, u32)>>> {
     let kind = match direction {
         Direction::Ingress => BPF_TCX_INGRESS,
         Direction::Egress => BPF_TCX_EGRESS,
@@ -108,7 +108,7 @@ impl Bpf {
 }
 
 /// Returns the IDs of the programs of an agent that has just been replaced, and of those of other networks.
-pub(super) fn pinned_programs(pins: &Pins) -> BTreeSet<u32> {
+pub(crate) fn pinned_programs(pins: &Pins) -> BTreeSet<u32> {
     pins.all_overlays().flat_map(|pins| linked(&pins)).collect()
 }
 

@@ -46,9 +46,9 @@ pub fn looks(tables: &[Table], pods: Pods<'_>) -> Vec<Look> {
         // The first packets of a flow as well: a helper is chosen by them.
         for first in [false, true] {
             let bases = bases(tables);
-            let bases = bases
-                .into_iter()
-                .filter(|(base, table, _)| table.family.includes(v6) && base.hook != Hook::Output);
+            let bases = bases.into_iter().filter(|(base, table, _)| {
+                table.family.includes(v6) && !matches!(base.hook, Hook::Input | Hook::Output)
+            });
             for (base, table, name) in bases {
                 let (network, hook) = (*network, base.hook);
                 let mut flows = Flows { pods, network, hook, first, looks: &mut looks };
