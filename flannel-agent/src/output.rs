@@ -45,10 +45,11 @@ pub(crate) fn print(text: &dyn fmt::Display) -> Result<bool> {
 /// Returns the first line of a text, without what a terminal would take for commands: it may come from the datastore.
 pub(crate) fn clean(text: &str) -> String {
     let mut lines = text.lines();
-    let first: String = lines.next().unwrap_or_default().chars().map(visible).collect();
+    let first = printable(lines.next().unwrap_or_default());
     if lines.next().is_some() { format!("{first} ...") } else { first }
 }
 
-fn visible(letter: char) -> char {
-    if letter.is_control() { '?' } else { letter }
+/// Returns a text without what a terminal would take for commands.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
 }

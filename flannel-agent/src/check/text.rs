@@ -3,6 +3,7 @@
 use std::fmt::{self, Display};
 
 use super::model::{Finding, Level, ProbedPeer, Report};
+use crate::output::printable;
 
 /// So many other nodes are shown.
 const SHOWN: usize = 8;
@@ -32,12 +33,12 @@ impl Display for Text<'_> {
 impl Text<'_> {
     fn write(&self, f: &mut fmt::Formatter<'_>, finding: &Finding) -> fmt::Result {
         let Finding { title, level, found, remedy, network, .. } = finding;
-        let network = network.as_ref().map(|name| format!(" ({})", clean(name))).unwrap_or_default();
-        writeln!(f, "{} {title}{network}: {}", self.mark(*level), clean(found))?;
+        let network = network.as_ref().map(|name| format!(" ({})", printable(name))).unwrap_or_default();
+        writeln!(f, "{} {title}{network}: {}", self.mark(*level), printable(found))?;
         remedy
             .iter()
             .flat_map(|text| text.lines())
-            .try_for_each(|line| writeln!(f, "          {}", clean(line)))
+            .try_for_each(|line| writeln!(f, "          {}", printable(line)))
     }
 
     /// Returns the level in brackets, as wide as the longest one.
@@ -63,11 +64,6 @@ impl Text<'_> {
             plural(notes)
         )
     }
-}
-
-/// Returns a text without what a terminal would take for commands: it may come from the datastore.
-fn clean(text: &str) -> String {
-    text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
 }
 
 impl Display for ProbedPeer {
