@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use clap::CommandFactory as _;
 use flannel_agent::check::model::Check;
+use flannel_agent::cli::Flags;
 use flannel_common::outcome::Outcome;
 
 /// Folders whose modules documents name without the folder: `lease/etcd` is `flannel-agent/src/lease/etcd.rs`.
@@ -201,4 +203,49 @@ fn words_of_the_log_in_troubleshooting_are_the_agents() {
     for words in words {
         assert!(sources.iter().any(|source| source.contains(words)), "the agent never says {words:?}");
     }
+}
+
+/// The command lines of `flannel-agent` in code, each with the words that follow the name.
+fn command_lines(text: &str) -> Vec<Vec<String>> {
+    let (mut lines, mut is_block) = (Vec::new(), false);
+    let joined = text.replace("\\\n", " ");
+    for line in joined.lines() {
+        if line.trim_start().starts_with("```") {
+            is_block = !is_block;
+        } else if is_block {
+            lines.extend(command_line(line));
+        } else {
+            lines.extend(line.split('`').skip(1).step_by(2).filter_map(command_line));
+        }
+    }
+    lines
+}
+
+/// Returns the words behind the name up to the end of the command. `None` if this is not a command line of `flannel-agent`, or has
+/// something left out.
+fn command_line(code: &str) -> Option<Vec<String>> {
+    const NAME: &str = "flannel-agent ";
+    let start = code.find(NAME)?;
+    let is_name = start == 0 || code[..start].ends_with([' ', '/']);
+    let words = code[start + NAME.len()..].split_whitespace();
+    let words = words.take_while(|word| !["|", "#", "&&", ">"].contains(word));
+    let words: Vec<_> = words.map(|word| word.trim_end_matches(';').to_owned()).collect();
+    let first = words.first()?;
+    let is_command = first.starts_with('-') || Flags::command().find_subcommand(first).is_some();
+    (is_name && (is_command || start == 0) && first != "...").then_some(words)
+}
+
+#[test]
+fn command_lines_in_documents_are_understood() {
+    let mut found = 0;
+    for (file, text) in documents() {
+        for words in command_lines(&text) {
+            found += 1;
+            let line = std::iter::once("flannel-agent").chain(words.iter().map(String::as_str));
+            let parsed = Flags::parse_from_go(line.map(Into::into));
+            let refused = parsed.err().filter(clap::Error::use_stderr);
+            assert!(refused.is_none(), "{}: {words:?}: {}", file.display(), refused.unwrap());
+        }
+    }
+    assert!(found > 60, "only {found} command lines");
 }

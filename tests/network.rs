@@ -5,6 +5,7 @@ pub(crate) mod capabilities;
 mod clsact;
 mod counters;
 pub(crate) mod docker;
+mod documented;
 mod ecn;
 mod fallback;
 pub(crate) mod firewall;

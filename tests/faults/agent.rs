@@ -4,6 +4,7 @@ use std::time::Duration;
 use std::{fs, thread};
 
 use anyhow::Result;
+use flannel_tests::clock::Clock;
 use flannel_tests::{Refusal, eventually};
 use nix::sys::signal::Signal;
 
@@ -32,6 +33,20 @@ faults! {
             overlay.agents[node].restart_and_kill_after(Duration::from_millis(15 * time))?;
         }
         overlay.agents[node].restart().map(drop)
+    };
+
+    clock_set: "agent restarts, and its clock is set two days forward and back", Nothing, |overlay, node| {
+        let clock = Clock::new(overlay.nodes()[node].dir())?;
+        let agent = &mut overlay.agents[node];
+        agent.set_clock(Some(&clock));
+        agent.restart()?;
+        for hours in [48, -48, 0] {
+            clock.set(hours)?;
+            // The agent looks at its programs every second.
+            thread::sleep(AWAY);
+        }
+        agent.set_clock(None);
+        agent.restart().map(drop)
     };
 
     stopped: "agent stopped for 2 s (SIGSTOP)", Nothing, |overlay, node| {

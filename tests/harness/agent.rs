@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
+use crate::clock::Clock;
 use crate::cluster::Node;
 use crate::process::Daemon;
 use crate::subnet_env::SubnetEnv;
@@ -103,6 +104,13 @@ impl Agent {
     /// Makes the kernel refuse this, and nothing else, from the next start on.
     pub fn set_refusals(&mut self, refusals: &[Refusal]) {
         self.start.refusals = refusals.to_vec();
+    }
+
+    /// Makes it use this clock, or the machine's, from the next start on.
+    pub fn set_clock(&mut self, clock: Option<&Clock>) {
+        self.start.env.retain(|(name, _)| !Clock::VARIABLES.contains(&name.as_str()));
+        let variables = clock.into_iter().flat_map(Clock::environment);
+        self.start.env.extend(variables.map(|(name, value)| (name.to_owned(), value)));
     }
 
     /// Kills it if it runs, starts it again with the same flags, and waits until it is ready.

@@ -14,6 +14,16 @@ pub struct Clock {
 }
 
 impl Clock {
+    /// The variables of [`Self::environment`].
+    pub(crate) const VARIABLES: [&str; 5] = [
+        "LD_PRELOAD",
+        "FAKETIME_TIMESTAMP_FILE",
+        "FAKETIME_NO_CACHE",
+        "FAKETIME_DONT_FAKE_MONOTONIC",
+        // Files have the times that they have.
+        "NO_FAKE_STAT",
+    ];
+
     /// Makes a clock that is right, in this folder.
     pub fn new(folder: &Path) -> Result<Self> {
         let clock = Self { file: folder.join("clock") };
@@ -31,15 +41,14 @@ impl Clock {
     /// Returns the variables that make a program use it.
     pub(crate) fn environment(&self) -> [(&'static str, String); 5] {
         let library = format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", env::consts::ARCH);
-        let file = self.file.display().to_string();
-        let yes = || "1".to_owned();
+        let (file, yes) = (self.file.display().to_string(), "1".to_owned());
+        let [preload, timestamps, no_cache, monotonic, stat] = Self::VARIABLES;
         [
-            ("LD_PRELOAD", library),
-            ("FAKETIME_TIMESTAMP_FILE", file),
-            ("FAKETIME_NO_CACHE", yes()),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", yes()),
-            // Files have the times that they have.
-            ("NO_FAKE_STAT", yes()),
+            (preload, library),
+            (timestamps, file),
+            (no_cache, yes.clone()),
+            (monotonic, yes.clone()),
+            (stat, yes),
         ]
     }
 }

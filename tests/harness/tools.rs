@@ -141,6 +141,7 @@ pub const TOOLS: &[Tool] = &[
     package("prometheus", "prometheus", "reads the agents' metrics, as in operation", &[Suite]),
     package("promtool", "prometheus", "checks metrics and rules of alerts", &[Suite]),
     package(FAKETIME, "libfaketime", "sets the clock of agents", &[Suite]),
+    package("jq", "jq", "runs the filters of JSON that documents show", &[Suite]),
     package("setpriv", "util-linux", "starts agents without privileges", &[Suite]),
     package(
         "dockerd",
