@@ -215,7 +215,9 @@ fn command_lines(text: &str) -> Vec<Vec<String>> {
         } else if is_block {
             lines.extend(command_line(line));
         } else {
-            lines.extend(line.split('`').skip(1).step_by(2).filter_map(command_line));
+            // A subcommand's name alone only names it.
+            let spans = line.split('`').skip(1).step_by(2).filter_map(command_line);
+            lines.extend(spans.filter(|words| words.len() > 1));
         }
     }
     lines
@@ -247,5 +249,5 @@ fn command_lines_in_documents_are_understood() {
             assert!(refused.is_none(), "{}: {words:?}: {}", file.display(), refused.unwrap());
         }
     }
-    assert!(found > 60, "only {found} command lines");
+    assert!(found > 30, "only {found} command lines");
 }

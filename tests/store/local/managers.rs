@@ -205,15 +205,17 @@ fn a_watch_reports_changes_and_nothing_else() -> TestResult {
         let manager = manager(&store);
         let test = async {
             assert_eq!(next_keys(&mut updates).await?, [one.name()]);
-            // The same lease again: in place, by rename, with another time and mode. And hidden files.
+            // The same reservation again: in place, by rename, with another time. And hidden files.
             store.put(&one.name(), &one.value())?;
             store.put(".hidden", &one.value())?;
             fs::rename(store.file(".hidden"), store.file(&one.name()))?;
             age(&store, &one.name(), HOUR)?;
-            fs::set_permissions(store.file(&one.name()), Permissions::from_mode(0o444))?;
             store.put(".hidden", "")?;
             let quiet = timeout(QUIET, updates.recv()).await;
             ensure!(quiet.is_err(), "nothing has changed, but there was a report: {quiet:?}");
+            // From now on it ends.
+            fs::set_permissions(store.file(&one.name()), Permissions::from_mode(0o444))?;
+            assert_eq!(next_keys(&mut updates).await?, [one.name()]);
             store.put(&other.name(), &other.value())?;
             assert_eq!(next_keys(&mut updates).await?, [one.name(), other.name()]);
             store.delete(&one.name())?;

@@ -1,4 +1,4 @@
-//! Follows the leases of a folder: after every change all files are read, and sent if a lease differs.
+//! Follows the leases of a folder: after every change all files are read, and sent if a lease or its end differs.
 
 use std::time::Duration;
 
