@@ -19,15 +19,13 @@ use crate::watch::{Form, PERIOD, show_all};
 /// Version of the JSON. It rises when a field goes or gets another meaning.
 const SCHEMA: u32 = 1;
 
-/// Shows how many packets the BPF programs have seen on this node, and what became of them, the most frequent first.
+/// Shows how many packets the BPF programs have seen on this node, and what became of them, the most frequent first; with --watch what has come
+/// in each second.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ShowCounters {
-    /// Print what has come in each second, until Ctrl-C.
-    #[arg(long)]
-    pub watch: bool,
-    /// Print the counters as JSON; with --watch a line each second.
-    #[arg(long)]
-    pub json: bool,
+    /// How it is shown.
+    #[command(flatten)]
+    pub form: Form,
     /// Where this node's things are.
     #[command(flatten)]
     pub paths: Paths,
@@ -39,12 +37,12 @@ pub struct ShowCounters {
 /// No programs are pinned, or their counters cannot be read.
 pub async fn run(options: &ShowCounters) -> Result<()> {
     let bpffs = &options.paths.bpffs;
-    let ShowCounters { watch, json, .. } = *options;
+    let form = options.form;
     let mut before = None;
     let listing = async || {
-        if watch { news(bpffs, &mut before).await } else { Ok(Listing::of(read(bpffs)?, None)) }
+        if form.watch { news(bpffs, &mut before).await } else { Ok(Listing::of(read(bpffs)?, None)) }
     };
-    show_all(Form { watch, json }, listing).await
+    show_all(form, listing).await
 }
 
 /// Counters by VNI, and when they were read.

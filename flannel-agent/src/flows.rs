@@ -37,12 +37,9 @@ pub struct ShowFlows {
     /// Also flows none of whose directions is proven.
     #[arg(long)]
     pub all: bool,
-    /// Print the list each second, until Ctrl-C.
-    #[arg(long)]
-    pub watch: bool,
-    /// Print the list as JSON; with --watch a line each second.
-    #[arg(long)]
-    pub json: bool,
+    /// How it is shown.
+    #[command(flatten)]
+    pub form: Form,
     /// Where this node's things are.
     #[command(flatten)]
     pub paths: Paths,
@@ -59,8 +56,7 @@ pub(crate) fn network(text: &str) -> Result<IpNet, String> {
 /// # Errors
 /// No programs are pinned, their flows cannot be read, or the output cannot be written.
 pub async fn run(options: &ShowFlows) -> Result<()> {
-    let ShowFlows { watch, json, .. } = *options;
-    show_all(Form { watch, json }, async || read(options)).await
+    show_all(options.form, async || read(options)).await
 }
 
 fn read(options: &ShowFlows) -> Result<Flows> {
@@ -230,8 +226,7 @@ mod tests {
             peer: None,
             translated: false,
             all: false,
-            watch: false,
-            json: false,
+            form: Form::default(),
             paths,
         };
         change(&mut options);

@@ -47,12 +47,9 @@ pub struct ShowStatus {
 /// vxlan (BPF), floor (the kernel's vxlan device), on-link (a route without a tunnel), udp, other, or missing (no route).
 #[derive(Clone, Debug, clap::Args)]
 pub struct ShowPeers {
-    /// Print the list each second, until Ctrl-C.
-    #[arg(long)]
-    pub watch: bool,
-    /// Print the list as JSON; with --watch a line each second.
-    #[arg(long)]
-    pub json: bool,
+    /// How it is shown.
+    #[command(flatten)]
+    pub form: Form,
     /// Where this node's things are.
     #[command(flatten)]
     pub paths: Paths,
@@ -65,12 +62,9 @@ pub struct ShowPeers {
 /// a while (--lease-hold). How packets get to the nodes is shown by `flannel-agent peers`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ShowLeases {
-    /// Print the list each second, until Ctrl-C.
-    #[arg(long)]
-    pub watch: bool,
-    /// Print the list as JSON; with --watch a line each second.
-    #[arg(long)]
-    pub json: bool,
+    /// How it is shown.
+    #[command(flatten)]
+    pub form: Form,
     /// Where this node's things are.
     #[command(flatten)]
     pub paths: Paths,
@@ -101,7 +95,7 @@ pub async fn run_peers(options: &ShowPeers) -> Result<()> {
         unread = networks.iter().flat_map(|network| network.unread.clone()).collect();
         Ok(PeerList::of(SCHEMA, networks))
     };
-    show_all(Form { watch: options.watch, json: options.json }, peers).await?;
+    show_all(options.form, peers).await?;
     ensure_read(&unread)
 }
 
@@ -122,6 +116,6 @@ pub async fn run_leases(options: &ShowLeases) -> Result<()> {
         unread = networks.iter().flat_map(|network| network.unread.clone()).collect();
         Ok(LeaseList::of(SCHEMA, &networks, SystemTime::now()))
     };
-    show_all(Form { watch: options.watch, json: options.json }, leases).await?;
+    show_all(options.form, leases).await?;
     ensure_read(&unread)
 }

@@ -26,12 +26,14 @@ mod size {
 }
 
 /// How a subcommand shows what it has read.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Form {
-    /// Each second, until the reader has gone away.
-    pub(crate) watch: bool,
-    /// As JSON: one document, or with `watch` one for each line.
-    pub(crate) json: bool,
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct Form {
+    /// Print it each second, until Ctrl-C.
+    #[arg(long)]
+    pub watch: bool,
+    /// Print it as JSON; with --watch a line each second.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// The size of a terminal in characters.

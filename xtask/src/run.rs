@@ -48,10 +48,13 @@ pub(crate) struct Args {
 /// Builds the agent, unless `$FLANNEL_AGENT` names one, and runs it, in a cluster or on this machine.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let named = named_agent()?.is_some();
-    let mut parts = vec![Part::Cluster];
-    parts.extend((!named).then_some(Part::Build));
-    // Whoever reads the hints uses these.
-    parts.extend((!args.once).then_some(Part::Run));
+    let is_needed = |part: &Part| match part {
+        Part::Build => !named,
+        // Whoever reads the hints uses these tools.
+        Part::Run => !args.once,
+        _ => true,
+    };
+    let parts: Vec<_> = NEEDS.into_iter().filter(is_needed).collect();
     let store = store::choose(args.store, &parts)?;
     if !named {
         phase::run("build of the agent", &mut cargo(["build", "--package", "flannel-agent"]))?;

@@ -15,9 +15,10 @@
 //!   removes it. The node with its `PublicIP` takes it, and writes its value.
 //!
 //! So `chmod u+w` turns a lease into a reservation. A copy with the same mode and time (`rsync -a`) is the same lease,
-//! with the same end. A copy that can be written is a reservation. A running agent asks the clock when it sees the time of a file
-//! first; from then on it counts the time that passes, so that no lease ends because the clock is set. No agent uses an ended lease any more, except that
-//! its own node may renew it. Its file is removed, under the lock, by the next agent that takes a subnet.
+//! with the same end. A copy that can be written is a reservation. A running agent asks the clock when it sees the time of
+//! a file first; from then on it counts the time that passes, so that no lease ends because the clock is set. No agent uses
+//! an ended lease any more, except that its own node may renew it. Its file is removed, under the lock, by the next agent
+//! that takes a subnet.
 //!
 //! **Changes** are reported by inotify, and found within 10 s where inotify reports nothing (NFS). Hidden files are
 //! ignored. Every other file that is not a lease is logged once. Files may appear, change and vanish in any way: they

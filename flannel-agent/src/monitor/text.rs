@@ -5,7 +5,7 @@ use std::fmt;
 use flannel_common::outcome::Outcome;
 
 use crate::output::clean;
-use crate::report::feed::{Change, Happening, Kind, What};
+use crate::report::feed::{Happening, Kind, What};
 
 const RED: u8 = 31;
 const GREEN: u8 = 32;
@@ -66,12 +66,7 @@ fn describe(what: &What) -> String {
         }
         What::Peer { change, subnet, public_ip, vtep_mac } => {
             let mac = vtep_mac.map_or_else(String::new, |mac| format!(" (MAC {mac})"));
-            let change = match change {
-                Change::Joined => "has joined",
-                Change::Changed => "has changed",
-                Change::Left => "has left",
-            };
-            format!("{subnet} at {public_ip}{mac} {change}")
+            format!("{subnet} at {public_ip}{mac} has {}", change.name())
         }
         What::Lease { held: true } => "this node holds its lease".to_owned(),
         What::Lease { held: false } => "this node has lost its lease".to_owned(),

@@ -15,16 +15,16 @@ pub(crate) enum Store {
     Local,
 }
 
-/// Finds or installs the tools for the datastore that the user wants, and those of the other parts. Without a wish it is
-/// etcd, or files if etcd cannot be installed.
+/// Finds or installs the tools of these parts, without etcd's if the user wants files. Without a wish it is etcd, or files if
+/// etcd cannot be installed.
 pub(crate) fn choose(wanted: Option<Store>, parts: &[Part]) -> Result<Store> {
-    let with_etcd: Vec<_> = parts.iter().copied().chain([Part::Etcd]).collect();
+    let without_etcd: Vec<_> = parts.iter().copied().filter(|part| *part != Part::Etcd).collect();
     match wanted {
-        Some(Store::Etcd) => setup::ensure(&with_etcd).map(|()| Store::Etcd),
-        Some(Store::Local) => setup::ensure(parts).map(|()| Store::Local),
-        None => setup::ensure(&with_etcd)
+        Some(Store::Etcd) => setup::ensure(parts).map(|()| Store::Etcd),
+        Some(Store::Local) => setup::ensure(&without_etcd).map(|()| Store::Local),
+        None => setup::ensure(parts)
             .map(|()| Store::Etcd)
-            .or_else(|cause| setup::ensure(parts).map(|()| instead_of_etcd(&cause))),
+            .or_else(|cause| setup::ensure(&without_etcd).map(|()| instead_of_etcd(&cause))),
     }
 }
 
