@@ -37,7 +37,8 @@ impl Bed {
     fn start() -> Result<Self> {
         require_root()?;
         let stats = enable_stats(Stats::RunTime).context("have the kernel measure programs")?;
-        let overlay = Overlay::start_with(Topology::segment(2), &["--dataplane=bpf"; 2], 1, with_endpoint)?;
+        let change = |agent| with_endpoint(agent).arg("--probe-interval=1");
+        let overlay = Overlay::start_with(Topology::segment(2), &["--dataplane=bpf"; 2], 1, change)?;
         overlay.wait_plugged()?;
         Ok(Self { _streams: overlay.streams()?, overlay, _stats: stats })
     }

@@ -36,6 +36,7 @@ mod obstacles;
 mod offloads;
 mod packet_rules;
 mod prepare_node;
+mod probed;
 mod reachability;
 mod restart;
 mod routed;

@@ -183,6 +183,12 @@ impl Flags {
     pub const fn lease_hold(&self) -> Duration {
         Duration::from_secs(self.leases.lease_hold)
     }
+
+    /// Returns how often the other nodes are asked whether they can be reached; zero for never.
+    #[must_use]
+    pub const fn probe_interval(&self) -> Duration {
+        Duration::from_secs(self.health.probe_interval)
+    }
 }
 
 #[cfg(test)]

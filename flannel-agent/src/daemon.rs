@@ -8,6 +8,7 @@ mod membership;
 mod network;
 mod node;
 mod notices;
+mod reachability;
 mod renewal;
 mod retry;
 mod settings;
@@ -44,6 +45,7 @@ use membership::{LeaseEvent, Membership, Recorder, Terms};
 use network::{Answer, PATIENCE, ask};
 use node::{Node, NodePlan};
 use notices::Notices;
+use reachability::Reachability;
 use settings::{backend_options, datastore, etcd_options, firewall_options, kube_options, uplink_options};
 
 /// Pause between attempts at what fails.
@@ -206,6 +208,8 @@ async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config
     let recorder = Recorder::new(flags.paths.last_known(), datastore(flags));
     let mut membership = Membership::new(store, terms, node.attributes(), recorder);
     let mut notices = Notices::new(store);
+    let have_devices = network.backend.kind().has_device();
+    let mut reachability = Reachability::new(flags.probe_interval(), have_devices);
     let mut next_network = network::changed(store, in_use).boxed_local();
     let mut next_uplink = next_uplink(uplinks, node.uplink());
     loop {
@@ -253,6 +257,7 @@ async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config
             // What waits for the file has its turn.
             () = subnet_file.written(), if !subnet_file.is_written() => {}
             () = notices.deliver() => {}
+            () = reachability.due() => reachability.step(node.peers()),
             next = &mut next_network => return Ok(next),
         }
         if !membership.is_asking() && node.wants_peers() {

@@ -31,6 +31,7 @@ mod output;
 pub mod paths;
 pub mod peer;
 pub mod prepare_node;
+pub mod probe;
 pub mod problem;
 mod random;
 pub mod report;

@@ -7,9 +7,11 @@ mod labels;
 mod requests;
 mod text;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
 use flannel_common::outcome::Outcome;
+use ipnet::IpNet;
 use prometheus_client::collector::Collector;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family as Metric;
@@ -17,8 +19,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::Instant;
 
 pub use labels::{
-    Action, Dataplane, EventLabels, Failure, FailureKind, Family, FirewallSync, MissLabels, Repair, Repaired,
-    RequestLabels, RequestResult, SyncResult,
+    Action, Dataplane, EventLabels, Failure, FailureKind, Family, FirewallSync, MissLabels, Probed,
+    Reachable, Repair, Repaired, RequestLabels, RequestResult, SyncResult,
 };
 pub use requests::{Request, Requests};
 pub use text::Format;
@@ -50,6 +52,7 @@ pub struct Metrics {
     /// 1 while packets take a slower way than was asked for.
     pub dataplane_degraded: Gauge,
     peers: Metric<Family, Gauge>,
+    peer_reachable: Metric<Probed, Gauge>,
     reconcile_actions: Metric<Action, Counter>,
     repairs: Metric<Repair, Counter>,
     errors: Metric<Failure, Counter>,
@@ -76,6 +79,7 @@ impl Default for Metrics {
             max_flows: Gauge::default(),
             dataplane_degraded: Gauge::default(),
             peers: Metric::default(),
+            peer_reachable: Metric::default(),
             reconcile_actions: Metric::default(),
             repairs: Metric::default(),
             errors: Metric::default(),
@@ -149,6 +153,21 @@ impl Metrics {
     pub fn set_peers(&self, v4: usize, v6: usize) {
         for (family, peers) in [("ipv4", v4), ("ipv6", v6)] {
             self.peers.get_or_create(&Family { family }).set(peers.try_into().unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Sets how many subnets of other nodes are reachable, are not, and may be, of both address families.
+    pub fn set_reachable(&self, subnets: impl IntoIterator<Item = (IpNet, Reachable)>) {
+        let mut counts = BTreeMap::new();
+        for (subnet, reachable) in subnets {
+            let family = if subnet.addr().is_ipv4() { "ipv4" } else { "ipv6" };
+            *counts.entry((family, reachable)).or_default() += 1;
+        }
+        for family in ["ipv4", "ipv6"] {
+            for reachable in Reachable::ALL.iter().copied() {
+                let count = counts.get(&(family, reachable)).copied().unwrap_or_default();
+                self.peer_reachable.get_or_create(&Probed { family, reachable }).set(count);
+            }
         }
     }
 

@@ -1,9 +1,5 @@
 //! Probes the other nodes: echo requests through the tunnel, small ones and the longest that pods send, and outside of it.
 
-mod echo;
-mod rounds;
-mod socket;
-
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -11,9 +7,8 @@ use anyhow::Result;
 use ipnet::IpNet;
 
 use super::model::{ProbedPeer, RoundTrips};
+use crate::probe::{Prober, Request, Sent, small};
 use crate::status::model::Way;
-use echo::small;
-use rounds::{Prober, Request, Sent};
 
 /// Small requests to each node through the tunnel.
 const SMALL: usize = 5;

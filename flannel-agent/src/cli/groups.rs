@@ -170,6 +170,10 @@ pub struct HealthFlags {
     /// Port of the endpoint; 0 turns it off.
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     pub healthz_port: u16,
+    /// Ask the other nodes this often whether they can be reached through the network, 500 of them each time; 0 turns it off.
+    /// Nodes that do not answer are logged and counted in flannel_peer_reachable.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=86_400))]
+    pub probe_interval: u64,
 }
 
 /// The log.

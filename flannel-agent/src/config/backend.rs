@@ -57,6 +57,18 @@ impl BackendType {
             Self::Udp | Self::Alloc => "",
         }
     }
+
+    /// Returns whether each node has a device for the tunnel, with the base address of its subnet.
+    #[must_use]
+    pub const fn has_device(self) -> bool {
+        matches!(self, Self::Vxlan | Self::Udp)
+    }
+
+    /// Returns [`Self::has_device`] of the type of this name; true for an unknown one.
+    #[must_use]
+    pub fn name_has_device(name: &str) -> bool {
+        Self::from_str(name, false).map_or(true, Self::has_device)
+    }
 }
 
 /// A backend and its settings.

@@ -175,7 +175,7 @@ impl<'a, B: Backend> Node<'a, B> {
         let errors = self.started.backend.apply(&peers).await;
         let v4 = peers.iter().filter(|peer| peer.subnet.addr().is_ipv4()).count();
         METRICS.set_peers(v4, peers.len() - v4);
-        FEED.tell(|| changes(self.carried.peers.as_deref().unwrap_or_default(), &peers));
+        FEED.tell(|| changes(self.peers(), &peers));
         self.carried.peers = Some(peers);
         let before = self.carried.nodes.replace(nodes).unwrap_or_default();
         if nodes.abs_diff(before) >= MANY {
@@ -257,6 +257,11 @@ impl<'a, B: Backend> Node<'a, B> {
     /// Returns why packets are not carried as fast as was asked for.
     pub(super) fn shortcoming(&self) -> Option<String> {
         self.started.backend.shortcoming()
+    }
+
+    /// Returns the other nodes that packets are carried to.
+    pub(super) fn peers(&self) -> &[Peer] {
+        self.carried.peers.as_deref().unwrap_or_default()
     }
 
     pub(super) const fn uplink(&self) -> &Uplink {

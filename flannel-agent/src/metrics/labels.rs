@@ -8,7 +8,7 @@ use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEn
 macro_rules! label_values {
     ($(#[$doc:meta])* $name:ident: $($(#[$about:meta])* $variant:ident $text:literal,)+) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, PartialOrd, Ord)]
         pub enum $name {
             $($(#[$about])* $variant,)+
         }
@@ -71,6 +71,28 @@ label_values! {
     Programs "programs",
     /// Answering at the health endpoint.
     Health "health",
+    /// Another node does not answer (`--probe-interval`).
+    Unreachable "unreachable-peer",
+}
+
+/// Labels of the peers that were probed.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Probed {
+    /// `ipv4` or `ipv6`.
+    pub family: &'static str,
+    /// What their answers say.
+    pub reachable: Reachable,
+}
+
+label_values! {
+    /// Whether another node is reached.
+    Reachable:
+    /// It has answered.
+    Yes "yes",
+    /// It has not.
+    No "no",
+    /// It has not been probed yet; or it has answered at its public address, and has no address among those of pods that could answer.
+    Unknown "unknown",
 }
 
 /// Labels of what was repaired.

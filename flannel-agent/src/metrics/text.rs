@@ -94,6 +94,11 @@ impl Metrics {
             self.peers.clone(),
         );
         registry.register(
+            "peer_reachable",
+            "Subnets of other nodes by whether the node answers through the network, with --probe-interval; else absent",
+            self.peer_reachable.clone(),
+        );
+        registry.register(
             "dataplane",
             "What carries packets: bpf, netlink or the backend",
             self.dataplane.clone(),

@@ -12,11 +12,12 @@ use crate::check::judge::mtu::Mtus;
 use crate::check::judge::others::ExpectedDevice;
 use crate::check::judge::peers::Paths;
 use crate::check::probe::Target;
-use crate::config::{Backend, UdpConfig};
+use crate::config::{Backend, BackendType, UdpConfig};
 use crate::lease::{LastKnown, PublicIps};
 use crate::netfilter::judge::passage::{self, Passage, Route};
 use crate::netfilter::rules::Table;
 use crate::netlink::link::Link;
+use crate::probe::{address_in, gateway};
 use crate::status::agent::Agent;
 use crate::status::model::{NetworkStatus, Role, Way};
 
@@ -279,7 +280,7 @@ impl Network {
         Paths {
             port: self.port(host),
             overhead: u16::try_from(self.overhead(v6)).unwrap_or_default(),
-            have_addresses: self.status.backend.as_deref() != Some("host-gw"),
+            have_addresses: self.status.backend.as_deref().is_none_or(BackendType::name_has_device),
         }
     }
 
@@ -300,18 +301,10 @@ impl Network {
                 public_ip: peer.public_ip,
                 way: peer.way,
                 from: [own.network(), gateway(*own)].into_iter().find(has),
-                to: if paths.have_addresses { subnet.network() } else { gateway(subnet) },
+                to: address_in(subnet, paths.have_addresses),
                 full: self.status.mtu.and_then(|mtu| u16::try_from(mtu).ok()),
             })
         };
         self.status.peers.iter().filter_map(target).collect()
-    }
-}
-
-/// Returns the address of the pods' gateway, the first after the subnet's base address.
-fn gateway(subnet: IpNet) -> IpAddr {
-    match subnet.network() {
-        IpAddr::V4(base) => IpAddr::from(std::net::Ipv4Addr::from_bits(base.to_bits() | 1)),
-        IpAddr::V6(base) => IpAddr::from(std::net::Ipv6Addr::from_bits(base.to_bits() | 1)),
     }
 }

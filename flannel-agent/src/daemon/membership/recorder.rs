@@ -16,6 +16,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// The pause is this many times as long as the last write, so that writing takes at most 1 % of a CPU.
 const PAUSE_PER_WRITE: u32 = 100;
 
+/// Longest pause: a write that takes long waits for the disk.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
 /// Writes what is known some time after it has changed.
 pub(in crate::daemon) struct Recorder {
     file: Arc<File>,
@@ -64,7 +67,7 @@ impl Recorder {
         if let Some(running) = &mut self.running {
             let took = running.await.unwrap_or_default();
             self.running = None;
-            self.pause = PAUSE.max(took * PAUSE_PER_WRITE);
+            self.pause = (took * PAUSE_PER_WRITE).clamp(PAUSE, LONGEST_PAUSE);
         }
         match self.due {
             Some(due) => sleep_until(due).await,

@@ -27,15 +27,15 @@ type Place = (bool, Option<IpAddr>);
 
 /// A request.
 #[derive(Clone, Debug)]
-pub(super) struct Sent {
+pub struct Sent {
     /// The number of the node that it is for.
-    pub(super) target: usize,
+    pub target: usize,
     /// Whether it goes to the public address.
-    pub(super) is_underlay: bool,
+    pub is_underlay: bool,
     /// The length of its IP packet in bytes.
-    pub(super) length: u16,
+    pub length: u16,
     /// How long the answer took; `None` if there is none so far.
-    pub(super) answer: Option<Duration>,
+    pub answer: Option<Duration>,
     /// When it was sent; `None` if it could not be.
     at: Option<Instant>,
     to: IpAddr,
@@ -43,17 +43,22 @@ pub(super) struct Sent {
 
 /// A request to send.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Request {
-    pub(super) target: usize,
-    pub(super) is_underlay: bool,
-    pub(super) from: Option<IpAddr>,
-    pub(super) to: IpAddr,
-    pub(super) length: u16,
+pub struct Request {
+    /// The number of the node that it is for.
+    pub target: usize,
+    /// Whether it goes to the public address.
+    pub is_underlay: bool,
+    /// Where it comes from; `None` for the address that the kernel chooses.
+    pub from: Option<IpAddr>,
+    /// Where it goes.
+    pub to: IpAddr,
+    /// The length of its IP packet in bytes, see [`small`](super::small).
+    pub length: u16,
 }
 
 /// Everything that was sent.
 #[derive(Debug)]
-pub(super) struct Prober {
+pub struct Prober {
     sockets: BTreeMap<Place, EchoSocket>,
     run: u64,
     sent: Vec<Sent>,
@@ -69,28 +74,31 @@ impl Prober {
     ///
     /// # Errors
     /// The kernel has no source of random numbers.
-    pub(super) fn new(deadline: Instant) -> Result<Self> {
+    pub fn new(deadline: Instant) -> Result<Self> {
         let run = random::number()?;
         Ok(Self { sockets: BTreeMap::new(), run, sent: Vec::new(), round: 0, open: 0, deadline, in_burst: 0 })
     }
 
     /// Begins a round: earlier requests are not waited for any longer.
-    pub(super) fn begin(&mut self) {
+    pub fn begin(&mut self) {
         (self.round, self.open) = (self.sent.len(), 0);
     }
 
     /// Returns whether there is no time left.
-    pub(super) fn is_over(&self) -> bool {
+    #[must_use]
+    pub fn is_over(&self) -> bool {
         Instant::now() >= self.deadline
     }
 
     /// Returns what was sent in all rounds.
-    pub(super) fn sent(&self) -> &[Sent] {
+    #[must_use]
+    pub fn sent(&self) -> &[Sent] {
         &self.sent
     }
 
     /// Returns what was sent in this round.
-    pub(super) fn sent_now(&self) -> &[Sent] {
+    #[must_use]
+    pub fn sent_now(&self) -> &[Sent] {
         &self.sent[self.round..]
     }
 
@@ -98,7 +106,7 @@ impl Prober {
     ///
     /// # Errors
     /// A socket cannot be opened.
-    pub(super) fn send(&mut self, Request { target, is_underlay, from, to, length }: Request) -> Result<()> {
+    pub fn send(&mut self, Request { target, is_underlay, from, to, length }: Request) -> Result<()> {
         if self.is_over() {
             return Ok(());
         }
@@ -126,7 +134,7 @@ impl Prober {
     ///
     /// # Errors
     /// A socket is broken.
-    pub(super) fn wait(&mut self, patience: Duration) -> Result<()> {
+    pub fn wait(&mut self, patience: Duration) -> Result<()> {
         let end = self.deadline.min(Instant::now() + patience);
         loop {
             self.receive()?;

@@ -18,7 +18,8 @@ pub(super) struct Token {
 }
 
 /// Returns the length in bytes of the IP packet of a small request.
-pub(super) const fn small(v6: bool) -> u16 {
+#[must_use]
+pub const fn small(v6: bool) -> u16 {
     headers(v6) + PAYLOAD
 }
 
