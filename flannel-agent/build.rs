@@ -1,4 +1,4 @@
-//! Builds the BPF programs into `OUT_DIR/flannel-ebpf`, which the agent embeds.
+//! Builds the BPF programs into `OUT_DIR/flannel-ebpf` and `OUT_DIR/capture`, which the agent embeds.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,10 @@ mod program;
 #[path = "../xtask/src/toolchain.rs"]
 mod toolchain;
 
-/// The package of the programs, and the file that the agent embeds.
+/// The package of the programs.
 const NAME: &str = "flannel-ebpf";
+/// The files that the agent embeds: the dataplane, and the filter of `monitor --pcap`.
+const OBJECTS: [&str; 2] = [NAME, "capture"];
 const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../flannel-ebpf");
 /// What the programs are made of besides their own folder, which aya-build watches.
 const INPUTS: [&str; 3] = ["../flannel-common", "../Cargo.toml", "../Cargo.lock"];
@@ -50,7 +52,7 @@ fn build() -> Result<()> {
     share_output()?;
     let package = Package { name: NAME, root_dir: PROGRAMS, ..Package::default() };
     aya_build::build_ebpf([package], Toolchain::Custom(&chosen.name))?;
-    strip(&object()?)
+    objects()?.iter().try_for_each(|object| strip(object))
 }
 
 /// Makes all builds of the agent keep the output for the BPF target in one folder, which `xtask` uses as well: the core library
@@ -92,15 +94,18 @@ fn strip(object: &Path) -> Result<()> {
     fs::write(object, stripped).with_context(|| format!("cannot write {}", object.display()))
 }
 
-/// Writes an empty object, since the sources name the file.
+/// Writes empty objects, since the sources name the files.
 fn stand_in() -> Result<()> {
-    let object = object()?;
-    fs::write(&object, []).with_context(|| format!("cannot write {}", object.display()))
+    let write = |object: &PathBuf| {
+        fs::write(object, []).with_context(|| format!("cannot write {}", object.display()))
+    };
+    objects()?.iter().try_for_each(write)
 }
 
-/// Returns the file that the agent embeds.
-fn object() -> Result<PathBuf> {
-    Ok(out_folder()?.join(NAME))
+/// Returns the files that the agent embeds.
+fn objects() -> Result<[PathBuf; 2]> {
+    let folder = out_folder()?;
+    Ok(OBJECTS.map(|name| folder.join(name)))
 }
 
 /// Returns the folder for what this script makes.

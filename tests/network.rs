@@ -38,6 +38,7 @@ mod packet_rules;
 mod prepare_node;
 mod probed;
 mod reachability;
+mod recorded;
 mod restart;
 mod routed;
 mod services;

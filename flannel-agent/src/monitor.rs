@@ -3,13 +3,17 @@
 mod counted;
 mod flows;
 mod listen;
+pub mod pcap;
+mod tap;
 mod text;
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread::spawn;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use ipnet::IpNet;
 
 use crate::flows::network;
@@ -18,6 +22,7 @@ use crate::paths::Paths;
 use crate::report::feed::{Happening, Kind, What};
 use counted::Counted;
 use flows::ActiveFlows;
+use pcap::{Recorded, Recording};
 use text::Line;
 
 /// Period of reading counters and flows.
@@ -39,16 +44,37 @@ pub struct Monitor {
     /// Print each line as JSON.
     #[arg(long)]
     pub json: bool,
+    /// Packets that are written.
+    #[command(flatten)]
+    pub recorded: Recorded,
     /// Where this node's things are.
     #[command(flatten)]
     pub paths: Paths,
 }
 
-/// Prints what happens. Ends when the reader has gone away.
+/// Shows what happens, and writes packets if that is wanted. Ends when the reader has gone away.
 ///
 /// # Errors
-/// The output cannot be written.
+/// The output or the file cannot be written, or packets cannot be copied.
 pub fn run(options: &Monitor) -> Result<()> {
+    let Some(to) = &options.recorded.pcap else { return show(options) };
+    let mut recording = Recording::start(to, &options.recorded, options.address, &options.paths)?;
+    if to == Path::new("-") {
+        return recording.run(|| false);
+    }
+    let shown = options.clone();
+    let lines = spawn(move || show(&shown));
+    recording.run(|| lines.is_finished())?;
+    // Otherwise it ends with the process.
+    if lines.is_finished() {
+        lines.join().map_err(|_| anyhow!("a bug: the lines have panicked"))?
+    } else {
+        Ok(())
+    }
+}
+
+/// Prints what happens. Ends when the reader has gone away.
+fn show(options: &Monitor) -> Result<()> {
     let mut counted = Counted::new(&options.paths.bpffs);
     let mut flows = options.shows(Kind::Flow).then(|| ActiveFlows::new(&options.paths.bpffs));
     let agent = listen::start(options.paths.feed());
@@ -134,7 +160,8 @@ mod tests {
     fn monitor(only: &[Kind], address: Option<&str>) -> Monitor {
         let address = address.map(|address| network(address).unwrap());
         let paths = Paths { subnet_file: "s".into(), bpffs: "b".into() };
-        Monitor { only: only.to_vec(), address, json: false, paths }
+        let recorded = Recorded { pcap: None, pcap_rate: 1, pcap_length: 64 };
+        Monitor { only: only.to_vec(), address, json: false, recorded, paths }
     }
 
     #[test]

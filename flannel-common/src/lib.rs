@@ -7,6 +7,7 @@
 
 pub mod abi;
 pub mod address;
+pub mod capture;
 pub mod checksum;
 pub mod entered;
 pub mod event;

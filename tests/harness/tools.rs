@@ -123,7 +123,7 @@ pub const TOOLS: &[Tool] = &[
     package("bpftool", "bpftool", "shows programs and maps", &[Cluster]),
     package("etcd", "etcd-server", "is the datastore under test", &[Etcd]),
     package("etcdctl", "etcd-client", "writes and reads etcd as flannel's users do", &[Etcd]),
-    package("tcpdump", "tcpdump", "shows packets on the wire", &[Run]),
+    package("tcpdump", "tcpdump", "shows packets on the wire, and reads recorded ones", &[Run, Suite]),
     package("tc", "iproute2", "shows where programs are attached", &[Suite]),
     package("ping", "iputils-ping", "shows which ICMP errors a pod gets", &[Suite]),
     package("ethtool", "ethtool", "switches offloads of the nodes' links", &[Suite]),

@@ -20,6 +20,7 @@ use crate::dataplane::kernel::Kernel;
 
 pub mod attach;
 mod batch;
+pub mod capture;
 pub mod clock;
 pub mod config_map;
 pub mod counters;

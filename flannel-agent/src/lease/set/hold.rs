@@ -110,9 +110,10 @@ impl Hold {
 }
 
 /// Decides whether the number of peers that are gone is suspicious, given how many are left and whether the own entry is
-/// gone, too.
+/// gone, too. It is if the own entry is: a node that runs keeps its lease. When a wiped datastore is seen, most others may have
+/// taken theirs again.
 const fn vanished_together(gone: usize, left: usize, own_gone: bool) -> bool {
-    (gone > FEW && gone >= left) || (own_gone && left == 0 && gone > 0)
+    (gone > FEW && gone >= left) || (own_gone && gone > 0)
 }
 
 #[cfg(test)]
@@ -120,19 +121,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_than_a_few_and_at_least_as_many_as_are_left_vanish_together_or_all_with_the_own_entry() {
+    fn more_than_a_few_and_at_least_as_many_as_are_left_vanish_together_or_any_with_the_own_entry() {
         for (gone, left, own_gone, expected) in [
             (0, 0, false, false),
             (0, 0, true, false),
             (1, 0, false, false),
             (1, 0, true, true),
-            (1, 1, true, false),
+            (1, 6, true, true),
             (3, 0, false, false),
             (3, 0, true, true),
             (4, 0, false, true),
             (4, 4, false, true),
             (4, 5, false, false),
-            (4, 5, true, false),
+            (4, 5, true, true),
             (2500, 2500, false, true),
             (2499, 2501, false, false),
         ] {

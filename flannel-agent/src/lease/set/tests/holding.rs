@@ -135,10 +135,19 @@ fn a_list_that_is_suddenly_empty_empties_nothing() {
 #[test]
 fn a_wiped_datastore_empties_nothing_even_where_the_own_lease_is_back_already() {
     let mut bed = Bed::new(2);
-    assert_eq!(bed.delete([0, 1]), held(0));
+    assert_eq!(bed.delete([0, 1]), held(1));
     assert_eq!(bed.apply([LeaseUpdate::Put(entry(0))]), held(0));
-    assert_eq!(bed.delete([2]), held(2));
+    assert_eq!(bed.delete([2]), held(1));
     assert_eq!(bed.known(), (vec![1, 2], 2));
+}
+
+#[test]
+fn those_that_are_not_back_yet_in_a_wiped_datastore_are_held() {
+    let mut bed = Bed::new(7);
+    assert_eq!(bed.apply([snapshot([1, 2, 4, 5, 6, 7])]), held(1));
+    assert_eq!(bed.known(), ((1..=7).collect(), 1));
+    assert_eq!(bed.apply([LeaseUpdate::Put(entry(0)), LeaseUpdate::Put(entry(3))]), held(0));
+    assert_eq!(bed.known(), ((1..=7).collect(), 0));
 }
 
 #[test]
