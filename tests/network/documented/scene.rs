@@ -128,8 +128,7 @@ impl Scene {
 
     /// Proves the flow again, if there is one.
     pub(super) fn refresh(&self) -> Result<()> {
-        let session = self.session.iter().map(RefCell::borrow_mut);
-        session.map(|mut session| echo(&mut session)).collect()
+        self.session.iter().try_for_each(|session| echo(&mut session.borrow_mut()))
     }
 
     /// Has packets dropped, a lease missed, a node come and go, routes repaired and a flow proven.

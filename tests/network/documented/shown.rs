@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::sys::{Stats, enable_stats};
@@ -9,9 +10,11 @@ use flannel_tests::TestResult;
 use flannel_tests::wait::patiently;
 
 use super::scene::{self, Scene};
-use super::{LOOKS, SOON, run, shape};
+use super::{LOOKS, run, shape};
 
 const PROMPT: &str = "$ ";
+/// How long outputs that fit no scene are tried again: what happens on a node does not always happen while a command looks.
+const TRYING: Duration = Duration::from_secs(120);
 
 /// A command and its output in a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,7 +100,7 @@ fn what_documents_show_has_the_shape_of_what_commands_print() -> TestResult {
     // As `kernel.bpf_stats_enabled`, but no longer than this test.
     let _stats = enable_stats(Stats::RunTime).context("have the kernel measure programs")?;
     let scenes = scene::all()?;
-    patiently("each output fits one of the scenes", SOON, || {
+    patiently("each output fits one of the scenes", TRYING, || {
         let mut differences = Vec::new();
         pending.retain(|shown| {
             let differs: Vec<_> = scenes.iter().map_while(|scene| ensure_fits(shown, scene).err()).collect();
