@@ -2,9 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+
+/// Interval of looking at its CPU time, and limit until it rests.
+const LOOK: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Returns the CPU time of all threads. The first number of schedstat is nanoseconds.
 pub(super) fn cpu(pid: u32) -> Result<Duration> {
@@ -14,6 +19,21 @@ pub(super) fn cpu(pid: u32) -> Result<Duration> {
         nanoseconds += text.split(' ').next().context("schedstat is empty")?.parse::<u64>()?;
     }
     Ok(Duration::from_nanos(nanoseconds))
+}
+
+/// Waits until the process does next to nothing.
+pub(super) fn wait_resting(pid: u32) -> Result<()> {
+    let start = Instant::now();
+    let mut before = cpu(pid)?;
+    loop {
+        thread::sleep(LOOK);
+        let now = cpu(pid)?;
+        if now - before < LOOK / 100 {
+            return Ok(());
+        }
+        ensure!(start.elapsed() < PATIENCE, "the agent is still busy");
+        before = now;
+    }
 }
 
 /// Returns resident memory in bytes, now (`VmRSS:`) or at its peak (`VmHWM:`).

@@ -39,6 +39,8 @@ pub(super) fn measure(program: &Path, datastore: &Programs, backend: Backend, le
     let cpu = usage::cpu(agent.pid())?;
     let [memory, peak] = ["VmRSS:", "VmHWM:"].map(|which| usage::memory(agent.pid(), which));
     let (memory, peak, maps) = (memory?, peak?, usage::locked(agent.pid())?);
+    // It writes down what it knows.
+    usage::wait_resting(agent.pid())?;
     let [status, peers] = ["status", "peers"].map(|command| shown(node, program, command));
     let (status, peers) = (status?, peers?);
     let changes = changes::measure(node, &mut agent, &*store, backend, leases)?;
