@@ -22,7 +22,7 @@ use crate::workspace::{cargo, root};
 use crate::{phase, setup};
 
 /// The parts of the work whose tools it needs.
-const NEEDS: [Part; 4] = [Part::Build, Part::Cluster, Part::Etcd, Part::Suite];
+pub(crate) const NEEDS: [Part; 4] = [Part::Build, Part::Cluster, Part::Etcd, Part::Suite];
 
 const CONFIG: &str = r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#;
 const NODES: usize = 2;
