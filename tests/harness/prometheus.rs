@@ -71,7 +71,18 @@ impl Prometheus {
 
     /// Evaluates an expression now, and returns the samples: objects with `metric` and `value`.
     pub fn query(&self, expression: &str) -> Result<Vec<Value>> {
-        let answer = self.exchange("POST", "/api/v1/query", &format!("query={}", encode(expression)));
+        self.evaluate("query", expression, "")
+    }
+
+    /// Evaluates an expression for each `step` between two times, in seconds since 1970. Returns objects with `metric` and `values`.
+    pub fn query_range(&self, expression: &str, start: f64, end: f64, step: Duration) -> Result<Vec<Value>> {
+        let times = format!("&start={start:.3}&end={end:.3}&step={}", step.as_secs_f64());
+        self.evaluate("query_range", expression, &times)
+    }
+
+    fn evaluate(&self, path: &str, expression: &str, times: &str) -> Result<Vec<Value>> {
+        let body = format!("query={}{times}", encode(expression));
+        let answer = self.exchange("POST", &format!("/api/v1/{path}"), &body);
         let mut data = data(&answer.with_context(|| format!("the query {expression}"))?)?;
         match data["result"].take() {
             Value::Array(samples) => Ok(samples),

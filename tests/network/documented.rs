@@ -1,26 +1,40 @@
-//! The commands for a closer look that documents show: each runs on a node.
+//! The commands for a closer look that documents show: each runs on a node, and what documents show of its output has the shape of
+//! the real one.
+
+mod scene;
+mod shape;
+mod shown;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-use std::process::Output;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use flannel_tests::agent::agent_binary;
 use flannel_tests::wait::patiently;
-use flannel_tests::{Node, TestResult, Topology};
+use flannel_tests::{Node, TestResult};
 
-use crate::overlay::Overlay;
+use scene::Scene;
 
 /// Time limit for the node to work, and to say so.
 const SOON: Duration = Duration::from_secs(15);
+/// Seconds after which a command that goes on is ended, and one that does not is given up.
+const WATCHING: &str = "3";
+const PATIENCE: &str = "60";
 /// The documents with such commands.
-const DOCUMENTS: [&str; 4] = ["check.md", "kubernetes.md", "operations.md", "status.md"];
+const DOCUMENTS: [&str; 5] = ["bpftool.md", "check.md", "kubernetes.md", "operations.md", "status.md"];
 /// How commands begin that only look.
-const LOOKS: [&str; 13] = [
+const LOOKS: [&str; 19] = [
+    "bpftool -j map dump",
     "bpftool link show",
     "bpftool map dump",
+    "bpftool map lookup",
+    "bpftool map show",
+    "bpftool net show",
+    "bpftool prog show",
     "flannel-agent check",
     "flannel-agent counters",
     "flannel-agent flows",
@@ -32,11 +46,8 @@ const LOOKS: [&str; 13] = [
     "ip link show",
     "ip route;",
     "iptables -t nat -vS",
+    "ls /sys/fs/bpf/flannel",
 ];
-/// What documents call this node's pod, another node's, and the BPF filesystem.
-const POD: &str = "10.244.1.5";
-const OTHER_POD: &str = "10.244.7.9";
-const BPFFS: &str = "/sys/fs/bpf";
 /// The status of `timeout` if the command has not ended by itself.
 const NOT_ENDED: i32 = 124;
 
@@ -50,7 +61,7 @@ fn commands(document: &str) -> Result<Vec<String>> {
 }
 
 /// Writes a program that is the agent with the paths of this node. Returns its folder.
-fn install(node: &Node) -> Result<std::path::PathBuf> {
+fn install(node: &Node) -> Result<PathBuf> {
     let folder = node.dir().join("bin");
     fs::create_dir_all(&folder)?;
     let (agent, file) = (agent_binary()?, node.subnet_file());
@@ -66,24 +77,34 @@ fn install(node: &Node) -> Result<std::path::PathBuf> {
     Ok(folder)
 }
 
-/// Runs a command of the documents on the first node, for some seconds at most.
-fn run(overlay: &Overlay, folder: &Path, line: &str) -> Result<Output> {
-    let node = &overlay.nodes()[0];
-    let (own, other) = overlay.two_pods();
-    let line = line
-        .replace(POD, &own.ip().to_string())
-        .replace(OTHER_POD, &other.ip().to_string())
-        .replace(BPFFS, &node.bpffs()?.display().to_string());
+/// Runs a command of the documents on a scene's node, and ends it if it goes on.
+fn run(scene: &Scene, line: &str) -> Result<Output> {
+    let node = scene.node();
+    let line = scene.names.iter().fold(line.to_owned(), |line, (name, here)| line.replace(name, here));
     let path = std::env::var("PATH").context("PATH is not set")?;
+    let folder = install(node)?;
     let mut command = node.netns().command("timeout");
-    command.args(["--kill-after=5", "3", "sh", "-c", &line]);
-    Ok(command.env("PATH", format!("{}:{path}", folder.display())).output()?)
+    command.args(["--kill-after=5", if goes_on(&line) { WATCHING } else { PATIENCE }, "sh", "-c", &line]);
+    command.env("PATH", format!("{}:{path}", folder.display())).stdin(Stdio::null());
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    thread::scope(|scope| {
+        let output = scope.spawn(|| child.wait_with_output());
+        while scene.is_lively && goes_on(&line) && !output.is_finished() {
+            scene.stir()?;
+        }
+        Ok(output.join().map_err(|_| anyhow!("the thread that waits has panicked"))??)
+    })
+}
+
+/// Returns whether the command goes on until somebody ends it.
+fn goes_on(line: &str) -> bool {
+    line.contains(" monitor") || line.contains("--watch")
 }
 
 /// Fails unless the command has done what it should, or goes on as long as nobody ends it.
 fn ensure_works(line: &str, output: &Output) -> Result<()> {
     let status = output.status.code().context("it was killed")?;
-    let goes_on = line.contains(" monitor") || line.contains("--watch");
+    let goes_on = goes_on(line);
     // The last digits of the status say how bad it is, and the host of the tests may be anything.
     let is_right =
         status == i32::from(goes_on) * NOT_ENDED || line.starts_with("flannel-agent check") && status <= 2;
@@ -97,18 +118,14 @@ fn ensure_works(line: &str, output: &Output) -> Result<()> {
 
 #[test]
 fn commands_for_a_closer_look_work() -> TestResult {
-    let overlay = Overlay::start_with(Topology::segment(2), &["--dataplane=bpf"; 2], 1, |agent| {
-        agent.arg("--ip-masq")
-    })?;
-    let _streams = overlay.streams()?;
-    let folder = install(&overlay.nodes()[0])?;
+    let scene = Scene::start("pods talk", "--dataplane=bpf", 1)?;
     patiently("the node works", SOON, || {
-        ensure_works("flannel-agent status", &run(&overlay, &folder, "flannel-agent status")?)
+        ensure_works("flannel-agent status", &run(&scene, "flannel-agent status")?)
     })?;
     let mut ran = 0;
     for document in DOCUMENTS {
         for line in commands(document)? {
-            ensure_works(&line, &run(&overlay, &folder, &line)?).with_context(|| document.to_owned())?;
+            ensure_works(&line, &run(&scene, &line)?).with_context(|| document.to_owned())?;
             ran += 1;
         }
     }

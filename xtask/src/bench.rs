@@ -20,6 +20,7 @@ mod series;
 mod start;
 mod table;
 mod target;
+mod usage;
 mod variant;
 
 use std::fs;
@@ -53,7 +54,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         limit::build()?;
     }
     interrupt::catch()?;
-    backlog::shrink()?;
     let machine = Machine::read()?;
     machine.warn();
     if args.control_plane {
@@ -62,6 +62,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.start {
         return start::run(args, &machine);
     }
+    // The queues matter to packets alone.
+    backlog::shrink()?;
     let series = measure(args, &machine, &variants).inspect_err(|_| failure::declare())?;
     report(args, &machine, &series)
 }

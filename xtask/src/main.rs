@@ -3,6 +3,7 @@
 mod architecture;
 mod bench;
 mod complexity;
+mod dashboard;
 mod descriptors;
 mod dist;
 mod fuzz;
@@ -15,6 +16,7 @@ mod run;
 mod setup;
 mod soak;
 mod suite;
+mod svg;
 mod test;
 mod toolchain;
 mod vm;
@@ -50,6 +52,8 @@ enum Chore {
     Fuzz(fuzz::Args),
     /// Measure the dataplane against bare veth, host-gw routing and the kernel's vxlan, in one run
     Bench(bench::Args),
+    /// Draw Grafana's dashboard from what a real Prometheus reads of a cluster on this machine
+    Dashboard(dashboard::Args),
     /// Run the tests that depend on the kernel on Debian's kernel, in a virtual machine; part of `test`
     Vm(vm::Args),
     /// Start a Kubernetes cluster on this machine with the agent as its network, show that it works, and keep it for you
@@ -84,6 +88,7 @@ fn execute(chore: Chore) -> Result<()> {
         Chore::Soak(args) => soak::run(&args),
         Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Bench(args) => bench::run(&args),
+        Chore::Dashboard(args) => dashboard::run(&args),
         Chore::Vm(args) => vm::execute(&args),
         Chore::Kube(args) => kube::run(&args),
         Chore::Complexity => complexity::run(),

@@ -5,7 +5,7 @@ use clap::ValueEnum;
 use flannel_tests::tools::Part;
 
 use crate::architecture::Architecture;
-use crate::{bench, dist, fuzz, kube, lint, phase, run, setup, test, vm};
+use crate::{bench, dashboard, dist, fuzz, kube, lint, phase, run, setup, test, vm};
 
 /// What to prepare.
 #[derive(clap::Args)]
@@ -28,6 +28,7 @@ enum Chore {
     Test,
     Fuzz,
     Bench,
+    Dashboard,
     Kube,
     Vm,
     Dist,
@@ -42,6 +43,7 @@ impl Chore {
             Self::Test => &test::NEEDS,
             Self::Fuzz => &fuzz::NEEDS,
             Self::Bench => &bench::NEEDS,
+            Self::Dashboard => &dashboard::NEEDS,
             Self::Kube => &kube::NEEDS,
             Self::Vm => &vm::NEEDS,
             Self::Dist => &dist::NEEDS,

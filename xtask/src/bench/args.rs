@@ -40,6 +40,9 @@ pub(crate) struct Args {
     /// Measure instead how soon a starting agent is ready, and how soon it has attached the programs to all pods' ports
     #[arg(long, conflicts_with_all = ["only", "metric", "plot", "seconds", "control_plane"])]
     pub(super) start: bool,
+    /// Numbers of pods that the node has when the agent starts [default: none, one and 100]
+    #[arg(long, value_name = "N", num_args = 1.., requires = "start")]
+    pub(super) pods: Vec<usize>,
     /// Datastore of the leases to start among
     #[arg(long, requires = "control_plane", value_enum, default_value_t = Store::Etcd)]
     pub(super) store: Store,

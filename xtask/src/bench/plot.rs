@@ -7,6 +7,7 @@ use super::metric::Metric;
 use super::series::{Series, metrics};
 use super::table::ratio;
 use super::variant::{Carrier, RIVAL, Variant};
+use crate::svg::{self, text};
 
 const WIDTH: f64 = 800.0;
 const MARGIN: f64 = 20.0;
@@ -17,24 +18,18 @@ const ROW: f64 = 26.0;
 const BAR: f64 = 16.0;
 const TITLE: f64 = 44.0;
 
-const STYLE: &str = "\
-    svg { font: 13px system-ui, sans-serif; background: #fff; color: #1f2328 } \
-    text { fill: currentColor } .title { font-weight: 600 } .small { font-size: 11px } \
+const LIGHT: &str = "\
     .other { fill: #8c959f } .kernel { fill: #57606a } .bpf { fill: #1a7f64 } .limit { fill: #6fb7a3 } \
-    .range { stroke: currentColor; stroke-width: 1.5 } \
-    @media (prefers-color-scheme: dark) { \
-    svg { background: #0d1117; color: #e6edf3 } \
-    .other { fill: #6e7681 } .kernel { fill: #adb5bd } .bpf { fill: #3fb996 } .limit { fill: #2b6f5c } }";
+    .range { stroke: currentColor; stroke-width: 1.5 }";
+const DARK: &str = "\
+    .other { fill: #6e7681 } .kernel { fill: #adb5bd } .bpf { fill: #3fb996 } .limit { fill: #2b6f5c }";
 
 /// Draws the picture. Bars are medians, and the lines on them reach from the smallest sample to the largest.
 pub(super) fn svg(machine: &Machine, series: &[Series]) -> String {
     let panel = TITLE + ROW * series.len() as f64;
     let metrics = metrics(series);
     let height = panel * metrics.len() as f64 + 2.0 * MARGIN + ROW;
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" \
-         height=\"{height}\" role=\"img\" aria-label=\"Throughput by variant\">\n<style>{STYLE}</style>\n"
-    );
+    let mut svg = svg::start(WIDTH, height, "Throughput by variant", LIGHT, DARK);
     for (number, metric) in metrics.into_iter().enumerate() {
         draw_panel(&mut svg, MARGIN + panel * number as f64, metric, series);
     }
@@ -43,7 +38,7 @@ pub(super) fn svg(machine: &Machine, series: &[Series]) -> String {
         "medians and ranges; ratios: how many times as good; Linux {kernel}, {cpus} x {processor}, all nodes on this machine"
     );
     text(&mut svg, "small", MARGIN, height - MARGIN, &about);
-    svg.push_str("</svg>\n");
+    svg::end(&mut svg);
     svg
 }
 
@@ -77,9 +72,4 @@ fn draw_bar(svg: &mut String, y: f64, scale: f64, metric: Metric, one: &Series) 
         "<rect class=\"{class}\" x=\"{BARS}\" y=\"{y}\" width=\"{width:.1}\" height=\"{BAR}\" rx=\"2\"/>\n\
          <line class=\"range\" x1=\"{left:.1}\" x2=\"{right:.1}\" y1=\"{middle}\" y2=\"{middle}\"/>"
     );
-}
-
-fn text(svg: &mut String, class: &str, x: f64, y: f64, words: &str) {
-    let words = words.replace('&', "&amp;").replace('<', "&lt;");
-    let _ = writeln!(svg, "<text class=\"{class}\" x=\"{x}\" y=\"{y}\">{words}</text>");
 }

@@ -19,6 +19,7 @@ use super::args::Args;
 use super::machine::Machine;
 use super::rounds;
 use super::series::median;
+use super::usage;
 use crate::phase;
 use crate::workspace::release_agent;
 
@@ -40,14 +41,8 @@ struct Kind {
     pods: usize,
 }
 
-const KINDS: [Kind; 6] = [
-    Kind { first: true, pods: 0 },
-    Kind { first: true, pods: 1 },
-    Kind { first: true, pods: 100 },
-    Kind { first: false, pods: 0 },
-    Kind { first: false, pods: 1 },
-    Kind { first: false, pods: 100 },
-];
+/// Numbers of pods that are measured unless others are asked for.
+const PODS: [usize; 3] = [0, 1, 100];
 
 /// The starts of one kind, in milliseconds from the start of the process.
 #[derive(Debug, Serialize)]
@@ -59,6 +54,10 @@ struct Starts {
     ready: Vec<f64>,
     /// Until the programs are attached to the ports of all pods.
     ports: Vec<f64>,
+    /// Resident memory then, in megabytes.
+    memory: Vec<f64>,
+    /// Memory that the kernel has locked for the maps then, in megabytes.
+    maps: Vec<f64>,
 }
 
 /// Measures, prints the table, and checks the target if asked to.
@@ -87,13 +86,19 @@ fn measure(args: &Args, agents: &[PathBuf]) -> Result<Vec<Starts>> {
             kind,
             ready: Vec::new(),
             ports: Vec::new(),
+            memory: Vec::new(),
+            maps: Vec::new(),
         })
     };
-    let mut all: Vec<_> = KINDS.into_iter().flat_map(starts).collect();
+    let pods = if args.pods.is_empty() { &PODS[..] } else { &args.pods };
+    let kinds =
+        [true, false].into_iter().flat_map(|first| pods.iter().map(move |pods| Kind { first, pods: *pods }));
+    let mut all: Vec<_> = kinds.flat_map(starts).collect();
     for round in 1..=args.rounds {
         for starts in &mut all {
             rounds::ensure_wanted()?;
-            let (ready, ports) = start(starts.kind, &starts.agent).with_context(|| starts.name())?;
+            let Start { ready, ports, memory, maps } =
+                start(starts.kind, &starts.agent).with_context(|| starts.name())?;
             phase::note(&format!(
                 "round {round} of {}: {}: {ready:.0} ms, all ports {ports:.0} ms",
                 args.rounds,
@@ -101,13 +106,23 @@ fn measure(args: &Args, agents: &[PathBuf]) -> Result<Vec<Starts>> {
             ));
             starts.ready.push(ready);
             starts.ports.push(ports);
+            starts.memory.push(memory);
+            starts.maps.push(maps);
         }
     }
     Ok(all)
 }
 
-/// Returns how many milliseconds one start took until the agent was ready, and until all pods' ports had programs.
-fn start(Kind { first, pods }: Kind, program: &Path) -> Result<(f64, f64)> {
+/// One start: the values of [`Starts`].
+struct Start {
+    ready: f64,
+    ports: f64,
+    memory: f64,
+    maps: f64,
+}
+
+/// Measures one start.
+fn start(Kind { first, pods }: Kind, program: &Path) -> Result<Start> {
     let cluster = Cluster::segment(1)?;
     let node = cluster.nodes().first().context("no node")?;
     let etcd = cluster.start_etcd()?;
@@ -127,7 +142,13 @@ fn start(Kind { first, pods }: Kind, program: &Path) -> Result<(f64, f64)> {
     agent.restart()?;
     let ready = start.elapsed();
     wait_ports(node, pods)?;
-    Ok((millis(ready), millis(start.elapsed())))
+    let ports = start.elapsed();
+    Ok(Start {
+        ready: millis(ready),
+        ports: millis(ports),
+        memory: usage::memory(agent.pid(), "VmRSS:")? as f64 / 1e6,
+        maps: usage::locked(agent.pid())? as f64 / 1e6,
+    })
 }
 
 /// Waits until the programs are attached to this many ports.
@@ -155,13 +176,18 @@ impl Starts {
 
 /// Returns one line per kind of start.
 fn text(all: &[Starts]) -> String {
-    let mut text = format!("\n{:<70}{:>10}{:>14}{:>14}\n", "READY=1, ms", "median", "all", "all ports");
+    let mut text = format!(
+        "\n{:<70}{:>10}{:>14}{:>14}{:>14}{:>14}\n",
+        "READY=1, ms", "median", "all", "all ports", "memory MB", "maps MB"
+    );
     for starts in all {
         let least = starts.ready.iter().copied().fold(f64::INFINITY, f64::min);
         let most = starts.ready.iter().copied().fold(0.0, f64::max);
         let range = format!("{least:.0} to {most:.0}");
-        let (name, ready, ports) = (starts.name(), median(&starts.ready), median(&starts.ports));
-        let _ = writeln!(text, "{name:<70}{ready:>10.0}{range:>14}{ports:>14.0}");
+        let [ready, ports, memory, maps] =
+            [&starts.ready, &starts.ports, &starts.memory, &starts.maps].map(|values| median(values));
+        let name = starts.name();
+        let _ = writeln!(text, "{name:<70}{ready:>10.0}{range:>14}{ports:>14.0}{memory:>14.1}{maps:>14.1}");
     }
     text
 }

@@ -50,16 +50,16 @@ impl<K: Pod, V: Pod> Batch<K, V> {
         Ok(Self { map, entry: PhantomData })
     }
 
-    /// Passes the entries of a hash map on, at most `at_once` at a time, which must be more than share a hash. An entry that is
-    /// written meanwhile may be passed on or not.
+    /// Passes the entries of a hash map or LPM trie on, at most `at_once` at a time, which must be more than share a hash. An entry that
+    /// is written meanwhile may be passed on or not, and one of a trie twice.
     pub(super) fn read(&self, at_once: usize, mut pass_on: impl FnMut(&[K], &[V])) -> Result<()> {
         let (mut keys, mut values) = (vec![zeroed::<K>(); at_once], vec![zeroed::<V>(); at_once]);
-        let mut place = 0_u32;
+        let mut place = vec![0_u8; size_of::<K>().max(size_of::<u32>())];
         let mut is_first = true;
         loop {
             let mut batch = Attributes {
-                in_batch: if is_first { 0 } else { &raw const place as u64 },
-                out_batch: &raw mut place as u64,
+                in_batch: if is_first { 0 } else { place.as_ptr() as u64 },
+                out_batch: place.as_mut_ptr() as u64,
                 keys: keys.as_mut_ptr() as u64,
                 values: values.as_mut_ptr() as u64,
                 count: u32::try_from(at_once)?,
@@ -67,7 +67,8 @@ impl<K: Pod, V: Pod> Batch<K, V> {
                 ..Attributes::default()
             };
             // SAFETY: the attributes are laid out for the command. The kernel writes at most `count` keys and values, for which
-            // there is room: `new` has compared their sizes with the map's. A hash map's place is a number of 4 bytes.
+            // there is room: `new` has compared their sizes with the map's. A hash map's place is a number of 4 bytes,
+            // that of a trie is a key.
             let read = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut batch) };
             let is_last = match read {
                 Ok(_) => false,

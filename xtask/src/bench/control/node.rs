@@ -1,6 +1,5 @@
 //! Measures one agent on one node, with one datastore full of leases.
 
-use std::fs;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,30 +8,41 @@ use anyhow::{Context as _, Result, ensure};
 use flannel_tests::{Agent, Cluster, Node};
 
 use super::changes;
-use super::sample::Sample;
+use super::sample::{Sample, millis};
 use super::store::Programs;
 use crate::bench::crowd::{Backend, Lease};
+use crate::bench::series::median;
+use crate::bench::usage;
 
 /// Limit of every step, far above what any takes.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Runs of a subcommand that shows the state.
+const RUNS: u32 = 5;
 /// Interval of looking for a file.
 const INTERVAL: Duration = Duration::from_micros(200);
 
 /// Starts an agent among this many leases and measures it.
-pub(super) fn measure(agent: &Path, datastore: &Programs, backend: Backend, leases: u32) -> Result<Sample> {
+pub(super) fn measure(program: &Path, datastore: &Programs, backend: Backend, leases: u32) -> Result<Sample> {
     let cluster = Cluster::segment(1)?;
     let node = cluster.nodes().first().context("no node")?;
     let store = datastore.start(&cluster, backend, leases)?;
     // All peers are on the link.
     node.exec("ip address add 172.31.255.254/12 dev eth0")?;
 
+    // Beside few leases, those that come and go here would be held.
+    let agent = Agent::builder(node).store(store.datastore()).program(program).arg("--lease-hold=0");
     let start = Instant::now();
-    let mut agent = Agent::builder(node).store(store.datastore()).program(agent).start()?;
+    let mut agent = agent.start()?;
     let subnet_file = appears(&node.subnet_file(), start)?;
     wait_peers(&mut agent, leases)?;
     let all_leases = start.elapsed();
-    let cpu = cpu(agent.pid())?;
-    let [memory, peak] = [memory(agent.pid(), "VmRSS:")?, memory(agent.pid(), "VmHWM:")?];
+    let cpu = usage::cpu(agent.pid())?;
+    let [memory, peak] = ["VmRSS:", "VmHWM:"].map(|which| usage::memory(agent.pid(), which));
+    let (memory, peak, maps) = (memory?, peak?, usage::locked(agent.pid())?);
+    // It writes down what it knows.
+    usage::wait_resting(agent.pid())?;
+    let [status, peers] = ["status", "peers"].map(|command| shown(node, program, command));
+    let (status, peers) = (status?, peers?);
     let changes = changes::measure(node, &mut agent, &*store, backend, leases)?;
     // One more than at the start: what left must be gone, and what joined must be there.
     let last = Lease::new(backend, leases);
@@ -40,7 +50,7 @@ pub(super) fn measure(agent: &Path, datastore: &Programs, backend: Backend, leas
     store.join(&last)?;
     wait_peers(&mut agent, leases + 1)?;
     ensure_carries(node, backend, leases + 1)?;
-    Ok(Sample { subnet_file, all_leases, cpu, memory, peak, changes })
+    Ok(Sample { subnet_file, all_leases, cpu, memory, peak, maps, status, peers, changes })
 }
 
 /// Returns how long after the start the file exists.
@@ -50,6 +60,21 @@ fn appears(file: &Path, start: Instant) -> Result<Duration> {
         thread::sleep(INTERVAL);
     }
     Ok(start.elapsed())
+}
+
+/// Returns how many milliseconds a subcommand takes that shows the state of the node: the median of some runs.
+fn shown(node: &Node, program: &Path, subcommand: &str) -> Result<f64> {
+    let run = |_| {
+        let mut command = node.netns().command(program);
+        command.arg(subcommand).arg("--subnet-file").arg(node.subnet_file());
+        command.arg("--bpffs").arg(node.bpffs()?);
+        let start = Instant::now();
+        let output = command.output()?;
+        let time = millis(start.elapsed());
+        ensure!(output.status.success(), "{subcommand}: {output:?}");
+        Ok(time)
+    };
+    Ok(median(&(0..RUNS).map(run).collect::<Result<Vec<_>>>()?))
 }
 
 /// Waits until the agent reports that kernel and maps have this many peers.
@@ -83,23 +108,4 @@ fn ensure_carries(node: &Node, backend: Backend, leases: u32) -> Result<()> {
         ensure!(count == leases as usize, "there are {count} {what}, not {leases}");
     }
     Ok(())
-}
-
-/// Returns the CPU time of all threads. The first number of schedstat is nanoseconds.
-fn cpu(pid: u32) -> Result<Duration> {
-    let mut nanoseconds = 0;
-    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = fs::read_to_string(thread?.path().join("schedstat"))?;
-        nanoseconds += text.split(' ').next().context("schedstat is empty")?.parse::<u64>()?;
-    }
-    Ok(Duration::from_nanos(nanoseconds))
-}
-
-/// Returns resident memory in bytes, now (`VmRSS:`) or at its peak (`VmHWM:`).
-fn memory(pid: u32, which: &str) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line =
-        status.lines().find_map(|line| line.strip_prefix(which)).with_context(|| format!("no {which}"))?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
-    Ok(kib * 1024)
 }

@@ -21,6 +21,12 @@ pub(super) struct Sample {
     pub(super) memory: u64,
     /// Peak of resident memory until then, in bytes.
     pub(super) peak: u64,
+    /// Memory that the kernel has locked for its maps then, in bytes.
+    pub(super) maps: u64,
+    /// Time that `flannel-agent status` takes then, in milliseconds.
+    pub(super) status: f64,
+    /// Time that `flannel-agent peers` takes then, in milliseconds.
+    pub(super) peers: f64,
     /// What changes of one lease took after that.
     pub(super) changes: Changes,
 }
@@ -48,12 +54,15 @@ type Column = (&'static str, fn(&Sample) -> f64);
 
 impl Sample {
     /// All figures, in the table's order and units.
-    pub(super) const COLUMNS: [Column; 10] = [
+    pub(super) const COLUMNS: [Column; 13] = [
         ("subnet.env ms", |sample| millis(sample.subnet_file)),
         ("all leases ms", |sample| millis(sample.all_leases)),
         ("CPU ms", |sample| millis(sample.cpu)),
         ("memory MB", |sample| megabytes(sample.memory)),
         ("peak MB", |sample| megabytes(sample.peak)),
+        ("maps MB", |sample| megabytes(sample.maps)),
+        ("status ms", |sample| sample.status),
+        ("peers ms", |sample| sample.peers),
         ("join ms", |sample| millis(sample.changes.join)),
         ("back ms", |sample| millis(sample.changes.back)),
         ("leave ms", |sample| millis(sample.changes.leave)),

@@ -21,7 +21,8 @@ pub(super) fn text(scales: &[Scale], rounds: u32) -> String {
     }
     let _ = writeln!(
         text,
-        "\n\nmedians of {rounds} agents each; all leases: from the agent's start until kernel and maps have them; join, \
+        "\n\nmedians of {rounds} agents each; all leases: from the agent's start until kernel and maps have them; maps: \
+         memory that the kernel has locked for them; status,\npeers: run time of these subcommands; join, \
          back, leave: from\nthe start of a write to the datastore until they have it, median of {TIMES} and more; event: of \
          all these, from the arrival of the\nAPI server's event"
     );

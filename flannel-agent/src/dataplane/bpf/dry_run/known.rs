@@ -3,16 +3,21 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context as _, Result};
-use aya::maps::{LpmTrie, Map};
+use anyhow::{Context as _, Result, bail};
+use aya::maps::Map;
+use aya::maps::lpm_trie::Key;
 use flannel_common::address::{V4, V6};
 use flannel_common::flow::FlowKey;
 use flannel_common::lease::{Lease, NETWORK};
 use flannel_common::node::{NodeConfig, OverlayEnd};
 use ipnet::IpNet;
 
+use crate::dataplane::bpf::batch::Batch;
 use crate::dataplane::bpf::family::MapFamily;
 use crate::mac::Mac;
+
+/// Leases that one system call reads.
+const AT_ONCE: usize = 4096;
 
 /// A lease in a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,11 +91,14 @@ impl OurEnd {
 
 /// Reads the leases of one family from its map.
 pub(in crate::dataplane::bpf) fn leases<A: MapFamily>(map: Map) -> Result<BTreeMap<IpNet, Held>> {
-    let map = LpmTrie::<_, A, Lease<A>>::try_from(map)?;
+    let Map::LpmTrie(map) = &map else { bail!("{} is no LPM trie", A::LEASES) };
+    let mut entries = Vec::new();
+    let batch = Batch::<Key<A>, Lease<A>>::new(map)?;
+    let read =
+        batch.read(AT_ONCE, |keys, leases| entries.extend(keys.iter().copied().zip(leases.iter().copied())));
+    read.with_context(|| format!("reading {}", A::LEASES))?;
     let mut leases = BTreeMap::new();
-    for entry in map.iter() {
-        let (key, Lease { public_ip, vtep_mac, flags, .. }) =
-            entry.with_context(|| format!("reading {}", A::LEASES))?;
+    for (key, Lease { public_ip, vtep_mac, flags, .. }) in entries {
         if flags & NETWORK == 0 {
             let subnet = IpNet::new(key.data().ip(), u8::try_from(key.prefix_len())?)?;
             leases.insert(subnet, Held { public_ip: public_ip.ip(), vtep_mac: Mac(vtep_mac), flags });
