@@ -1,6 +1,7 @@
 //! The commands for a closer look that documents show: each runs on a node.
 
 use std::fs::{self, Permissions};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Output;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use flannel_tests::agent::agent_binary;
+use flannel_tests::kube_proxy::{KubeProxy, Mode, Service};
 use flannel_tests::wait::patiently;
 use flannel_tests::{Node, TestResult, Topology};
 
@@ -37,6 +39,8 @@ const LOOKS: [&str; 13] = [
 const POD: &str = "10.244.1.5";
 const OTHER_POD: &str = "10.244.7.9";
 const BPFFS: &str = "/sys/fs/bpf";
+/// The service in documents, whose endpoint is the other node's pod.
+const SERVICE: &str = "10.96.0.10:53";
 /// The status of `timeout` if the command has not ended by itself.
 const NOT_ENDED: i32 = 124;
 
@@ -101,6 +105,8 @@ fn commands_for_a_closer_look_work() -> TestResult {
         agent.arg("--ip-masq")
     })?;
     let _streams = overlay.streams()?;
+    let proxy = KubeProxy::start(overlay.nodes()[0].netns(), Mode::Iptables, &["10.5.0.0/16"], false)?;
+    proxy.sync(&Service::both("dns", SERVICE.parse()?, &[SocketAddr::new(overlay.two_pods().1.ip(), 53)]))?;
     let folder = install(&overlay.nodes()[0])?;
     patiently("the node works", SOON, || {
         ensure_works("flannel-agent status", &run(&overlay, &folder, "flannel-agent status")?)
