@@ -144,12 +144,7 @@ pub(crate) fn protocol_name(protocol: u8) -> String {
 
 impl Direction {
     const fn of(passed: Passed) -> Self {
-        let (state, milliseconds_ago) = match passed {
-            Passed::Never => ("never", None),
-            Passed::Proven(ago) => ("proven", Some(ago)),
-            Passed::Expired(ago) => ("expired", Some(ago)),
-            Passed::Changed(ago) => ("changed", Some(ago)),
-        };
+        let (state, milliseconds_ago) = passed.parts();
         Self { state, milliseconds_ago }
     }
 }

@@ -1,7 +1,8 @@
-//! The packet filters of the host: runs iptables and nft, and reads which rules packets of the host itself meet.
+//! The packet filters of the host: runs iptables and nft, and reads which rules packets meet, and where the load balancer sends them.
 
 mod generation;
 mod iptables;
+pub(crate) mod ipvs;
 pub mod judge;
 mod legacy;
 mod nft;

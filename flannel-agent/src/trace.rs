@@ -1,15 +1,17 @@
 //! `flannel-agent trace`: shows where a packet would go. Runs copies of the real BPF programs, with their own counters and
-//! flow tables. Reads the kernel's tables for what the host does. Sends nothing and changes nothing.
+//! flow tables. Reads the kernel's tables and the rules of packet filters for what the host does. Sends nothing and changes nothing.
 
 mod egress;
+mod filter;
 mod host;
 mod ingress;
 mod journey;
 pub mod outer;
 pub mod packet;
 pub mod report;
+mod service;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ipnet::IpNet;
@@ -23,7 +25,7 @@ use crate::paths::Paths;
 use crate::subnet_file;
 use journey::Journey;
 use packet::{Packet, Protocol};
-use report::{Report, TraceStep};
+use report::{Report, SCHEMA, TraceEnd, TraceStep};
 
 /// The packet to trace, and the agent's paths on this node.
 #[derive(Clone, Debug, clap::Args)]
@@ -50,6 +52,9 @@ pub struct Trace {
     /// Public address of the node that sends the packet here. Default: the node that holds --src.
     #[arg(long, value_name = "ADDRESS")]
     pub sender: Option<IpAddr>,
+    /// Destination to follow, if the packet's may be translated to one of several, such as the pods behind a service.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub to: Option<SocketAddr>,
     /// VNI of the overlay, required if programs of several overlays are pinned.
     #[arg(long, value_name = "VNI")]
     pub vni: Option<u32>,
@@ -65,6 +70,7 @@ const EXAMPLES: &str = "\
 Examples:
   flannel-agent trace --src 10.244.1.5 --dst 10.244.7.9
   flannel-agent trace --src 10.244.1.5 --dst 10.244.7.9 --proto tcp --sport 41234 --dport 80 --size 1450
+  flannel-agent trace --src 10.244.1.5 --dst 10.96.0.10 --proto udp --dport 53 --to 10.244.7.9:53
   flannel-agent trace --src 10.244.7.9 --dst 10.244.1.5 --sender 192.168.64.66 --json
   flannel-agent trace --src fd44:0:0:5a::2 --dst fd44:0:0:44::2 --proto udp --sport 38256 --dport 53";
 
@@ -104,13 +110,24 @@ async fn trace(options: &Trace) -> Result<Report> {
         }
     };
     let own = file.iter().flat_map(SubnetKey::nets).collect();
-    let journey = Journey { packet, sender: options.sender, kernel: Kernel::new()?, programs, steps };
+    let journey = Journey {
+        packet,
+        sender: options.sender,
+        kernel: Kernel::new()?,
+        programs,
+        steps,
+        flow: None,
+        to: options.to,
+        tables: None,
+        certain: true,
+    };
     follow(journey, own).await
 }
 
 async fn follow(mut journey: Journey, mut own: Vec<IpNet>) -> Result<Report> {
     own.extend(journey.own_leases());
-    let Packet { source, destination, .. } = journey.packet;
+    let packet = journey.packet;
+    let Packet { source, destination, .. } = packet;
     let end = if journey.sender.is_none() && journey.is_here(source, &own).await? {
         journey.egress().await?
     } else if journey.is_here(destination, &own).await? {
@@ -119,7 +136,11 @@ async fn follow(mut journey: Journey, mut own: Vec<IpNet>) -> Result<Report> {
         bail!("{}", journey.explain_elsewhere(&own))
     };
     let vni = journey.programs.as_ref().map(|programs| programs.node().vni);
-    Ok(Report { packet: journey.packet, vni, steps: journey.steps, end })
+    if let Some(to) = journey.to.filter(|_| !matches!(end, TraceEnd::Lost { .. })) {
+        bail!("--to {to}: nothing here translates the packet's destination");
+    }
+    let certain = journey.certain || matches!(end, TraceEnd::Lost { .. });
+    Ok(Report { schema: SCHEMA, packet, vni, steps: journey.steps, end, certain })
 }
 
 /// Checks the options and makes the packet.

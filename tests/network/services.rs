@@ -10,6 +10,7 @@ mod ports;
 mod rules;
 mod settings;
 pub(super) mod shortcut;
+mod traced;
 
 use std::net::SocketAddr;
 

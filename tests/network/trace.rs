@@ -1,9 +1,10 @@
 //! `flannel-agent trace` shows what really happens to packets, and changes nothing.
 
-mod command;
+pub(super) mod command;
 mod floor;
 mod ipv6;
 mod refusals;
+mod rules;
 
 use anyhow::{Result, ensure};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome};
@@ -257,6 +258,7 @@ fn the_text_has_a_line_for_each_step() -> TestResult {
         "pod_egress",
         "route",
         "neighbour",
+        "rules",
         "overlay_egress",
         "outer headers",
         "route",
@@ -267,11 +269,11 @@ fn the_text_has_a_line_for_each_step() -> TestResult {
     assert!(lines[0].ends_with(&format!("icmp {} -> {}, 84 bytes", one.ip(), other.ip())), "{text}");
     assert!(lines[3].contains(Outcome::NotCacheable.help()), "{text}");
     assert!(
-        lines[6].contains("carried, encapsulated") && lines[6].contains(Outcome::Encapsulated.help()),
+        lines[7].contains("carried, encapsulated") && lines[7].contains(Outcome::Encapsulated.help()),
         "{text}"
     );
     assert!(
-        lines[10].contains(&format!("leaves by {UPLINK}, wrapped in VXLAN for {}", overlay.nodes()[1].ip())),
+        lines[11].contains(&format!("leaves by {UPLINK}, wrapped in VXLAN for {}", overlay.nodes()[1].ip())),
         "{text}"
     );
     Ok(())

@@ -67,8 +67,7 @@ impl Recording {
         only: Option<IpNet>,
         paths: &Paths,
     ) -> Result<Self> {
-        let places =
-            places(&paths.bpffs).context("packets cannot be copied")?;
+        let places = places(&paths.bpffs).context("packets cannot be copied")?;
         let mut own = [Net::NONE; 2];
         let subnets = subnet_file::read_previous(&paths.subnet_file);
         for (own, subnet) in own.iter_mut().zip(subnets.iter().flat_map(SubnetKey::nets)) {

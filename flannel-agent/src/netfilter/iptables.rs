@@ -1,17 +1,21 @@
 //! What iptables-save prints, as rules. Pure.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
 use super::nft::number as number_of;
-use super::rules::{Action, Base, Chain, Family, Field, Hook, Mark, Rule, Step, Table, Test, Value};
+use super::rules::{
+    Action, Base, Chain, Family, Field, Hook, Mark, Rule, Side, Step, Table, Target, Test, Value,
+};
 use super::words;
 
 /// Matches whose options are read below, or that have none which matter.
-const READ: [&str; 11] = [
+const READ: [&str; 13] = [
     "tcp",
     "udp",
+    "icmp",
+    "icmp6",
     "comment",
     "mark",
     "conntrack",
@@ -46,7 +50,7 @@ const OF_PACKETS: [&str; 18] = [
 ];
 
 /// Targets after which a packet is what it was.
-const HARMLESS: [&str; 15] = [
+const HARMLESS: [&str; 14] = [
     "AUDIT",
     "CHECKSUM",
     "CONNSECMARK",
@@ -54,7 +58,6 @@ const HARMLESS: [&str; 15] = [
     "LED",
     "LOG",
     "NFLOG",
-    "NOTRACK",
     "RATEEST",
     "SECMARK",
     "SET",
@@ -63,6 +66,9 @@ const HARMLESS: [&str; 15] = [
     "TRACE",
     "ULOG",
 ];
+
+/// Targets after which a packet is another one, and goes on.
+const REWRITING: [&str; 6] = ["CLASSIFY", "DSCP", "ECN", "HL", "TOS", "TTL"];
 
 /// Returns the tables of this text. `command` is the program that lists them.
 pub(super) fn parse(saved: &str, command: &str) -> Vec<Table> {
@@ -93,14 +99,16 @@ fn read_line(line: &str, table: &mut Table) {
 }
 
 fn base(table: &str, chain: &str, policy: Option<&str>) -> Option<Base> {
-    let priority = match table.rsplit(' ').next()? {
+    let hook = Hook::of(chain)?;
+    let table = table.rsplit(' ').next()?;
+    let priority = match table {
         "raw" => -300,
         "mangle" => -150,
+        "nat" => Base::translation(hook),
         _ => 0,
     };
-    let hook = Hook::of(chain)?;
     let reroutes = priority == -150 && hook == Hook::Output;
-    Some(Base { hook, priority, drops: policy == Some("DROP"), reroutes })
+    Some(Base { hook, priority, drops: policy == Some("DROP"), reroutes, translates: table == "nat" })
 }
 
 /// Reads the matches of a rule, and its target.
@@ -125,10 +133,11 @@ fn steps(words: &[String], table: &Table) -> Vec<Step> {
             }
             "-m" => {
                 module = words.next().unwrap_or_default();
+                let about = || format!("-m {module}");
                 if OF_PACKETS.contains(&module) {
-                    steps.push(Step::Test(Test::of_packet()));
+                    steps.push(Step::Test(Test::of_packet(about())));
                 } else if !READ.contains(&module) {
-                    steps.push(Step::Test(Test::unknown()));
+                    steps.push(Step::Test(Test::unknown(about())));
                 }
             }
             "--comment" => _ = words.next(),
@@ -161,13 +170,14 @@ fn field(option: &str, module: &str) -> Option<Field> {
         "-i" => Field::In,
         "--sport" | "--sports" => Field::SourcePort,
         "--dport" | "--dports" => Field::Port,
+        "--icmp-type" | "--icmpv6-type" => Field::IcmpType,
         "--ctstate" | "--state" => Field::State,
         "--dst-type" => Field::Kind,
         "--uid-owner" | "--gid-owner" | "--socket-exists" | "--path" | "--cgroup" => Field::Sender,
         "--mark" if module == "mark" => Field::Mark(u32::MAX),
         // Of a match that is not known.
         _ if !READ.contains(&module) => return None,
-        _ => Field::Other,
+        _ => Field::Other(option.into()),
     })
 }
 
@@ -179,6 +189,9 @@ fn test(field: Field, value: Option<&str>, negated: bool) -> Option<Test> {
             let (mark, mask) = masked(text)?;
             (Field::Mark(mask), Some(vec![Value::Numbers(mark.into(), mark.into())]))
         }
+        Field::IcmpType if text == "any" => return None,
+        // A type alone, or with a code.
+        Field::IcmpType => (field, number(text.strip_suffix("/0").unwrap_or(text)).map(|kind| vec![kind])),
         Field::Protocol if text == "all" => return None,
         Field::Protocol => (field, each(|name| Some(number(name).unwrap_or_else(|| Value::name(name))))),
         Field::Source | Field::Destination => (field, each(addresses)),
@@ -189,7 +202,8 @@ fn test(field: Field, value: Option<&str>, negated: bool) -> Option<Test> {
         }
         _ => (field, Some(Vec::new())),
     };
-    Some(values.map_or_else(Test::unknown, |values| Test { negated, ..Test::new(field, values) }))
+    let known = values.map(|values| Test { negated, ..Test::new(field, values) });
+    Some(known.unwrap_or_else(|| Test::unknown(text)))
 }
 
 fn action(target: &str, options: &[&str], table: &Table) -> Option<Action> {
@@ -200,9 +214,20 @@ fn action(target: &str, options: &[&str], table: &Table) -> Option<Action> {
     Some(match target {
         "ACCEPT" => Action::Accept,
         "RETURN" => Action::Return,
-        "DROP" | "REJECT" => Action::Stop,
+        "DROP" => Action::Stop,
+        "REJECT" => Action::Reject,
         "NFQUEUE" | "QUEUE" | "TEE" => Action::Show,
         "CT" if options.contains(&"--helper") => Action::Help,
+        "CT" if options.contains(&"--notrack") => Action::Untrack,
+        "NOTRACK" => Action::Untrack,
+        "DNAT" => Action::Translate(Side::Destination, targets(value("--to-destination"))),
+        "SNAT" => Action::Translate(Side::Source, targets(value("--to-source"))),
+        "MASQUERADE" => Action::Translate(Side::Source, vec![Target { address: None, port: None }]),
+        "REDIRECT" => {
+            let port = value("--to-ports").and_then(|port| port.parse().ok());
+            Action::Translate(Side::Destination, vec![Target { address: None, port }])
+        }
+        "NETMAP" => Action::Translate(Side::Destination, Vec::new()),
         "CT" => return None,
         // The new mark is what is left of the old one, with these bits flipped.
         "MARK" => Action::Mark(match value("--set-xmark").and_then(masked) {
@@ -213,8 +238,19 @@ fn action(target: &str, options: &[&str], table: &Table) -> Option<Action> {
         "CONNMARK" => return None,
         _ if HARMLESS.contains(&target) => return None,
         chain if table.chains.contains_key(chain) => Action::Jump(chain.to_owned()),
-        _ => Action::Change,
+        _ if REWRITING.contains(&target) => Action::Change,
+        _ => Action::Unknown,
     })
+}
+
+/// Parses `10.5.1.2`, `10.5.1.2:80`, `fd44::2` and `[fd44::2]:80`. A range is not read: it leads to many.
+fn targets(text: Option<&str>) -> Vec<Target> {
+    let address = |text: &str| text.trim_matches(['[', ']']).parse().ok();
+    let target = |text: &str| match text.parse::<SocketAddr>() {
+        Ok(end) => Some(Target { address: Some(end.ip()), port: Some(end.port()) }),
+        Err(_) => Some(Target { address: Some(address(text)?), port: None }),
+    };
+    text.and_then(target).into_iter().collect()
 }
 
 /// Parses `0x1/0xff` and `0x1`.

@@ -1,5 +1,8 @@
-//! What the rules of a host do with the packets that it sends itself, and which look at each packet of pods ([`pods`]). Pure.
+//! What the rules of a host do with the packets that it sends itself, which look at each packet of pods ([`pods`]), and what becomes of
+//! one packet ([`packet`]). Pure.
 
+mod marks;
+pub mod packet;
 pub mod passage;
 pub mod pods;
 mod walk;
@@ -7,7 +10,8 @@ mod walk;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use super::rules::{Action, Field, Hook, Mark, Rule, Table, Test, Value};
+use super::rules::{Action, Field, Hook, Rule, Table, Test, Value};
+use marks::Marks;
 use walk::{End, Fit, among, bases, chain, has_all, named};
 
 /// Packets of the host itself: UDP over IPv4, which no process has sent, each in a connection that has had no answer.
@@ -39,18 +43,18 @@ pub struct Fate {
 /// Returns what these tables may do with these packets.
 #[must_use]
 pub fn judge(tables: &[Table], packets: Packets<'_>) -> Fate {
-    let mut sent = Sent { packets, marks: [0].into(), any_mark: None, fate: Fate::default() };
+    let mut sent = Sent { packets, marks: Marks::default(), fate: Fate::default() };
     for (base, table, name) in bases(tables) {
         if !table.family.includes(false) || base.hook < Hook::Output {
             continue;
         }
-        let end = chain(&mut sent, table, name, &true);
+        let (end, _) = chain(&mut sent, table, name, &true);
         if base.drops && end == End::Through {
             sent.fate.stopped.get_or_insert_with(|| format!("{} -P {name} DROP", table.name));
         }
         if base.reroutes {
-            sent.fate.marks.extend(sent.marks.iter().filter(|mark| **mark != 0));
-            sent.fate.any_mark.clone_from(&sent.any_mark);
+            sent.fate.marks.extend(sent.marks.known.iter().filter(|mark| **mark != 0));
+            sent.fate.any_mark.clone_from(&sent.marks.any);
         }
     }
     sent.fate
@@ -59,10 +63,7 @@ pub fn judge(tables: &[Table], packets: Packets<'_>) -> Fate {
 /// The packets on their way, and what has become of them so far.
 struct Sent<'a> {
     packets: Packets<'a>,
-    /// The marks that they may have now.
-    marks: BTreeSet<u32>,
-    /// The rule by which they may have any mark.
-    any_mark: Option<String>,
+    marks: Marks,
     fate: Fate,
 }
 
@@ -82,15 +83,14 @@ impl walk::Packets for Sent<'_> {
             Field::Out => named(interface),
             // It is sent here.
             Field::In | Field::Sender => Fit::None,
-            // It is not TCP.
-            Field::Flags => Fit::None,
-            Field::Mark(_) if self.any_mark.is_some() => Fit::Some,
-            Field::Mark(mask) => among(values, self.marks.iter().map(|mark| (mark & mask).into())),
+            // It is neither TCP nor ICMP.
+            Field::Flags | Field::IcmpType => Fit::None,
+            Field::Mark(mask) => self.marks.fit(*mask, values),
             // A rule may keep the connection tracker off.
             Field::State => named("new").max(named("untracked").min(Fit::Some)),
             Field::Kind => named("unicast"),
             Field::All(fields) => has_all(self, fields, values),
-            Field::SourcePort | Field::Packet | Field::Other => Fit::Some,
+            Field::SourcePort | Field::Packet(_) | Field::Other(_) => Fit::Some,
         }
     }
 
@@ -100,31 +100,21 @@ impl walk::Packets for Sent<'_> {
 
     fn meet(&mut self, rule: &Rule, action: &Action, all: &bool) {
         match action {
-            Action::Stop | Action::Show => {
+            Action::Stop | Action::Reject | Action::Show => {
                 self.fate.stopped.get_or_insert_with(|| rule.text.clone());
             }
-            Action::Change => {
+            Action::Change | Action::Unknown => {
                 self.fate.changed.get_or_insert_with(|| rule.text.clone());
             }
-            Action::Mark(mark) => self.mark(*mark, rule, *all),
-            Action::Accept | Action::Return | Action::Jump(_) | Action::Goto(_) | Action::Help => {}
-        }
-    }
-}
-
-impl Sent<'_> {
-    fn mark(&mut self, mark: Mark, rule: &Rule, all: bool) {
-        match mark {
-            Mark::Unknown => self.any_mark = Some(rule.text.clone()),
-            Mark::Bits { keep, flip } => {
-                let marked: BTreeSet<_> = self.marks.iter().map(|mark| (mark & keep) ^ flip).collect();
-                if all {
-                    self.marks = marked;
-                    self.any_mark.take_if(|_| keep == 0);
-                } else {
-                    self.marks.extend(marked);
-                }
-            }
+            Action::Mark(mark) => self.marks.set(*mark, rule, *all),
+            // Of what the host itself sends, addresses are not translated as a rule.
+            Action::Accept
+            | Action::Return
+            | Action::Jump(_)
+            | Action::Goto(_)
+            | Action::Help
+            | Action::Untrack
+            | Action::Translate(..) => {}
         }
     }
 }

@@ -19,11 +19,12 @@ struct Named {
     maps: BTreeMap<String, Vec<(Value, Action)>>,
 }
 
-/// Returns family and name of each table with a chain for packets that the host sends or forwards, other than those that translate
-/// addresses.
-pub(super) fn tables(chains: &Json) -> BTreeSet<(String, String)> {
+/// Returns family and name of each table with a chain for packets that the host sends or forwards. Chains that translate addresses
+/// count with `translating` alone.
+pub(super) fn tables(chains: &Json, translating: bool) -> BTreeSet<(String, String)> {
+    let counts = |base: Base| translating || !base.translates;
     items(chains, "chain")
-        .filter(|chain| base(chain).is_some() && Family::of(text(&chain["family"])).is_some())
+        .filter(|chain| base(chain).is_some_and(counts) && Family::of(text(&chain["family"])).is_some())
         .map(|chain| (text(&chain["family"]).to_owned(), text(&chain["table"]).to_owned()))
         .collect()
 }
@@ -61,11 +62,12 @@ pub(super) fn parse(listing: &Json, family: &str, name: &str) -> Table {
 fn base(chain: &Json) -> Option<Base> {
     let hook = Hook::of(text(&chain["hook"]))?;
     let kind = text(&chain["type"]);
-    (kind != "nat").then(|| Base {
+    Some(Base {
         hook,
         priority: chain["prio"].as_i64().unwrap_or_default(),
         drops: chain["policy"] == "drop",
         reroutes: kind == "route" && hook == Hook::Output,
+        translates: kind == "nat",
     })
 }
 

@@ -1,5 +1,5 @@
-//! Reads the rules that packets meet which the host sends or forwards. Tables that translate addresses are left out: they see the
-//! first packet of a connection, and of what the host sends itself they change nothing, as a rule.
+//! Reads the rules that packets meet which the host sends or forwards. Tables that translate addresses are left out unless they are
+//! asked for: they see the first packet of a connection, and of what the host sends itself they change nothing, as a rule.
 
 use serde_json::Value as Json;
 
@@ -7,8 +7,8 @@ use super::rules::Table;
 use super::tool::{ToolError, run};
 use super::{iptables, legacy, nft};
 
-/// The tables of iptables that count.
-const TABLES: [&str; 3] = ["raw", "mangle", "filter"];
+/// The tables of iptables that count, and the one that translates addresses.
+const TABLES: [&str; 4] = ["raw", "mangle", "filter", "nat"];
 
 /// iptables of both families: nft's name of the family, and the tool.
 const FAMILIES: [(&str, &str); 2] = [("ip", "iptables"), ("ip6", "ip6tables")];
@@ -18,21 +18,34 @@ const FAMILIES: [(&str, &str); 2] = [("ip", "iptables"), ("ip6", "ip6tables")];
 /// # Errors
 /// A tool does not end in time, or prints what cannot be read.
 pub(crate) async fn read() -> Result<Option<Vec<Table>>, ToolError> {
+    read_tables(false).await
+}
+
+/// Returns the rules as [`read`], and those that translate addresses.
+///
+/// # Errors
+/// As of [`read`].
+pub(crate) async fn read_all() -> Result<Option<Vec<Table>>, ToolError> {
+    read_tables(true).await
+}
+
+async fn read_tables(translating: bool) -> Result<Option<Vec<Table>>, ToolError> {
+    let wanted = if translating { &TABLES[..] } else { &TABLES[..3] };
     let mut tables = Vec::new();
     let mut is_complete = true;
-    for (tool, table) in legacy::tables().into_iter().filter(|(_, table)| TABLES.contains(&table.as_str())) {
+    for (tool, table) in legacy::tables().into_iter().filter(|(_, table)| wanted.contains(&table.as_str())) {
         is_complete &= saved(tool, "legacy", &table).await?.add_to(&mut tables);
     }
     let chains = list("chains").await?;
     let listed = match &chains {
-        Listed::Known(chains) => nft::tables(chains),
+        Listed::Known(chains) => nft::tables(chains, translating),
         // Without nft there may be iptables.
-        _ => TABLES.map(|table| ("ip".to_owned(), table.to_owned())).into(),
+        _ => wanted.iter().map(|table| ("ip".to_owned(), (*table).to_owned())).collect(),
     };
     for (family, name) in listed {
         // nft cannot read all rules of iptables, nor iptables those of nft.
         let of_iptables =
-            FAMILIES.iter().find(|(known, _)| *known == family && TABLES.contains(&name.as_str()));
+            FAMILIES.iter().find(|(known, _)| *known == family && wanted.contains(&name.as_str()));
         if let Some((_, tool)) = of_iptables {
             match saved(tool, "nft", &name).await? {
                 Listed::Known(saved) => {
@@ -49,6 +62,18 @@ pub(crate) async fn read() -> Result<Option<Vec<Table>>, ToolError> {
         }
     }
     Ok(is_complete.then_some(tables))
+}
+
+/// Returns a rule as its tool writes it, with table and chain. `text`: how an operator finds it, as [`Rule::text`] has it.
+///
+/// [`Rule::text`]: super::rules::Rule::text
+pub(crate) async fn wording(text: &str) -> String {
+    // Rules of nft are found by a command and a number.
+    let Some((command, handle)) = text.split_once(", handle ") else { return text.to_owned() };
+    let listed = run(command, "").await.unwrap_or_default();
+    let end = format!("# handle {handle}");
+    let line = listed.lines().find_map(|line| line.trim_end().strip_suffix(&end));
+    line.map_or_else(|| text.to_owned(), |line| format!("{text}: {}", line.trim()))
 }
 
 /// What a tool has listed.

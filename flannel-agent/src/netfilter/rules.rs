@@ -1,6 +1,7 @@
 //! Rules of iptables and nftables in one form, as far as they decide about packets. Pure.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// A table with its chains, by name.
@@ -65,6 +66,19 @@ pub struct Base {
     pub drops: bool,
     /// Whether packets whose mark it changes are routed again.
     pub reroutes: bool,
+    /// Whether it translates addresses: then it sees the first packet of a connection alone.
+    pub translates: bool,
+}
+
+impl Base {
+    /// Returns the priority at which the kernel translates addresses at a hook, whatever those of its chains.
+    #[must_use]
+    pub const fn translation(hook: Hook) -> i64 {
+        match hook {
+            Hook::Prerouting | Hook::Output => -100,
+            Hook::Input | Hook::Forward | Hook::Postrouting => 100,
+        }
+    }
 }
 
 /// A hook for packets that the host receives, forwards or sends, in their order.
@@ -83,6 +97,18 @@ pub enum Hook {
 }
 
 impl Hook {
+    /// Returns its name, in the letters of nft.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Prerouting => "prerouting",
+            Self::Input => "input",
+            Self::Forward => "forward",
+            Self::Output => "output",
+            Self::Postrouting => "postrouting",
+        }
+    }
+
     /// Returns the hook of this name, in the letters of iptables or nft.
     #[must_use]
     pub fn of(name: &str) -> Option<Self> {
@@ -115,6 +141,8 @@ pub enum Step {
     Act(Action),
     /// What it does for each value of a field (a verdict map).
     Choose(Field, Vec<(Value, Action)>),
+    /// It does one of these, chosen at random or in turn.
+    OneOf(Vec<Action>),
 }
 
 /// What a rule does with a packet.
@@ -130,14 +158,40 @@ pub enum Action {
     Goto(String),
     /// Drops it.
     Stop,
+    /// Drops it, and tells its sender.
+    Reject,
     /// Shows it to a program, which may drop it, or copies it.
     Show,
     /// Lets a helper of the connection tracker read the packets of its connection, as for FTP.
     Help,
     /// Changes it, or how it is queued.
     Change,
+    /// Does something that is not known: it may change the packet, or take it to another place.
+    Unknown,
     /// Marks it.
     Mark(Mark),
+    /// Keeps the connection tracker off it, and so all that translates addresses.
+    Untrack,
+    /// Gives its connection one of these ends at this side. Which is not known if there is none.
+    Translate(Side, Vec<Target>),
+}
+
+/// A side of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Where it comes from.
+    Source,
+    /// Where it goes.
+    Destination,
+}
+
+/// What a side of a packet is translated to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The address; `None` for one of the host's own.
+    pub address: Option<IpAddr>,
+    /// The port; `None` if it stays, or one of several is taken.
+    pub port: Option<u16>,
 }
 
 /// How a mark changes.
@@ -180,10 +234,12 @@ pub enum Field {
     SourcePort,
     /// Destination port.
     Port,
+    /// Type of an ICMP message, by name or number.
+    IcmpType,
     /// Flags of TCP that it has, in small letters.
     Flags,
-    /// Something that differs among the packets of a flow, such as their length or rate.
-    Packet,
+    /// Something that differs among the packets of a flow, such as their length or rate, in the words of the rule.
+    Packet(Arc<str>),
     /// Name of the interface by which it leaves; `*` at the end is for anything.
     Out,
     /// Name of the interface by which it came.
@@ -198,8 +254,8 @@ pub enum Field {
     Sender,
     /// Several fields at once.
     All(Vec<Self>),
-    /// Anything else.
-    Other,
+    /// Anything else, in the words of the rule.
+    Other(Arc<str>),
 }
 
 /// A value of a field.
@@ -214,16 +270,16 @@ pub enum Value {
 }
 
 impl Test {
-    /// Returns a test whose answer is not known.
+    /// Returns a test whose answer is not known. `about`: what it looks at, in the words of the rule.
     #[must_use]
-    pub fn unknown() -> Self {
-        Self { field: Field::Other, values: Arc::new([]), negated: false }
+    pub fn unknown(about: impl Into<Arc<str>>) -> Self {
+        Self::new(Field::Other(about.into()), [])
     }
 
-    /// Returns a test whose answer differs among the packets of a flow.
+    /// Returns a test whose answer differs among the packets of a flow. `about`: as of [`Self::unknown`].
     #[must_use]
-    pub fn of_packet() -> Self {
-        Self { field: Field::Packet, ..Self::unknown() }
+    pub fn of_packet(about: impl Into<Arc<str>>) -> Self {
+        Self::new(Field::Packet(about.into()), [])
     }
 
     /// Returns the test for one of these values.

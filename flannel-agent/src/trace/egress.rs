@@ -57,9 +57,18 @@ impl Journey {
         let Some(gateway_mac) = gateway.mac.filter(|_| self.has_flow_cache()) else { return Ok(None) };
         let frame = self.packet.frame(gateway_mac.0, pod.mac.0, 0);
         match self.run(Hook::PodEgress, &pod.port, pod.port.index, &frame).await? {
-            Some(run) if run.outcome == Outcome::Encapsulated => self.encapsulated(&run).await.map(Some),
-            Some(run) if run.outcome == Outcome::Forwarded => self.forwarded(pod, &run.frame).await.map(Some),
-            Some(run) if run.outcome == Outcome::OnLink => self.on_link(pod, &run.frame).await.map(Some),
+            Some(run) if run.outcome == Outcome::Encapsulated => {
+                self.translate_by_flow()?;
+                self.encapsulated(&run).await.map(Some)
+            }
+            Some(run) if run.outcome == Outcome::Forwarded => {
+                self.translate_by_flow()?;
+                self.forwarded(pod, &run.frame).await.map(Some)
+            }
+            Some(run) if run.outcome == Outcome::OnLink => {
+                self.translate_by_flow()?;
+                self.on_link(pod, &run.frame).await.map(Some)
+            }
             _ => Ok(None),
         }
     }

@@ -1,13 +1,17 @@
-//! Traces packets through the host stack by the kernel's tables: routes, neighbours, bridge FDB and vxlan FDB.
+//! Traces packets through the host stack by the kernel's tables: rules, routes, neighbours, bridge FDB and vxlan FDB.
 
+use std::fs;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use flannel_common::outcome::{Hook, Outcome};
 
+use super::filter::{InHost, OuterPacket};
 use super::journey::Journey;
 use super::report::{Carrier, TraceEnd, TraceStep};
 use crate::mac::Mac;
+use crate::netfilter::judge::packet::Part;
+use crate::netfilter::rules::{Hook as Netfilter, Side};
 use crate::netlink::link::{Link, LinkKind};
 use crate::netlink::route::{Hop, RouteAnswer, RouteQuery};
 
@@ -22,11 +26,22 @@ struct Exit {
 impl Journey {
     /// Follows the packet through the host stack to its end. A forwarded packet came in by `input`.
     pub(super) async fn through_host(&mut self, input: Option<&Link>) -> Result<TraceEnd> {
-        let forwarded = input.map(|input| (self.packet.source, input.index));
-        let destination = self.packet.destination;
-        let exit = match self.exit(RouteQuery { destination, forwarded }).await? {
-            Ok(exit) => exit,
-            Err(end) => return Ok(end),
+        let mut host = self.enter(input).await?;
+        if let Some(end) = self.arrive(&mut host, input.is_some()).await? {
+            return Ok(end);
+        }
+        let mut forwarded = input.map(|input| (self.packet.source, input.index));
+        let exit = loop {
+            let destination = self.packet.destination;
+            match self.exit(RouteQuery { destination, forwarded }).await? {
+                Ok(exit) => break exit,
+                Err(TraceEnd::Local) => match self.receive(&mut host).await? {
+                    Some(end) => return Ok(end),
+                    // The load balancer sends it on as the host's own.
+                    None => forwarded = None,
+                },
+                Err(end) => return Ok(end),
+            }
         };
         let (mtu, device) = (exit.interface.mtu, &exit.interface.name);
         if u32::from(self.packet.bytes) > mtu {
@@ -38,11 +53,108 @@ impl Journey {
             );
             return Ok(TraceEnd::Lost { reason });
         }
+        host.to = Some(exit.interface.name.clone());
+        let first = match (input, forwarded) {
+            (_, Some(_)) => Some(Netfilter::Forward),
+            (Some(_), None) => Some(Netfilter::Output),
+            // It has passed that already.
+            (None, None) => None,
+        };
+        if let Some(end) = self.leave(&mut host, first).await? {
+            return Ok(end);
+        }
         match exit.interface.kind {
             LinkKind::Vxlan(_) => self.out_of_overlay(exit, input).await,
             LinkKind::Bridge => self.out_of_bridge(exit, input).await,
             LinkKind::Veth | LinkKind::Tun | LinkKind::Other => self.out_as_it_is(exit, input).await,
         }
+    }
+
+    /// Returns the packet before its first hook.
+    async fn enter(&mut self, input: Option<&Link>) -> Result<InHost> {
+        let destination = self.packet.destination;
+        let forwarded = input.map(|input| (self.packet.source, input.index));
+        let route = self.kernel.route(RouteQuery { destination, forwarded }).await?;
+        let connection = self.connection()?;
+        let off = is_bridged(input, &route).then(|| bridge_filter_off(destination.is_ipv6())).flatten();
+        let tables = match off {
+            Some(key) => {
+                self.steps.push(TraceStep::note(format!(
+                    "no rule sees it: the bridge passes it on by itself, and net.bridge.{key} is not 1"
+                )));
+                None
+            }
+            None => self.tables().await,
+        };
+        let arrived = self.packet.ends();
+        let established = connection.is_some_and(|known| known.is_established(&arrived));
+        let is_local = matches!(route, RouteAnswer::Local(_));
+        let packet = self.as_rules_see_it(established, is_local, input.is_none());
+        let mut host = InHost::new(tables, packet, arrived);
+        host.connection = connection.filter(|_| off.is_none());
+        host.from = input.map(|input| input.name.clone());
+        if let (None, RouteAnswer::Out(hop) | RouteAnswer::Local(hop)) = (input, route) {
+            host.to = Some(self.interface(hop.interface).await?.name);
+        }
+        Ok(host)
+    }
+
+    /// Takes a packet that arrives, or that the host itself sends, past the rules that see it first. Returns its end if it ends there.
+    async fn arrive(&mut self, host: &mut InHost, arrives: bool) -> Result<Option<TraceEnd>> {
+        let hook = if arrives { Netfilter::Prerouting } else { Netfilter::Output };
+        if let Some(end) = self.pass(host, hook, Part::Before).await {
+            return Ok(Some(end));
+        }
+        if let Some(end) = self.translate(host, hook, Side::Destination).await? {
+            return Ok(Some(end));
+        }
+        Ok(self.pass(host, hook, Part::After).await)
+    }
+
+    /// Takes a packet for the host itself past the rules. Returns its end, or `None` if the kernel's load balancer sends it on.
+    async fn receive(&mut self, host: &mut InHost) -> Result<Option<TraceEnd>> {
+        if let Some(traveller) = &mut host.traveller {
+            traveller.packet.local = true;
+        }
+        if let Some(end) = self.pass_all(host, Netfilter::Input).await {
+            return Ok(Some(end));
+        }
+        let is_sent_on = match self.balance(host)? {
+            Ok(is_sent_on) => is_sent_on,
+            Err(end) => return Ok(Some(end)),
+        };
+        if !is_sent_on {
+            self.conclude(host);
+            return Ok(Some(TraceEnd::Local));
+        }
+        if let Some(traveller) = &mut host.traveller {
+            traveller.packet.local = false;
+        }
+        Ok(None)
+    }
+
+    /// Takes a packet whose interface is known past the rules that see it last, from the hook `first` on. Returns its end if one of
+    /// them stops it.
+    async fn leave(&mut self, host: &mut InHost, first: Option<Netfilter>) -> Result<Option<TraceEnd>> {
+        if let Some(traveller) = &mut host.traveller {
+            traveller.packet.local = false;
+        }
+        if let Some(hook) = first
+            && let Some(end) = self.pass_all(host, hook).await
+        {
+            return Ok(Some(end));
+        }
+        if let Some(end) = self.pass(host, Netfilter::Postrouting, Part::Before).await {
+            return Ok(Some(end));
+        }
+        if let Some(end) = self.translate(host, Netfilter::Postrouting, Side::Source).await? {
+            return Ok(Some(end));
+        }
+        let end = self.pass(host, Netfilter::Postrouting, Part::After).await;
+        if end.is_none() {
+            self.conclude(host);
+        }
+        Ok(end)
     }
 
     /// Looks up route and neighbour. Returns the packet's end if no interface carries it further.
@@ -131,7 +243,16 @@ impl Journey {
         let node = self.kernel.tunnel_end(device.index, mac).await?;
         self.steps.push(TraceStep::TunnelEnd { mac, device: device.name.clone(), node });
         match node {
-            Some(node) => self.underlay(node, Carrier::Kernel).await,
+            Some(node) => {
+                let end = self.underlay(node, Carrier::Kernel).await?;
+                let (TraceEnd::Leaves { device: uplink, .. }, LinkKind::Vxlan(options)) =
+                    (&end, &device.kind)
+                else {
+                    return Ok(end);
+                };
+                let outer = OuterPacket { source: options.local, destination: node, port: options.port };
+                Ok(self.pass_outer(outer, uplink, false).await?.unwrap_or(end))
+            }
             None => {
                 Ok(TraceEnd::Lost { reason: format!("{} does not know which node has {mac}", device.name) })
             }
@@ -195,6 +316,19 @@ impl Journey {
         found
             .with_context(|| format!("there is no interface {index}: is this the agent's network namespace?"))
     }
+}
+
+/// Returns whether a bridge passes the packet on to another of its ports, and the host does not route it.
+fn is_bridged(input: Option<&Link>, route: &RouteAnswer) -> bool {
+    let RouteAnswer::Out(Hop { interface, gateway: None, .. }) = route else { return false };
+    input.is_some_and(|input| input.kind == LinkKind::Bridge && input.index == *interface)
+}
+
+/// Returns the setting by which rules for routed packets also see those that a bridge passes on, if it is off.
+fn bridge_filter_off(v6: bool) -> Option<&'static str> {
+    let key = if v6 { "bridge-nf-call-ip6tables" } else { "bridge-nf-call-iptables" };
+    let value = fs::read_to_string(format!("/proc/sys/net/bridge/{key}"));
+    (!value.is_ok_and(|value| value.trim() == "1")).then_some(key)
 }
 
 /// Returns by how much the host decrements the TTL: by 1 if it forwards the packet.

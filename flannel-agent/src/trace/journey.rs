@@ -1,6 +1,7 @@
 //! The state of a trace: the packet, the programs and tables to query, and the steps so far.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use flannel_common::lease::{DIRECT, ENDED, NODE, OWN};
@@ -9,10 +10,11 @@ use ipnet::IpNet;
 
 use super::outer::OuterHeaders;
 use super::packet::Packet;
-use super::report::{Carrier, LeaseHolder, TraceEnd, TraceStep};
-use crate::dataplane::bpf::dry_run::known::{Held, OurEnd};
+use super::report::{Carrier, KnownFlow, LeaseHolder, TraceEnd, TraceStep};
+use crate::dataplane::bpf::dry_run::known::{Ends, Held, OurEnd};
 use crate::dataplane::bpf::dry_run::{DryRun, Run, Spot};
 use crate::dataplane::kernel::Kernel;
+use crate::netfilter::rules::Table;
 use crate::netlink::link::Link;
 use crate::netlink::route::{RouteAnswer, RouteQuery};
 
@@ -25,6 +27,14 @@ pub(super) struct Journey {
     /// Copies of the programs, if any are pinned.
     pub(super) programs: Option<DryRun>,
     pub(super) steps: Vec<TraceStep>,
+    /// What the programs know of the packet's flow.
+    pub(super) flow: Option<KnownFlow>,
+    /// The destination to follow, of several to which the packet may be translated (`--to`), until it is used.
+    pub(super) to: Option<SocketAddr>,
+    /// The rules of the host, once they were read; `None` in it if they cannot be.
+    pub(super) tables: Option<Option<Arc<[Table]>>>,
+    /// Whether the end is sure, whatever is not known of the rules on the way.
+    pub(super) certain: bool,
 }
 
 impl Journey {
@@ -71,7 +81,7 @@ impl Journey {
         holding.max_by_key(|(subnet, _)| subnet.prefix_len()).map(|(subnet, lease)| (*subnet, *lease))
     }
 
-    fn holder(&self, address: IpAddr) -> Option<LeaseHolder> {
+    pub(super) fn holder(&self, address: IpAddr) -> Option<LeaseHolder> {
         let (subnet, lease) = self.lease(address)?;
         let kind = match lease.flags {
             flags if flags & ENDED != 0 => "ended",
@@ -98,8 +108,19 @@ impl Journey {
         if programs.node().group_policy != 0 {
             self.steps.push(TraceStep::note("group policy: the trace is for a packet without a group"));
         }
-        if let Some(key) = self.packet.flow(egress) {
-            programs.copy_flow(&key)?;
+        if let Some(key) = self.packet.flow(egress)
+            && let Some(flow) = programs.copy_flow(&key)?
+        {
+            let flow = KnownFlow::of(&flow);
+            // Programs behind the translation know the flow by its other name.
+            let (pod, remote) = (flow.seen_as.unwrap_or(flow.pod), flow.behind.unwrap_or(flow.remote));
+            for ends in [Ends { pod: flow.pod, remote: flow.remote, ..key }, Ends { pod, remote, ..key }] {
+                if ends != key {
+                    programs.copy_flow(&ends)?;
+                }
+            }
+            self.steps.push(TraceStep::Flow(flow.clone()));
+            self.flow = Some(flow);
         }
         Ok(())
     }

@@ -46,7 +46,7 @@ const TTL: u8 = 64;
 
 impl Protocol {
     /// Returns the IP protocol number in the address family of `between`.
-    const fn number(self, between: IpAddr) -> u8 {
+    pub(super) const fn number(self, between: IpAddr) -> u8 {
         match (self, between) {
             (Self::Icmp, IpAddr::V4(_)) => 1,
             (Self::Icmp, IpAddr::V6(_)) => 58,

@@ -3,7 +3,7 @@
 mod text;
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use flannel_common::outcome::{Hook, Outcome};
 use ipnet::IpNet;
@@ -13,9 +13,14 @@ use super::outer::OuterHeaders;
 use super::packet::Packet;
 use crate::mac::Mac;
 
+/// Version of the JSON. It rises when a field goes or gets another meaning.
+pub const SCHEMA: u32 = 1;
+
 /// Where a packet would go.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
     /// The traced packet.
     pub packet: Packet,
     /// The VNI of the programs that were run; `None` if the kernel alone carries the packet.
@@ -24,6 +29,8 @@ pub struct Report {
     pub steps: Vec<TraceStep>,
     /// Where the packet's path ends.
     pub end: TraceEnd,
+    /// Whether that is so whatever the rules decide of which a step says that it is not known.
+    pub certain: bool,
 }
 
 /// A step on the packet's path.
@@ -45,6 +52,59 @@ pub enum TraceStep {
         mac: Mac,
         /// Its port on the bridge.
         device: String,
+    },
+    /// What the programs know of the packet's flow.
+    Flow(KnownFlow),
+    /// The connection tracker knows the packet's connection.
+    Connection {
+        /// Whether the other side has answered.
+        answered: bool,
+    },
+    /// The packet gets other addresses.
+    Translation {
+        /// What knows of it.
+        by: Translator,
+        /// The new source, with its port if that is known; `None` if it stays.
+        source: Option<String>,
+        /// The new destination.
+        destination: Option<String>,
+        /// The rules that do it, in the order in which they are met.
+        rules: Vec<String>,
+    },
+    /// The packet may get one of several addresses, or keep its own.
+    Choice {
+        /// What knows of it.
+        by: Translator,
+        /// Which side: `source` or `destination`.
+        side: &'static str,
+        /// What may become of it.
+        to: Vec<Choice>,
+        /// Whether the address may also stay as it is.
+        may_stay: bool,
+        /// What is not known, and decides.
+        depends_on: Vec<String>,
+    },
+    /// A rule of a packet filter stops or changes the packet.
+    Rule {
+        /// Whether it is the outer packet.
+        outer: bool,
+        /// The hook, as nft calls it.
+        hook: &'static str,
+        /// What the rule does: `drops`, `rejects`, `shows` (to a program, which decides), `changes`, or `unknown`.
+        does: &'static str,
+        /// The rule, with table and chain.
+        rule: String,
+        /// What the rules on the way to it look at that is not known. If there is nothing of the kind, the packet surely meets it.
+        depends_on: Vec<String>,
+    },
+    /// Rules of packet filters let the packet pass, but for those that other steps name.
+    Rules {
+        /// Whether it is the outer packet.
+        outer: bool,
+        /// The hooks, as nft calls them.
+        hooks: Vec<&'static str>,
+        /// Whether the packet was judged as one of a connection that the other side has answered. If not, as the first of one.
+        established: bool,
     },
     /// A program was run.
     Program {
@@ -101,6 +161,48 @@ pub enum TraceStep {
     },
 }
 
+/// What knows of a translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Translator {
+    /// A proven flow.
+    Flow,
+    /// The connection tracker.
+    ConnectionTracker,
+    /// Rules of a packet filter.
+    Rules,
+    /// The kernel's load balancer.
+    Ipvs,
+}
+
+/// What may become of an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Choice {
+    /// The address and port; `None` if the rule's target is not read.
+    pub to: Option<String>,
+    /// The rules that do it, in the order in which they are met.
+    pub rules: Vec<String>,
+}
+
+/// What the programs know of a flow, by the addresses of the pod's packets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KnownFlow {
+    /// The pod's address and port.
+    pub pod: SocketAddr,
+    /// Where the pod sends to: another pod, or a service.
+    pub remote: SocketAddr,
+    /// The pod behind a service.
+    pub behind: Option<SocketAddr>,
+    /// What the other end sees of the pod, if that is translated.
+    pub seen_as: Option<SocketAddr>,
+    /// The other end's node.
+    pub peer: Option<IpAddr>,
+    /// Packets from the pod: `proven`, `expired`, `changed` or `never`, as `flannel-agent flows` shows them.
+    pub sent: &'static str,
+    /// Packets to the pod.
+    pub received: &'static str,
+}
+
 /// The lease that contains an address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LeaseHolder {
@@ -140,6 +242,11 @@ pub enum TraceEnd {
     },
     /// It is for this host itself.
     Local,
+    /// The host gives it one of several addresses, and which is not known.
+    Undecided {
+        /// What to ask next.
+        reason: String,
+    },
     /// It goes no further.
     Lost {
         /// The reason, and what the host does about it.

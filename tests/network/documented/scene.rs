@@ -1,10 +1,11 @@
 //! Nodes in the states that documents show, and what happens there while a command looks.
 
 use std::cell::RefCell;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use anyhow::{Result, ensure};
+use flannel_tests::kube_proxy::{KubeProxy, Mode, Service};
 use flannel_tests::traffic::{UdpSession, ping};
 use flannel_tests::wait::patiently;
 use flannel_tests::{Node, Topology};
@@ -22,6 +23,8 @@ const BPFFS: &str = "/sys/fs/bpf";
 const POD: &str = "10.244.1.5";
 const OTHER_POD: &str = "10.244.7.9";
 const OTHER_POD_BYTES: &str = "10 244 7 9";
+/// The service in documents, whose endpoint is the other node's pod.
+const SERVICE: &str = "10.96.0.10:53";
 /// The same in documents that show IPv6, and the ports of their flow.
 const POD6: &str = "fd44:0:0:5a::2";
 const OTHER_POD6: &str = "fd44:0:0:44::2";
@@ -61,6 +64,14 @@ impl Scene {
         let mut names = names(&overlay, &[(POD, own.ip()), (OTHER_POD, other.ip())])?;
         names.push((OTHER_POD_BYTES, other.ip().to_string().replace('.', " ")));
         Ok(Self { _streams: streams, session, overlay, name, names, is_lively: false })
+    }
+
+    /// Adds a service to the node by the rules that kube-proxy writes, until what is returned is dropped.
+    pub(super) fn serve(&self) -> Result<KubeProxy<'_>> {
+        let proxy = KubeProxy::start(self.node().netns(), Mode::Iptables, &["10.5.0.0/16"], false)?;
+        let endpoint = SocketAddr::new(self.overlay.two_pods().1.ip(), 53);
+        proxy.sync(&Service::both("dns", SERVICE.parse()?, &[endpoint]))?;
+        Ok(proxy)
     }
 
     /// Starts a node that works, where one pod's port cannot take the shortcut and much happens.

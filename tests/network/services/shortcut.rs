@@ -12,7 +12,7 @@ use super::{Bed, Family, SIZES, ensure_by, serve};
 use crate::inspect::{self, Round};
 
 /// Time limit for a flow to be proven.
-const SOON: Duration = Duration::from_secs(5);
+pub(super) const SOON: Duration = Duration::from_secs(5);
 /// Bytes of a long request over TCP, and of its answer.
 const BULK: usize = 4 << 20;
 

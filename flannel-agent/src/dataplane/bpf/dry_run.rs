@@ -21,8 +21,9 @@ use ipnet::IpNet;
 use super::attach;
 use super::counters::{self, Counters};
 use super::family::MapFamily;
+use super::flows::listed::{ListedFlow, of_entry};
 use super::pins::Pins;
-use super::{loaded, take};
+use super::{clock, loaded, take};
 use crate::dataplane::kernel::Kernel;
 use known::{Ends, Held, OurEnd};
 
@@ -138,31 +139,29 @@ impl DryRun {
         attach::is_some_attached(hook, index, &self.pins, kernel).await
     }
 
-    /// Copies what the node knows of a flow.
+    /// Copies what the node knows of a flow, and returns it.
     ///
     /// # Errors
     /// A map cannot be read or written.
-    pub fn copy_flow(&mut self, ends: &Ends) -> Result<()> {
-        if let Some(key) = ends.key::<V4>() {
-            self.copy(&key)?;
+    pub fn copy_flow(&mut self, ends: &Ends) -> Result<Option<ListedFlow>> {
+        match (ends.key::<V4>(), ends.key::<V6>()) {
+            (Some(key), _) => self.copy(&key),
+            (None, Some(key)) => self.copy(&key),
+            (None, None) => Ok(None),
         }
-        if let Some(key) = ends.key::<V6>() {
-            self.copy(&key)?;
-        }
-        Ok(())
     }
 
-    fn copy<A: MapFamily>(&mut self, key: &FlowKey<A>) -> Result<()> {
+    fn copy<A: MapFamily>(&mut self, key: &FlowKey<A>) -> Result<Option<ListedFlow>> {
         let live = HashMap::<_, FlowKey<A>, Flow<A>>::try_from(pinned(&self.pins.path(A::FLOWS))?)?;
         let flow = match live.get(key, 0) {
-            Err(MapError::KeyNotFound) => return Ok(()),
+            Err(MapError::KeyNotFound) => return Ok(None),
             found => found.with_context(|| format!("reading {}", A::FLOWS))?,
         };
         let map =
             self.ebpf.map_mut(A::FLOWS).with_context(|| format!("no map {} in the object", A::FLOWS))?;
         HashMap::<_, FlowKey<A>, Flow<A>>::try_from(map)?.insert(key, flow, 0).context("copying a flow")?;
         self.port = Some(flow.port.ifindex);
-        Ok(())
+        Ok(Some(of_entry(&self.node, clock::now(&self.pins)?, key, &flow)))
     }
 
     /// Returns the index of the bridge port of the flow that was copied last.

@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use super::walk::{self, End, Fit, among, bases, chain, has_all, named, of_each};
+use super::walk::{self, End, Fit, Gone, among, bases, chain, has_all, named, of_each};
 use crate::netfilter::nft::number;
 use crate::netfilter::rules::{Action, Field, Hook, Rule, Table, Test, Value};
 
@@ -64,10 +64,10 @@ pub fn passage(tables: &[Table], packets: Packets<'_>) -> Passage {
         if !table.family.includes(v6) || !packets.route.has(base.hook) {
             continue;
         }
-        let mut walker = Walker { packets, v6, is_marked: false, some_pass: false, found: Passage::Open };
-        let end = chain(&mut walker, table, name, &true);
+        let mut walker = Walker { packets, v6, is_marked: false, found: Passage::Open };
+        let (end, gone) = chain(&mut walker, table, name, &true);
         if base.drops && end == End::Through {
-            walker.stop(&format!("{} -P {name} DROP", table.name), true);
+            walker.stop(&format!("{} -P {name} DROP", table.name), !gone.accepted);
         }
         worst = worst.max(walker.found);
     }
@@ -80,8 +80,6 @@ struct Walker<'a> {
     v6: bool,
     /// Whether a rule may have marked them.
     is_marked: bool,
-    /// Whether a rule before may have accepted some of them.
-    some_pass: bool,
     found: Passage,
 }
 
@@ -123,23 +121,21 @@ impl walk::Packets for Walker<'_> {
 
     fn meet(&mut self, rule: &Rule, action: &Action, all: &bool) {
         match action {
-            Action::Stop => self.stop(&rule.text, *all),
+            Action::Stop | Action::Reject => self.stop(&rule.text, *all),
             Action::Mark(_) => self.is_marked = true,
-            // Some may leave the chain before a later rule.
-            Action::Accept | Action::Return | Action::Goto(_) if !*all => self.some_pass = true,
             _ => {}
         }
+    }
+
+    fn part(&self, all: &mut bool, _: &Rule, gone: Gone) {
+        *all &= !gone.accepted && !gone.returned;
     }
 }
 
 impl Walker<'_> {
     /// A rule stops those that come to it, which are all of them or some.
     fn stop(&mut self, rule: &str, all: bool) {
-        let found = if all && !self.some_pass {
-            Passage::Closed(rule.to_owned())
-        } else {
-            Passage::Unsure(rule.to_owned())
-        };
+        let found = if all { Passage::Closed(rule.to_owned()) } else { Passage::Unsure(rule.to_owned()) };
         let is_worse =
             matches!((&self.found, &found), (Passage::Open, _) | (Passage::Unsure(_), Passage::Closed(_)));
         if is_worse {
@@ -262,7 +258,7 @@ mod tests {
         let saved = include_str!("rule_sets/kubernetes-canal-docker.rules");
         assert!(!matches!(received(&iptables::parse(saved, "iptables")), Passage::Closed(_)));
         let listing = serde_json::from_str(include_str!("rule_sets/kube-proxy.json")).unwrap();
-        for (family, name) in nft::tables(&listing) {
+        for (family, name) in nft::tables(&listing, false) {
             assert_eq!(received(&[nft::parse(&listing, &family, &name)]), Passage::Open);
         }
     }

@@ -111,7 +111,7 @@ impl Packets for Flows<'_> {
         let looks = match action {
             Action::Help => self.first,
             // What is done in the chain counts.
-            Action::Jump(_) | Action::Goto(_) => false,
+            Action::Jump(_) | Action::Goto(_) | Action::Untrack => false,
             Action::Show => !self.first,
             _ => here.by_packet && !self.first,
         };

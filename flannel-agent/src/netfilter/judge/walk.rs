@@ -23,6 +23,34 @@ pub(super) enum End {
     Through,
 }
 
+/// What has become of some packets before the others went on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Gone {
+    /// Some were accepted.
+    pub(super) accepted: bool,
+    /// Some were stopped.
+    pub(super) stopped: bool,
+    /// Some got another address.
+    pub(super) translated: bool,
+    /// Some have left the chain, and go on after the jump into it.
+    pub(super) returned: bool,
+}
+
+impl Gone {
+    const NOWHERE: Self = Self { accepted: false, stopped: false, translated: false, returned: false };
+    const ACCEPTED: Self = Self { accepted: true, ..Self::NOWHERE };
+    const STOPPED: Self = Self { stopped: true, ..Self::NOWHERE };
+    const TRANSLATED: Self = Self { translated: true, ..Self::NOWHERE };
+    const RETURNED: Self = Self { returned: true, ..Self::NOWHERE };
+
+    fn add(&mut self, other: Self) {
+        self.accepted |= other.accepted;
+        self.stopped |= other.stopped;
+        self.translated |= other.translated;
+        self.returned |= other.returned;
+    }
+}
+
 /// Packets that go through rules together.
 pub(super) trait Packets {
     /// Which of them have come to a rule.
@@ -36,10 +64,24 @@ pub(super) trait Packets {
 
     /// Those that are here meet an action.
     fn meet(&mut self, rule: &Rule, action: &Action, here: &Self::Here);
+
+    /// Those that are here go into another chain.
+    fn enter(&self, _here: &mut Self::Here, _rule: &Rule) {}
+
+    /// Some of those that were here may have gone by this rule, and the others come to the next one.
+    fn part(&self, _here: &mut Self::Here, _rule: &Rule, _gone: Gone) {}
+}
+
+/// Returns the chains that packets enter from the kernel, with table and name, in the kernel's order, but not those that translate
+/// addresses.
+pub(super) fn bases(tables: &[Table]) -> Vec<(Base, &Table, &str)> {
+    let mut bases = all_bases(tables);
+    bases.retain(|(base, ..)| !base.translates);
+    bases
 }
 
 /// Returns the chains that packets enter from the kernel, with table and name, in the kernel's order.
-pub(super) fn bases(tables: &[Table]) -> Vec<(Base, &Table, &str)> {
+pub(super) fn all_bases(tables: &[Table]) -> Vec<(Base, &Table, &str)> {
     let of_table = |table| bases_of(table);
     let mut bases: Vec<_> = tables.iter().flat_map(of_table).collect();
     bases.sort_by_key(|(base, ..)| (base.hook, base.priority));
@@ -50,8 +92,8 @@ fn bases_of(table: &Table) -> impl Iterator<Item = (Base, &Table, &str)> {
     table.chains.iter().filter_map(move |(name, Chain { base, .. })| Some(((*base)?, table, name.as_str())))
 }
 
-/// Goes through a chain.
-pub(super) fn chain<P: Packets>(packets: &mut P, table: &Table, name: &str, here: &P::Here) -> End {
+/// Goes through a chain. Returns how, and what has become of some on the way.
+pub(super) fn chain<P: Packets>(packets: &mut P, table: &Table, name: &str, here: &P::Here) -> (End, Gone) {
     Walk { packets, table }.chain(name, here, 0)
 }
 
@@ -61,25 +103,35 @@ struct Walk<'a, P> {
 }
 
 impl<P: Packets> Walk<'_, P> {
-    fn chain(&mut self, name: &str, here: &P::Here, depth: u32) -> End {
-        let table = self.table;
-        let Some(chain) = table.chains.get(name).filter(|_| depth < DEEPEST) else { return End::Through };
+    fn chain(&mut self, name: &str, here: &P::Here, depth: u32) -> (End, Gone) {
+        let (table, mut all) = (self.table, Gone::default());
+        let Some(chain) = table.chains.get(name).filter(|_| depth < DEEPEST) else {
+            return (End::Through, all);
+        };
+        let (mut here, mut some_returned) = (here.clone(), false);
         for rule in &chain.rules {
-            if let Some(end) = self.rule(rule, here.clone(), depth) {
-                return end;
+            let mut gone = Gone::default();
+            let end = self.rule(rule, here.clone(), depth, &mut gone);
+            all.add(gone);
+            if let Some(end) = end {
+                return (if some_returned { End::Through } else { end }, all);
+            }
+            some_returned |= gone.returned;
+            if gone != Gone::NOWHERE {
+                self.packets.part(&mut here, rule, gone);
             }
         }
-        End::Through
+        (End::Through, all)
     }
 
     /// Returns how the chain ends, if it does for all packets.
-    fn rule(&mut self, rule: &Rule, mut here: P::Here, depth: u32) -> Option<End> {
+    fn rule(&mut self, rule: &Rule, mut here: P::Here, depth: u32, gone: &mut Gone) -> Option<End> {
         let mut fit = Fit::All;
         for step in &rule.steps {
             match step {
                 Step::Test(test) => fit = fit.min(self.test(&mut here, test)),
                 Step::Act(action) => {
-                    if let Some(end) = self.act(rule, action, &here, fit, depth) {
+                    if let Some(end) = self.act(rule, action, &here, fit, depth, gone) {
                         return Some(end);
                     }
                 }
@@ -89,10 +141,22 @@ impl<P: Packets> Walk<'_, P> {
                         let test = Test::new(field.clone(), [value.clone()]);
                         let fit = fit.min(self.test(&mut here, &test));
                         if fit != Fit::None
-                            && let Some(end) = self.act(rule, action, &here, fit, depth)
+                            && let Some(end) = self.act(rule, action, &here, fit, depth, gone)
                         {
                             return Some(end);
                         }
+                    }
+                }
+                Step::OneOf(actions) => {
+                    let mut here = here.clone();
+                    self.test(&mut here, &Test::of_packet("numgen"));
+                    let mut ends = Vec::new();
+                    for action in actions {
+                        ends.push(self.act(rule, action, &here, fit, depth, gone));
+                    }
+                    if let Some(ends) = ends.into_iter().collect::<Option<Vec<_>>>() {
+                        let goes_on = ends.contains(&End::Through);
+                        return Some(if goes_on { End::Through } else { End::Decided });
                     }
                 }
             }
@@ -113,19 +177,42 @@ impl<P: Packets> Walk<'_, P> {
         fit
     }
 
-    fn act(&mut self, rule: &Rule, action: &Action, here: &P::Here, fit: Fit, depth: u32) -> Option<End> {
+    fn act(
+        &mut self,
+        rule: &Rule,
+        action: &Action,
+        here: &P::Here,
+        fit: Fit,
+        depth: u32,
+        gone: &mut Gone,
+    ) -> Option<End> {
         self.packets.meet(rule, action, here);
         let end = match action {
-            Action::Accept | Action::Stop => End::Decided,
-            Action::Return => End::Through,
-            Action::Jump(chain) => match self.chain(chain, here, depth + 1) {
-                End::Decided => End::Decided,
-                End::Through => return None,
-            },
-            Action::Goto(chain) => self.chain(chain, here, depth + 1),
-            Action::Show | Action::Help | Action::Change | Action::Mark(_) => return None,
+            Action::Accept => (End::Decided, Gone::ACCEPTED),
+            Action::Stop | Action::Reject => (End::Decided, Gone::STOPPED),
+            Action::Translate(..) => (End::Decided, Gone::TRANSLATED),
+            Action::Return => (End::Through, Gone::RETURNED),
+            Action::Jump(chain) | Action::Goto(chain) => {
+                let mut inside = here.clone();
+                self.packets.enter(&mut inside, rule);
+                let (end, went) = self.chain(chain, &inside, depth + 1);
+                // Who returns from a chain that was entered by goto leaves this one as well.
+                let returned = matches!(action, Action::Goto(_)) && end == End::Through;
+                gone.add(Gone { returned, ..went });
+                if matches!(action, Action::Jump(_)) && end == End::Through {
+                    return None;
+                }
+                (end, Gone::NOWHERE)
+            }
+            Action::Show
+            | Action::Help
+            | Action::Change
+            | Action::Unknown
+            | Action::Mark(_)
+            | Action::Untrack => return None,
         };
-        (fit == Fit::All).then_some(end)
+        gone.add(end.1);
+        (fit == Fit::All).then_some(end.0)
     }
 }
 

@@ -11,7 +11,9 @@ use super::{Named, text};
 
 /// Returns what an expression is about.
 pub(super) fn field(expression: &Json) -> Field {
-    let Some((kind, inner)) = only(expression) else { return Field::Other };
+    let Some((kind, inner)) = only(expression) else { return Field::Other("".into()) };
+    let other = || Field::Other(words(expression).into());
+    let of_packet = || Field::Packet(words(expression).into());
     let key = text(&inner["key"]);
     match (kind, key) {
         ("meta", "nfproto" | "protocol") => Field::Family,
@@ -25,7 +27,7 @@ pub(super) fn field(expression: &Json) -> Field {
         ("ct", "status") => Field::State,
         ("ct", "bytes" | "packets" | "avgpkt")
         | ("meta", "length" | "cpu")
-        | ("numgen" | "exthdr" | "tcp option", _) => Field::Packet,
+        | ("numgen" | "exthdr" | "tcp option", _) => of_packet(),
         ("fib", _) if inner["result"] == "type" && inner["flags"][0] == "daddr" => Field::Kind,
         ("payload", _) => match (text(&inner["protocol"]), text(&inner["field"])) {
             ("ip" | "ip6", "saddr") => Field::Source,
@@ -34,21 +36,36 @@ pub(super) fn field(expression: &Json) -> Field {
             ("udp" | "tcp" | "th", "sport") => Field::SourcePort,
             ("udp" | "tcp" | "th", "dport") => Field::Port,
             ("tcp", "flags") => Field::Flags,
+            ("icmp" | "icmpv6", "type") => Field::IcmpType,
             // `@th,16,16`, say.
             ("", _) if inner["base"] == "th" && inner["len"] == 16 && inner["offset"] == 0 => {
                 Field::SourcePort
             }
             ("", _) if inner["base"] == "th" && inner["len"] == 16 && inner["offset"] == 16 => Field::Port,
-            ("ether" | "vlan" | "icmp" | "icmpv6", _) => Field::Other,
-            _ => Field::Packet,
+            ("ether" | "vlan" | "icmp" | "icmpv6", _) => other(),
+            _ => of_packet(),
         },
         ("&", _) => match (field(&inner[0]), inner[1].as_u64().map(u32::try_from)) {
             (Field::Mark(_), Some(Ok(mask))) => Field::Mark(mask),
-            (field @ (Field::Flags | Field::Packet), _) => field,
-            _ => Field::Other,
+            (field @ (Field::Flags | Field::Packet(_)), _) => field,
+            _ => other(),
         },
         ("concat", _) => Field::All(inner.as_array().into_iter().flatten().map(field).collect()),
-        _ => Field::Other,
+        _ => other(),
+    }
+}
+
+/// Returns about what nft writes for an expression: `ct mark`, `ip ttl`.
+pub(super) fn words(expression: &Json) -> String {
+    const PARTS: [&str; 5] = ["key", "base", "protocol", "name", "field"];
+    match only(expression) {
+        Some(("&", inner)) => words(&inner[0]),
+        Some((kind, inner)) => {
+            let parts = PARTS.iter().filter_map(|part| inner[part].as_str());
+            let kind = Some(kind).filter(|kind| *kind != "payload");
+            kind.into_iter().chain(parts).collect::<Vec<_>>().join(" ")
+        }
+        None => String::new(),
     }
 }
 

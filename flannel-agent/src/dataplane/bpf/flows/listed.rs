@@ -55,6 +55,19 @@ pub enum Passed {
     Changed(u64),
 }
 
+impl Passed {
+    /// Returns its name, and how many milliseconds ago a packet has left the host stack.
+    #[must_use]
+    pub const fn parts(self) -> (&'static str, Option<u64>) {
+        match self {
+            Self::Never => ("never", None),
+            Self::Proven(ago) => ("proven", Some(ago)),
+            Self::Expired(ago) => ("expired", Some(ago)),
+            Self::Changed(ago) => ("changed", Some(ago)),
+        }
+    }
+}
+
 /// Lists the flows of an overlay by pod, protocol and other end.
 ///
 /// # Errors
@@ -70,11 +83,22 @@ pub fn list(pins: &Pins) -> Result<Vec<ListedFlow>> {
 
 /// Returns the flow, if this entry has the pod's name for it.
 fn listed<A: MapFamily>(node: &NodeConfig, now: u64, key: &FlowKey<A>, flow: &Flow<A>) -> Option<ListedFlow> {
-    if !flow.names.include(Names::POD) {
-        return None;
-    }
-    let (pod, remote) = ends(key);
-    let (other_pod, other_remote) = if flow.names == Names::BOTH { (pod, remote) } else { ends(&flow.other) };
+    flow.names.include(Names::POD).then(|| of_entry(node, now, key, flow))
+}
+
+/// Returns the flow of an entry, which has either name for it.
+pub(in crate::dataplane::bpf) fn of_entry<A: MapFamily>(
+    node: &NodeConfig,
+    now: u64,
+    key: &FlowKey<A>,
+    flow: &Flow<A>,
+) -> ListedFlow {
+    let (pod_name, network_name) = match flow.names {
+        Names::BOTH => (key, key),
+        Names::NETWORK => (&flow.other, key),
+        _ => (key, &flow.other),
+    };
+    let ((pod, remote), (other_pod, other_remote)) = (ends(pod_name), ends(network_name));
     let peer = flow.way.public_ip.ip();
     let passed = |direction, passage: &Passage| {
         let milliseconds = now.saturating_sub(passage.left) / MS;
@@ -88,7 +112,7 @@ fn listed<A: MapFamily>(node: &NodeConfig, now: u64, key: &FlowKey<A>, flow: &Fl
             Passed::Expired(milliseconds)
         }
     };
-    Some(ListedFlow {
+    ListedFlow {
         protocol: key.protocol[0],
         pod,
         remote,
@@ -99,7 +123,7 @@ fn listed<A: MapFamily>(node: &NodeConfig, now: u64, key: &FlowKey<A>, flow: &Fl
         port: interface_name(flow.port.ifindex),
         sent: passed(Direction::Egress, &flow.egress),
         received: passed(Direction::Ingress, &flow.ingress),
-    })
+    }
 }
 
 fn ends<A: MapFamily>(key: &FlowKey<A>) -> (SocketAddr, SocketAddr) {
@@ -187,5 +211,6 @@ mod tests {
         assert_eq!((listed_flow.sent, listed_flow.received), (Passed::Expired(1_500), Passed::Proven(1_400)));
         let network = Flow { other: service, names: Names::NETWORK, ..flow };
         assert_eq!(listed(&node(), NOW, &behind, &network), None);
+        assert_eq!(of_entry(&node(), NOW, &behind, &network), listed_flow);
     }
 }

@@ -98,7 +98,7 @@ impl Scope {
 
     /// Leaves out packets that do not pass a test. Of two tests of the same property the later one counts: it is mostly the narrower.
     pub(super) fn narrow(&mut self, test: &Test) {
-        self.by_packet |= test.field == Field::Packet;
+        self.by_packet |= matches!(test.field, Field::Packet(_));
         if test.negated {
             return;
         }

@@ -25,7 +25,7 @@ fn of_iptables(saved: &str) -> String {
 
 fn of_nft(listing: &str) -> String {
     let listing = serde_json::from_str(listing).unwrap();
-    let names = nft::tables(&listing);
+    let names = nft::tables(&listing, false);
     let tables: Vec<_> = names.iter().map(|(family, name)| nft::parse(&listing, family, name)).collect();
     assert_eq!(tables.len(), 1, "{names:?}");
     of(&tables)
