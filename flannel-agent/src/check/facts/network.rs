@@ -96,7 +96,7 @@ impl Network {
         match &self.known.as_ref()?.network.backend {
             Backend::Vxlan(vxlan) => Some(vxlan.udp_port()),
             Backend::Udp(UdpConfig { port }) => Some(*port),
-            Backend::HostGw | Backend::Alloc => None,
+            Backend::HostGw | Backend::Alloc | Backend::AwsVpc(_) | Backend::Gce | Backend::AliVpc(_) => None,
         }
     }
 
@@ -279,7 +279,10 @@ impl Network {
         Paths {
             port: self.port(host),
             overhead: u16::try_from(self.overhead(v6)).unwrap_or_default(),
-            have_addresses: self.status.backend.as_deref() != Some("host-gw"),
+            have_addresses: !matches!(
+                self.status.backend.as_deref(),
+                Some("host-gw" | "aws-vpc" | "gce" | "ali-vpc")
+            ),
         }
     }
 
