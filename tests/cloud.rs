@@ -1,7 +1,9 @@
 //! Backends whose packets the cloud's own routing carries. The underlay's router is programmed from the cloud's routing table, so
 //! that pods reach each other only if that is right.
 
+mod ali_vpc;
 mod aws_vpc;
+mod gce;
 
 use std::net::IpAddr;
 use std::time::Duration;

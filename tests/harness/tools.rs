@@ -198,7 +198,12 @@ pub const TOOLS: &[Tool] = &[
     ),
     package("containerd", "containerd", "runs the containers of Kubernetes' nodes", &[Kubernetes]),
     package("runc", "runc", "starts containers for containerd", &[Kubernetes]),
-    package("openssl", "openssl", "makes the certificates of Kubernetes", &[Kubernetes]),
+    package(
+        "openssl",
+        "openssl",
+        "makes the certificates of Kubernetes, and keys of service accounts",
+        &[Suite, Kubernetes],
+    ),
     package("pgrep", "procps", "finds agents on Kubernetes' nodes", &[Kubernetes]),
     package("python3", "python3-venv", "runs what the suite has of Python", &[Suite]),
     Tool {

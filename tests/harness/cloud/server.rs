@@ -38,6 +38,13 @@ impl Request {
         self.target.split_once('?').map_or("", |(_, query)| query)
     }
 
+    /// Returns names and values of a query or a form, decoded.
+    pub fn parameters(text: &str) -> Vec<(String, String)> {
+        let pairs = text.split('&').filter(|pair| !pair.is_empty());
+        let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        pairs.map(|(name, value)| (decode(name), decode(value))).collect()
+    }
+
     /// Returns the value of a header; empty if it is absent.
     pub fn header(&self, name: &str) -> &str {
         self.headers.iter().find(|(header, _)| header == name).map_or("", |(_, value)| value)
@@ -67,6 +74,8 @@ impl Request {
 
     /// Sends it on as it is, and returns the answer.
     pub fn forward(&self, mut stream: TcpStream) -> Result<Reply> {
+        // On a busy machine a server in Python takes seconds.
+        stream.set_read_timeout(Some(LIMIT))?;
         let headers = self.headers.iter().filter(|(name, _)| name != "connection");
         let headers: String = headers.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let (method, target) = (&self.method, &self.target);
@@ -79,6 +88,19 @@ impl Request {
             head.split(' ').nth(1).unwrap_or_default().parse().context("the answer has no status")?;
         Ok(Reply { status, headers: Vec::new(), body: body.to_owned() })
     }
+}
+
+/// Returns a text without percent-encoding.
+fn decode(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        let digits = if byte == b'%' { rest.next().zip(rest.next()) } else { None };
+        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let decoded = digits.and_then(|(high, low)| Some(16 * digit(high)? + digit(low)?));
+        bytes.push(decoded.unwrap_or(byte));
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// An answer.
