@@ -10,6 +10,7 @@ mod keeper;
 mod plan;
 
 use std::collections::BTreeSet;
+#[cfg(any(feature = "aws-vpc", feature = "gce"))]
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -18,7 +19,9 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 
 pub(super) use self::error::{CloudError, ErrorKind};
-pub(super) use self::http::{Answer, Http, chain, form};
+#[cfg(feature = "aws-vpc")]
+pub(super) use self::http::chain;
+pub(super) use self::http::{Answer, Http, form};
 use self::keeper::{Keeper, Terms};
 pub(super) use self::plan::{Change, Owner, Route, Table};
 use super::alloc::Alloc;
@@ -27,6 +30,8 @@ use crate::config;
 use crate::lease::{LeaseAttrs, SubnetKey};
 use crate::peer::Peer;
 use crate::task::Task;
+#[cfg(any(feature = "aws-vpc", feature = "gce"))]
+use crate::uplink::Uplink;
 
 /// A cloud whose routes carry pods' packets.
 pub(super) trait Provider: Send + 'static {
@@ -78,14 +83,13 @@ impl Backend for Cloud {
             own: own_seen,
             leased: leased_seen,
         };
-        let addresses: Vec<IpAddr> = (uplink.ipv4.iter().map(|address| address.local.into()))
-            .chain(uplink.ipv6.iter().map(|address| address.local.into()))
-            .collect();
         let keeper = match config {
             #[cfg(feature = "aws-vpc")]
-            config::Backend::AwsVpc(aws) => Keeper::spawn(super::aws_vpc::AwsVpc::new(aws, addresses), terms),
+            config::Backend::AwsVpc(aws) => {
+                Keeper::spawn(super::aws_vpc::AwsVpc::new(aws, addresses_of(uplink)), terms)
+            }
             #[cfg(feature = "gce")]
-            config::Backend::Gce => Keeper::spawn(super::gce::Gce::new(addresses), terms),
+            config::Backend::Gce => Keeper::spawn(super::gce::Gce::new(addresses_of(uplink)), terms),
             #[cfg(feature = "ali-vpc")]
             config::Backend::AliVpc(_) if network.ipv6.is_some() => {
                 bail!(
@@ -132,4 +136,11 @@ impl Backend for Cloud {
     async fn react(&mut self, _peers: &[Peer]) -> Vec<anyhow::Error> {
         Vec::new()
     }
+}
+
+/// Returns the node's addresses on its uplink.
+#[cfg(any(feature = "aws-vpc", feature = "gce"))]
+fn addresses_of(uplink: &Uplink) -> Vec<IpAddr> {
+    let v4 = uplink.ipv4.iter().map(|address| address.local.into());
+    v4.chain(uplink.ipv6.iter().map(|address| address.local.into())).collect()
 }

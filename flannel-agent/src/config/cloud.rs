@@ -50,3 +50,54 @@ impl fmt::Debug for Secret {
         f.write_str("Secret(..)")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Backend, NetworkConfig};
+    use super::*;
+
+    #[test]
+    fn route_tables_are_one_or_a_list() {
+        let tables = |value: &str| {
+            let backend = format!(r#"{{"Type": "aws-vpc", "RouteTableID": {value}}}"#);
+            let config =
+                NetworkConfig::parse(&format!(r#"{{"Network": "10.5.0.0/16", "Backend": {backend}}}"#));
+            config.map(|config| match config.backend {
+                Backend::AwsVpc(AwsVpcConfig { route_tables }) => route_tables.join(" "),
+                other => panic!("{other:?}"),
+            })
+        };
+        for (value, expected) in
+            [(r#""rtb-1""#, "rtb-1"), (r#"["rtb-1", "rtb-2"]"#, "rtb-1 rtb-2"), ("null", ""), ("[]", "")]
+        {
+            assert_eq!(tables(value).as_deref(), Ok(expected), "{value}");
+        }
+        for value in ["7", r#""""#, r#"["rtb-1", ""]"#, r#"["rtb-1", 2]"#] {
+            let error = tables(value).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("Backend.RouteTableID is {value}; allowed: ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_secret_stands_in_no_message() {
+        let config = |secret: &str| {
+            format!(
+                r#"{{"Network": "10.5.0.0/16", "Backend": {{"Type": "ali-vpc", "AccessKeyID": "id", "AccessKeySecret": {secret}}}}}"#
+            )
+        };
+        let (one, other) = (
+            NetworkConfig::parse(&config(r#""hunter2""#)).unwrap(),
+            NetworkConfig::parse(&config(r#""hunter3""#)).unwrap(),
+        );
+        let changes = one.changes(&other);
+        assert_eq!(changes.len(), 1);
+        let shown = format!("{one:?} {}", changes[0]);
+        assert!(
+            !shown.contains("hunter") && shown.contains("AccessKeySecret from a secret to a secret"),
+            "{shown}"
+        );
+        assert_eq!(one.with(&changes).unwrap(), other);
+        let error = NetworkConfig::parse(&config(r#"["hunter2"]"#)).unwrap_err().to_string();
+        assert_eq!(error, "Backend.AccessKeySecret is not shown here; allowed: a text");
+    }
+}

@@ -1,6 +1,8 @@
 //! A project of Google Compute Engine: its interface, the metadata of its instances, and tokens. It answers as the documentation
 //! says: pages, operations that take a while, errors.
 
+mod account;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::Ipv4Addr;
@@ -8,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use super::server::{Reply, Request, Server};
@@ -211,8 +213,11 @@ fn token(state: &mut State) -> String {
 /// Answers at the interface, and at the place where keys are exchanged for tokens.
 fn answer(state: &mut State, request: &Request) -> Reply {
     if request.target == "/token" && request.method == "POST" {
-        return match exchange(state, &request.body) {
-            Ok(()) => Reply::new(200, token(state)),
+        return match account::check(&state.public_key, &request.body) {
+            Ok(account) => {
+                state.by_key = Some(account);
+                Reply::new(200, token(state))
+            }
             Err(error) => Reply::new(
                 400,
                 json!({"error": "invalid_grant", "error_description": format!("{error:#}")}).to_string(),
@@ -350,53 +355,4 @@ fn poll(state: &mut State, name: &str) -> Reply {
         Change::Delete(name) => routes.retain(|route| route["name"] != name.as_str()),
     }
     Reply::new(200, json!({"name": name, "status": "DONE", "progress": 100}).to_string())
-}
-
-/// Checks what asks for a token: a JSON web token that openssl finds to be signed by the account's key.
-fn exchange(state: &mut State, form: &str) -> Result<()> {
-    let parameters = Request::parameters(form);
-    let value = |name: &str| parameters.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value);
-    ensure!(
-        value("grant_type") == "urn:ietf:params:oauth:grant-type:jwt-bearer",
-        "grant_type {}",
-        value("grant_type")
-    );
-    let (signed, signature) = value("assertion").rsplit_once('.').context("no signature")?;
-    let (header, claims) = signed.split_once('.').context("no claims")?;
-    let folder = state.public_key.parent().context("no folder")?;
-    let [data, binary] = ["assertion.txt", "assertion.sig"].map(|name| folder.join(name));
-    fs::write(&data, signed)?;
-    fs::write(&binary, from_base64url(signature)?)?;
-    let mut openssl = Command::new("openssl");
-    openssl
-        .args(["dgst", "-sha256", "-verify"])
-        .arg(&state.public_key)
-        .arg("-signature")
-        .arg(&binary)
-        .arg(&data);
-    finish(&mut openssl, "", LIMIT)?;
-    let header: Value = serde_json::from_slice(&from_base64url(header)?)?;
-    let claims: Value = serde_json::from_slice(&from_base64url(claims)?)?;
-    ensure!(header["alg"] == "RS256" && header["typ"] == "JWT", "{header}");
-    ensure!(claims["scope"] == "https://www.googleapis.com/auth/compute", "{claims}");
-    let lifetime = claims["exp"].as_u64().zip(claims["iat"].as_u64()).map(|(end, begin)| end - begin);
-    ensure!(lifetime.is_some_and(|seconds| seconds <= 3600), "{claims}");
-    state.by_key = claims["iss"].as_str().map(str::to_owned);
-    Ok(())
-}
-
-/// Decodes base64url without padding (RFC 4648, section 5).
-fn from_base64url(text: &str) -> Result<Vec<u8>> {
-    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let (mut bytes, mut bits, mut count) = (Vec::new(), 0_u32, 0);
-    for letter in text.bytes() {
-        let value = LETTERS.iter().position(|known| *known == letter).context("not base64url")?;
-        bits = bits << 6 | u32::try_from(value)?;
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push(u8::try_from(bits >> count & 0xff)?);
-        }
-    }
-    Ok(bytes)
 }

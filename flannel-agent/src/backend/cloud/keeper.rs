@@ -87,12 +87,15 @@ impl<P: Provider> Keeper<P> {
 
     /// Compares and writes once. Returns when to do so again.
     async fn keep(&mut self, own: SubnetKey) -> Duration {
-        let Found { obstacles, failures } = match self.cloud.read().await {
-            Ok(view) => self.write(view, own).await,
-            Err(error) => Found { failures: vec![error], ..Found::default() },
+        let failures = match self.cloud.read().await {
+            Ok(view) => {
+                let Found { obstacles, failures } = self.write(view, own).await;
+                self.obstacle.observed(obstacles);
+                failures
+            }
+            Err(error) => vec![error],
         };
         if failures.is_empty() {
-            self.obstacle.observed(obstacles);
             self.failure.solved();
             return self.terms.resync - share(self.terms.resync / 4);
         }
@@ -190,3 +193,6 @@ fn describe(table: &str, change: &Change) -> String {
         Change::Remove(Route { subnet, .. }) => format!("removing the unused route to {subnet} from {table}"),
     }
 }
+
+#[cfg(test)]
+mod tests;
