@@ -106,31 +106,43 @@ impl<P: Provider> Keeper<P> {
         pause + share(pause / 2)
     }
 
-    /// Makes the changes in all tables. A request that is one too many ends it.
+    /// Makes the changes in all tables.
     async fn write(&mut self, view: View, own: SubnetKey) -> Found {
-        let own: Vec<_> = own.nets().collect();
-        let leased = self.terms.leased.borrow().clone();
+        let plans = self.plans(&view.tables, own);
         let mut found = Found { obstacles: view.obstacles, ..Found::default() };
-        let mut abandoned = BTreeSet::new();
-        let plans: Vec<_> = view
-            .tables
-            .iter()
-            .map(|table| {
-                let wanted = Wanted {
-                    own: &own,
-                    leased: leased.as_deref(),
-                    ranges: &self.terms.ranges,
-                    abandoned: &self.abandoned,
-                };
-                (table, Plan::new(table, &wanted))
-            })
-            .collect();
         for (table, plan) in &plans {
-            abandoned.extend(plan.abandoned.iter().map(|subnet| (table.id.clone(), *subnet)));
             found.obstacles.extend(plan.conflicts.iter().map(|route| self.conflict(table, route)));
         }
+        found.failures = self.carry_out(&plans).await;
+        let of_table = |(table, plan): &(&Table, Plan)| {
+            let id = table.id.clone();
+            plan.abandoned.iter().map(move |subnet| (id.clone(), *subnet)).collect::<Vec<_>>()
+        };
+        let mut abandoned: BTreeSet<_> = plans.iter().flat_map(of_table).collect();
+        // The next look comes soon then, and is not to be the second one.
+        if !found.failures.is_empty() {
+            abandoned.retain(|route| self.abandoned.contains(route));
+        }
         self.abandoned = abandoned;
-        for (Table { id, .. }, Plan { changes, .. }) in &plans {
+        found
+    }
+
+    fn plans<'a>(&self, tables: &'a [Table], own: SubnetKey) -> Vec<(&'a Table, Plan)> {
+        let own: Vec<_> = own.nets().collect();
+        let leased = self.terms.leased.borrow().clone();
+        let wanted = Wanted {
+            own: &own,
+            leased: leased.as_deref(),
+            ranges: &self.terms.ranges,
+            abandoned: &self.abandoned,
+        };
+        tables.iter().map(|table| (table, Plan::new(table, &wanted))).collect()
+    }
+
+    /// Makes the changes. A request that is one too many ends it. Returns what failed.
+    async fn carry_out(&mut self, plans: &[(&Table, Plan)]) -> Vec<CloudError> {
+        let mut failures = Vec::new();
+        for (Table { id, .. }, Plan { changes, .. }) in plans {
             for change in changes {
                 match self.cloud.carry_out(id, change).await {
                     Ok(()) => record(id, change),
@@ -139,15 +151,15 @@ impl<P: Provider> Keeper<P> {
                         if error.kind == ErrorKind::NotFound && matches!(change, Change::Remove(_)) => {}
                     Err(error) => {
                         let is_throttled = error.throttled().is_some();
-                        found.failures.push(error.when(describe(id, change)));
+                        failures.push(error.when(describe(id, change)));
                         if is_throttled {
-                            return found;
+                            return failures;
                         }
                     }
                 }
             }
         }
-        found
+        failures
     }
 
     fn conflict(&self, table: &Table, route: &Route) -> String {

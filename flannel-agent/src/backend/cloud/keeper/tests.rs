@@ -16,6 +16,8 @@ struct Fake(Arc<Mutex<FakeState>>);
 struct FakeState {
     routes: Vec<Route>,
     errors: Vec<ErrorKind>,
+    /// So many further changes fail.
+    refused: usize,
     /// When the table was read.
     reads: Vec<Instant>,
 }
@@ -43,6 +45,10 @@ impl Provider for Fake {
 
     async fn carry_out(&mut self, _: &str, change: &Change) -> Result<(), CloudError> {
         let mut state = self.lock();
+        if state.refused > 0 {
+            state.refused -= 1;
+            return Err(CloudError::failed("refused"));
+        }
         match change {
             Change::Create(subnet) => state.routes.push(route(&subnet.to_string(), Owner::Own)),
             Change::Replace(old) | Change::Remove(old) => state.routes.retain(|route| route != old),
@@ -96,6 +102,20 @@ async fn the_own_subnet_is_seen_to_at_once_and_what_nobody_leases_at_the_second_
     own.send_replace(Some(key("10.5.2.0/24")));
     pass(Duration::from_secs(1)).await;
     assert_eq!(cloud.subnets(), ["10.5.2.0/24"], "the former subnet is given up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_soon_after_a_failure_is_not_the_second_one() {
+    let cloud = Fake::default();
+    cloud.lock().routes.push(route("10.5.9.0/24", Owner::Flannel));
+    cloud.lock().refused = 3;
+    let (_task, own, leased) = start(&cloud);
+    leased.send_replace(Some(Arc::default()));
+    own.send_replace(Some(key("10.5.1.0/24")));
+    pass(Duration::from_secs(60)).await;
+    assert_eq!(cloud.subnets(), ["10.5.9.0/24", "10.5.1.0/24"]);
+    pass(RESYNC).await;
+    assert_eq!(cloud.subnets(), ["10.5.1.0/24"]);
 }
 
 #[tokio::test(start_paused = true)]
