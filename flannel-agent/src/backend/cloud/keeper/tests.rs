@@ -69,16 +69,21 @@ fn key(subnet: &str) -> SubnetKey {
     SubnetKey { v4: Some(subnet.parse().unwrap()), v6: None }
 }
 
+/// A keeper, and what it follows.
+struct Started {
+    _task: Task,
+    own: watch::Sender<Option<SubnetKey>>,
+    leased: watch::Sender<Option<Arc<BTreeSet<IpNet>>>>,
+}
+
 /// Starts a keeper, which has no subnet yet.
-fn start(
-    cloud: &Fake,
-) -> (Task, watch::Sender<Option<SubnetKey>>, watch::Sender<Option<Arc<BTreeSet<IpNet>>>>) {
+fn start(cloud: &Fake) -> Started {
     let config = NetworkConfig::parse(r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "gce"}}"#).unwrap();
     let (own, own_seen) = watch::channel(None);
     let (leased, leased_seen) = watch::channel(None);
     let terms =
         Terms { ranges: config.ranges().collect(), resync: RESYNC, own: own_seen, leased: leased_seen };
-    (Keeper::spawn(cloud.clone(), terms), own, leased)
+    Started { _task: Keeper::spawn(cloud.clone(), terms), own, leased }
 }
 
 /// Lets this much time pass.
@@ -90,7 +95,7 @@ async fn pass(time: Duration) {
 async fn the_own_subnet_is_seen_to_at_once_and_what_nobody_leases_at_the_second_look() {
     let cloud = Fake::default();
     cloud.lock().routes.push(route("10.5.9.0/24", Owner::Flannel));
-    let (_task, own, leased) = start(&cloud);
+    let Started { own, leased, _task } = start(&cloud);
     pass(RESYNC).await;
     assert_eq!(cloud.lock().reads.len(), 0, "it has asked without a subnet");
     own.send_replace(Some(key("10.5.1.0/24")));
@@ -109,7 +114,7 @@ async fn a_look_soon_after_a_failure_is_not_the_second_one() {
     let cloud = Fake::default();
     cloud.lock().routes.push(route("10.5.9.0/24", Owner::Flannel));
     cloud.lock().refused = 3;
-    let (_task, own, leased) = start(&cloud);
+    let Started { own, leased, _task } = start(&cloud);
     leased.send_replace(Some(Arc::default()));
     own.send_replace(Some(key("10.5.1.0/24")));
     pass(Duration::from_secs(60)).await;
@@ -121,7 +126,7 @@ async fn a_look_soon_after_a_failure_is_not_the_second_one() {
 #[tokio::test(start_paused = true)]
 async fn looks_are_less_than_the_period_apart_and_pauses_after_failures_grow_and_respect_the_cloud() {
     let cloud = Fake::default();
-    let (_task, own, _leased) = start(&cloud);
+    let Started { own, leased: _leased, _task } = start(&cloud);
     // The last is the first to answer.
     cloud.lock().errors = vec![ErrorKind::Throttled(Some(Duration::from_secs(900)))];
     cloud.lock().errors.extend([ErrorKind::Failed; 3]);
