@@ -1,6 +1,7 @@
 //! The backend aws-vpc, on moto, which checks signatures and the permissions that the documentation asks for.
 
 use std::fs;
+use std::net::Ipv6Addr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,7 +10,10 @@ use flannel_tests::cloud::aws::{Route, Vpc};
 use flannel_tests::wait::throughout;
 use flannel_tests::{Agent, AgentBuilder, Cluster, TestResult, eventually};
 
+use serde_json::Value;
+
 use super::{Bed, FOLLOW, WHILE, ensure_nothing_local, ensure_said, nodes, reserve, subnet};
+use crate::network::status::run;
 
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"aws-vpc"}}"#;
 
@@ -60,6 +64,9 @@ fn pods_reach_each_other_by_routes_of_the_subnets_table() -> TestResult {
     }
     assert!(bed.agents[0].status().contains(" on aws-vpc"), "{}", bed.agents[0].status());
     assert_eq!(bed.complaints(), [""; 0]);
+    let peers: Value = serde_json::from_slice(&run(&cluster.nodes()[0], &["peers", "--json"])?.stdout)?;
+    let peers = peers["networks"][0]["peers"].as_array().context("no peers")?;
+    assert!(peers.len() == 2 && peers.iter().all(|peer| peer["way"] == "cloud"), "{peers:?}");
     // What is as it should be is only read.
     vpc.take_actions();
     throughout("requests only read", WHILE, || {
@@ -100,6 +107,29 @@ fn configured_tables_have_the_routes_and_a_subnets_own_table_is_found() -> TestR
 }
 
 #[test]
+fn both_families_have_routes() -> TestResult {
+    let cluster = nodes(1)?;
+    let vpc = vpc(&cluster)?;
+    let config =
+        CONFIG.replace("\"Backend\"", "\"EnableIPv6\":true,\"IPv6Network\":\"fd44::/48\",\"Backend\"");
+    let bed = Bed::start(&cluster, &config, in_vpc(&vpc))?;
+    let node = &cluster.nodes()[0];
+    let v6 = node.subnet_env()?.ipv6_subnet.context("no IPv6 subnet")?;
+    let base = Ipv6Addr::from_bits(v6.addr.to_bits() & !1);
+    let interface = vpc.instances[0].interface.clone();
+    let mut expected =
+        [subnet(node)?, format!("{base}/64")].map(|to| Route { to, interface: interface.clone() });
+    expected.sort();
+    eventually("the table has both routes", FOLLOW, || {
+        let routes = vpc.routes(&vpc.main_table)?;
+        ensure!(routes == expected, "{routes:?} instead of {expected:?}");
+        Ok(())
+    })?;
+    assert_eq!(bed.complaints(), [""; 0]);
+    Ok(())
+}
+
+#[test]
 fn a_route_of_somebody_else_is_named_and_left_alone() -> TestResult {
     let cluster = nodes(2)?;
     let vpc = vpc(&cluster)?;
@@ -127,6 +157,8 @@ fn a_route_of_somebody_else_is_named_and_left_alone() -> TestResult {
         Ok(())
     })?;
     assert_eq!(agent.log().matches(&command).count(), 1, "{}", agent.log());
+    let status = String::from_utf8(run(node, &["status"])?.stdout)?;
+    assert!(status.contains(&command), "{status}");
     vpc.call("DeleteRoute", &taken[..2])?;
     ensure_routes(&vpc, &cluster, &vpc.main_table, &[0])?;
     ensure_said(&agent, "nothing in the cloud's settings keeps packets from pods any more")?;

@@ -19,7 +19,7 @@ use crate::overlay::{NETWORK, Overlay};
 const SOON: Duration = Duration::from_secs(10);
 
 /// Runs a subcommand on a node.
-pub(super) fn run(node: &Node, words: &[&str]) -> Result<Output> {
+pub(crate) fn run(node: &Node, words: &[&str]) -> Result<Output> {
     let mut command = node.netns().command(agent_binary()?);
     command.args(words).arg("--subnet-file").arg(node.subnet_file()).arg("--bpffs").arg(node.bpffs()?);
     Ok(command.output()?)
