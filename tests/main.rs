@@ -6,6 +6,7 @@
 )]
 
 mod check;
+mod cloud;
 mod cni;
 mod documents;
 mod endpoint;

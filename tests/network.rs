@@ -44,7 +44,7 @@ mod routed;
 mod services;
 mod shared_mac;
 mod sole;
-mod status;
+pub(crate) mod status;
 mod takeover;
 mod tcp;
 mod too_big;

@@ -1,12 +1,21 @@
 //! How packets travel between nodes: one trait, one file for each of flannel's backends.
 
+#[cfg(feature = "ali-vpc")]
+mod ali_vpc;
 pub mod alloc;
+#[cfg(feature = "aws-vpc")]
+mod aws_vpc;
+#[cfg(feature = "cloud")]
+pub mod cloud;
 mod direct;
+#[cfg(feature = "gce")]
+mod gce;
 pub mod host_gw;
 pub mod udp;
 pub mod vxlan;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -135,6 +144,8 @@ pub struct Options {
     pub bpffs: PathBuf,
     /// Whether BPF programs log every packet.
     pub log_packets: bool,
+    /// Period of comparing a cloud's routes with the wanted ones.
+    pub cloud_resync: Duration,
 }
 
 /// Returns a lease of this backend type by this uplink, without a backend's data.

@@ -12,7 +12,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use self::flanneld::{has_value, like_flanneld, two_dashes, without_empty_variable};
 pub use self::groups::{
-    DataplaneFlags, EtcdFlags, FirewallFlags, HealthFlags, KubeFlags, LeaseFlags, LogFlags, UplinkFlags,
+    CloudFlags, DataplaneFlags, EtcdFlags, FirewallFlags, HealthFlags, KubeFlags, LeaseFlags, LogFlags,
+    UplinkFlags,
 };
 use crate::check::CheckNode;
 use crate::cleanup::Cleanup;
@@ -59,6 +60,9 @@ pub struct Flags {
     /// Firewall rules and routes for pods.
     #[command(flatten)]
     pub firewall: FirewallFlags,
+    /// Routes in a cloud's network.
+    #[command(flatten)]
+    pub cloud: CloudFlags,
     /// Where the agent keeps its state.
     #[command(flatten)]
     pub paths: Paths,

@@ -3,6 +3,7 @@
 //! Keys, defaults and checks are flannel's (pkg/subnet/config.go). Both address families share the code.
 
 mod backend;
+mod cloud;
 mod keys;
 mod mode;
 mod range;
@@ -13,6 +14,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use self::backend::{Backend, BackendType, UdpConfig, VxlanConfig};
+pub use self::cloud::{AliVpcConfig, AwsVpcConfig, Secret};
 use self::keys::Keys;
 pub use self::mode::{DataplaneMode, SourceCheck, XdpMode};
 use self::range::RangeKeys;
@@ -86,7 +88,7 @@ impl NetworkConfig {
         let kind = self.backend.kind().name();
         match &self.backend {
             Backend::Vxlan(vxlan) => Some(format!("{kind} {}", vxlan.vni)),
-            Backend::HostGw | Backend::Udp(_) => {
+            Backend::HostGw | Backend::Udp(_) | Backend::AwsVpc(_) | Backend::Gce | Backend::AliVpc(_) => {
                 let networks: Vec<_> = self.networks().map(|network| network.to_string()).collect();
                 Some(format!("{kind} {}", networks.join(" ")))
             }

@@ -22,6 +22,8 @@ use tracing::{debug, error, info, warn};
 
 use crate::backend::Backend;
 use crate::backend::alloc::Alloc;
+#[cfg(feature = "cloud")]
+use crate::backend::cloud::Cloud;
 use crate::backend::host_gw::HostGw;
 use crate::backend::udp::Udp;
 use crate::backend::vxlan::Vxlan;
@@ -161,6 +163,14 @@ async fn run_with_backend(
             )
         }
         config::Backend::Udp(udp) => drive::<Udp, _>(run, udp).await,
+        #[cfg(feature = "cloud")]
+        config::Backend::AwsVpc(_) | config::Backend::Gce | config::Backend::AliVpc(_) => {
+            drive::<Cloud, _>(run, &config.backend).await
+        }
+        #[cfg(not(feature = "cloud"))]
+        config::Backend::AwsVpc(_) | config::Backend::Gce | config::Backend::AliVpc(_) => {
+            bail!("this agent was built without the backend {}", config.backend.kind().name())
+        }
     }
 }
 

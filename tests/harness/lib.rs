@@ -44,6 +44,7 @@ pub mod agent;
 pub mod backlog;
 pub mod capture;
 pub mod clock;
+pub mod cloud;
 pub mod cluster;
 pub mod docker;
 pub mod etcd;

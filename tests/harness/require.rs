@@ -1,12 +1,12 @@
 //! What the test bed needs from the machine. A missing tool or privilege is an error that says what to do.
 
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use nix::unistd::geteuid;
 
-use crate::tools::{self, Source, TOOLS};
+use crate::tools::{self, Source, TOOLS, Tool};
 
 /// Fails unless the process may make network namespaces and mounts.
 pub fn require_root() -> Result<()> {
@@ -20,6 +20,12 @@ pub fn require_root() -> Result<()> {
 pub fn require_commands(commands: &[&str]) -> Result<()> {
     let missing: Vec<_> = commands.iter().filter(|command| !can_run(command)).map(|c| hint(c)).collect();
     if missing.is_empty() { Ok(()) } else { bail!(missing.join("; ")) }
+}
+
+/// Returns the file of a tool of the list, or fails.
+pub(crate) fn require_tool(probe: &str) -> Result<PathBuf> {
+    let tool = TOOLS.iter().find(|tool| tool.probe == probe);
+    tool.and_then(Tool::find).with_context(|| format!("`{probe}` is not installed: run cargo xtask setup"))
 }
 
 /// Returns what to do about a command that cannot be run.

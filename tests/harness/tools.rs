@@ -1,6 +1,7 @@
 //! The one list of tools that the project's chores and its test bed run.
 
 mod program;
+pub mod python;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -53,6 +54,11 @@ pub enum Source {
         /// The oldest version that will do, and the one that is installed.
         version: &'static str,
     },
+    /// Packages of PyPI, which [`python`] has. The probe is one of their programs.
+    Python {
+        /// Names and versions of all of them, as pip reads them.
+        requirements: &'static str,
+    },
 }
 
 /// Something that a chore or the test bed runs or reads.
@@ -72,6 +78,7 @@ impl Tool {
     /// Returns the file that shows that the tool is installed.
     pub fn find(&self) -> Option<PathBuf> {
         match (self.source, sysroot()) {
+            (Source::Python { requirements }, _) => python::find(self.probe, requirements),
             (Source::Component(_), Some(sysroot)) => {
                 Some(sysroot.join("bin").join(self.probe)).filter(|file| file.is_file())
             }
@@ -191,8 +198,20 @@ pub const TOOLS: &[Tool] = &[
     ),
     package("containerd", "containerd", "runs the containers of Kubernetes' nodes", &[Kubernetes]),
     package("runc", "runc", "starts containers for containerd", &[Kubernetes]),
-    package("openssl", "openssl", "makes the certificates of Kubernetes", &[Kubernetes]),
+    package(
+        "openssl",
+        "openssl",
+        "makes the certificates of Kubernetes, and keys of service accounts",
+        &[Suite, Kubernetes],
+    ),
     package("pgrep", "procps", "finds agents on Kubernetes' nodes", &[Kubernetes]),
+    package("python3", "python3-venv", "runs what the suite has of Python", &[Suite]),
+    Tool {
+        probe: "moto_server",
+        source: Source::Python { requirements: include_str!("cloud/requirements.txt") },
+        purpose: "is the EC2 that the backend aws-vpc is tried on",
+        parts: &[Suite],
+    },
     package("conntrack", "conntrack", "removes connections for kube-proxy", &[Suite, Kubernetes]),
     package("readelf", "binutils", "shows which libraries the image's programs need", &[Suite]),
     package("depmod", "kmod", "finds the modules of the virtual machine's kernel", &[Vm]),

@@ -136,7 +136,10 @@ fn what_is_switched_off_is_left_out() -> TestResult {
 #[test]
 fn a_value_that_cannot_work_is_refused_with_a_reason() -> TestResult {
     for (values, reason) in [
-        (json!({"backend": "wireguard"}), "choose one of vxlan, host-gw, udp and alloc"),
+        (
+            json!({"backend": "wireguard"}),
+            "choose one of vxlan, host-gw, udp, alloc, aws-vpc, gce and ali-vpc",
+        ),
         (json!({"backend": "udp"}), "set flannel.privileged to true"),
     ] {
         let error = render(&json!({"flannel": values}), NAMESPACE).err().context("it is rendered")?;

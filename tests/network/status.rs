@@ -19,7 +19,7 @@ use crate::overlay::{NETWORK, Overlay};
 const SOON: Duration = Duration::from_secs(10);
 
 /// Runs a subcommand on a node.
-pub(super) fn run(node: &Node, words: &[&str]) -> Result<Output> {
+pub(crate) fn run(node: &Node, words: &[&str]) -> Result<Output> {
     let mut command = node.netns().command(agent_binary()?);
     command.args(words).arg("--subnet-file").arg(node.subnet_file()).arg("--bpffs").arg(node.bpffs()?);
     Ok(command.output()?)
@@ -94,11 +94,12 @@ fn ensure_programs(network: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Starts an overlay whose pods have pinged each other.
+/// Starts an overlay whose pods have pinged each other, and whose first node has written down the second.
 fn acquainted(flag: &str) -> Result<Overlay> {
     let overlay = Overlay::start(Topology::segment(2), &[flag; 2], 1)?;
     let (one, other) = overlay.two_pods();
     ping(one, other.ip())?;
+    wait_recorded(&overlay.nodes()[0], &overlay.nodes()[1])?;
     Ok(overlay)
 }
 
@@ -148,7 +149,6 @@ fn a_node_that_works_says_how_and_what_was_repaired() -> TestResult {
 fn without_its_agent_a_node_still_shows_peers_programs_and_counters() -> TestResult {
     let mut overlay = acquainted("--dataplane=bpf")?;
     wait_well(&overlay.nodes()[0])?;
-    wait_recorded(&overlay.nodes()[0], &overlay.nodes()[1])?;
     overlay.agents[0].kill()?;
     let node = &overlay.nodes()[0];
     let network = state(node, "degraded", 1)?;

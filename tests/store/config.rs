@@ -26,7 +26,7 @@ const CORRECTABLE: [Wrong; 10] = [
     Wrong { config: r#"{"Network":"10.5.0.0/16","Backend":{}}"#, said: &["Type is missing"] },
     Wrong {
         config: r#"{"Network":"10.5.0.0/16","Backend":{"Type":"carrier-pigeon"}}"#,
-        said: &["carrier-pigeon", "vxlan, host-gw, udp or alloc"],
+        said: &["carrier-pigeon", "vxlan, host-gw, udp, alloc, aws-vpc, gce or ali-vpc"],
     },
     Wrong {
         config: r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":16777216}}"#,

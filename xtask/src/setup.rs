@@ -6,6 +6,7 @@ mod gap;
 mod linker;
 mod lock;
 mod probe;
+mod python;
 pub(crate) mod rust;
 mod services;
 
@@ -104,6 +105,7 @@ fn ask_rustup(gaps: &[Gap]) -> Result<bool> {
 fn build(gap: &Gap) -> Result<()> {
     match gap {
         Gap::Tool(Tool { source: Source::Crate { name, version }, .. }) => crates::install(name, version),
+        Gap::Tool(Tool { source: Source::Python { requirements }, .. }) => python::install(requirements),
         Gap::Linker => linker::install(),
         Gap::BpfFs => phase::execute(&mut gap::mount_bpffs()),
         Gap::Tool(_) | Gap::Clippy(_) | Gap::Toolchain(_) => Ok(()),

@@ -27,7 +27,8 @@ fuzz_target!(|text: &str| {
             assert_ne!(vxlan.mtu, Some(0), "no MTU is written as 0");
         }
         Backend::Udp(udp) => assert_ne!(udp.port, 0),
-        Backend::HostGw | Backend::Alloc => {}
+        Backend::AwsVpc(aws) => assert!(aws.route_tables.iter().all(|table| !table.is_empty())),
+        Backend::HostGw | Backend::Alloc | Backend::Gce | Backend::AliVpc(_) => {}
     }
     let written = config.to_json().to_string();
     assert_eq!(NetworkConfig::parse(&written).as_ref(), Ok(&config), "read back from {written}");

@@ -9,25 +9,35 @@ use crate::peer::Peer;
 use crate::uplink::Uplink;
 
 /// A backend that configures nothing.
-pub struct Alloc(Uplink);
+pub struct Alloc {
+    uplink: Uplink,
+    kind: BackendType,
+}
+
+impl Alloc {
+    /// Returns the local part of a backend whose packets something else carries.
+    pub(super) fn new(uplink: &Uplink, kind: BackendType) -> Self {
+        Self { uplink: uplink.clone(), kind }
+    }
+}
 
 impl Backend for Alloc {
     type Config = ();
 
     async fn start(setup: Setup<'_, ()>) -> Result<Self> {
-        Ok(Self(setup.uplink.clone()))
+        Ok(Self::new(setup.uplink, BackendType::Alloc))
     }
 
     fn attributes(&self) -> Result<LeaseAttrs> {
-        Ok(super::attributes(BackendType::Alloc, &self.0))
+        Ok(super::attributes(self.kind, &self.uplink))
     }
 
     fn mtu(&self) -> u32 {
-        self.0.mtu
+        self.uplink.mtu
     }
 
     fn name(&self) -> &'static str {
-        BackendType::Alloc.name()
+        self.kind.name()
     }
 
     async fn set_subnet(&mut self, _own: SubnetKey) -> Result<()> {

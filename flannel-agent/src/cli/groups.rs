@@ -138,6 +138,16 @@ pub struct DataplaneFlags {
     pub xdp: Option<XdpMode>,
 }
 
+/// Routes in a cloud's network.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Cloud")]
+pub struct CloudFlags {
+    /// With the backends aws-vpc, gce and ali-vpc, time between checks of the cloud's routes. Up to a quarter of it is left out at
+    /// random, so that nodes do not ask together.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub cloud_resync: u64,
+}
+
 /// Firewall rules and routes for pods.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Firewall")]

@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 
 use super::ConfigError;
+use super::cloud::{AliVpcConfig, AwsVpcConfig};
 use super::keys::Keys;
 use super::mode::{DataplaneMode, SourceCheck, XdpMode};
 
@@ -19,6 +20,9 @@ const VXLAN: &str = "vxlan";
 const HOST_GW: &str = "host-gw";
 const UDP: &str = "udp";
 const ALLOC: &str = "alloc";
+const AWS_VPC: &str = "aws-vpc";
+const GCE: &str = "gce";
+const ALI_VPC: &str = "ali-vpc";
 
 /// The values of `Backend.Type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -35,6 +39,15 @@ pub enum BackendType {
     /// Leases alone: something else carries the packets.
     #[value(name = ALLOC)]
     Alloc,
+    /// Routes in a VPC of Amazon.
+    #[value(name = AWS_VPC)]
+    AwsVpc,
+    /// Routes in a network of Google Compute Engine.
+    #[value(name = GCE)]
+    Gce,
+    /// Routes in a VPC of Alibaba Cloud.
+    #[value(name = ALI_VPC)]
+    AliVpc,
 }
 
 impl BackendType {
@@ -46,15 +59,18 @@ impl BackendType {
             Self::HostGw => HOST_GW,
             Self::Udp => UDP,
             Self::Alloc => ALLOC,
+            Self::AwsVpc => AWS_VPC,
+            Self::Gce => GCE,
+            Self::AliVpc => ALI_VPC,
         }
     }
 
-    /// Returns the `BackendType` of leases. flannel leaves it empty with udp and alloc.
+    /// Returns the `BackendType` of leases. flannel leaves it empty with all but vxlan and host-gw.
     #[must_use]
     pub const fn lease_type(self) -> &'static str {
         match self {
             Self::Vxlan | Self::HostGw => self.name(),
-            Self::Udp | Self::Alloc => "",
+            Self::Udp | Self::Alloc | Self::AwsVpc | Self::Gce | Self::AliVpc => "",
         }
     }
 
@@ -82,6 +98,12 @@ pub enum Backend {
     Udp(UdpConfig),
     /// See [`BackendType::Alloc`].
     Alloc,
+    /// See [`BackendType::AwsVpc`].
+    AwsVpc(AwsVpcConfig),
+    /// See [`BackendType::Gce`].
+    Gce,
+    /// See [`BackendType::AliVpc`].
+    AliVpc(AliVpcConfig),
 }
 
 impl Backend {
@@ -93,6 +115,9 @@ impl Backend {
             Self::HostGw => BackendType::HostGw,
             Self::Udp(_) => BackendType::Udp,
             Self::Alloc => BackendType::Alloc,
+            Self::AwsVpc(_) => BackendType::AwsVpc,
+            Self::Gce => BackendType::Gce,
+            Self::AliVpc(_) => BackendType::AliVpc,
         }
     }
 
@@ -107,6 +132,9 @@ impl Backend {
             BackendType::HostGw => Self::HostGw,
             BackendType::Udp => Self::Udp(UdpConfig::read(&keys)?),
             BackendType::Alloc => Self::Alloc,
+            BackendType::AwsVpc => Self::AwsVpc(AwsVpcConfig::read(&keys)?),
+            BackendType::Gce => Self::Gce,
+            BackendType::AliVpc => Self::AliVpc(AliVpcConfig::read(&keys)?),
         })
     }
 }

@@ -10,6 +10,7 @@ use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::ConfigError;
+use super::cloud::Secret;
 
 /// The values of an object by lower-case key. `null` counts as absent.
 #[derive(Default)]
@@ -69,6 +70,22 @@ impl Keys {
     /// Reads the name of a `T`, in any case, which must be there.
     pub(super) fn required_choice<T: ValueEnum>(&self, key: &str) -> Result<T, ConfigError> {
         self.choice(key)?.ok_or_else(|| self.missing(key, &names::<T>()))
+    }
+
+    /// Reads a string, or a list of strings. Returns an empty list if the key is absent.
+    pub(super) fn texts(&self, key: &str, allowed: &str) -> Result<Vec<String>, ConfigError> {
+        let Some(text) = self.raw(key) else { return Ok(Vec::new()) };
+        let one = serde_json::from_str::<String>(text).map(|one| vec![one]);
+        let texts: Option<Vec<String>> = one.or_else(|_| serde_json::from_str(text)).ok();
+        let is_usable = |texts: &Vec<String>| texts.iter().all(|text| !text.is_empty());
+        texts.filter(is_usable).ok_or_else(|| self.bad(key, text, allowed))
+    }
+
+    /// Reads a string that an error does not show.
+    pub(super) fn secret(&self, key: &str) -> Result<Option<Secret>, ConfigError> {
+        let Some(text) = self.raw(key) else { return Ok(None) };
+        let secret = serde_json::from_str(text).map(Secret);
+        secret.map(Some).map_err(|_| self.bad(key, "not shown here", "a text"))
     }
 
     fn read<T>(

@@ -5,7 +5,7 @@ use std::fmt;
 use clap::ValueEnum;
 use serde_json::{Map, Value};
 
-use super::{Backend, ConfigError, NetworkConfig, SubnetRange, VxlanConfig};
+use super::{AliVpcConfig, Backend, ConfigError, NetworkConfig, Secret, SubnetRange, VxlanConfig};
 
 /// What stands before the keys of the object `Backend`.
 const BACKEND: &str = "Backend.";
@@ -13,6 +13,9 @@ const BACKEND: &str = "Backend.";
 /// The keys that concern this node alone. A running agent can change over to another value.
 const RUN_TIME: [&str; 5] =
     ["Backend.Dataplane", "Backend.DirectRouting", "Backend.FlowCache", "Backend.SourceCheck", "Backend.XDP"];
+
+/// The keys whose values are not shown.
+const SECRET: &str = "Backend.AccessKeySecret";
 
 /// A key whose value is another than before. A value is `None` where the key does not apply.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +38,11 @@ impl Change {
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = |value: &Option<Value>| value.as_ref().map_or_else(|| "none".to_owned(), Value::to_string);
+        let text = |value: &Option<Value>| match value {
+            None => "none".to_owned(),
+            Some(_) if self.key == SECRET => "a secret".to_owned(),
+            Some(value) => value.to_string(),
+        };
         write!(f, "{} from {} to {}", self.key, text(&self.old), text(&self.new))
     }
 }
@@ -96,7 +103,9 @@ impl NetworkConfig {
         match &self.backend {
             Backend::Vxlan(vxlan) => vxlan.settings(set),
             Backend::Udp(udp) => drop(set("Port", udp.port.into())),
-            Backend::HostGw | Backend::Alloc => {}
+            Backend::AwsVpc(aws) => drop(set("RouteTableID", aws.route_tables.clone().into())),
+            Backend::AliVpc(ali) => ali.settings(set),
+            Backend::HostGw | Backend::Alloc | Backend::Gce => {}
         }
         settings
     }
@@ -116,6 +125,15 @@ impl VxlanConfig {
         set("FlowCache", (*flow_cache).into());
         set("XDP", name(xdp));
         set("SourceCheck", name(source_check));
+    }
+}
+
+impl AliVpcConfig {
+    fn settings(&self, mut set: impl FnMut(&str, Value) -> Option<Value>) {
+        let Self { region, access_key_id, access_key_secret } = self;
+        set("RegionID", region.clone().into());
+        set("AccessKeyID", access_key_id.clone().into());
+        set("AccessKeySecret", access_key_secret.as_ref().map(|Secret(secret)| secret.clone()).into());
     }
 }
 
@@ -141,13 +159,17 @@ fn nested(settings: Map<String, Value>) -> Value {
 mod tests {
     use super::*;
 
-    const CONFIGS: [&str; 6] = [
+    const CONFIGS: [&str; 10] = [
         r#"{"Network": "10.5.0.0/16"}"#,
         r#"{"Network": "10.5.0.0/16", "SubnetLen": 26, "SubnetMin": "10.5.1.0", "SubnetMax": "10.5.9.0", "EnableNFTables": true, "Backend": {"Type": "vxlan"}}"#,
         r#"{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd44::/48", "Backend": {"Type": "host-gw"}}"#,
         r#"{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fd44::/48", "IPv6SubnetLen": 80, "Backend": {"Type": "vxlan", "VNI": 7, "Port": 4789, "MTU": 1400, "GBP": true, "DirectRouting": true, "Dataplane": "bpf", "FlowCache": false, "XDP": "native", "SourceCheck": "off"}}"#,
         r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "udp", "Port": 9000}}"#,
         r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "alloc", "Learning": true}}"#,
+        r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "aws-vpc"}}"#,
+        r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "aws-vpc", "RouteTableID": ["rtb-1", "rtb-2"]}}"#,
+        r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "gce"}}"#,
+        r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "ali-vpc", "AccessKeyID": "a", "AccessKeySecret": "b"}}"#,
     ];
 
     fn parse(text: &str) -> NetworkConfig {

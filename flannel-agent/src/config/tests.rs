@@ -306,11 +306,11 @@ fn errors_name_key_value_and_what_is_allowed() {
         (r#"{"Network": "10.1.0.0/16", "Backend": "vxlan"}"#, "Backend is \"vxlan\"; allowed: a JSON object"),
         (
             r#"{"Network": "10.1.0.0/16", "Backend": {}}"#,
-            "Backend.Type is missing; allowed: vxlan, host-gw, udp or alloc",
+            "Backend.Type is missing; allowed: vxlan, host-gw, udp, alloc, aws-vpc, gce or ali-vpc",
         ),
         (
             r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "Wireguard"}}"#,
-            "Backend.Type is \"Wireguard\"; allowed: vxlan, host-gw, udp or alloc",
+            "Backend.Type is \"Wireguard\"; allowed: vxlan, host-gw, udp, alloc, aws-vpc, gce or ali-vpc",
         ),
         (
             r#"{"Network": "10.1.0.0/16", "Backend": {"Type": "udp", "Port": 0}}"#,

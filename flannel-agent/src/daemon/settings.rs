@@ -68,6 +68,7 @@ pub(super) fn backend_options(flags: &Flags) -> backend::Options {
         xdp: flags.dataplane.xdp,
         bpffs: flags.paths.bpffs.clone(),
         log_packets: flags.log.log_packets(),
+        cloud_resync: Duration::from_secs(flags.cloud.cloud_resync),
     }
 }
 

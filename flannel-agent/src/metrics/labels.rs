@@ -35,7 +35,7 @@ macro_rules! label_values {
 /// Labels of a change to the kernel's entries.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Action {
-    /// `route`, `neighbour`, `fdb` or `nexthop`.
+    /// `route`, `neighbour`, `fdb`, `nexthop` or `cloud-route`.
     pub object: &'static str,
     /// `set` or `remove`.
     pub action: &'static str,
@@ -69,6 +69,8 @@ label_values! {
     NodeSetup "node-setup",
     /// Attaching the BPF programs again, or recognising an earlier agent's.
     Programs "programs",
+    /// Reading or writing the cloud's routes, or a setting of the cloud that keeps packets from pods.
+    Cloud "cloud",
     /// Answering at the health endpoint.
     Health "health",
     /// Another node does not answer (`--probe-interval`).

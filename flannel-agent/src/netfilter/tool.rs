@@ -2,6 +2,8 @@
 
 mod programs;
 
+use std::env;
+use std::ffi::OsStr;
 use std::io;
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -15,8 +17,8 @@ use tokio::time::timeout;
 /// Time limit of a command. Hosts with very many rules need seconds.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Variable with the password of etcd's user, which is none of the tools' business.
-const PASSWORD: &str = "FLANNELD_ETCD_PASSWORD";
+/// How variables begin that may hold what is none of the tools' business: the password of etcd's user, keys and tokens of clouds.
+const PRIVATE: [&str; 5] = ["ACCESS_KEY_", "ALIBABA_CLOUD_", "AWS_", "FLANNELD_", "SECURITY_TOKEN"];
 
 /// Exit status of iptables when another program held the lock for too long (`RESOURCE_PROBLEM` in xtables.h).
 const LOCKED: i32 = 4;
@@ -91,7 +93,9 @@ async fn output(line: &str, input: &str) -> io::Result<Output> {
     // A group of its own, so that a script ends together with what it runs.
     command.args(words).process_group(0).kill_on_drop(true);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.env_remove(PASSWORD);
+    for (name, _) in env::vars_os().filter(|(name, _)| is_private(name)) {
+        command.env_remove(name);
+    }
     let mut child = command.spawn().inspect_err(|_| programs::forget(name))?;
     let group = Group(child.id());
     if let Some(mut stdin) = child.stdin.take() {
@@ -119,6 +123,12 @@ impl Drop for Group {
             let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
         }
     }
+}
+
+/// Returns whether a tool does not get the variable of this name.
+fn is_private(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    PRIVATE.iter().any(|start| name.starts_with(start))
 }
 
 #[cfg(test)]

@@ -74,6 +74,7 @@ impl Tables {
         let ways = Ways {
             only: match backend {
                 Some("udp") => Some(Way::Udp),
+                Some("aws-vpc" | "gce" | "ali-vpc") => Some(Way::Cloud),
                 Some("alloc") => Some(Way::Other),
                 _ => None,
             },

@@ -149,6 +149,8 @@ pub enum Way {
     OnLink,
     /// By the agent itself (backend udp).
     Udp,
+    /// By the cloud's routes (backends aws-vpc, gce and ali-vpc).
+    Cloud,
     /// By something else (backend alloc).
     Other,
     /// Not at all: there is no route.
@@ -164,6 +166,7 @@ impl Way {
             Self::Floor => "floor",
             Self::OnLink => "on-link",
             Self::Udp => "udp",
+            Self::Cloud => "cloud",
             Self::Other => "other",
             Self::Missing => "missing",
         }

@@ -143,7 +143,8 @@ impl NetworkStatus {
     }
 
     fn write_peers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const WAYS: [Way; 6] = [Way::Vxlan, Way::OnLink, Way::Floor, Way::Udp, Way::Other, Way::Missing];
+        const WAYS: [Way; 7] =
+            [Way::Vxlan, Way::OnLink, Way::Floor, Way::Udp, Way::Cloud, Way::Other, Way::Missing];
         let count = |way: Way| (way, self.peers.iter().filter(|peer| peer.way == way).count());
         let counted = WAYS.map(count).into_iter().filter(|(_, count)| *count > 0);
         let counted: Vec<_> = counted.map(|(way, count)| format!("{count} {}", way.name())).collect();

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use flannel_tests::tools::{Source, Tool};
 
-use super::{apt, crates, linker, rust};
+use super::{apt, crates, linker, python, rust};
 
 /// Where the BPF file system is expected.
 pub(super) const BPFFS: &str = "/sys/fs/bpf";
@@ -45,6 +45,7 @@ impl Gap {
                 Source::Package(package) => format!("{probe} (package {package}): {purpose}"),
                 Source::Component(_) => format!("{probe} (component of this Rust toolchain): {purpose}"),
                 Source::Crate { name, version } => format!("{probe} (crate {name} {version}): {purpose}"),
+                Source::Python { .. } => format!("{probe} (packages of Python's PyPI): {purpose}"),
             },
             Self::Toolchain(reasons) => format!("a Rust toolchain with rust-src, for BPF: {reasons}"),
             Self::Clippy(toolchain) => format!("clippy (component of {toolchain}): lints the BPF programs"),
@@ -60,6 +61,7 @@ impl Gap {
                 Source::Package(_) => return None,
                 Source::Component(name) => rust::shell(&[name], None),
                 Source::Crate { name, version } => crates::shell(name, version),
+                Source::Python { requirements } => python::shell(requirements),
             },
             Self::Toolchain(_) => rust::shell(&rust::FOR_BPF, None),
             Self::Clippy(toolchain) => rust::shell(&["clippy"], Some(toolchain)),

@@ -78,7 +78,7 @@ fn packages() -> Vec<&'static str> {
     let tools = TOOLS.iter().filter(|tool| tool.parts.iter().any(|part| PARTS.contains(part)));
     let packages = tools.filter_map(|tool| match tool.source {
         Source::Package(name) => Some(name),
-        Source::Component(_) | Source::Crate { .. } => None,
+        Source::Component(_) | Source::Crate { .. } | Source::Python { .. } => None,
     });
     BASE.into_iter().chain(packages).collect()
 }

@@ -7,8 +7,8 @@ imagePullPolicy: {{ .Values.flannel.image.pullPolicy }}
 {{- /* net-conf.json. A value that is not set is not in it. */ -}}
 {{- define "flannel.network" -}}
 {{- $values := .Values.flannel }}
-{{- if not (has $values.backend (list "vxlan" "host-gw" "udp" "alloc")) }}
-{{- fail (printf "flannel.backend is %q: choose one of vxlan, host-gw, udp and alloc" $values.backend) }}
+{{- if not (has $values.backend (list "vxlan" "host-gw" "udp" "alloc" "aws-vpc" "gce" "ali-vpc")) }}
+{{- fail (printf "flannel.backend is %q: choose one of vxlan, host-gw, udp, alloc, aws-vpc, gce and ali-vpc" $values.backend) }}
 {{- end }}
 {{- if and (eq $values.backend "udp") (not $values.privileged) }}
 {{- fail "flannel.backend is udp, which needs /dev/net/tun: set flannel.privileged to true" }}

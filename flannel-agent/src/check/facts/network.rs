@@ -97,7 +97,7 @@ impl Network {
         match &self.known.as_ref()?.network.backend {
             Backend::Vxlan(vxlan) => Some(vxlan.udp_port()),
             Backend::Udp(UdpConfig { port }) => Some(*port),
-            Backend::HostGw | Backend::Alloc => None,
+            Backend::HostGw | Backend::Alloc | Backend::AwsVpc(_) | Backend::Gce | Backend::AliVpc(_) => None,
         }
     }
 

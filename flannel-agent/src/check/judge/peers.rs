@@ -62,7 +62,12 @@ fn answers(peer: &ProbedPeer, paths: Paths, is_silence: bool) -> Option<Finding>
         _ if *sent == 0 || lost == 0 => None,
         (0, true) if !paths.have_addresses => Some(Check::Peers.note(
             format!("{subnet} at {public_ip}: the node answers, and its pods' gateway does not"),
-            "nothing if no pod has run there yet: the gateway's address comes with the first pod",
+            if *way == Way::Cloud {
+                "nothing if no pod has run there yet: the gateway's address comes with the first pod. Else look for the route to that \
+                 subnet in the cloud's route table, and for what the agent of that node logs about the cloud"
+            } else {
+                "nothing if no pod has run there yet: the gateway's address comes with the first pod"
+            },
         )),
         (0, true) => {
             let found = format!("{subnet} at {public_ip}: the underlay works, the tunnel does not");

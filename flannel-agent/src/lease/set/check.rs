@@ -129,7 +129,12 @@ impl LeaseChecker {
     pub(super) fn new(config: &NetworkConfig, own: SubnetKey) -> Self {
         let vni = match &config.backend {
             Backend::Vxlan(vxlan) => Some(vxlan.vni),
-            Backend::HostGw | Backend::Udp(_) | Backend::Alloc => None,
+            Backend::HostGw
+            | Backend::Udp(_)
+            | Backend::Alloc
+            | Backend::AwsVpc(_)
+            | Backend::Gce
+            | Backend::AliVpc(_) => None,
         };
         let networks = config.networks().collect();
         Self {
