@@ -4,6 +4,7 @@
 mod ali_vpc;
 mod aws_vpc;
 mod gce;
+mod seeds;
 
 use std::net::IpAddr;
 use std::time::Duration;

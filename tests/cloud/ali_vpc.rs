@@ -10,9 +10,9 @@ use flannel_tests::{Agent, AgentBuilder, Cluster, TestResult, eventually};
 use super::{Bed, FOLLOW, WHILE, ensure_nothing_local, ensure_said, nodes, reserve, subnet};
 use crate::overlay::refusal;
 
-const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"ali-vpc"}}"#;
+pub(super) const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"ali-vpc"}}"#;
 
-fn in_vpc(vpc: &Vpc) -> impl Fn(AgentBuilder) -> AgentBuilder {
+pub(super) fn in_vpc(vpc: &Vpc) -> impl Fn(AgentBuilder) -> AgentBuilder {
     let (name, url) = vpc.environment();
     move |agent| agent.env(&name, &url)
 }
@@ -34,7 +34,7 @@ fn ensure_routes(vpc: &Vpc, cluster: &Cluster, nodes: &[usize]) -> Result<()> {
     })
 }
 
-fn next_hops(vpc: &Vpc, cluster: &Cluster) -> Vec<(String, IpAddr)> {
+pub(super) fn next_hops(vpc: &Vpc, cluster: &Cluster) -> Vec<(String, IpAddr)> {
     let node = |id: &str| (0..cluster.nodes().len()).find(|node| vpc.instance(*node) == id);
     let routes = vpc.routes().into_iter();
     routes.filter_map(|route| Some((route.to, cluster.nodes()[node(&route.instance)?].ip().into()))).collect()

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::{Bed, FOLLOW, WHILE, ensure_nothing_local, ensure_said, nodes, reserve, subnet};
 use crate::network::status::run;
 
-const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"aws-vpc"}}"#;
+pub(super) const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"aws-vpc"}}"#;
 
 /// Returns the policy of the documentation.
 fn policy() -> Result<String> {
@@ -25,11 +25,11 @@ fn policy() -> Result<String> {
 }
 
 /// Starts a VPC with the policy of the documentation.
-fn vpc(cluster: &Cluster) -> Result<Vpc> {
+pub(super) fn vpc(cluster: &Cluster) -> Result<Vpc> {
     Vpc::start(cluster, &policy()?)
 }
 
-fn in_vpc(vpc: &Vpc) -> impl Fn(AgentBuilder) -> AgentBuilder {
+pub(super) fn in_vpc(vpc: &Vpc) -> impl Fn(AgentBuilder) -> AgentBuilder {
     let (name, url) = vpc.environment();
     move |agent| agent.env(&name, &url)
 }

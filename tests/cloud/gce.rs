@@ -9,9 +9,9 @@ use flannel_tests::{Agent, AgentBuilder, Cluster, TestResult, eventually};
 
 use super::{Bed, FOLLOW, WHILE, ensure_nothing_local, ensure_said, nodes, reserve, subnet};
 
-const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"gce"}}"#;
+pub(super) const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"gce"}}"#;
 
-fn in_project(project: &Project) -> impl Fn(AgentBuilder) -> AgentBuilder {
+pub(super) fn in_project(project: &Project) -> impl Fn(AgentBuilder) -> AgentBuilder {
     let (name, url) = project.environment();
     move |agent| agent.env(&name, &url)
 }
@@ -34,7 +34,7 @@ fn ensure_routes(project: &Project, cluster: &Cluster, nodes: &[usize]) -> Resul
     })
 }
 
-fn next_hops(project: &Project, cluster: &Cluster) -> Vec<(String, IpAddr)> {
+pub(super) fn next_hops(project: &Project, cluster: &Cluster) -> Vec<(String, IpAddr)> {
     let node = |name: &str| cluster.nodes().iter().find(|node| node.name() == name);
     let routes = project.routes().into_iter();
     routes.filter_map(|(_, to, instance)| Some((to, node(&instance)?.ip().into()))).collect()

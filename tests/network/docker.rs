@@ -51,7 +51,7 @@ impl Bed {
 }
 
 /// Makes dockerd's options from subnet.env, as a unit's ExecStartPost does for `$DOCKER_NETWORK_OPTIONS`.
-fn docker_options(node: &Node) -> Result<String> {
+pub(crate) fn docker_options(node: &Node) -> Result<String> {
     let file = node.dir().join("docker_opts.env");
     let mut command = node.netns().command(agent_binary()?);
     command.env_clear().args(["docker-opts", "-c", "-k", "DOCKER_NETWORK_OPTIONS", "-f"]);
@@ -72,7 +72,7 @@ pub(crate) fn start_docker(node: &Node) -> Result<Docker> {
 }
 
 /// Returns the client's address as the server of a connection sees it.
-fn seen(from: &dyn Host, to: &dyn Host) -> Result<IpAddr> {
+pub(crate) fn seen(from: &dyn Host, to: &dyn Host) -> Result<IpAddr> {
     Ok(TcpSession::open(from, to)?.seen_client()?.ip())
 }
 
