@@ -22,6 +22,8 @@ pub(crate) fn run() -> Result<()> {
     )?;
     let mut clippy = without_programs(["clippy", "--workspace", "--all-targets", "--quiet"]);
     phase::run("clippy", clippy.args(["--", "-D", "warnings"]))?;
+    let mut clippy = without_programs(["clippy", "-p", "flannel-agent", "--no-default-features", "--quiet"]);
+    phase::run("clippy of the agent without clouds", clippy.args(["--", "-D", "warnings"]))?;
     let mut clippy = cargo_bpf(["clippy", "--lib", "--bins", "--examples"], &setup::bpf_toolchain()?)?;
     phase::run("clippy of the BPF programs", clippy.args(["--quiet", "--", "-D", "warnings"]))?;
     let mut doc = without_programs(["doc", "--workspace", "--no-deps", "--quiet"]);
