@@ -16,7 +16,7 @@ use flannel_tests::agent::named_agent;
 use flannel_tests::prometheus::Prometheus;
 use flannel_tests::tools::Part;
 use flannel_tests::traffic::{ping, tcp_bulk, udp_flood, udp_round_trips};
-use flannel_tests::{Agent, Cluster, Pod, eventually, failure, interrupt};
+use flannel_tests::{Agent, AgentBuilder, Cluster, Pod, eventually, failure, interrupt};
 
 use crate::workspace::{cargo, root};
 use crate::{phase, setup};
@@ -71,8 +71,9 @@ fn watch(seconds: u32) -> Result<String> {
     let cluster = phase::measured("nodes on one underlay", || Cluster::segment(NODES))?;
     let etcd = phase::measured("etcd", || cluster.start_etcd())?;
     etcd.configure(CONFIG)?;
-    let flags = |agent: flannel_tests::AgentBuilder| {
-        agent.arg("--dataplane=bpf").arg("--ip-masq").arg(format!("--healthz-port={PORT}"))
+    let flags = |agent: AgentBuilder| {
+        let flags = ["--dataplane=bpf", "--ip-masq", "--probe-interval=5"];
+        flags.into_iter().fold(agent, AgentBuilder::arg).arg(format!("--healthz-port={PORT}"))
     };
     let _agents: Vec<Agent> = phase::measured("agents", || cluster.start_agents_with(&etcd, flags))?;
     let pods = phase::measured("pods", || cluster.one_pod_each())?;
