@@ -24,7 +24,7 @@ pub struct LeaseFlags {
     /// Renew the lease this long before it ends.
     #[arg(long, value_name = "MINUTES", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=1439))]
     pub subnet_lease_renew_margin: u64,
-    /// When more than three leases and at least half of all vanish within 10 s, or any with the node's own, their nodes stay
+    /// When more than three leases and at least half of all vanish within 10 s, or any with or after the node's own, their nodes stay
     /// reachable for this time; 0 removes them at once. A lease whose subnet another node takes is removed at once.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub lease_hold: u64,

@@ -116,6 +116,8 @@ fn ensure_followed(bed: &Bed, family: Family, mode: Mode, masqueraded: bool) -> 
     let proven = patiently("the trace finds the flow proven", SOON, || {
         let report = while_asking(&mut asker, service, || question.ask(&nodes[0]))?;
         ensure!(report.step("flow")["sent"] == "proven", "{report:#?}");
+        // A proof lasts two seconds at most, and may end while the trace looks.
+        ensure!(translations(&report).iter().all(|(by, ..)| *by == "flow"), "{report:#?}");
         Ok(report)
     })?;
     ensure_leaves(&proven, peer)?;

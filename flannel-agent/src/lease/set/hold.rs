@@ -85,8 +85,8 @@ impl Hold {
         self.held.iter().filter(|(_, end)| **end <= now).map(|(key, _)| *key).collect()
     }
 
-    /// Decides whether the peers that have vanished so far are to be held, where `left` others are still there. Returns
-    /// their leases if so.
+    /// Decides which of the peers that have vanished so far are to be held, where `left` others are still there. Returns their
+    /// leases.
     pub(super) fn take_vanished(&mut self, left: usize, now: Instant) -> Vec<RawLease> {
         let recent = |since: Instant| now.duration_since(since) < TOGETHER;
         if std::mem::take(&mut self.own_vanished) {
@@ -97,10 +97,16 @@ impl Hold {
         // Those that are held since a moment ago have vanished together with these.
         let held = self.held.values().filter(|end| **end + TOGETHER > now + self.length).count();
         let gone = self.gone.len() + held;
-        if self.length.is_zero() || !vanished_together(gone, left, self.own_gone.is_some()) {
+        if self.length.is_zero() {
             return Vec::new();
         }
-        std::mem::take(&mut self.gone).into_values().map(|(_, lease)| lease).collect()
+        let all = vanished_together(gone, left, self.own_gone.is_some());
+        // A node that runs keeps its lease: with its own, few are suspicious too. When a wiped datastore is seen, most others may have
+        // taken theirs again.
+        let own_gone = self.own_gone;
+        let is_with_own = |since: Option<Instant>| own_gone.is_some_and(|own| since >= Some(own));
+        let taken = self.gone.extract_if(.., |_, (since, _)| all || is_with_own(*since));
+        taken.map(|(_, (_, lease))| lease).collect()
     }
 
     /// Holds a peer from now on.
@@ -110,10 +116,9 @@ impl Hold {
 }
 
 /// Decides whether the number of peers that are gone is suspicious, given how many are left and whether the own entry is
-/// gone, too. It is if the own entry is: a node that runs keeps its lease. When a wiped datastore is seen, most others may have
-/// taken theirs again.
+/// gone, too.
 const fn vanished_together(gone: usize, left: usize, own_gone: bool) -> bool {
-    (gone > FEW && gone >= left) || (own_gone && gone > 0)
+    (gone > FEW && gone >= left) || (own_gone && left == 0 && gone > 0)
 }
 
 #[cfg(test)]
@@ -121,19 +126,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_than_a_few_and_at_least_as_many_as_are_left_vanish_together_or_any_with_the_own_entry() {
+    fn more_than_a_few_and_at_least_as_many_as_are_left_vanish_together_or_all_with_the_own_entry() {
         for (gone, left, own_gone, expected) in [
             (0, 0, false, false),
             (0, 0, true, false),
             (1, 0, false, false),
             (1, 0, true, true),
-            (1, 6, true, true),
+            (1, 1, true, false),
             (3, 0, false, false),
             (3, 0, true, true),
             (4, 0, false, true),
             (4, 4, false, true),
             (4, 5, false, false),
-            (4, 5, true, true),
+            (4, 5, true, false),
             (2500, 2500, false, true),
             (2499, 2501, false, false),
         ] {

@@ -151,6 +151,18 @@ fn those_that_are_not_back_yet_in_a_wiped_datastore_are_held() {
 }
 
 #[test]
+fn one_that_vanished_before_the_own_lease_stays_gone() {
+    let mut bed = Bed::new(7);
+    assert_eq!(bed.delete([7]), held(0));
+    bed.pass(1);
+    assert_eq!(bed.delete([0]), held(0));
+    assert_eq!(bed.known(), ((1..=6).collect(), 0));
+    bed.pass(1);
+    assert_eq!(bed.delete([6]), held(1), "one that follows");
+    assert_eq!(bed.known(), ((1..=6).collect(), 1));
+}
+
+#[test]
 fn a_lease_that_comes_back_is_no_longer_held() {
     let mut bed = Bed::new(5);
     bed.apply([snapshot([])]);
