@@ -9,7 +9,7 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use flannel_tests::agent::agent_binary;
+use flannel_tests::agent::subcommand;
 use flannel_tests::wait::{patiently, scaled};
 use flannel_tests::{Node, Topology};
 use serde_json::Value;
@@ -36,9 +36,8 @@ fn cni_folder(node: &Node) -> Result<PathBuf> {
 
 /// Runs the check on a node, and fails if it takes too long.
 fn run(node: &Node, words: &[&str]) -> Result<Output> {
-    let mut command = node.netns().command(agent_binary()?);
-    command.arg("check").args(words).arg("--cni-conf-dir").arg(cni_folder(node)?);
-    command.arg("--subnet-file").arg(node.subnet_file()).arg("--bpffs").arg(node.bpffs()?);
+    let mut command = subcommand(node, "check")?;
+    command.args(words).arg("--cni-conf-dir").arg(cni_folder(node)?);
     let start = Instant::now();
     let output = command.output()?;
     ensure!(start.elapsed() < scaled(LONGEST), "it takes {:?}", start.elapsed());

@@ -5,7 +5,7 @@ mod builder;
 mod notify;
 mod refusal;
 
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,6 +29,13 @@ const READY_LIMIT: Duration = Duration::from_secs(20);
 /// Interval of asking whether a starting daemon still runs.
 const PAUSE: Duration = Duration::from_millis(20);
 const TERM_LIMIT: Duration = Duration::from_secs(5);
+
+/// Returns the command line of a subcommand of the agent, with the node's files.
+pub fn subcommand(node: &Node, name: &str) -> Result<Command> {
+    let mut command = node.netns().command(agent_binary()?);
+    command.arg(name).arg("--subnet-file").arg(node.subnet_file()).arg("--bpffs").arg(node.bpffs()?);
+    Ok(command)
+}
 
 /// A running node daemon. Dropping it kills it. If the test failed, this also prints the end of its log.
 #[derive(Debug)]

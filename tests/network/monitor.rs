@@ -7,7 +7,7 @@ use std::thread::spawn;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use flannel_tests::agent::agent_binary;
+use flannel_tests::agent::subcommand;
 use flannel_tests::traffic::ping;
 use flannel_tests::wait::patiently;
 use flannel_tests::{Node, TestResult, eventually};
@@ -104,10 +104,8 @@ fn come_and_go(
 }
 
 fn command(node: &Node, words: &[&str]) -> Result<Child> {
-    let mut command = node.netns().command(agent_binary()?);
-    command.arg("monitor").args(words).arg("--subnet-file").arg(node.subnet_file());
-    command.arg("--bpffs").arg(node.bpffs()?).stdout(Stdio::piped()).stderr(Stdio::null());
-    Ok(command.spawn()?)
+    let mut command = subcommand(node, "monitor")?;
+    Ok(command.args(words).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?)
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use flannel_common::outcome::{Hook, MetricsKey, Verdict};
-use flannel_tests::agent::agent_binary;
+use flannel_tests::agent::subcommand;
 use flannel_tests::process::{LIMIT, finish};
 use flannel_tests::traffic::{At, UdpSession, ping};
 use flannel_tests::wait::patiently;
@@ -71,9 +71,8 @@ impl Drop for Recording {
 }
 
 fn command(node: &Node, file: &Path, words: &[&str]) -> Result<Command> {
-    let mut command = node.netns().command(agent_binary()?);
-    command.args(["monitor", "--pcap"]).arg(file).args(words);
-    command.arg("--subnet-file").arg(node.subnet_file()).arg("--bpffs").arg(node.bpffs()?);
+    let mut command = subcommand(node, "monitor")?;
+    command.arg("--pcap").arg(file).args(words);
     Ok(command)
 }
 

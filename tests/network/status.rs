@@ -4,7 +4,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use flannel_tests::agent::agent_binary;
+use flannel_tests::agent::subcommand;
 use flannel_tests::traffic::ping;
 use flannel_tests::wait::patiently;
 use flannel_tests::{Agent, Cluster, Datastore as _, Node, TestResult, Topology};
@@ -20,9 +20,8 @@ const SOON: Duration = Duration::from_secs(10);
 
 /// Runs a subcommand on a node.
 pub(crate) fn run(node: &Node, words: &[&str]) -> Result<Output> {
-    let mut command = node.netns().command(agent_binary()?);
-    command.args(words).arg("--subnet-file").arg(node.subnet_file()).arg("--bpffs").arg(node.bpffs()?);
-    Ok(command.output()?)
+    let (name, words) = words.split_first().context("no subcommand")?;
+    Ok(subcommand(node, name)?.args(words).output()?)
 }
 
 /// Returns the state of a node's only network, if it is this one by text, JSON and exit status.

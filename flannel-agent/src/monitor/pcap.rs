@@ -51,6 +51,8 @@ pub(super) struct Recording {
     taps: Vec<Tap>,
     signals: SignalFd,
     file: PcapFile<Box<dyn Write>>,
+    /// Room for one packet.
+    buffer: Vec<u8>,
     written: u64,
     left_out: u64,
 }
@@ -83,6 +85,7 @@ impl Recording {
             taps,
             signals: block_signals()?,
             file: PcapFile::begin(output(to)?)?,
+            buffer: vec![0; LONGEST as usize],
             written: 0,
             left_out: 0,
         })
@@ -115,9 +118,8 @@ impl Recording {
 
     /// Writes what there is.
     fn write_all(&mut self) -> Result<()> {
-        let mut buffer = vec![0; LONGEST as usize];
         for tap in &self.taps {
-            while let Some(copied) = tap.next(&mut buffer).context("receiving packets of the uplink")? {
+            while let Some(copied) = tap.next(&mut self.buffer).context("receiving packets of the uplink")? {
                 self.file.write(&copied)?;
                 self.written += 1;
             }

@@ -27,6 +27,15 @@ pub fn net_of(message: &AddressMessage) -> Option<IpNet> {
     IpNet::new(ip_of(message)?, message.header.prefix_len).ok()
 }
 
+/// Returns the address as IPv6, in wire order; IPv4 is mapped (RFC 4291 section 2.5.5.2).
+#[must_use]
+pub const fn mapped(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}
+
 /// Whether the address is valid on its link alone (RFC 3927, RFC 4291 section 2.5.6).
 #[must_use]
 pub const fn is_link_local(address: IpAddr) -> bool {

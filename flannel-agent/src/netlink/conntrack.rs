@@ -10,6 +10,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 use rtnetlink::sys::Socket;
 
+use super::address::mapped;
 use super::raw::{attribute, next_message, put, put_message, put_nested, u32_at};
 
 const NETLINK_NETFILTER: isize = 12;
@@ -239,8 +240,8 @@ impl Tuple {
                 put(bytes, 2, &destination.octets());
             }
             (source, destination) => {
-                put(bytes, 3, &v6(source));
-                put(bytes, 4, &v6(destination));
+                put(bytes, 3, &mapped(source));
+                put(bytes, 4, &mapped(destination));
             }
         });
         put_nested(bytes, TUPLE_PROTO, |bytes| {
@@ -265,13 +266,6 @@ impl Tuple {
             source: SocketAddr::new(ip(1, 3)?, port(2)?),
             destination: SocketAddr::new(ip(2, 4)?, port(3)?),
         })
-    }
-}
-
-const fn v6(ip: IpAddr) -> [u8; 16] {
-    match ip {
-        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
-        IpAddr::V6(ip) => ip.octets(),
     }
 }
 

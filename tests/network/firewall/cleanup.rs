@@ -3,7 +3,7 @@
 use std::process::Output;
 
 use anyhow::{Result, ensure};
-use flannel_tests::agent::agent_binary;
+use flannel_tests::agent::subcommand;
 use flannel_tests::{Node, TestResult, eventually};
 
 use super::{Bed, CLUSTER, FOREIGN, IPTABLES, NFTABLES, SOON};
@@ -62,9 +62,7 @@ fn without_times(text: &str) -> String {
 }
 
 fn cleanup(node: &Node) -> Result<Output> {
-    let mut command = node.netns().command(agent_binary()?);
-    command.arg("cleanup").arg("--subnet-file").arg(node.subnet_file()).arg("--bpffs").arg(node.bpffs()?);
-    Ok(command.output()?)
+    Ok(subcommand(node, "cleanup")?.output()?)
 }
 
 fn leaves_nothing(config: &str, flags: &[&str]) -> Result<Vec<String>> {

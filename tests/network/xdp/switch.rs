@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, Map, MapData};
 use flannel_common::abi;
 use flannel_common::node::NodeConfig;
-use flannel_tests::agent::agent_binary;
+use flannel_tests::agent::subcommand;
 use flannel_tests::traffic::ping;
 use flannel_tests::{Agent, Cluster, TestResult, Topology, eventually};
 
@@ -82,9 +82,7 @@ fn cleanup_removes_xdp() -> TestResult {
     overlay.agents[0].term()?;
     let node = &overlay.nodes()[0];
     assert_eq!(mode(node)?, Some("native"), "after the agent has ended");
-    let mut command = node.netns().command(agent_binary()?);
-    command.arg("cleanup").arg("--subnet-file").arg(node.subnet_file()).arg("--bpffs").arg(node.bpffs()?);
-    let output = command.output()?;
+    let output = subcommand(node, "cleanup")?.output()?;
     assert!(output.status.success(), "{output:?}");
     assert_eq!(mode(node)?, None);
     Ok(())

@@ -1,7 +1,6 @@
 //! The filter that copies packets of the uplink to a packet socket, for `flannel-agent monitor --pcap`.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -9,13 +8,13 @@ use anyhow::{Context as _, Result, ensure};
 use aya::Ebpf;
 use aya::maps::{Array, PerCpuArray};
 use aya::programs::SocketFilter;
-use flannel_common::address::Address as _;
 use flannel_common::capture::{Net, PROGRAM, RATES, Rate, WANTED, Wanted};
 use flannel_common::node::XDP_OFF;
 use ipnet::IpNet;
 
 use super::dry_run::node;
 use super::pins::{Pins, overlays};
+use crate::netlink::address::mapped;
 
 /// The compiled filter.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/capture"));
@@ -85,10 +84,6 @@ fn filter(ebpf: &mut Ebpf) -> Result<&mut SocketFilter> {
 #[must_use]
 pub fn net(net: IpNet) -> Net {
     let net = net.trunc();
-    let mapped = |address: IpAddr| match address {
-        IpAddr::V4(address) => address.octets().mapped(),
-        IpAddr::V6(address) => address.octets(),
-    };
     let zeroes = net.max_prefix_len() - net.prefix_len();
     let bits = u128::MAX.checked_shl(zeroes.into()).unwrap_or_default();
     Net { address: mapped(net.addr()), mask: bits.to_be_bytes() }
@@ -96,7 +91,7 @@ pub fn net(net: IpNet) -> Net {
 
 #[cfg(test)]
 mod tests {
-    use flannel_common::address::V4;
+    use flannel_common::address::{Address as _, V4};
 
     use super::*;
 
