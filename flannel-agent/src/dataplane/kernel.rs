@@ -37,6 +37,7 @@ use std::io;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
+use rtnetlink::packet_core::NetlinkDeserializable;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteType};
 use rtnetlink::{Handle, LinkUnspec, MulticastGroup};
 use tokio::sync::Mutex;
@@ -59,7 +60,7 @@ use crate::config::SubnetRange;
 use crate::metrics::METRICS;
 use crate::netlink;
 use crate::netlink::filter::Omit;
-use crate::netlink::notifications::{Notifications, Readable};
+use crate::netlink::notifications::Notifications;
 
 /// The kernel of the network namespace that it was opened in.
 #[derive(Debug)]
@@ -94,7 +95,10 @@ impl Kernel {
     ///
     /// # Errors
     /// The netlink socket cannot be opened.
-    pub fn changes_by_others<M: Readable>(&self, groups: &[MulticastGroup]) -> io::Result<Notifications<M>> {
+    pub fn changes_by_others<M: NetlinkDeserializable>(
+        &self,
+        groups: &[MulticastGroup],
+    ) -> io::Result<Notifications<M>> {
         Notifications::subscribe_without(Some(Omit::RequestsFrom(self.batch.port())), groups)
     }
 
