@@ -16,7 +16,7 @@ use flannel_common::fingerprint::Token;
 use flannel_common::flow::{PROOF_NS, TRANSLATED_NS};
 use flannel_common::kept::KeptEnd;
 use flannel_common::lease::{self, Lease};
-use flannel_common::node::{NodeConfig, OverlayEnd, SOURCE_CHECK_STRICT, XDP_OFF};
+use flannel_common::node::{FEATURE_XDP, NodeConfig, OverlayEnd, SOURCE_CHECK_STRICT, XDP_OFF};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 
 mod complexity;
@@ -76,6 +76,8 @@ const SKB_MARK: usize = 8;
 const SKB_PRIORITY: usize = 32;
 const SKB_INGRESS_IFINDEX: usize = 36;
 const SKB_GSO_SIZE: usize = 176;
+/// What programs may do where no XDP is attached.
+const WITHOUT_XDP: u32 = !FEATURE_XDP;
 /// The note that a packet's sender was checked, in the upper half of `priority`, above a priority.
 const CHECKED: u32 = 3 << 16 | PRIORITY;
 const PRIORITY: u32 = 6;
@@ -104,6 +106,32 @@ fn overlay<A: Address>(
         subnet_len,
         subnet_mask,
     }
+}
+
+/// Returns the configuration, changed.
+fn node(change: impl FnOnce(&mut NodeConfig)) -> NodeConfig {
+    let mut node = NodeConfig {
+        layout: abi::LAYOUT,
+        vni: VNI,
+        flow_cache: 0,
+        ttl: 64,
+        group_policy: 0,
+        direct_routing: 0,
+        port: crate::packets::PORT.to_be_bytes(),
+        uplink_mac: [0; 6],
+        xdp: XDP_OFF,
+        floor: 0,
+        handover_key: [0; 4],
+        only_checked: 1,
+        generation: GENERATION,
+        tcp_proof: (PROOF_NS / 1_000_000) as u32,
+        udp_proof: (PROOF_NS / 1_000_000) as u32,
+        translated_proof: (TRANSLATED_NS / 1_000_000) as u32,
+        v4: overlay(7, OUR_IP, OUR_MAC, (16, 24, [255, 255, 255, 0])),
+        v6: overlay(8, OUR_IP6, OUR_MAC6, (48, 64, v6([!0, !0, !0, !0, 0, 0, 0, 0]))),
+    };
+    change(&mut node);
+    node
 }
 
 /// Returns which of two maps is for this family.
@@ -153,8 +181,10 @@ impl Programs {
 
     /// Loads them with a changed configuration.
     pub(crate) fn configured(change: impl FnOnce(&mut NodeConfig)) -> Self {
-        let mut programs = Self::unconfigured();
-        programs.set_node(change);
+        let node = node(change);
+        let features = if node.xdp == XDP_OFF { WITHOUT_XDP } else { u32::MAX };
+        let mut programs = Self::with_features(features);
+        programs.set_node(|configured| *configured = node);
         let not_leased = Lease { public_ip: [0; 4], vtep_mac: [0; 6], flags: lease::NETWORK, route_mtu: 0 };
         programs.plug(1, flow::sample::POD_MAC);
         programs.lease(16, [10, 1, 0, 0], not_leased);
@@ -186,7 +216,12 @@ impl Programs {
 
     /// Loads them without a configuration, as before the agent has written it.
     pub(crate) fn unconfigured() -> Self {
+        Self::with_features(u32::MAX)
+    }
+
+    fn with_features(features: u32) -> Self {
         let mut loader = loader(false);
+        loader.override_global(abi::FEATURES, &features, true);
         // Large maps take long to make and to list.
         for name in [abi::FLOWS, abi::FLOWS6] {
             loader.map_max_entries(name, 1024);
@@ -196,27 +231,7 @@ impl Programs {
 
     /// Writes the configuration, changed.
     fn set_node(&mut self, change: impl FnOnce(&mut NodeConfig)) {
-        let mut node = NodeConfig {
-            layout: abi::LAYOUT,
-            vni: VNI,
-            flow_cache: 0,
-            ttl: 64,
-            group_policy: 0,
-            direct_routing: 0,
-            port: crate::packets::PORT.to_be_bytes(),
-            uplink_mac: [0; 6],
-            xdp: XDP_OFF,
-            floor: 0,
-            handover_key: [0; 4],
-            only_checked: 1,
-            generation: GENERATION,
-            tcp_proof: (PROOF_NS / 1_000_000) as u32,
-            udp_proof: (PROOF_NS / 1_000_000) as u32,
-            translated_proof: (TRANSLATED_NS / 1_000_000) as u32,
-            v4: overlay(7, OUR_IP, OUR_MAC, (16, 24, [255, 255, 255, 0])),
-            v6: overlay(8, OUR_IP6, OUR_MAC6, (48, 64, v6([!0, !0, !0, !0, 0, 0, 0, 0]))),
-        };
-        change(&mut node);
+        let node = node(change);
         let mut config: Array<_, NodeConfig> = self.0.map_mut(abi::CONFIG).unwrap().try_into().unwrap();
         config.set(0, node, 0).unwrap();
     }

@@ -33,6 +33,7 @@ pub mod peer;
 pub mod prepare_node;
 pub mod probe;
 pub mod problem;
+mod processes;
 mod random;
 pub mod report;
 pub mod signals;

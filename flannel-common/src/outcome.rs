@@ -139,6 +139,7 @@ outcomes! {
     47 UncheckedSender "unchecked-sender" Dropped "Sender check: it came in where no program has accepted its sender: from this node itself, from an unknown node to another address, in fragments that hide the inner source, or while the agent's program was detached.",
     48 FlowKept "flow-kept" Floor "A rule of the host looks at each packet of this flow: it stays in the host stack. The agent's log names the rule.",
     49 FlowCrowded "flow-crowded" Foreign "Left the host stack as `flow-proven`, but the flow gets no entry yet: there are more flows than entries (`--max-flows`), and they take turns.",
+    50 HandoverLost "handover-lost" Floor "XDP has removed the outer headers, and what it said of them is lost: a program of others copied the packet first. The host drops it.",
 }
 
 /// A bit for each outcome, by number: whether the program drops the packet.

@@ -19,7 +19,7 @@ mod entry {
     /// Ingress of the uplink: VXLAN from peers, and other traffic.
     #[classifier]
     pub(crate) fn underlay_ingress(ctx: TcContext) -> i32 {
-        let packet = Packet::new(&ctx);
+        let packet = Packet::behind_xdp(&ctx);
         verdict::conclude(Hook::UnderlayIngress, &packet, path::underlay_ingress::run(&packet))
     }
 
@@ -70,11 +70,8 @@ mod entry {
     pub(crate) fn clock(ctx: TcContext) -> i32 {
         let now = Aligned(clock::now().to_ne_bytes());
         match Packet::new(&ctx).first_bytes(size_of_val(&now)) {
-            Ok(bytes) => {
-                bytes.write(0, &now);
-                Packet::PASS
-            }
-            Err(_) => Packet::DROP,
+            Ok(bytes) if bytes.write(0, &now).is_ok() => Packet::PASS,
+            _ => Packet::DROP,
         }
     }
 

@@ -13,6 +13,7 @@ use aya_ebpf::programs::TcContext;
 use flannel_common::address::Address;
 use flannel_common::fingerprint::Token;
 use flannel_common::handover::Handover;
+use flannel_common::node::FEATURE_XDP;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
@@ -178,6 +179,7 @@ macro_rules! frame_accessors {
 }
 use frame_accessors;
 
+use crate::features::has;
 use crate::maps::NodeRef;
 
 /// A [`Packet`] on its way to a function that is not inlined. A reference to the packet would take 32 bytes of the caller's
@@ -193,25 +195,36 @@ impl From<Context> for TcContext {
 }
 
 /// The first bytes of a frame, which can be written.
-pub struct FirstBytes {
+pub struct FirstBytes<'a> {
+    packet: &'a Packet<'a>,
     start: *mut u8,
     len: usize,
 }
 
-impl FirstBytes {
+impl FirstBytes<'_> {
     /// Writes a header at `offset`.
+    ///
+    /// # Errors
+    /// [`Outcome::WriteFailed`]: the frame is lost if it has been resized, or written to.
     #[inline(always)]
-    pub fn write<T: Header>(&self, offset: usize, header: &Aligned<T>) {
+    pub fn write<T: Header>(&self, offset: usize, header: &Aligned<T>) -> Result<(), Outcome> {
         assert!(offset + size_of::<T>() <= self.len, "not within the first bytes");
+        if self.packet.needs_metadata && has(FEATURE_XDP) {
+            return self.packet.write_from(offset, ptr::from_ref(header).cast(), size_of::<T>());
+        }
         // SAFETY: within the frame (checked above and in `Packet::first_bytes`; the compiler knows these numbers).
         unsafe { memory::store(self.start.add(offset), header) };
+        Ok(())
     }
 
     /// Writes an Ethernet header at `offset`.
+    ///
+    /// # Errors
+    /// As for [`Self::write`].
     #[inline(always)]
-    pub fn write_ethernet(&self, offset: usize, frame: &Ethernet) {
-        self.write(offset, &Aligned(frame.macs));
-        self.write(offset + size_of_val(&frame.macs), &Aligned(frame.ether_type));
+    pub fn write_ethernet(&self, offset: usize, frame: &Ethernet) -> Result<(), Outcome> {
+        self.write(offset, &Aligned(frame.macs))?;
+        self.write(offset + size_of_val(&frame.macs), &Aligned(frame.ether_type))
     }
 }
 
@@ -219,6 +232,7 @@ impl FirstBytes {
 pub struct Packet<'a> {
     ctx: &'a TcContext,
     len: u32,
+    needs_metadata: bool,
 }
 
 impl PacketAccess for Packet<'_> {
@@ -257,7 +271,16 @@ impl<'a> Packet<'a> {
     /// Wraps the context of a program run.
     #[inline(always)]
     pub fn new(ctx: &'a TcContext) -> Self {
-        Self { ctx, len: ctx.len() }
+        Self { ctx, len: ctx.len(), needs_metadata: false }
+    }
+
+    /// Wraps the context of a program that reads what an XDP program has written in front of the frame. Such a program writes by a
+    /// helper and not in place: the kernel copies a packet that somebody else has too, such as a packet socket, before a program
+    /// begins that writes in place (`bpf_unclone_prologue`), and the copy has no metadata (`pskb_expand_head`: Linux 4.15 to at
+    /// least 6.18).
+    #[inline(always)]
+    pub fn behind_xdp(ctx: &'a TcContext) -> Self {
+        Self { needs_metadata: true, ..Self::new(ctx) }
     }
 
     /// Returns what a function needs that is not inlined.
@@ -375,21 +398,21 @@ impl<'a> Packet<'a> {
         self.ctx.adjust_room(by, BPF_ADJ_ROOM_MAC, flags).map_err(|_| Outcome::NoRoom)
     }
 
-    /// Returns the frame's first `len` bytes for writing, in place: the kernel has made them this packet's own before the program
-    /// began. (The verifier adds that to programs that write: Linux 4.7.)
+    /// Returns the frame's first `len` bytes for writing. In place they are this packet's own: the kernel has copied them, if it had to,
+    /// before the program began. (The verifier adds that to programs that write in place: Linux 4.7.)
     ///
     /// # Errors
     /// [`Outcome::WriteFailed`]: the frame is lost if it has been resized.
     #[inline(always)]
-    pub fn first_bytes(&self, len: usize) -> Result<FirstBytes, Outcome> {
+    pub fn first_bytes(&self, len: usize) -> Result<FirstBytes<'_>, Outcome> {
         let start = self.data();
         if start + len > self.data_end() {
             return Err(Outcome::WriteFailed);
         }
-        Ok(FirstBytes { start: start as *mut u8, len })
+        Ok(FirstBytes { packet: self, start: start as *mut u8, len })
     }
 
-    /// Writes bytes from memory that other CPUs may change at the same time.
+    /// Writes bytes from memory that other CPUs may change at the same time, or from the stack (`bpf_skb_store_bytes`: Linux 4.1).
     ///
     /// # Errors
     /// [`Outcome::WriteFailed`]: the frame is lost if it has been resized.

@@ -20,7 +20,7 @@ use flannel_common::fingerprint::Token;
 use flannel_common::flow::FlowKey;
 use flannel_common::lease::{DIRECT, Lease};
 use flannel_common::node::{
-    FLOOR_UNWRAPS, FLOOR_WRAPS, SOURCE_CHECK_OFF, SOURCE_CHECK_PODS, SOURCE_CHECK_STRICT,
+    FLOOR_UNWRAPS, FLOOR_WRAPS, SOURCE_CHECK_OFF, SOURCE_CHECK_PODS, SOURCE_CHECK_STRICT, XDP_NATIVE,
 };
 use flannel_common::outcome::{Hook, Metrics, Outcome};
 use flannel_tests::NetNs;
@@ -379,7 +379,8 @@ fn first_seed() -> u64 {
 fn nothing_malformed_comes_out() {
     let place = NetNs::new("fuzz").unwrap();
     place.ip(&[format!("link set lo mtu {POD_MTU}")]).unwrap();
-    let mut programs = Programs::with_flow_cache();
+    // With all that programs may do: `Case::check` configures them.
+    let mut programs = Programs::configured(|node| node.xdp = XDP_NATIVE);
     programs.lease(
         24,
         ON_LINK,

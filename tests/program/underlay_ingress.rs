@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use etherparse::{EtherType, IpNumber};
+use flannel_common::node::XDP_NATIVE;
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::flow::sample::{GATEWAY_MAC, POD_MAC, PodSide, controls, hop};
@@ -110,6 +111,14 @@ pub(super) fn other_traffic() -> Vec<Untouched> {
 #[test]
 fn other_traffic_is_passed_on() {
     all_untouched(&mut Programs::load(), Hook::UnderlayIngress, other_traffic());
+}
+
+#[test]
+fn packets_whose_metadata_is_lost_are_counted() {
+    let table = || vec![untouched("to the vxlan device", inner(), Outcome::HandoverLost)];
+    all_untouched(&mut Programs::configured(|node| node.xdp = XDP_NATIVE), Hook::UnderlayIngress, table());
+    let table = vec![untouched("where no XDP may be", inner(), Outcome::NotVxlan)];
+    all_untouched(&mut Programs::load(), Hook::UnderlayIngress, table);
 }
 
 /// Makes single packets that only the kernel's vxlan device can handle.

@@ -13,12 +13,15 @@ use crate::dataplane::kernel::Kernel;
 use crate::netlink::address::ip_of;
 use crate::netlink::link::Link;
 use crate::paths::Paths;
+use crate::processes::{self, Process};
 use crate::subnet_file;
 
 /// A running flannel daemon of this network namespace.
 pub(crate) struct Daemon {
     /// Its process ID.
     pub(crate) pid: u32,
+    /// `flannel-agent` or `flanneld`.
+    pub(crate) name: String,
     /// Its subnet file, by a path that this process can read.
     pub(crate) subnet_file: PathBuf,
 }
@@ -38,7 +41,7 @@ impl Others {
     pub(super) async fn find(paths: &Paths, kernel: &Kernel, links: &[Link]) -> Result<Self> {
         let own = subnet_file::read_networks(&paths.subnet_file);
         let mut others = Vec::new();
-        for Daemon { pid, subnet_file } in daemons()? {
+        for Daemon { pid, subnet_file, .. } in daemons()? {
             let networks = subnet_file::read_networks(&subnet_file);
             if is_same_file(&subnet_file, &paths.subnet_file) || networks.iter().any(|net| own.contains(net))
             {
@@ -101,18 +104,12 @@ fn is_global(address: &IpAddr) -> bool {
 /// # Errors
 /// `/proc` cannot be read.
 pub(crate) fn daemons() -> Result<Vec<Daemon>> {
-    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net"));
-    let own = namespace("self").context("reading /proc/self/ns/net")?;
-    let is_daemon = |pid: &u32| {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        *pid != std::process::id()
-            && ["flannel-agent", "flanneld"].contains(&name.trim_end())
-            && !runs_subcommand(&fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default())
-            && namespace(&pid.to_string()).is_ok_and(|other| other == own)
-    };
-    let processes = fs::read_dir("/proc").context("listing /proc")?.flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_daemon);
-    Ok(pids.map(|pid| Daemon { pid, subnet_file: subnet_file_of(pid) }).collect())
+    let found =
+        processes::named(&["flannel-agent", "flanneld"]).context("looking for running daemons in /proc")?;
+    let is_daemon =
+        |pid| !runs_subcommand(&fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default());
+    let daemons = found.into_iter().filter(|process| is_daemon(process.pid));
+    Ok(daemons.map(|Process { pid, name }| Daemon { pid, name, subnet_file: subnet_file_of(pid) }).collect())
 }
 
 /// Returns whether the words of a command line, each ended by a null byte, name a subcommand. A daemon has flags alone. Pure.

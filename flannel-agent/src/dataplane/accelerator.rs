@@ -360,7 +360,7 @@ async fn load(
     for AcceleratedDevice { spec, uplink, .. } in devices {
         info!(%mechanism, overlay = spec.name, uplink = uplink.name, "BPF programs attached");
     }
-    xdp.map_or(Ok(()), |xdp| xdp.carry_out(&mut bpf))?;
+    xdp.map_or(Ok(()), |xdp| xdp.carry_out(&mut bpf, mechanism))?;
     // Parsing the kernel's BTF took some 20 MB.
     memory::release();
     Ok((bpf, strays))

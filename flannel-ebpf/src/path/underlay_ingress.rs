@@ -38,6 +38,7 @@ fn receive<H: IpFamily + FindUdp + Route>(packet: &Packet<'_>) -> Result<Carried
         receive_usual::<H, false>(packet.context())
     };
     received.map_err(|outcome| match outcome {
+        Outcome::NotVxlan if handover::is_lost::<H>(packet) => Outcome::HandoverLost,
         Outcome::NotVxlan if sender::may_be_tunnel::<H>(packet) => sender::note_stray::<H>(packet),
         Outcome::NotVxlan => {
             way::note_too_big::<H>(packet);
@@ -60,7 +61,7 @@ fn receive<H: IpFamily + FindUdp + Route>(packet: &Packet<'_>) -> Result<Carried
 #[inline(never)]
 fn receive_usual<H: IpFamily, const STRIPPED: bool>(context: Context) -> Result<Carried, Outcome> {
     let context = context.into();
-    let packet = &Packet::new(&context);
+    let packet = &Packet::behind_xdp(&context);
     let node = maps::node_config()?;
     if !has_family::<H::Address>() {
         return Err(Outcome::NotVxlan);

@@ -43,7 +43,7 @@ pub fn to_next_hop<H: Ip>(
     if frame.destination() == Mac::from([0; 6]) {
         return Ok(if direct { to_neighbour::<H>(local, flow.peer()) } else { to_uplink(local) });
     }
-    packet.first_bytes(EthHdr::LEN)?.write_ethernet(0, &frame);
+    packet.first_bytes(EthHdr::LEN)?.write_ethernet(0, &frame)?;
     // SAFETY: a helper call without pointers.
     let action = unsafe { bpf_redirect(local.uplink_ifindex(), 0) };
     let outcome = if direct { Outcome::OnLink } else { Outcome::Encapsulated };

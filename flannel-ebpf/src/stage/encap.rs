@@ -45,8 +45,7 @@ pub fn push(outgoing: &Outgoing<'_, Ipv4Hdr>, front: &Routed<Ipv4Hdr>) -> Result
     const FRAME: usize = EthHdr::LEN + outer::LEN;
     packet.adjust(FRAME as i32, FLAGS)?;
     let bytes = packet.first_bytes(FRAME + EthHdr::LEN + Ipv4Hdr::LEN)?;
-    bytes.write(EthHdr::LEN, &Aligned(headers));
-    bytes.write_ethernet(FRAME, &front.frame);
-    front.write_ip(&bytes, FRAME + EthHdr::LEN);
-    Ok(())
+    bytes.write(EthHdr::LEN, &Aligned(headers))?;
+    bytes.write_ethernet(FRAME, &front.frame)?;
+    front.write_ip(&bytes, FRAME + EthHdr::LEN)
 }

@@ -2,9 +2,11 @@
 //! as metadata.
 
 use flannel_common::handover::Handover;
+use flannel_common::node::FEATURE_XDP;
 use flannel_common::outcome::Outcome;
 
-use crate::maps::{IpFamily, NodeRef};
+use crate::features::has;
+use crate::maps::{self, IpFamily, NodeRef};
 use crate::packet::{DriverPacket, Packet, PacketAccess as _};
 use crate::stage::decap::OuterHeaders;
 use crate::stage::parse::OuterFields;
@@ -24,6 +26,18 @@ pub fn give<H: IpFamily>(
     packet.shrink(offset)
 }
 
+/// Returns whether a packet without metadata that [`take`] accepts is one whose outer headers were removed: it is addressed to the vxlan
+/// device.
+#[inline(always)]
+pub fn is_lost<H: IpFamily>(packet: &Packet<'_>) -> bool {
+    has(FEATURE_XDP) && maps::node_config().is_ok_and(|node| is_for_device::<H>(packet, node))
+}
+
+#[inline(always)]
+fn is_for_device<H: IpFamily>(packet: &Packet<'_>, node: NodeRef) -> bool {
+    packet.ethernet(0).is_ok_and(|frame| frame.destination() == H::overlay_end(node).vtep_mac())
+}
+
 /// Returns what the outer headers of this family said, for a packet that comes without them; `None` for others.
 ///
 /// The caller has to [`pop`](crate::stage::decap::pop) it or drop it: the frame is addressed to the vxlan device, and the
@@ -35,8 +49,7 @@ pub fn take<H: IpFamily>(
 ) -> Option<(OuterFields<H::Address>, OuterHeaders)> {
     let metadata =
         *packet.metadata::<Handover<H::Address>>().filter(|found| found.is_signed_by(node.handover_key()))?;
-    let frame = packet.ethernet(0).ok()?;
-    if frame.destination() != H::overlay_end(node).vtep_mac() {
+    if !is_for_device::<H>(packet, node) {
         return None;
     }
     packet.clear_outer_frame();

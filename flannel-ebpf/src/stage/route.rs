@@ -33,16 +33,18 @@ impl<H: Ip> Routed<H> {
     #[inline(always)]
     pub fn write(&self, packet: &Packet<'_>) -> Result<(), Outcome> {
         let bytes = packet.first_bytes(EthHdr::LEN + size_of::<H>())?;
-        bytes.write_ethernet(0, &self.frame);
-        self.write_ip(&bytes, EthHdr::LEN);
-        Ok(())
+        bytes.write_ethernet(0, &self.frame)?;
+        self.write_ip(&bytes, EthHdr::LEN)
     }
 
     /// Writes the words of the IP header, which begins at `offset`.
+    ///
+    /// # Errors
+    /// [`Outcome::WriteFailed`]
     #[inline(always)]
-    pub fn write_ip(&self, bytes: &FirstBytes, offset: usize) {
-        bytes.write(offset, &Aligned(self.ip.first.to_le()));
-        bytes.write(offset + H::HOP, &Aligned(self.ip.hop.to_le()));
+    pub fn write_ip(&self, bytes: &FirstBytes<'_>, offset: usize) -> Result<(), Outcome> {
+        bytes.write(offset, &Aligned(self.ip.first.to_le()))?;
+        bytes.write(offset + H::HOP, &Aligned(self.ip.hop.to_le()))
     }
 
     /// Returns the same headers with this ECN code point.

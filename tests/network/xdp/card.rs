@@ -28,7 +28,7 @@ fn a_card_strips_outer_headers_if_asked_to() -> TestResult {
         assert!(stripped as usize > BULK / 1500, "{}: only {stripped} packets were stripped", node.name());
         assert!(carried <= stripped, "{}: {stripped} packets came to TC as {carried}", node.name());
     }
-    // With auto the agent does not use XDP.
+    // With auto the agent does not use XDP on such cards: they would lose the offloads that make TCP fast.
     restart_with(&mut overlay, "auto")?;
     let (one, other) = overlay.two_pods();
     let (node, stripped) = (&overlay.nodes()[0], handed_over(&overlay.nodes()[0])?);

@@ -125,13 +125,13 @@ fn metadata_of_a_packet_is_believed_only_with_the_nodes_key() -> TestResult {
     let link = inspect::pins(node)?.path("underlay_xdp_link");
     node.netns().exec(&format!("bpftool link detach pinned {}", link.display()))?;
     let (socket, peer) = (forged::listen(&overlay)?, forged::ipv4_of(&overlay, 1)?);
-    let foreign = || inspect::packets(node, Hook::UnderlayIngress, Outcome::NotVxlan);
+    let lost = || inspect::packets(node, Hook::UnderlayIngress, Outcome::HandoverLost);
     let without_key = strip_by_hand(node, 1)?;
-    let before = foreign()?;
+    let before = lost()?;
     forged::send(&overlay, sender, peer, b"without the key")?;
     // The host drops it, because its destination is not the uplink's MAC.
     eventually("the packet has arrived", SOON, || {
-        ensure!(foreign()? > before, "not yet");
+        ensure!(lost()? > before, "not yet");
         Ok(())
     })?;
     drop(without_key);

@@ -12,6 +12,7 @@ use crate::check::judge::host::Settings;
 use crate::check::judge::managers::{File, Manager};
 use crate::cni::install::conflist::configurations;
 use crate::firewall::obstacles::missing_setting;
+use crate::processes;
 
 /// The names of processes, which the kernel cuts off after 15 bytes.
 const NETWORK_MANAGER: &str = "NetworkManager";
@@ -40,14 +41,18 @@ pub(in crate::check) fn read(settings: &[String], families: &[bool], cni_folder:
     let key = |v6: &bool| if *v6 { "bridge-nf-call-ip6tables" } else { "bridge-nf-call-iptables" };
     let bridged =
         families.iter().filter_map(|v6| missing_setting(key(v6), sysctl(&format!("net/bridge/{}", key(v6)))));
-    let [manager, networkd] = running([NETWORK_MANAGER, NETWORKD]);
+    let running = processes::named(&[NETWORK_MANAGER, NETWORKD]).unwrap_or_default();
+    let runs = |name| running.iter().any(|process| process.name == name);
     FileFacts {
         settings: settings.iter().filter_map(setting).collect(),
         bridged: bridged.collect(),
         machine_id: fs::read_to_string("/etc/machine-id").ok(),
         cni: cni(cni_folder),
-        network_manager: Manager { runs: manager, files: network_manager_files(Path::new("/")) },
-        networkd: Manager { runs: networkd, files: networkd_files(Path::new("/")) },
+        network_manager: Manager {
+            runs: runs(NETWORK_MANAGER),
+            files: network_manager_files(Path::new("/")),
+        },
+        networkd: Manager { runs: runs(NETWORKD), files: networkd_files(Path::new("/")) },
         networkd_settings: networkd_settings(Path::new("/")),
         clock: is_synchronised(),
     }
@@ -66,20 +71,6 @@ fn cni(folder: &Path) -> Result<Vec<Configuration>, String> {
         (name.display().to_string(), fs::read_to_string(folder.join(&name)).unwrap_or_default())
     };
     Ok(names.into_iter().map(read).collect())
-}
-
-/// Returns which of these names processes of this network namespace have.
-fn running<const N: usize>(names: [&str; N]) -> [bool; N] {
-    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
-    let own = namespace("self");
-    let mut found = [false; N];
-    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-        if let Some(number) = names.iter().position(|known| *known == name.trim_end()) {
-            found[number] |= process.file_name().to_str().is_some_and(|pid| namespace(pid) == own);
-        }
-    }
-    found
 }
 
 /// Returns the files with this ending in the folders, by name. A file hides those of its name in earlier folders.
@@ -166,6 +157,5 @@ mod tests {
     #[test]
     fn the_kernel_says_whether_its_clock_is_synchronised() {
         assert!(is_synchronised().is_ok());
-        assert_eq!(running(["a name that no process has"]), [false]);
     }
 }

@@ -59,11 +59,8 @@ pub(in crate::check) fn agents(paths: &Paths, network: &NetworkStatus) -> Result
     let found = daemons().map_err(|error| format!("{error:#}"))?;
     let daemon = |daemon: crate::cleanup::others::Daemon| Daemon {
         pid: daemon.pid,
-        name: fs::read_to_string(format!("/proc/{}/comm", daemon.pid))
-            .unwrap_or_default()
-            .trim_end()
-            .to_owned(),
         is_same_network: serves(&daemon.subnet_file),
+        name: daemon.name,
     };
     Ok(found.into_iter().map(daemon).collect())
 }

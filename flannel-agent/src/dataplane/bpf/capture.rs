@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::maps::{Array, PerCpuArray};
 use aya::programs::SocketFilter;
 use flannel_common::capture::{Net, PROGRAM, RATES, Rate, WANTED, Wanted};
-use flannel_common::node::XDP_OFF;
 use ipnet::IpNet;
 
 use super::dry_run::node;
@@ -59,16 +58,11 @@ impl Capture {
 /// Returns where the packets of this node's overlays are: the index of the uplink, and VNI and port as [`Wanted`] has them.
 ///
 /// # Errors
-/// There are no programs, or they are of another version. XDP removes outer headers: then the kernel would lose the packets that a packet
-/// socket sees.
+/// There are no programs, or they are of another version.
 pub fn places(bpffs: &Path) -> Result<BTreeSet<(u32, u32, [u8; 2])>> {
     let mut places = BTreeSet::new();
     for vni in overlays(bpffs)? {
         let node = node(&Pins::new(bpffs, vni))?;
-        ensure!(
-            node.xdp == XDP_OFF,
-            "XDP removes outer headers (--xdp), and while a packet socket listens on the uplink such packets are lost: set --xdp=off first"
-        );
         let uplinks = [node.v4.uplink_ifindex, node.v6.uplink_ifindex];
         places
             .extend(uplinks.into_iter().filter(|uplink| *uplink != 0).map(|uplink| (uplink, vni, node.port)));

@@ -26,14 +26,25 @@ struct DriverInfo {
 
 const _: () = assert!(size_of::<DriverInfo>() == 196);
 
-/// Returns the name of the driver of the interface with this name; an empty one if the kernel does not tell.
-#[must_use]
-pub fn of(interface: &str) -> String {
-    match ask(interface) {
-        Ok(info) => text(&info.driver),
-        Err(error) => {
-            debug!(interface, %error, "the kernel does not name the driver");
-            String::new()
+/// The driver of an interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Driver {
+    /// Its name; empty if the kernel does not tell.
+    pub name: String,
+    /// Whether the interface is a device on a bus, which includes the network cards of virtual machines.
+    pub hardware: bool,
+}
+
+impl Driver {
+    /// Reads the driver of the interface with this name.
+    #[must_use]
+    pub fn of(interface: &str) -> Self {
+        match ask(interface) {
+            Ok(info) => Self { name: text(&info.driver), hardware: info.bus[0] != 0 },
+            Err(error) => {
+                debug!(interface, %error, "the kernel does not name the driver");
+                Self::default()
+            }
         }
     }
 }
@@ -62,6 +73,7 @@ mod tests {
 
     #[test]
     fn a_missing_interface_has_no_driver() {
-        assert_eq!(of("no such one"), "");
+        assert_eq!(Driver::of("no such one"), Driver::default());
+        assert!(!Driver::of("lo").hardware);
     }
 }
