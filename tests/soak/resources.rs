@@ -4,7 +4,7 @@ use std::path::Path;
 use std::{fmt, fs, io};
 
 use anyhow::{Context as _, Result, ensure};
-use flannel_tests::{Agent, Node};
+use flannel_tests::Agent;
 
 use crate::overlay::Overlay;
 
@@ -14,8 +14,9 @@ const SLACK: u64 = 16 << 10;
 /// Files that may be open for a moment.
 const OPEN: usize = 4;
 
-/// What all agents use, and what they have left in their nodes. A BPF object stays in the kernel as long as somebody has it open, pins it or
-/// attaches it, or another object holds it, so these are counted: a count of all objects would take in those of other networks of the machine.
+/// What all agents use, and what they have left in their nodes. A BPF object stays in the kernel as long as somebody has it open or pins it, or
+/// another object holds it (a link its program, a program its maps), so open files and pins are counted: a count of all objects would take in
+/// those of other networks of the machine.
 pub(super) struct Resources {
     /// Resident memory of each agent in kB.
     memory: Vec<u64>,
@@ -23,8 +24,6 @@ pub(super) struct Resources {
     files: Vec<usize>,
     /// BPF objects that are pinned on the nodes.
     pins: usize,
-    /// BPF programs that are attached to the nodes' interfaces.
-    attached: usize,
     /// Interfaces of all nodes.
     interfaces: usize,
     /// Routes, neighbours and FDB entries of all nodes.
@@ -44,7 +43,6 @@ impl Resources {
             memory: pids.iter().map(|pid| memory(*pid)).collect::<Result<_>>()?,
             files: pids.iter().map(|pid| files(*pid)).collect::<Result<_>>()?,
             pins: overlay.nodes().iter().map(|node| Ok(entries(node.bpffs()?)?)).sum::<Result<_>>()?,
-            attached: overlay.nodes().iter().map(attached).sum::<Result<_>>()?,
             interfaces: counted(&["ip -o link show"])?,
             entries: counted(&["ip route show table all", "ip neigh show nud permanent", "bridge fdb show"])?,
             rules: counted(&["iptables-save"])?,
@@ -55,7 +53,7 @@ impl Resources {
     pub(super) fn ensure_not_above(&self, before: &Self) -> Result<()> {
         let grown = self.memory.iter().zip(&before.memory).any(|(now, before)| *now > before + SLACK);
         let opened = self.files.iter().zip(&before.files).any(|(now, before)| *now > before + OPEN);
-        let counts = |all: &Self| [all.pins, all.attached, all.interfaces, all.entries, all.rules];
+        let counts = |all: &Self| [all.pins, all.interfaces, all.entries, all.rules];
         let more = counts(self).iter().zip(counts(before)).any(|(now, before)| *now > before);
         ensure!(!grown && !opened && !more, "before: {before}\nafter: {self}");
         Ok(())
@@ -64,10 +62,10 @@ impl Resources {
 
 impl fmt::Display for Resources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { memory, files, pins, attached, interfaces, entries, rules } = self;
+        let Self { memory, files, pins, interfaces, entries, rules } = self;
         write!(
             f,
-            "agents with {memory:?} kB of memory and {files:?} open files; {pins} pinned and {attached} attached BPF objects; \
+            "agents with {memory:?} kB of memory and {files:?} open files; {pins} pinned BPF objects; \
              {interfaces} interfaces, {entries} routes, neighbours and FDB entries, {rules} lines of firewall rules"
         )
     }
@@ -91,9 +89,4 @@ fn entries(folder: &Path) -> io::Result<usize> {
             Ok(1 + if entry.file_type()?.is_dir() { entries(&entry.path())? } else { 0 })
         })
         .sum()
-}
-
-fn attached(node: &Node) -> Result<usize> {
-    let shown = node.netns().exec_json("bpftool -j net show")?;
-    shown[0]["tc"].as_array().map(Vec::len).context("no list of attached programs")
 }
