@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use flannel_tests::package::image;
+use flannel_tests::package::{image, package_for};
 use flannel_tests::process::{LIMIT, finish};
+use flannel_tests::shell::Shell;
 use flannel_tests::{Cluster, Docker, TestResult, require_commands};
 use serde_json::json;
+use tempfile::TempDir;
 
-use files::Files;
+use files::{Files, contents};
 
 const NAME: &str = concat!("localhost/flannel-agent:", env!("CARGO_PKG_VERSION"));
 /// All architectures of a release, as rustc and readelf name them.
@@ -157,6 +159,33 @@ fn every_program_finds_its_libraries() -> TestResult {
         assert!(!loaders.is_empty(), "{architecture}: the firewall tools have a loader");
         for loader in loaders {
             assert!(files.path(loader.trim_start_matches('/')).is_file(), "{architecture}: {loader}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs the image that `cargo xtask dist` makes; `cargo xtask test` runs it"]
+fn the_image_has_the_manual_pages_and_completions_of_the_package() -> TestResult {
+    const SHARE: &str = "usr/share";
+    for (architecture, _) in ARCHITECTURES {
+        let package = TempDir::new()?;
+        let mut dpkg = Command::new("dpkg-deb");
+        finish(dpkg.arg("--extract").arg(package_for(architecture)?).arg(package.path()), "", LIMIT)?;
+        // What a distribution wants to be told about a package.
+        fs::remove_dir_all(package.path().join(SHARE).join("doc"))?;
+        let expected = contents(&package.path().join(SHARE))?;
+        let found = contents(&Files::unpack(&image(architecture)?)?.path(SHARE))?;
+        assert!(found == expected, "{architecture}: {:?} instead of {:?}", found.keys(), expected.keys());
+        let shells = Shell::ALL.each_ref().map(|shell| shell.completions);
+        for name in
+            ["man/man8/flannel-agent.8.gz", "man/man8/flannel-agent-monitor.8.gz"].into_iter().chain(shells)
+        {
+            assert!(
+                found.contains_key(Path::new(name)),
+                "{architecture}: {name} is not in {:?}",
+                found.keys()
+            );
         }
     }
     Ok(())

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use flannel_tests::machine::Machine;
 use flannel_tests::package::package;
+use flannel_tests::shell::Shell;
 use flannel_tests::traffic::ping;
 use flannel_tests::{Agent, Cluster, Etcd, Pod, SubnetEnv, TestResult, eventually};
 
@@ -149,14 +150,11 @@ fn install(bed: &Bed, package: &Path) -> Result<()> {
         let page = format!("flannel-agent{subcommand}");
         assert!(files.contains(&format!("/usr/share/man/man8/{page}.8.gz")), "{page}: {files}");
     }
-    for completions in [
-        "/usr/share/bash-completion/completions/flannel-agent",
-        "/usr/share/zsh/vendor-completions/_flannel-agent",
-        "/usr/share/fish/vendor_completions.d/flannel-agent.fish",
-    ] {
+    for shell in &Shell::ALL {
+        let completions = format!("/usr/share/{}", shell.completions);
         assert!(files.lines().any(|file| file == completions), "{completions}: {files}");
+        assert_eq!(complete(bed, shell, "stat")?, "status", "{}", shell.name);
     }
-    assert_eq!(complete(bed, "stat")?, "status");
     // They keep other programs from the agent's devices.
     for settings in [
         "/usr/lib/systemd/network/10-flannel.link",
@@ -168,18 +166,13 @@ fn install(bed: &Bed, package: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Returns what bash makes of the beginning of a subcommand after the Tab key.
-fn complete(bed: &Bed, beginning: &str) -> Result<String> {
-    const SCRIPT: &str = r#"
-        source /usr/share/bash-completion/completions/flannel-agent
-        [[ $(complete -p flannel-agent) =~ \ -F\ ([^ ]+) ]] && function=${BASH_REMATCH[1]}
-        COMP_WORDS=(flannel-agent BEGINNING) COMP_CWORD=1 COMP_LINE="flannel-agent BEGINNING" COMP_POINT=${#COMP_LINE}
-        "$function" flannel-agent BEGINNING flannel-agent
-        echo "${COMPREPLY[@]}"
-    "#;
-    let script = bed.machine.path("/tmp/complete");
-    fs::write(&script, SCRIPT.replace("BEGINNING", beginning)).context("write the script")?;
-    Ok(bed.machine.exec("bash /tmp/complete")?.trim().to_owned())
+/// Returns what a shell makes of the beginning of a subcommand after the Tab key.
+fn complete(bed: &Bed, shell: &Shell, beginning: &str) -> Result<String> {
+    let script = Path::new("/tmp").join(shell.name);
+    let text = shell.script;
+    fs::write(bed.machine.path(&script.to_string_lossy()), text).context("write the script")?;
+    let arguments = shell.arguments(&script, Path::new("/usr/share")).join(" ");
+    Ok(bed.machine.exec(&format!("env {arguments} flannel-agent {beginning}"))?.trim().to_owned())
 }
 
 /// Starts the unit, which has privileges for everything, and sends traffic.

@@ -67,6 +67,7 @@ pub mod pod;
 pub mod process;
 pub mod prometheus;
 pub mod require;
+pub mod shell;
 pub mod store;
 pub mod subnet_env;
 pub mod sweep;

@@ -26,7 +26,11 @@ pub fn package() -> Result<PathBuf> {
         ensure!(path.is_file(), "{VARIABLE} is {}, where no file is", path.display());
         return Ok(path);
     }
-    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    let name = format!("flannel-agent_{}_{architecture}.deb", env!("CARGO_PKG_VERSION"));
-    released(&name)
+    package_for(env::consts::ARCH)
+}
+
+/// Returns the package for an architecture, as rustc names it, in `dist/`.
+pub fn package_for(architecture: &str) -> Result<PathBuf> {
+    let debian = if architecture == "aarch64" { "arm64" } else { "amd64" };
+    released(&format!("flannel-agent_{}_{debian}.deb", env!("CARGO_PKG_VERSION")))
 }

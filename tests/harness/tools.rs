@@ -214,6 +214,8 @@ pub const TOOLS: &[Tool] = &[
     },
     package("conntrack", "conntrack", "removes connections for kube-proxy", &[Suite, Kubernetes]),
     package("readelf", "binutils", "shows which libraries the image's programs need", &[Suite]),
+    package("zsh", "zsh", "completes command lines", &[Suite]),
+    package("fish", "fish", "completes command lines", &[Suite]),
     package("depmod", "kmod", "finds the modules of the virtual machine's kernel", &[Vm]),
     package("xz", "xz-utils", "decompresses the modules of the virtual machine's kernel", &[Vm]),
     from_crate("cargo-auditable", "0.7.7", "lists a binary's crates in the binary", &[Release]),

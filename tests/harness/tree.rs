@@ -1,6 +1,7 @@
 //! The files of a container image's layer, and the tar archive of them.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -29,6 +30,19 @@ impl Tree {
     /// Adds a file that is only read.
     pub fn file(&mut self, path: impl AsRef<Path>, content: impl Into<Vec<u8>>) {
         self.add(path.as_ref(), Entry::File { content: content.into(), mode: 0o644 });
+    }
+
+    /// Adds all files of a folder and of those in it, as files that are only read, below a path.
+    pub fn contents(&mut self, path: impl AsRef<Path>, folder: &Path) -> Result<()> {
+        for entry in folder.read_dir().with_context(|| format!("cannot read {}", folder.display()))? {
+            let (file, path) = entry.map(|entry| (entry.path(), path.as_ref().join(entry.file_name())))?;
+            if file.is_dir() {
+                self.contents(path, &file)?;
+            } else {
+                self.file(path, fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?);
+            }
+        }
+        Ok(())
     }
 
     /// Adds a symbolic link.

@@ -1,5 +1,6 @@
 //! The files of an image, unpacked by tar and shown by readelf.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -45,16 +46,10 @@ impl Files {
 
     /// Returns all programs and libraries.
     pub(super) fn programs(&self) -> Result<Vec<Program>> {
-        let (mut programs, mut folders) = (Vec::new(), vec![self.folder.path().to_owned()]);
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder)? {
-                let path = entry?.path();
-                let kind = fs::symlink_metadata(&path)?;
-                if kind.is_dir() {
-                    folders.push(path);
-                } else if kind.is_file() && fs::read(&path)?.starts_with(b"\x7fELF") {
-                    programs.push(Program::read(path)?);
-                }
+        let mut programs = Vec::new();
+        for path in files_below(self.folder.path())? {
+            if fs::read(&path)?.starts_with(b"\x7fELF") {
+                programs.push(Program::read(path)?);
             }
         }
         Ok(programs)
@@ -77,6 +72,29 @@ impl Program {
             path,
         })
     }
+}
+
+/// Returns what is in the files of a folder and of those in it, by their paths in it.
+pub(super) fn contents(folder: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
+    let files = files_below(folder)?.into_iter();
+    files.map(|file| Ok((file.strip_prefix(folder)?.to_owned(), fs::read(&file)?))).collect()
+}
+
+/// Returns the files of a folder and of those in it. No links.
+fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
+            let path = entry?.path();
+            let kind = fs::symlink_metadata(&path)?;
+            if kind.is_dir() {
+                folders.push(path);
+            } else if kind.is_file() {
+                files.push(path);
+            }
+        }
+    }
+    Ok(files)
 }
 
 fn unpack(archive: &Path, folder: &Path) -> Result<()> {

@@ -1,11 +1,9 @@
 //! `cargo xtask dist`: makes the files of a release.
 
 mod binary;
-mod completions;
-mod generated;
-mod man;
 mod manifests;
 mod package;
+pub(crate) mod share;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -15,7 +13,7 @@ use anyhow::{Context, Result};
 use flannel_tests::tools::Part;
 
 use crate::architecture::{self, Architecture};
-use crate::image::{self, Compression};
+use crate::image::{self, Agent, Compression};
 use crate::workspace::root;
 use crate::{phase, setup};
 pub(crate) use binary::build;
@@ -48,13 +46,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let folder = empty_folder()?;
     for (architecture, binary) in &binaries {
-        man::write(binary)?;
-        completions::write(binary)?;
+        let share = share::write(binary)?;
         package::write(architecture, &folder)?;
         let name = format!("flannel-agent-{VERSION}-{}", architecture.name);
         fs::copy(binary, folder.join(&name)).with_context(|| format!("cannot write {name}"))?;
         image::forget_packages(architecture)?;
-        image::make(architecture, binary, Compression::Gzip, &folder.join(image::file_name(architecture)))?;
+        let agent = Agent { binary, share: &share };
+        image::make(architecture, agent, Compression::Gzip, &folder.join(image::file_name(architecture)))?;
     }
     manifests::write(&folder)?;
     write_checksums(&folder)?;

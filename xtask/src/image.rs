@@ -15,6 +15,7 @@ use flannel_tests::tools::Part;
 use crate::architecture::Architecture;
 use crate::workspace::{agent as debug_agent, cargo, root};
 use crate::{dist, phase, setup};
+pub(crate) use agent::Agent;
 use archive::Layer;
 pub(crate) use archive::{Compression, gzip};
 use archive::{NAME, VERSION};
@@ -40,9 +41,11 @@ pub(crate) struct Args {
 /// Builds the agent and puts it into an image.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let architecture = args.arch.map_or_else(Architecture::native, Ok)?;
-    let agent = build_agent(architecture, args.debug)?;
+    let binary = build_agent(architecture, args.debug)?;
+    let share = dist::share::write(&binary)?;
+    let agent = Agent { binary: &binary, share: &share };
     if let Some(folder) = &args.root {
-        layers(architecture, &agent)?.iter().try_for_each(|layer| layer.unpack(folder))?;
+        layers(architecture, agent)?.iter().try_for_each(|layer| layer.unpack(folder))?;
         phase::note(&format!("{} has the files of the image", folder.display()));
         return Ok(());
     }
@@ -50,7 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let compression = if args.debug { Compression::None } else { Compression::Gzip };
     let path = folder.join(file_name(architecture));
-    make(architecture, &agent, compression, &path)?;
+    make(architecture, agent, compression, &path)?;
     let bytes = fs::metadata(&path).with_context(|| format!("cannot look at {}", path.display()))?.len();
     let import = format!("ctr -n k8s.io images import {0}, docker load -i {0}", path.display());
     phase::note(&format!("{NAME}:{VERSION} is in {:.1} MB; to import it: {import}", bytes as f64 / 1e6));
@@ -67,11 +70,11 @@ pub(crate) fn forget_packages(architecture: &Architecture) -> Result<()> {
     system::forget(architecture)
 }
 
-/// Makes the image of an agent's binary for the architecture and writes it to a file, which both
-/// `ctr images import` and `docker load` read. The same binary and the same packages make the same file.
+/// Makes the image of an agent for the architecture and writes it to a file, which both
+/// `ctr images import` and `docker load` read. The same files and the same packages make the same file.
 pub(crate) fn make(
     architecture: &Architecture,
-    agent: &Path,
+    agent: Agent,
     compression: Compression,
     path: &Path,
 ) -> Result<()> {
@@ -84,11 +87,11 @@ pub(crate) fn make(
 }
 
 /// Returns the layers of an image: the system's, which seldom changes, and the agent's on top.
-fn layers(architecture: &Architecture, agent: &Path) -> Result<[Layer; 2]> {
+fn layers(architecture: &Architecture, agent: Agent) -> Result<[Layer; 2]> {
     let system = System::get(architecture)?;
     Ok([
-        Layer::new("iptables, nft and the libraries that the programs need", system.tree(agent)?)?,
-        Layer::new("flannel-agent and its other names", agent::tree(agent)?)?,
+        Layer::new("iptables, nft and the libraries that the programs need", system.tree(agent.binary)?)?,
+        Layer::new("flannel-agent, its other names, manual pages and completions", agent::tree(agent)?)?,
     ])
 }
 

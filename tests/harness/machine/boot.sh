@@ -17,6 +17,10 @@ for device in null zero full random urandom tty; do
     touch "dev/$device"
     mount --bind "/dev/$device" "dev/$device"
 done
+# Pseudoterminals.
+mkdir dev/pts
+mount -t devpts -o ptmxmode=666 devpts dev/pts
+ln -s pts/ptmx dev/ptmx
 mkdir layer
 mount --bind "$1" layer
 # Nothing starts but what a test starts, and the journal.

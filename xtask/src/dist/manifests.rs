@@ -24,18 +24,6 @@ pub(super) fn write(folder: &Path) -> Result<()> {
 /// Packs what is in a folder.
 fn pack(folder: &Path, archive: &Path) -> Result<()> {
     let mut tree = Tree::default();
-    add(&mut tree, folder, Path::new(""))?;
+    tree.contents("", folder)?;
     fs::write(archive, gzip(&tree.archive()?)?).with_context(|| format!("cannot write {}", archive.display()))
-}
-
-fn add(tree: &mut Tree, folder: &Path, name: &Path) -> Result<()> {
-    for entry in folder.read_dir().with_context(|| format!("cannot read {}", folder.display()))? {
-        let (path, name) = entry.map(|entry| (entry.path(), name.join(entry.file_name())))?;
-        if path.is_dir() {
-            add(tree, &path, &name)?;
-        } else {
-            tree.file(name, fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?);
-        }
-    }
-    Ok(())
 }

@@ -9,7 +9,7 @@ use crate::architecture::Architecture;
 use crate::phase;
 use crate::workspace::cargo;
 
-/// Makes it of the binary, the manual pages and the completions that have been made.
+/// Makes it of the binary, and of `share/` beside it, which have been made.
 pub(super) fn write(architecture: &Architecture, folder: &Path) -> Result<()> {
     let path = folder.join(format!("flannel-agent_{VERSION}_{}.deb", architecture.debian));
     // The profile has stripped the binary.

@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use super::show;
 use crate::architecture::Architecture;
-use crate::image::{self, Compression};
+use crate::dist::share;
+use crate::image::{self, Agent, Compression};
 use crate::phase;
 use crate::workspace::{agent, cargo, root, target};
 
@@ -58,7 +59,9 @@ pub(crate) fn start(binaries: &Binaries, nodes: u8) -> Result<RunningCluster> {
 
 fn agent_image() -> Result<PathBuf> {
     let path = target()?.join("kube-image.tar");
-    image::make(Architecture::native()?, &agent()?, Compression::None, &path)?;
+    let binary = agent()?;
+    let agent = Agent { binary: &binary, share: &share::write(&binary)? };
+    image::make(Architecture::native()?, agent, Compression::None, &path)?;
     Ok(path)
 }
 
