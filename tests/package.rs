@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use clap::CommandFactory as _;
+use flannel_agent::cli::Flags;
 use flannel_tests::machine::Machine;
 use flannel_tests::package::package;
 use flannel_tests::shell::Shell;
@@ -132,22 +134,12 @@ fn install(bed: &Bed, package: &Path) -> Result<()> {
     let installed = bed.machine.exec("dpkg-query --show --showformat=${Version} flannel-agent")?;
     assert_eq!(version.trim(), format!("flannel-agent {installed}"));
     let files = bed.machine.exec("dpkg --listfiles flannel-agent")?;
-    const SUBCOMMANDS: [&str; 12] = [
-        "-check",
-        "-cleanup",
-        "-cni",
-        "-counters",
-        "-docker-opts",
-        "-flows",
-        "-install-cni",
-        "-leases",
-        "-monitor",
-        "-peers",
-        "-status",
-        "-trace",
-    ];
-    for subcommand in SUBCOMMANDS.into_iter().chain([""]) {
-        let page = format!("flannel-agent{subcommand}");
+    let command = Flags::command();
+    let of_subcommands = command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set());
+    let of_subcommands = of_subcommands.map(|subcommand| format!("flannel-agent-{}", subcommand.get_name()));
+    let pages: Vec<_> = of_subcommands.chain(["flannel-agent".to_owned()]).collect();
+    assert!(pages.len() > 10, "{pages:?}");
+    for page in pages {
         assert!(files.contains(&format!("/usr/share/man/man8/{page}.8.gz")), "{page}: {files}");
     }
     for shell in &Shell::ALL {
