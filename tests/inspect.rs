@@ -10,7 +10,7 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use flannel_agent::dataplane::bpf::counters::{self, Counters};
-use flannel_agent::dataplane::bpf::pins::Pins;
+use flannel_agent::dataplane::bpf::pins::{self, Pins};
 use flannel_agent::mac::Mac;
 use flannel_common::abi;
 use flannel_common::address::{Address, V4, V6};
@@ -146,7 +146,9 @@ fn shown(entries: impl Iterator<Item = Result<(Key<V4>, Lease<V4>), MapError>>) 
 
 /// Returns the pins of the node's BPF objects.
 pub(crate) fn pins(node: &Node) -> Result<Pins> {
-    Ok(Pins::new(node.bpffs()?, 1))
+    let bpffs = node.bpffs()?;
+    let routed = pins::vnis(bpffs)?.into_iter().find(|vni| pins::is_routed(*vni));
+    Ok(Pins::new(bpffs, routed.unwrap_or(1)))
 }
 
 /// Reads `CONFIG`.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::{At, Steady, StreamReport, ping};
 use flannel_tests::wait::patiently;
 use flannel_tests::{Agent, AgentBuilder, Cluster, Etcd, Host, Node, Pod, Topology};
@@ -234,4 +235,12 @@ pub(crate) fn ensure_same(what: &str, actual: &BTreeSet<String>, expected: &BTre
     let missing: Vec<_> = expected.difference(actual).collect();
     ensure!(surplus.is_empty() && missing.is_empty(), "{what}: surplus {surplus:?}, missing {missing:?}");
     Ok(())
+}
+
+/// Counts the packets that a node sent and received past its host stack, without a tunnel.
+pub(crate) fn past_stack(node: &Node) -> Result<[u64; 2]> {
+    Ok([
+        inspect::packets(node, Hook::PodEgress, Outcome::OnLink)?,
+        inspect::packets(node, Hook::UnderlayIngress, Outcome::Delivered)?,
+    ])
 }

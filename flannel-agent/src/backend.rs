@@ -1,5 +1,6 @@
 //! How packets travel between nodes: one trait, one file for each of flannel's backends.
 
+mod acceleration;
 #[cfg(feature = "ali-vpc")]
 mod ali_vpc;
 pub mod alloc;
@@ -11,6 +12,8 @@ mod direct;
 #[cfg(feature = "gce")]
 mod gce;
 pub mod host_gw;
+mod route_mtus;
+mod routed;
 pub mod udp;
 pub mod vxlan;
 

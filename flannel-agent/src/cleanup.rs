@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use flannel_common::abi;
 use ipnet::IpNet;
 
+use crate::dataplane::bpf::inspect::Inspection;
 use crate::dataplane::bpf::{self, pins, pins::Pins};
 use crate::dataplane::kernel::Kernel;
 use crate::lease::SubnetKey;
@@ -72,7 +73,7 @@ async fn remove_all(options: &Cleanup, kernel: &Kernel, links: &[Link], others: 
     let subnet = subnet_file::read_previous(&options.paths.subnet_file);
     let subnets: Vec<IpNet> = subnet.iter().flat_map(SubnetKey::nets).collect();
     let networks = subnet_file::read_networks(&options.paths.subnet_file);
-    let mut results = remove_programs(&options.paths.bpffs, &staying);
+    let mut results = remove_programs(&options.paths.bpffs, &staying, kernel, others).await;
     results.extend(remove_devices(kernel, links, &staying).await);
     results.extend(flat(routes::remove_direct(kernel, &networks, &subnets).await));
     results.extend(flat(routes::remove_unreachable(kernel, others).await));
@@ -91,27 +92,37 @@ fn flat(results: Result<Results>) -> Results {
     results.unwrap_or_else(|error| vec![Err(error)])
 }
 
-/// Detaches the programs of each VNI without a device that stays, and removes their pins, maps and links.
-fn remove_programs(bpffs: &Path, staying: &[Link]) -> Results {
+/// Detaches the programs of each VNI without a device that stays, and of each network without tunnels that is not another one. Removes their
+/// pins, maps and links.
+async fn remove_programs(bpffs: &Path, staying: &[Link], kernel: &Kernel, others: &Others) -> Results {
     let dir = bpffs.join(abi::PIN_DIR);
     if !dir.exists() {
         return Vec::new();
     }
-    let stays = |vni: &u32| staying.iter().any(|link| link.vxlan().is_some_and(|vxlan| vxlan.vni == *vni));
-    let (staying, removed): (Vec<_>, Vec<_>) =
-        pins::vnis(bpffs).unwrap_or_default().into_iter().partition(stays);
-    let mut results: Results = removed
-        .into_iter()
-        .map(|vni| {
-            bpf::detach(&Pins::new(bpffs, vni))?;
-            Ok(format!("removed BPF programs and maps of VNI {vni}"))
-        })
-        .collect();
-    if staying.is_empty() && results.iter().all(Result::is_ok) {
+    let mut results = Results::new();
+    let mut all_go = true;
+    for vni in pins::vnis(bpffs).unwrap_or_default() {
+        let pins = Pins::new(bpffs, vni);
+        let has_device = staying.iter().any(|link| link.vxlan().is_some_and(|vxlan| vxlan.vni == vni));
+        if has_device || pins::is_routed(vni) && others.own().is_some() && serves(&pins, kernel, others).await
+        {
+            all_go = false;
+            continue;
+        }
+        let detached = bpf::detach(&pins);
+        results.push(detached.map(|()| format!("removed BPF programs and maps of {}", pins::title(vni))));
+    }
+    if all_go && results.iter().all(Result::is_ok) {
         let removed = fs::remove_dir(&dir).with_context(|| format!("removing {}", dir.display()));
         results.push(removed.map(|()| format!("removed {}", dir.display())));
     }
     results
+}
+
+/// Returns whether the maps there are of another network than the one to remove.
+async fn serves(pins: &Pins, kernel: &Kernel, others: &Others) -> bool {
+    let found = Inspection::of(pins, kernel).await;
+    found.is_ok_and(|found| found.own_subnets().any(|subnet| others.has(subnet)))
 }
 
 async fn remove_devices(kernel: &Kernel, links: &[Link], staying: &[Link]) -> Results {

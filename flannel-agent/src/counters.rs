@@ -82,7 +82,10 @@ fn since(before: &Counters, now: &Counters) -> Counters {
 fn read(bpffs: &Path) -> Result<Vec<(u32, Counters)>> {
     let counters = |vni| {
         let counters = counters::read(&Pins::new(bpffs, vni)).with_context(|| {
-            format!("the counters of VNI {vni}: those of another version are read by its own flannel-agent")
+            format!(
+                "the counters of {}: those of another version are read by its own flannel-agent",
+                pins::title(vni)
+            )
         })?;
         Ok((vni, counters))
     };
@@ -145,7 +148,7 @@ impl fmt::Display for Listing {
             writeln!(f, "in {seconds:.1} s")?;
         }
         for Overlay { vni, counters } in &self.overlays {
-            writeln!(f, "VNI {vni}")?;
+            writeln!(f, "{}", pins::title(*vni))?;
             for Row { program, outcome, packets, bytes, help, .. } in counters {
                 writeln!(f, "{packets:>12} packets {bytes:>15} bytes  {program:<16} {outcome:<17} {help}")?;
             }

@@ -141,9 +141,7 @@ async fn run_with_backend(
     last_known: Option<LastKnown>,
 ) -> Result<NetworkConfig> {
     let config = &network.value;
-    if flags.dataplane.dataplane == Some(DataplaneMode::Bpf)
-        && !matches!(config.backend, config::Backend::Vxlan(_))
-    {
+    if flags.dataplane.dataplane == Some(DataplaneMode::Bpf) && !config.backend.kind().has_programs() {
         bail!(
             "--dataplane bpf was asked for, which the backend {} does not have",
             config.backend.kind().name()

@@ -63,7 +63,7 @@ fn read(options: &ShowFlows) -> Result<Flows> {
     let mut overlays = Vec::new();
     for vni in pins::overlays(&options.paths.bpffs)? {
         let flows = list(&Pins::new(&options.paths.bpffs, vni));
-        let flows = flows.with_context(|| format!("the flows of VNI {vni}"))?.into_iter();
+        let flows = flows.with_context(|| format!("the flows of {}", pins::title(vni)))?.into_iter();
         overlays
             .push(Overlay { vni, flows: flows.filter(|flow| options.wants(flow)).map(Row::of).collect() });
     }
@@ -154,7 +154,7 @@ impl fmt::Display for Flows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Overlay { vni, flows } in &self.overlays {
             if self.overlays.len() > 1 {
-                writeln!(f, "VNI {vni}")?;
+                writeln!(f, "{}", pins::title(*vni))?;
             }
             if !flows.is_empty() {
                 line(f, ["", "pod", "other end", "way", "port", "sent", "received"])?;

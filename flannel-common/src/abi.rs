@@ -4,10 +4,14 @@
 /// made anew by itself.
 ///
 /// An agent that finds pinned maps of another version makes new ones.
-pub const LAYOUT: u32 = 15;
+pub const LAYOUT: u32 = 16;
 
-/// Folder of the pins of all overlays: `<bpffs>/flannel/<VNI>/`.
+/// Folder of the pins of all overlays: `<bpffs>/flannel/<VNI>/`. A network without tunnels has [`ROUTED`] and 24 bits of its own instead of a
+/// VNI.
 pub const PIN_DIR: &str = "flannel";
+
+/// The bit that the numbers of networks without tunnels have, and no VNI. (Handles of filters have bit 24.)
+pub const ROUTED: u32 = 1 << 25;
 
 /// Map: prefix -> [`crate::lease::Lease`], by longest match, of IPv4.
 pub const LEASES: &str = "LEASES";

@@ -157,9 +157,9 @@ pub const TUNNEL: u16 = 0;
 pub struct Way<A: Address> {
     /// The peer's public address: outer destination.
     pub public_ip: A,
-    /// The router that outer packets go to, or the peer itself if it is on the uplink's link; zeroes with `next_hop_mac`.
+    /// The next hop of outer packets: a router, or the peer itself; zeroes with `next_hop_mac`, and without a tunnel.
     pub next_hop: A,
-    /// MAC of the next hop; zeroes: the kernel is asked for each packet.
+    /// MAC of the next hop; zeroes: the kernel is asked for each packet. Without a tunnel it is that of the packet that proved the flow.
     pub next_hop_mac: [u8; 6],
     /// The uplink's MAC, with which packets leave.
     pub uplink_mac: [u8; 6],

@@ -35,6 +35,8 @@ pub const FEATURE_DIRECT_ROUTING: u32 = 1 << 4;
 pub const FEATURE_XDP: u32 = 1 << 5;
 /// [`NodeConfig::features`]: senders may be checked.
 pub const FEATURE_SOURCE_CHECK: u32 = 1 << 6;
+/// [`NodeConfig::features`]: packets may have a tunnel. Without it, routes alone lead to other nodes.
+pub const FEATURE_TUNNEL: u32 = 1 << 7;
 
 /// The single value of `CONFIG`.
 #[repr(C)]
@@ -42,7 +44,7 @@ pub const FEATURE_SOURCE_CHECK: u32 = 1 << 6;
 pub struct NodeConfig {
     /// [`crate::abi::LAYOUT`] of the agent that wrote the maps.
     pub layout: u32,
-    /// VXLAN network identifier, 24 bits.
+    /// VXLAN network identifier, 24 bits. Of a network without tunnels: the number that its pins have ([`crate::abi::ROUTED`]).
     pub vni: u32,
     /// 1: flows that the host stack passes unchanged skip it; 0: all go through it.
     pub flow_cache: u32,
@@ -50,7 +52,7 @@ pub struct NodeConfig {
     pub ttl: u32,
     /// 1: VXLAN carries a packet's mark as its group (`Backend.GBP`); 0: marks are not read or written.
     pub group_policy: u32,
-    /// 1: flows to and from peers on the uplink's link, which need no tunnel, may skip the host stack as well.
+    /// 1: flows to and from peers that routes reach without a tunnel may skip the host stack as well.
     pub direct_routing: u32,
     /// UDP destination port of the overlay, wire order.
     pub port: [u8; 2],
@@ -96,6 +98,7 @@ impl NodeConfig {
             (FEATURE_DIRECT_ROUTING, self.direct_routing != 0),
             (FEATURE_XDP, self.xdp != XDP_OFF),
             (FEATURE_SOURCE_CHECK, source_check != SOURCE_CHECK_OFF),
+            (FEATURE_TUNNEL, self.v4.overlay_ifindex | self.v6.overlay_ifindex != 0),
         ];
         let (mut set, mut index) = (0, 0);
         while index < features.len() {
@@ -119,7 +122,7 @@ pub const fn checked_note([first, second, ..]: [u8; 4]) -> u16 {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OverlayEnd<A: Address> {
-    /// ifindex of the vxlan device.
+    /// ifindex of the vxlan device; 0: there is none, and routes alone lead to other nodes.
     pub overlay_ifindex: u32,
     /// ifindex of the uplink, the interface that carries the outer packets.
     pub uplink_ifindex: u32,
@@ -144,7 +147,7 @@ impl<A: Address> OverlayEnd<A> {
     #[inline(always)]
     #[must_use]
     pub const fn is_configured(&self) -> bool {
-        self.overlay_ifindex != 0
+        self.uplink_ifindex != 0
     }
 }
 

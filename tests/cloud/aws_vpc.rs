@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use flannel_tests::cloud::aws::{Route, Vpc};
+use flannel_tests::traffic::UdpSession;
 use flannel_tests::wait::throughout;
 use flannel_tests::{Agent, AgentBuilder, Cluster, TestResult, eventually};
 
 use serde_json::Value;
 
 use super::{Bed, FOLLOW, WHILE, ensure_nothing_local, ensure_said, nodes, reserve, subnet};
+use crate::inspect;
 use crate::network::status::run;
+use crate::overlay::past_stack;
 
 pub(super) const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"aws-vpc"}}"#;
 
@@ -79,6 +82,40 @@ fn pods_reach_each_other_by_routes_of_the_subnets_table() -> TestResult {
     bed.agents[1].restart()?;
     vpc.call("DeleteRoute", &[("RouteTableId", &vpc.main_table), ("DestinationCidrBlock", &to)])?;
     ensure_routes(&vpc, &cluster, &vpc.main_table, &[0, 1, 2])?;
+    Ok(())
+}
+
+#[test]
+fn a_flow_to_a_pod_behind_the_router_skips_the_stack() -> TestResult {
+    const MORE: u64 = 50;
+    let cluster = nodes(2)?;
+    let vpc = vpc(&cluster)?;
+    let bed = Bed::start(&cluster, CONFIG, in_vpc(&vpc))?;
+    bed.ensure_all_reach_all(&cluster, || vpc.next_hops(&vpc.main_table))?;
+    for (node, pod) in cluster.nodes().iter().zip(&bed.pods) {
+        inspect::wait_plugged(node, pod)?;
+    }
+    let [one, other] = &bed.pods[..] else { unreachable!("two pods") };
+    let mut session = UdpSession::open(one, other)?;
+    session.echo(100)?;
+    let node = &cluster.nodes()[0];
+    let before = past_stack(node)?;
+    (0..MORE).try_for_each(|size| session.echo(size as usize * 28))?;
+    let after = past_stack(node)?;
+    assert_eq!(after, before.map(|count| count + MORE));
+    // The router gets another MAC, and the flow follows it.
+    let router = cluster.fabric().context("no router")?;
+    let links = router.exec("ip -o -4 addr show to 192.168.64.254")?;
+    let link = links.split_whitespace().nth(1).context("no link to the first segment")?;
+    router.ip(&[format!("link set {link} address 02:00:00:00:00:77")])?;
+    eventually("the flow goes on", FOLLOW, || session.request(100))?;
+    eventually("it skips the stack again", FOLLOW, || {
+        let before = past_stack(node)?;
+        session.request(100)?;
+        ensure!(past_stack(node)?[0] > before[0], "it does not");
+        Ok(())
+    })?;
+    assert_eq!(bed.complaints(), [""; 0]);
     Ok(())
 }
 

@@ -4,6 +4,7 @@ mod alloc;
 mod direct_routing;
 mod dual_stack;
 mod host_gw;
+mod routed;
 mod udp;
 
 use std::net::{Ipv4Addr, Ipv6Addr};

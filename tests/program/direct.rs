@@ -7,14 +7,14 @@ use flannel_common::outcome::{Hook, Outcome};
 
 use super::flow::sample::{GATEWAY_MAC, POD, POD_MAC, PodSide, controls, hop, no_flows};
 use super::flow::{
-    Flows, LOST, NOW, OLD, PROVEN, Row, UNKNOWN, changed, check, check_off, flow, none, of_tcp, of_udp, row,
+    Flows, LOST, NEIGHBOUR_MAC, NOW, OLD, PROVEN, Row, UNKNOWN, changed, check, check_off, flow, none,
+    of_tcp, of_udp, row,
 };
 use super::{OUR_IP, OUR_MAC, OUR_SUBNET, PEER_IP, PEER_MAC, Programs, TC_ACT_UNSPEC, VNI};
 use crate::packets::{Ipv4, PORT, frame, ipv4, udp, vxlan};
 
-/// MACs of this node's uplink and of the peer's.
+/// MAC of this node's uplink.
 const HOST_MAC: [u8; 6] = [0; 6];
-const NEIGHBOUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
 fn sent(packet: &Ipv4) -> Vec<u8> {
     frame(GATEWAY_MAC, POD_MAC, EtherType::IPV4, &packet.bytes())
@@ -42,7 +42,7 @@ fn programs(direct_routing: u32) -> Programs {
 
 fn check_sent(table: Vec<Row>) {
     check(&mut programs(1), Hook::PodEgress, table, |run, sent| {
-        assert_eq!(run.packet, hop(sent, PEER_MAC, OUR_MAC));
+        assert_eq!(run.packet, hop(sent, NEIGHBOUR_MAC, HOST_MAC));
     });
 }
 

@@ -46,6 +46,9 @@ pub(super) fn flow<A: Address>(egress: u64, ingress: u64) -> Flow<A> {
     Flow { egress: passage(egress), ingress: passage(ingress), port: port(), ..Flow::default() }
 }
 
+/// MAC of the next hop of packets without a tunnel.
+pub(super) const NEIGHBOUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
 /// MTU of the pod's bridge port, in bytes.
 pub(super) const POD_MTU: usize = 1450;
 
@@ -175,8 +178,8 @@ pub(super) fn now() -> u64 {
 }
 
 impl Programs {
-    /// Adds the ways of flows whose packets from the pod prove them, unless they have one: those of their leases, and no next hop, as where the kernel has no
-    /// route.
+    /// Adds the ways of flows whose packets from the pod prove them, unless they have one: those of their leases. Through a tunnel they have
+    /// no next hop, as where the kernel has no route; without, that of [`NEIGHBOUR_MAC`].
     pub(super) fn with_ways<A: Family>(&self, mut flows: Flows<A>) -> Flows<A> {
         let map = self.0.map(of_family::<A>(abi::LEASES, abi::LEASES6)).unwrap();
         let leases = LpmTrie::<_, A, Lease<A>>::try_from(map).unwrap();
@@ -188,7 +191,8 @@ impl Programs {
                 && let Some(Lease { public_ip, vtep_mac, flags, .. }) = lease
             {
                 let mtu = if A::BITS == V4::BITS { UPLINK_MTU } else { 1280 };
-                flow.way = Way { public_ip, vtep_mac, flags, mtu, ..Way::default() };
+                let next_hop_mac = if flags & DIRECT == 0 { [0; 6] } else { NEIGHBOUR_MAC };
+                flow.way = Way { public_ip, vtep_mac, flags, mtu, next_hop_mac, ..Way::default() };
             }
         }
         flows

@@ -25,10 +25,13 @@ pub(super) use self::http::{Answer, Http, form};
 use self::keeper::{Keeper, Terms};
 pub(super) use self::plan::{Change, Owner, Route, Table};
 use super::alloc::Alloc;
+use super::routed::Routed;
 use super::{Backend, Setup};
 use crate::config;
+use crate::dataplane::kernel::Kernel;
 use crate::lease::{LeaseAttrs, SubnetKey};
 use crate::peer::Peer;
+use crate::report::SlowPort;
 use crate::task::Task;
 #[cfg(any(feature = "aws-vpc", feature = "gce"))]
 use crate::uplink::Uplink;
@@ -60,8 +63,10 @@ pub(super) struct View {
 
 /// The backend of a node in a cloud.
 pub struct Cloud {
-    /// The kernel has nothing of it.
+    /// The kernel's routes and devices have nothing of it.
     local: Alloc,
+    kernel: Kernel,
+    routed: Routed,
     name: &'static str,
     own: watch::Sender<Option<SubnetKey>>,
     leased: watch::Sender<Option<Arc<BTreeSet<IpNet>>>>,
@@ -72,6 +77,8 @@ impl Backend for Cloud {
     type Config = config::Backend;
 
     async fn start(setup: Setup<'_, config::Backend>) -> Result<Self> {
+        let kernel = Kernel::new()?;
+        let routed = Routed::start(&kernel, &setup).await?;
         let Setup { options, network, config, uplink, .. } = setup;
         let name = config.kind().name();
         let local = Alloc::new(uplink, config.kind());
@@ -100,7 +107,7 @@ impl Backend for Cloud {
             config::Backend::AliVpc(ali) => Keeper::spawn(super::ali_vpc::AliVpc::new(ali), terms),
             _ => bail!("this agent was built without the backend {name}"),
         };
-        Ok(Self { local, name, own, leased, _keeper: keeper })
+        Ok(Self { local, kernel, routed, name, own, leased, _keeper: keeper })
     }
 
     fn attributes(&self) -> Result<LeaseAttrs> {
@@ -115,26 +122,60 @@ impl Backend for Cloud {
         self.name
     }
 
+    fn shortcoming(&self) -> Option<String> {
+        self.routed.shortcoming()
+    }
+
+    fn without_bpf(&self) -> Option<String> {
+        self.routed.absence()
+    }
+
+    fn slow_ports(&self) -> Vec<SlowPort> {
+        self.routed.slow_ports()
+    }
+
     async fn set_subnet(&mut self, own: SubnetKey) -> Result<()> {
         self.own.send_replace(Some(own));
+        self.routed.set_subnet(&self.kernel, own).await;
         Ok(())
+    }
+
+    async fn accelerate(&mut self) -> Result<()> {
+        self.routed.accelerate(&self.kernel).await
+    }
+
+    fn is_accelerating(&self) -> bool {
+        self.routed.has_waiting()
+    }
+
+    async fn accelerate_more(&mut self) -> Vec<anyhow::Error> {
+        self.routed.attach_next(&self.kernel).await
     }
 
     async fn apply(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
         self.leased.send_replace(Some(Arc::new(peers.iter().map(|peer| peer.subnet).collect())));
-        Vec::new()
+        // The cloud's router knows where pods are. The kernel's routes say which router that is.
+        let all = peers.iter().map(|peer| (peer.subnet, peer.public_ip)).collect();
+        self.routed.apply(&self.kernel, peers, &all).await
     }
 
     async fn resync(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
-        self.apply(peers).await
+        let mut errors = self.routed.repair(&self.kernel).await;
+        errors.extend(self.apply(peers).await);
+        errors.extend(self.routed.follow_interfaces(&self.kernel).await);
+        errors
     }
 
     async fn changed(&mut self) {
-        std::future::pending::<()>().await;
+        self.routed.changed(&self.kernel).await;
     }
 
-    async fn react(&mut self, _peers: &[Peer]) -> Vec<anyhow::Error> {
-        Vec::new()
+    async fn react(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
+        if self.routed.needs_peers() {
+            self.resync(peers).await
+        } else {
+            self.routed.follow_interfaces(&self.kernel).await
+        }
     }
 }
 

@@ -8,11 +8,13 @@ use ipnet::IpNet;
 use tracing::warn;
 
 use super::direct::Direct;
+use super::routed::Routed;
 use super::{Backend, Setup};
 use crate::config::{BackendType, SubnetRange};
 use crate::dataplane::kernel::Kernel;
 use crate::lease::{LeaseAttrs, SubnetKey};
 use crate::peer::Peer;
+use crate::report::SlowPort;
 use crate::uplink::{NodeAddress, Uplink};
 
 /// The host-gw backend of this node.
@@ -20,6 +22,9 @@ pub struct HostGw {
     kernel: Kernel,
     ranges: Vec<SubnetRange>,
     direct: Direct,
+    /// Whether the way to a peer may have changed, or a direct route is gone.
+    is_rerouted: bool,
+    routed: Routed,
     uplink: Uplink,
     /// Subnets of the peers that were unreachable at the last check, so that each is logged once.
     unreachable: BTreeSet<IpNet>,
@@ -28,15 +33,19 @@ pub struct HostGw {
 impl Backend for HostGw {
     type Config = ();
 
-    async fn start(Setup { network, uplink, .. }: Setup<'_, ()>) -> Result<Self> {
+    async fn start(setup: Setup<'_, ()>) -> Result<Self> {
+        let Setup { network, uplink, .. } = setup;
         uplink.ipv4.as_ref().map_or(Ok(()), ensure_not_translated)?;
         uplink.ipv6.as_ref().map_or(Ok(()), ensure_not_translated)?;
         let kernel = Kernel::new()?;
         let direct = Direct::start(&kernel, uplink, network, true).await?;
+        let routed = Routed::start(&kernel, &setup).await?;
         Ok(Self {
             kernel,
             ranges: network.ranges().collect(),
             direct,
+            is_rerouted: false,
+            routed,
             uplink: uplink.clone(),
             unreachable: BTreeSet::new(),
         })
@@ -54,34 +63,72 @@ impl Backend for HostGw {
         BackendType::HostGw.name()
     }
 
-    async fn set_subnet(&mut self, _own: SubnetKey) -> Result<()> {
+    fn shortcoming(&self) -> Option<String> {
+        self.routed.shortcoming()
+    }
+
+    fn without_bpf(&self) -> Option<String> {
+        self.routed.absence()
+    }
+
+    fn slow_ports(&self) -> Vec<SlowPort> {
+        self.routed.slow_ports()
+    }
+
+    async fn set_subnet(&mut self, own: SubnetKey) -> Result<()> {
         for range in &self.ranges {
             self.kernel.ensure_unreachable(range).await?;
         }
+        self.routed.set_subnet(&self.kernel, own).await;
         Ok(())
+    }
+
+    async fn accelerate(&mut self) -> Result<()> {
+        self.routed.accelerate(&self.kernel).await
+    }
+
+    fn is_accelerating(&self) -> bool {
+        self.routed.has_waiting()
+    }
+
+    async fn accelerate_more(&mut self) -> Vec<anyhow::Error> {
+        self.routed.attach_next(&self.kernel).await
     }
 
     async fn apply(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
         let (ways, mut errors) = self.direct.ways(&self.kernel, peers).await;
         errors.extend(self.direct.add(&self.kernel, &ways).await);
+        errors.extend(self.routed.apply(&self.kernel, peers, &ways.direct).await);
         errors.extend(self.direct.remove(&self.kernel, &ways).await);
         self.warn_unreachable(&ways.tunnelled);
         errors
     }
 
     async fn resync(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
+        self.is_rerouted = false;
+        let mut errors = self.routed.repair(&self.kernel).await;
         match self.direct.read(&self.kernel).await {
-            Ok(()) => self.apply(peers).await,
-            Err(error) => vec![error],
+            Ok(()) => errors.extend(self.apply(peers).await),
+            Err(error) => errors.push(error),
         }
+        errors.extend(self.routed.follow_interfaces(&self.kernel).await);
+        errors
     }
 
     async fn changed(&mut self) {
-        self.direct.changed().await;
+        let Self { kernel, direct, is_rerouted, routed, .. } = self;
+        tokio::select! {
+            () = direct.changed() => *is_rerouted = true,
+            () = routed.changed(kernel) => {}
+        }
     }
 
     async fn react(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
-        self.resync(peers).await
+        if self.is_rerouted || self.routed.needs_peers() {
+            self.resync(peers).await
+        } else {
+            self.routed.follow_interfaces(&self.kernel).await
+        }
     }
 }
 

@@ -1,22 +1,23 @@
 //! vxlan: the kernel's devices as floor, and BPF on top of them.
 
-mod acceleration;
 mod floor;
 mod overlay;
 mod questions;
-mod route_mtus;
 pub(crate) mod settings;
 
 use std::collections::BTreeMap;
 use std::mem;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::Result;
 use tracing::{info, warn};
 
+use super::acceleration::Acceleration;
+use super::route_mtus::RouteMtus;
 use super::{Backend, Setup};
 use crate::config::{BackendType, VxlanConfig};
-use crate::dataplane::accelerator::AcceleratorEvent;
+use crate::dataplane::accelerator::{AcceleratedDevice, AcceleratorEvent, Carrier};
 use crate::dataplane::bpf::leases::Routes;
 use crate::dataplane::desired;
 use crate::dataplane::kernel::Kernel;
@@ -25,10 +26,9 @@ use crate::metrics::METRICS;
 use crate::peer::Peer;
 use crate::report::SlowPort;
 use crate::uplink::Uplink;
-use acceleration::Acceleration;
 use floor::{FloorEvent, NodeFloor};
+use overlay::Overlay;
 use questions::{Question, Questions};
-use route_mtus::RouteMtus;
 
 /// The overlay of this node.
 pub struct Vxlan {
@@ -150,8 +150,8 @@ impl Backend for Vxlan {
         self.applied = None;
         let (mut errors, recreated) = self.floor.repair(&self.kernel).await;
         if detached || recreated {
-            let healed = self.acceleration.heal(self.floor.overlays(), &self.uplink, &self.kernel, detached);
-            errors.extend(healed.await.err());
+            let carriers = carriers(self.floor.overlays(), &self.uplink);
+            errors.extend(self.acceleration.heal(&carriers, &self.kernel, detached).await.err());
             errors.extend(self.programs_loaded().await);
         }
         errors.extend(self.apply(peers).await);
@@ -223,7 +223,7 @@ impl Backend for Vxlan {
 impl Vxlan {
     /// Loads and attaches the programs, or detaches an earlier agent's.
     async fn load_programs(&mut self) -> Result<()> {
-        self.acceleration.load(self.floor.overlays(), &self.uplink, &self.kernel).await?;
+        self.acceleration.load(&carriers(self.floor.overlays(), &self.uplink), &self.kernel).await?;
         self.programs_loaded().await.iter().for_each(|error| warn!("{error:#}"));
         Ok(())
     }
@@ -246,7 +246,7 @@ impl Vxlan {
     async fn apply_all(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {
         let Self { kernel, floor, acceleration, route_mtus, .. } = self;
         let (ways, mut errors) = floor.prepare(kernel, peers).await;
-        let mtus = route_mtus.read(kernel, peers).await.unwrap_or_else(|error| {
+        let mtus = route_mtus.read(kernel, addresses(peers)).await.unwrap_or_else(|error| {
             errors.push(error);
             const { &BTreeMap::new() }
         });
@@ -261,7 +261,7 @@ impl Vxlan {
         if !self.route_mtus.is_empty() {
             return None;
         }
-        self.route_mtus.add(joined);
+        self.route_mtus.add(addresses(joined));
         let mut errors = self.floor.add_peers(&self.kernel, joined).await?;
         match self.acceleration.add_peers(joined) {
             Ok(true) => {}
@@ -297,4 +297,19 @@ impl Vxlan {
             }
         }
     }
+}
+
+/// Returns what carries packets of each family.
+fn carriers<'a>(overlays: &'a [Overlay], uplink: &'a Uplink) -> Vec<Carrier<'a>> {
+    let carrier = |overlay: &'a Overlay| Carrier {
+        local: overlay.spec().local,
+        uplink,
+        device: Some(AcceleratedDevice { spec: overlay.spec(), actual: overlay.device() }),
+    };
+    overlays.iter().map(carrier).collect()
+}
+
+/// Returns where outer packets go.
+fn addresses(peers: &[Peer]) -> impl Iterator<Item = IpAddr> {
+    peers.iter().map(|peer| peer.public_ip)
 }

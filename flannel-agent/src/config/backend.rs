@@ -80,6 +80,12 @@ impl BackendType {
         matches!(self, Self::Vxlan | Self::Udp)
     }
 
+    /// Returns whether BPF programs may carry packets.
+    #[must_use]
+    pub const fn has_programs(self) -> bool {
+        !matches!(self, Self::Udp | Self::Alloc)
+    }
+
     /// Returns [`Self::has_device`] of the type of this name; true for an unknown one.
     #[must_use]
     pub fn name_has_device(name: &str) -> bool {

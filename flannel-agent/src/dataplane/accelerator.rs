@@ -1,5 +1,7 @@
-//! The accelerator: BPF on top of vxlan devices, if it is wanted and the kernel has it.
+//! The accelerator: BPF on top of what the kernel itself carries packets with, vxlan devices or routes alone, if it is wanted and the kernel
+//! has it.
 
+mod carrier;
 mod facts;
 mod headroom;
 
@@ -21,7 +23,7 @@ use super::bpf::pins::Pins;
 use super::bpf::{self, Bpf, Wanted, logs};
 use super::capabilities;
 use super::connections::ConnectionKeeper;
-use super::kernel::{Device, DeviceSpec, Kernel, Side};
+use super::kernel::{Kernel, Side};
 use super::obstacle::Outer;
 pub use super::watcher::FlowCache;
 use super::watcher::{Watcher, WatcherEvent};
@@ -33,7 +35,7 @@ use crate::peer::Peer;
 use crate::problem::{Pace, Problem};
 use crate::report::SlowPort;
 use crate::task::Task;
-use crate::uplink::Uplink;
+pub use carrier::{AcceleratedDevice, Carrier, have_tunnels};
 use headroom::Headroom;
 
 /// What the accelerator is made from.
@@ -45,7 +47,7 @@ pub struct Settings {
     pub flow_cache: FlowCache,
     /// Capacity for flows of one address family.
     pub max_flows: u32,
-    /// Whether peers on the uplink's link have direct routes.
+    /// Whether peers may have routes without a tunnel.
     pub direct_routing: bool,
     /// Where outer headers are stripped.
     pub xdp: XdpMode,
@@ -59,17 +61,6 @@ pub struct Settings {
     pub log_packets: bool,
 }
 
-/// A vxlan device of this node.
-#[derive(Clone, Copy, Debug)]
-pub struct AcceleratedDevice<'a> {
-    /// Its desired properties.
-    pub spec: &'a DeviceSpec,
-    /// Its real properties.
-    pub actual: &'a Device,
-    /// The interface that carries outer packets.
-    pub uplink: &'a Uplink,
-}
-
 /// Loaded programs at work.
 pub struct Accelerator {
     bpf: Bpf,
@@ -79,8 +70,8 @@ pub struct Accelerator {
     connections: Option<ConnectionKeeper>,
     /// The prefixes that nodes lease subnets from.
     leasable: Vec<IpNet>,
-    /// The pods' bridges that have been asked for room in front of packets.
-    headroom: Headroom,
+    /// The pods' bridges that have been asked for room in front of packets, where they get outer headers.
+    headroom: Option<Headroom>,
     /// The uplink where programs of others may pass packets on unchecked, as logged last.
     preceded: Option<String>,
     /// Programs that may be an earlier agent's.
@@ -115,14 +106,10 @@ impl Accelerator {
     ///
     /// # Errors
     /// No privilege, no BPF filesystem, or the kernel refuses. What is attached by then stays.
-    pub async fn start(
-        settings: &Settings,
-        devices: &[AcceleratedDevice<'_>],
-        kernel: &Kernel,
-    ) -> Result<Box<Self>> {
-        let (mut bpf, strays) = load(settings, devices, kernel).await.map_err(explain)?;
+    pub async fn start(settings: &Settings, carriers: &[Carrier<'_>], kernel: &Kernel) -> Result<Box<Self>> {
+        let (mut bpf, strays) = load(settings, carriers, kernel).await.map_err(explain)?;
         let networks = settings.ranges.iter().map(|range| range.network).collect();
-        let outer = devices.iter().map(outer).collect();
+        let outer = carriers.iter().filter_map(outer).collect();
         let watcher = Watcher::open(kernel, settings.flow_cache, networks, outer)?;
         let events = Events::open(bpf.ebpf())?;
         let logs = settings.log_packets.then(|| logs::forward(bpf.ebpf())).transpose()?;
@@ -137,7 +124,7 @@ impl Accelerator {
             watcher,
             connections,
             leasable,
-            headroom: Headroom::new(settings.pins.vni()),
+            headroom: have_tunnels(carriers).then(|| Headroom::new(settings.pins.vni())),
             preceded: None,
             _strays: strays,
             _logs: logs,
@@ -244,20 +231,22 @@ impl Accelerator {
             errors.extend(self.bpf.attach_next().err());
         }
         errors.extend(self.follow_order(kernel).await.err());
-        self.headroom.follow(self.watcher.bridges());
+        self.headroom.iter_mut().for_each(|headroom| headroom.follow(self.watcher.bridges()));
         errors
     }
 
     /// Returns whether interfaces wait for [`Self::attach_next`]. Until then, packets of pods pass the host stack, or are copied to be
     /// wrapped.
     pub fn has_waiting(&self) -> bool {
-        self.bpf.has_waiting() || self.headroom.is_waiting()
+        self.bpf.has_waiting() || self.headroom.as_ref().is_some_and(Headroom::is_waiting)
     }
 
     /// Attaches the programs to the next interface that waits for them. Bridges come last.
     pub async fn attach_next(&mut self, kernel: &Kernel) -> Vec<anyhow::Error> {
         if !self.bpf.has_waiting() {
-            self.headroom.make_next(kernel).await;
+            if let Some(headroom) = &mut self.headroom {
+                headroom.make_next(kernel).await;
+            }
             return Vec::new();
         }
         let is_side = self.bpf.has_waiting_sides();
@@ -313,9 +302,9 @@ fn end_proofs(bpf: &mut Bpf) {
     }
 }
 
-fn outer(device: &AcceleratedDevice<'_>) -> Outer {
-    let AcceleratedDevice { spec, uplink, .. } = device;
-    Outer { local: spec.local, port: spec.port, uplink: uplink.index, uplink_name: uplink.name.clone() }
+fn outer(Carrier { local, uplink, device }: &Carrier<'_>) -> Option<Outer> {
+    let port = device.as_ref()?.spec.port;
+    Some(Outer { local: *local, port, uplink: uplink.index, uplink_name: uplink.name.clone() })
 }
 
 /// Without the capabilities for BPF these are the reason, and what the verifier says is not.
@@ -329,14 +318,10 @@ fn explain(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-async fn load(
-    settings: &Settings,
-    devices: &[AcceleratedDevice<'_>],
-    kernel: &Kernel,
-) -> Result<(Bpf, Problem)> {
-    devices.iter().try_for_each(ensure_supported)?;
-    let node = facts::facts(settings, devices)?;
-    let xdp = devices.first().map(|device| XdpPlan::of(settings.xdp, &device.uplink.name));
+async fn load(settings: &Settings, carriers: &[Carrier<'_>], kernel: &Kernel) -> Result<(Bpf, Problem)> {
+    carriers.iter().try_for_each(ensure_supported)?;
+    let node = facts::facts(settings, carriers)?;
+    let xdp = carriers.first().map(|carrier| XdpPlan::of(settings.xdp, &carrier.uplink.name));
     let mode = xdp.as_ref().and_then(XdpPlan::attach_mode);
     let Settings { max_flows, log_packets: log, .. } = *settings;
     let wanted = Wanted { node, max_flows, xdp: mode.is_some(), log };
@@ -346,7 +331,7 @@ async fn load(
     let over = "no program may be an earlier agent's any more";
     let mut strays = Problem::new(FailureKind::Programs, over, Pace::STEADY);
     strays.observed(bpf.detach_strays(kernel).await?);
-    let places = facts::places(devices, node.direct_routing != 0);
+    let places = facts::places(carriers, node.direct_routing != 0);
     let (mut bpf, attached) = aside(move || {
         let attached = bpf.attach(&places);
         (bpf, attached)
@@ -357,8 +342,9 @@ async fn load(
         bpf.config.set_only_checked(false)?;
     }
     let mechanism = attached?;
-    for AcceleratedDevice { spec, uplink, .. } in devices {
-        info!(%mechanism, overlay = spec.name, uplink = uplink.name, "BPF programs attached");
+    for Carrier { uplink, device, .. } in carriers {
+        let overlay = device.as_ref().map(|device| &device.spec.name);
+        info!(%mechanism, overlay, uplink = uplink.name, "BPF programs attached");
     }
     xdp.map_or(Ok(()), |xdp| xdp.carry_out(&mut bpf, mechanism))?;
     // Parsing the kernel's BTF took some 20 MB.
@@ -378,8 +364,8 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
     }
 }
 
-fn ensure_supported(AcceleratedDevice { spec, uplink, .. }: &AcceleratedDevice<'_>) -> Result<()> {
-    if spec.learning {
+fn ensure_supported(Carrier { uplink, device, .. }: &Carrier<'_>) -> Result<()> {
+    if device.is_some_and(|device| device.spec.learning) {
         bail!("the BPF programs do not learn, which the network's Backend asks for with Learning");
     }
     if !uplink.ethernet {

@@ -36,13 +36,8 @@ pub enum Change {
         /// Index of the port; `None` if the bridge has forgotten it, and sends copies to all ports.
         port: Option<u32>,
     },
-    /// A route is new, changed or gone.
-    Route {
-        /// Its destination.
-        to: IpNet,
-        /// Whether it is in the main table.
-        main: bool,
-    },
+    /// A route to this destination is new, changed or gone.
+    Route(IpNet),
     /// A routing rule is new or gone.
     Rule,
     /// Changes were lost.
@@ -171,9 +166,8 @@ impl Forwarding {
                 overflows || before.is_some_and(may_be_elsewhere) && self.on_way.contains(&bridge)
             }
             Change::Neighbour(..) | Change::Place { .. } => false,
-            // In the main table only a route within the networks can be longer than those to the nodes.
-            Change::Route { to, main } => {
-                let leads_to = |network: &IpNet| network.contains(&to) || !main && to.contains(network);
+            Change::Route(to) => {
+                let leads_to = |network: &IpNet| network.contains(&to) || to.contains(network);
                 self.networks.iter().any(leads_to) || self.has_peer(to)
             }
             Change::Rule | Change::Lost => true,
@@ -241,8 +235,8 @@ mod tests {
         Change::Place { bridge, mac: mac(3), vlan: 0, port: Some(port) }
     }
 
-    fn route(to: &str, main: bool) -> Change {
-        Change::Route { to: to.parse().unwrap(), main }
+    fn route(to: &str) -> Change {
+        Change::Route(to.parse().unwrap())
     }
 
     /// Returns a node with two pods, whose first has an address, and a bridge of others.
@@ -299,17 +293,15 @@ mod tests {
             (neighbour(DEVICE, 4), false),
             (place(OTHER_BRIDGE, 22), false),
             // Routes.
-            (route("10.5.9.0/24", true), true),
-            (route("10.5.9.7/32", false), true),
-            (route("fd44:0:0:9::/64", true), true),
-            (route("10.0.0.0/8", true), false),
-            (route("0.0.0.0/0", true), true),
-            (route("::/0", true), false),
-            (route("0.0.0.0/0", false), true),
-            (route("::/0", false), true),
-            (route("192.168.65.0/24", true), false),
-            (route("192.168.64.0/24", true), true),
-            (route("192.168.64.2/32", false), true),
+            (route("10.5.9.0/24"), true),
+            (route("10.5.9.7/32"), true),
+            (route("fd44:0:0:9::/64"), true),
+            (route("10.0.0.0/8"), true),
+            (route("0.0.0.0/0"), true),
+            (route("::/0"), true),
+            (route("192.168.65.0/24"), false),
+            (route("192.168.64.0/24"), true),
+            (route("192.168.64.2/32"), true),
             (Change::Rule, true),
             (Change::Lost, true),
         ] {

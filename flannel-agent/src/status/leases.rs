@@ -13,8 +13,10 @@ use serde_json::value::RawValue;
 use super::agent::Agent;
 use super::peers::is_of_other;
 use super::sources::Sources;
+use crate::config::BackendType;
 use crate::dataplane::bpf::dry_run::known::Held;
 use crate::lease::{LastKnown, LeaseAttrs, LeaseEnd, PublicIps, SubnetKey, TTL, VxlanData};
+use crate::mac::Mac;
 use crate::output::clean;
 use crate::report::{Lease, spoken};
 
@@ -175,15 +177,17 @@ impl Row {
 
     /// Returns what a map has of a lease.
     fn of_map(subnet: IpNet, lease: &Held, vni: Option<u32>, agent: &Agent) -> Self {
-        let data = VxlanData { vni, vtep_mac: lease.vtep_mac };
-        let data = serde_json::value::to_raw_value(&data).ok();
+        // Without a tunnel, no device has a MAC.
+        let data = (lease.vtep_mac != Mac::default()).then_some(VxlanData { vni, vtep_mac: lease.vtep_mac });
+        let backend_type = data.as_ref().map(|_| BackendType::Vxlan.name().to_owned());
+        let data = data.and_then(|data| serde_json::value::to_raw_value(&data).ok());
         let own = lease.flags & OWN != 0;
         let is_v6 = subnet.addr().is_ipv6();
         let (backend_data, backend_v6_data) = if is_v6 { (None, data) } else { (data, None) };
         Self {
             subnets: vec![subnet],
             public_ips: vec![lease.public_ip],
-            backend_type: Some("vxlan".to_owned()),
+            backend_type,
             backend_data,
             backend_v6_data,
             end: if own { own_end(agent) } else { End::Unknown },

@@ -4,7 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use flannel_common::lease::{NODE, OWN};
 use ipnet::IpNet;
 
 use super::agent::{Agent, ask};
@@ -111,10 +110,12 @@ impl Sources {
     }
 
     fn add(&mut self, vni: u32, overlay: anyhow::Result<Inspection>) {
-        self.vni = Some(vni);
+        self.vni = self.vni.or(Some(vni).filter(|vni| !pins::is_routed(*vni)));
         match overlay {
             Ok(overlay) => self.overlay = Some(overlay),
-            Err(error) => self.unread.push(format!("the BPF programs and maps of VNI {vni}: {error:#}")),
+            Err(error) => {
+                self.unread.push(format!("the BPF programs and maps of {}: {error:#}", pins::title(vni)));
+            }
         }
     }
 
@@ -143,7 +144,7 @@ impl Sources {
     pub(super) fn subnets(&self) -> Vec<IpNet> {
         let in_file = parse_subnet(&self.env);
         let in_file: Vec<_> = in_file.iter().flat_map(SubnetKey::nets).collect();
-        let in_maps = || self.overlay.as_ref().map(own_subnets).unwrap_or_default();
+        let in_maps = || self.overlay.iter().flat_map(Inspection::own_subnets).collect();
         // Others may have removed the file, and the agent writes it again some seconds later.
         let carried = || self.agent.carrying().map(|carrying| &carrying.subnets[..]).unwrap_or_default();
         let found = [in_file, in_maps(), carried().iter().filter_map(|subnet| subnet.parse().ok()).collect()];
@@ -151,14 +152,9 @@ impl Sources {
     }
 
     fn has_a_subnet_of(&self, overlay: &Inspection) -> bool {
-        let own = own_subnets(overlay);
-        self.subnets().iter().any(|subnet| own.contains(subnet))
+        let subnets = self.subnets();
+        overlay.own_subnets().any(|own| subnets.contains(&own))
     }
-}
-
-fn own_subnets(overlay: &Inspection) -> Vec<IpNet> {
-    let own = overlay.leases.iter().filter(|(_, lease)| lease.flags & (OWN | NODE) == OWN);
-    own.map(|(subnet, _)| *subnet).collect()
 }
 
 #[cfg(test)]

@@ -56,7 +56,8 @@ impl Journey {
 
     /// Returns true if the packet is expected in VXLAN, by the route `back` to its source.
     fn arrives_encapsulated(&self, ours: &OurEnd, back: Option<&Link>) -> bool {
-        self.sender.is_some() || back.is_none_or(|back| back.index == ours.device)
+        let has_device = ours.device != 0;
+        has_device && (self.sender.is_some() || back.is_none_or(|back| back.index == ours.device))
     }
 
     /// Runs the uplink's program on a packet without a tunnel. Returns the end if the program delivers it.

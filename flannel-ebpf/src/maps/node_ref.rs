@@ -129,7 +129,7 @@ impl<A: Address> EndRef<A> {
     #[inline(always)]
     #[must_use]
     pub fn is_configured(self) -> bool {
-        has_family::<A>() && self.overlay_ifindex() != 0
+        has_family::<A>() && self.uplink_ifindex() != 0
     }
 
     /// Copies the field `source_check`.

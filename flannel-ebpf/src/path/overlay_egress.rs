@@ -1,6 +1,5 @@
 //! Egress of a vxlan device: wraps a packet that the host has routed into the overlay, and sends it to its node.
 
-use flannel_common::flow::TUNNEL;
 use flannel_common::outcome::Outcome;
 
 use crate::features::has_family;
@@ -42,7 +41,7 @@ fn wrap<H: Transmit>(context: Context) -> Result<Carried, Outcome> {
         if H::WRAPPED_BY_DEVICE && flow.has_skipped_stack(packet) {
             return Err(Outcome::AfterShortcut);
         }
-        let way = |flow| way::note::<H>(packet.context(), node, &lease, TUNNEL, flow);
+        let way = |flow| way::note::<H>(packet.context(), node, &lease, flow);
         flow.note_exit(packet, inner, None, way);
     }
     H::wrap(&Outgoing { packet, inner, node, peer: lease.public_ip, mark }, lease.route_mtu)

@@ -1,4 +1,4 @@
-//! Egress of the uplink, with DirectRouting: packets to peers on the link, after the host stack.
+//! Egress of the uplink, where routes lead to peers without a tunnel: packets to their pods, after the host stack.
 
 use flannel_common::lease::DIRECT;
 use flannel_common::node::FEATURE_DIRECT_ROUTING;
@@ -34,6 +34,6 @@ fn note_proof<H: IpFamily + Route>(context: Context) -> Result<Outcome, Outcome>
     if flow.has_skipped_stack(packet) {
         return Err(Outcome::AfterShortcut);
     }
-    let way = |flow| way::note::<H>(packet.context(), node, &lease, DIRECT, flow);
+    let way = |flow| way::note_direct::<H>(packet.context(), node, &lease, flow);
     Ok(flow.note_exit(packet, inner, None, way))
 }

@@ -26,8 +26,8 @@ pub fn to_uplink(local: EndRef<impl Address>) -> Carried {
     Carried { outcome: Outcome::Encapsulated, action: action as i32 }
 }
 
-/// Sends a packet to a peer on its flow's way, with the MACs that the kernel knew when the flow was proven. If it knew none, it
-/// is asked.
+/// Sends a packet to a peer on its flow's way, with the MACs that the kernel knew when the flow was proven. If it knew none, as may be
+/// with a tunnel, it is asked.
 ///
 /// # Errors
 /// [`Outcome::WriteFailed`]
@@ -40,34 +40,14 @@ pub fn to_next_hop<H: Ip>(
     let direct = flow.is_direct();
     // The outer header is of the same family.
     let frame = Ethernet { macs: flow.macs_to_next_hop(), ether_type: H::ETHER_TYPE };
-    if frame.destination() == Mac::from([0; 6]) {
-        return Ok(if direct { to_neighbour::<H>(local, flow.peer()) } else { to_uplink(local) });
+    if !direct && frame.destination() == Mac::from([0; 6]) {
+        return Ok(to_uplink(local));
     }
     packet.first_bytes(EthHdr::LEN)?.write_ethernet(0, &frame)?;
     // SAFETY: a helper call without pointers.
     let action = unsafe { bpf_redirect(local.uplink_ifindex(), 0) };
     let outcome = if direct { Outcome::OnLink } else { Outcome::Encapsulated };
     Ok(Carried { outcome, action: action as i32 })
-}
-
-/// Sends a packet out of the uplink to a neighbour. The kernel looks up its MAC and writes the Ethernet header
-/// (`bpf_redirect_neigh` with a next hop: Linux 5.10).
-#[inline(always)]
-pub fn to_neighbour<H: Ip>(local: EndRef<H::Address>, neighbour: H::Address) -> Carried {
-    let mut next_hop = NextHop { family: H::ADDRESS_FAMILY.into(), address: [0; 16] };
-    next_hop.address[..size_of::<H::Address>()].copy_from_slice(neighbour.as_ref());
-    let next_hop = (&raw mut next_hop).cast();
-    // SAFETY: the next hop is valid for the call.
-    let action =
-        unsafe { bpf_redirect_neigh(local.uplink_ifindex(), next_hop, size_of::<NextHop>() as i32, 0) };
-    Carried { outcome: Outcome::OnLink, action: action as i32 }
-}
-
-/// `struct bpf_redir_neigh` (linux/bpf.h). An IPv4 address takes the first bytes of the field.
-#[repr(C)]
-struct NextHop {
-    family: u32,
-    address: [u8; 16],
 }
 
 /// Sends an unwrapped packet into the host stack, as received on the vxlan device.

@@ -1,12 +1,14 @@
 //! Reads headers: what kind of packet it is, and whether it is for this node.
 
 use flannel_common::fingerprint::Digest;
+use flannel_common::node::FEATURE_TUNNEL;
 use flannel_common::outcome::Outcome;
 use network_types::eth::{EthHdr, EtherType};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use network_types::udp::UdpHdr;
 use network_types::vxlan::VxlanHdr;
 
+use crate::features::has;
 use crate::group;
 use crate::ip::{Ip, TCP, UDP};
 use crate::maps::{EndRef, NodeRef};
@@ -199,6 +201,9 @@ pub fn outer<H: Ip>(
     node: NodeRef,
     local: EndRef<H::Address>,
 ) -> Result<OuterFields<H::Address>, Outcome> {
+    if !has(FEATURE_TUNNEL) {
+        return Err(Outcome::NotVxlan);
+    }
     packet.pull((EthHdr::LEN + H::OUTER_LEN) as u32);
     let ip = outer_ip::<H>(packet, node, local)?;
     let udp = packet.header::<UdpHdr>(EthHdr::LEN + size_of::<H>())?;

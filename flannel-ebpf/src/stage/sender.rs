@@ -10,13 +10,14 @@
 
 use flannel_common::address::{Address as _, V6};
 use flannel_common::lease::{NETWORK, NODE, OWN};
-use flannel_common::node::{SOURCE_CHECK_OFF, SOURCE_CHECK_STRICT};
+use flannel_common::node::{FEATURE_TUNNEL, SOURCE_CHECK_OFF, SOURCE_CHECK_STRICT};
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
 use network_types::ip::{IpProto, Ipv4Hdr, Ipv6Hdr};
 use network_types::udp::UdpHdr;
 use network_types::vxlan::VxlanHdr;
 
+use crate::features::has;
 use crate::ip::Ip as _;
 use crate::maps::{self, IpFamily, NodeRef};
 use crate::packet::{Context, Header, Packet, PacketAccess as _};
@@ -87,6 +88,9 @@ pub fn check_for_floor<O: IpFamily + FindUdp>(packet: &Packet<'_>, reason: Outco
 /// place.
 #[inline(always)]
 pub fn may_be_tunnel<O: IpFamily>(packet: &Packet<'_>) -> bool {
+    if !has(FEATURE_TUNNEL) {
+        return false;
+    }
     let Ok(outer) = packet.header::<O>(EthHdr::LEN) else { return true };
     match outer.carries_udp() {
         Err(Outcome::NotVxlan) => IPSEC.contains(&outer.protocol()),

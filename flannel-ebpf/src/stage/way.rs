@@ -12,7 +12,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
 use flannel_common::address::{V4, V6};
-use flannel_common::flow::PROOF_NS;
+use flannel_common::flow::{PROOF_NS, TUNNEL};
 use flannel_common::lease::{DIRECT, Lease};
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
@@ -22,6 +22,7 @@ use crate::clock;
 use crate::ip::{Ip, UDP};
 use crate::maps::{self, EndRef, FlowRef, IpFamily, NodeRef};
 use crate::packet::{Aligned, Context, Packet, PacketAccess as _};
+use crate::stage::parse;
 
 /// A family whose routes can be asked.
 pub trait Route: Ip {
@@ -113,7 +114,7 @@ fn ask_whether_fits<H: Route>(
     }
     let mut query = MaybeUninit::uninit();
     let query = clear(&mut query);
-    match ask::<H>(packet, query, local, peer, len as u16) {
+    match ask::<H>(packet, query, local, (local.local_ip(), peer), len as u16) {
         // The kernel compares the length before it looks up the neighbour.
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => Ok(()),
         BPF_FIB_LKUP_RET_FRAG_NEEDED => Err(Outcome::TooBig),
@@ -144,8 +145,8 @@ pub fn check_again<H: Route>(
     ask_whether_fits::<H>(packet, len, local, peer)
 }
 
-/// Asks the kernel for the way to the peer, and notes it in the flow's entry. `flags`: [`DIRECT`] if the stack has sent the packet
-/// without a tunnel. (The lease may be of a moment before or after.)
+/// Asks the kernel for the way through the tunnel to the peer, and notes it in the flow's entry: the stack has sent a packet of the flow
+/// there, whatever the lease says, which may be of a moment before or after.
 ///
 /// Not inlined: programs ask seldom, and what the kernel is asked with takes an eighth of the stack.
 #[inline(never)]
@@ -153,7 +154,6 @@ pub fn note<H: IpFamily + Route>(
     context: Context,
     node: NodeRef,
     lease: &Lease<H::Address>,
-    flags: u16,
     flow: FlowRef<H::Address>,
 ) {
     let context = context.into();
@@ -161,17 +161,36 @@ pub fn note<H: IpFamily + Route>(
     let mut query = MaybeUninit::uninit();
     let query = clear(&mut query);
     // No path takes such a packet, and the kernel says what it takes (Linux 5.12).
-    let found = ask::<H>(packet, query, local, lease.public_ip, u16::MAX);
-    flow.set_peer(lease, flags, mtu::<H>(found, query, local.uplink_mtu(), lease.route_mtu));
-    let found = ask::<H>(packet, query, local, lease.public_ip, 0);
-    let next_hop = H::next_hop(query);
-    // Without a tunnel, only the peer itself knows where the pod is.
-    let leads_there = flags & DIRECT == 0 || next_hop == lease.public_ip;
-    if found == BPF_FIB_LKUP_RET_SUCCESS && query.ifindex == local.uplink_ifindex() && leads_there {
-        flow.set_next_hop(next_hop, query.dmac, query.smac);
+    let ends = (local.local_ip(), lease.public_ip);
+    let found = ask::<H>(packet, query, local, ends, u16::MAX);
+    flow.set_peer(lease, TUNNEL, mtu::<H>(found, query, local.uplink_mtu(), lease.route_mtu));
+    let found = ask::<H>(packet, query, local, ends, 0);
+    if found == BPF_FIB_LKUP_RET_SUCCESS && query.ifindex == local.uplink_ifindex() {
+        flow.set_next_hop(H::next_hop(query), query.dmac, query.smac);
     } else {
         flow.set_next_hop(H::Address::default(), [0; 6], [0; 6]);
     }
+}
+
+/// Notes in the flow's entry how its packets reach the peer without a tunnel: as this one does, which leaves the uplink. The next hop is the
+/// one that the stack has chosen, by whatever rule: the peer, or a router that knows where its pods are.
+///
+/// Not inlined: see [`note`].
+#[inline(never)]
+pub fn note_direct<H: IpFamily + Route>(
+    context: Context,
+    node: NodeRef,
+    lease: &Lease<H::Address>,
+    flow: FlowRef<H::Address>,
+) {
+    let context = context.into();
+    let (packet, local) = (&Packet::new(&context), H::overlay_end(node));
+    let Ok(inner) = parse::inner_at::<H>(packet, 0) else { return };
+    let mut query = MaybeUninit::uninit();
+    let query = clear(&mut query);
+    let found = ask::<H>(packet, query, local, (inner.ip.source(), inner.ip.destination()), u16::MAX);
+    flow.set_next_hop(H::Address::default(), inner.frame.destination().into(), inner.frame.source().into());
+    flow.set_peer(lease, DIRECT, mtu::<H>(found, query, local.uplink_mtu(), lease.route_mtu));
 }
 
 /// Returns the MTU of the path in bytes, as far as it is known: the smallest of those of the uplink, of the route (0: none), and of what
@@ -200,14 +219,14 @@ fn clear(query: &mut MaybeUninit<Query>) -> &mut Query {
     unsafe { query.assume_init_mut() }
 }
 
-/// Asks the kernel for the path of outer packets (`bpf_fib_lookup`: Linux 4.18). `query` gets what it answers. `len`: the length of one in
+/// Asks the kernel for the path of packets from one address to another (`bpf_fib_lookup`: Linux 4.18). `query` gets what it answers. `len`: the length of one in
 /// bytes, which the kernel compares with the path MTU (Linux 5.12); 0: it does not.
 #[inline(always)]
 fn ask<H: Route>(
     packet: &Packet<'_>,
     query: &mut Query,
     local: EndRef<H::Address>,
-    peer: H::Address,
+    (source, destination): (H::Address, H::Address),
     len: u16,
 ) -> u32 {
     query.family = H::ADDRESS_FAMILY;
@@ -216,7 +235,7 @@ fn ask<H: Route>(
     query.__bindgen_anon_1 = Len { tot_len: len };
     // What it has answered before.
     query.__bindgen_anon_2.rt_metric = 0;
-    H::set_ends(query, local.local_ip(), peer);
+    H::set_ends(query, source, destination);
     let skb = packet.ctx().skb.skb.cast();
     // SAFETY: the context is valid for the whole run, and the query for the call.
     unsafe { bpf_fib_lookup(skb, query, size_of::<Query>() as i32, BPF_FIB_LOOKUP_OUTPUT) as u32 }

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use flannel_common::flow::PROOF_NS;
-use flannel_common::outcome::{Hook, Outcome};
 use flannel_tests::traffic::{At, UdpSession, ping, tcp_transfer};
 use flannel_tests::{Capture, Node, Pod, TestResult, Topology, eventually};
 
 use super::{Bed, FOLLOW, base, base_v6, lines};
 use crate::inspect::{self, DEVICE, UPLINK};
-use crate::overlay::{Streams, lines_of};
+use crate::overlay::{Streams, lines_of, past_stack};
 
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.63.0","EnableIPv6":true,"IPv6Network":"fd44::/48",
     "IPv6SubnetMax":"fd44:0:0:fff::","Backend":{"Type":"vxlan","DirectRouting":true}}"#;
@@ -86,16 +85,8 @@ fn peers_on_the_link_are_reached_without_vxlan() -> TestResult {
 }
 
 /// Returns a pod at its address of a family: 0 is IPv4, 1 is IPv6.
-fn at(pod: &Pod, family: usize) -> At<'_> {
+pub(super) fn at(pod: &Pod, family: usize) -> At<'_> {
     At { netns: pod.netns(), ip: pod.addresses()[family] }
-}
-
-/// Counts the packets that a node sent and received past its host stack, without a tunnel.
-fn past_stack(node: &Node) -> Result<[u64; 2]> {
-    Ok([
-        inspect::packets(node, Hook::PodEgress, Outcome::OnLink)?,
-        inspect::packets(node, Hook::UnderlayIngress, Outcome::Delivered)?,
-    ])
 }
 
 #[test]

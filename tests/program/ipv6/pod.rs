@@ -7,7 +7,9 @@ use flannel_common::lease::{DIRECT, Lease};
 use flannel_common::outcome::{Hook, Outcome};
 
 use super::super::flow::sample::{GATEWAY_MAC, POD_MAC};
-use super::super::flow::{Flows, LOST, NOW, OLD, PROVEN, Row, UNKNOWN, check, flow, moved, none, now, row};
+use super::super::flow::{
+    Flows, LOST, NEIGHBOUR_MAC, NOW, OLD, PROVEN, Row, UNKNOWN, check, flow, moved, none, now, row,
+};
 use super::super::way::set_too_big;
 use super::super::{OUR_MAC6, Programs};
 use super::sample::{POD, back, hop, no_flows, of_tcp, of_udp, out, tcp_out, udp_back, udp_out};
@@ -124,7 +126,7 @@ fn a_proven_flow_to_a_peer_on_the_link_leaves_without_a_tunnel() {
         one("proven", udp_out(b"x"), known.clone(), Outcome::OnLink, known),
     ];
     check(&mut programs, Hook::PodEgress, table, |run, sent| {
-        assert_eq!(run.packet, hop(sent, PEER_MAC, OUR_MAC6));
+        assert_eq!(run.packet, hop(sent, NEIGHBOUR_MAC, [0; 6]));
     });
 }
 

@@ -13,7 +13,7 @@ use super::super::overlay_egress::unwrapped;
 use super::super::underlay_ingress::carrying as carrying4;
 use super::super::{PEER_IP, PEER_MAC, Programs, ipv6};
 use super::sample::{Macs, Service, masqueraded, packet, to_service};
-use super::{FROM_LINK, FROM_POD, TO_POD, from_peer, kinds, to_peer};
+use super::{FROM_LINK, FROM_POD, TO_LINK, TO_POD, from_peer, kinds, to_peer};
 
 /// Makes one frame of another.
 type Reframe = fn(&[u8]) -> Vec<u8>;
@@ -65,7 +65,7 @@ impl<A: Service> Path<A> {
 
     /// From the pod to a peer on the link.
     fn onto_link() -> Self {
-        let macs = [FROM_POD, to_peer::<A>()];
+        let macs = [FROM_POD, TO_LINK];
         Self::new(on_link(), Hook::PodEgress, Direction::Egress, macs, Outcome::OnLink)
     }
 

@@ -9,14 +9,14 @@ use flannel_common::node::{
     NodeConfig, OverlayEnd, SOURCE_CHECK_OFF, SOURCE_CHECK_PODS, SOURCE_CHECK_STRICT,
 };
 
-use super::{AcceleratedDevice, FlowCache, Settings};
+use super::{Carrier, FlowCache, Settings};
 use crate::config::{SourceCheck, SubnetRange};
 use crate::dataplane::bpf::place::Place;
 use crate::dataplane::kernel::conntrack::{Proofs, TimeoutSettings};
 use crate::dataplane::kernel::default_ttl;
 
 /// Returns the node for the map `CONFIG`.
-pub(super) fn facts(settings: &Settings, devices: &[AcceleratedDevice<'_>]) -> Result<NodeConfig> {
+pub(super) fn facts(settings: &Settings, carriers: &[Carrier<'_>]) -> Result<NodeConfig> {
     let proofs = Proofs::within(&TimeoutSettings::default().read());
     let has_flow_cache = settings.flow_cache != FlowCache::Off;
     let mut node = NodeConfig {
@@ -28,21 +28,23 @@ pub(super) fn facts(settings: &Settings, devices: &[AcceleratedDevice<'_>]) -> R
         udp_proof: proofs.udp,
         translated_proof: proofs.translated,
         direct_routing: (settings.direct_routing && has_flow_cache).into(),
+        vni: settings.pins.vni(),
         ..NodeConfig::default()
     };
-    for device in devices {
-        node.group_policy = device.spec.gbp.into();
-        node.vni = device.spec.vni;
-        node.port = device.spec.port.to_be_bytes();
-        node.uplink_mac = device.uplink.mac.unwrap_or_default().0;
-        let of_family = |range: &&SubnetRange| range.min.is_ipv4() == device.spec.local.is_ipv4();
-        let range = settings.ranges.iter().find(of_family).context("an overlay without a network")?;
-        match (device.spec.local, range.subnet_mask()) {
+    for carrier in carriers {
+        if let Some(device) = &carrier.device {
+            node.group_policy = device.spec.gbp.into();
+            node.port = device.spec.port.to_be_bytes();
+        }
+        node.uplink_mac = carrier.uplink.mac.unwrap_or_default().0;
+        let of_family = |range: &&SubnetRange| range.min.is_ipv4() == carrier.local.is_ipv4();
+        let range = settings.ranges.iter().find(of_family).context("an address without a network")?;
+        match (carrier.local, range.subnet_mask()) {
             (IpAddr::V4(ip), IpAddr::V4(mask)) => {
-                node.v4 = end(settings, device, range, ip.octets(), mask.octets());
+                node.v4 = end(settings, carrier, range, ip.octets(), mask.octets());
             }
             (IpAddr::V6(ip), IpAddr::V6(mask)) => {
-                node.v6 = end(settings, device, range, ip.octets(), mask.octets());
+                node.v6 = end(settings, carrier, range, ip.octets(), mask.octets());
             }
             _ => {}
         }
@@ -52,22 +54,22 @@ pub(super) fn facts(settings: &Settings, devices: &[AcceleratedDevice<'_>]) -> R
 
 fn end<A: Address>(
     settings: &Settings,
-    device: &AcceleratedDevice<'_>,
+    Carrier { uplink, device, .. }: &Carrier<'_>,
     range: &SubnetRange,
     local_ip: A,
     subnet_mask: A,
 ) -> OverlayEnd<A> {
     OverlayEnd {
-        overlay_ifindex: device.actual.index,
-        uplink_ifindex: device.uplink.index,
-        uplink_mtu: device.uplink.mtu,
+        overlay_ifindex: device.map_or(0, |device| device.actual.index),
+        uplink_ifindex: uplink.index,
+        uplink_mtu: uplink.mtu,
         source_check: match settings.source_check {
             SourceCheck::Pods => SOURCE_CHECK_PODS,
             SourceCheck::Strict => SOURCE_CHECK_STRICT,
             SourceCheck::Off => SOURCE_CHECK_OFF,
         },
         local_ip,
-        vtep_mac: device.actual.mac.0,
+        vtep_mac: device.map_or([0; 6], |device| device.actual.mac.0),
         network_len: range.network.prefix_len(),
         subnet_len: range.subnet_len,
         subnet_mask,
@@ -75,10 +77,11 @@ fn end<A: Address>(
 }
 
 /// Returns where the programs are attached. Each overlay has hooks of its own. An uplink of both has its hooks once.
-pub(super) fn places(devices: &[AcceleratedDevice<'_>], direct: bool) -> Vec<Place> {
+pub(super) fn places(carriers: &[Carrier<'_>], direct: bool) -> Vec<Place> {
     let mut places: Vec<Place> = Vec::new();
-    for AcceleratedDevice { spec, uplink, .. } in devices {
-        for place in Place::of(&spec.name, &uplink.name, spec.local.is_ipv6(), direct) {
+    for Carrier { local, uplink, device } in carriers {
+        let overlay = device.as_ref().map(|device| device.spec.name.as_str());
+        for place in Place::of(overlay, &uplink.name, local.is_ipv6(), direct) {
             if places.iter().all(|other| !other.is_same_hook(&place)) {
                 places.push(place);
             }

@@ -8,6 +8,7 @@ use aya::maps::HashMap;
 use aya::programs::ProgramInfo;
 use flannel_common::abi;
 use flannel_common::address::{V4, V6};
+use flannel_common::lease::{NODE, OWN};
 use flannel_common::node::{NodeConfig, XDP_OFF};
 use flannel_common::outcome::Hook;
 use ipnet::IpNet;
@@ -94,6 +95,12 @@ impl Inspection {
             }
         }
         Ok(Self { node, leases, counters, programs, ports })
+    }
+
+    /// Returns the node's own subnets.
+    pub fn own_subnets(&self) -> impl Iterator<Item = IpNet> {
+        let own = self.leases.iter().filter(|(_, lease)| lease.flags & (OWN | NODE) == OWN);
+        own.map(|(subnet, _)| *subnet)
     }
 }
 

@@ -169,7 +169,13 @@ fn leases_of<A: MapFamily>(peers: &[Peer], routes: Routes<'_>, own: &Table<A>) -
     let lease = |peer: &Peer| {
         let flags = if routes.direct.contains_key(&peer.subnet) { DIRECT } else { 0 };
         let route_mtu = routes.mtus.get(&peer.public_ip).copied().unwrap_or_default();
-        let lease = Lease { public_ip: A::of(peer.public_ip)?, vtep_mac: peer.vtep_mac?.0, flags, route_mtu };
+        // Without a tunnel there is no device with a MAC.
+        let lease = Lease {
+            public_ip: A::of(peer.public_ip)?,
+            vtep_mac: peer.vtep_mac.unwrap_or_default().0,
+            flags,
+            route_mtu,
+        };
         Some((Prefix::of(peer.subnet)?, lease))
     };
     let leases = peers.iter().filter_map(lease);

@@ -12,6 +12,7 @@ use aya::maps::{Array, Map, MapData, MapInfo};
 use flannel_common::abi;
 use flannel_common::node::NodeConfig;
 use flannel_common::outcome::{Hook, Metrics};
+use ipnet::IpNet;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::unistd::geteuid;
@@ -22,7 +23,19 @@ use super::sizes::sizes;
 /// Mode of the folders of pins. The kernel makes pins themselves 0600.
 const PRIVATE: u32 = 0o700;
 
-/// Returns the VNIs of the overlays with pins in the BPF filesystem at `bpffs`.
+/// Returns how messages name the network with this VNI, or with this number instead ([`Pins::routed`]).
+#[must_use]
+pub fn title(vni: u32) -> String {
+    if is_routed(vni) { format!("routes {vni}") } else { format!("VNI {vni}") }
+}
+
+/// Returns whether this is the number of a network without tunnels, and no VNI.
+#[must_use]
+pub const fn is_routed(vni: u32) -> bool {
+    vni & abi::ROUTED != 0
+}
+
+/// Returns the VNIs of the overlays with pins in the BPF filesystem at `bpffs`, or what stands for them ([`Pins::routed`]).
 ///
 /// # Errors
 /// The directory cannot be read.
@@ -67,7 +80,19 @@ impl Pins {
         Self { bpffs: bpffs.to_owned(), dir, vni }
     }
 
-    /// Returns the overlay's VNI.
+    /// Returns the number that stands for a VNI with a network without tunnels ([`abi::ROUTED`]): a hash of its prefixes (FNV-1a, of which 24
+    /// bits stay).
+    #[must_use]
+    pub fn routed(networks: impl Iterator<Item = IpNet>) -> u32 {
+        let text: Vec<_> = networks.map(|network| network.to_string()).collect();
+        let hash = text
+            .join(" ")
+            .bytes()
+            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        abi::ROUTED | (hash ^ hash >> 24) & 0xff_ffff
+    }
+
+    /// Returns the overlay's VNI, or [`Self::routed`].
     pub(in crate::dataplane) const fn vni(&self) -> u32 {
         self.vni
     }

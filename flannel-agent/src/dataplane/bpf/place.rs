@@ -18,13 +18,13 @@ pub struct Place {
 }
 
 impl Place {
-    /// Returns the hooks of one family's overlay. `direct`: peers may have direct routes, and their packets are seen where
-    /// they leave.
-    pub fn of(overlay: &str, uplink: &str, v6: bool, direct: bool) -> impl Iterator<Item = Self> {
+    /// Returns the hooks of one family: on its overlay, if there is one, and on the uplink. `direct`: peers may have direct routes, and
+    /// their packets are seen where they leave.
+    pub fn of(overlay: Option<&str>, uplink: &str, v6: bool, direct: bool) -> impl Iterator<Item = Self> {
         let wanted = HOOKS.into_iter().filter(move |hook| direct || *hook != Hook::UnderlayEgress);
-        wanted.map(move |hook| {
-            let interface = if is_uplinks(hook) { uplink } else { overlay };
-            Self { hook, interface: interface.to_owned(), v6 }
+        wanted.filter_map(move |hook| {
+            let interface = if is_uplinks(hook) { uplink } else { overlay? };
+            Some(Self { hook, interface: interface.to_owned(), v6 })
         })
     }
 

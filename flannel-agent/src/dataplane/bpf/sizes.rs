@@ -31,7 +31,7 @@ mod tests {
     #[test]
     fn a_family_that_the_node_does_not_have_takes_no_memory() {
         let mut node = NodeConfig::default();
-        (node.v4.overlay_ifindex, node.v4.network_len, node.v4.subnet_len) = (5, 16, 24);
+        (node.v4.uplink_ifindex, node.v4.network_len, node.v4.subnet_len) = (5, 16, 24);
         let sizes: BTreeMap<_, _> = sizes(&node, 1000).collect();
         for (map, expected) in [
             (abi::SUBNETS, 256),

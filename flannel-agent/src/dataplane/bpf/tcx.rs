@@ -96,14 +96,13 @@ impl Bpf {
     pub fn interfaces(&self) -> Vec<(u32, Role)> {
         let node = self.config.node();
         let uplink = Role::Uplink { xdp: node.xdp != XDP_OFF };
-        let mut interfaces = Vec::new();
-        if node.v4.is_configured() {
-            interfaces.extend([(node.v4.overlay_ifindex, Role::Overlay), (node.v4.uplink_ifindex, uplink)]);
-        }
-        if node.v6.is_configured() {
-            interfaces.extend([(node.v6.overlay_ifindex, Role::Overlay), (node.v6.uplink_ifindex, uplink)]);
-        }
-        interfaces
+        let of_family = |overlay, index| [(overlay, Role::Overlay), (index, uplink)];
+        let interfaces = [
+            of_family(node.v4.overlay_ifindex, node.v4.uplink_ifindex),
+            of_family(node.v6.overlay_ifindex, node.v6.uplink_ifindex),
+        ];
+        // 0: the network does not have the family, or packets have no tunnel.
+        interfaces.into_iter().flatten().filter(|(index, _)| *index != 0).collect()
     }
 }
 

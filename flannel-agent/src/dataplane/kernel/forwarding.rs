@@ -9,7 +9,7 @@ use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
-use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
+use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Kernel, neighbour};
@@ -144,11 +144,5 @@ fn of_route(route: &RouteMessage) -> Option<Change> {
         AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
         _ => return None,
     };
-    let to = destination_of(route).or_else(|| IpNet::new(everywhere, 0).ok())?;
-    let table = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Table(table) => Some(*table),
-        _ => None,
-    });
-    let table = table.unwrap_or_else(|| route.header.table.into());
-    Some(Change::Route { to, main: table == u32::from(RouteHeader::RT_TABLE_MAIN) })
+    destination_of(route).or_else(|| IpNet::new(everywhere, 0).ok()).map(Change::Route)
 }

@@ -33,7 +33,7 @@ pub struct Held {
 /// The node's end of one family's overlay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OurEnd {
-    /// Index of the vxlan device.
+    /// Index of the vxlan device; 0: packets have no tunnel.
     pub device: u32,
     /// Index of the uplink.
     pub uplink: u32,

@@ -55,11 +55,12 @@ impl Failed {
     }
 
     /// They are detached, for these reasons.
-    pub(super) fn again(&mut self, pins: &Pins, errors: impl Iterator<Item = Error>) {
+    ///
+    /// `floor`: what carries packets meanwhile.
+    pub(super) fn again(&mut self, pins: &Pins, floor: &str, errors: impl Iterator<Item = Error>) {
         let what = if self.contested { "do not stay attached" } else { "cannot be attached again" };
         let errors: Vec<_> = errors.map(|error| format!("{error:#}")).collect();
-        self.why =
-            format!("the BPF programs {what}, the kernel's vxlan device carries all: {}", errors.join("; "));
+        self.why = format!("the BPF programs {what}, {floor} all: {}", errors.join("; "));
         self.problem.failed([self.why.clone()]);
         self.place = pins.place();
         self.stays = None;

@@ -1,4 +1,4 @@
-//! MTUs of the routes to peers, which the programs cannot look up: see [`flannel_common::lease::Lease::route_mtu`].
+//! MTUs of the routes that packets to peers take, which the programs cannot look up: see [`flannel_common::lease::Lease::route_mtu`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -12,13 +12,12 @@ use crate::dataplane::kernel::Kernel;
 use crate::netlink::family_of;
 use crate::netlink::notifications::Notifications;
 use crate::netlink::route::{destination_of, mtu_of};
-use crate::peer::Peer;
 
 /// The MTUs, as read last.
 pub(super) struct RouteMtus {
     uplink: u32,
     watch: Notifications,
-    peers: BTreeSet<IpAddr>,
+    addresses: BTreeSet<IpAddr>,
     mtus: BTreeMap<IpAddr, u32>,
 }
 
@@ -27,47 +26,54 @@ impl RouteMtus {
     pub(super) fn open(kernel: &Kernel, uplink: u32) -> Result<Self> {
         let watch = kernel.changes_by_others(&[MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route]);
         let watch = watch.context("subscribing to changes of routes")?;
-        Ok(Self { uplink, watch, peers: BTreeSet::new(), mtus: BTreeMap::new() })
+        Ok(Self { uplink, watch, addresses: BTreeSet::new(), mtus: BTreeMap::new() })
     }
 
-    /// Reads the MTU in bytes of the route to each public address, where it has one of its own.
-    pub(super) async fn read(&mut self, kernel: &Kernel, peers: &[Peer]) -> Result<&BTreeMap<IpAddr, u32>> {
+    /// Reads the MTU in bytes of the route to each of these addresses, where it has one of its own.
+    pub(super) async fn read(
+        &mut self,
+        kernel: &Kernel,
+        addresses: impl Iterator<Item = IpAddr>,
+    ) -> Result<&BTreeMap<IpAddr, u32>> {
         self.watch.discard();
-        self.peers.clear();
-        self.add(peers);
-        self.mtus = kernel.route_mtus(self.uplink, self.peers.iter().copied()).await?;
+        self.addresses = addresses.collect();
+        self.mtus = kernel.route_mtus(self.uplink, self.addresses.iter().copied()).await?;
         Ok(&self.mtus)
     }
 
-    /// Adds these peers, whose routes have no MTU of their own as long as [`Self::is_empty`].
-    pub(super) fn add(&mut self, joined: &[Peer]) {
-        self.peers.extend(joined.iter().map(|peer| peer.public_ip));
+    /// Adds addresses, whose routes have no MTU of their own as long as [`Self::is_empty`].
+    pub(super) fn add(&mut self, addresses: impl Iterator<Item = IpAddr>) {
+        self.addresses.extend(addresses);
     }
 
-    /// Returns whether no route to a peer has an MTU of its own.
+    /// Returns whether no route has an MTU of its own.
     pub(super) fn is_empty(&self) -> bool {
         self.mtus.is_empty()
     }
 
-    /// Waits until the MTU of a route to a peer may have changed. [`Self::read`] is to be called then.
+    /// Waits until the MTU of a route may have changed. [`Self::read`] is to be called then.
     pub(super) async fn changed(&mut self) {
-        let Self { watch, peers, mtus, .. } = self;
-        while !matters(&watch.next().await, peers, !mtus.is_empty()) {}
+        let Self { watch, addresses, mtus, .. } = self;
+        while !matters(&watch.next().await, addresses, !mtus.is_empty()) {}
     }
 }
 
-/// Returns whether a change of a route can change the MTU to a peer. `some_known`: one of them has an MTU.
-fn matters(change: &NetlinkPayload<RouteNetlinkMessage>, peers: &BTreeSet<IpAddr>, some_known: bool) -> bool {
+/// Returns whether a change of a route can change the MTU to one of the addresses. `some_known`: one of them has an MTU.
+fn matters(
+    change: &NetlinkPayload<RouteNetlinkMessage>,
+    addresses: &BTreeSet<IpAddr>,
+    some_known: bool,
+) -> bool {
     match change {
         NetlinkPayload::InnerMessage(
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
         ) => {
             let family = route.header.address_family;
-            let leads_to = |peer: &IpAddr| match destination_of(route) {
-                Some(to) => to.contains(peer),
-                None => family_of(*peer) == family,
+            let leads_to = |address: &IpAddr| match destination_of(route) {
+                Some(to) => to.contains(address),
+                None => family_of(*address) == family,
             };
-            (some_known || mtu_of(route).is_some()) && peers.iter().any(leads_to)
+            (some_known || mtu_of(route).is_some()) && addresses.iter().any(leads_to)
         }
         NetlinkPayload::InnerMessage(_) => false,
         // Some were lost.

@@ -5,19 +5,19 @@ mod failed;
 
 use std::future::pending;
 
-use anyhow::{Context as _, Error, Result, anyhow};
+use anyhow::{Context as _, Error, Result, anyhow, bail};
 use tracing::warn;
 
-use super::overlay::Overlay;
 use crate::config::DataplaneMode;
-use crate::dataplane::accelerator::{AcceleratedDevice, Accelerator, AcceleratorEvent, Settings};
+use crate::dataplane::accelerator::{
+    Accelerator, AcceleratorEvent, Carrier, FlowCache, Settings, have_tunnels,
+};
 use crate::dataplane::bpf::leases::Routes;
 use crate::dataplane::kernel::Kernel;
 use crate::lease::SubnetKey;
 use crate::metrics::Repaired;
 use crate::peer::Peer;
 use crate::report::{REPORT, SlowPort};
-use crate::uplink::Uplink;
 use failed::Failed;
 
 /// The accelerator of this node, if there is one. Without one everything here does nothing, and succeeds.
@@ -30,8 +30,10 @@ pub(super) struct Acceleration {
 enum State {
     /// Loading has not been tried yet.
     NotProbed,
-    /// BPF is not wanted, or the kernel cannot load the programs: why.
-    Absent(Option<String>),
+    /// BPF is not wanted: why.
+    Unwanted(&'static str),
+    /// The kernel cannot load the programs: why.
+    Absent(String),
     Present(Box<Accelerator>),
     /// They were attached, and could not be attached again or do not stay attached.
     Failed,
@@ -55,39 +57,42 @@ impl Acceleration {
         matches!(self.state, State::Present(_))
     }
 
-    /// Loads and attaches the programs for these overlays, where they are wanted, or detaches an earlier agent's. In mode
+    /// Loads and attaches the programs for these families, where they are wanted, or detaches an earlier agent's. In mode
     /// `auto` a warning is logged if they cannot be loaded.
     ///
     /// # Errors
     /// The programs cannot be loaded in mode `bpf`, or an earlier agent's cannot be removed.
-    pub(super) async fn load(
-        &mut self,
-        overlays: &[Overlay],
-        uplink: &Uplink,
-        kernel: &Kernel,
-    ) -> Result<()> {
-        let devices = accelerated(overlays, uplink);
-        let start = || Accelerator::start(&self.settings, &devices, kernel);
-        let why = match self.settings.mode {
-            DataplaneMode::Netlink => None,
-            DataplaneMode::Bpf => {
-                self.state = State::Present(start().await.context("--dataplane bpf was asked for")?);
-                return Ok(());
+    pub(super) async fn load(&mut self, carriers: &[Carrier<'_>], kernel: &Kernel) -> Result<()> {
+        let start = || Accelerator::start(&self.settings, carriers, kernel);
+        self.state = match (self.settings.mode, self.unwanted(carriers)) {
+            (DataplaneMode::Bpf, Some(why)) => bail!("--dataplane bpf was asked for, but {why}"),
+            (_, Some(why)) => State::Unwanted(why),
+            (DataplaneMode::Bpf, None) => {
+                State::Present(start().await.context("--dataplane bpf was asked for")?)
             }
-            DataplaneMode::Auto => match start().await {
-                Ok(accelerator) => {
-                    self.state = State::Present(accelerator);
-                    return Ok(());
-                }
+            (DataplaneMode::Auto | DataplaneMode::Netlink, None) => match start().await {
+                Ok(accelerator) => State::Present(accelerator),
                 Err(error) => {
-                    Some(format!("BPF is not available, the kernel's vxlan device carries all: {error:#}"))
+                    let why = format!("BPF is not available, {} all: {error:#}", floor(carriers));
+                    warn!("{why}");
+                    State::Absent(why)
                 }
             },
         };
-        why.iter().for_each(|why| warn!("{why}"));
-        Accelerator::detach(&self.settings)?;
-        self.state = State::Absent(why);
-        Ok(())
+        if matches!(self.state, State::Present(_)) { Ok(()) } else { Accelerator::detach(&self.settings) }
+    }
+
+    /// Returns why no programs are wanted, if so.
+    fn unwanted(&self, carriers: &[Carrier<'_>]) -> Option<&'static str> {
+        match self.settings {
+            Settings { mode: DataplaneMode::Netlink, .. } => {
+                Some("the kernel's dataplane was chosen (--dataplane, or Backend.Dataplane)")
+            }
+            Settings { flow_cache: FlowCache::Off, .. } if !have_tunnels(carriers) => Some(
+                "no flow is to skip the host stack (--flow-cache), and without tunnels the programs do nothing else",
+            ),
+            _ => None,
+        }
     }
 
     /// Attaches the programs again: other programs have detached them, or have removed a device. If that fails, or happens
@@ -98,15 +103,16 @@ impl Acceleration {
     /// See [`Self::load`], which this is as long as they were never attached.
     pub(super) async fn heal(
         &mut self,
-        overlays: &[Overlay],
-        uplink: &Uplink,
+        carriers: &[Carrier<'_>],
         kernel: &Kernel,
         detached: bool,
     ) -> Result<()> {
         match self.state {
-            State::NotProbed | State::Absent(_) => return self.load(overlays, uplink, kernel).await,
+            State::NotProbed | State::Unwanted(_) | State::Absent(_) => {
+                return self.load(carriers, kernel).await;
+            }
             State::Present(_) if self.failed.lost() => {
-                self.give_up(anyhow!(
+                self.give_up(carriers, anyhow!(
                     "another program detaches them or removes their device again and again; stop it, or choose --dataplane \
                      netlink"
                 ));
@@ -118,31 +124,35 @@ impl Acceleration {
             State::Failed if !detached && self.failed.has_to_wait() => return Ok(()),
             State::Present(_) | State::Failed => {}
         }
-        match Accelerator::start(&self.settings, &accelerated(overlays, uplink), kernel).await {
+        match Accelerator::start(&self.settings, carriers, kernel).await {
             Ok(accelerator) => {
                 self.failed.attached();
                 REPORT.repaired(Repaired::Programs, detached.into());
                 self.state = State::Present(accelerator);
             }
-            Err(error) => self.give_up(error),
+            Err(error) => self.give_up(carriers, error),
         }
         Ok(())
     }
 
     /// Leaves all to the floor until the next try.
-    fn give_up(&mut self, why: Error) {
+    fn give_up(&mut self, carriers: &[Carrier<'_>], why: Error) {
         let rest = Accelerator::detach(&self.settings);
         self.state = State::Failed;
-        self.failed.again(&self.settings.pins, [Some(why), rest.err()].into_iter().flatten());
+        self.failed.again(
+            &self.settings.pins,
+            floor(carriers),
+            [Some(why), rest.err()].into_iter().flatten(),
+        );
     }
 
     /// Returns why packets do not take the way that was asked for.
     pub(super) fn shortcoming(&self) -> Option<String> {
         match &self.state {
             State::Present(accelerator) => accelerator.shortcoming(),
-            State::Absent(why) => why.clone(),
+            State::Absent(why) => Some(why.clone()),
             State::Failed => Some(self.failed.why().to_owned()),
-            State::NotProbed => None,
+            State::NotProbed | State::Unwanted(_) => None,
         }
     }
 
@@ -150,9 +160,9 @@ impl Acceleration {
     pub(super) fn absence(&self) -> Option<String> {
         let why = match &self.state {
             State::Present(_) => return None,
-            State::Absent(Some(why)) => why,
+            State::Unwanted(why) => *why,
+            State::Absent(why) => why,
             State::Failed => self.failed.why(),
-            State::Absent(None) => "the kernel's dataplane was chosen (--dataplane, or Backend.Dataplane)",
             State::NotProbed => "the programs are not loaded yet",
         };
         Some(why.to_owned())
@@ -162,7 +172,7 @@ impl Acceleration {
     pub(super) fn slow_ports(&self) -> Vec<SlowPort> {
         match &self.state {
             State::Present(accelerator) => accelerator.slow_ports(),
-            State::NotProbed | State::Absent(_) | State::Failed => Vec::new(),
+            State::NotProbed | State::Unwanted(_) | State::Absent(_) | State::Failed => Vec::new(),
         }
     }
 
@@ -176,7 +186,7 @@ impl Acceleration {
     pub(super) fn apply(&mut self, peers: &[Peer], routes: Routes<'_>) -> Result<()> {
         match &mut self.state {
             State::Present(accelerator) => accelerator.apply(peers, routes),
-            State::NotProbed | State::Absent(_) | State::Failed => Ok(()),
+            State::NotProbed | State::Unwanted(_) | State::Absent(_) | State::Failed => Ok(()),
         }
     }
 
@@ -184,7 +194,7 @@ impl Acceleration {
     pub(super) fn add_peers(&mut self, joined: &[Peer]) -> Result<bool> {
         match &mut self.state {
             State::Present(accelerator) => accelerator.add_peers(joined),
-            State::NotProbed | State::Absent(_) | State::Failed => Ok(true),
+            State::NotProbed | State::Unwanted(_) | State::Absent(_) | State::Failed => Ok(true),
         }
     }
 
@@ -192,7 +202,7 @@ impl Acceleration {
     pub(super) async fn follow_interfaces(&mut self, kernel: &Kernel) -> Vec<Error> {
         match &mut self.state {
             State::Present(accelerator) => accelerator.follow_interfaces(kernel).await,
-            State::NotProbed | State::Absent(_) | State::Failed => Vec::new(),
+            State::NotProbed | State::Unwanted(_) | State::Absent(_) | State::Failed => Vec::new(),
         }
     }
 
@@ -205,7 +215,7 @@ impl Acceleration {
     pub(super) async fn attach_next(&mut self, kernel: &Kernel) -> Vec<Error> {
         match &mut self.state {
             State::Present(accelerator) => accelerator.attach_next(kernel).await,
-            State::NotProbed | State::Absent(_) | State::Failed => Vec::new(),
+            State::NotProbed | State::Unwanted(_) | State::Absent(_) | State::Failed => Vec::new(),
         }
     }
 
@@ -224,13 +234,12 @@ impl Acceleration {
                 failed.due(&settings.pins).await;
                 AcceleratorEvent::Detached
             }
-            State::NotProbed | State::Absent(_) => pending().await,
+            State::NotProbed | State::Unwanted(_) | State::Absent(_) => pending().await,
         }
     }
 }
 
-fn accelerated<'a>(overlays: &'a [Overlay], uplink: &'a Uplink) -> Vec<AcceleratedDevice<'a>> {
-    let device =
-        |overlay: &'a Overlay| AcceleratedDevice { spec: overlay.spec(), actual: overlay.device(), uplink };
-    overlays.iter().map(device).collect()
+/// Returns what carries packets without the programs.
+fn floor(carriers: &[Carrier<'_>]) -> &'static str {
+    if have_tunnels(carriers) { "the kernel's vxlan device carries" } else { "the host stack carries" }
 }
