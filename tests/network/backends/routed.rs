@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use flannel_common::outcome::Verdict;
 use flannel_tests::traffic::{UdpSession, tcp_transfer};
+use flannel_tests::wait::patiently;
 use flannel_tests::{Capture, Cluster, TestResult, Topology, eventually};
 use serde_json::Value;
 
@@ -35,16 +36,20 @@ fn ensure_past_stack(bed: &Bed, session: &mut UdpSession) -> Result<()> {
     Ok(())
 }
 
-/// Returns why there are no programs, as `status` says it.
-fn without_bpf(bed: &Bed) -> Result<Value> {
-    let status: Value = serde_json::from_slice(&run(&bed.nodes()[0], &["status", "--json"])?.stdout)?;
-    Ok(status["networks"][0]["without_bpf"].clone())
+/// Waits until `status` says so of why there are no programs. Only the agent knows, and a busy one does not answer at once.
+fn wait_without_bpf(bed: &Bed, fits: impl Fn(&Value) -> bool) -> Result<()> {
+    patiently("status says why there are no programs", FOLLOW, || {
+        let status: Value = serde_json::from_slice(&run(&bed.nodes()[0], &["status", "--json"])?.stdout)?;
+        let why = &status["networks"][0]["without_bpf"];
+        ensure!(fits(why), "{why}");
+        Ok(())
+    })
 }
 
 #[test]
 fn flows_skip_the_stack_in_both_families_and_a_restart_loses_none() -> TestResult {
     let mut bed = bed()?;
-    assert_eq!(without_bpf(&bed)?, Value::Null);
+    wait_without_bpf(&bed, Value::is_null)?;
     assert_eq!(lines(&bed.nodes()[0], "ip -br link show type vxlan")?.len(), 0);
     for family in 0..2 {
         let [one, other] = [0, 1].map(|pod| at(&bed.pods[pod], family));
@@ -121,8 +126,7 @@ fn the_kernel_alone_carries_packets_where_that_is_chosen() -> TestResult {
         bed.ensure_all_reach_all()?;
         assert_eq!(inspect::programs(&bed.nodes()[0], UPLINK)?, [""; 0], "{flag}");
         assert_eq!(inspect::programs(&bed.nodes()[0], bed.pods[0].port())?, [""; 0], "{flag}");
-        let said = without_bpf(&bed)?;
-        assert!(said.as_str().is_some_and(|said| said.starts_with(why)), "{flag}: {said}");
+        wait_without_bpf(&bed, |said| said.as_str().is_some_and(|said| said.starts_with(why)))?;
         bed.agents[0].restart_with(|flags| flags.retain(|known| known != flag))?;
         inspect::wait_plugged(&bed.nodes()[0], &bed.pods[0])?;
     }
