@@ -18,6 +18,7 @@ use super::lease_map::{LeaseMap, Table};
 use super::prefix::Prefix;
 use super::take;
 use crate::dataplane::desired::Changes;
+use crate::mac::Mac;
 use crate::peer::Peer;
 
 /// The maps of leases of both address families.
@@ -169,13 +170,9 @@ fn leases_of<A: MapFamily>(peers: &[Peer], routes: Routes<'_>, own: &Table<A>) -
     let lease = |peer: &Peer| {
         let flags = if routes.direct.contains_key(&peer.subnet) { DIRECT } else { 0 };
         let route_mtu = routes.mtus.get(&peer.public_ip).copied().unwrap_or_default();
-        // Without a tunnel there is no device with a MAC.
-        let lease = Lease {
-            public_ip: A::of(peer.public_ip)?,
-            vtep_mac: peer.vtep_mac.unwrap_or_default().0,
-            flags,
-            route_mtu,
-        };
+        // Without a tunnel no device with a MAC is needed.
+        let vtep_mac = peer.vtep_mac.or((flags == DIRECT).then(Mac::default))?.0;
+        let lease = Lease { public_ip: A::of(peer.public_ip)?, vtep_mac, flags, route_mtu };
         Some((Prefix::of(peer.subnet)?, lease))
     };
     let leases = peers.iter().filter_map(lease);
