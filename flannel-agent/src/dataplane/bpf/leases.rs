@@ -195,7 +195,7 @@ mod tests {
         let peer = |subnet: &str, public_ip: &str| Peer {
             subnet: subnet.parse().unwrap(),
             public_ip: public_ip.parse().unwrap(),
-            vtep_mac: Some(crate::mac::Mac([2; 6])),
+            vtep_mac: Some(Mac([2; 6])),
         };
         let peers = [
             peer("10.1.15.0/24", "192.168.64.2"),
