@@ -27,13 +27,15 @@ const UNITS: [(&str, &str); 6] = [
 /// Where an administrator's units take precedence.
 const UNIT_FOLDER: &str = "/etc/systemd/system";
 
-/// Returns the units of these packages that are kept off.
+/// Returns the units of these packages that are kept off, and are not yet.
 pub(super) fn masked_by(packages: &BTreeSet<&'static str>) -> Vec<&'static str> {
-    let units = UNITS.iter().filter(|(package, _)| packages.contains(package));
-    units
-        .map(|(_, unit)| *unit)
-        .filter(|unit| Path::new(UNIT_FOLDER).join(unit).symlink_metadata().is_err())
-        .collect()
+    let is_new = |unit: &&str| Path::new(UNIT_FOLDER).join(unit).symlink_metadata().is_err();
+    units_of(packages).into_iter().filter(is_new).collect()
+}
+
+/// Returns the units that would start at boot, each once: several packages may bring one.
+fn units_of(packages: &BTreeSet<&'static str>) -> BTreeSet<&'static str> {
+    UNITS.iter().filter(|(package, _)| packages.contains(package)).map(|(_, unit)| *unit).collect()
 }
 
 /// Keeps packages from starting services until it is dropped.
@@ -80,4 +82,16 @@ fn mask(unit: &Path) -> Result<()> {
     symlink("/dev/null", unit).with_context(|| format!("cannot mask {}", unit.display()))?;
     phase::note(&format!("kept the package's service off: {} is masked", unit.display()));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_of_two_packages_is_masked_once() {
+        let units = units_of(&BTreeSet::from(["containerd", "docker.io"]));
+        assert_eq!(units, BTreeSet::from(["containerd.service", "docker.service", "docker.socket"]));
+        assert_eq!(units_of(&BTreeSet::from(["tcpdump"])), BTreeSet::new());
+    }
 }
