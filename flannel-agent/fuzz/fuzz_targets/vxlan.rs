@@ -33,8 +33,8 @@ static NODES: LazyLock<[NodeConfig; 2]> = LazyLock::new(|| {
         vni: VNI,
         group_policy,
         port: PORT.to_be_bytes(),
-        v4: OverlayEnd { overlay_ifindex: 7, local_ip: LOCAL4, ..OverlayEnd::default() },
-        v6: OverlayEnd { overlay_ifindex: 8, local_ip: LOCAL6, ..OverlayEnd::default() },
+        v4: OverlayEnd { uplink_ifindex: 2, overlay_ifindex: 7, local_ip: LOCAL4, ..OverlayEnd::default() },
+        v6: OverlayEnd { uplink_ifindex: 2, overlay_ifindex: 8, local_ip: LOCAL6, ..OverlayEnd::default() },
         ..NodeConfig::default()
     })
 });

@@ -21,6 +21,7 @@ use super::policy::{self, Standing};
 use super::public_ips::PublicIps;
 use crate::config::NetworkConfig;
 use crate::mac::Mac;
+use crate::output::printable;
 use crate::peer::Peer;
 
 pub use check::RefusalReason;
@@ -72,17 +73,13 @@ pub struct Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, node, reason } = self;
-        // Anybody who writes to the datastore chooses the key: it must not end the line.
-        let key = key.escape_debug();
+        // Anybody who writes to the datastore chooses the key, and words of the reason: they must not end the line.
+        let (key, why) = (key.escape_debug(), printable(&reason.to_string()));
         match node {
             Some(node) => {
-                write!(
-                    f,
-                    "lease {key} of the node {node} not used: {reason}; {}",
-                    reason.remedy_in_kubernetes()
-                )
+                write!(f, "lease {key} of the node {node} not used: {why}; {}", reason.remedy_in_kubernetes())
             }
-            None => write!(f, "lease {key} not used: {reason}"),
+            None => write!(f, "lease {key} not used: {why}"),
         }
     }
 }

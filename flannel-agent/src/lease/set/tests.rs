@@ -67,11 +67,18 @@ fn a_list_in_place_of_an_object_is_no_lease() {
 }
 
 #[test]
-fn a_refusal_is_one_line_whatever_the_key() {
-    let refusals = set().apply(put("10.5.2.0-24\nINFO all is well\x1b[2J", ""));
-    let text = refusals[0].to_string();
-    assert!(text.starts_with(r"lease 10.5.2.0-24\nINFO all is well\u{1b}[2J not used: "), "{text}");
-    assert!(!text.contains(char::is_control), "{text:?}");
+fn a_refusal_is_one_line_whatever_the_key_and_the_value() {
+    let text = |key, value: &str| {
+        let text = set().apply(put(key, value))[0].to_string();
+        assert!(!text.contains(char::is_control), "{text:?}");
+        text
+    };
+    let of_key = text("10.5.2.0-24\nINFO all is well\x1b[2J", "");
+    assert!(of_key.starts_with(r"lease 10.5.2.0-24\nINFO all is well\u{1b}[2J not used: "), "{of_key}");
+    // JSON may have some control characters as they are.
+    let data = r#"{"PublicIP": "192.168.0.2", "BackendType": "vxlan", "BackendData": "#;
+    let of_data = text("10.5.2.0-24", &format!("{data}\"\x7f\u{9b}2J\"}}"));
+    assert!(of_data.ends_with("the text \"??2J\" is not JSON"), "{of_data}");
 }
 
 #[test]
