@@ -5,12 +5,13 @@ mod ali_vpc;
 mod aws_vpc;
 mod gce;
 mod seeds;
+mod shortcut;
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use flannel_tests::{Agent, AgentBuilder, Cluster, Etcd, Node, Pod, Topology, cloud, eventually};
+use flannel_tests::cloud::{self, Cloud};
+use flannel_tests::{Agent, AgentBuilder, Cluster, Etcd, Node, Pod, Topology, eventually};
 
 use crate::overlay::ping_all_pairs;
 
@@ -28,22 +29,28 @@ struct Bed {
 
 impl Bed {
     /// Starts etcd with this configuration, an agent for each node that re-checks every second, and a pod on each.
-    fn start(cluster: &Cluster, config: &str, change: impl Fn(AgentBuilder) -> AgentBuilder) -> Result<Self> {
+    fn start(cluster: &Cluster, config: &str, cloud: &dyn Cloud) -> Result<Self> {
+        Self::start_with(cluster, config, cloud, |agent| agent)
+    }
+
+    /// As [`Self::start`], with agents that differ from the usual.
+    fn start_with(
+        cluster: &Cluster,
+        config: &str,
+        cloud: &dyn Cloud,
+        change: impl Fn(AgentBuilder) -> AgentBuilder,
+    ) -> Result<Self> {
         let etcd = cluster.start_etcd()?;
         etcd.configure(config)?;
-        let agents = cluster.start_agents_with(&etcd, |agent| change(agent.arg("--cloud-resync=1")))?;
+        let agents = cluster.start_agents_with(&etcd, |agent| change(inside(agent, cloud)))?;
         let pods = cluster.one_pod_each()?;
         Ok(Self { pods, agents, etcd })
     }
 
     /// Waits until the cloud's routes, by which it programs the router, let all pods reach each other.
-    fn ensure_all_reach_all(
-        &self,
-        cluster: &Cluster,
-        routes: impl Fn() -> Result<Vec<(String, IpAddr)>>,
-    ) -> Result<()> {
+    fn ensure_all_reach_all(&self, cluster: &Cluster, cloud: &dyn Cloud) -> Result<()> {
         eventually("all pods reach each other", FOLLOW, || {
-            cloud::program(cluster, &routes()?)?;
+            cloud::program(cluster, cloud)?;
             ping_all_pairs(&self.pods)
         })
     }
@@ -57,6 +64,19 @@ impl Bed {
         })
         .collect()
     }
+}
+
+/// Makes an agent one of this cloud, which re-checks every second.
+fn inside(agent: AgentBuilder, cloud: &dyn Cloud) -> AgentBuilder {
+    let (name, url) = cloud.environment();
+    agent.env(&name, &url).arg("--cloud-resync=1")
+}
+
+/// Starts the agent of one node, and waits until it is ready.
+fn start_alone(node: &Node, etcd: &Etcd, cloud: &dyn Cloud) -> Result<Agent> {
+    let mut agent = inside(Agent::builder(node).etcd(etcd), cloud).start()?;
+    agent.wait_ready()?;
+    Ok(agent)
 }
 
 /// Builds a node on each segment.

@@ -22,11 +22,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::config::{BackendType, DataplaneMode, NetworkConfig, XdpMode};
+use crate::config::{self, BackendType, DataplaneMode, NetworkConfig, XdpMode};
+use crate::dataplane::accelerator::FlowCache;
+use crate::dataplane::bpf::pins::Pins;
+use crate::dataplane::kernel::Kernel;
 use crate::lease::{LeaseAttrs, SubnetKey};
 use crate::peer::Peer;
 use crate::report::SlowPort;
 use crate::uplink::Uplink;
+use acceleration::Acceleration;
 
 /// A node's connection to the other nodes. In the kernel it adopts what an earlier run left, and leaves it in place when
 /// the value is dropped, except for what cannot outlive its process.
@@ -52,19 +56,30 @@ pub trait Backend: Sized {
     /// Returns what moves the packets, for logs and metrics.
     fn name(&self) -> &'static str;
 
+    /// Returns the BPF programs of this backend, wanted or not; `None` if it has none.
+    fn acceleration(&self) -> Option<&Acceleration> {
+        None
+    }
+
+    /// Returns the same to be changed, and the kernel that they are attached in.
+    fn acceleration_mut(&mut self) -> Option<(&mut Acceleration, &Kernel)> {
+        None
+    }
+
     /// Returns why it does not carry packets as fast as it was asked to; `None` if it does. It is logged already.
     fn shortcoming(&self) -> Option<String> {
-        None
+        self.acceleration()?.shortcoming()
     }
 
     /// Returns why BPF does not carry packets; `None` if it does.
     fn without_bpf(&self) -> Option<String> {
-        Some(format!("the backend {} has no BPF programs", self.name()))
+        let none = || Some(format!("the backend {} has no BPF programs", self.name()));
+        self.acceleration().map_or_else(none, Acceleration::absence)
     }
 
     /// Returns the ports of pods whose flows all pass the host stack, and why. They are logged already.
     fn slow_ports(&self) -> Vec<SlowPort> {
-        Vec::new()
+        self.acceleration().map_or_else(Vec::new, Acceleration::slow_ports)
     }
 
     /// Sets the node's own subnets. May be called again, with the same or with others.
@@ -84,13 +99,18 @@ pub trait Backend: Sized {
 
     /// Returns whether [`Self::accelerate_more`] has something to do.
     fn is_accelerating(&self) -> bool {
-        false
+        self.acceleration().is_some_and(Acceleration::has_waiting)
     }
 
     /// Does the next step of what makes packets of some pods faster, which takes a while for each. Nothing waits for it. Returns what
     /// failed, which [`Self::resync`] repeats.
     fn accelerate_more(&mut self) -> impl Future<Output = Vec<anyhow::Error>> {
-        std::future::ready(Vec::new())
+        async {
+            match self.acceleration_mut() {
+                Some((acceleration, kernel)) => acceleration.attach_next(kernel).await,
+                None => Vec::new(),
+            }
+        }
     }
 
     /// Makes exactly these peers reachable. Returns what failed, which [`Self::resync`] repeats; the rest is done.
@@ -149,6 +169,25 @@ pub struct Options {
     pub log_packets: bool,
     /// Period of comparing a cloud's routes with the wanted ones.
     pub cloud_resync: Duration,
+}
+
+impl Options {
+    /// Returns how flows skip the host stack; `configured`: whether they do where the node does not decide.
+    fn flow_cache(&self, configured: bool) -> FlowCache {
+        match self.flow_cache {
+            Some(true) => FlowCache::Forced,
+            None if configured => FlowCache::On,
+            _ => FlowCache::Off,
+        }
+    }
+}
+
+/// Returns the number of a network's programs ([`Pins::new`]); `None` if its backend has none.
+pub(crate) fn programs(network: &NetworkConfig) -> Option<u32> {
+    match &network.backend {
+        config::Backend::Vxlan(vxlan) => Some(vxlan.vni),
+        other => other.kind().has_programs().then(|| Pins::routed(network.networks())),
+    }
 }
 
 /// Returns a lease of this backend type by this uplink, without a backend's data.

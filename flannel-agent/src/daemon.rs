@@ -20,21 +20,23 @@ use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
 use tracing::{debug, error, info, warn};
 
-use crate::backend::Backend;
 use crate::backend::alloc::Alloc;
 #[cfg(feature = "cloud")]
 use crate::backend::cloud::Cloud;
 use crate::backend::host_gw::HostGw;
 use crate::backend::udp::Udp;
 use crate::backend::vxlan::Vxlan;
+use crate::backend::{self, Backend};
 use crate::cli::Flags;
 use crate::config::{self, Change, DataplaneMode, NetworkConfig};
+use crate::dataplane::bpf::former;
+use crate::dataplane::kernel::Kernel;
 use crate::firewall::Firewall;
 use crate::health::Health;
 use crate::lease::etcd::EtcdManager;
 use crate::lease::kube::KubeManager;
 use crate::lease::local::LocalManager;
-use crate::lease::{LastKnown, PublicIps, SubnetManager};
+use crate::lease::{LastKnown, PublicIps, SubnetKey, SubnetManager};
 use crate::notify;
 use crate::report::REPORT;
 use crate::report::server::{ReportServer, Service};
@@ -183,6 +185,12 @@ struct Run<'a, S> {
     last_known: Option<LastKnown>,
 }
 
+/// Detaches what an earlier run has attached for another backend or VNI of this network. `previous`: the node's subnet in that run.
+async fn detach_former(flags: &Flags, network: &NetworkConfig, previous: Option<SubnetKey>) -> Result<()> {
+    let own: Vec<_> = previous.iter().flat_map(SubnetKey::nets).collect();
+    former::detach(&flags.paths.bpffs, backend::programs(network), &own, &Kernel::new()?).await
+}
+
 /// Starts the node and makes it follow uplink, leases and kernel, until another network configuration is to be used.
 async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config) -> Result<NetworkConfig> {
     let Run { store, flags, health, subnet_file, network: in_use, last_known } = run;
@@ -201,6 +209,7 @@ async fn drive<B: Backend, S: SubnetManager>(run: Run<'_, S>, config: &B::Config
     let uplink = uplinks.choose(&InUse::from(announced)).await?;
     let former = subnet_file::read_networks(subnet_file.path());
     let mut firewall = Firewall::start(firewall_options(flags), network, former)?;
+    detach_former(flags, network, previous).await.unwrap_or_else(|error| warn!("{error:#}"));
     let mut node = Node::<B>::start(plan, uplink, known_node.as_ref()).await?;
     let answers = is_fresh && in_use.is_fresh;
     let terms = Terms {

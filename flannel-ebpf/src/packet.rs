@@ -1,8 +1,6 @@
 //! Access to packet memory. Every read is bounds-checked here, and nowhere else.
 
 use core::mem::MaybeUninit;
-use core::ops::Deref;
-use core::{ptr, slice};
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
@@ -10,87 +8,25 @@ use aya_ebpf::helpers::generated::{
     bpf_check_mtu, bpf_csum_update, bpf_get_hash_recalc, bpf_skb_load_bytes_relative, bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
-use flannel_common::address::Address;
 use flannel_common::fingerprint::Token;
-use flannel_common::handover::Handover;
-use flannel_common::node::FEATURE_XDP;
 use flannel_common::outcome::Outcome;
 use network_types::eth::EthHdr;
-use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
-use network_types::udp::UdpHdr;
-use network_types::vxlan::VxlanHdr;
 
 mod checked;
 mod driver;
 mod ethernet;
+mod first_bytes;
 mod handed_over;
+mod header;
 mod memory;
 
 pub use driver::DriverPacket;
 pub use ethernet::{Ethernet, Mac};
+pub use first_bytes::FirstBytes;
+pub use header::{Aligned, Header};
 
 /// `skb->pkt_type` (linux/if_packet.h) of frames addressed to this host.
 const PACKET_HOST: u32 = 0;
-
-/// A header of a packet.
-///
-/// # Safety
-/// The type is `repr(C)` without padding and valid for every bit pattern.
-pub unsafe trait Header: Copy {
-    /// Returns the header as it is on the wire.
-    #[inline(always)]
-    fn bytes(&self) -> &[u8] {
-        // SAFETY: a header has no padding, so that each of its bytes is initialised.
-        unsafe { slice::from_raw_parts(ptr::from_ref(self).cast(), size_of::<Self>()) }
-    }
-}
-// SAFETY: bytes and one u16.
-unsafe impl Header for EthHdr {}
-// SAFETY: bytes.
-unsafe impl Header for Ipv4Hdr {}
-// SAFETY: bytes.
-unsafe impl Header for Ipv6Hdr {}
-// SAFETY: bytes.
-unsafe impl Header for UdpHdr {}
-// SAFETY: bytes.
-unsafe impl Header for VxlanHdr {}
-// SAFETY: a byte.
-unsafe impl Header for u8 {}
-// SAFETY: a number.
-unsafe impl Header for u16 {}
-// SAFETY: a number.
-unsafe impl Header for u32 {}
-// SAFETY: bytes.
-unsafe impl<const LEN: usize> Header for [u8; LEN] {}
-// SAFETY: numbers.
-unsafe impl<const LEN: usize> Header for [u32; LEN] {}
-// SAFETY: bytes, the address as well.
-unsafe impl<A: Address> Header for Handover<A> {}
-
-/// A header on the stack, where it can be read and written in words of four bytes. Otherwise LLVM goes byte by byte: most headers
-/// consist of bytes.
-#[derive(Clone, Copy)]
-#[repr(C, align(4))]
-pub struct Aligned<T>(pub T);
-
-impl<T: Header> Aligned<T> {
-    /// Returns the four bytes at this offset, a multiple of 4, the first of them in the lowest bits.
-    #[inline(always)]
-    pub fn word(&self, at: usize) -> u32 {
-        assert!(at.is_multiple_of(4) && at + 4 <= size_of::<T>(), "no word of the header");
-        // SAFETY: within the header (checked above; the compiler knows the offset), and aligned as this type is.
-        unsafe { ptr::from_ref(self).cast::<u32>().add(at / 4).read() }.to_le()
-    }
-}
-
-impl<T> Deref for Aligned<T> {
-    type Target = T;
-
-    #[inline(always)]
-    fn deref(&self) -> &T {
-        &self.0
-    }
-}
 
 /// A frame that a TC or XDP program handles.
 pub trait PacketAccess {
@@ -179,7 +115,6 @@ macro_rules! frame_accessors {
 }
 use frame_accessors;
 
-use crate::features::has;
 use crate::maps::NodeRef;
 
 /// A [`Packet`] on its way to a function that is not inlined. A reference to the packet would take 32 bytes of the caller's
@@ -191,40 +126,6 @@ impl From<Context> for TcContext {
     #[inline(always)]
     fn from(Context(skb): Context) -> Self {
         Self::new(skb)
-    }
-}
-
-/// The first bytes of a frame, which can be written.
-pub struct FirstBytes<'a> {
-    packet: &'a Packet<'a>,
-    start: *mut u8,
-    len: usize,
-}
-
-impl FirstBytes<'_> {
-    /// Writes a header at `offset`.
-    ///
-    /// # Errors
-    /// [`Outcome::WriteFailed`]: the frame is lost if it has been resized, or written to.
-    #[inline(always)]
-    pub fn write<T: Header>(&self, offset: usize, header: &Aligned<T>) -> Result<(), Outcome> {
-        assert!(offset + size_of::<T>() <= self.len, "not within the first bytes");
-        if self.packet.needs_metadata && has(FEATURE_XDP) {
-            return self.packet.write_from(offset, ptr::from_ref(header).cast(), size_of::<T>());
-        }
-        // SAFETY: within the frame (checked above and in `Packet::first_bytes`; the compiler knows these numbers).
-        unsafe { memory::store(self.start.add(offset), header) };
-        Ok(())
-    }
-
-    /// Writes an Ethernet header at `offset`.
-    ///
-    /// # Errors
-    /// As for [`Self::write`].
-    #[inline(always)]
-    pub fn write_ethernet(&self, offset: usize, frame: &Ethernet) -> Result<(), Outcome> {
-        self.write(offset, &Aligned(frame.macs))?;
-        self.write(offset + size_of_val(&frame.macs), &Aligned(frame.ether_type))
     }
 }
 

@@ -1,21 +1,14 @@
 //! The backend ali-vpc, on a server that checks signatures and answers as Alibaba Cloud's VPC does.
 
-use std::net::IpAddr;
-
 use anyhow::{Context as _, Result, ensure};
 use flannel_tests::cloud::ali::{Route, TABLE, Vpc};
 use flannel_tests::wait::throughout;
-use flannel_tests::{Agent, AgentBuilder, Cluster, TestResult, eventually};
+use flannel_tests::{AgentBuilder, Cluster, TestResult, eventually};
 
-use super::{Bed, FOLLOW, WHILE, ensure_nothing_local, ensure_said, nodes, reserve, subnet};
+use super::{Bed, FOLLOW, WHILE, ensure_nothing_local, ensure_said, nodes, reserve, start_alone, subnet};
 use crate::overlay::refusal;
 
 pub(super) const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"ali-vpc"}}"#;
-
-pub(super) fn in_vpc(vpc: &Vpc) -> impl Fn(AgentBuilder) -> AgentBuilder {
-    let (name, url) = vpc.environment();
-    move |agent| agent.env(&name, &url)
-}
 
 /// Returns the route to a node's subnet.
 fn route(vpc: &Vpc, cluster: &Cluster, node: usize) -> Result<Route> {
@@ -34,19 +27,13 @@ fn ensure_routes(vpc: &Vpc, cluster: &Cluster, nodes: &[usize]) -> Result<()> {
     })
 }
 
-pub(super) fn next_hops(vpc: &Vpc, cluster: &Cluster) -> Vec<(String, IpAddr)> {
-    let node = |id: &str| (0..cluster.nodes().len()).find(|node| vpc.instance(*node) == id);
-    let routes = vpc.routes().into_iter();
-    routes.filter_map(|route| Some((route.to, cluster.nodes()[node(&route.instance)?].ip().into()))).collect()
-}
-
 #[test]
 fn pods_reach_each_other_by_the_vpcs_routes_with_the_instances_role() -> TestResult {
     let cluster = nodes(3)?;
     let vpc = Vpc::start(&cluster, true)?;
-    let bed = Bed::start(&cluster, CONFIG, in_vpc(&vpc))?;
+    let bed = Bed::start(&cluster, CONFIG, &vpc)?;
     ensure_routes(&vpc, &cluster, &[0, 1, 2])?;
-    bed.ensure_all_reach_all(&cluster, || Ok(next_hops(&vpc, &cluster)))?;
+    bed.ensure_all_reach_all(&cluster, &vpc)?;
     ensure_nothing_local(&bed, &cluster.nodes()[0])?;
     assert_eq!(bed.complaints(), [""; 0]);
     Ok(())
@@ -64,7 +51,6 @@ fn the_key_of_the_configuration_or_flannels_variables_is_used_and_never_shown() 
             key.id, key.secret
         ),
     );
-    let inside = in_vpc(&vpc);
     for config in [with_key.as_str(), CONFIG] {
         let variables = |agent: AgentBuilder| {
             if config == CONFIG {
@@ -73,7 +59,7 @@ fn the_key_of_the_configuration_or_flannels_variables_is_used_and_never_shown() 
                 agent
             }
         };
-        let bed = Bed::start(&cluster, config, |agent| variables(inside(agent)).arg("-v=6"))?;
+        let bed = Bed::start_with(&cluster, config, &vpc, |agent| variables(agent).arg("-v=6"))?;
         ensure_routes(&vpc, &cluster, &[0])?;
         if config == with_key {
             let changed = config.replace(&key.secret, "another-secret-bed");
@@ -103,9 +89,7 @@ fn conflicts_limits_and_too_many_requests_are_said_with_what_to_do() -> TestResu
     vpc.add_route(Route { to: to(77), name: String::new(), instance: vpc.instance(0) });
     vpc.add_route(Route { to: to(99), name: "flannel-10-5-99-0-24".to_owned(), instance: vpc.instance(1) });
     vpc.refuse(1, 400, "Throttling.User", "Request was denied due to user flow control.");
-    let agent = in_vpc(&vpc)(Agent::builder(node).etcd(&etcd).arg("--cloud-resync=1"));
-    let mut agent = agent.start()?;
-    agent.wait_ready()?;
+    let agent = start_alone(node, &etcd, &vpc)?;
     ensure_said(&agent, "Throttling.User: Request was denied due to user flow control.")?;
     ensure_said(&agent, &format!("aliyun vpc DeleteRouteEntry --RouteEntryId {id}"))?;
     eventually("what is left over is removed, and the foreign route stays", FOLLOW, || {

@@ -7,16 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use flannel_tests::cloud::aws::{Route, Vpc};
-use flannel_tests::traffic::UdpSession;
 use flannel_tests::wait::throughout;
-use flannel_tests::{Agent, AgentBuilder, Cluster, TestResult, eventually};
+use flannel_tests::{Cluster, TestResult, eventually};
 
 use serde_json::Value;
 
-use super::{Bed, FOLLOW, WHILE, ensure_nothing_local, ensure_said, nodes, reserve, subnet};
-use crate::inspect;
+use super::{Bed, FOLLOW, WHILE, ensure_nothing_local, ensure_said, nodes, reserve, start_alone, subnet};
 use crate::network::status::run;
-use crate::overlay::past_stack;
 
 pub(super) const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"aws-vpc"}}"#;
 
@@ -30,11 +27,6 @@ fn policy() -> Result<String> {
 /// Starts a VPC with the policy of the documentation.
 pub(super) fn vpc(cluster: &Cluster) -> Result<Vpc> {
     Vpc::start(cluster, &policy()?)
-}
-
-pub(super) fn in_vpc(vpc: &Vpc) -> impl Fn(AgentBuilder) -> AgentBuilder {
-    let (name, url) = vpc.environment();
-    move |agent| agent.env(&name, &url)
 }
 
 /// Returns the route to a node's subnet.
@@ -58,9 +50,9 @@ fn pods_reach_each_other_by_routes_of_the_subnets_table() -> TestResult {
     let cluster = nodes(3)?;
     let vpc = vpc(&cluster)?;
     assert!(vpc.checks_addresses(0)?);
-    let mut bed = Bed::start(&cluster, CONFIG, in_vpc(&vpc))?;
+    let mut bed = Bed::start(&cluster, CONFIG, &vpc)?;
     ensure_routes(&vpc, &cluster, &vpc.main_table, &[0, 1, 2])?;
-    bed.ensure_all_reach_all(&cluster, || vpc.next_hops(&vpc.main_table))?;
+    bed.ensure_all_reach_all(&cluster, &vpc)?;
     for (number, node) in cluster.nodes().iter().enumerate() {
         ensure_nothing_local(&bed, node)?;
         assert!(!vpc.checks_addresses(number)?, "{}", node.name());
@@ -86,47 +78,13 @@ fn pods_reach_each_other_by_routes_of_the_subnets_table() -> TestResult {
 }
 
 #[test]
-fn a_flow_to_a_pod_behind_the_router_skips_the_stack() -> TestResult {
-    const MORE: u64 = 50;
-    let cluster = nodes(2)?;
-    let vpc = vpc(&cluster)?;
-    let bed = Bed::start(&cluster, CONFIG, in_vpc(&vpc))?;
-    bed.ensure_all_reach_all(&cluster, || vpc.next_hops(&vpc.main_table))?;
-    for (node, pod) in cluster.nodes().iter().zip(&bed.pods) {
-        inspect::wait_plugged(node, pod)?;
-    }
-    let [one, other] = &bed.pods[..] else { unreachable!("two pods") };
-    let mut session = UdpSession::open(one, other)?;
-    session.echo(100)?;
-    let node = &cluster.nodes()[0];
-    let before = past_stack(node)?;
-    (0..MORE).try_for_each(|size| session.echo(size as usize * 28))?;
-    let after = past_stack(node)?;
-    assert_eq!(after, before.map(|count| count + MORE));
-    // The router gets another MAC, and the flow follows it.
-    let router = cluster.fabric().context("no router")?;
-    let links = router.exec("ip -o -4 addr show to 192.168.64.254")?;
-    let link = links.split_whitespace().nth(1).context("no link to the first segment")?;
-    router.ip(&[format!("link set {link} address 02:00:00:00:00:77")])?;
-    eventually("the flow goes on", FOLLOW, || session.request(100))?;
-    eventually("it skips the stack again", FOLLOW, || {
-        let before = past_stack(node)?;
-        session.request(100)?;
-        ensure!(past_stack(node)?[0] > before[0], "it does not");
-        Ok(())
-    })?;
-    assert_eq!(bed.complaints(), [""; 0]);
-    Ok(())
-}
-
-#[test]
 fn configured_tables_have_the_routes_and_a_subnets_own_table_is_found() -> TestResult {
     let cluster = nodes(2)?;
     let vpc = vpc(&cluster)?;
     let (first, second) = (vpc.add_table()?, vpc.add_table()?);
     let config =
         CONFIG.replace("aws-vpc\"", &format!("aws-vpc\",\"RouteTableID\":[\"{first}\",\"{second}\"]"));
-    let bed = Bed::start(&cluster, &config, in_vpc(&vpc))?;
+    let bed = Bed::start(&cluster, &config, &vpc)?;
     ensure_routes(&vpc, &cluster, &first, &[0, 1])?;
     ensure_routes(&vpc, &cluster, &second, &[0, 1])?;
     assert_eq!(vpc.routes(&vpc.main_table)?, []);
@@ -136,7 +94,7 @@ fn configured_tables_have_the_routes_and_a_subnets_own_table_is_found() -> TestR
     let own = vpc.add_table()?;
     vpc.call("AssociateRouteTable", &[("RouteTableId", &own), ("SubnetId", subnet.context("no subnet")?)])?;
     drop(bed);
-    let bed = Bed::start(&cluster, CONFIG, in_vpc(&vpc))?;
+    let bed = Bed::start(&cluster, CONFIG, &vpc)?;
     ensure_routes(&vpc, &cluster, &own, &[0])?;
     ensure_routes(&vpc, &cluster, &vpc.main_table, &[1])?;
     assert_eq!(bed.complaints(), [""; 0]);
@@ -149,7 +107,7 @@ fn both_families_have_routes() -> TestResult {
     let vpc = vpc(&cluster)?;
     let config =
         CONFIG.replace("\"Backend\"", "\"EnableIPv6\":true,\"IPv6Network\":\"fd44::/48\",\"Backend\"");
-    let bed = Bed::start(&cluster, &config, in_vpc(&vpc))?;
+    let bed = Bed::start(&cluster, &config, &vpc)?;
     let node = &cluster.nodes()[0];
     let v6 = node.subnet_env()?.ipv6_subnet.context("no IPv6 subnet")?;
     let base = Ipv6Addr::from_bits(v6.addr.to_bits() & !1);
@@ -180,9 +138,7 @@ fn a_route_of_somebody_else_is_named_and_left_alone() -> TestResult {
         ("NetworkInterfaceId", vpc.instances[1].interface.as_str()),
     ];
     vpc.call("CreateRoute", &taken)?;
-    let agent = in_vpc(&vpc)(Agent::builder(node).etcd(&etcd).arg("--cloud-resync=1"));
-    let mut agent = agent.start()?;
-    agent.wait_ready()?;
+    let agent = start_alone(node, &etcd, &vpc)?;
     let command = format!(
         "aws ec2 delete-route --route-table-id {} --destination-cidr-block 10.5.20.0/24",
         vpc.main_table
@@ -208,7 +164,7 @@ fn a_cloud_that_refuses_or_is_away_delays_nothing_on_the_node() -> TestResult {
     let vpc = vpc(&cluster)?;
     vpc.refuse(2);
     // The node is ready, and has its pod, while requests are refused.
-    let mut bed = Bed::start(&cluster, CONFIG, in_vpc(&vpc))?;
+    let mut bed = Bed::start(&cluster, CONFIG, &vpc)?;
     ensure_said(&bed.agents[0], "RequestLimitExceeded")?;
     let after = vpc.take_actions().len();
     ensure_routes(&vpc, &cluster, &vpc.main_table, &[0])?;
@@ -225,7 +181,7 @@ fn a_cloud_that_refuses_or_is_away_delays_nothing_on_the_node() -> TestResult {
 fn a_route_to_an_instance_that_is_gone_is_removed_once_its_lease_has_ended() -> TestResult {
     let cluster = nodes(3)?;
     let vpc = vpc(&cluster)?;
-    let mut bed = Bed::start(&cluster, CONFIG, in_vpc(&vpc))?;
+    let mut bed = Bed::start(&cluster, CONFIG, &vpc)?;
     ensure_routes(&vpc, &cluster, &vpc.main_table, &[0, 1, 2])?;
     let dead = route(&vpc, &cluster, 2)?;
     bed.agents[2].kill()?;
@@ -250,7 +206,7 @@ fn a_route_to_an_instance_that_is_gone_is_removed_once_its_lease_has_ended() -> 
 fn a_permission_that_is_missing_is_named() -> TestResult {
     let cluster = nodes(1)?;
     let vpc = Vpc::start(&cluster, &policy()?.replace("\"ec2:CreateRoute\", ", ""))?;
-    let bed = Bed::start(&cluster, CONFIG, in_vpc(&vpc))?;
+    let bed = Bed::start(&cluster, CONFIG, &vpc)?;
     ensure_said(&bed.agents[0], "Permit ec2:CreateRoute to the role of the instance")?;
     assert_eq!(vpc.routes(&vpc.main_table)?, []);
     Ok(())

@@ -1,20 +1,13 @@
 //! The backend gce, on a server that checks tokens and answers as Compute Engine does.
 
-use std::net::IpAddr;
-
 use anyhow::{Result, ensure};
 use flannel_tests::cloud::gce::Project;
 use flannel_tests::wait::throughout;
-use flannel_tests::{Agent, AgentBuilder, Cluster, TestResult, eventually};
+use flannel_tests::{Cluster, TestResult, eventually};
 
-use super::{Bed, FOLLOW, WHILE, ensure_nothing_local, ensure_said, nodes, reserve, subnet};
+use super::{Bed, FOLLOW, WHILE, ensure_nothing_local, ensure_said, nodes, reserve, start_alone, subnet};
 
 pub(super) const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"gce"}}"#;
-
-pub(super) fn in_project(project: &Project) -> impl Fn(AgentBuilder) -> AgentBuilder {
-    let (name, url) = project.environment();
-    move |agent| agent.env(&name, &url)
-}
 
 /// Returns the route to a node's subnet.
 fn route(cluster: &Cluster, node: usize) -> Result<(String, String, String)> {
@@ -34,19 +27,13 @@ fn ensure_routes(project: &Project, cluster: &Cluster, nodes: &[usize]) -> Resul
     })
 }
 
-pub(super) fn next_hops(project: &Project, cluster: &Cluster) -> Vec<(String, IpAddr)> {
-    let node = |name: &str| cluster.nodes().iter().find(|node| node.name() == name);
-    let routes = project.routes().into_iter();
-    routes.filter_map(|(_, to, instance)| Some((to, node(&instance)?.ip().into()))).collect()
-}
-
 #[test]
 fn pods_reach_each_other_by_the_projects_routes() -> TestResult {
     let cluster = nodes(3)?;
     let project = Project::start(&cluster)?;
-    let bed = Bed::start(&cluster, CONFIG, in_project(&project))?;
+    let bed = Bed::start(&cluster, CONFIG, &project)?;
     ensure_routes(&project, &cluster, &[0, 1, 2])?;
-    bed.ensure_all_reach_all(&cluster, || Ok(next_hops(&project, &cluster)))?;
+    bed.ensure_all_reach_all(&cluster, &project)?;
     ensure_nothing_local(&bed, &cluster.nodes()[0])?;
     assert_eq!(bed.complaints(), [""; 0]);
     // A route that somebody has removed, and tokens that hold no longer.
@@ -66,9 +53,7 @@ fn an_instance_that_may_not_forward_and_a_foreign_route_are_named() -> TestResul
     reserve(&etcd, node, 20)?;
     project.set_forwarding(false);
     project.add_route("by-hand", "10.5.20.0/24", "node2");
-    let agent = in_project(&project)(Agent::builder(node).etcd(&etcd).arg("--cloud-resync=1"));
-    let mut agent = agent.start()?;
-    agent.wait_ready()?;
+    let agent = start_alone(node, &etcd, &project)?;
     ensure_said(&agent, "canIpForward of the instance node1 is false")?;
     ensure_said(&agent, "gcloud compute routes delete by-hand")?;
     throughout("the foreign route stays alone", WHILE, || {
@@ -94,9 +79,7 @@ fn a_route_of_a_former_node_is_taken_over_and_one_without_a_lease_is_removed() -
     project.add_route("flannel-10-5-20-0-24", "10.5.20.0/24", "node2");
     project.add_route("flannel-10-5-99-0-24", "10.5.99.0/24", "node2");
     project.add_route("flannel-10-9-99-0-24", "10.9.99.0/24", "node2");
-    let agent = in_project(&project)(Agent::builder(node).etcd(&etcd).arg("--cloud-resync=1"));
-    let mut agent = agent.start()?;
-    agent.wait_ready()?;
+    let _agent = start_alone(node, &etcd, &project)?;
     eventually("the routes are tidy", FOLLOW, || {
         let routes = project.routes();
         let found: Vec<_> = routes.iter().map(|(name, _, node)| (name.as_str(), node.as_str())).collect();
@@ -113,9 +96,8 @@ fn a_key_file_a_rate_limit_and_a_quota_are_respected() -> TestResult {
     let key = project.key_file()?;
     project.refuse(1);
     project.fill(true);
-    let inside = in_project(&project);
-    let bed = Bed::start(&cluster, CONFIG, |agent| {
-        inside(agent).env("GOOGLE_APPLICATION_CREDENTIALS", key.display().to_string())
+    let bed = Bed::start_with(&cluster, CONFIG, &project, |agent| {
+        agent.env("GOOGLE_APPLICATION_CREDENTIALS", key.display().to_string())
     })?;
     ensure_said(&bed.agents[0], "rateLimitExceeded: Rate Limit Exceeded")?;
     ensure_said(&bed.agents[0], "Have the quota of static routes raised")?;

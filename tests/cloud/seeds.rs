@@ -1,55 +1,44 @@
 //! The seeds' set-up with each cloud: the unit's `--ip-masq`, subnet.env, and Docker with the options that are made of it.
 
-use std::net::IpAddr;
-
 use anyhow::{Result, ensure};
-use flannel_tests::cloud::{self, ali, gce};
+use flannel_tests::cloud::{self, Cloud, ali, gce};
 use flannel_tests::traffic::ping;
-use flannel_tests::{AgentBuilder, Cluster, Docker, Host as _, TestResult, eventually};
+use flannel_tests::{Cluster, Docker, Host as _, TestResult, eventually};
 
-use super::{FOLLOW, ali_vpc, aws_vpc, nodes};
+use super::{FOLLOW, ali_vpc, aws_vpc, inside, nodes};
 use crate::network::docker::{docker_options, seen, start_docker};
 
 #[test]
 fn containers_reach_each_other_by_aws_vpc() -> TestResult {
     let cluster = nodes(2)?;
     let vpc = aws_vpc::vpc(&cluster)?;
-    let routes = || vpc.next_hops(&vpc.main_table);
-    Ok(ensure_works(&cluster, aws_vpc::CONFIG, aws_vpc::in_vpc(&vpc), routes)?)
+    Ok(ensure_works(&cluster, aws_vpc::CONFIG, &vpc)?)
 }
 
 #[test]
 fn containers_reach_each_other_by_gce() -> TestResult {
     let cluster = nodes(2)?;
     let project = gce::Project::start(&cluster)?;
-    let routes = || Ok(super::gce::next_hops(&project, &cluster));
-    Ok(ensure_works(&cluster, super::gce::CONFIG, super::gce::in_project(&project), routes)?)
+    Ok(ensure_works(&cluster, super::gce::CONFIG, &project)?)
 }
 
 #[test]
 fn containers_reach_each_other_by_ali_vpc() -> TestResult {
     let cluster = nodes(2)?;
     let vpc = ali::Vpc::start(&cluster, true)?;
-    let routes = || Ok(ali_vpc::next_hops(&vpc, &cluster));
-    Ok(ensure_works(&cluster, ali_vpc::CONFIG, ali_vpc::in_vpc(&vpc), routes)?)
+    Ok(ensure_works(&cluster, ali_vpc::CONFIG, &vpc)?)
 }
 
 /// Fails unless containers of both nodes reach each other with their own addresses, and others with their node's.
-fn ensure_works(
-    cluster: &Cluster,
-    config: &str,
-    change: impl Fn(AgentBuilder) -> AgentBuilder,
-    routes: impl Fn() -> Result<Vec<(String, IpAddr)>>,
-) -> Result<()> {
+fn ensure_works(cluster: &Cluster, config: &str, cloud: &dyn Cloud) -> Result<()> {
     let etcd = cluster.start_etcd()?;
     etcd.configure(config)?;
-    let words = |agent: AgentBuilder| agent.arg("--ip-masq").arg("--cloud-resync=1");
-    let _agents = cluster.start_agents_with(&etcd, |agent| change(words(agent)))?;
+    let _agents = cluster.start_agents_with(&etcd, |agent| inside(agent.arg("--ip-masq"), cloud))?;
     let dockers = cluster.nodes().iter().map(start_docker).collect::<Result<Vec<_>>>()?;
     let containers = dockers.iter().map(Docker::start_web_server).collect::<Result<Vec<_>>>()?;
     let [one, other] = &containers[..] else { unreachable!("two nodes") };
     eventually("containers reach each other", FOLLOW, || {
-        cloud::program(cluster, &routes()?)?;
+        cloud::program(cluster, cloud)?;
         ping(one, other.ip()).and(ping(other, one.ip()))
     })?;
     for node in cluster.nodes() {

@@ -1,9 +1,10 @@
 //! Reads the counters of a node's BPF programs with bpftool, as a person does.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 /// Counters of one outcome at one hook.
@@ -17,6 +18,18 @@ pub struct Metric {
     pub packets: u64,
     /// Bytes, over all CPUs.
     pub bytes: u64,
+}
+
+/// Returns the VNI of the only network whose programs are pinned below this bpffs, or the number that stands for it.
+pub fn only_network(bpffs: &Path) -> Result<u32> {
+    let folder = bpffs.join("flannel");
+    let entries = fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let names = entries.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>>>()?;
+    let networks: Vec<_> = names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
+    match networks[..] {
+        [network] => Ok(network),
+        _ => bail!("{} has the pins of {} networks", folder.display(), networks.len()),
+    }
 }
 
 /// Reads the counters below this bpffs for the overlay with this VNI, the most frequent outcome first, and none that are 0.

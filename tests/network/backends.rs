@@ -1,6 +1,7 @@
 //! flannel's backends in all their address families: reachability, kernel entries, and what a restart keeps.
 
 mod alloc;
+mod changed;
 mod direct_routing;
 mod dual_stack;
 mod host_gw;

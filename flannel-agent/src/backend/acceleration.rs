@@ -21,7 +21,7 @@ use crate::report::{REPORT, SlowPort};
 use failed::Failed;
 
 /// The accelerator of this node, if there is one. Without one everything here does nothing, and succeeds.
-pub(super) struct Acceleration {
+pub struct Acceleration {
     settings: Settings,
     state: State,
     failed: Failed,

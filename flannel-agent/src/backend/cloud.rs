@@ -24,6 +24,7 @@ pub(super) use self::http::chain;
 pub(super) use self::http::{Answer, Http, form};
 use self::keeper::{Keeper, Terms};
 pub(super) use self::plan::{Change, Owner, Route, Table};
+use super::acceleration::Acceleration;
 use super::alloc::Alloc;
 use super::routed::Routed;
 use super::{Backend, Setup};
@@ -31,7 +32,6 @@ use crate::config;
 use crate::dataplane::kernel::Kernel;
 use crate::lease::{LeaseAttrs, SubnetKey};
 use crate::peer::Peer;
-use crate::report::SlowPort;
 use crate::task::Task;
 #[cfg(any(feature = "aws-vpc", feature = "gce"))]
 use crate::uplink::Uplink;
@@ -122,16 +122,12 @@ impl Backend for Cloud {
         self.name
     }
 
-    fn shortcoming(&self) -> Option<String> {
-        self.routed.shortcoming()
+    fn acceleration(&self) -> Option<&Acceleration> {
+        Some(self.routed.acceleration())
     }
 
-    fn without_bpf(&self) -> Option<String> {
-        self.routed.absence()
-    }
-
-    fn slow_ports(&self) -> Vec<SlowPort> {
-        self.routed.slow_ports()
+    fn acceleration_mut(&mut self) -> Option<(&mut Acceleration, &Kernel)> {
+        Some((self.routed.acceleration_mut(), &self.kernel))
     }
 
     async fn set_subnet(&mut self, own: SubnetKey) -> Result<()> {
@@ -142,14 +138,6 @@ impl Backend for Cloud {
 
     async fn accelerate(&mut self) -> Result<()> {
         self.routed.accelerate(&self.kernel).await
-    }
-
-    fn is_accelerating(&self) -> bool {
-        self.routed.has_waiting()
-    }
-
-    async fn accelerate_more(&mut self) -> Vec<anyhow::Error> {
-        self.routed.attach_next(&self.kernel).await
     }
 
     async fn apply(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use ipnet::IpNet;
 use tracing::warn;
 
+use super::acceleration::Acceleration;
 use super::direct::Direct;
 use super::routed::Routed;
 use super::{Backend, Setup};
@@ -14,7 +15,6 @@ use crate::config::{BackendType, SubnetRange};
 use crate::dataplane::kernel::Kernel;
 use crate::lease::{LeaseAttrs, SubnetKey};
 use crate::peer::Peer;
-use crate::report::SlowPort;
 use crate::uplink::{NodeAddress, Uplink};
 
 /// The host-gw backend of this node.
@@ -63,16 +63,12 @@ impl Backend for HostGw {
         BackendType::HostGw.name()
     }
 
-    fn shortcoming(&self) -> Option<String> {
-        self.routed.shortcoming()
+    fn acceleration(&self) -> Option<&Acceleration> {
+        Some(self.routed.acceleration())
     }
 
-    fn without_bpf(&self) -> Option<String> {
-        self.routed.absence()
-    }
-
-    fn slow_ports(&self) -> Vec<SlowPort> {
-        self.routed.slow_ports()
+    fn acceleration_mut(&mut self) -> Option<(&mut Acceleration, &Kernel)> {
+        Some((self.routed.acceleration_mut(), &self.kernel))
     }
 
     async fn set_subnet(&mut self, own: SubnetKey) -> Result<()> {
@@ -85,14 +81,6 @@ impl Backend for HostGw {
 
     async fn accelerate(&mut self) -> Result<()> {
         self.routed.accelerate(&self.kernel).await
-    }
-
-    fn is_accelerating(&self) -> bool {
-        self.routed.has_waiting()
-    }
-
-    async fn accelerate_more(&mut self) -> Vec<anyhow::Error> {
-        self.routed.attach_next(&self.kernel).await
     }
 
     async fn apply(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {

@@ -13,13 +13,12 @@ use super::acceleration::Acceleration;
 use super::route_mtus::RouteMtus;
 use super::{Options, Setup};
 use crate::config::{DataplaneMode, NetworkConfig, SourceCheck, XdpMode};
-use crate::dataplane::accelerator::{AcceleratorEvent, Carrier, FlowCache, Settings};
+use crate::dataplane::accelerator::{AcceleratorEvent, Carrier, Settings};
 use crate::dataplane::bpf::leases::Routes;
 use crate::dataplane::bpf::pins::Pins;
 use crate::dataplane::kernel::Kernel;
 use crate::lease::SubnetKey;
 use crate::peer::Peer;
-use crate::report::SlowPort;
 use crate::uplink::Uplink;
 
 /// The programs of a node whose packets have no tunnel, if it has them.
@@ -61,29 +60,12 @@ impl Routed {
         Ok(routed)
     }
 
-    /// See [`Acceleration::shortcoming`].
-    pub(super) fn shortcoming(&self) -> Option<String> {
-        self.acceleration.shortcoming()
+    pub(super) const fn acceleration(&self) -> &Acceleration {
+        &self.acceleration
     }
 
-    /// See [`Acceleration::absence`].
-    pub(super) fn absence(&self) -> Option<String> {
-        self.acceleration.absence()
-    }
-
-    /// See [`Acceleration::slow_ports`].
-    pub(super) fn slow_ports(&self) -> Vec<SlowPort> {
-        self.acceleration.slow_ports()
-    }
-
-    /// See [`Acceleration::has_waiting`].
-    pub(super) fn has_waiting(&self) -> bool {
-        self.acceleration.has_waiting()
-    }
-
-    /// See [`Acceleration::attach_next`].
-    pub(super) async fn attach_next(&mut self, kernel: &Kernel) -> Vec<Error> {
-        self.acceleration.attach_next(kernel).await
+    pub(super) const fn acceleration_mut(&mut self) -> &mut Acceleration {
+        &mut self.acceleration
     }
 
     /// Sets the node's own subnets.
@@ -185,11 +167,7 @@ fn carriers(uplink: &Uplink) -> Vec<Carrier<'_>> {
 fn settings(options: &Options, network: &NetworkConfig) -> Settings {
     Settings {
         mode: options.dataplane.unwrap_or(DataplaneMode::Auto),
-        flow_cache: match options.flow_cache {
-            Some(true) => FlowCache::Forced,
-            None => FlowCache::On,
-            Some(false) => FlowCache::Off,
-        },
+        flow_cache: options.flow_cache(true),
         max_flows: options.max_flows,
         direct_routing: true,
         // There are no outer headers, and no senders in them.

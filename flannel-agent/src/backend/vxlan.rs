@@ -24,7 +24,6 @@ use crate::dataplane::kernel::Kernel;
 use crate::lease::{LeaseAttrs, SubnetKey, VxlanData};
 use crate::metrics::METRICS;
 use crate::peer::Peer;
-use crate::report::SlowPort;
 use crate::uplink::Uplink;
 use floor::{FloorEvent, NodeFloor};
 use overlay::Overlay;
@@ -103,16 +102,12 @@ impl Backend for Vxlan {
         if self.acceleration.is_present() { "bpf" } else { "netlink" }
     }
 
-    fn shortcoming(&self) -> Option<String> {
-        self.acceleration.shortcoming()
+    fn acceleration(&self) -> Option<&Acceleration> {
+        Some(&self.acceleration)
     }
 
-    fn without_bpf(&self) -> Option<String> {
-        self.acceleration.absence()
-    }
-
-    fn slow_ports(&self) -> Vec<SlowPort> {
-        self.acceleration.slow_ports()
+    fn acceleration_mut(&mut self) -> Option<(&mut Acceleration, &Kernel)> {
+        Some((&mut self.acceleration, &self.kernel))
     }
 
     async fn set_subnet(&mut self, own: SubnetKey) -> Result<()> {
@@ -125,14 +120,6 @@ impl Backend for Vxlan {
 
     async fn accelerate(&mut self) -> Result<()> {
         if self.acceleration.is_probed() { Ok(()) } else { self.load_programs().await }
-    }
-
-    fn is_accelerating(&self) -> bool {
-        self.acceleration.has_waiting()
-    }
-
-    async fn accelerate_more(&mut self) -> Vec<anyhow::Error> {
-        self.acceleration.attach_next(&self.kernel).await
     }
 
     async fn apply(&mut self, peers: &[Peer]) -> Vec<anyhow::Error> {

@@ -28,6 +28,7 @@ pub mod dry_run;
 pub mod events;
 mod family;
 pub mod flows;
+pub mod former;
 pub mod inspect;
 pub mod kept;
 mod lease_map;

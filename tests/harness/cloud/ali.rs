@@ -2,13 +2,14 @@
 //! by code of its own, and answers as the documentation says: pages, and errors.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use super::Cloud;
 use super::server::{Reply, Request, Server};
 use crate::cluster::{Cluster, MGMT};
 
@@ -95,11 +96,6 @@ impl Vpc {
         Ok(Self { _metadata: metadata, interface, state })
     }
 
-    /// Returns the variable that leads the agent here.
-    pub fn environment(&self) -> (String, String) {
-        ("ALIBABA_CLOUD_VPC_ENDPOINT".to_owned(), format!("http://{}", self.interface.address()))
-    }
-
     /// Returns the key of a user.
     pub fn key(&self) -> Key {
         self.lock().keys[0].clone()
@@ -139,6 +135,22 @@ impl Vpc {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+}
+
+impl Cloud for Vpc {
+    fn environment(&self) -> (String, String) {
+        ("ALIBABA_CLOUD_VPC_ENDPOINT".to_owned(), format!("http://{}", self.interface.address()))
+    }
+
+    fn next_hops(&self) -> Result<Vec<(String, IpAddr)>> {
+        let routes = self.routes();
+        let instances = &self.lock().instances;
+        let hop = |route: Route| {
+            let (ip, _) = instances.iter().find(|(_, id)| *id == route.instance)?;
+            Some((route.to, IpAddr::V4(*ip)))
+        };
+        Ok(routes.into_iter().filter_map(hop).collect())
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
+use super::Cloud;
 use super::server::{Reply, Request, Server};
 use crate::cluster::{Cluster, MGMT};
 use crate::netns::NetNs;
@@ -106,11 +107,6 @@ impl Vpc {
         Ok(Self { _metadata: metadata, gate, _moto: moto, netns, state, id, instances, main_table })
     }
 
-    /// Returns the variable that leads Amazon's SDK here.
-    pub fn environment(&self) -> (String, String) {
-        ("AWS_ENDPOINT_URL".to_owned(), format!("http://{}", self.gate.address()))
-    }
-
     /// Makes a request without permissions being checked: names and values. Returns XML.
     pub fn call(&self, action: &str, parameters: &[(&str, &str)]) -> Result<String> {
         let moto = Moto(&self.netns);
@@ -141,17 +137,6 @@ impl Vpc {
         Ok(routes)
     }
 
-    /// Returns the routes of a table as the VPC's router has them: destinations, and the addresses of the nodes that they lead to.
-    pub fn next_hops(&self, table: &str) -> Result<Vec<(String, IpAddr)>> {
-        let gone = &self.lock().gone;
-        let routes = self.routes(table)?.into_iter().filter(|route| !gone.contains(&route.interface));
-        let hop = |Route { to, interface }| {
-            let instance = self.instances.iter().find(|instance| instance.interface == interface)?;
-            Some((to, instance.ip))
-        };
-        Ok(routes.filter_map(hop).collect())
-    }
-
     /// Returns whether the VPC drops packets that are not to or from the address of a node's interface.
     pub fn checks_addresses(&self, node: usize) -> Result<bool> {
         let answer = self.call("DescribeInstances", &[("InstanceId.1", &self.instances[node].id)])?;
@@ -177,6 +162,24 @@ impl Vpc {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+}
+
+impl Cloud for Vpc {
+    fn environment(&self) -> (String, String) {
+        ("AWS_ENDPOINT_URL".to_owned(), format!("http://{}", self.gate.address()))
+    }
+
+    /// The main table's.
+    fn next_hops(&self) -> Result<Vec<(String, IpAddr)>> {
+        let gone = &self.lock().gone;
+        let routes = self.routes(&self.main_table)?.into_iter();
+        let alive = routes.filter(|route| !gone.contains(&route.interface));
+        let hop = |Route { to, interface }| {
+            let instance = self.instances.iter().find(|instance| instance.interface == interface)?;
+            Some((to, instance.ip))
+        };
+        Ok(alive.filter_map(hop).collect())
     }
 }
 

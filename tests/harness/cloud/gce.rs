@@ -5,7 +5,7 @@ mod account;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
+use super::Cloud;
 use super::server::{Reply, Request, Server};
 use crate::cluster::{Cluster, MGMT};
 use crate::process::{LIMIT, finish};
@@ -90,11 +91,6 @@ impl Project {
             answer(&mut lock(&of_interface), request)
         })?;
         Ok(Self { _metadata: metadata, interface, state, folder })
-    }
-
-    /// Returns the variable that leads gcloud and the agent here.
-    pub fn environment(&self) -> (String, String) {
-        ("CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE".to_owned(), format!("{}/compute/v1/", self.url()))
     }
 
     fn url(&self) -> String {
@@ -177,6 +173,22 @@ impl Project {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+}
+
+impl Cloud for Project {
+    fn environment(&self) -> (String, String) {
+        ("CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE".to_owned(), format!("{}/compute/v1/", self.url()))
+    }
+
+    fn next_hops(&self) -> Result<Vec<(String, IpAddr)>> {
+        let routes = self.routes();
+        let instances = &self.lock().instances;
+        let hop = |(_, to, instance)| {
+            let (_, ip) = instances.iter().find(|(name, _)| *name == instance)?;
+            Some((to, IpAddr::V4(*ip)))
+        };
+        Ok(routes.into_iter().filter_map(hop).collect())
     }
 }
 

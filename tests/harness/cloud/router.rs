@@ -1,17 +1,18 @@
 //! The router of the underlay as the router of a cloud's network.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 
+use super::Cloud;
 use crate::cluster::Cluster;
 
 /// Marks the routes that come from the cloud's table.
 const PROTOCOL: &str = "97";
 
-/// Gives the router of a cluster exactly these routes: destinations, each with the node that they lead to.
-pub fn program(cluster: &Cluster, routes: &[(String, IpAddr)]) -> Result<()> {
+/// Gives the router of a cluster exactly the routes of the cloud.
+pub fn program(cluster: &Cluster, cloud: &dyn Cloud) -> Result<()> {
+    let routes = cloud.next_hops()?;
     let router = cluster.fabric().context("the topology has no router")?;
     let wanted: BTreeSet<_> = routes.iter().map(|(to, via)| (to.clone(), via.to_string())).collect();
     let mut existing = BTreeSet::new();

@@ -1,10 +1,12 @@
 //! A running variant: two nodes and a pod on each.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use flannel_tests::cloud::gce::Project;
+use flannel_tests::cloud::{self, Cloud as _};
 use flannel_tests::firewall::firewall;
 use flannel_tests::flowtable;
 use flannel_tests::kernel_vxlan;
@@ -33,6 +35,7 @@ pub(super) struct Bed {
     service: Option<Served>,
     _limit: Vec<Limit>,
     _agents: Vec<Agent>,
+    cloud: Option<Project>,
     _etcd: Option<Etcd>,
     cluster: Option<Cluster>,
 }
@@ -48,23 +51,24 @@ impl Bed {
             Variant::KernelVxlan | Variant::KernelVxlanService => {
                 Self::of_kernel(variant, kernel_vxlan::vxlan)?
             }
-            Variant::AgentNetlink => {
-                Self::of_agents(variant, &release_agent()?, &["--dataplane=netlink"], 0)?
-            }
-            Variant::AgentNoCache => {
-                Self::of_agents(variant, &release_agent()?, &["--dataplane=bpf", "--flow-cache=false"], 0)?
-            }
-            Variant::AgentBpf | Variant::AgentService => {
-                Self::of_agents(variant, &release_agent()?, &["--dataplane=bpf"], 0)?
-            }
-            Variant::AgentCrowd => Self::of_agents(variant, &release_agent()?, &["--dataplane=bpf"], CROWD)?,
             Variant::AgentBefore => {
                 let program = before.context("agent-before needs --before PROGRAM")?;
-                Self::of_agents(variant, program, &["--dataplane=bpf"], 0)?
+                Self::of_agents(variant, program)?
             }
+            Variant::AgentNetlink
+            | Variant::AgentNoCache
+            | Variant::AgentBpf
+            | Variant::AgentService
+            | Variant::AgentCrowd
+            | Variant::AgentHostGw
+            | Variant::Routed
+            | Variant::AgentRouted => Self::of_agents(variant, &release_agent()?)?,
         };
         // An agent that is ready has its own subnet, but may not have the other node's yet.
-        eventually("the pods reach each other", PATIENCE, || traffic::ping(&bed.from, bed.to.ip()))?;
+        eventually("the pods reach each other", PATIENCE, || {
+            bed.follow_cloud()?;
+            traffic::ping(&bed.from, bed.to.ip())
+        })?;
         if variant.direct().is_some() {
             bed.serve()?;
         }
@@ -111,6 +115,7 @@ impl Bed {
             service: None,
             _limit: Vec::new(),
             _agents: Vec::new(),
+            cloud: None,
             _etcd: None,
             cluster,
         }
@@ -142,15 +147,22 @@ impl Bed {
         Ok(bed)
     }
 
-    /// Starts agents among the leases of `crowd` nodes that do not exist.
-    fn of_agents(variant: Variant, program: &Path, flags: &[&str], crowd: u32) -> Result<Self> {
-        let cluster = Cluster::two_nodes()?;
+    /// Starts agents: those of a crowd among the leases of nodes that do not exist, those of a cloud with its router between them.
+    fn of_agents(variant: Variant, program: &Path) -> Result<Self> {
+        let is_cloud = variant.backend() == "gce";
+        let cluster = if is_cloud { Cluster::two_nodes_routed()? } else { Cluster::two_nodes()? };
+        let cloud = is_cloud.then(|| Project::start(&cluster)).transpose()?;
         let etcd = cluster.start_etcd()?;
-        etcd.configure(&format!(r#"{{"Network":"{NETWORK}","Backend":{{"Type":"vxlan"}}}}"#))?;
-        crowd::fill(&etcd, crowd::Backend::Vxlan, crowd)?;
-        let program = PathBuf::from(program);
+        let backend = variant.backend();
+        etcd.configure(&format!(r#"{{"Network":"{NETWORK}","Backend":{{"Type":"{backend}"}}}}"#))?;
+        if variant == Variant::AgentCrowd {
+            crowd::fill(&etcd, crowd::Backend::Vxlan, CROWD)?;
+        }
+        let environment = cloud.as_ref().map(Project::environment);
         let agents = cluster.start_agents_with(&etcd, |agent| {
-            flags.iter().fold(agent.program(&program), |agent, flag| agent.arg(*flag))
+            let agent =
+                environment.iter().fold(agent.program(program), |agent, (name, url)| agent.env(name, url));
+            variant.flags().iter().fold(agent, |agent, flag| agent.arg(*flag))
         })?;
         for node in cluster.nodes() {
             let subnet = node.subnet_env()?.subnet.context("subnet.env has no FLANNEL_SUBNET")?;
@@ -158,7 +170,16 @@ impl Bed {
             firewall(node, &subnet.to_string(), &NETWORK.to_string())?;
         }
         let pods = pods(&cluster)?;
-        Ok(Self { _agents: agents, _etcd: Some(etcd), ..Self::new(variant, pods, Some(cluster)) })
+        let bed = Self::new(variant, pods, Some(cluster));
+        Ok(Self { _agents: agents, cloud, _etcd: Some(etcd), ..bed })
+    }
+
+    /// Gives the router between the nodes the routes that their agents have written, if there is one.
+    fn follow_cloud(&self) -> Result<()> {
+        match (&self.cluster, &self.cloud) {
+            (Some(cluster), Some(cloud)) => cloud::program(cluster, cloud),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -62,7 +62,7 @@ fn draw_bar(svg: &mut String, y: f64, scale: f64, metric: Metric, one: &Series) 
         Carrier::Uplink => "other",
         Carrier::KernelDevice | Carrier::Flowtable => "kernel",
         Carrier::BarePrograms { .. } => "limit",
-        Carrier::Programs | Carrier::Shortcut => "bpf",
+        Carrier::Programs | Carrier::Shortcut | Carrier::UntunnelledShortcut => "bpf",
     };
     let (min, max) = one.range(metric);
     let (width, middle) = (one.median(metric) * scale, y + BAR / 2.0);

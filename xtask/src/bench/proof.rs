@@ -8,7 +8,6 @@ use flannel_tests::{Node, flowtable, metrics};
 use super::bed::Bed;
 use super::variant::Carrier;
 
-const VNI: u32 = 1;
 const UPLINK: &str = "eth0";
 
 /// Packets of the sending and of the receiving node, counted at one time. None where nothing else could have carried them.
@@ -75,6 +74,11 @@ impl Counters {
             }
             Carrier::Programs => Some(of_programs(nodes, [End::SendingProgram, End::ReceivingProgram])?),
             Carrier::Shortcut => Some(of_programs(nodes, [End::SendingShortcut, End::ReceivingShortcut])?),
+            Carrier::UntunnelledShortcut => {
+                let all = passed(nodes, UPLINK)?;
+                let past = of_programs(nodes, [End::SendingShortcut, End::ReceivingShortcut])?;
+                Some(tallies(all, [0, 1].map(|node: usize| all[node].saturating_sub(past[node].all))))
+            }
         }))
     }
 
@@ -88,7 +92,7 @@ impl Counters {
             ensure!(
                 is_enough(wanted, other, least, share),
                 "on the {node} node {wanted} packets went the way of the variant and {other} another one, where the figure needs \
-                 {least} or more ({DEVICE}, METRICS and the rules' counters show where they went)"
+                 {least} or more (the devices', METRICS and the rules' counters show where they went)"
             );
         }
         Ok(())
@@ -117,8 +121,8 @@ fn of_programs([sender, receiver]: [&Node; 2], ends: [End; 2]) -> Result<[Tally;
 
 impl Tally {
     fn of_programs(node: &Node, end: End) -> Result<Self> {
-        let mut tally = Self { all: 0, other: 0 };
-        for metric in metrics::read(node.bpffs()?, VNI)? {
+        let (bpffs, mut tally) = (node.bpffs()?, Self { all: 0, other: 0 });
+        for metric in metrics::read(bpffs, metrics::only_network(bpffs)?)? {
             let outcome = Outcome::ALL.iter().find(|outcome| format!("{outcome:?}") == metric.outcome);
             let hook = Hook::ALL.iter().find(|hook| format!("{hook:?}") == metric.hook);
             let Some(wanted) = outcome.zip(hook).and_then(|(outcome, hook)| end.wants(*hook, *outcome))
@@ -132,7 +136,7 @@ impl Tally {
     }
 
     fn since(self, before: Self) -> Self {
-        Self { all: self.all - before.all, other: self.other - before.other }
+        Self { all: self.all.saturating_sub(before.all), other: self.other.saturating_sub(before.other) }
     }
 }
 

@@ -31,7 +31,7 @@ fn of_variant(series: &[Series], one: &Series) -> Value {
             "median": one.median(metric),
             "min": min,
             "max": max,
-            "ratio_to_kernel_vxlan": ratio(one.variant.rival()),
+            "ratio_to_kernel": ratio(one.variant.rival()),
             "ratio_to_limit": ratio(LIMIT),
             "ratio_to_veth": ratio(BEST),
             "ratio_to_direct": one.variant.direct().and_then(ratio),

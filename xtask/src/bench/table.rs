@@ -28,7 +28,8 @@ pub(super) fn text(series: &[Series], rounds: u32, seconds: u32) -> String {
         text,
         "\nmedians over {rounds} interleaved rounds of {seconds} s; a ratio is the median of the rounds' ratios, and says \
          how many times as good: above 1 means faster, or less CPU time.\n\
-         A service is compared with kernel-vxlan-service and, x direct, with its own variant without the service."
+         A service is compared with kernel-vxlan-service and, x direct, with its own variant without the service; agent-host-gw \
+         with host-gw, and agent-routed with routed."
     );
     text
 }

@@ -16,6 +16,13 @@ pub(super) enum Variant {
     LimitFlat,
     /// Plain routes through the nodes, with flanneld's firewall rules
     HostGw,
+    /// The agent with the backend host-gw, --dataplane bpf and the same rules. Only if named with --only
+    AgentHostGw,
+    /// A router between the nodes with routes to their pods, as a cloud has: the agent with the backend gce, --dataplane netlink and
+    /// the same rules. Only if named with --only
+    Routed,
+    /// As routed, with --dataplane bpf: only if named with --only
+    AgentRouted,
     /// The kernel's vxlan device, set up the way flanneld does, with its firewall rules
     KernelVxlan,
     /// As kernel-vxlan, with a flowtable of nftables, by which established flows skip forwarding; left out if the kernel has none
@@ -56,19 +63,48 @@ impl Variant {
         }
     }
 
-    /// Returns what it is compared with: the kernel's vxlan with the same traffic, the limit with VXLAN, the upper limit.
+    /// Returns what it is compared with: the kernel with the same traffic and underlay, the limit with VXLAN, the upper limit.
     pub(super) fn references(self) -> [Self; 3] {
         [self.rival(), LIMIT, BEST]
     }
 
-    /// Returns the kernel's vxlan with the same traffic.
+    /// Returns what the kernel does with the same traffic on the same underlay.
     pub(super) fn rival(self) -> Self {
-        if self.direct().is_some() { Self::KernelVxlanService } else { RIVAL }
+        match self {
+            Self::AgentHostGw => Self::HostGw,
+            Self::Routed | Self::AgentRouted => Self::Routed,
+            _ if self.direct().is_some() => Self::KernelVxlanService,
+            _ => RIVAL,
+        }
     }
 
     /// Returns whether the agent as it is here takes part.
     pub(super) fn is_agent(self) -> bool {
-        self == Self::AgentNetlink || matches!(self.carrier(), Carrier::Programs | Carrier::Shortcut)
+        self != Self::AgentBefore && !self.flags().is_empty()
+    }
+
+    /// Returns the agent's flags, where an agent takes part.
+    pub(super) fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::AgentNetlink | Self::Routed => &["--dataplane=netlink"],
+            Self::AgentNoCache => &["--dataplane=bpf", "--flow-cache=false"],
+            Self::AgentBefore
+            | Self::AgentBpf
+            | Self::AgentService
+            | Self::AgentCrowd
+            | Self::AgentHostGw
+            | Self::AgentRouted => &["--dataplane=bpf"],
+            _ => &[],
+        }
+    }
+
+    /// Returns the agent's backend, as flannel spells it.
+    pub(super) fn backend(self) -> &'static str {
+        match self {
+            Self::AgentHostGw => "host-gw",
+            Self::Routed | Self::AgentRouted => "gce",
+            _ => "vxlan",
+        }
     }
 
     /// Returns whether the smallest programs take part.
@@ -78,7 +114,15 @@ impl Variant {
 
     /// Returns whether it is measured only if it is named.
     fn is_special(self) -> bool {
-        matches!(self, Self::LimitFlat | Self::AgentNetlink | Self::AgentCrowd)
+        matches!(
+            self,
+            Self::LimitFlat
+                | Self::AgentNetlink
+                | Self::AgentCrowd
+                | Self::AgentHostGw
+                | Self::Routed
+                | Self::AgentRouted
+        )
     }
 
     /// Returns its name on the command line and in all results.
@@ -88,6 +132,9 @@ impl Variant {
             Self::Limit => "limit",
             Self::LimitFlat => "limit-flat",
             Self::HostGw => "host-gw",
+            Self::AgentHostGw => "agent-host-gw",
+            Self::Routed => "routed",
+            Self::AgentRouted => "agent-routed",
             Self::KernelVxlan => "kernel-vxlan",
             Self::Flowtable => "flowtable",
             Self::AgentNetlink => "agent-netlink",
@@ -103,7 +150,7 @@ impl Variant {
     /// Returns what must have carried the packets.
     pub(super) fn carrier(self) -> Carrier {
         match self {
-            Self::Veth | Self::HostGw => Carrier::Uplink,
+            Self::Veth | Self::HostGw | Self::Routed => Carrier::Uplink,
             Self::Limit => Carrier::BarePrograms { aggregates: true },
             Self::LimitFlat => Carrier::BarePrograms { aggregates: false },
             Self::KernelVxlan | Self::AgentNetlink | Self::KernelVxlanService => Carrier::KernelDevice,
@@ -112,6 +159,7 @@ impl Variant {
             // An earlier agent may count in another way.
             Self::AgentBefore => Carrier::BarePrograms { aggregates: false },
             Self::AgentBpf | Self::AgentService | Self::AgentCrowd => Carrier::Shortcut,
+            Self::AgentHostGw | Self::AgentRouted => Carrier::UntunnelledShortcut,
         }
     }
 }
@@ -134,6 +182,8 @@ pub(super) enum Carrier {
     Programs,
     /// The BPF programs from pod to pod, past both host stacks.
     Shortcut,
+    /// The same without a tunnel, of all packets of the uplink.
+    UntunnelledShortcut,
 }
 
 /// Returns the variants of a default run, or those in `only`. An earlier agent needs `--before`, and the flowtable a kernel that

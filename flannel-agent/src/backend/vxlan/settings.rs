@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use crate::backend::Setup;
 use crate::config::VxlanConfig;
-use crate::dataplane::accelerator::{FlowCache, Settings};
+use crate::dataplane::accelerator::Settings;
 use crate::dataplane::bpf::pins::Pins;
 use crate::dataplane::kernel::DeviceSpec;
 use crate::lease::VxlanData;
@@ -56,11 +56,7 @@ fn vtep_mac(data: Option<&RawValue>) -> Option<Mac> {
 pub(super) fn accelerator(Setup { options, network, config, .. }: &Setup<'_, VxlanConfig>) -> Settings {
     Settings {
         mode: options.dataplane.unwrap_or(config.dataplane),
-        flow_cache: match options.flow_cache {
-            Some(true) => FlowCache::Forced,
-            None if config.flow_cache => FlowCache::On,
-            _ => FlowCache::Off,
-        },
+        flow_cache: options.flow_cache(config.flow_cache),
         max_flows: options.max_flows,
         direct_routing: config.direct_routing,
         xdp: options.xdp.unwrap_or(config.xdp),
