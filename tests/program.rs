@@ -1,7 +1,6 @@
 //! The programs, tested packet by packet with BPF_PROG_TEST_RUN: what goes in, what comes out, what is counted.
 
 use std::iter;
-use std::net::Ipv6Addr;
 use std::os::fd::AsFd as _;
 
 use aya::maps::lpm_trie::Key;
@@ -13,10 +12,9 @@ use flannel_common::abi;
 use flannel_common::address::{Address, V4, V6};
 use flannel_common::event::Event;
 use flannel_common::fingerprint::Token;
-use flannel_common::flow::{PROOF_NS, TRANSLATED_NS};
 use flannel_common::kept::KeptEnd;
 use flannel_common::lease::{self, Lease};
-use flannel_common::node::{FEATURE_XDP, NodeConfig, OverlayEnd, SOURCE_CHECK_STRICT, XDP_OFF};
+use flannel_common::node::{FEATURE_XDP, NodeConfig, XDP_OFF};
 use flannel_common::outcome::{Hook, MetricsKey, Outcome, Traffic};
 
 mod complexity;
@@ -29,6 +27,7 @@ mod fuzz;
 mod group;
 mod ipv6;
 mod lookup;
+mod node;
 mod obstructed;
 mod overlay_egress;
 mod overlay_ingress;
@@ -39,8 +38,10 @@ mod token;
 mod translation;
 mod underlay_ingress;
 pub(crate) mod underlay_xdp;
+mod untunnelled;
 mod way;
 
+use node::{node, v6};
 use token::Carrier;
 
 /// This node's address on the underlay, and the MAC of its vxlan device.
@@ -63,10 +64,6 @@ pub(crate) const UPLINK_MTU: u32 = 1500;
 /// The node's generation.
 pub(crate) const GENERATION: u32 = 7;
 
-const fn v6([a, b, c, d, e, f, g, h]: [u16; 8]) -> V6 {
-    Ipv6Addr::new(a, b, c, d, e, f, g, h).octets()
-}
-
 const TC_ACT_UNSPEC: i32 = -1;
 pub(crate) const TC_ACT_SHOT: i32 = 2;
 const TC_ACT_REDIRECT: i32 = 7;
@@ -81,58 +78,6 @@ const WITHOUT_XDP: u32 = !FEATURE_XDP;
 /// The note that a packet's sender was checked, in the upper half of `priority`, above a priority.
 const CHECKED: u32 = 3 << 16 | PRIORITY;
 const PRIORITY: u32 = 6;
-
-/// A network's prefix length, that of its subnets, and their mask.
-type NetworkLengths<A> = (u8, u8, A);
-
-/// Makes this node's end of an overlay.
-fn overlay<A: Address>(
-    overlay_ifindex: u32,
-    local_ip: A,
-    vtep_mac: [u8; 6],
-    lengths: NetworkLengths<A>,
-) -> OverlayEnd<A> {
-    let (network_len, subnet_len, subnet_mask) = lengths;
-    let (uplink_ifindex, uplink_mtu) = (2, UPLINK_MTU);
-    let source_check = SOURCE_CHECK_STRICT;
-    OverlayEnd {
-        overlay_ifindex,
-        uplink_ifindex,
-        uplink_mtu,
-        source_check,
-        local_ip,
-        vtep_mac,
-        network_len,
-        subnet_len,
-        subnet_mask,
-    }
-}
-
-/// Returns the configuration, changed.
-fn node(change: impl FnOnce(&mut NodeConfig)) -> NodeConfig {
-    let mut node = NodeConfig {
-        layout: abi::LAYOUT,
-        vni: VNI,
-        flow_cache: 0,
-        ttl: 64,
-        group_policy: 0,
-        direct_routing: 0,
-        port: crate::packets::PORT.to_be_bytes(),
-        uplink_mac: [0; 6],
-        xdp: XDP_OFF,
-        floor: 0,
-        handover_key: [0; 4],
-        only_checked: 1,
-        generation: GENERATION,
-        tcp_proof: (PROOF_NS / 1_000_000) as u32,
-        udp_proof: (PROOF_NS / 1_000_000) as u32,
-        translated_proof: (TRANSLATED_NS / 1_000_000) as u32,
-        v4: overlay(7, OUR_IP, OUR_MAC, (16, 24, [255, 255, 255, 0])),
-        v6: overlay(8, OUR_IP6, OUR_MAC6, (48, 64, v6([!0, !0, !0, !0, 0, 0, 0, 0]))),
-    };
-    change(&mut node);
-    node
-}
 
 /// Returns which of two maps is for this family.
 fn of_family<A: Address>(v4: &'static str, v6: &'static str) -> &'static str {
@@ -183,6 +128,11 @@ impl Programs {
     pub(crate) fn configured(change: impl FnOnce(&mut NodeConfig)) -> Self {
         let node = node(change);
         let features = if node.xdp == XDP_OFF { WITHOUT_XDP } else { u32::MAX };
+        Self::featured(features, node)
+    }
+
+    /// Loads them with these features and this configuration.
+    fn featured(features: u32, node: NodeConfig) -> Self {
         let mut programs = Self::with_features(features);
         programs.set_node(|configured| *configured = node);
         let not_leased = Lease { public_ip: [0; 4], vtep_mac: [0; 6], flags: lease::NETWORK, route_mtu: 0 };
