@@ -6,7 +6,7 @@ use super::machine::Machine;
 use super::metric::Metric;
 use super::series::{Series, metrics};
 use super::table::ratio;
-use super::variant::{Carrier, RIVAL, Variant};
+use super::variant::{BEST, Carrier, LIMIT, Variant};
 use crate::svg::{self, text};
 
 const WIDTH: f64 = 800.0;
@@ -43,8 +43,8 @@ pub(super) fn svg(machine: &Machine, series: &[Series]) -> String {
 }
 
 fn draw_panel(svg: &mut String, top: f64, metric: Metric, series: &[Series]) {
-    let [rival, limit, best] = RIVAL.references().map(Variant::name);
-    let heading = format!("{}  (x {rival}, x {limit}, x {best})", metric.title());
+    let [limit, best] = [LIMIT, BEST].map(Variant::name);
+    let heading = format!("{}  (x kernel, x {limit}, x {best})", metric.title());
     text(svg, "title", MARGIN, top + TITLE / 2.0, &heading);
     let largest = series.iter().map(|one| one.range(metric).1).fold(f64::MIN_POSITIVE, f64::max);
     for (row, one) in series.iter().enumerate() {
