@@ -41,7 +41,9 @@ pub const fn is_routed(vni: u32) -> bool {
 /// The directory cannot be read.
 pub fn vnis(bpffs: &Path) -> io::Result<Vec<u32>> {
     match fs::read_dir(bpffs.join(abi::PIN_DIR)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(Vec::new())
+        }
         overlays => {
             Ok(overlays?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
         }
