@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use flannel_agent::check::model::Check;
 use flannel_tests::wait::patiently;
-use flannel_tests::{TestResult, Topology};
+use flannel_tests::{TestResult, Topology, executable};
 use nix::sys::signal::Signal;
 
 use super::{SOON, cni_folder, finding, report, run, two_nodes};
@@ -131,7 +131,7 @@ fn two_daemons_of_one_network_are_found() -> TestResult {
     let node = &overlay.nodes()[0];
     // A process that does nothing, with the name and the flag of flanneld.
     let program = node.dir().join("flanneld");
-    fs::copy(installed("tail")?, &program)?;
+    executable::copy(&installed("tail")?, &program)?;
     let mut daemon = node.netns().command(&program);
     let mut daemon =
         daemon.arg("-f").env("FLANNELD_SUBNET_FILE", node.subnet_file()).arg("/dev/null").spawn()?;

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use flannel_tests::agent::agent_binary;
 use flannel_tests::process::{LIMIT, finish};
-use flannel_tests::{Cluster, Node, TestResult, eventually};
+use flannel_tests::{Cluster, Node, TestResult, executable};
 
 use super::{bin_dir, conf_dir, files, install_cni};
 
@@ -18,9 +18,8 @@ struct Running(std::process::Child);
 impl Running {
     fn start(program: &Path) -> Result<Self> {
         fs::create_dir_all(program.parent().context("a folder")?)?;
-        fs::copy("/bin/sleep", program)?;
-        // Another thread that forks just now holds the copy open for writing until it executes its own program (ETXTBSY).
-        eventually("the copy can be executed", LIMIT, || Ok(Self(Command::new(program).arg("60").spawn()?)))
+        executable::copy(Path::new("/bin/sleep"), program)?;
+        Ok(Self(Command::new(program).arg("60").spawn()?))
     }
 }
 

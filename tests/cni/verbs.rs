@@ -1,13 +1,12 @@
 //! What the plugin answers to each verb.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use flannel_tests::agent::agent_binary;
 use flannel_tests::process::{LIMIT, complete};
-use flannel_tests::{Cluster, Host as _, Node, TestResult};
+use flannel_tests::{Cluster, Host as _, Node, TestResult, executable};
 use serde_json::{Value, json};
 
 use super::runtime::{Sandbox, refused};
@@ -203,9 +202,7 @@ struct Recorder {
 
 impl Recorder {
     fn install(node: &Node) -> Result<Self> {
-        let program = bin_dir(node).join("recorder");
-        fs::write(&program, RECORDER)?;
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+        executable::script(&bin_dir(node).join("recorder"), RECORDER)?;
         let change = |flannel: &mut Value| flannel["delegate"]["type"] = json!("recorder");
         Ok(Self { conflist: conflist(node, "1.1.0", change), log: bin_dir(node).join("recorder.log") })
     }

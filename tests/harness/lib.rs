@@ -48,6 +48,7 @@ pub mod cloud;
 pub mod cluster;
 pub mod docker;
 pub mod etcd;
+pub mod executable;
 pub mod failure;
 pub mod fault;
 pub mod firewall;

@@ -5,8 +5,7 @@ mod scene;
 mod shape;
 mod shown;
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::thread;
@@ -15,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use flannel_tests::agent::agent_binary;
 use flannel_tests::wait::patiently;
-use flannel_tests::{Node, TestResult};
+use flannel_tests::{Node, TestResult, executable};
 
 use scene::Scene;
 
@@ -71,9 +70,7 @@ fn install(node: &Node) -> Result<PathBuf> {
         file.display(),
         node.bpffs()?.display()
     );
-    let program = folder.join("flannel-agent");
-    fs::write(&program, script)?;
-    fs::set_permissions(&program, Permissions::from_mode(0o755))?;
+    executable::script(&folder.join("flannel-agent"), &script)?;
     Ok(folder)
 }
 

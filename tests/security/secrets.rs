@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
@@ -11,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use flannel_tests::process::{LIMIT, finish};
-use flannel_tests::{Agent, AgentBuilder, Cluster, Node, TestResult, eventually};
+use flannel_tests::{Agent, AgentBuilder, Cluster, Node, TestResult, eventually, executable};
 use nix::sys::signal::Signal;
 
 use super::USER;
@@ -32,8 +31,7 @@ fn spy_on_tools(node: &Node, agent: AgentBuilder) -> Result<AgentBuilder> {
             "#!/bin/sh\nenv >> {}\nPATH=${{PATH#*:}}\nexec {program} \"$@\"\n",
             node.dir().join("environment").display()
         );
-        fs::write(folder.join(program), script)?;
-        fs::set_permissions(folder.join(program), fs::Permissions::from_mode(0o755))?;
+        executable::script(&folder.join(program), &script)?;
     }
     let path = std::env::var("PATH").context("no PATH")?;
     Ok(agent.env("PATH", format!("{}:{path}", folder.display())))
@@ -229,8 +227,7 @@ fn no_core_is_dumped() -> TestResult {
     };
     // Another program does dump, so that the agent's silence means something.
     let script = node.dir().join("other");
-    fs::write(&script, "#!/bin/sh\nsleep 1000\n")?;
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    executable::script(&script, "#!/bin/sh\nsleep 1000\n")?;
     let other = builder(script.to_str()).start()?;
     eventually("the shell runs the script", SOON, || {
         let line = fs::read(format!("/proc/{}/cmdline", other.pid()))?;

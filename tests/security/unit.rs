@@ -9,7 +9,7 @@ use flannel_agent::dataplane::bpf::pins::Pins;
 use flannel_tests::agent::agent_binary;
 use flannel_tests::machine::Machine;
 use flannel_tests::traffic::ping;
-use flannel_tests::{Agent, Cluster, SubnetEnv, TestResult, eventually};
+use flannel_tests::{Agent, Cluster, SubnetEnv, TestResult, eventually, executable};
 
 use crate::overlay::{NETWORK, lines_of};
 
@@ -32,7 +32,7 @@ fn the_unit_runs_as_a_user_with_its_drop_in() -> TestResult {
     let mut peer = Agent::builder(&nodes[1]).etcd(&etcd).start()?;
     peer.wait_ready()?;
     let machine = Machine::boot(&nodes[0])?;
-    fs::copy(agent_binary()?, machine.path("/usr/sbin/flannel-agent")).context("copy the agent")?;
+    executable::copy(&agent_binary()?, &machine.path("/usr/sbin/flannel-agent"))?;
     install(&machine, "flannel-agent.service", "/etc/systemd/system/flannel-agent.service")?;
     install(&machine, "non-root.conf", "/etc/systemd/system/flannel-agent.service.d/non-root.conf")?;
     let endpoint = format!("FLANNELD_ETCD_ENDPOINTS={}\nFLANNELD_DATAPLANE=bpf\n", etcd.endpoint());

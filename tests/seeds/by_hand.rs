@@ -11,7 +11,7 @@ use flannel_tests::agent::agent_binary;
 use flannel_tests::cluster::MGMT;
 use flannel_tests::etcd::PREFIX;
 use flannel_tests::machine::Machine;
-use flannel_tests::{Agent, Cluster, Docker, Etcd, Node, SubnetEnv, TestResult, eventually};
+use flannel_tests::{Agent, Cluster, Docker, Etcd, Node, SubnetEnv, TestResult, eventually, executable};
 
 use super::{SMALL_SUBNETS, ensure_shows, ensure_small_subnet, rename_uplinks};
 use crate::endpoint::{LOCALHOST, get};
@@ -47,7 +47,7 @@ impl Walk {
             fs::create_dir_all(machine.path(folder)).with_context(|| format!("create {folder}"))?;
         }
         let bin = machine.path(BIN);
-        fs::copy(agent_binary()?, bin.join("flanneld")).context("copy the agent")?;
+        executable::copy(&agent_binary()?, &bin.join("flanneld"))?;
         symlink("flanneld", bin.join("mk-docker-opts.sh")).context("link mk-docker-opts.sh")?;
         let etcd = start_etcd(&cluster, &machine.path(SSL))?;
         Ok(Self { machine, etcd, cluster })

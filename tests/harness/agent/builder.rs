@@ -12,6 +12,7 @@ use super::{Agent, agent_binary};
 use crate::clock::Clock;
 use crate::cluster::Node;
 use crate::etcd::Etcd;
+use crate::executable;
 use crate::netns::NetNs;
 use crate::store::Datastore;
 use crate::workdir::Workdir;
@@ -141,7 +142,7 @@ impl AgentBuilder {
         // The folder of the one that was built may be closed to other users.
         let program = dir.join("flannel-agent");
         if !program.exists() {
-            std::fs::copy(agent_binary()?, &program).context("copy the agent")?;
+            executable::copy(&agent_binary()?, &program)?;
         }
         let kept: Vec<_> = names.iter().map(|name| format!("+{name}")).collect();
         let set = format!("-all,{}", kept.join(","));

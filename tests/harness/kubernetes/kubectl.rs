@@ -1,7 +1,5 @@
 //! kubectl, as a person uses it.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -10,6 +8,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::control_plane::KUBECONFIG;
+use crate::executable;
 use crate::netns::{NETNS_DIR, NetNs};
 use crate::process::finish;
 
@@ -22,9 +21,7 @@ pub(super) fn write_script(cluster: &Path, netns: &str) -> Result<()> {
         "#!/bin/sh\nexec nsenter --net={NETNS_DIR}/{netns} {0}/bin/kubectl --kubeconfig {0}/{KUBECONFIG} \"$@\"\n",
         cluster.display()
     );
-    let file = cluster.join("kubectl");
-    fs::write(&file, script).with_context(|| format!("write {}", file.display()))?;
-    Ok(fs::set_permissions(&file, Permissions::from_mode(0o755))?)
+    executable::script(&cluster.join("kubectl"), &script)
 }
 
 /// Runs kubectl on the control plane's machine.

@@ -1,7 +1,6 @@
 //! Processes of a cluster that tests stop and start again, also from another process than the one that made the cluster.
 
-use std::fs::{self, OpenOptions, Permissions};
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::{self, OpenOptions};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -12,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
 use crate::container::child_of;
+use crate::executable;
 use crate::netns::NetNs;
 use crate::owner::is_alive;
 use crate::process::PidFd;
@@ -67,9 +67,7 @@ impl Service {
             self.file("pid").display(),
             words.join(" \\\n    ")
         );
-        let path = self.file("sh");
-        fs::write(&path, script).with_context(|| format!("write {}", path.display()))?;
-        Ok(fs::set_permissions(&path, Permissions::from_mode(0o755))?)
+        executable::script(&self.file("sh"), &script)
     }
 
     fn file(&self, extension: &str) -> PathBuf {
