@@ -3,7 +3,7 @@
 //! Programs, maps and links are pinned under `<bpffs>/flannel/<VNI>/`, so that they outlive the agent. The next agent
 //! adopts the maps and replaces the programs atomically.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::resume_unwind;
 use std::thread;
 
@@ -74,6 +74,9 @@ pub struct Wanted {
 /// The compiled programs.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flannel-ebpf"));
 
+/// The program that the verifier takes longest for: nearly half of the time for all of them.
+const LONGEST: Hook = Hook::UnderlayIngress;
+
 /// The ring of aya-log, which programs have also while they log nothing.
 const LOG_RING: &str = "AYA_LOGS";
 
@@ -121,9 +124,10 @@ impl Bpf {
         let node = xdp::inherit(&node, previous.as_ref())?;
         let features = node.features() | if xdp { FEATURE_XDP } else { 0 };
         let constants = Constants::new(features, max_flows);
-        let mut ebpf = load_programs(loader(log), &pins, &abi::PINNED_MAPS, &node, &constants)?;
-        let ids = Hook::classifiers().map(|hook| Ok(loaded(&ebpf, hook)?.info()?.id()));
-        let ids = ids.collect::<Result<_>>().context("reading the IDs of the programs")?;
+        let mut ebpf = load_maps(loader(log), &pins, &abi::PINNED_MAPS, &node, &constants)?;
+        // On a node that has none yet, it is loaded while the others are attached.
+        let is_loaded_now = |name: &str| previous.is_some() || name != LONGEST.program();
+        load_classifiers(&mut ebpf, is_loaded_now)?;
         Ok(Self {
             leases: LeaseMaps::open(&mut ebpf, &node)?,
             flows: Flows::open(&mut ebpf)?,
@@ -137,19 +141,17 @@ impl Bpf {
             waiting: Waiting::default(),
             mechanism: Mechanism::Tcx,
             previous,
+            ids: ids(&mut ebpf)?,
             ebpf,
             pins,
-            ids,
         })
     }
 
     /// Attaches the programs to their hooks, in place of an earlier agent's without a gap.
     ///
     /// # Errors
-    /// The kernel refuses. What is attached already stays, and the floor carries the rest.
+    /// The kernel refuses, also to load the one that is not loaded yet. What is attached already stays, and the floor carries the rest.
     pub fn attach(&mut self, places: &[Place]) -> Result<Mechanism> {
-        let node = *self.config.node();
-        let mut mechanism = Mechanism::Tcx;
         if self.previous.is_none() {
             // An earlier agent's program would not know the note of the new ones, and drop what they have accepted.
             for place in places.iter().filter(|place| place.hook == Hook::OverlayIngress) {
@@ -160,24 +162,49 @@ impl Bpf {
                 attach::detach_clsact(place.hook, &place.interface, self.pins.vni());
             }
         }
-        for place in places {
-            let adopt = self.previous.is_some_and(|previous| place.index(&previous) == place.index(&node));
-            let (hook, interface) = (place.hook, place.interface.as_str());
-            let program = program(&mut self.ebpf, hook)?;
-            mechanism = attach::attach(program, hook, interface, &place.link(), adopt, &self.pins)
-                .with_context(|| format!("attaching {} to {interface}", hook.program()))?;
-        }
+        self.mechanism = self.attach_to(places)?;
         self.places = places.to_vec();
-        self.mechanism = mechanism;
+        self.ids = ids(&mut self.ebpf)?;
         // Links of a family that the network no longer has.
         place::other_links(places).try_for_each(|link| self.pins.remove(&link))?;
-        if mechanism == Mechanism::Clsact {
+        if self.mechanism == Mechanism::Clsact {
             // Pins do not show which ports have filters of the previous agent.
             self.inherited.extend(attach::interfaces_beside(&self.own_interfaces())?);
         }
         for name in Hook::classifiers().map(Hook::program).chain([abi::CLOCK]) {
             let program = classifier(&mut self.ebpf, name)?;
             self.pins.replace(name, |path| Ok(program.pin(path)?))?;
+        }
+        Ok(self.mechanism)
+    }
+
+    /// Attaches the programs there. One that is not loaded yet comes last: the kernel checks it on one CPU, while for each new hook it only
+    /// waits for the others (`synchronize_rcu`).
+    fn attach_to(&mut self, places: &[Place]) -> Result<Mechanism> {
+        let Self { ebpf, pins, previous, config, .. } = self;
+        let node = config.node();
+        let attach = |programs: &mut Classifiers<'_>, place: &Place| {
+            let (hook, interface) = (place.hook, place.interface.as_str());
+            let program = programs.get_mut(hook.program()).context("no such program in the object")?;
+            let adopt = previous.is_some_and(|previous| place.index(&previous) == place.index(node));
+            attach::attach(program, hook, interface, &place.link(), adopt, pins)
+                .with_context(|| format!("attaching {} to {interface}", hook.program()))
+        };
+        let mut programs = classifiers(ebpf);
+        let mut unloaded: Classifiers<'_> =
+            programs.extract_if(.., |_, program| program.fd().is_err()).collect();
+        let is_loaded = |place: &&Place| !unloaded.contains_key(place.hook.program());
+        let (now, then): (Vec<_>, Vec<_>) = places.iter().partition(is_loaded);
+        let mut mechanism = Mechanism::Tcx;
+        thread::scope(|threads| {
+            let loading = threads.spawn(|| load_all(&mut unloaded));
+            for place in now {
+                mechanism = attach(&mut programs, place)?;
+            }
+            loading.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })?;
+        for place in then {
+            mechanism = attach(&mut unloaded, place)?;
         }
         Ok(mechanism)
     }
@@ -218,8 +245,8 @@ impl Constants {
     }
 }
 
-/// Loads the programs with these constants, on the pinned maps of these names, and on new maps otherwise.
-fn load_programs<'a>(
+/// Makes the programs' maps, or finds the pinned ones of these names. The programs get these constants.
+fn load_maps<'a>(
     mut loader: EbpfLoader<'a>,
     pins: &Pins,
     maps: &[&'static str],
@@ -234,21 +261,35 @@ fn load_programs<'a>(
     }
     loader.override_global(abi::FEATURES, &constants.features, true);
     loader.override_global(abi::FLOW_NS, &constants.flow_ns, true);
-    let mut ebpf = loader.load(OBJECT).context("loading the BPF maps")?;
-    load_classifiers(&mut ebpf)?;
-    Ok(ebpf)
+    loader.load(OBJECT).context("loading the BPF maps")
 }
 
-/// Loads the programs of TC, each in a thread of its own: the verifier takes most of the time of a start, and the kernel lets it
-/// run on several CPUs.
-fn load_classifiers(ebpf: &mut Ebpf) -> Result<()> {
+/// Programs of TC by their names.
+type Classifiers<'a> = BTreeMap<&'a str, &'a mut SchedClassifier>;
+
+fn classifiers(ebpf: &mut Ebpf) -> Classifiers<'_> {
+    let classifiers = ebpf.programs_mut().filter_map(|(name, program)| match program {
+        Program::SchedClassifier(program) => Some((name, program)),
+        _ => None,
+    });
+    classifiers.collect()
+}
+
+/// Loads the programs of TC that are wanted.
+fn load_classifiers(ebpf: &mut Ebpf, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
+    let mut programs = classifiers(ebpf);
+    programs.retain(|name, _| is_wanted(name));
+    load_all(&mut programs)
+}
+
+/// Loads these programs, each in a thread of its own: the verifier takes most of the time of a start, and the kernel lets it run on
+/// several CPUs.
+fn load_all(programs: &mut Classifiers<'_>) -> Result<()> {
     thread::scope(|threads| {
-        let classifiers = ebpf.programs_mut().filter_map(|(name, program)| match program {
-            Program::SchedClassifier(program) => Some((name, program)),
-            _ => None,
-        });
-        let loading: Vec<_> =
-            classifiers.map(|(name, program)| (name, threads.spawn(move || program.load()))).collect();
+        let loading: Vec<_> = programs
+            .iter_mut()
+            .map(|(name, program)| (name, threads.spawn(move || program.load())))
+            .collect();
         loading.into_iter().try_for_each(|(name, thread)| {
             let loaded = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
             loaded.with_context(|| format!("loading the BPF program {name}"))
@@ -292,6 +333,13 @@ fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {
 fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
     let program = ebpf.program_mut(name).with_context(|| format!("no program {name} in the object"))?;
     Ok(program.try_into()?)
+}
+
+/// Returns the kernel's IDs of the programs of TC that are loaded.
+fn ids(ebpf: &mut Ebpf) -> Result<BTreeSet<u32>> {
+    let loaded = classifiers(ebpf).into_values().filter(|program| program.fd().is_ok());
+    let ids = loaded.map(|program| Ok(program.info()?.id()));
+    ids.collect::<Result<_>>().context("reading the IDs of the programs")
 }
 
 fn loaded(ebpf: &Ebpf, hook: Hook) -> Result<&SchedClassifier> {

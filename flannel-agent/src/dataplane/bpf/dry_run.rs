@@ -89,7 +89,8 @@ impl DryRun {
         loader.override_global(abi::DRY_RUN, &1_u8, true);
         // Its maps of flows hold those of one frame.
         let constants = super::Constants::new(node.features(), 1024);
-        let mut ebpf = super::load_programs(loader, pins, &SHARED, &node, &constants)?;
+        let mut ebpf = super::load_maps(loader, pins, &SHARED, &node, &constants)?;
+        super::load_classifiers(&mut ebpf, |_| true)?;
         let mut leases = known::leases::<V4>(take(&mut ebpf, abi::LEASES)?)?;
         leases.append(&mut known::leases::<V6>(take(&mut ebpf, abi::LEASES6)?)?);
         Ok(Self {
