@@ -53,6 +53,10 @@ fn attach(node: &Node, peer: &inspect::Peer) -> Result<()> {
         HOOKS.iter().try_for_each(|(hook, interface, _)| {
             let program = bpf.ebpf().program_mut(hook.program()).context("a program")?;
             let program: &mut SchedClassifier = program.try_into()?;
+            // The agent loads the last one while it attaches the others.
+            if program.fd().is_err() {
+                program.load()?;
+            }
             attach::clsact(program, *hook, interface, 1).map(drop)
         })
     })

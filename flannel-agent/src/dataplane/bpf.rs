@@ -111,7 +111,8 @@ pub struct Bpf {
 }
 
 impl Bpf {
-    /// Loads the programs for this node, on the pinned maps of an earlier agent if their layout and size are the same.
+    /// Loads the programs for this node, on the pinned maps of an earlier agent if their layout and size are the same. On other maps one is
+    /// left for [`Self::attach`] to load.
     ///
     /// # Errors
     /// No BPF filesystem, no privilege, or a kernel that refuses a map or a program: the verifier's message is included.
