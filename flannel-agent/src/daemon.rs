@@ -30,7 +30,6 @@ use crate::backend::{self, Backend};
 use crate::cli::Flags;
 use crate::config::{self, Change, DataplaneMode, NetworkConfig};
 use crate::dataplane::bpf::former;
-use crate::dataplane::kernel::Kernel;
 use crate::firewall::Firewall;
 use crate::health::Health;
 use crate::lease::etcd::EtcdManager;
@@ -188,7 +187,7 @@ struct Run<'a, S> {
 /// Detaches what an earlier run has attached for another backend or VNI of this network. `previous`: the node's subnet in that run.
 async fn detach_former(flags: &Flags, network: &NetworkConfig, previous: Option<SubnetKey>) -> Result<()> {
     let own: Vec<_> = previous.iter().flat_map(SubnetKey::nets).collect();
-    former::detach(&flags.paths.bpffs, backend::programs(network), &own, &Kernel::new()?).await
+    former::detach(&flags.paths.bpffs, backend::programs(network), &own).await
 }
 
 /// Starts the node and makes it follow uplink, leases and kernel, until another network configuration is to be used.

@@ -136,7 +136,8 @@ impl Tally {
     }
 
     fn since(self, before: Self) -> Self {
-        Self { all: self.all.saturating_sub(before.all), other: self.other.saturating_sub(before.other) }
+        // Where `other` is a difference of counters that are read one after the other, it may go back by a few packets.
+        Self { all: self.all - before.all, other: self.other.saturating_sub(before.other) }
     }
 }
 

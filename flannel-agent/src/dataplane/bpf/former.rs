@@ -16,12 +16,17 @@ use crate::dataplane::kernel::Kernel;
 ///
 /// # Errors
 /// What could not be read or removed. The rest is done.
-pub async fn detach(bpffs: &Path, in_use: Option<u32>, own: &[IpNet], kernel: &Kernel) -> Result<()> {
-    let others = vnis(bpffs).context("looking for programs of another backend")?.into_iter();
+pub async fn detach(bpffs: &Path, in_use: Option<u32>, own: &[IpNet]) -> Result<()> {
+    let mut others = vnis(bpffs).context("looking for programs of another backend")?;
+    others.retain(|number| Some(*number) != in_use);
+    if others.is_empty() {
+        return Ok(());
+    }
+    let kernel = Kernel::new()?;
     let mut result = Ok(());
-    for number in others.filter(|number| Some(*number) != in_use) {
+    for number in others {
         let pins = Pins::new(bpffs, number);
-        let detached = match Inspection::of(&pins, kernel).await {
+        let detached = match Inspection::of(&pins, &kernel).await {
             Ok(found) if !found.own_subnets().any(|subnet| own.contains(&subnet)) => continue,
             Ok(_) => super::detach(&pins),
             Err(error) => Err(error),
